@@ -1,0 +1,1 @@
+"""The models and the mathematics: plain PyTorch and numpy, usable in a notebook without the rest."""

@@ -1,0 +1,172 @@
+"""Every knob of the core, with its unit: the pydantic sections that recipes are composed of.
+
+Torch-free on purpose: the command line, a deployment and the Prefect UI read these without loading a model.
+A section is frozen and refuses unknown keys, so a misspelt knob is an error and a section can enter an artifact's key.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class World(Section):
+    """The scene world: what can be said and how it is drawn. Difficulty is data."""
+
+    image_size: int = Field(48, ge=32, le=256, multiple_of=8, description="image height and width, px")
+    layout: Literal["composed", "grid", "free"] = Field(
+        "composed", description="composed: as a photographer would; grid: any cells of the grid; free: anywhere, without overlap"
+    )
+    grid: int = Field(3, ge=3, le=5, description="cells along one side of the picture")
+    colors: tuple[str, ...] = Field(("red", "green", "blue", "yellow", "purple", "orange"), description="colour words in use")
+    shapes: tuple[str, ...] = Field(("circle", "square", "triangle", "star", "cross"), description="shape words in use")
+    max_count: int = Field(4, ge=2, le=4, description="largest number a counting caption asks for, objects")
+    radius: tuple[float, float] = Field((0.41, 0.45), description="smallest and largest object radius, share of a cell")
+    jitter: float = Field(0.04, ge=0, le=0.2, description="largest shift of an object from its place, share of a cell")
+    background: tuple[float, float] = Field((0.75, 1.0), description="darkest and lightest background grey, 0 to 1")
+    held_out: Fraction = Field(0.2, description="share of each category's meanings kept for evaluation only")
+
+
+class MarConfig(Section):
+    """The masked autoregressive student (paper Fig. 2). Defaults are the paper's 0.7B (large)."""
+
+    token_width: Positive = Field(64, description="values of one image token: latent channels x patch x patch")
+    text_width: Positive = Field(4096, description="width of the frozen text encoder's states")
+    width: Positive = Field(1024, description="width of every transformer block")
+    heads: Positive = Field(16, description="attention heads")
+    mlp_ratio: float = Field(4.0, gt=0, description="hidden width of a block's MLP over its width")
+    aligner_depth: int = Field(6, ge=0, description="blocks that align text states")
+    encoder_depth: int = Field(16, ge=0, description="blocks over the visible tokens")
+    decoder_depth: int = Field(16, ge=0, description="blocks over all tokens")
+    text_depth: Positive = Field(16, description="blocks in which image states attend to the text")
+    text_self_attention: bool = Field(False, description="image states also attend to each other in the text blocks (released: no)")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout of attention and projections while training")
+    position_grid: Positive = Field(16, description="side of the learned position table, tokens; other grids are interpolated")
+    attend_to_padding: bool = Field(False, description="attend to padded words, as the released code does")
+    released_positions: bool = Field(False, description="interpolate positions as the released code does: offset 0.1, rows and columns swapped")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "MarConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class HeadConfig(Section):
+    """The per-token diffusion head: a residual MLP with AdaLN modulation (MAR, Sec. 3.2)."""
+
+    width: Positive = Field(1536, description="width of the residual MLP")
+    depth: Positive = Field(8, description="residual blocks")
+    objective: Literal["ddpm", "v", "flow"] = Field("ddpm", description="ddpm: noise prediction with learned variance, as released; v; flow")
+
+
+class MaskConfig(Section):
+    """How many tokens are hidden in a training step."""
+
+    kind: Literal["truncated_normal", "uniform"] = Field("truncated_normal", description="distribution of the hidden share")
+    mean: float = Field(1.0, description="truncated_normal: mean of the hidden share")
+    std: float = Field(0.25, gt=0, description="truncated_normal: standard deviation")
+    low: Fraction = Field(0.7, description="smallest hidden share; uniform: 0 hides one token or more")
+    multiple: Positive = Field(1, description="hidden counts are rounded up to a multiple of this: fewer shapes to compile, tokens")
+
+
+class OptimizerConfig(Section):
+    """AdamW with warm-up and a falling rate."""
+
+    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's decay of the two moments")
+    weight_decay: float = Field(0.02, ge=0, description="decay of matrices; biases, norms and learned vectors are not decayed")
+    clip: float = Field(3.0, gt=0, description="largest gradient norm")
+    warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up")
+    final_share: Fraction = Field(0.0, description="cosine: last learning rate over the peak")
+
+
+class SamplerConfig(Section):
+    """How images are sampled from a student."""
+
+    iterations: Positive = Field(64, description="steps of the cosine reveal, at most the number of tokens")
+    head_steps: Positive = Field(100, description="steps of the head's sampler for each token")
+    head_sampler: Literal["ddpm", "ddim", "euler"] = Field("ddpm", description="ddpm and ddim for ddpm and v; euler for flow")
+    guidance: float = Field(4.0, ge=1, description="classifier-free guidance; 1 is none")
+    guidance_schedule: Literal["constant", "linear"] = Field("constant", description="linear: grows with the revealed share")
+    temperature: float = Field(1.0, ge=0, description="scale of the noise the head adds")
+
+
+class LoopConfig(Section):
+    """What pre-training and preference tuning share: the training loop's knobs."""
+
+    steps: Positive = Field(100_000, description="optimizer updates")
+    batch_size: Positive = Field(2048, description="rows of one update: images, or pairs of images")
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="AdamW and its learning rate")
+    ema_decay: float = Field(0.9999, ge=0, lt=1, description="decay of the weights' average; smaller during its warm-up")
+    draws_per_token: Positive = Field(4, description="time steps and noises drawn for each hidden token")
+    mask: MaskConfig = Field(default_factory=MaskConfig, description="how many tokens are hidden")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast of the forward pass; weights and moments stay fp32")
+    log_every: Positive = Field(50, description="steps averaged into one row of the log")
+    checkpoint_every: Positive = Field(1000, description="steps from one checkpoint to the next, a multiple of log_every")
+    keep: Positive = Field(2, description="checkpoints kept; more than one, so that a damaged one costs little")
+
+    @model_validator(mode="after")
+    def _checkpoints_fall_on_log_rows(self) -> "LoopConfig":
+        if self.checkpoint_every % self.log_every:
+            raise ValueError(f"checkpoint_every {self.checkpoint_every} is not a multiple of log_every {self.log_every}")
+        return self
+
+
+class TrainConfig(LoopConfig):
+    """Pre-training of a student on tokens."""
+
+    text_drop: Fraction = Field(0.1, description="share of images trained with the null text, for guidance")
+
+
+class DpoConfig(LoopConfig):
+    """Diffusion-DPO on pairs of images, and the guards that keep the winner likely."""
+
+    steps: Positive = Field(2000, description="optimizer updates")
+    batch_size: Positive = Field(256, description="pairs of one update")
+    optimizer: OptimizerConfig = Field(
+        default_factory=lambda: OptimizerConfig(learning_rate=1e-5, weight_decay=0.0), description="AdamW and its learning rate"
+    )
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="decay of the weights' average; smaller during its warm-up")
+    log_every: Positive = Field(10, description="steps averaged into one row of the log")
+    checkpoint_every: Positive = Field(100, description="steps from one checkpoint to the next, a multiple of log_every")
+    beta: float = Field(5000.0, gt=0, description="strength of the preference; larger stays closer to the reference")
+    guard: Literal["none", "sdpo", "anchor", "both"] = Field(
+        "sdpo", description="against likelihood displacement; sdpo: scale the loser's gradient; anchor: also train on the winner"
+    )
+    sdpo_mu: Fraction = Field(0.0, description="sdpo: share of the winner's first-order gain that the loser must leave")
+    anchor_weight: float = Field(1.0, ge=0, description="anchor: weight of the winner's error, in units of beta / 2")
+    tolerance: float = Field(0.05, gt=0, description="largest rise of the winner's error over the reference's, as a share of it")
+    tolerance_horizon: Positive = Field(5, description="log rows over which that rise is averaged before it is judged")
+
+
+class DedupConfig(Section):
+    """Which pictures count as copies of each other, how they are searched for, and how diversity is measured."""
+
+    threshold: float = Field(0.95, gt=0, le=1, description="cosine similarity from which the worse of a pair is dropped")
+    cluster_threshold: float | None = Field(
+        None, gt=0, le=1, description="chain rule: cosine similarity that links pictures into clusters; none: no chain rule"
+    )
+    cluster_size: int = Field(5, ge=3, description="chain rule: a cluster of this many pictures or more keeps only its best")
+    neighbours: Positive = Field(64, description="neighbours looked up for each picture before a range search takes over")
+    index: str | None = Field(None, description="faiss factory string, such as IVF4096,Flat; none: chosen by the number of rows")
+    search_recall: Fraction = Field(0.99, description="inverted-file indices: share of pairs that the number of probed lists must find")
+    certificate_queries: Positive = Field(10_000, description="rows whose pairs are checked against brute force")
+    diversity_sample: int = Field(5_000, ge=2, description="rows sampled for Vendi score, k-centre radius and near-duplicate rate")
+    clusters: Positive = Field(256, description="k-means clusters of the occupancy entropy")
+    centres: Positive = Field(64, description="centres of the k-centre radius")
+
+    @model_validator(mode="after")
+    def _chain_rule_is_the_looser_one(self) -> "DedupConfig":
+        if self.cluster_threshold is not None and self.cluster_threshold > self.threshold:
+            raise ValueError(f"cluster_threshold {self.cluster_threshold} is above threshold {self.threshold}; it must be at most that")
+        return self

@@ -1,0 +1,23 @@
+"""The one place where a device is chosen."""
+
+import torch
+
+
+def pick_device(name: str, threads: int) -> torch.device:
+    """Return the device of a name and give torch its CPU threads.
+
+    Args:
+        name: "auto" takes a GPU where there is one; else as `torch.device` reads it.
+        threads: CPU threads of this process; a figure of the run, since sums over other splits round differently.
+
+    Raises:
+        ValueError: the device is not on this machine.
+    """
+    torch.set_num_threads(threads)
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} is not usable here: {error}. Set LIGHTGEN_DEVICE to auto, cpu or cuda.") from error
+    return torch.device(name)

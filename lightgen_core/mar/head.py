@@ -1,0 +1,109 @@
+"""The per-token diffusion head: a residual MLP whose layers are modulated by time and condition (MAR, Sec. 3.2)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
+
+from lightgen_core.config import HeadConfig
+from lightgen_core.mar.blocks import NORM_EPS, layer_norm
+
+FREQUENCIES = 128
+LONGEST_PERIOD = 10_000.0
+STEPS_PER_UNIT = 1_000.0
+
+
+def time_features(steps: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows features"]:
+    """Sinusoids of a time in diffusion steps (0 to 1,000): 128 cosines, then 128 sines, periods 2 pi to 2 pi x 10,000."""
+    index = torch.arange(FREQUENCIES, dtype=torch.float32, device=steps.device)
+    angle = steps[..., None] * torch.exp(-math.log(LONGEST_PERIOD) * index / FREQUENCIES)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def modulate(
+    states: Float[Tensor, "*rows width"], shift: Float[Tensor, "*rows width"], scale: Float[Tensor, "*rows width"]
+) -> Float[Tensor, "*rows width"]:
+    """Affine modulation, the identity at shift 0 and scale 0."""
+    return states * (1 + scale) + shift
+
+
+class ModulatedBlock(nn.Module):
+    """x + gate * mlp(modulate(norm(x))), with shift, scale and gate from the condition; the identity at initialisation."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = layer_norm(width)
+        self.up = nn.Linear(width, width)
+        self.down = nn.Linear(width, width)
+        self.modulation = nn.Linear(width, 3 * width)
+
+    def forward(
+        self, states: Float[Tensor, "*rows width"], activated: Float[Tensor, "*rows width"]
+    ) -> Float[Tensor, "*rows width"]:
+        """``activated`` is SiLU of the joint embedding of time and condition."""
+        shift, scale, gate = self.modulation(activated).chunk(3, dim=-1)
+        inner = modulate(self.norm(states), shift, scale)
+        return states + gate * self.down(F.silu(self.up(inner)))
+
+
+class TokenDenoiser(nn.Module):
+    """Predicts, for one noisy token, what its objective asks for: noise and variance (ddpm), v, or velocity (flow)."""
+
+    def __init__(self, config: HeadConfig, token_width: int, condition_width: int):
+        """``token_width``: values of a token; ``condition_width``: width of the student's token states."""
+        super().__init__()
+        self.config = config
+        self.token_width = token_width
+        width = config.width
+        self.time_up = nn.Linear(2 * FREQUENCIES, width)
+        self.time_down = nn.Linear(width, width)
+        self.condition = nn.Linear(condition_width, width)
+        self.token_in = nn.Linear(token_width, width)
+        self.blocks = nn.ModuleList(ModulatedBlock(width) for _ in range(config.depth))
+        self.modulation = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, token_width * (2 if config.objective == "ddpm" else 1))
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: Generator | None = None) -> None:
+        """Draw fresh weights (Xavier; AdaLN-zero: modulations and output start at zero) from ``generator``."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+        nn.init.normal_(self.time_up.weight, std=0.02, generator=generator)
+        nn.init.normal_(self.time_down.weight, std=0.02, generator=generator)
+        for layer in [*(block.modulation for block in self.blocks), self.modulation, self.out]:
+            nn.init.zeros_(layer.weight)
+
+    def embed(self, condition: Float[Tensor, "*rows condition_width"]) -> Float[Tensor, "*rows width"]:
+        """Embedding of the condition: once for all the steps and draws that share it."""
+        return self.condition(condition)
+
+    def denoise(
+        self,
+        noisy: Float[Tensor, "*draws rows token_width"],
+        timestep: Float[Tensor, "*times"] | Int[Tensor, "*times"],
+        embedded: Float[Tensor, "rows width"],
+    ) -> Float[Tensor, "*draws rows outputs"]:
+        """The head at given condition embeddings; ``timestep`` (in the objective's unit) broadcasts against the rows."""
+        steps = timestep.float() * (1.0 if self.config.objective == "ddpm" else STEPS_PER_UNIT)
+        time = self.time_down(F.silu(self.time_up(time_features(steps))))
+        activated = F.silu(time + embedded)
+        states = self.token_in(noisy)
+        for block in self.blocks:
+            states = block(states, activated)
+        shift, scale = self.modulation(activated).chunk(2, dim=-1)
+        return self.out(modulate(F.layer_norm(states, states.shape[-1:], eps=NORM_EPS), shift, scale))
+
+    def forward(
+        self,
+        noisy: Float[Tensor, "*draws rows token_width"],
+        timestep: Float[Tensor, "*times"] | Int[Tensor, "*times"],
+        condition: Float[Tensor, "rows condition_width"],
+    ) -> Float[Tensor, "*draws rows outputs"]:
+        """One evaluation. ddpm: (rows, 2 x token width), noise then variance; v and flow: (rows, token width)."""
+        return self.denoise(noisy, timestep, self.embed(condition))

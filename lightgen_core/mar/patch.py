@@ -1,0 +1,32 @@
+"""Latents to image tokens and back: one token is a patch x patch square of the latent, channel by channel."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def patchify(latents: Float[Tensor, "batch channels height width"], patch: int = 2) -> Float[Tensor, "batch tokens values"]:
+    """Cut latents into row-major tokens of channels x patch x patch values, channel-major within a token.
+
+    Raises ValueError if the patch does not divide height and width.
+    """
+    batch, channels, height, width = latents.shape
+    if height % patch or width % patch:
+        raise ValueError(f"latents of {height}x{width} cannot be cut into patches of {patch}: choose a size that is a multiple")
+    rows, columns = height // patch, width // patch
+    cut = latents.reshape(batch, channels, rows, patch, columns, patch)
+    return cut.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, channels * patch * patch)
+
+
+def unpatchify(
+    tokens: Float[Tensor, "batch tokens values"], grid: tuple[int, int], channels: int, patch: int = 2
+) -> Float[Tensor, "batch channels height width"]:
+    """Put row-major tokens of an (h, w) grid together to latents of (h x patch, w x patch)."""
+    rows, columns = grid
+    batch, count, values = tokens.shape
+    if count != rows * columns or values != channels * patch * patch:
+        raise ValueError(
+            f"{count} tokens of {values} values do not make a grid of {rows}x{columns} with {channels} channels "
+            f"and patch {patch}: expected {rows * columns} tokens of {channels * patch * patch} values"
+        )
+    cut = tokens.reshape(batch, rows, columns, channels, patch, patch)
+    return cut.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels, rows * patch, columns * patch)

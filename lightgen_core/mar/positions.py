@@ -1,0 +1,31 @@
+"""Learned two-dimensional positions, and their interpolation to other grids."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+RELEASED_OFFSET = 0.1
+
+
+def positions_for(
+    table: Float[Tensor, "places width"], grid: tuple[int, int], released: bool = False
+) -> Float[Tensor, "tokens width"]:
+    """Positions of an (h, w) grid in row-major order, from a square table of side x side learned vectors.
+
+    The table's own grid takes it as it is; any other grid takes a bicubic interpolation. ``released`` repeats what
+    the released code does: the interpolation runs at the scale (size + 0.1) / side, and the interpolated map is laid
+    out as (w, h), so that on a grid that is not square the vectors are out of place; weights trained so need it.
+    """
+    height, width = grid
+    places, channels = table.shape
+    side = round(places**0.5)
+    assert side * side == places, f"a position table is square, got {places} places"
+    if grid == (side, side):
+        return table
+    square = table.float().view(1, side, side, channels).permute(0, 3, 1, 2)
+    if released:
+        scale = ((width + RELEASED_OFFSET) / side, (height + RELEASED_OFFSET) / side)
+        resized = F.interpolate(square, scale_factor=scale, mode="bicubic")
+    else:
+        resized = F.interpolate(square, size=(height, width), mode="bicubic")
+    return resized.permute(0, 2, 3, 1).reshape(height * width, channels)

@@ -1,0 +1,121 @@
+"""The teacher of the scene world: draws a picture of a meaning.
+
+Three layouts set the difficulty. `composed` places objects as a photographer would (one in the centre, two side by
+side or one above the other, three in a line, four in the corners); `grid` takes any cells of the grid; `free` any
+places without overlap. Whatever the caption leaves open (free colours, size, exact place, background) is drawn from
+the generator that the caller passes in.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightgen_core.config import World
+from lightgen_core.scene.meaning import Meaning
+from lightgen_core.scene.shapes import coverage
+from lightgen_core.scene.vocabulary import COLORS
+
+CLEARANCE = 0.6
+"""Least distance of an object from the edge of its cell, px, so that neighbours never touch."""
+
+Place = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One object as drawn; x, y and radius in pixels."""
+
+    shape: str
+    color: str
+    x: float
+    y: float
+    radius: float
+
+
+def render(meaning: Meaning, world: World, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """One picture of `meaning`: (image_size, image_size, 3), exactly the objects it names on a grey background."""
+    side = world.image_size
+    image = np.full((side, side, 3), 255 * rng.uniform(*world.background))
+    for thing in arrange(meaning, world, rng):
+        alpha = coverage(thing.shape, thing.x, thing.y, thing.radius, side, side)[..., None]
+        image += alpha * (np.array(COLORS[thing.color]) - image)
+    return np.rint(image).astype(np.uint8)
+
+
+def arrange(meaning: Meaning, world: World, rng: np.random.Generator) -> list[Placed]:
+    """The objects of one picture: their colours, then their places and sizes."""
+    shapes = [o.shape for o in meaning.objects for _ in range(meaning.count)]
+    colors = _colors(meaning, world, rng)
+    places = _free(meaning, world, rng) if world.layout == "free" else _in_cells(meaning, world, rng)
+    return [Placed(s, c, *place) for s, c, place in zip(shapes, colors, places, strict=True)]
+
+
+def _colors(meaning: Meaning, world: World, rng: np.random.Generator) -> list[str]:
+    """Named colours as named, others at random.
+
+    Objects that are counted share one colour: "three circles" shows three of a kind, and a student then has one
+    colour to agree on instead of one for every object.
+    """
+    drawn = [o.color or str(rng.choice(world.colors)) for o in meaning.objects]
+    return drawn * meaning.count
+
+
+def _in_cells(meaning: Meaning, world: World, rng: np.random.Generator) -> list[tuple[float, float, float]]:
+    """Centres and radii with one object in each chosen cell."""
+    cells = _composed_cells(meaning, world.grid, rng) if world.layout == "composed" else _any_cells(meaning, world.grid, rng)
+    cell = world.image_size / world.grid
+    placed = []
+    for column, row in cells:
+        radius = min(cell * rng.uniform(*world.radius), cell / 2 - CLEARANCE)
+        shift = min(world.jitter * cell, cell / 2 - CLEARANCE - radius)
+        dx, dy = rng.uniform(-shift, shift, 2)
+        placed.append((cell * (column + 0.5) + dx, cell * (row + 0.5) + dy, radius))
+    return placed
+
+
+def _composed_cells(meaning: Meaning, grid: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Cells (column, row): centre, line or corners. An even grid has two middles; one is drawn."""
+    low, high = 0, grid - 1
+    middle = (grid - int(rng.integers(2))) // 2 if grid % 2 == 0 else grid // 2
+    middle = min(middle, high)
+    total = meaning.count * len(meaning.objects)
+    if total == 1:
+        return [(middle, middle)]
+    if total == 4:
+        return [(low, low), (high, low), (low, high), (high, high)]
+    along = [low, middle, high] if total == 3 else [low, high]
+    if meaning.relation is None and total == 2 and rng.integers(2):
+        along.reverse()  # which of two objects comes first says nothing
+    upright = meaning.relation == "above" if meaning.relation else bool(rng.integers(2))
+    return [(middle, step) if upright else (step, middle) for step in along]
+
+
+def _any_cells(meaning: Meaning, grid: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Distinct cells (column, row) at random; a relation is shown along its own axis first."""
+    total = meaning.count * len(meaning.objects)
+    while True:
+        cells = [(int(i) % grid, int(i) // grid) for i in rng.choice(grid * grid, total, replace=False)]
+        if meaning.relation is None or _clearly(meaning.relation, *cells):
+            return cells
+
+
+def _clearly(relation: str, first: Place, second: Place) -> bool:
+    """Whether `first` is `relation` the second beyond doubt: twice as far along that axis as along the other."""
+    across, down = second[0] - first[0], second[1] - first[1]
+    along, aside = (across, down) if relation == "left of" else (down, across)
+    return along > 0 and along >= 2 * abs(aside)
+
+
+def _free(meaning: Meaning, world: World, rng: np.random.Generator) -> list[tuple[float, float, float]]:
+    """Centres and radii anywhere in the picture, the objects' boxes apart, drawn until they fit."""
+    side, total = world.image_size, meaning.count * len(meaning.objects)
+    gap = 2 * CLEARANCE
+    while True:
+        radii = np.minimum(rng.uniform(*world.radius, total) * side / world.grid, side / world.grid / 2 - CLEARANCE)
+        places = rng.uniform(radii + CLEARANCE, side - radii - CLEARANCE, (2, total)).T
+        apart = np.abs(places[:, None] - places[None]).max(-1) >= radii[:, None] + radii[None] + gap
+        if not (apart | np.eye(total, dtype=bool)).all():
+            continue
+        if meaning.relation is None or _clearly(meaning.relation, places[0], places[1]):
+            return [(float(x), float(y), float(r)) for (x, y), r in zip(places, radii, strict=True)]

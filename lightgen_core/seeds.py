@@ -1,0 +1,12 @@
+"""Seeds by name: every draw of a run follows from the recipe's seed and what the draw is for."""
+
+import hashlib
+
+
+def seed_of(*parts: int | str) -> int:
+    """Return a 63-bit seed for a named draw, for example `seed_of(recipe.seed, "synthesis", image_id)`.
+
+    Draws with different names are independent of each other, and of batch, shard, worker and order.
+    """
+    digest = hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,113 @@
+"""Training checkpoints: everything a resume needs, whole or not there, the newest sound one found by itself.
+
+`<folder>/step-00001000/` holds `model.safetensors`, `ema.safetensors`, `optimizer.safetensors`, `state.json` and
+`checksums.json`. There is no generator state: a step's rows and chance are pure functions of (seed, step).
+"""
+
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lightgen_core.train.ema import Ema
+from lightgen_core.train.files import DamagedFolder, verify_folder, write_folder
+
+log = logging.getLogger(__name__)
+
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+class CheckpointError(RuntimeError):
+    """A sound checkpoint that does not belong to this run."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training state after `step` updates.
+
+    model, ema, optimizer: tensors by name (optimizer: "<parameter>/exp_avg" and so on); rows: the log so far;
+    run: what must be equal for a resume to mean anything (seed, configuration).
+    """
+
+    step: int
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    rows: list[dict]
+    run: dict
+
+
+def capture(step: int, module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, rows: list, run: dict) -> Checkpoint:
+    """The state of a run; its tensors are the live ones, so save it before the next update."""
+    moments = {
+        f"{name}/{moment}": optimizer.state[weight][moment]
+        for name, weight in module.named_parameters()
+        if weight in optimizer.state
+        for moment in _MOMENTS
+    }
+    return Checkpoint(step, module.state_dict(), ema.state_dict(), moments, rows, run)
+
+
+@torch.no_grad()
+def restore(checkpoint: Checkpoint, module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer) -> None:
+    """Puts a checkpoint's state into a run's module, average and optimizer.
+
+    Raises:
+        CheckpointError: the checkpoint is of a model of another shape.
+    """
+    try:
+        module.load_state_dict(checkpoint.model)
+        ema.load_state_dict(checkpoint.ema)
+    except (RuntimeError, KeyError) as error:
+        raise CheckpointError(
+            f"the checkpoint at step {checkpoint.step} is of another model: {error}; use a fresh folder, or the "
+            "configuration that it was trained with"
+        ) from error
+    optimizer.state.clear()
+    for name, weight in module.named_parameters():
+        if f"{name}/step" in checkpoint.optimizer:
+            optimizer.state[weight] = {
+                moment: checkpoint.optimizer[f"{name}/{moment}"].to(weight.device) for moment in _MOMENTS
+            }
+
+
+def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Writes a checkpoint atomically, then deletes all but the newest `keep`. Returns its path."""
+    path = Path(folder) / f"step-{checkpoint.step:08d}"
+    state = {"step": checkpoint.step, "rows": checkpoint.rows, "run": checkpoint.run}
+    tensors = {"model": checkpoint.model, "ema": checkpoint.ema, "optimizer": checkpoint.optimizer}
+    write_folder(path, tensors, {"state": state})
+    for old in saved_steps(folder)[:-keep]:
+        shutil.rmtree(old)
+    return path
+
+
+def saved_steps(folder: Path) -> list[Path]:
+    """Checkpoints in a folder, oldest first, sound or not."""
+    return sorted(Path(folder).glob("step-[0-9]*"))
+
+
+def latest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint whose files are all as written; None where there is none.
+
+    A damaged one is passed over with a warning that names the file, and the one before it is used.
+    """
+    for path in reversed(saved_steps(folder)):
+        try:
+            verify_folder(path)
+        except DamagedFolder as error:
+            log.warning("damaged checkpoint passed over: %s; trying the one before it", error)
+            continue
+        return _read(path)
+    return None
+
+
+def _read(path: Path) -> Checkpoint:
+    state = json.loads((path / "state.json").read_bytes())
+    model, ema, optimizer = (load_file(path / f"{name}.safetensors") for name in ("model", "ema", "optimizer"))
+    return Checkpoint(state["step"], model, ema, optimizer, state["rows"], state["run"])

@@ -1,0 +1,90 @@
+"""Folders of tensors that are either whole or not there: written aside, flushed, checksummed, renamed."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save
+from torch import Tensor
+
+CHECKSUMS = "checksums.json"
+_PARTIAL = ".partial-"
+
+
+class DamagedFolder(RuntimeError):
+    """A folder's files are not the ones that were written."""
+
+
+def write_folder(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], record: Mapping[str, dict]) -> None:
+    """Writes a folder in one move: safetensors files, JSON files, and `checksums.json` over all of them, last.
+
+    A reader sees the old folder, or none, until the new one is complete and on the disk. Equal contents give equal
+    bytes: safetensors orders tensors by itself, and JSON keys are sorted.
+
+    Args:
+        folder: where it will be; a folder of that name is replaced.
+        tensors: by file name without suffix, then by tensor name.
+        record: by file name without suffix: what JSON can hold.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.parent / f"{_PARTIAL}{folder.name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    contents = {f"{name}.safetensors": tensor_bytes(group) for name, group in tensors.items()}
+    contents |= {f"{name}.json": json_bytes(value) for name, value in record.items()}
+    sums = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
+    for name, data in (contents | {CHECKSUMS: json_bytes(sums)}).items():
+        write_synced(partial / name, data)
+    _sync_directory(partial)
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+    _sync_directory(folder.parent)
+
+
+def verify_folder(folder: Path) -> None:
+    """Raises DamagedFolder, naming the file, unless every file is there with the checksum it was written with."""
+    try:
+        sums = json.loads((folder / CHECKSUMS).read_bytes())
+        expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in sums.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedFolder(f"{folder / CHECKSUMS} cannot be read: {error}") from error
+    for name, (size, digest) in expected.items():
+        path = folder / name
+        if not path.is_file():
+            raise DamagedFolder(f"{path} is missing")
+        if path.stat().st_size != size:
+            raise DamagedFolder(f"{path} has {path.stat().st_size} bytes; {size} were written")
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise DamagedFolder(f"{path} has changed since it was written (sha256 differs)")
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """A safetensors file. One metadata entry only: their order in the file would change from run to run."""
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
+
+
+def json_bytes(value: dict) -> bytes:
+    """JSON for people and for checksums: indented, keys sorted, one line feed at the end."""
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Writes a file and waits until the disk has it."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(folder: Path) -> None:
+    """Waits until the disk has a directory's entries, renames included."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,53 @@
+"""AdamW with decay on matrices only, and its learning rate as a function of the step."""
+
+import math
+
+import torch
+from torch import nn
+
+from lightgen_core.config import OptimizerConfig
+
+
+def decay_groups(module: nn.Module, weight_decay: float) -> list[dict]:
+    """Splits a module's parameters into AdamW groups: weights of linear maps decay, everything else does not.
+
+    Membership goes by the owning layer and not by the number of dimensions: a position table or a table of learned
+    vectors is two-dimensional too, but shrinking it towards zero forgets instead of regularising.
+    """
+    matrices = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear)}
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if id(p) in matrices], "weight_decay": weight_decay},
+        {"params": [p for p in trained if id(p) not in matrices], "weight_decay": 0.0},
+    ]
+
+
+def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """Fused AdamW over the decay groups of a module. The loop sets the learning rate before every update.
+
+    Fused on CPU as well: one vectorised pass over each tensor instead of a dozen, and, like the GPU kernel, it can skip
+    an update by a flag that never leaves the device (`found_inf`).
+    """
+    groups = decay_groups(module, config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Gives every parameter group the same learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
+    """Learning rate of update `step` (0 to steps - 1).
+
+    Rises linearly over the first `warmup_steps` updates (update 0 already moves, the last of them has the peak rate),
+    then stays, or falls along half a cosine so that the last update has `final_share` of the peak.
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (step - config.warmup_steps) / max(1, steps - 1 - config.warmup_steps)
+    share = config.final_share + (1 - config.final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return config.learning_rate * share

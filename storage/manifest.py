@@ -1,0 +1,45 @@
+"""The manifest: the only mark that an artifact is done, and the record of where it came from."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+class FileEntry(BaseModel):
+    """One file of an artifact: what it must hold."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="path inside the artifact, with forward slashes")
+    rows: int = Field(ge=0, description="rows of a table; 0 for other files")
+    bytes: int = Field(ge=0, description="size, bytes")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="hash of the content")
+    counts: dict[str, int] = Field(default_factory=dict, description="what the maker of this file counted, summed in the manifest")
+
+
+class Manifest(BaseModel):
+    """What an artifact is, what it was made from, and every file it holds.
+
+    `timings`, `device_seconds`, `software`, `host` and `created_at` tell of the run that made it and may differ between
+    two runs of one key; everything else is a function of the key.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = Field(FORMAT_VERSION, ge=1, le=FORMAT_VERSION)
+    stage: str
+    key: str
+    stage_version: int = Field(ge=1)
+    config: dict[str, Any] = Field(description="the part of the recipe that entered the key")
+    inputs: dict[str, str] = Field(description="key of each input artifact, by stage: the lineage")
+    files: tuple[FileEntry, ...]
+    counts: dict[str, int] = Field(description="rows, and whatever else the stage counts")
+    figures: dict[str, Any] = Field(default_factory=dict, description="what the stage measured of its output")
+    timings: dict[str, float] = Field(description="wall-clock seconds, over all runs that contributed")
+    device_seconds: float = Field(ge=0, description="seconds for which the device was held")
+    software: dict[str, str] = Field(description="versions of what made the bytes")
+    host: dict[str, str] = Field(description="machine and device")
+    created_at: str = Field(description="UTC, ISO 8601")
