@@ -43,7 +43,9 @@ class Runner:
         if stage.name not in self.selection.chosen:
             return artifact
 
-        @task(name=stage.name, task_run_name=f"{stage.name}-{artifact.key}", cache_policy=NO_CACHE, persist_result=False)
+        @task(
+            name=stage.name, task_run_name=f"{stage.name}-{artifact.key}", cache_policy=NO_CACHE, persist_result=False
+        )
         def run_stage() -> State[None]:
             refresh = stage.name in self.selection.refresh
             ran = stage.make(self.recipe, self.settings, inputs, artifact, refresh=refresh)

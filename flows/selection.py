@@ -16,7 +16,9 @@ class Selection:
     refresh: frozenset[str]
 
 
-def select(only: str | None = None, from_stage: str | None = None, until: str | None = None, refresh: Sequence[str] = ()) -> Selection:
+def select(
+    only: str | None = None, from_stage: str | None = None, until: str | None = None, refresh: Sequence[str] = ()
+) -> Selection:
     """Validate stage names and turn them into a selection.
 
     Raises:
@@ -31,9 +33,13 @@ def select(only: str | None = None, from_stage: str | None = None, until: str | 
         raise UserError("--only runs one stage; it does not go with --from or --until")
     first, last = NAMES.index(from_stage or only or NAMES[0]), NAMES.index(until or only or NAMES[-1])
     if first > last:
-        raise UserError(f"--from {from_stage} comes after --until {until}: no stage is left. Order: {', '.join(NAMES)}.")
+        raise UserError(
+            f"--from {from_stage} comes after --until {until}: no stage is left. Order: {', '.join(NAMES)}."
+        )
     chosen = frozenset(NAMES[first : last + 1])
     again = chosen if "all" in refresh else frozenset(refresh)
     if again - chosen:
-        raise UserError(f"--refresh {', '.join(sorted(again - chosen))} names a stage that this run leaves out; it runs {', '.join(NAMES[first : last + 1])}")
+        raise UserError(
+            f"--refresh {', '.join(sorted(again - chosen))} names a stage that this run leaves out; it runs {', '.join(NAMES[first : last + 1])}"
+        )
     return Selection(chosen, again)

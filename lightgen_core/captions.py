@@ -65,17 +65,17 @@ def choose_captions(topics: Mapping[str, list[Caption]], count: int, near_duplic
     """
     offered = even_quotas({topic: len(found) for topic, found in topics.items()}, count + count // 3)
     candidates = [caption for topic, found in topics.items() for caption in found[: offered[topic]]]
-    kept, duplicate_of = near_duplicate_captions([caption.text for caption in candidates], near_duplicate, seed)
+    found = near_duplicate_captions([caption.text for caption in candidates], near_duplicate, seed)
     survivors: dict[str, list[int]] = {topic: [] for topic in topics}
-    for index in np.flatnonzero(kept):
+    for index in np.flatnonzero(found.kept):
         survivors[candidates[index].topic].append(int(index))
     quotas = even_quotas({topic: len(found) for topic, found in survivors.items()}, count)
     taken = list(_in_turn({topic: found[: quotas[topic]] for topic, found in survivors.items()}))
     place = {index: position for position, index in enumerate(taken)}
     dropped = [
-        (candidates[index], place[int(duplicate_of[index])])
-        for index in np.flatnonzero(~np.asarray(kept))
-        if int(duplicate_of[index]) in place
+        (candidates[index], place[int(found.duplicate_of[index])])
+        for index in np.flatnonzero(~found.kept)
+        if int(found.duplicate_of[index]) in place
     ]
     return Choice([candidates[index] for index in taken], dropped)
 
@@ -89,7 +89,9 @@ def _in_turn(queues: Mapping[str, list[int]]) -> Iterator[int]:
 
 
 def assign_images(topics: list[str], count: int, balance: str) -> np.ndarray:
-    """Return, for each of `count` images, the index of the caption it is drawn from.
+    """Return, for each of `count` images, the index of the caption it is drawn from, in rising order.
+
+    Pictures of one caption are neighbours, so that a later stage meets each caption in one shard and encodes it once.
 
     Args:
         topics: topic of every caption.
@@ -98,8 +100,8 @@ def assign_images(topics: list[str], count: int, balance: str) -> np.ndarray:
             a topic every caption.
     """
     if balance == "captions":
-        return np.arange(count) % len(topics)
+        return np.sort(np.arange(count) % len(topics))
     names = list(dict.fromkeys(topics))
     members = {name: np.flatnonzero([topic == name for topic in topics]) for name in names}
     which, turn = np.arange(count) % len(names), np.arange(count) // len(names)
-    return np.array([members[names[w]][t % len(members[names[w]])] for w, t in zip(which, turn, strict=True)])
+    return np.sort([members[names[w]][t % len(members[names[w]])] for w, t in zip(which, turn, strict=True)])

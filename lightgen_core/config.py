@@ -152,21 +152,21 @@ class DpoConfig(LoopConfig):
 class DedupConfig(Section):
     """Which pictures count as copies of each other, how they are searched for, and how diversity is measured."""
 
-    threshold: float = Field(0.95, gt=0, le=1, description="cosine similarity from which the worse of a pair is dropped")
+    threshold: float = Field(0.95, gt=0, le=1, description="cosine from which the worse of a pair is dropped")
     cluster_threshold: float | None = Field(
-        None, gt=0, le=1, description="chain rule: cosine similarity that links pictures into clusters; none: no chain rule"
+        None, gt=0, le=1, description="chain rule: cosine that links pictures into clusters; none: no chain rule"
     )
-    cluster_size: int = Field(5, ge=3, description="chain rule: a cluster of this many pictures or more keeps only its best")
-    neighbours: Positive = Field(64, description="neighbours looked up for each picture before a range search takes over")
-    index: str | None = Field(None, description="faiss factory string, such as IVF4096,Flat; none: chosen by the number of rows")
-    search_recall: Fraction = Field(0.99, description="inverted-file indices: share of pairs that the number of probed lists must find")
+    cluster_size: int = Field(5, ge=3, description="chain rule: a cluster of this size or more keeps only its best")
+    neighbours: Positive = Field(64, description="neighbours looked up for each picture, before a range search")
+    index: str | None = Field(None, description="faiss factory string, such as IVF4096,Flat; none: chosen by row count")
+    search_recall: Fraction = Field(0.99, description="inverted files: share of pairs that the probed lists must find")
     certificate_queries: Positive = Field(10_000, description="rows whose pairs are checked against brute force")
-    diversity_sample: int = Field(5_000, ge=2, description="rows sampled for Vendi score, k-centre radius and near-duplicate rate")
+    diversity_sample: int = Field(5_000, ge=2, description="rows behind Vendi, k-centre radius and near-duplicate rate")
     clusters: Positive = Field(256, description="k-means clusters of the occupancy entropy")
     centres: Positive = Field(64, description="centres of the k-centre radius")
 
     @model_validator(mode="after")
     def _chain_rule_is_the_looser_one(self) -> "DedupConfig":
         if self.cluster_threshold is not None and self.cluster_threshold > self.threshold:
-            raise ValueError(f"cluster_threshold {self.cluster_threshold} is above threshold {self.threshold}; it must be at most that")
+            raise ValueError(f"cluster_threshold {self.cluster_threshold} exceeds threshold {self.threshold}; lower it")
         return self

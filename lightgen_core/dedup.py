@@ -12,7 +12,7 @@ Every dropped row names a row that stays. Nothing depends on the order in which 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,19 +20,20 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from lightgen_core.config import DedupConfig
-from lightgen_core.neighbours import NeighbourSearch, Pairs, Rows, exact_pairs, index_factory
+from lightgen_core.neighbours import NeighbourSearch, Pairs, Places, Subset, Vectors, index_factory, spaced
 from lightgen_core.statistics import Interval, wilson
 
 Reason = Literal["exact copy", "near duplicate", "chain"]
 
 _TUNING_QUERIES = 1000
-_EDGES = 4_000_000  # links kept before they are folded into component labels
+_LINKS = 4_000_000  # links kept before they are folded into component labels
 
 
 @dataclass(frozen=True)
 class Certificate:
     """How complete the search was: its pairs at the threshold against brute force, for sampled rows.
 
+    `index` and `probes` list what was used, one per kind of group. A pair counts once from each of its sampled rows.
     `recall` takes pairs as independent, which those of one cluster are not quite. It is None where the sampled rows
     have no pair at the threshold: then there was nothing to miss.
     """
@@ -65,7 +66,7 @@ class Deduplication:
 
 
 def find_duplicates(
-    vectors: npt.NDArray[np.float32],
+    vectors: Vectors,
     digests: Sequence[str] | None,
     score: npt.ArrayLike,
     ids: Sequence[str],
@@ -91,22 +92,180 @@ def find_duplicates(
     """
     scores = np.asarray(score, dtype=np.float64)
     _check(vectors, digests, scores, ids, groups)
+    # From here on a row is its rank, 0 the best: "better" is "smaller", and the input's order is forgotten.
     order = np.lexsort((np.asarray(ids), -scores)).astype(np.int64)
-    group = np.zeros(len(ids), np.int64) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    # From here on rows are ranks: 0 is the best. `keeper` maps a rank to the rank it duplicates, or to itself.
-    keeper = _exact_copies(digests, group, order)
-    distinct = np.flatnonzero(keeper == np.arange(len(order)))
-    near, certificate = _near_duplicates(vectors, order, distinct, group[order], config, seed)
-    copied = keeper != np.arange(len(order))
-    keeper = near.keeper[keeper]
-    return _verdict(vectors, order, ids, keeper, copied & (near.keeper == np.arange(len(order)))[keeper], near, certificate)
+    group = _codes(groups, order)
+    copy_of = _first_of_each(digests, group, order)
+    distinct = np.flatnonzero(copy_of == np.arange(len(order)))
+    keeper, certificate = _near_duplicates(vectors, order, distinct, group, config, seed)
+    return _verdict(vectors, order, ids, copy_of, keeper[copy_of], certificate, config.threshold)
 
 
-@dataclass
-class _Near:
-    """Rank -> rank it duplicates (itself: stays)."""
+def _check(
+    vectors: Vectors,
+    digests: Sequence[str] | None,
+    scores: npt.NDArray[np.float64],
+    ids: Sequence[str],
+    groups: Sequence[object] | None,
+) -> None:
+    if vectors.ndim != 2 or vectors.dtype != np.float32 or len(vectors) == 0:
+        raise ValueError(f"found vectors of {vectors.dtype} and shape {vectors.shape}; expected float32 (rows, width)")
+    for name, column in (("digests", digests), ("score", scores), ("ids", ids), ("groups", groups)):
+        if column is not None and len(column) != len(vectors):
+            raise ValueError(f"found {len(column)} {name} for {len(vectors)} vectors; expected one each")
+    if len(set(ids)) != len(ids):
+        raise ValueError(f"{len(ids) - len(set(ids))} of {len(ids)} ids repeat; a row is named by its id")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite; score the rows")
+    for start in range(0, len(vectors), 65_536):
+        norms = np.linalg.norm(vectors[start : start + 65_536], axis=1)
+        wrong = np.flatnonzero(~(np.abs(norms - 1) < 1e-3))
+        if len(wrong):
+            raise ValueError(
+                f"vector {start + wrong[0]} has norm {norms[wrong[0]]:.4g}; expected 1. Divide embeddings by their norm"
+            )
 
-    keeper: Rows
+
+def _codes(labels: Sequence[object] | None, order: Places) -> Places:
+    """Labels as integers, by rank; all one where there are none."""
+    if labels is None:
+        return np.zeros(len(order), np.int64)
+    return np.unique(np.asarray(labels), return_inverse=True)[1].astype(np.int64)[order]
 
 
-def _check(*args: object) -> None: ...
+def _first_of_each(digests: Sequence[str] | None, group: Places, order: Places) -> Places:
+    """Rank -> best rank with the same bytes in the same group."""
+    if digests is None:
+        return np.arange(len(order))
+    code = _codes(digests, order)
+    _, first, member = np.unique(group * (code.max() + 1) + code, return_index=True, return_inverse=True)
+    return first[member].astype(np.int64)
+
+
+def _near_duplicates(
+    vectors: Vectors, order: Places, distinct: Places, group: Places, config: DedupConfig, seed: int
+) -> tuple[Places, Certificate]:
+    """Rank -> rank it duplicates (itself: it stays), group by group."""
+    keeper = np.arange(len(order))
+    sampled = np.zeros(len(order), bool)
+    queries = min(config.certificate_queries, len(distinct))
+    sampled[np.random.default_rng(seed).choice(distinct, queries, replace=False)] = True
+    searched = []
+    for members in _partitions(distinct, group):
+        part = _search(vectors, order[members], sampled[members], config)
+        keeper[members] = members[part.keeper]
+        searched.append(part)
+    pairs, found = sum(part.pairs for part in searched), sum(part.found for part in searched)
+    return keeper, Certificate(
+        index=tuple(sorted({part.factory for part in searched})),
+        probes=tuple(sorted({part.probes for part in searched if part.probes is not None})),
+        queries=queries,
+        pairs=pairs,
+        found=found,
+        recall=wilson(found, pairs) if pairs else None,
+    )
+
+
+def _partitions(distinct: Places, group: Places) -> list[Places]:
+    """The ranks of each group with two rows or more, ascending."""
+    by_group = distinct[np.argsort(group[distinct], kind="stable")]
+    starts = np.flatnonzero(np.diff(group[by_group])) + 1
+    return [members for members in np.split(by_group, starts) if len(members) > 1]
+
+
+class _Searched(NamedTuple):
+    """One group, searched: place -> place it duplicates, and what the certificate counts."""
+
+    keeper: Places
+    factory: str
+    probes: int | None
+    pairs: int
+    found: int
+
+
+def _search(vectors: Vectors, rows: Places, sampled: npt.NDArray[np.bool_], config: DedupConfig) -> _Searched:
+    """Near duplicates among the rows of one group, best row first; places are ranks within it."""
+    factory = config.index or index_factory(len(rows))
+    subset = Subset(vectors, rows)
+    search = NeighbourSearch(subset, factory, config.neighbours)
+    search.tune(spaced(len(rows), _TUNING_QUERIES), config.threshold, config.search_recall)
+    keeper, hits = np.arange(len(rows)), 0
+    chains = None if config.cluster_threshold is None else _Components(len(rows))
+    for found in search.pairs(config.cluster_threshold or config.threshold):
+        if chains is not None:
+            chains.link(found.row, found.other)
+        close = found.similarity >= config.threshold
+        hits += int((close & sampled[found.row]).sum())
+        _suppress(keeper, found.where(close & (found.other < found.row)))
+    if chains is not None:
+        best = chains.best()
+        large = np.bincount(best, minlength=len(rows))[best] >= config.cluster_size
+        keeper[large] = best[large]
+    truth = subset.exact_pairs(np.flatnonzero(sampled), config.threshold)
+    return _Searched(keeper, factory, search.probes, len(truth.row), hits)
+
+
+def _suppress(keeper: Places, better: Pairs) -> None:
+    """Drop, best first, each row that has a better kept row among its pairs; it duplicates the most similar one.
+
+    `keeper` (changed in place) is settled for every place before the pairs' first row.
+    """
+    rows, starts = np.unique(better.row, return_index=True)
+    for row, others, similarity in zip(
+        rows, np.split(better.other, starts[1:]), np.split(better.similarity, starts[1:]), strict=False
+    ):
+        stays = keeper[others] == others
+        if stays.any():
+            keeper[row] = others[np.argmax(np.where(stays, similarity, -np.inf))]
+
+
+class _Components:
+    """Connected components of a stream of links, in memory bounded by the places, not the links."""
+
+    def __init__(self, size: int) -> None:
+        self._best = np.arange(size)
+        self._links: list[tuple[Places, Places]] = []
+
+    def link(self, row: Places, other: Places) -> None:
+        self._links.append((row, other))
+        if sum(len(row) for row, _ in self._links) > _LINKS:
+            self.best()
+
+    def best(self) -> Places:
+        """Place -> smallest place of its component."""
+        size = len(self._best)
+        row = np.concatenate([np.arange(size), *(row for row, _ in self._links)])
+        other = np.concatenate([self._best, *(other for _, other in self._links)])
+        graph = coo_array((np.ones(len(row), bool), (row, other)), (size, size))
+        _, label = connected_components(graph, directed=False)
+        _, first = np.unique(label, return_index=True)
+        self._best, self._links = first[label], []
+        return self._best
+
+
+def _verdict(
+    vectors: Vectors,
+    order: Places,
+    ids: Sequence[str],
+    copy_of: Places,
+    keeper: Places,
+    certificate: Certificate,
+    threshold: float,
+) -> Deduplication:
+    """Ranks back to rows. The reason says how a row relates to the kept row it names, not how it was found."""
+    kept = np.empty(len(order), bool)
+    kept[order] = keeper == np.arange(len(order))
+    reason: list[Reason | None] = [None] * len(order)
+    duplicate_of: list[str | None] = [None] * len(order)
+    similarity = np.full(len(order), np.nan, np.float32)
+    dropped = np.flatnonzero(keeper != np.arange(len(order)))
+    cosines = Subset(vectors, order).cosines(dropped, keeper[dropped])
+    for rank, cosine in zip(dropped, cosines, strict=True):
+        row = order[rank]
+        if keeper[rank] == copy_of[rank]:
+            reason[row] = "exact copy"
+        else:
+            reason[row] = "near duplicate" if cosine >= threshold else "chain"
+        duplicate_of[row] = ids[order[keeper[rank]]]
+        similarity[row] = cosine
+    return Deduplication(kept, reason, duplicate_of, similarity, certificate)

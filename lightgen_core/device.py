@@ -19,5 +19,7 @@ def pick_device(name: str, threads: int) -> torch.device:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} is not usable here: {error}. Set LIGHTGEN_DEVICE to auto, cpu or cuda.") from error
+        raise ValueError(
+            f"device {name!r} is not usable here: {error}. Set LIGHTGEN_DEVICE to auto, cpu or cuda."
+        ) from error
     return torch.device(name)

@@ -12,22 +12,30 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-Rows = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+Places = npt.NDArray[np.int64]
 
 _QUERIES = 4096  # queries of one k-NN call
 _RANGE_QUERIES = 64  # queries of one range search; a result can be as long as the index for each
+_EXACT_QUERIES = 1024  # queries of one brute-force block
 _CONFIRM = 4096  # pairs whose vectors are gathered at a time
-_BASE = 16_384  # indexed rows that one brute-force block meets
-# How far an index's similarity may be off; candidates this far below the threshold are still looked at.
-_SLACK = {"Flat": 1e-4, "SQfp16": 2e-3, "SQ8": 2e-2}
+_BASE = 16_384  # indexed rows that one block meets
+# How far an inner product may be off its cosine: norms that are 1 to 0.1 %, and the index's rounding on top.
+# Candidates this far below the threshold are still looked at.
+_SLACK = {"Flat": 2.5e-3, "SQfp16": 5e-3, "SQ8": 2.5e-2}
+_COARSEST = _SLACK["SQ8"]
 
 
 class Pairs(NamedTuple):
     """Ordered pairs at or above a threshold, sorted by `row`, then `other`; both directions are present."""
 
-    row: Rows
-    other: Rows
+    row: Places
+    other: Places
     similarity: npt.NDArray[np.float64]
+
+    def where(self, keep: npt.NDArray[np.bool_]) -> "Pairs":
+        """Those for which `keep` (pairs,) is true."""
+        return Pairs(self.row[keep], self.other[keep], self.similarity[keep])
 
 
 def index_factory(rows: int) -> str:
@@ -43,144 +51,166 @@ def index_factory(rows: int) -> str:
     return "IVF262144_HNSW32,SQ8"
 
 
-class NeighbourSearch:
-    """All pairs above a similarity among `rows` of `vectors`, by k-NN and, where k is too few, a range search.
-
-    Rows are spoken of by their place in `rows` (0 to len(rows) - 1), which also is the order of indexing.
+class Subset:
+    """Some rows of `vectors`, spoken of by their place in `rows`: 0 to len(rows) - 1.
 
     Args:
         vectors: (n, width) float32 of unit norm; a memory map will do.
-        rows: (m,) which of them to search, in the caller's order.
+        rows: (m,) which of them, in the caller's order.
+    """
+
+    def __init__(self, vectors: Vectors, rows: Places) -> None:
+        self.vectors = vectors
+        self.rows = rows
+        blocks = [self[start : start + _BASE] for start in range(0, len(rows), _BASE)]
+        self._squares = np.concatenate([_dot(block, block) for block in blocks])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, places: Places | slice) -> Vectors:
+        return np.ascontiguousarray(self.vectors[self.rows[places]])
+
+    def cosines(self, left: Places, right: Places) -> npt.NDArray[np.float64]:
+        """(pairs,) cosines in float64 and without BLAS: the same everywhere, and exactly 1 for copies."""
+        dot = np.empty(len(left))
+        for start in range(0, len(left), _CONFIRM):
+            part = slice(start, start + _CONFIRM)
+            dot[part] = _dot(self[left[part]], self[right[part]])
+        return dot / np.sqrt(self._squares[left] * self._squares[right])
+
+    def confirm(self, row: Places, other: Places, threshold: float) -> Pairs:
+        """The candidate pairs of two different places that really are at the threshold or above, sorted."""
+        distinct = row != other
+        row, other = row[distinct], other[distinct]
+        pairs = Pairs(row, other, self.cosines(row, other))
+        pairs = pairs.where(pairs.similarity >= threshold)
+        order = np.lexsort((pairs.other, pairs.row))
+        return Pairs(pairs.row[order], pairs.other[order], pairs.similarity[order])
+
+    def exact_pairs(self, queries: Places, threshold: float) -> Pairs:
+        """All pairs of the queried places by brute force, without faiss: the truth behind a certificate."""
+        rows, others = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for block, base, product in self._products(queries):
+            hit, other = np.nonzero(product >= threshold - _SLACK["Flat"])
+            rows.append(queries[block][hit])
+            others.append(other + base)
+        return self.confirm(np.concatenate(rows), np.concatenate(others), threshold)
+
+    def nearest(self, queries: Places) -> Places:
+        """The most similar other place of each queried place, by brute force."""
+        best, nearest = np.full(len(queries), -np.inf), np.zeros(len(queries), np.int64)
+        for block, base, product in self._products(queries):
+            own = queries[block] - base
+            inside = np.flatnonzero((own >= 0) & (own < product.shape[1]))
+            product[inside, own[inside]] = -np.inf
+            closer = product.max(axis=1) > best[block]
+            nearest[block] = np.where(closer, product.argmax(axis=1) + base, nearest[block])
+            best[block] = np.maximum(product.max(axis=1), best[block])
+        return nearest
+
+    def _products(self, queries: Places) -> Iterator[tuple[slice, int, Vectors]]:
+        """Inner products, block by block: (block of the queries, first place, (queries, places) products)."""
+        for start in range(0, len(queries), _EXACT_QUERIES):
+            block = slice(start, start + _EXACT_QUERIES)
+            probe = self[queries[block]]
+            for base in range(0, len(self), _BASE):
+                yield block, base, probe @ self[base : base + _BASE].T
+
+
+class NeighbourSearch:
+    """All pairs above a similarity in a subset, by k-NN and, where k is too few, a range search.
+
+    Args:
+        subset: what is searched, by itself.
         factory: faiss factory string (`index_factory` names one).
         neighbours: k of the k-NN search.
     """
 
-    def __init__(self, vectors: npt.NDArray[np.float32], rows: Rows, factory: str, neighbours: int) -> None:
-        self.vectors = vectors
-        self.rows = rows
-        self.neighbours = min(neighbours, len(rows) - 1)
-        self.slack = _SLACK.get(factory.rsplit(",", 1)[-1], _SLACK["SQ8"])
-        self.index = _build(vectors, rows, factory)
+    def __init__(self, subset: Subset, factory: str, neighbours: int) -> None:
+        self.subset = subset
+        self.neighbours = min(neighbours, len(subset) - 1)
+        self.slack = _SLACK.get(factory.rsplit(",", 1)[-1], _COARSEST)
+        self.index = _build(subset, factory)
 
     @property
     def probes(self) -> int | None:
         """Inverted lists looked into for a query; None for an exact index."""
         return self.index.nprobe if isinstance(self.index, faiss.IndexIVF) else None
 
-    def tune(self, sample: Rows, threshold: float, recall: float) -> None:
-        """Sweep the probed lists upwards until `recall` of the sample's true pairs is found (no-op when exact).
+    def tune(self, sample: Places, threshold: float, recall: float) -> None:
+        """Double the probed lists until `recall` of the sample's true pairs is found; nothing to do when exact.
 
         Without a pair above the threshold in the sample, its nearest neighbours are what has to be found.
         """
         if not isinstance(self.index, faiss.IndexIVF):
             return
-        truth = exact_pairs(self.vectors, self.rows, sample, threshold)
+        truth = self.subset.exact_pairs(sample, threshold)
         if len(truth.row) == 0:
-            truth = _nearest(self.vectors, self.rows, sample)
+            truth = self.subset.confirm(sample, self.subset.nearest(sample), -1.0)
+        keys = truth.row * len(self.subset) + truth.other
         probes = 1
         while True:
             self.index.nprobe = probes
             found = self._find(sample, float(truth.similarity.min()))
-            if probes == self.index.nlist or _shared(found, truth, len(self.rows)) >= recall * len(truth.row):
+            hits = np.isin(keys, found.row * len(self.subset) + found.other).sum()
+            if probes == self.index.nlist or hits >= recall * len(keys):
                 return
             probes = min(2 * probes, self.index.nlist)
 
-    def pairs(self, threshold: float) -> Iterator[tuple[range, Pairs]]:
-        """Yield (places, their pairs) block by block, places ascending."""
-        for start in range(0, len(self.rows), _QUERIES):
-            block = range(start, min(start + _QUERIES, len(self.rows)))
-            yield block, self._find(np.arange(block.start, block.stop), threshold)
+    def pairs(self, threshold: float) -> Iterator[Pairs]:
+        """All pairs, in blocks of rows, rows ascending."""
+        for start in range(0, len(self.subset), _QUERIES):
+            yield self._find(np.arange(start, min(start + _QUERIES, len(self.subset))), threshold)
 
-    def _find(self, queries: Rows, threshold: float) -> Pairs:
+    def _find(self, queries: Places, threshold: float) -> Pairs:
         floor = threshold - self.slack
         row, other, crowded = self._nearest_above(queries, floor)
         more_row, more_other = self._range_above(crowded, floor)
-        return _confirm(
-            self.vectors, self.rows, np.concatenate([row, more_row]), np.concatenate([other, more_other]), threshold
-        )
+        return self.subset.confirm(np.concatenate([row, more_row]), np.concatenate([other, more_other]), threshold)
 
-    def _nearest_above(self, queries: Rows, floor: float) -> tuple[Rows, Rows, Rows]:
+    def _nearest_above(self, queries: Places, floor: float) -> tuple[Places, Places, Places]:
         """Candidates by k-NN, and the queries whose k neighbours all lie above the floor: these may have more."""
         # One more than k: a query finds itself.
-        similarity, other = self.index.search(self._take(queries), self.neighbours + 1)
+        similarity, other = self.index.search(self.subset[queries], self.neighbours + 1)
         above = (similarity >= floor) & (other >= 0)
-        full = above.all(axis=1) & (self.neighbours + 1 < len(self.rows))
+        full = above.all(axis=1) & (self.neighbours + 1 < len(self.subset))
         above[full] = False
         return np.repeat(queries, above.sum(axis=1)), other[above], queries[full]
 
-    def _range_above(self, queries: Rows, floor: float) -> tuple[Rows, Rows]:
+    def _range_above(self, queries: Places, floor: float) -> tuple[Places, Places]:
         rows, others = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for start in range(0, len(queries), _RANGE_QUERIES):
             block = queries[start : start + _RANGE_QUERIES]
-            limits, _, other = self.index.range_search(self._take(block), floor)
-            rows.append(np.repeat(block, np.diff(limits.astype(np.int64))))
+            limits, _, other = self.index.range_search(self.subset[block], floor)
+            rows.append(np.repeat(block, (limits[1:] - limits[:-1]).astype(np.int64)))
             others.append(other)
         return np.concatenate(rows), np.concatenate(others)
 
-    def _take(self, places: Rows) -> npt.NDArray[np.float32]:
-        return np.ascontiguousarray(self.vectors[self.rows[places]])
 
-
-def exact_pairs(vectors: npt.NDArray[np.float32], rows: Rows, queries: Rows, threshold: float) -> Pairs:
-    """Brute force without faiss: all pairs of the queried places, for certificates and tests."""
-    found_row, found_other = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for start in range(0, len(queries), 1024):
-        block = queries[start : start + 1024]
-        probe = vectors[rows[block]]
-        for base in range(0, len(rows), _BASE):
-            hit, other = np.nonzero(probe @ vectors[rows[base : base + _BASE]].T >= threshold - _SLACK["Flat"])
-            found_row.append(block[hit])
-            found_other.append(other + base)
-    return _confirm(vectors, rows, np.concatenate(found_row), np.concatenate(found_other), threshold)
-
-
-def _build(vectors: npt.NDArray[np.float32], rows: Rows, factory: str) -> faiss.Index:
+def _build(subset: Subset, factory: str) -> faiss.Index:
     try:
-        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.index_factory(subset.vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
-        raise ValueError(f"faiss does not know the index {factory!r}; expected a factory string such as 'IVF4096,Flat'") from error
+        raise ValueError(f"faiss knows no index {factory!r}; expected a factory string like 'IVF4096,Flat'") from error
     if isinstance(index, faiss.IndexIVF):
-        if index.nlist > len(rows):
-            raise ValueError(f"index {factory!r} has {index.nlist} lists for {len(rows)} rows; choose fewer lists or leave it unset")
+        if index.nlist > len(subset):
+            raise ValueError(
+                f"index {factory!r} has {index.nlist} lists for {len(subset)} rows; choose fewer or leave it unset"
+            )
         # faiss trains on at most 256 points a list; evenly spaced rows keep the choice free of chance.
-        wanted = min(len(rows), 256 * index.nlist)
         index.cp.min_points_per_centroid = 1
-        index.train(np.ascontiguousarray(vectors[rows[np.linspace(0, len(rows) - 1, wanted).astype(np.int64)]]))
-    for start in range(0, len(rows), _BASE):
-        index.add(np.ascontiguousarray(vectors[rows[start : start + _BASE]]))
+        index.train(subset[spaced(len(subset), 256 * index.nlist)])
+    for start in range(0, len(subset), _BASE):
+        index.add(subset[start : start + _BASE])
     return index
 
 
-def _confirm(vectors: npt.NDArray[np.float32], rows: Rows, row: Rows, other: Rows, threshold: float) -> Pairs:
-    """Recompute candidates in float64, drop a row's pair with itself and what is below, sort."""
-    distinct = row != other
-    row, other = row[distinct], other[distinct]
-    similarity = np.empty(len(row))
-    for start in range(0, len(row), _CONFIRM):
-        part = slice(start, start + _CONFIRM)
-        left, right = vectors[rows[row[part]]], vectors[rows[other[part]]]
-        similarity[part] = np.einsum("pd,pd->p", left, right, dtype=np.float64)
-    above = similarity >= threshold
-    row, other, similarity = row[above], other[above], similarity[above]
-    order = np.lexsort((other, row))
-    return Pairs(row[order], other[order], similarity[order])
+def spaced(size: int, count: int) -> Places:
+    """At most `count` evenly spaced places of `size`, ascending and distinct."""
+    return np.unique(np.linspace(0, size - 1, min(size, count)).astype(np.int64))
 
 
-def _nearest(vectors: npt.NDArray[np.float32], rows: Rows, queries: Rows) -> Pairs:
-    """Each query's nearest other row, by brute force."""
-    best = np.full(len(queries), -np.inf)
-    which = np.zeros(len(queries), np.int64)
-    for base in range(0, len(rows), _BASE):
-        similarity = vectors[rows[queries]] @ vectors[rows[base : base + _BASE]].T
-        inside = (queries >= base) & (queries < base + similarity.shape[1])
-        similarity[np.nonzero(inside)[0], queries[inside] - base] = -np.inf
-        top = similarity.argmax(axis=1)
-        value = similarity[np.arange(len(queries)), top]
-        which = np.where(value > best, top + base, which)
-        best = np.maximum(best, value)
-    return _confirm(vectors, rows, queries, which, -1.0)
-
-
-def _shared(found: Pairs, truth: Pairs, size: int) -> int:
-    """How many of the true pairs were found."""
-    return int(np.isin(truth.row * size + truth.other, found.row * size + found.other).sum())
+def _dot(left: Vectors, right: Vectors) -> npt.NDArray[np.float64]:
+    """Row by row inner products of (pairs, width), summed in float64 in a fixed order."""
+    return np.einsum("pd,pd->p", left, right, dtype=np.float64)

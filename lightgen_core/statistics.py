@@ -117,11 +117,11 @@ def _group_sums(
     """Sum and number of the values of each group: (groups,), (groups,)."""
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.ndim != 1 or len(numbers) != len(groups) or len(numbers) == 0:
-        raise ValueError(f"found values of shape {numbers.shape} and {len(groups)} groups; expected one group per value")
+        raise ValueError(f"found values of shape {numbers.shape} and {len(groups)} groups, expected one each")
     if not np.isfinite(numbers).all():
-        raise ValueError(f"{int((~np.isfinite(numbers)).sum())} of {len(numbers)} values are not finite; score them first")
+        raise ValueError(f"{int((~np.isfinite(numbers)).sum())} of {len(numbers)} values are not finite; score them")
     _, member = np.unique(np.asarray(groups), return_inverse=True)
-    return np.bincount(member, weights=numbers), np.bincount(member).astype(np.float64)
+    return np.bincount(member, weights=numbers).astype(np.float64), np.bincount(member).astype(np.float64)
 
 
 def _resampled_means(

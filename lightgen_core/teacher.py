@@ -30,5 +30,8 @@ class SceneTeacher:
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
         """Return uint8 pictures (n, size, size, 3)."""
-        pictures = [render(parse(prompt), self.world, np.random.default_rng(seed)) for prompt, seed in zip(prompts, seeds, strict=True)]
+        pictures = [
+            render(parse(prompt), self.world, np.random.default_rng(seed))
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
         return np.stack(pictures)

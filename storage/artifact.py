@@ -94,7 +94,7 @@ class Artifact:
             return Check("damaged", str(error))
         sizes = self.store.files(self.path)
         known = {} if rehash else self._remembered()
-        seen = {}
+        seen: dict[str, str] = {}
         for entry in manifest.files:
             fault = self._fault(entry, sizes, known, seen)
             if fault:
@@ -103,7 +103,9 @@ class Artifact:
             self.store.write(self._memory, json.dumps(seen, sort_keys=True).encode())
         return Check("done", f"{manifest.counts.get('rows', 0)} rows in {len(manifest.files)} files")
 
-    def _fault(self, entry: FileEntry, sizes: dict[str, int], known: dict[str, str], seen: dict[str, str]) -> str | None:
+    def _fault(
+        self, entry: FileEntry, sizes: dict[str, int], known: dict[str, str], seen: dict[str, str]
+    ) -> str | None:
         if entry.name not in sizes:
             return f"{entry.name} is missing"
         if sizes[entry.name] != entry.bytes:

@@ -17,7 +17,9 @@ class FileEntry(BaseModel):
     rows: int = Field(ge=0, description="rows of a table; 0 for other files")
     bytes: int = Field(ge=0, description="size, bytes")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="hash of the content")
-    counts: dict[str, int] = Field(default_factory=dict, description="what the maker of this file counted, summed in the manifest")
+    counts: dict[str, int] = Field(
+        default_factory=dict, description="what the maker of this file counted, summed in the manifest"
+    )
 
 
 class Manifest(BaseModel):

@@ -26,10 +26,14 @@ class Store:
 
     def __init__(self, uri: str) -> None:
         try:
-            options: dict[str, Any] = {} if "://" not in uri or uri.startswith(("file:", "memory:")) else {"use_listings_cache": False}
+            options: dict[str, Any] = (
+                {} if "://" not in uri or uri.startswith(("file:", "memory:")) else {"use_listings_cache": False}
+            )
             self._fs, root = fsspec.core.url_to_fs(os.path.expanduser(uri), **options)
         except (ImportError, ValueError) as error:
-            raise StoreError(f"store {uri!r} cannot be opened: {error}. Give a folder or an fsspec URL such as s3://bucket/prefix.") from error
+            raise StoreError(
+                f"store {uri!r} cannot be opened: {error}. Give a folder or an fsspec URL such as s3://bucket/prefix."
+            ) from error
         self._root = PurePosixPath(root)
         self._local = isinstance(self._fs, LocalFileSystem)
         self.uri = str(root) if self._local else uri.rstrip("/")
@@ -104,7 +108,10 @@ class Store:
             found = self._fs.find(full, detail=True)
         except FileNotFoundError:
             return {}
-        names = {str(PurePosixPath(self._fs._strip_protocol(path)).relative_to(full)): info["size"] for path, info in found.items()}
+        names = {
+            str(PurePosixPath(self._fs._strip_protocol(path)).relative_to(full)): info["size"]
+            for path, info in found.items()
+        }
         return {name: names[name] for name in sorted(names) if not name.endswith(".partial")}
 
     def keep_only(self, folder: str, names: set[str], except_below: str) -> None:

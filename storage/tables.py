@@ -70,5 +70,10 @@ def read_table(artifact: Artifact, pattern: str, columns: Sequence[str] | None =
 def iter_tables(artifact: Artifact, pattern: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Yield the files of an artifact whose name matches, one table each."""
     for name in artifact.names(pattern):
-        with artifact.open(name) as file:
-            yield pq.read_table(file, columns=list(columns) if columns else None)
+        yield read_file(artifact, name, columns)
+
+
+def read_file(artifact: Artifact, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the rows of one file, of a finished artifact or of one in the making."""
+    with artifact.open(name) as file:
+        return pq.read_table(file, columns=list(columns) if columns else None)

@@ -10,7 +10,9 @@ from lightgen_core.seeds import seed_of
 from storage.tables import schema
 from tasks.stage import Job, stage
 
-SCHEMA = schema({"id": pa.int64(), "caption": pa.string(), "topic": pa.string(), "meaning": pa.string(), "source": pa.string()})
+SCHEMA = schema(
+    {"id": pa.int64(), "caption": pa.string(), "topic": pa.string(), "meaning": pa.string(), "source": pa.string()}
+)
 DROPPED = schema({"caption": pa.string(), "topic": pa.string(), "duplicate_of": pa.int64()})
 
 

@@ -17,7 +17,14 @@ def embeddings(job: Job, synthesis: Artifact) -> None:
     asked = job.recipe.embeddings
     clip = Clip.load(asked.model, device=job.device())
     width = clip.width
-    columns = schema({"id": pa.int64(), "image": pa.list_(pa.float32(), width), "text": pa.list_(pa.float32(), width), "score": pa.float32()})
+    columns = schema(
+        {
+            "id": pa.int64(),
+            "image": pa.list_(pa.float32(), width),
+            "text": pa.list_(pa.float32(), width),
+            "score": pa.float32(),
+        }
+    )
     for name, shard in job.mirrored(synthesis, "^images", "embeddings"):
         pictures = shard["image"].combine_chunks().field("bytes").to_pylist()
         image = np.concatenate(

@@ -21,9 +21,15 @@ from lightgen_core.config import (
 class Captions(Section):
     """What is said."""
 
-    source: Literal["scene"] = Field("scene", description="scene: the embedded grammar over the world's training meanings")
-    count: Positive = Field(4000, description="captions wanted after near-duplicates are removed; fewer if the source runs dry")
-    near_duplicate: Fraction = Field(0.95, description="Jaccard similarity of word shingles above which the later caption is dropped")
+    source: Literal["scene"] = Field(
+        "scene", description="scene: the embedded grammar over the world's training meanings"
+    )
+    count: Positive = Field(
+        4000, description="captions wanted after near-duplicates are removed; fewer if the source runs dry"
+    )
+    near_duplicate: Fraction = Field(
+        0.95, description="Jaccard similarity of word shingles above which the later caption is dropped"
+    )
 
 
 class Synthesis(Section):
@@ -51,8 +57,9 @@ class Tokens(Section):
     text_encoder: str = Field("zoo:t5", description="text encoder: zoo:t5, a hub id or a folder")
     max_words: Positive = Field(64, description="longest caption, text tokens; what is beyond is cut")
     patch: Positive = Field(2, description="side of the square of latents that makes one token")
-    dtype: Literal["float16", "bfloat16"] = Field("float16", description="number format of stored latents and text states")
-    shard_size: Positive = Field(2000, description="images of one shard")
+    dtype: Literal["float16", "bfloat16"] = Field(
+        "float16", description="number format of stored latents and text states"
+    )
     batch_size: Positive = Field(64, description="images encoded at once")
 
 
@@ -66,10 +73,13 @@ class Pretrain(TrainConfig):
 class Pairs(Section):
     """What the student should prefer."""
 
-    count: Positive = Field(1000, description="captions for which pairs are sought; those without a usable pair give none")
+    count: Positive = Field(
+        1000, description="captions for which pairs are sought; those without a usable pair give none"
+    )
     candidates: int = Field(6, ge=2, description="samples of the student for each caption")
     kind: Literal["teacher", "best_worst", "both"] = Field(
-        "both", description="teacher: the teacher's image against a wrong sample; best_worst: a right sample against a wrong one; "
+        "both",
+        description="teacher: the teacher's image against a wrong sample; best_worst: a right sample against a wrong one; "
         "both: best_worst where a sample is right, else teacher",
     )
     shard_size: Positive = Field(200, description="captions of one shard")

@@ -5,6 +5,7 @@ import datetime
 import json
 import logging
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from storage.artifact import PROGRESS, Artifact
 from storage.keys import artifact_key
 from storage.manifest import FileEntry, Manifest
 from storage.store import Store
-from storage.tables import iter_tables, to_parquet
+from storage.tables import read_file, to_parquet
 from tasks.recipe import Recipe
 from tasks.settings import Settings
 
@@ -28,7 +29,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lightgen")
 
-SOFTWARE = ("lightgen", "torch", "numpy", "pyarrow", "diffusers", "transformers", "open_clip_torch", "faiss-cpu", "prefect")
+LOG_SECONDS = 10
+"""A training loop's figures are logged at most this often."""
+
+SOFTWARE = (
+    "lightgen",
+    "torch",
+    "numpy",
+    "pyarrow",
+    "diffusers",
+    "transformers",
+    "open_clip_torch",
+    "faiss-cpu",
+    "prefect",
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,11 @@ class Job:
         """Return a path on this machine that holds a file of an input artifact."""
         return artifact.local(name, Path(self.settings.scratch).expanduser() / "inputs")
 
+    def local_folder(self, artifact: Artifact, prefix: str) -> Path:
+        """Return a folder on this machine that holds the files of an input artifact below `prefix` ("student/")."""
+        paths = [self.local(artifact, name) for name in artifact.names(f"^{re.escape(prefix)}")]
+        return paths[0].parent
+
     def device(self) -> "torch.device":
         """Return the device to work on."""
         from lightgen_core.device import pick_device
@@ -78,14 +97,19 @@ class Job:
     def shards(self, rows: int, size: int, name: str) -> Iterator[Shard]:
         """Yield the shards of `size` rows that an earlier run has not finished."""
         starts = range(0, rows, size)
-        every = {f"{name}-{start // size:05d}.parquet": Shard(f"{name}-{start // size:05d}.parquet", start, min(start + size, rows)) for start in starts}
+        every = {
+            f"{name}-{start // size:05d}.parquet": Shard(
+                f"{name}-{start // size:05d}.parquet", start, min(start + size, rows)
+            )
+            for start in starts
+        }
         yield from (every[left] for left in self._unfinished(list(every)))
 
     def mirrored(self, source: Artifact, pattern: str, name: str) -> Iterator[tuple[str, pa.Table]]:
         """Yield, for each file of an input that has no finished counterpart here, the counterpart's name and the rows."""
         pairs = {f"{name}-{index:05d}.parquet": given for index, given in enumerate(source.names(pattern))}
         for left in self._unfinished(list(pairs)):
-            yield left, next(iter_tables(source, f"^{pairs[left]}$"))
+            yield left, read_file(source, pairs[left])
 
     def _unfinished(self, names: list[str]) -> Iterator[str]:
         """Yield the files that are still to be made, and log how long the rest will take."""
@@ -99,11 +123,35 @@ class Job:
             remaining = (time.monotonic() - started) / done * (len(left) - done)
             self.say("shard %d of %d, %.0f s left", len(names) - len(left) + done, len(names), remaining)
 
+    def written(self, pattern: str) -> pa.Table:
+        """Return the rows of this artifact's own finished files whose name matches, in order."""
+        names = sorted(name for name in self.artifact.records() if re.search(pattern, name))
+        return pa.concat_tables(read_file(self.artifact, name) for name in names)
+
+    def progress(self, steps: int) -> Callable[[dict[str, Any]], None]:
+        """Return a callback for a training loop that logs its figures now and then, and the time left."""
+        logged, before = time.monotonic(), 0
+
+        def on_log(row: dict[str, Any]) -> None:
+            nonlocal logged, before
+            seconds = time.monotonic() - logged
+            if seconds < LOG_SECONDS and row["step"] < steps:
+                return
+            left = (steps - row["step"]) * seconds / (row["step"] - before) if before else float("nan")
+            logged, before = time.monotonic(), row["step"]
+            figures = ", ".join(f"{name} {value:.3g}" for name, value in row.items() if name not in ("step", "seconds"))
+            self.say("step %d of %d, %s; %.0f s left", row["step"], steps, figures, left)
+
+        return on_log
+
     def _finished(self) -> set[str]:
         """Return the files that are whole; one whose bytes have changed since is taken for unfinished."""
         finished = set()
         for name, entry in self.artifact.records().items():
-            if self.artifact.store.exists(f"{self.artifact.path}/{name}") and self.artifact.sha256(name) == entry.sha256:
+            if (
+                self.artifact.store.exists(f"{self.artifact.path}/{name}")
+                and self.artifact.sha256(name) == entry.sha256
+            ):
                 finished.add(name)
         return finished
 
@@ -159,7 +207,9 @@ class Stage:
         keys = {artifact.stage: artifact.key for artifact in inputs}
         return Artifact(store, self.name, artifact_key(self.name, self.version, self.config(recipe), keys))
 
-    def make(self, recipe: Recipe, settings: Settings, inputs: tuple[Artifact, ...], artifact: Artifact, *, refresh: bool) -> bool:
+    def make(
+        self, recipe: Recipe, settings: Settings, inputs: tuple[Artifact, ...], artifact: Artifact, *, refresh: bool
+    ) -> bool:
         """Make the artifact, unless it is done. Return whether there was anything to do.
 
         A damaged artifact keeps its whole files, an interrupted one its finished shards; only the rest is made.
@@ -209,7 +259,11 @@ def _total(files: tuple[FileEntry, ...]) -> dict[str, int]:
 
 
 def stage(
-    *, version: int, reads: tuple[str, ...], weights: Callable[[Recipe], tuple[str, ...]] = lambda recipe: (), on_device: bool = False
+    *,
+    version: int,
+    reads: tuple[str, ...],
+    weights: Callable[[Recipe], tuple[str, ...]] = lambda recipe: (),
+    on_device: bool = False,
 ) -> Callable[[Callable[..., None]], Stage]:
     """Turn a function `(job, *input artifacts)` into the stage of its name.
 

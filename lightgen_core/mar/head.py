@@ -3,9 +3,9 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
+from torch.nn import functional
 
 from lightgen_core.config import HeadConfig
 from lightgen_core.mar.blocks import NORM_EPS, layer_norm
@@ -16,7 +16,7 @@ STEPS_PER_UNIT = 1_000.0
 
 
 def time_features(steps: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows features"]:
-    """Sinusoids of a time in diffusion steps (0 to 1,000): 128 cosines, then 128 sines, periods 2 pi to 2 pi x 10,000."""
+    """128 cosines and 128 sines of a time in diffusion steps (0 to 1,000), with periods of 2 pi to 2 pi x 10,000."""
     index = torch.arange(FREQUENCIES, dtype=torch.float32, device=steps.device)
     angle = steps[..., None] * torch.exp(-math.log(LONGEST_PERIOD) * index / FREQUENCIES)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
@@ -30,7 +30,7 @@ def modulate(
 
 
 class ModulatedBlock(nn.Module):
-    """x + gate * mlp(modulate(norm(x))), with shift, scale and gate from the condition; the identity at initialisation."""
+    """x + gate * mlp(modulate(norm(x))); shift, scale and gate come from the condition and start at zero."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -45,7 +45,7 @@ class ModulatedBlock(nn.Module):
         """``activated`` is SiLU of the joint embedding of time and condition."""
         shift, scale, gate = self.modulation(activated).chunk(3, dim=-1)
         inner = modulate(self.norm(states), shift, scale)
-        return states + gate * self.down(F.silu(self.up(inner)))
+        return states + gate * self.down(functional.silu(self.up(inner)))
 
 
 class TokenDenoiser(nn.Module):
@@ -74,10 +74,11 @@ class TokenDenoiser(nn.Module):
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
-        nn.init.normal_(self.time_up.weight, std=0.02, generator=generator)
-        nn.init.normal_(self.time_down.weight, std=0.02, generator=generator)
-        for layer in [*(block.modulation for block in self.blocks), self.modulation, self.out]:
-            nn.init.zeros_(layer.weight)
+            if isinstance(module, ModulatedBlock | TokenDenoiser):
+                nn.init.zeros_(module.modulation.weight)
+        for layer in (self.time_up, self.time_down):
+            nn.init.normal_(layer.weight, std=0.02, generator=generator)
+        nn.init.zeros_(self.out.weight)
 
     def embed(self, condition: Float[Tensor, "*rows condition_width"]) -> Float[Tensor, "*rows width"]:
         """Embedding of the condition: once for all the steps and draws that share it."""
@@ -89,15 +90,15 @@ class TokenDenoiser(nn.Module):
         timestep: Float[Tensor, "*times"] | Int[Tensor, "*times"],
         embedded: Float[Tensor, "rows width"],
     ) -> Float[Tensor, "*draws rows outputs"]:
-        """The head at given condition embeddings; ``timestep`` (in the objective's unit) broadcasts against the rows."""
+        """The head on embedded conditions; ``timestep``, in the objective's unit, broadcasts against the rows."""
         steps = timestep.float() * (1.0 if self.config.objective == "ddpm" else STEPS_PER_UNIT)
-        time = self.time_down(F.silu(self.time_up(time_features(steps))))
-        activated = F.silu(time + embedded)
+        time = self.time_down(functional.silu(self.time_up(time_features(steps))))
+        activated = functional.silu(time + embedded)
         states = self.token_in(noisy)
         for block in self.blocks:
             states = block(states, activated)
         shift, scale = self.modulation(activated).chunk(2, dim=-1)
-        return self.out(modulate(F.layer_norm(states, states.shape[-1:], eps=NORM_EPS), shift, scale))
+        return self.out(modulate(functional.layer_norm(states, states.shape[-1:], eps=NORM_EPS), shift, scale))
 
     def forward(
         self,

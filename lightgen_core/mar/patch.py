@@ -4,14 +4,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def patchify(latents: Float[Tensor, "batch channels height width"], patch: int = 2) -> Float[Tensor, "batch tokens values"]:
+def patchify(
+    latents: Float[Tensor, "batch channels height width"], patch: int = 2
+) -> Float[Tensor, "batch tokens values"]:
     """Cut latents into row-major tokens of channels x patch x patch values, channel-major within a token.
 
     Raises ValueError if the patch does not divide height and width.
     """
     batch, channels, height, width = latents.shape
     if height % patch or width % patch:
-        raise ValueError(f"latents of {height}x{width} cannot be cut into patches of {patch}: choose a size that is a multiple")
+        raise ValueError(
+            f"latents of {height}x{width} cannot be cut into patches of {patch}x{patch}: "
+            f"choose an image size whose latents are multiples of {patch}"
+        )
     rows, columns = height // patch, width // patch
     cut = latents.reshape(batch, channels, rows, patch, columns, patch)
     return cut.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, channels * patch * patch)

@@ -1,8 +1,8 @@
 """Learned two-dimensional positions, and their interpolation to other grids."""
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 RELEASED_OFFSET = 0.1
 
@@ -25,7 +25,7 @@ def positions_for(
     square = table.float().view(1, side, side, channels).permute(0, 3, 1, 2)
     if released:
         scale = ((width + RELEASED_OFFSET) / side, (height + RELEASED_OFFSET) / side)
-        resized = F.interpolate(square, scale_factor=scale, mode="bicubic")
+        resized = functional.interpolate(square, scale_factor=scale, mode="bicubic")
     else:
-        resized = F.interpolate(square, size=(height, width), mode="bicubic")
+        resized = functional.interpolate(square, size=(height, width), mode="bicubic")
     return resized.permute(0, 2, 3, 1).reshape(height * width, channels)

@@ -3,20 +3,19 @@
 It sees the picture and the vocabulary only. A pixel that an object covers by the share alpha is
 `background + alpha * (color - background)`, so each palette colour is a direction from the background, and edges,
 noise and a little blur move a pixel along or around that direction without turning it into another colour. Connected
-pixels of high alpha are one thing; its shape is the template with the largest overlap after both are brought to
-the same area and centre, which blur leaves in place.
+pixels of high alpha are one thing; its shape is the template with the largest overlap when drawn with the same area
+and the same centre of mass, which blur and noise leave in place.
 """
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from lightgen_core.scene.meaning import Meaning
-from lightgen_core.scene.shapes import coverage
+from lightgen_core.scene.templates import templates
 from lightgen_core.scene.vocabulary import COLORS, SHAPES
 
 Floats = NDArray[np.float64]
@@ -25,7 +24,7 @@ MIN_OVERLAP = 0.65
 """Least overlap (sum of minima over sum of maxima) with its template for a thing to count as an object."""
 
 MAX_COLOR_ERROR = 0.2
-"""Largest distance (RGB, 0 to 1) of a thing's mean colour from its palette colour."""
+"""Largest mean distance (RGB, 0 to 1) of a thing's solid pixels from their palette colour."""
 
 MIN_CONTRAST = 0.2
 """Distance from the background (RGB, 0 to 1) below which a pixel is background whatever its direction."""
@@ -36,11 +35,14 @@ MIN_PIXELS, MIN_SHARE = 6, 0.002
 POSITION_MARGIN, POSITION_COSINE = 0.1, 0.5
 """GenEval: share of the two widths that an offset must exceed, and least share of the offset along the axis."""
 
-PATCH, SPAN = 32, 1.9
-"""Samples along a normalised patch, and its half side in units of sqrt(area / pi)."""
+EDGE = 2
+"""How far a thing's soft edge reaches beyond its core, px."""
 
-TEMPLATE_RADII = (2.5, 3, 3.5, 4, 5, 6, 8, 11, 16, 24, 40)
-"""Object radii (px) at which templates are drawn: small objects have relatively softer edges."""
+LEVELS = (0.5, 0.7, 0.85)
+"""Coverage that makes a core. What is no object at one level may be two that touch, and come apart at the next."""
+
+SOLID = 0.7
+"""Least coverage of a pixel inside a thing; less is another colour."""
 
 _NAMES = tuple(COLORS)
 _PALETTE = np.array([COLORS[name] for name in _NAMES]) / 255
@@ -59,6 +61,23 @@ class Detection:
     y: float
     radius: float
     score: float
+
+
+@dataclass(frozen=True)
+class _Thing:
+    """A detection in pixels of its own box."""
+
+    shape: str
+    color: str
+    x: float
+    y: float
+    radius: float
+    score: float
+
+    def seen_in(self, left: int, top: int, side: int) -> Detection:
+        """As shares of the whole picture, whose longer side is `side` px."""
+        x, y, radius = (self.x + left) / side, (self.y + top) / side, self.radius / side
+        return Detection(self.shape, self.color, x, y, radius, self.score)
 
 
 def detect(image: NDArray[np.uint8]) -> list[Detection]:
@@ -103,14 +122,28 @@ def _things(image: NDArray[np.uint8]) -> list[Detection | None]:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"found an image of {image.dtype} {image.shape}, expected uint8 (height, width, 3)")
     difference, background = _from_background(image)
-    alpha = _alpha(difference, background)
-    labels, _ = ndimage.label(alpha > 0.5)
-    least = max(MIN_PIXELS, MIN_SHARE * labels.size)
-    things = []
-    for index, box in enumerate(ndimage.find_objects(labels), start=1):
-        if (labels[box] == index).sum() >= least:
-            box = tuple(slice(max(0, s.start - 2), s.stop + 2) for s in box)
-            things.append(_recognise(difference[box], labels[box], index, background, box, max(image.shape)))
+    return _split(difference, background, _alpha(difference, background), max(image.shape[:2]))
+
+
+def _split(difference: Floats, background: Floats, alpha: Floats, side: int, level: int = 0) -> list[Detection | None]:
+    """The things whose cores are connected at this level; one that is no object is looked at again at the next."""
+    labels, _ = ndimage.label(alpha > LEVELS[level])
+    least = max(MIN_PIXELS, MIN_SHARE * side * side)
+    things: list[Detection | None] = []
+    for index, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        core = labels[rows, columns] == index
+        if np.count_nonzero(core) < least:
+            continue
+        top, left = max(0, rows.start - EDGE), max(0, columns.start - EDGE)
+        box = (slice(top, rows.stop + EDGE), slice(left, columns.stop + EDGE))
+        thing = _recognise(difference[box], labels[box], index, background)
+        if thing is None and level + 1 < len(LEVELS):
+            alone = np.zeros_like(alpha)
+            alone[rows, columns] = alpha[rows, columns] * core
+            pieces = _split(difference, background, alone, side, level + 1)
+            things += pieces if pieces and None not in pieces else [None]
+        else:
+            things.append(thing and thing.seen_in(left, top, side))
     return things
 
 
@@ -126,66 +159,45 @@ def _alpha(difference: Floats, background: Floats) -> Floats:
     """How much of each pixel is covered by an object of the palette colour nearest in direction."""
     directions = _PALETTE - background  # (colors, 3)
     squared = (directions**2).sum(1)
-    along = difference @ directions.T  # (height, width, colors)
-    best = np.argmax(along / np.sqrt(squared), axis=-1)
-    alpha = np.take_along_axis(along, best[..., None], -1)[..., 0] / squared[best]
-    alpha[(difference**2).sum(-1) < MIN_CONTRAST**2] = 0
+    alpha = np.zeros(difference.shape[:2])
+    visible = (difference**2).sum(-1) > MIN_CONTRAST**2
+    along = difference[visible] @ directions.T  # (visible pixels, colors)
+    best = np.argmax(along / np.sqrt(squared), axis=1)
+    alpha[visible] = along[np.arange(len(best)), best] / squared[best]
     return alpha
 
 
-def _recognise(
-    difference: Floats, labels: NDArray[np.int32], index: int, background: Floats, box: tuple[slice, ...], side: int
-) -> Detection | None:
-    """Colour and shape of one labelled thing within its box, or None if it has none of the vocabulary."""
+def _recognise(difference: Floats, labels: NDArray[np.int32], index: int, background: Floats) -> _Thing | None:
+    """Colour, shape and place (pixels of its box) of one labelled thing, or None if the vocabulary has no such object."""
     core = labels == index
-    color, alpha = _color(difference, core, background)
+    color = _nearest_color(difference, core, background)
     if color is None:
         return None
-    near = ndimage.binary_dilation(core, iterations=1) & ((labels == 0) | core)
-    alpha = np.where(near, np.clip(alpha, 0, 1), 0)
+    direction = _PALETTE[color] - background
+    near = ndimage.binary_dilation(core, iterations=EDGE) & ((labels == 0) | core)  # its soft edge, but not another thing's
+    alpha = np.clip(difference @ direction / (direction @ direction), 0, 1) * near
     mass = float(alpha.sum())
-    y, x = ((alpha * axis).sum() / mass for axis in np.ogrid[: alpha.shape[0], : alpha.shape[1]])
-    scale = np.sqrt(mass / np.pi)
-    patch = _normalised(alpha, x, y, scale)
-    templates = _templates(int(np.argmin(np.abs(np.array(TEMPLATE_RADII) - 1.2*scale))))
-    overlaps = np.minimum(patch, templates).sum((1, 2)) / np.maximum(patch, templates).sum((1, 2))
+    y = float(alpha.sum(1) @ (np.arange(alpha.shape[0]) + 0.5)) / mass
+    x = float(alpha.sum(0) @ (np.arange(alpha.shape[1]) + 0.5)) / mass
+    drawn = templates(mass, x, y, alpha.shape)
+    overlaps = (np.minimum(alpha, drawn).sum((2, 3)) / np.maximum(alpha, drawn).sum((2, 3))).max(0)  # best blur
     shape = int(np.argmax(overlaps))
     if overlaps[shape] < MIN_OVERLAP:
         return None
-    x, y = x + box[1].start + 0.5, y + box[0].start + 0.5
-    return Detection(SHAPES[shape], color, x / side, y / side, scale / side, float(overlaps[shape]))
+    return _Thing(SHAPES[shape], _NAMES[color], x, y, float(np.sqrt(mass / np.pi)), float(overlaps[shape]))
 
 
-def _color(difference: Floats, core: NDArray[np.bool_], background: Floats) -> tuple[str | None, Floats]:
+def _nearest_color(difference: Floats, core: NDArray[np.bool_], background: Floats) -> int | None:
+    """The palette colour closest to a thing's solid pixels on average, or None if none is close.
+
+    The mean of distances, not the distance of the mean: half red and half blue is not purple.
+    """
+    solid = difference[ndimage.binary_erosion(core)]
+    if len(solid) < MIN_PIXELS:  # a small thing is all edge: take its strongest quarter
+        pixels = difference[core]
+        order = np.argsort((pixels**2).sum(1))
+        solid = pixels[order[-max(2, len(order) // 4) :]]
     directions = _PALETTE - background
-    inner = ndimage.binary_erosion(core)
-    mean = difference[inner if inner.sum() >= 4 else core].mean(0)
-    errors = np.linalg.norm(mean - directions, axis=1)
-    best = int(np.argmin(errors))
-    if errors[best] > MAX_COLOR_ERROR:
-        return None, difference[..., 0]
-    return _NAMES[best], difference @ directions[best] / (directions[best] ** 2).sum()
-
-
-def _normalised(alpha: Floats, x: float, y: float, scale: float) -> Floats:
-    """`alpha` resampled to (PATCH, PATCH) around its centre, in units of its scale."""
-    steps = np.linspace(-SPAN, SPAN, PATCH) * scale
-    rows, columns = np.meshgrid(y + steps, x + steps, indexing="ij")
-    return ndimage.map_coordinates(alpha, [rows, columns], order=1, mode="constant")
-
-
-@lru_cache(maxsize=None)
-def _templates(level: int) -> Floats:
-    """Every shape's normalised patch (shapes, PATCH, PATCH), averaged over places between the pixels."""
-    radius = TEMPLATE_RADII[level]
-    side = int(2 * radius) + 6
-    found = []
-    for shape in SHAPES:
-        patches = []
-        for dx in np.arange(4) / 4:
-            for dy in np.arange(4) / 4:
-                alpha = coverage(shape, side / 2 + dx, side / 2 + dy, radius, side, side)
-                y, x = ndimage.center_of_mass(alpha)
-                patches.append(_normalised(alpha, x, y, np.sqrt(alpha.sum() / np.pi)))
-        found.append(np.mean(patches, axis=0))
-    return np.array(found)
+    cover = np.clip(solid @ directions.T / (directions**2).sum(1), SOLID, 1)  # (pixels, colors)
+    errors = np.linalg.norm(solid[:, None] - cover[..., None] * directions, axis=-1).mean(0)
+    return int(np.argmin(errors)) if errors.min() <= MAX_COLOR_ERROR else None

@@ -16,7 +16,7 @@ from lightgen_core.scene.meaning import Meaning
 from lightgen_core.scene.shapes import coverage
 from lightgen_core.scene.vocabulary import COLORS
 
-CLEARANCE = 0.6
+CLEARANCE = 0.75
 """Least distance of an object from the edge of its cell, px, so that neighbours never touch."""
 
 Place = tuple[float, float]
@@ -78,7 +78,6 @@ def _composed_cells(meaning: Meaning, grid: int, rng: np.random.Generator) -> li
     """Cells (column, row): centre, line or corners. An even grid has two middles; one is drawn."""
     low, high = 0, grid - 1
     middle = (grid - int(rng.integers(2))) // 2 if grid % 2 == 0 else grid // 2
-    middle = min(middle, high)
     total = meaning.count * len(meaning.objects)
     if total == 1:
         return [(middle, middle)]

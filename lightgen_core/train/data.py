@@ -11,10 +11,11 @@ groups can stand in for these classes.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ from lightgen_core.mar.patch import patchify
 from lightgen_core.train.order import rows_at
 
 MEMORY_LIMIT = 16 << 30
+Prepared = TypeVar("Prepared")
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -34,24 +36,25 @@ class DataError(ValueError):
 
 
 @dataclass(frozen=True)
-class _OnDevice:
-    """Rows of one batch. `ids` stay on the host; the rest are tensors whose first dimension is the row."""
+class _Examples:
+    """Rows of one batch. `ids` (rows,) int64 stay on the host; the rest are tensors whose first dimension is the row."""
 
     ids: np.ndarray
 
     def to(self, device: torch.device) -> Self:
-        """The batch on a device, floats widened to float32 there (half the bytes cross the bus)."""
+        """The batch on a device, floats widened to float32 there: half the bytes cross the bus, without waiting."""
         moved = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
+                value = value.pin_memory() if device.type == "cuda" else value
                 value = value.to(device, non_blocking=True)
                 moved[field.name] = value.float() if value.is_floating_point() else value
         return replace(self, **moved)
 
 
 @dataclass(frozen=True)
-class Batch(_OnDevice):
+class Batch(_Examples):
     """tokens (rows, h*w, token width), text (rows, words, text width), text_mask (rows, words) bool: True is a word."""
 
     tokens: Tensor
@@ -60,7 +63,7 @@ class Batch(_OnDevice):
 
 
 @dataclass(frozen=True)
-class PairBatch(_OnDevice):
+class PairBatch(_Examples):
     """As `Batch`, with the tokens of the preferred image and of the other one for the same text."""
 
     winner: Tensor
@@ -219,3 +222,14 @@ def _values(column: pa.Array, expected: np.ndarray, ids: np.ndarray, name: str, 
         )
     content = np.frombuffer(column.buffers()[2], dtype=np.uint8, count=int(offsets[-1] - offsets[0]), offset=int(offsets[0]))
     return torch.from_numpy(content.copy()).view(dtype)
+
+
+def prefetched(prepare: Callable[[int], Prepared], steps: range) -> Iterator[Prepared]:
+    """prepare(step) for every step, each computed in a thread while the step before it is used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as reader:
+        upcoming = [reader.submit(prepare, step) for step in steps[:1]]
+        for step in steps:
+            ready = upcoming.pop().result()
+            if step + 1 in steps:
+                upcoming.append(reader.submit(prepare, step + 1))
+            yield ready

@@ -1,0 +1,150 @@
+"""The command line. Results go to standard output, everything else to standard error; torch and Prefect load late."""
+
+import json
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows import console
+from flows.load import UserError, load_recipe
+from flows.plan import plan as make_plan
+from flows.plan import require_inputs
+from flows.selection import select
+from flows.store_commands import store as store_group
+from storage.store import Store, StoreError
+from tasks.settings import Settings
+
+store_option = click.option(
+    "--store", "store_uri", metavar="URI", help="Folder or fsspec URL of the artifacts; LIGHTGEN_STORE by default."
+)
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override one field, e.g. pretrain.steps=2000."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="lightgen")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Distil a text-to-image teacher into a small student."""
+
+
+@cli.command()
+@click.argument("recipe")
+@store_option
+@set_option
+@click.option("--only", metavar="STAGE", help="Run this one stage.")
+@click.option("--from", "from_stage", metavar="STAGE", help="Run this stage and all after it.")
+@click.option("--until", metavar="STAGE", help="Run all stages up to this one.")
+@click.option("--refresh", multiple=True, metavar="STAGE", help="Make a finished stage again; 'all' for every one.")
+@click.option("--engine", type=click.Choice(["local"]), help="What runs the shards of a stage.")
+@json_option
+def run(
+    recipe: str,
+    store_uri: str | None,
+    overrides: tuple[str, ...],
+    only: str | None,
+    from_stage: str | None,
+    until: str | None,
+    refresh: tuple[str, ...],
+    engine: str | None,
+    as_json: bool,
+) -> None:
+    """Run RECIPE (a name or a YAML file). Finished stages are kept; a killed run goes on where it stopped."""
+    # What is wrong with the request is said at once, before the minute that a Prefect server may take to start.
+    loaded, place = load_recipe(recipe, overrides), Store(store_uri or Settings().store)
+    require_inputs(make_plan(loaded, place), select(only, from_stage, until, refresh))
+    if engine:
+        os.environ["LIGHTGEN_ENGINE"] = engine
+    console.quiet_prefect()
+    from flows.run import run as flow
+
+    result = flow(recipe, place.uri, overrides, only, from_stage, until, refresh)
+    click.echo(json.dumps(result) if as_json else console.describe_run(result))
+
+
+@cli.command()
+@click.argument("recipe")
+@store_option
+@set_option
+@json_option
+def plan(recipe: str, store_uri: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Say what a run of RECIPE would do, and why."""
+    loaded, place = load_recipe(recipe, overrides), Store(store_uri or Settings().store)
+    found = make_plan(loaded, place).found
+    stages = [
+        {"stage": name, "key": artifact.key, "state": check.state, "why": check.why}
+        for name, (artifact, check) in found.items()
+    ]
+    result = {"recipe": loaded.name, "store": place.uri, "stages": stages}
+    click.echo(json.dumps(result) if as_json else console.describe_plan(result))
+
+
+@cli.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("prompts", nargs=-1, required=True, metavar='"A PROMPT" ...')
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="Folder for the PNG files."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--num-images", type=click.IntRange(min=1), default=1, show_default=True, help="Images of each prompt.")
+@click.option("--steps", type=click.IntRange(min=1), help="Iterations of the reveal.")
+@click.option("--cfg", type=click.FloatRange(min=1), help="Classifier-free guidance; 1 is none.")
+@click.option("--height", type=click.IntRange(min=1), help="Pixels.")
+@click.option("--width", type=click.IntRange(min=1), help="Pixels.")
+def sample(checkpoint: Path, prompts: tuple[str, ...], **options: Any) -> None:
+    """Sample images from CHECKPOINT: a folder with a student, such as `<store>/pretrain/<key>/student`."""
+    from flows.sample import sample_to_files
+
+    for path in sample_to_files(checkpoint, prompts, **options):
+        click.echo(path)
+
+
+@cli.command()
+@click.argument("recipe", required=False)
+@json_option
+def doctor(recipe: str | None, as_json: bool) -> None:
+    """Say whether this machine is ready, and what is missing."""
+    from flows.doctor import examine
+
+    findings = examine(load_recipe(recipe) if recipe else None, Settings())
+    click.echo(json.dumps({"checks": findings}) if as_json else console.describe_checks(findings))
+    if any(finding["state"] == "missing" for finding in findings):
+        raise SystemExit(1)
+
+
+cli.add_command(store_group)
+
+
+def main() -> None:
+    """Run the command line and turn errors into exit codes: 2 for the caller's input, 1 for a failed stage."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    debug = "--debug" in sys.argv[1:2]
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped; what is finished is kept, and the same command goes on from there", err=True)
+        sys.exit(1)
+    except (UserError, StoreError) as error:
+        _explain(error, debug)
+        sys.exit(2)
+    except Exception as error:
+        _explain(error, debug)
+        sys.exit(1)
+
+
+def _explain(error: Exception, debug: bool) -> None:
+    click.echo(f"lightgen: {error or type(error).__name__}", err=True)
+    if debug:
+        traceback.print_exception(error)
+    elif not isinstance(error, UserError):
+        click.echo("`lightgen --debug ...` shows the traceback.", err=True)

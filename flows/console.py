@@ -1,0 +1,65 @@
+"""What the command line says to a person, and what Prefect is told so that it says no more than that."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+PREFECT_DEFAULTS = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # its own 20 s are too short for a busy laptop
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "lightgen",
+    "PREFECT_CLI_COLORS": "false",
+}
+
+
+def quiet_prefect() -> None:
+    """Set Prefect's environment, as far as the caller has not; call it before Prefect is imported."""
+    for name, value in PREFECT_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
+def describe_run(result: Mapping[str, Any]) -> str:
+    """Return the end of a run in words: stages, scores, the report's place."""
+    rows = [
+        (stage["stage"], stage["state"], f"{stage['seconds']:.1f} s", f"{stage['rows']} rows")
+        for stage in result["stages"]
+    ]
+    lines = table(rows)
+    if all(stage["state"] == "cached" for stage in result["stages"]):
+        lines.append("nothing to do: every stage was done already")
+    lines += _score_lines(result["scores"])
+    lines.append(f"{result['seconds']:.0f} s in all; artifacts in {result['store']}")
+    if result["report"]:
+        lines.append(f"report: {result['report']}")
+    return "\n".join(lines)
+
+
+def _score_lines(scores: Mapping[str, Any]) -> list[str]:
+    if not scores:
+        return []
+    names = list(next(iter(scores.values())))
+    rows = [("score", *scores)]
+    for name in names:
+        cells = [scores[student].get(name) for student in scores]
+        rows.append((name, *(f"{c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" if c else "-" for c in cells)))
+    return ["", *table(rows), ""]
+
+
+def describe_plan(result: Mapping[str, Any]) -> str:
+    """Return a plan as a table."""
+    return "\n".join(
+        table([(stage["stage"], stage["state"], stage["key"], stage["why"]) for stage in result["stages"]])
+    )
+
+
+def describe_checks(findings: Sequence[Mapping[str, str]]) -> str:
+    """Return what `doctor` found as a table."""
+    return "\n".join(table([(finding["check"], finding["state"], finding["found"]) for finding in findings]))
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines with aligned columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

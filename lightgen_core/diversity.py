@@ -1,0 +1,183 @@
+"""How varied a set of pictures is: six figures that fail in different ways, so that one alone cannot flatter.
+
+Vectors are unit-norm embeddings; cosine is similarity, 1 - cosine is distance unless a figure says otherwise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from lightgen_core.config import DedupConfig
+from lightgen_core.near_duplicates import topic_coverage
+from lightgen_core.neighbours import Subset, Vectors
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure in words: what it is called, its value, and how to read it."""
+
+    name: str
+    value: float
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """The figures of one set of pictures.
+
+    Attributes:
+        rows: pictures in the set.
+        sample: pictures behind Vendi score, k-centre radius and near-duplicate rate.
+        cluster_entropy: evenness of cluster sizes, 0 (all in one) to 1 (all alike).
+        vendi: effective number of different pictures in the sample.
+        k_centre_radius: distance that k centres leave uncovered, 0 to 2.
+        near_duplicate_rate: share of sampled pictures with another one at the dedup threshold.
+        topics: number of topics that occur.
+        topic_evenness: entropy of topic counts over its largest value, 0 to 1.
+        within_prompt_distance: mean distance of two pictures of one prompt; None: no prompt has two.
+    """
+
+    rows: int
+    sample: int
+    cluster_entropy: float
+    vendi: float
+    k_centre_radius: float
+    near_duplicate_rate: float
+    topics: int
+    topic_evenness: float
+    within_prompt_distance: float | None
+
+    def figures(self) -> list[Figure]:
+        """The figures with their meanings, for a report."""
+        shown = [
+            Figure("Vendi score", self.vendi, f"effective number of different pictures among {self.sample:,} sampled"),
+            Figure("cluster entropy", self.cluster_entropy, "how evenly pictures spread over clusters; 1 is even"),
+            Figure(
+                "k-centre radius", self.k_centre_radius, "how far the set reaches beyond its k most spread pictures"
+            ),
+            Figure(
+                "near-duplicate rate", self.near_duplicate_rate, "share of pictures with a near duplicate in the set"
+            ),
+            Figure("topics", float(self.topics), "topics that occur"),
+            Figure("topic evenness", self.topic_evenness, "how evenly captions spread over topics; 1 is even"),
+        ]
+        if self.within_prompt_distance is not None:
+            meaning = "mean distance (1 - cosine) of two pictures of one caption"
+            shown.append(Figure("within-prompt distance", self.within_prompt_distance, meaning))
+        return shown
+
+
+def diversity(
+    vectors: Vectors,
+    topics: Sequence[str] | Sequence[Sequence[str]],
+    prompts: Sequence[object],
+    seed: int,
+    config: DedupConfig,
+) -> Diversity:
+    """Measure a set of pictures.
+
+    Args:
+        vectors: (n, width) float32 of unit norm.
+        topics: (n,) topic or topics of each picture.
+        prompts: (n,) prompt of each picture.
+        seed: of the sample, of k-means and of the first centre.
+        config: sample size, clusters, centres and the near-duplicate threshold.
+    """
+    if not len(vectors) == len(topics) == len(prompts) or len(vectors) < 2:
+        raise ValueError(
+            f"{len(vectors)} vectors, {len(topics)} topics, {len(prompts)} prompts; expected equally many, 2 or more"
+        )
+    rng = np.random.default_rng(seed)
+    places = np.sort(rng.choice(len(vectors), min(config.diversity_sample, len(vectors)), replace=False))
+    sample = np.ascontiguousarray(vectors[places])
+    counts = np.array(list(topic_coverage(topics).counts.values()), np.float64)
+    return Diversity(
+        rows=len(vectors),
+        sample=len(sample),
+        cluster_entropy=cluster_entropy(vectors, config.clusters, seed),
+        vendi=vendi_score(sample),
+        k_centre_radius=k_centre_radius(sample, config.centres, int(rng.integers(len(sample)))),
+        near_duplicate_rate=near_duplicate_rate(vectors, places, config.threshold),
+        topics=len(counts),
+        topic_evenness=_evenness(counts),
+        within_prompt_distance=within_prompt_distance(vectors, prompts),
+    )
+
+
+def vendi_score(vectors: Vectors) -> float:
+    """exp of the entropy of the eigenvalues of K / n, K the cosine matrix (Friedman & Dieng 2023, Eq. 1).
+
+    1 for n copies of one vector, n for n orthogonal ones. The smaller of the n x n and the width x width matrix is
+    decomposed: their non-zero eigenvalues agree.
+    """
+    x = vectors.astype(np.float64)
+    gram = x @ x.T if len(x) <= x.shape[1] else x.T @ x
+    eigenvalues = np.clip(np.linalg.eigvalsh(gram), 0, None)
+    return float(np.exp(_entropy(eigenvalues / eigenvalues.sum())))
+
+
+def cluster_entropy(vectors: Vectors, clusters: int, seed: int) -> float:
+    """Entropy of k-means cluster sizes over its largest value, log k.
+
+    k is at most a tenth of the rows (but two): with a row or two in each, sizes say nothing.
+    """
+    clusters = min(clusters, max(2, len(vectors) // 10))
+    kmeans = faiss.Kmeans(vectors.shape[1], clusters, niter=20, seed=seed, spherical=True, min_points_per_centroid=1)
+    kmeans.train(np.ascontiguousarray(vectors))
+    sizes = np.zeros(clusters)
+    for start in range(0, len(vectors), 65_536):
+        _, nearest = kmeans.index.search(np.ascontiguousarray(vectors[start : start + 65_536]), 1)
+        sizes += np.bincount(nearest[:, 0], minlength=clusters)
+    return _evenness(sizes)
+
+
+def k_centre_radius(vectors: Vectors, centres: int, first: int) -> float:
+    """Largest Euclidean distance to the nearest of k centres chosen greedily (Gonzalez 1985), from row `first` on.
+
+    The greedy radius is at most twice the best one. Chord length between unit vectors: 0 for copies, 2 for opposites.
+    """
+    nearest = np.full(len(vectors), np.inf)
+    centre = first
+    for _ in range(min(centres, len(vectors))):
+        cosine = np.einsum("nd,d->n", vectors, vectors[centre], dtype=np.float64)
+        nearest = np.minimum(nearest, np.sqrt(np.maximum(2 - 2 * cosine, 0)))
+        nearest[centre] = 0.0
+        centre = int(nearest.argmax())
+    return float(nearest.max())
+
+
+def near_duplicate_rate(vectors: Vectors, places: npt.NDArray[np.int64], threshold: float) -> float:
+    """Share of the rows at `places` that have another row, anywhere in the set, at the cosine threshold or above."""
+    whole = Subset(vectors, np.arange(len(vectors)))
+    return float((whole.cosines(places, whole.nearest(places)) >= threshold).mean())
+
+
+def within_prompt_distance(vectors: Vectors, prompts: Sequence[object]) -> float | None:
+    """Mean over prompts of the mean 1 - cosine of two of its pictures; None if no prompt has two.
+
+    With s the sum of a prompt's m unit vectors, its pairs' mean cosine is (|s|^2 - m) / (m (m - 1)).
+    """
+    _, member, count = np.unique(np.asarray(prompts), return_inverse=True, return_counts=True)
+    by_prompt = np.argsort(member, kind="stable")
+    repeated = by_prompt[count[member[by_prompt]] > 1]
+    if len(repeated) == 0:
+        return None
+    starts = np.flatnonzero(np.diff(member[repeated], prepend=-1))
+    sums = np.add.reduceat(vectors[repeated].astype(np.float64), starts, axis=0)
+    size = np.diff(np.append(starts, len(repeated)))
+    cosine = ((sums**2).sum(axis=1) - size) / (size * (size - 1))
+    return float((1 - cosine).mean())
+
+
+def _entropy(share: npt.NDArray[np.float64]) -> float:
+    """-sum p log p in nats of shares that sum to one; 0 log 0 is 0."""
+    positive = share[share > 0]
+    return float(-(positive * np.log(positive)).sum())
+
+
+def _evenness(counts: npt.NDArray[np.float64]) -> float:
+    """Entropy of the counts over its largest value; 0 for a single kind, which is no variety at all."""
+    return _entropy(counts / counts.sum()) / float(np.log(len(counts))) if len(counts) > 1 else 0.0

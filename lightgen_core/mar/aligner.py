@@ -1,0 +1,30 @@
+"""The text aligner: from the frozen text encoder's states to the student's space."""
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightgen_core.config import MarConfig
+from lightgen_core.mar.blocks import Block, layer_norm
+
+
+class TextAligner(nn.Module):
+    """A two-layer projection (tanh-GELU between), transformer blocks over the words, and a norm."""
+
+    def __init__(self, config: MarConfig):
+        super().__init__()
+        width = config.width
+        shape = (width, config.heads, round(width * config.mlp_ratio), config.dropout)
+        self.up = nn.Linear(config.text_width, width)
+        self.down = nn.Linear(width, width)
+        self.blocks = nn.ModuleList(Block(*shape) for _ in range(config.aligner_depth))
+        self.norm = layer_norm(width)
+
+    def forward(
+        self, text: Float[Tensor, "batch words text_width"], word_mask: Bool[Tensor, "batch words"] | None
+    ) -> Float[Tensor, "batch words width"]:
+        """Aligned words; ``word_mask`` is true where a word may be read."""
+        states = self.down(functional.gelu(self.up(text), approximate="tanh"))
+        for block in self.blocks:
+            states = block(states, word_mask)
+        return self.norm(states)

@@ -1,0 +1,195 @@
+"""What the head is trained to predict: noise with learned variance (ddpm), v, or the velocity of a straight path.
+
+An objective holds no state and no chance: time comes from uniform numbers and noise is passed in. Times are the
+objective's own: whole steps 0 to 999 for ddpm, a share of the way to pure noise in [0, 1) for v and flow. Losses and
+errors come back per token, averaged over channels and nothing else.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightgen_core import gaussian
+from lightgen_core.noise_schedule import NUM_TRAIN_STEPS, schedule_on
+
+Timestep = Float[Tensor, "*rows"] | Int[Tensor, "*rows"]
+
+
+class Objective(ABC):
+    """A path from data to noise, x_t = alpha(t) x_0 + sigma(t) noise, and a way to name the direction along it."""
+
+    name: str
+
+    @abstractmethod
+    def timestep(self, uniform: Float[Tensor, "*rows"]) -> Timestep:
+        """Training times from numbers uniform in [0, 1)."""
+
+    @abstractmethod
+    def alpha_sigma(self, timestep: Timestep) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows"]]:
+        """Shares of data and noise at a time."""
+
+    @abstractmethod
+    def wanted(
+        self, target: Float[Tensor, "*rows values"], timestep: Timestep, noise: Float[Tensor, "*rows values"]
+    ) -> Float[Tensor, "*rows values"]:
+        """What the head's prediction should be."""
+
+    @abstractmethod
+    def recover(
+        self, prediction: Float[Tensor, "*rows values"], noisy: Float[Tensor, "*rows values"], timestep: Timestep
+    ) -> tuple[Float[Tensor, "*rows values"], Float[Tensor, "*rows values"]]:
+        """Clean token and noise that a prediction at a noisy token stands for."""
+
+    def split(self, output: Float[Tensor, "*rows outputs"]) -> tuple[Tensor, Tensor | None]:
+        """The head's output as prediction and, where it is learned, variance part."""
+        return output, None
+
+    def noisy(
+        self, target: Float[Tensor, "*rows values"], timestep: Timestep, noise: Float[Tensor, "*rows values"]
+    ) -> Float[Tensor, "*rows values"]:
+        """The token at a time on its path to noise."""
+        alpha, sigma = self.alpha_sigma(timestep)
+        return alpha[..., None] * target + sigma[..., None] * noise
+
+    def error(
+        self,
+        output: Float[Tensor, "*rows outputs"],
+        target: Float[Tensor, "*rows values"],
+        timestep: Timestep,
+        noise: Float[Tensor, "*rows values"],
+    ) -> Float[Tensor, "*rows"]:
+        """Squared error of the prediction, mean over channels: what preference optimisation compares."""
+        prediction, _ = self.split(output.float())
+        return (prediction - self.wanted(target, timestep, noise)).square().mean(dim=-1)
+
+    def loss(
+        self,
+        output: Float[Tensor, "*rows outputs"],
+        target: Float[Tensor, "*rows values"],
+        timestep: Timestep,
+        noise: Float[Tensor, "*rows values"],
+    ) -> Float[Tensor, "*rows"]:
+        """What training minimises, per token: the error, and for ddpm the variance's bound as well."""
+        return self.error(output, target, timestep, noise)
+
+
+class Ddpm(Objective):
+    """Noise prediction over 1,000 cosine steps with learned variance (Nichol and Dhariwal 2021), as released."""
+
+    name = "ddpm"
+
+    def timestep(self, uniform: Float[Tensor, "*rows"]) -> Int[Tensor, "*rows"]:
+        return (uniform * NUM_TRAIN_STEPS).long()
+
+    def alpha_sigma(self, timestep: Int[Tensor, "*rows"]) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows"]]:
+        schedule = schedule_on(timestep.device)
+        return schedule.alpha[timestep], schedule.sigma[timestep]
+
+    def wanted(
+        self, target: Float[Tensor, "*rows values"], timestep: Timestep, noise: Float[Tensor, "*rows values"]
+    ) -> Float[Tensor, "*rows values"]:
+        return noise
+
+    def recover(
+        self, prediction: Float[Tensor, "*rows values"], noisy: Float[Tensor, "*rows values"], timestep: Timestep
+    ) -> tuple[Float[Tensor, "*rows values"], Float[Tensor, "*rows values"]]:
+        alpha, sigma = self.alpha_sigma(timestep)
+        return (noisy - sigma[..., None] * prediction) / alpha[..., None], prediction
+
+    def split(self, output: Float[Tensor, "*rows outputs"]) -> tuple[Tensor, Tensor]:
+        prediction, variance = output.chunk(2, dim=-1)
+        return prediction, variance
+
+    def loss(
+        self,
+        output: Float[Tensor, "*rows outputs"],
+        target: Float[Tensor, "*rows values"],
+        timestep: Int[Tensor, "*rows"],
+        noise: Float[Tensor, "*rows values"],
+    ) -> Float[Tensor, "*rows"]:
+        """Squared error plus the variational bound, in which the prediction is held fixed (L_hybrid with weight 1)."""
+        prediction, variance = self.split(output.float())
+        error = (prediction - noise).square().mean(dim=-1)
+        return error + self.variance_bound(prediction.detach(), variance, target, timestep, noise)
+
+    def variance_bound(
+        self,
+        prediction: Float[Tensor, "*rows values"],
+        variance: Float[Tensor, "*rows values"],
+        target: Float[Tensor, "*rows values"],
+        timestep: Int[Tensor, "*rows"],
+        noise: Float[Tensor, "*rows values"],
+    ) -> Float[Tensor, "*rows"]:
+        """One step's term of the bound, bits per channel: KL to the true posterior; at step 0 the likelihood."""
+        schedule = schedule_on(timestep.device)
+        noisy = self.noisy(target, timestep, noise)
+        clean, _ = self.recover(prediction, noisy, timestep)
+        on_clean, on_noisy = schedule.posterior_on_clean[timestep, None], schedule.posterior_on_noisy[timestep, None]
+        true_mean, mean = on_clean * target + on_noisy * noisy, on_clean * clean + on_noisy * noisy
+        true_log_variance = schedule.log_posterior[timestep, None]
+        log_variance = gaussian.between(variance, true_log_variance, schedule.log_beta[timestep, None])
+        divergence = gaussian.kl(true_mean, true_log_variance, mean, log_variance)
+        surprise = -gaussian.discretised_log_likelihood(target, mean, log_variance)
+        return torch.where(timestep == 0, surprise.mean(dim=-1), divergence.mean(dim=-1)) / math.log(2.0)
+
+
+class VPrediction(Objective):
+    """v = alpha noise - sigma x_0 (Salimans and Ho 2022) on the cosine path: alpha = cos(pi t / 2), sigma = sin."""
+
+    name = "v"
+
+    def timestep(self, uniform: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+        return uniform
+
+    def alpha_sigma(self, timestep: Float[Tensor, "*rows"]) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows"]]:
+        angle = timestep * (math.pi / 2)
+        return angle.cos(), angle.sin()
+
+    def wanted(
+        self, target: Float[Tensor, "*rows values"], timestep: Timestep, noise: Float[Tensor, "*rows values"]
+    ) -> Float[Tensor, "*rows values"]:
+        alpha, sigma = self.alpha_sigma(timestep)
+        return alpha[..., None] * noise - sigma[..., None] * target
+
+    def recover(
+        self, prediction: Float[Tensor, "*rows values"], noisy: Float[Tensor, "*rows values"], timestep: Timestep
+    ) -> tuple[Float[Tensor, "*rows values"], Float[Tensor, "*rows values"]]:
+        alpha, sigma = (share[..., None] for share in self.alpha_sigma(timestep))
+        return alpha * noisy - sigma * prediction, sigma * noisy + alpha * prediction
+
+
+class Flow(Objective):
+    """Rectified flow (Liu et al. 2022): the straight path x_t = (1 - t) x_0 + t noise; velocity = noise - x_0."""
+
+    name = "flow"
+
+    def timestep(self, uniform: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+        return uniform
+
+    def alpha_sigma(self, timestep: Float[Tensor, "*rows"]) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows"]]:
+        return 1 - timestep, timestep
+
+    def wanted(
+        self, target: Float[Tensor, "*rows values"], timestep: Timestep, noise: Float[Tensor, "*rows values"]
+    ) -> Float[Tensor, "*rows values"]:
+        return noise - target
+
+    def recover(
+        self, prediction: Float[Tensor, "*rows values"], noisy: Float[Tensor, "*rows values"], timestep: Timestep
+    ) -> tuple[Float[Tensor, "*rows values"], Float[Tensor, "*rows values"]]:
+        time = timestep[..., None]
+        return noisy - time * prediction, noisy + (1 - time) * prediction
+
+
+OBJECTIVES: dict[str, Objective] = {objective.name: objective for objective in (Ddpm(), VPrediction(), Flow())}
+
+
+def objective(name: Literal["ddpm", "v", "flow"]) -> Objective:
+    """The objective of that name (`HeadConfig.objective`)."""
+    if name not in OBJECTIVES:
+        raise ValueError(f"unknown objective {name!r}: choose one of {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[name]

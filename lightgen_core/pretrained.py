@@ -1,0 +1,76 @@
+"""A finished student on disk: `config.json`, `model.safetensors` (raw weights) and `ema.safetensors` (averaged)."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lightgen_core.config import HeadConfig, MarConfig
+from lightgen_core.mar.student import Student
+from lightgen_core.train.files import DamagedFolder, verify_folder, write_folder
+
+FORMAT = 1
+_FILES = {"raw": "model.safetensors", "ema": "ema.safetensors"}
+
+
+class StudentError(ValueError):
+    """A folder that does not hold a student this version can load."""
+
+
+def save_student(folder: Path, student: Student, ema: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+    """Writes a student, whole or not at all; a student already in the folder is replaced.
+
+    Args:
+        folder: becomes `config.json`, the two weight files, and `checksums.json`. Equal students give equal bytes.
+        student: its own weights are the raw ones.
+        ema: the averaged weights, a complete state dict (`TrainResult.ema`).
+        info: what the weights do not say and a sampler needs (patch, grid, codec and text encoder, sampler defaults);
+            plain JSON, given back by `load_student` as it is.
+
+    Raises:
+        StudentError: `ema` is of another student.
+    """
+    raw = student.state_dict()
+    if ema.keys() != raw.keys():
+        raise StudentError(f"averaged weights do not match the student's: {sorted(ema.keys() ^ raw.keys())[:5]}")
+    config = {
+        "format": FORMAT,
+        "mar": student.mar.config.model_dump(mode="json"),
+        "head": student.head.config.model_dump(mode="json"),
+        "info": dict(info),
+    }
+    write_folder(Path(folder), {"model": raw, "ema": ema}, {"config": config})
+
+
+def load_student(
+    folder: Path, weights: Literal["ema", "raw"] = "ema", device: torch.device | str = "cpu"
+) -> tuple[Student, dict[str, Any]]:
+    """Loads a student in evaluation mode. Returns it with the `info` that it was saved with.
+
+    Raises:
+        StudentError: no student there, a damaged file, another format, or weights that do not fit the configuration.
+    """
+    folder = Path(folder)
+    if weights not in _FILES:
+        raise StudentError(f"weights {weights!r} are unknown; choose ema or raw")
+    if not (folder / "config.json").is_file():
+        raise StudentError(f"{folder} holds no student (no config.json); give the folder that pretrain or dpo wrote")
+    try:
+        verify_folder(folder)
+        config = json.loads((folder / "config.json").read_bytes())
+        if config["format"] != FORMAT:
+            raise StudentError(f"{folder} has format {config['format']}; this version reads {FORMAT}")
+        with torch.device("meta"):
+            student = Student(MarConfig(**config["mar"]), HeadConfig(**config["head"]))
+        student.load_state_dict(load_file(folder / _FILES[weights], device=str(device)), assign=True)
+    except DamagedFolder as error:
+        raise StudentError(f"damaged student: {error}; copy it again, or run the stage that made it again") from error
+    except (KeyError, ValidationError, RuntimeError, SafetensorError) as error:
+        raise StudentError(f"{folder} holds a student that does not fit its config.json: {error}") from error
+    return student.eval(), config["info"]

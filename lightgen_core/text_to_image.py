@@ -1,0 +1,122 @@
+"""From captions to pictures with a student: encode the text, sample tokens, decode them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightgen_core.codec import LatentCodec
+from lightgen_core.config import Positive, SamplerConfig, Section
+from lightgen_core.mar.patch import unpatchify
+from lightgen_core.mar.student import Student
+from lightgen_core.sampling import sample
+from lightgen_core.text_encoder import TextEncoder
+from lightgen_core.pretrained import load_student
+
+
+class StudentInfo(Section):
+    """What a student's weights do not say: the frozen components around it, its geometry, how it is best sampled."""
+
+    codec: str
+    text_encoder: str
+    max_words: Positive
+    patch: Positive
+    channels: Positive
+    latent_height: Positive
+    latent_width: Positive
+    sampler: SamplerConfig | None = None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens of the pictures that the student was trained on."""
+        return self.latent_height // self.patch, self.latent_width // self.patch
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """latents (n, channels, height, width) float32, and the pictures they decode to (n, height, width, 3) uint8."""
+
+    latents: Tensor
+    pictures: np.ndarray
+
+
+class TextToImage:
+    """A student with the components that turn captions into its input and its tokens into pictures."""
+
+    def __init__(
+        self, student: Student, info: StudentInfo, codec: LatentCodec, text_encoder: TextEncoder, device: torch.device
+    ) -> None:
+        self.student = student.to(device).eval()
+        self.info, self.codec, self.text_encoder, self.device = info, codec, text_encoder, device
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device, weights: Literal["ema", "raw"] = "ema") -> Self:
+        """Load a student checkpoint and the components it names.
+
+        Raises:
+            StudentError: the folder holds no student.
+            FileNotFoundError: a component that the student names is not there.
+        """
+        student, raw = load_student(folder, weights=weights, device=device)
+        info = StudentInfo.model_validate(raw)
+        codec = LatentCodec.load(info.codec, device=device)
+        text_encoder = TextEncoder.load(info.text_encoder, max_length=info.max_words, device=device)
+        return cls(student, info, codec, text_encoder, device)
+
+    @property
+    def sampler(self) -> SamplerConfig:
+        """How this student is sampled where nothing else is asked for."""
+        if self.info.sampler:
+            return self.info.sampler
+        euler = self.student.head.config.objective == "flow"
+        return SamplerConfig(head_sampler="euler" if euler else "ddpm")
+
+    def sample(
+        self,
+        captions: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        sampler: SamplerConfig | None = None,
+        grid: tuple[int, int] | None = None,
+        batch_size: int = 256,
+    ) -> Sampled:
+        """Sample one picture for each caption; a picture depends on its caption and seed, not on its batch."""
+        parts = [
+            self._sample_batch(captions[start : start + batch_size], seeds[start : start + batch_size], sampler, grid)
+            for start in range(0, len(captions), batch_size)
+        ]
+        return Sampled(torch.cat([part.latents for part in parts]), np.concatenate([part.pictures for part in parts]))
+
+    def _sample_batch(
+        self, captions: Sequence[str], seeds: Sequence[int], sampler: SamplerConfig | None, grid: tuple[int, int] | None
+    ) -> Sampled:
+        text, mask = pad_text(self.text_encoder.encode(list(captions)))
+        tokens = sample(
+            self.student,
+            text.to(self.device),
+            mask.to(self.device),
+            grid or self.info.grid,
+            sampler or self.sampler,
+            seeds=list(seeds),
+        )
+        latents = unpatchify(tokens, grid or self.info.grid, self.info.channels, self.info.patch).float()
+        return Sampled(latents.cpu(), self.codec.decode(latents))
+
+
+def pad_text(states: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Pad ragged text states (words, width) with zeros to the longest.
+
+    Returns:
+        text (n, words, width) float32 and its mask (n, words) bool, True for a word.
+    """
+    longest = max(len(state) for state in states)
+    text = torch.zeros(len(states), longest, states[0].shape[1])
+    mask = torch.zeros(len(states), longest, dtype=torch.bool)
+    for row, state in enumerate(states):
+        text[row, : len(state)] = torch.from_numpy(np.ascontiguousarray(state, dtype=np.float32))
+        mask[row, : len(state)] = True
+    return text, mask

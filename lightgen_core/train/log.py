@@ -1,0 +1,56 @@
+"""The log of a run: rows that are a pure function of the training, and, kept apart from them, how long they took."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lightgen_core.train.files import json_bytes, write_synced
+
+
+class Window:
+    """Sums figures on the device over the steps of one log row; the host reads them once, at the end."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._names: list[str] = []
+        self._sums: Tensor | None = None
+
+    def add(self, figures: dict[str, Tensor]) -> None:
+        """Adds one step's figures: scalars, the same names at every step."""
+        values = torch.stack(list(figures.values())).float()
+        self._names, self.steps = list(figures), self.steps + 1
+        self._sums = values if self._sums is None else self._sums + values
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call. Waits for the device."""
+        means = (self._sums / self.steps).tolist()
+        self.steps, self._sums = 0, None
+        return dict(zip(self._names, means, strict=True))
+
+
+class Clock:
+    """Seconds and images per second of each log row, in `timings.json` beside the checkpoints."""
+
+    def __init__(self, folder: Path, step: int):
+        """Takes up the timings up to `step`, where the run goes on; what was lost in between is not counted."""
+        self._path = Path(folder) / "timings.json"
+        earlier = json.loads(self._path.read_bytes())["laps"] if self._path.exists() else []
+        self.laps: list[dict] = [lap for lap in earlier if lap["step"] <= step]
+        self._since = time.perf_counter()
+
+    def lap(self, step: int, images: int) -> dict:
+        """Ends a lap at `step`, `images` images after the last one. Returns its row."""
+        now = time.perf_counter()
+        seconds, self._since = now - self._since, now
+        self.laps.append({"step": step, "seconds": seconds, "images_per_second": images / seconds})
+        return self.laps[-1]
+
+    def save(self) -> None:
+        """Writes the timings; a kill leaves the old file or the new one."""
+        partial = self._path.with_suffix(".partial")
+        write_synced(partial, json_bytes({"laps": self.laps}))
+        os.replace(partial, self._path)

@@ -1,0 +1,54 @@
+"""Pre-training: the student learns to denoise hidden tokens, given the visible ones and the text."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator
+
+from lightgen_core.config import TrainConfig
+from lightgen_core.draw import Draw, draw
+from lightgen_core.losses import token_losses
+from lightgen_core.mar.student import Student
+from lightgen_core.objectives import Objective, objective
+from lightgen_core.train.data import Batch, TokenSource
+from lightgen_core.train.loop import TrainResult, fit
+from lightgen_core.train.update import Losses
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """The head's loss on hidden tokens: an image's loss is the mean over its draws and hidden tokens."""
+
+    grid: tuple[int, int]
+    objective: Objective
+    config: TrainConfig
+
+    def draw(self, batch: Batch, generator: Generator) -> Draw:
+        """Masks, times, noises and dropped captions of a batch."""
+        config = self.config
+        return draw(
+            *batch.tokens.shape, config.mask, self.objective, config.draws_per_token, config.text_drop, generator
+        )
+
+    def losses(self, model: Student, batch: Batch, draw: Draw) -> Losses:
+        """Losses of the images, (rows,)."""
+        losses = token_losses(model, batch.tokens, batch.text, batch.text_mask, self.grid, draw)
+        return Losses(losses.mean(dim=(0, 2)), {})
+
+
+def train(
+    student: Student,
+    source: TokenSource,
+    config: TrainConfig,
+    *,
+    seed: int,
+    folder: Path,
+    device: torch.device,
+    on_log: Callable[[dict], None] | None = None,
+) -> TrainResult:
+    """Pre-trains a student in place; see `fit` for folder, resume, log and errors."""
+    criterion = Denoising(source.grid, objective(student.head.config.objective), config)
+    student.train()
+    return fit(student, source, criterion, config, seed=seed, folder=folder, device=device, on_log=on_log)

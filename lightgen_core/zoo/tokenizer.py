@@ -1,0 +1,43 @@
+"""The zoo's tokenizer: every word of the grammar is one token, any other is spelt in characters."""
+
+import string
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from lightgen_core.scene.grammar import meanings, phrasings
+from lightgen_core.zoo.teaching import full_world
+
+PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
+"""Ids 0, 1 and 2, as in T5."""
+
+
+def grammar_words() -> set[str]:
+    """Every word that a caption of the scene world can hold."""
+    every = meanings(full_world())
+    kinds = {(meaning.category, meaning.count, meaning.relation): meaning for meaning in every}
+    captions = [meaning.canonical for meaning in every]  # every shape, colour, number and relation
+    captions += [caption for meaning in kinds.values() for caption in phrasings(meaning)]  # every other word
+    return {word for caption in captions for word in caption.split()}
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A lower-casing WordPiece tokenizer that ends every text with END, as T5's does."""
+    characters = string.ascii_lowercase + string.digits + string.punctuation
+    tokens = [PAD, END, UNKNOWN, *characters, *(f"##{c}" for c in characters), *sorted(grammar_words() - set(characters))]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {END}", pair=f"$A {END} $B {END}", special_tokens=[(END, vocabulary[END])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        unk_token=UNKNOWN,
+        model_max_length=512,
+        model_input_names=["input_ids", "attention_mask"],
+    )

@@ -1,0 +1,67 @@
+"""The command line: exit codes, where output goes, and what is not loaded."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def lightgen(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "flows", *arguments], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("module", ["flows.cli", "flows.run", "flows.distill", "tasks.stage"])
+def test_importing_the_flows_loads_no_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_help_and_plan_load_neither_torch_nor_prefect(tmp_path):
+    code = (
+        "import sys; from flows.cli import cli; sys.argv = ['lightgen']\n"
+        f"cli(['plan', 'smoke', '--store', {str(tmp_path)!r}], standalone_mode=False)\n"
+        "sys.exit(bool({'torch', 'prefect'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nosuch"], "there is no recipe 'nosuch'"),
+        (["run", "smoke", "--set", "pretrain.stepz=1"], "Did you mean 'steps'?"),
+        (["run", "smoke", "--set", "captions.count=-1"], "captions.count: found -1"),
+        (["run", "smoke", "--only", "tokns"], "there is no stage 'tokns'"),
+        (["run", "smoke", "--refresh", "nosuch"], "there is no stage 'nosuch'"),
+        (["run", "smoke", "--engine", "spark"], "'spark' is not"),
+        (["plan", "smoke", "--store", "nosuch://x"], "cannot be opened"),
+        (["nosuch"], "No such command"),
+        (["sample", "/nosuch/folder", "a red circle"], "holds no student"),
+        (["store", "show", "captions/zzz", "--store", "/nonexistent/store"], "names no artifacts"),
+    ],
+)
+def test_a_mistake_exits_with_2_and_a_few_lines_on_standard_error(arguments, message):
+    done = lightgen(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_debug_shows_the_traceback():
+    assert "Traceback" in lightgen("--debug", "run", "nosuch").stderr
+
+
+def test_a_plan_of_an_empty_store_is_one_json_object_with_ten_missing_stages(tmp_path):
+    done = lightgen("plan", "smoke", "--store", str(tmp_path), "--json")
+    result = json.loads(done.stdout)
+    assert result.keys() == {"recipe", "store", "stages"}
+    assert [stage["state"] for stage in result["stages"]] == ["missing"] * 10
+
+
+def test_doctor_finds_this_machine_ready_and_says_so_as_json():
+    done = lightgen("doctor", "demo", "--json")
+    checks = {row["check"]: row["state"] for row in json.loads(done.stdout)["checks"]}
+    assert done.returncode == 0
+    assert checks["torch"] == checks["store"] == checks["zoo:clip"] == "ok"

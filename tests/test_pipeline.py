@@ -1,0 +1,163 @@
+"""The whole pipeline on the smoke recipe, through the command line, as a user runs it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flows.distill import NAMES
+
+TESTS = Path(__file__).parent
+COMMAND = [sys.executable, "-m", "flows"]
+# More and smaller pieces than the recipe has, so that a kill always lands between two of them.
+FINE = (
+    "synthesis.shard_size=40",
+    "pretrain.log_every=1",
+    "pretrain.checkpoint_every=4",
+    "dpo.log_every=1",
+    "dpo.checkpoint_every=1",
+)
+
+
+def lightgen(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=300, cwd=TESTS)
+
+
+def run(store: Path, *arguments: str) -> dict:
+    overrides = [word for override in FINE for word in ("--set", override)]
+    done = lightgen("run", "smoke", "--store", str(store), *overrides, "--json", *arguments)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def plan(store: Path) -> dict[str, str]:
+    overrides = [word for override in FINE for word in ("--set", override)]
+    done = lightgen("plan", "smoke", "--store", str(store), *overrides, "--json")
+    return {stage["stage"]: stage["state"] for stage in json.loads(done.stdout)["stages"]}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A store in which the smoke recipe has run once, and what that run printed."""
+    store = tmp_path_factory.mktemp("finished") / "store"
+    started = time.monotonic()
+    result = run(store)
+    return store, result, time.monotonic() - started
+
+
+@pytest.fixture
+def store(finished, tmp_path):
+    """A copy of the finished store, to be damaged."""
+    return Path(shutil.copytree(finished[0], tmp_path / "store"))
+
+
+def contents(store: Path, stage: str) -> dict[str, str]:
+    """Name and hash of every file of a stage's only artifact, and of nothing but them."""
+    (artifact,) = (store / stage).iterdir()
+    found = {path.relative_to(artifact).as_posix() for path in artifact.rglob("*") if path.is_file()}
+    files = {file["name"]: file["sha256"] for file in json.loads((artifact / "manifest.json").read_text())["files"]}
+    assert found == {*files, "manifest.json"}
+    return files
+
+
+def test_ten_stages_run_within_a_minute_of_two_cores(finished):
+    _, result, seconds = finished
+    assert [(stage["stage"], stage["state"]) for stage in result["stages"]] == [(name, "ran") for name in NAMES]
+    assert seconds < 60 or os.environ.get("CI")
+
+
+def test_the_result_has_the_agreed_fields(finished):
+    _, result, _ = finished
+    assert result.keys() == {"recipe", "store", "seconds", "stages", "scores", "report"}
+    assert all(stage.keys() == {"stage", "key", "state", "seconds", "rows", "uri"} for stage in result["stages"])
+    assert result["scores"].keys() == {"pretrain", "dpo", "shuffled"}
+    for scores in result["scores"].values():
+        assert scores.keys() == {
+            "overall", "single_object", "two_object", "counting", "colors", "position", "color_attr",
+        }  # fmt: skip
+        assert all(score.keys() == {"value", "low", "high", "n"} for score in scores.values())
+
+
+def test_a_second_run_makes_nothing_and_the_plan_says_done(finished):
+    store, first, _ = finished
+    assert set(plan(store).values()) == {"done"}
+    second = run(store)
+    assert {stage["state"] for stage in second["stages"]} == {"cached"}
+    assert second["scores"] == first["scores"]
+
+
+def test_deleting_a_shard_is_planned_as_damage_and_only_that_shard_is_made_again(finished, store):
+    shard = next((store / "synthesis").glob("*/images-00003.parquet"))
+    others = {path: path.stat().st_mtime_ns for path in shard.parent.glob("images-*") if path != shard}
+    shard.unlink()
+    assert plan(store)["synthesis"] == "damaged"
+    result = run(store, "--only", "synthesis")
+    assert [stage["state"] for stage in result["stages"]] == ["ran"]
+    assert contents(store, "synthesis") == contents(finished[0], "synthesis")
+    assert {path: path.stat().st_mtime_ns for path in others} == others
+
+
+def test_only_with_refresh_runs_one_stage(store):
+    result = run(store, "--only", "dedup", "--refresh", "dedup")
+    assert [(stage["stage"], stage["state"]) for stage in result["stages"]] == [("dedup", "ran")]
+
+
+def test_a_missing_input_is_named_with_the_stage_to_run_first(tmp_path):
+    done = lightgen("run", "smoke", "--store", str(tmp_path), "--only", "tokens")
+    assert done.returncode == 2
+    assert "tokens needs synthesis" in done.stderr
+    assert "--until synthesis" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+PROGRESS = {
+    "synthesis": "_progress/files/images-*.json",
+    "tokens": "_progress/files/tokens-*.json",
+    "pretrain": "_progress/scratch/checkpoints/step-*/checksums.json",
+    "dpo": "_progress/scratch/checkpoints/step-*/checksums.json",
+}
+
+
+@pytest.mark.parametrize("stage", PROGRESS)
+def test_a_stage_killed_half_way_goes_on_and_ends_with_the_same_bytes(finished, store, stage):
+    expected = contents(finished[0], stage)
+    shutil.rmtree(store / stage)
+    command = [sys.executable, str(TESTS / "make_stage.py"), str(store), stage, *FINE]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while len(there := list(store.glob(f"{stage}/*/{PROGRESS[stage]}"))) < 2:
+        assert process.poll() is None, f"{stage} ended before it could be killed"
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(store.glob(f"{stage}/*/manifest.json")), f"{stage} had finished before it was killed"
+    before = {path: path.stat().st_mtime_ns for path in there}
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert contents(store, stage) == expected
+    assert re.search(r"are there already|going on from step", again.stderr), (before, again.stderr)
+
+
+def test_datasets_opens_the_pictures_as_an_image_feature(finished):
+    import datasets
+
+    files = [str(path) for path in sorted((finished[0] / "synthesis").glob("*/images-*.parquet"))]
+    opened = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(finished[0].parent / "hf"))
+    assert isinstance(opened.features["image"], datasets.Image)
+    assert (len(opened), opened[0]["image"].size) == (480, (48, 48))
+
+
+def test_a_student_draws_the_size_and_the_number_of_pictures_that_were_asked_for(finished, tmp_path):
+    (student,) = (finished[0] / "pretrain").glob("*/student")
+    done = lightgen("sample", str(student), "a red circle", "two squares", "--num-images", "2", "-o", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    from PIL import Image
+
+    paths = sorted(tmp_path.glob("*.png"))
+    assert done.stdout.split() == [str(path) for path in paths]
+    assert [Image.open(path).size for path in paths] == [(48, 48)] * 4

@@ -1,0 +1,128 @@
+"""The machinery that every stage runs through: caching, resuming, remaking what is damaged."""
+
+import pyarrow as pa
+import pytest
+
+from flows.load import load_recipe
+from storage.artifact import Artifact
+from storage.store import Store
+from tasks.settings import Settings
+from tasks.stage import Job, stage
+
+RECIPE = load_recipe("smoke")
+
+
+class Stop(Exception):
+    """Stands for a kill: the body goes no further."""
+
+
+class Counter:
+    """A stage of five shards that counts which it makes and can be told to die before one."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+        self.die_before: str | None = None
+
+        @stage(version=1, reads=("seed", "captions"))
+        def captions(job: Job) -> None:
+            for shard in job.shards(10, 2, "part"):
+                if shard.name == self.die_before:
+                    raise Stop
+                self.made.append(shard.name)
+                job.write_table(shard.name, pa.table({"id": list(range(shard.start, shard.stop))}), {"odd": 1})
+            job.figures = {"largest": 9}
+
+        self.stage = captions
+
+    def make(self, store: Store, recipe=RECIPE, refresh: bool = False) -> tuple[bool, Artifact]:
+        artifact = self.stage.artifact(recipe, store, ())
+        return self.stage.make(recipe, Settings(), (), artifact, refresh=refresh), artifact
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(str(tmp_path / "store"))
+
+
+def contents(artifact: Artifact) -> dict[str, str]:
+    return {name: artifact.sha256(name) for name in artifact.names()}
+
+
+def test_a_stage_runs_once_and_is_cached_after_that(store):
+    counter = Counter()
+    assert counter.make(store)[0] is True
+    assert counter.make(store)[0] is False
+    assert len(counter.made) == 5
+
+
+def test_a_killed_stage_goes_on_at_the_shard_where_it_stopped_and_ends_with_the_same_bytes(store, tmp_path):
+    whole = Counter().make(Store(str(tmp_path / "other")))[1]
+    counter = Counter()
+    counter.die_before = "part-00003.parquet"
+    with pytest.raises(Stop):
+        counter.make(store)
+    counter.die_before = None
+    artifact = counter.make(store)[1]
+    assert counter.made == [f"part-{i:05d}.parquet" for i in range(5)]
+    assert contents(artifact) == contents(whole)
+    assert artifact.manifest().counts == whole.manifest().counts == {"rows": 10, "odd": 5}
+
+
+def test_a_finished_shard_that_was_damaged_before_the_end_is_made_again(store):
+    counter = Counter()
+    counter.die_before = "part-00002.parquet"
+    with pytest.raises(Stop):
+        counter.make(store)
+    artifact = counter.stage.artifact(RECIPE, store, ())
+    store.write(f"{artifact.path}/part-00000.parquet", b"rot")
+    counter.die_before = None
+    counter.make(store)
+    assert counter.made.count("part-00000.parquet") == 2
+    assert counter.made.count("part-00001.parquet") == 1
+    assert artifact.check().state == "done"
+
+
+@pytest.mark.parametrize("damage", ["delete", "change"])
+def test_only_the_damaged_file_of_a_finished_artifact_is_made_again(store, damage):
+    counter = Counter()
+    artifact = counter.make(store)[1]
+    before = contents(artifact)
+    if damage == "delete":
+        store.remove(f"{artifact.path}/part-00001.parquet")
+    else:
+        store.write(f"{artifact.path}/part-00001.parquet", b"rot")
+    counter.made.clear()
+    assert counter.make(store)[0] is True
+    assert counter.made == ["part-00001.parquet"]
+    assert contents(artifact) == before
+
+
+def test_refresh_makes_everything_again_and_the_bytes_are_the_same(store):
+    counter = Counter()
+    before = contents(counter.make(store)[1])
+    again, artifact = counter.make(store, refresh=True)
+    assert (again, len(counter.made), contents(artifact) == before) == (True, 10, True)
+
+
+def test_the_key_follows_what_the_stage_reads_and_nothing_else(store):
+    counter = Counter()
+    key = counter.stage.artifact(RECIPE, store, ()).key
+    other = counter.stage.artifact(load_recipe("smoke", ["captions.count=9"]), store, ()).key
+    unread = counter.stage.artifact(load_recipe("smoke", ["pretrain.steps=9"]), store, ()).key
+    assert (other != key, unread == key) == (True, True)
+
+
+def test_the_manifest_carries_lineage_counts_figures_and_versions(store):
+    artifact = Counter().make(store)[1]
+    manifest = artifact.manifest()
+    assert (manifest.stage, manifest.key, manifest.figures) == ("captions", artifact.key, {"largest": 9})
+    assert manifest.config["seed"] == RECIPE.seed
+    assert {"torch", "prefect", "python"} <= manifest.software.keys()
+
+
+def test_a_failing_stage_leaves_no_manifest(store):
+    counter = Counter()
+    counter.die_before = "part-00000.parquet"
+    with pytest.raises(Stop):
+        counter.make(store)
+    assert counter.stage.artifact(RECIPE, store, ()).check().state == "missing"
