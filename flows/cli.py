@@ -1,7 +1,6 @@
 """The command line. Results go to standard output, everything else to standard error; torch and Prefect load late."""
 
 import json
-import logging
 import os
 import sys
 import traceback
@@ -124,7 +123,7 @@ cli.add_command(store_group)
 
 def main() -> None:
     """Run the command line and turn errors into exit codes: 2 for the caller's input, 1 for a failed stage."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    console.log_to_stderr()
     debug = "--debug" in sys.argv[1:2]
     try:
         cli(standalone_mode=False)

@@ -1,15 +1,20 @@
 """What the command line says to a person, and what Prefect is told so that it says no more than that."""
 
+import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+LOGGERS = ("lightgen", "lightgen_core", "storage")
+"""What of the program speaks to the person who runs it."""
 
 PREFECT_DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # its own 20 s are too short for a busy laptop
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "lightgen",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(LOGGERS),
     "PREFECT_CLI_COLORS": "false",
 }
 
@@ -18,6 +23,13 @@ def quiet_prefect() -> None:
     """Set Prefect's environment, as far as the caller has not; call it before Prefect is imported."""
     for name, value in PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
+
+
+def log_to_stderr() -> None:
+    """Send the program's own messages, and warnings of all others, to standard error."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def describe_run(result: Mapping[str, Any]) -> str:

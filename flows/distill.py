@@ -36,4 +36,4 @@ def distill(make: Make) -> None:
     preferred = make(pairs, student, encoded, drawn)
     tuned = make(dpo, student, preferred)
     scored = make(evaluation, student, tuned)
-    make(report, said, drawn, kept, encoded, student, preferred, tuned, scored)
+    make(report, said, drawn, embedded, kept, encoded, student, preferred, tuned, scored)

@@ -50,9 +50,8 @@ def _find(name_or_path: str) -> Path:
             return path
     near = difflib.get_close_matches(name_or_path, recipe_names(), n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise UserError(
-        f"there is no recipe {name_or_path!r}.{hint} Known: {', '.join(recipe_names())}; or give the path of a YAML file."
-    )
+    known = ", ".join(recipe_names())
+    raise UserError(f"there is no recipe {name_or_path!r}.{hint} Known: {known}; or give the path of a YAML file.")
 
 
 def _set(raw: dict[str, Any], override: str) -> None:

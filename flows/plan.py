@@ -52,7 +52,7 @@ def require_inputs(planner: Planner, selection: Selection) -> None:
         UserError: names the input and the stage to run first.
     """
     for name in planner.found:
-        artifact, check = planner.found[name]
+        check = planner.found[name][1]
         if name not in selection.chosen or (check.state == "done" and name not in selection.refresh):
             continue
         for needed in planner.inputs[name]:
@@ -60,5 +60,5 @@ def require_inputs(planner: Planner, selection: Selection) -> None:
             if needed not in selection.chosen and state.state != "done":
                 raise UserError(
                     f"{name} needs {needed} {given.key}, which is {state.state} in {planner.store.uri} ({state.why}).\n"
-                    f"Run it first: lightgen run {planner.recipe.name} --until {needed}, or leave out --only and --from."
+                    f"Run it first: lightgen run {planner.recipe.name} --until {needed}; or drop --only and --from."
                 )

@@ -59,7 +59,8 @@ def _grid(student: "TextToImage", height: int | None, width: int | None) -> tupl
     wanted = height or rows * side, width or columns * side
     if wanted[0] % side or wanted[1] % side:
         raise UserError(
-            f"a picture of {wanted[0]} x {wanted[1]} px is not made of whole tokens; height and width must be multiples of {side}"
+            f"a picture of {wanted[0]} x {wanted[1]} px is not made of whole tokens of {side} px: "
+            f"give multiples of {side} for height and width"
         )
     return wanted[0] // side, wanted[1] // side
 

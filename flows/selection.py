@@ -1,4 +1,4 @@
-"""Which stages a run may make: `only`, `from`, `until` and `refresh`, the same words in the UI and on the command line."""
+"""Which stages a run may make: `only`, `from`, `until` and `refresh`, the same in the UI and on the command line."""
 
 import difflib
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def select(
     """Validate stage names and turn them into a selection.
 
     Raises:
-        UserError: an unknown stage, `only` together with a range, a range that is empty, a refresh outside the selection.
+        UserError: an unknown stage, `only` with a range, an empty range, a refresh outside the selection.
     """
     for name in (only, from_stage, until, *refresh):
         if name is not None and name not in NAMES and not (name == "all" and name in refresh):
@@ -39,7 +39,6 @@ def select(
     chosen = frozenset(NAMES[first : last + 1])
     again = chosen if "all" in refresh else frozenset(refresh)
     if again - chosen:
-        raise UserError(
-            f"--refresh {', '.join(sorted(again - chosen))} names a stage that this run leaves out; it runs {', '.join(NAMES[first : last + 1])}"
-        )
+        left_out, runs = ", ".join(sorted(again - chosen)), ", ".join(NAMES[first : last + 1])
+        raise UserError(f"--refresh {left_out} names a stage that this run leaves out; it runs {runs}")
     return Selection(chosen, again)

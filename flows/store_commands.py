@@ -45,7 +45,19 @@ def list_artifacts(uri: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"store": place.uri, "artifacts": rows}))
         return
-    for line in table([(row["stage"], row["key"], row["state"], f"{row['rows']} rows", f"{row['bytes'] / 1e6:.1f} MB", row["created_at"]) for row in rows]):
+    for line in table(
+        [
+            (
+                row["stage"],
+                row["key"],
+                row["state"],
+                f"{row['rows']} rows",
+                f"{row['bytes'] / 1e6:.1f} MB",
+                row["created_at"],
+            )
+            for row in rows
+        ]
+    ):
         click.echo(line)
     click.echo(f"{len(rows)} artifacts in {place.uri}")
 
@@ -72,9 +84,7 @@ def show(artifact: str, uri: str | None) -> None:
     stage, _, start = artifact.partition("/")
     found = [key for key in place.folders(stage) if key.startswith(start)] if stage in NAMES else []
     if len(found) != 1:
-        raise UserError(
-            f"{artifact!r} names {len(found) or 'no'} artifacts of {place.uri}; `lightgen store ls` lists them as STAGE KEY"
-        )
+        raise UserError(f"{artifact!r} names {len(found) or 'no'} artifacts of {place.uri}; see `lightgen store ls`")
     try:
         manifest = Artifact(place, stage, found[0]).manifest()
     except DamagedArtifact as error:
@@ -101,7 +111,7 @@ def verify(uri: str | None, as_json: bool) -> None:
         for fault in faults:
             click.echo(f"damaged: {fault['stage']}/{fault['key']}: {fault['why']}")
         click.echo(
-            f"{checked} artifacts are whole, {len(faults)} damaged; run their recipe again and only what is damaged is remade"
+            f"{checked} artifacts are whole, {len(faults)} damaged; a run of their recipe remakes what is damaged"
         )
     if faults:
         click.get_current_context().exit(1)

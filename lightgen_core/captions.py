@@ -47,10 +47,19 @@ def even_quotas(available: Mapping[str, int], count: int) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Choice:
-    """The captions chosen, in order, and those dropped with the index (into `chosen`) of the caption they repeat."""
+    """The captions chosen, in order, and the near-duplicates of these that were left out."""
 
     chosen: list[Caption]
-    dropped: list[tuple[Caption, int]]
+    dropped: list["Repeated"]
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A caption that was left out, the index (into `Choice.chosen`) of the one it repeats, and their Jaccard index."""
+
+    caption: Caption
+    repeats: int
+    similarity: float
 
 
 def choose_captions(topics: Mapping[str, list[Caption]], count: int, near_duplicate: float, seed: int) -> Choice:
@@ -73,7 +82,7 @@ def choose_captions(topics: Mapping[str, list[Caption]], count: int, near_duplic
     taken = list(_in_turn({topic: found[: quotas[topic]] for topic, found in survivors.items()}))
     place = {index: position for position, index in enumerate(taken)}
     dropped = [
-        (candidates[index], place[int(found.duplicate_of[index])])
+        Repeated(candidates[index], place[int(found.duplicate_of[index])], float(found.similarity[index]))
         for index in np.flatnonzero(~found.kept)
         if int(found.duplicate_of[index]) in place
     ]

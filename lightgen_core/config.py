@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lightgen_core.scene.vocabulary import CLEARANCE, COLORS, MIN_RADIUS, SHAPES
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -33,6 +35,31 @@ class World(Section):
     jitter: float = Field(0.04, ge=0, le=0.2, description="largest shift of an object from its place, share of a cell")
     background: tuple[float, float] = Field((0.75, 1.0), description="darkest and lightest background grey, 0 to 1")
     held_out: Fraction = Field(0.2, description="share of each category's meanings kept for evaluation only")
+
+    @model_validator(mode="after")
+    def _words_are_known(self) -> "World":
+        for field, words, known, least in (("colors", self.colors, COLORS, 2), ("shapes", self.shapes, SHAPES, 3)):
+            if unknown := [word for word in words if word not in known]:
+                raise ValueError(f"{field}: found {', '.join(unknown)}; expected some of {', '.join(known)}")
+            if len(set(words)) < max(least, len(words)):
+                raise ValueError(f"{field}: found {', '.join(words)}; expected at least {least} words, each once")
+        return self
+
+    @model_validator(mode="after")
+    def _objects_can_be_told_apart(self) -> "World":
+        (small, large), (dark, light) = self.radius, self.background
+        if not 0.25 <= small <= large <= 0.5:
+            raise ValueError(f"radius: found {small}, {large}; expected smallest, largest within 0.25 to 0.5 of a cell")
+        if not 0.5 <= dark <= light <= 1:
+            raise ValueError(f"background: found {dark}, {light}; expected darkest, lightest within 0.5 to 1")
+        cell = self.image_size / self.grid
+        if (found := min(small * cell, cell / 2 - CLEARANCE)) < MIN_RADIUS:
+            raise ValueError(
+                f"the smallest object has a radius of {found:.2f} px (image_size {self.image_size}, grid {self.grid}, "
+                f"radius {small}); shapes can be told apart from {MIN_RADIUS} px: take a larger image_size or radius, "
+                "or a coarser grid"
+            )
+        return self
 
 
 class MarConfig(Section):
@@ -107,18 +134,18 @@ class LoopConfig(Section):
     steps: Positive = Field(100_000, description="optimizer updates")
     batch_size: Positive = Field(2048, description="rows of one update: images, or pairs of images")
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="AdamW and its learning rate")
-    ema_decay: float = Field(0.9999, ge=0, lt=1, description="decay of the weights' average; smaller during its warm-up")
+    ema_decay: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged weights; smaller at first")
     draws_per_token: Positive = Field(4, description="time steps and noises drawn for each hidden token")
     mask: MaskConfig = Field(default_factory=MaskConfig, description="how many tokens are hidden")
-    precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast of the forward pass; weights and moments stay fp32")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast of the forward pass; weights stay fp32")
     log_every: Positive = Field(50, description="steps averaged into one row of the log")
-    checkpoint_every: Positive = Field(1000, description="steps from one checkpoint to the next, a multiple of log_every")
+    checkpoint_every: Positive = Field(1000, description="steps between checkpoints, a multiple of log_every")
     keep: Positive = Field(2, description="checkpoints kept; more than one, so that a damaged one costs little")
 
     @model_validator(mode="after")
     def _checkpoints_fall_on_log_rows(self) -> "LoopConfig":
         if self.checkpoint_every % self.log_every:
-            raise ValueError(f"checkpoint_every {self.checkpoint_every} is not a multiple of log_every {self.log_every}")
+            raise ValueError(f"checkpoint_every {self.checkpoint_every} is no multiple of log_every {self.log_every}")
         return self
 
 
@@ -134,18 +161,19 @@ class DpoConfig(LoopConfig):
     steps: Positive = Field(2000, description="optimizer updates")
     batch_size: Positive = Field(256, description="pairs of one update")
     optimizer: OptimizerConfig = Field(
-        default_factory=lambda: OptimizerConfig(learning_rate=1e-5, weight_decay=0.0), description="AdamW and its learning rate"
+        default_factory=lambda: OptimizerConfig(learning_rate=1e-5, weight_decay=0.0),
+        description="AdamW and its learning rate",
     )
-    ema_decay: float = Field(0.99, ge=0, lt=1, description="decay of the weights' average; smaller during its warm-up")
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="decay of the averaged weights; smaller at first")
     log_every: Positive = Field(10, description="steps averaged into one row of the log")
-    checkpoint_every: Positive = Field(100, description="steps from one checkpoint to the next, a multiple of log_every")
+    checkpoint_every: Positive = Field(100, description="steps between checkpoints, a multiple of log_every")
     beta: float = Field(5000.0, gt=0, description="strength of the preference; larger stays closer to the reference")
     guard: Literal["none", "sdpo", "anchor", "both"] = Field(
-        "sdpo", description="against likelihood displacement; sdpo: scale the loser's gradient; anchor: also train on the winner"
+        "sdpo", description="for the winner's sake, sdpo: scale the loser's gradient; anchor: train on the winner too"
     )
     sdpo_mu: Fraction = Field(0.0, description="sdpo: share of the winner's first-order gain that the loser must leave")
     anchor_weight: float = Field(1.0, ge=0, description="anchor: weight of the winner's error, in units of beta / 2")
-    tolerance: float = Field(0.05, gt=0, description="largest rise of the winner's error over the reference's, as a share of it")
+    tolerance: float = Field(0.05, gt=0, description="largest rise of the winner's error, as a share of the reference's")
     tolerance_horizon: Positive = Field(5, description="log rows over which that rise is averaged before it is judged")
 
 

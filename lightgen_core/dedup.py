@@ -24,6 +24,7 @@ from lightgen_core.neighbours import NeighbourSearch, Pairs, Places, Subset, Vec
 from lightgen_core.statistics import Interval, wilson
 
 Reason = Literal["exact copy", "near duplicate", "chain"]
+Id = str | int
 
 _TUNING_QUERIES = 1000
 _LINKS = 4_000_000  # links kept before they are folded into component labels
@@ -60,7 +61,7 @@ class Deduplication:
 
     kept: npt.NDArray[np.bool_]
     reason: list[Reason | None]
-    duplicate_of: list[str | None]
+    duplicate_of: list[Id | None]
     similarity: npt.NDArray[np.float32]
     certificate: Certificate
 
@@ -69,7 +70,7 @@ def find_duplicates(
     vectors: Vectors,
     digests: Sequence[str] | None,
     score: npt.ArrayLike,
-    ids: Sequence[str],
+    ids: Sequence[Id],
     config: DedupConfig,
     *,
     groups: Sequence[object] | None = None,
@@ -81,7 +82,7 @@ def find_duplicates(
         vectors: (n, width) float32 of unit norm, such as CLIP image embeddings.
         digests: (n,) sha256 of each picture's bytes; None: no rule for exact copies.
         score: (n,) higher is better.
-        ids: (n,) distinct; break ties of the score, the smaller first.
+        ids: (n,) distinct, all text or all numbers; break ties of the score, the smaller first.
         config: thresholds and search.
         groups: (n,) only rows of one group can be duplicates of each other (such as a caption's meaning: two
             meanings can look alike to CLIP); None: all can.
@@ -105,7 +106,7 @@ def _check(
     vectors: Vectors,
     digests: Sequence[str] | None,
     scores: npt.NDArray[np.float64],
-    ids: Sequence[str],
+    ids: Sequence[Id],
     groups: Sequence[object] | None,
 ) -> None:
     if vectors.ndim != 2 or vectors.dtype != np.float32 or len(vectors) == 0:
@@ -246,7 +247,7 @@ class _Components:
 def _verdict(
     vectors: Vectors,
     order: Places,
-    ids: Sequence[str],
+    ids: Sequence[Id],
     copy_of: Places,
     keeper: Places,
     certificate: Certificate,
@@ -256,7 +257,7 @@ def _verdict(
     kept = np.empty(len(order), bool)
     kept[order] = keeper == np.arange(len(order))
     reason: list[Reason | None] = [None] * len(order)
-    duplicate_of: list[str | None] = [None] * len(order)
+    duplicate_of: list[Id | None] = [None] * len(order)
     similarity = np.full(len(order), np.nan, np.float32)
     dropped = np.flatnonzero(keeper != np.arange(len(order)))
     cosines = Subset(vectors, order).cosines(dropped, keeper[dropped])

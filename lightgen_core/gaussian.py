@@ -12,7 +12,9 @@ SMALLEST_PROBABILITY = 1e-12
 
 
 def between(
-    fraction: Float[Tensor, "*rows values"], low: Float[Tensor, "*rows 1"], high: Float[Tensor, "*rows 1"]
+    fraction: Float[Tensor, "*rows values"],
+    low: Float[Tensor, "*rows 1"] | float,
+    high: Float[Tensor, "*rows 1"] | float,
 ) -> Float[Tensor, "*rows values"]:
     """From ``low`` at fraction -1 to ``high`` at fraction +1: how a learned log-variance is coded (Eq. 15)."""
     share = (fraction + 1) / 2

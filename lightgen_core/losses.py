@@ -21,18 +21,19 @@ def token_losses(
     return loss.unflatten(1, (-1, draw.num_hidden))
 
 
-def token_errors(
+def token_residuals(
     student: nn.Module,
     tokens: Float[Tensor, "batch tokens values"],
     text: Float[Tensor, "batch words text_width"],
     text_mask: Bool[Tensor, "batch words"] | None,
     grid: tuple[int, int],
     draw: Draw,
-) -> Float[Tensor, "draws batch num_hidden"]:
-    """The prediction's squared error of every draw of every hidden token: the l of the paper's Eq. 7, unreduced."""
+) -> Float[Tensor, "draws batch num_hidden values"]:
+    """Prediction minus what it should be; the squares' mean over draws, tokens and channels is the paper's l (Eq. 7)."""
     target, output = _predict(student, tokens, text, text_mask, grid, draw)
-    error = draw.objective.error(output, target, draw.timestep, draw.noise)
-    return error.unflatten(1, (-1, draw.num_hidden))
+    prediction, _ = draw.objective.split(output.float())
+    residual = prediction - draw.objective.wanted(target, draw.timestep, draw.noise)
+    return residual.unflatten(1, (-1, draw.num_hidden))
 
 
 def _predict(

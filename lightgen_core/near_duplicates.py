@@ -47,7 +47,9 @@ class TopicCoverage:
     unused: tuple[str, ...]
 
 
-def near_duplicate_captions(captions: Sequence[str], threshold: float, seed: int) -> CaptionDuplicates:
+def near_duplicate_captions(
+    captions: Sequence[str], threshold: float, seed: int, *, groups: Sequence[object] | None = None
+) -> CaptionDuplicates:
     """Keep the first of each set of captions whose shingles have a Jaccard index of `threshold` or more.
 
     A caption is dropped only for a caption that stays. Captions equal after folding are always duplicates.
@@ -56,18 +58,23 @@ def near_duplicate_captions(captions: Sequence[str], threshold: float, seed: int
         captions: texts; earlier ones win.
         threshold: Jaccard index of the shingle sets, above 0 and at most 1.
         seed: of the hash functions. A pair at the threshold is overlooked with a chance of at most 0.1 %.
+        groups: (n,) only captions of one group can be duplicates of each other (such as their meaning: in a long
+            caption one other word weighs little); None: all can.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"found threshold {threshold}; a Jaccard index to compare with is above 0 and at most 1")
     folded = [" ".join(words_of(caption)) for caption in captions]
     # Captions equal after folding are settled first: the rest then holds no text twice.
-    first = {text: row for row, text in reversed(list(enumerate(folded)))}
+    group = _codes(groups, len(captions))
+    said = list(zip(group.tolist(), folded, strict=True))
+    first = {each: row for row, each in reversed(list(enumerate(said)))}
     rows = np.sort(np.fromiter(first.values(), np.int64, len(first)))
     sets = _shingle_sets([folded[row] for row in rows])
+    buckets = _buckets(sets, group[rows], threshold, seed)
     settled, jaccard = np.arange(len(captions)), np.ones(len(captions))
-    for place, (other, index) in _greedy(sets, _buckets(sets, threshold, seed), threshold).items():
+    for place, (other, index) in _greedy(sets, buckets, threshold).items():
         settled[rows[place]], jaccard[rows[place]] = rows[other], index
-    firsts = np.array([first[text] for text in folded], np.int64)
+    firsts = np.array([first[each] for each in said], np.int64)
     duplicate_of, similarity = settled[firsts], jaccard[firsts]
     kept = duplicate_of == np.arange(len(captions))
     return CaptionDuplicates(kept, np.where(kept, -1, duplicate_of), np.where(kept, np.nan, similarity))
@@ -88,6 +95,15 @@ def topic_coverage(topics: Sequence[str] | Sequence[Sequence[str]], wanted: Sequ
 def words_of(caption: str) -> list[str]:
     """The caption's words in order, without case and punctuation."""
     return _WORD.findall(unicodedata.normalize("NFKC", caption).casefold())
+
+
+def _codes(groups: Sequence[object] | None, size: int) -> Ints:
+    """Groups as integers; all one where there are none."""
+    if groups is None:
+        return np.zeros(size, np.int64)
+    if len(groups) != size:
+        raise ValueError(f"found {len(groups)} groups for {size} captions; expected one each")
+    return np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -140,15 +156,15 @@ def bands_and_rows(threshold: float) -> tuple[int, int]:
     return _PERMUTATIONS, 1
 
 
-def _buckets(sets: _Sets, threshold: float, seed: int) -> Ints:
-    """(captions, bands) the bucket that a caption shares with others in each band; -1: it is alone there."""
+def _buckets(sets: _Sets, group: Ints, threshold: float, seed: int) -> Ints:
+    """(captions, bands) the bucket a caption shares with others of its group in each band; -1: it is alone there."""
     bands, rows = bands_and_rows(threshold)
     salts = np.random.default_rng(seed).integers(0, 2**63, (bands, rows), dtype=np.uint64)
     identity = _mix(np.arange(sets.distinct, dtype=np.uint64))
     buckets = np.full((len(sets), bands), -1, np.int64)
     used = 0
     for band in range(bands):
-        key = np.zeros(len(sets), np.uint64)
+        key = _mix(group.astype(np.uint64))
         for salt in salts[band]:
             key = _mix(key ^ np.minimum.reduceat(_mix(identity ^ salt)[sets.shingles], sets.starts[:-1]))
         _, bucket, size = np.unique(key, return_inverse=True, return_counts=True)

@@ -7,7 +7,6 @@ errors come back per token, averaged over channels and nothing else.
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -62,7 +61,7 @@ class Objective(ABC):
         timestep: Timestep,
         noise: Float[Tensor, "*rows values"],
     ) -> Float[Tensor, "*rows"]:
-        """Squared error of the prediction, mean over channels: what preference optimisation compares."""
+        """Squared error of the prediction, mean over channels."""
         prediction, _ = self.split(output.float())
         return (prediction - self.wanted(target, timestep, noise)).square().mean(dim=-1)
 
@@ -188,7 +187,7 @@ class Flow(Objective):
 OBJECTIVES: dict[str, Objective] = {objective.name: objective for objective in (Ddpm(), VPrediction(), Flow())}
 
 
-def objective(name: Literal["ddpm", "v", "flow"]) -> Objective:
+def objective(name: str) -> Objective:
     """The objective of that name (`HeadConfig.objective`)."""
     if name not in OBJECTIVES:
         raise ValueError(f"unknown objective {name!r}: choose one of {', '.join(OBJECTIVES)}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightgen_core.config import HeadConfig, MarConfig
 from lightgen_core.mar.student import Student
-from lightgen_core.train.files import DamagedFolder, verify_folder, write_folder
+from lightgen_core.train.files import DamagedFolderError, verify_folder, write_folder
 
 FORMAT = 1
 _FILES = {"raw": "model.safetensors", "ema": "ema.safetensors"}
@@ -69,7 +69,7 @@ def load_student(
         with torch.device("meta"):
             student = Student(MarConfig(**config["mar"]), HeadConfig(**config["head"]))
         student.load_state_dict(load_file(folder / _FILES[weights], device=str(device)), assign=True)
-    except DamagedFolder as error:
+    except DamagedFolderError as error:
         raise StudentError(f"damaged student: {error}; copy it again, or run the stage that made it again") from error
     except (KeyError, ValidationError, RuntimeError, SafetensorError) as error:
         raise StudentError(f"{folder} holds a student that does not fit its config.json: {error}") from error

@@ -13,7 +13,7 @@ from lightgen_core.codec import LatentCodec
 from lightgen_core.config import Positive, SamplerConfig, Section
 from lightgen_core.mar.patch import unpatchify
 from lightgen_core.mar.student import Student
-from lightgen_core.sampling import sample
+from lightgen_core.sampling import pad_text, sample
 from lightgen_core.text_encoder import TextEncoder
 from lightgen_core.pretrained import load_student
 
@@ -94,7 +94,7 @@ class TextToImage:
     def _sample_batch(
         self, captions: Sequence[str], seeds: Sequence[int], sampler: SamplerConfig | None, grid: tuple[int, int] | None
     ) -> Sampled:
-        text, mask = pad_text(self.text_encoder.encode(list(captions)))
+        text, mask = pad_text([torch.from_numpy(states).float() for states in self.text_encoder.encode(list(captions))])
         tokens = sample(
             self.student,
             text.to(self.device),
@@ -105,18 +105,3 @@ class TextToImage:
         )
         latents = unpatchify(tokens, grid or self.info.grid, self.info.channels, self.info.patch).float()
         return Sampled(latents.cpu(), self.codec.decode(latents))
-
-
-def pad_text(states: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Pad ragged text states (words, width) with zeros to the longest.
-
-    Returns:
-        text (n, words, width) float32 and its mask (n, words) bool, True for a word.
-    """
-    longest = max(len(state) for state in states)
-    text = torch.zeros(len(states), longest, states[0].shape[1])
-    mask = torch.zeros(len(states), longest, dtype=torch.bool)
-    for row, state in enumerate(states):
-        text[row, : len(state)] = torch.from_numpy(np.ascontiguousarray(state, dtype=np.float32))
-        mask[row, : len(state)] = True
-    return text, mask

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-log = logging.getLogger("lightgen.storage")
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager

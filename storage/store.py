@@ -29,7 +29,7 @@ class Store:
             options: dict[str, Any] = (
                 {} if "://" not in uri or uri.startswith(("file:", "memory:")) else {"use_listings_cache": False}
             )
-            self._fs, root = fsspec.core.url_to_fs(os.path.expanduser(uri), **options)
+            self._fs, root = fsspec.core.url_to_fs(str(Path(uri).expanduser()) if "://" not in uri else uri, **options)
         except (ImportError, ValueError) as error:
             raise StoreError(
                 f"store {uri!r} cannot be opened: {error}. Give a folder or an fsspec URL such as s3://bucket/prefix."
@@ -80,17 +80,17 @@ class Store:
             with self._fs.open(full, "wb") as file:
                 yield file
             return
-        os.makedirs(os.path.dirname(full), exist_ok=True)
-        partial = f"{full}.{uuid.uuid4().hex}.partial"
+        whole = Path(full)
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        partial = whole.with_name(f"{whole.name}.{uuid.uuid4().hex}.partial")
         try:
-            with open(partial, "wb") as file:
+            with partial.open("wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(partial, full)
+            partial.replace(whole)
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(partial)
+            partial.unlink(missing_ok=True)
 
     def exists(self, path: str) -> bool:
         """Tell whether a file or folder is there."""

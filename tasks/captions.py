@@ -13,7 +13,7 @@ from tasks.stage import Job, stage
 SCHEMA = schema(
     {"id": pa.int64(), "caption": pa.string(), "topic": pa.string(), "meaning": pa.string(), "source": pa.string()}
 )
-DROPPED = schema({"caption": pa.string(), "topic": pa.string(), "duplicate_of": pa.int64()})
+DROPPED = schema({"caption": pa.string(), "topic": pa.string(), "duplicate_of": pa.int64(), "similarity": pa.float32()})
 
 
 @stage(version=1, reads=("seed", "world", "captions"))
@@ -29,7 +29,15 @@ def captions(job: Job) -> None:
         {"id": i, "caption": said.text, "topic": said.topic, "meaning": said.meaning, "source": asked.source}
         for i, said in enumerate(choice.chosen)
     ]
-    dropped = [{"caption": said.text, "topic": said.topic, "duplicate_of": of} for said, of in choice.dropped]
+    dropped = [
+        {
+            "caption": gone.caption.text,
+            "topic": gone.caption.topic,
+            "duplicate_of": gone.repeats,
+            "similarity": gone.similarity,
+        }
+        for gone in choice.dropped
+    ]
     job.write_table("captions.parquet", pa.Table.from_pylist(rows, SCHEMA))
     job.write_table("dropped.parquet", pa.Table.from_pylist(dropped, DROPPED))
     job.counts = {"rows": len(rows), "dropped": len(dropped)}

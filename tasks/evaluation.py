@@ -1,4 +1,4 @@
-"""evaluation: both students -> scores on held-out captions, with confidence intervals and a shuffled-caption control."""
+"""evaluation: both students -> scores on held-out captions, with intervals and a shuffled-caption control."""
 
 from typing import Any
 

@@ -31,8 +31,8 @@ KINDS = {
 def pairs(job: Job, pretrain: Artifact, tokens: Artifact, synthesis: Artifact) -> None:
     """Write `pairs-*.parquet`: for captions of the training set, a picture that is right and one that is wrong.
 
-    The loser is always a sample of the student itself. The winner is the teacher's picture, or, where the student got it
-    right at least once, its own best sample.
+    The loser is always a sample of the student itself. The winner is the teacher's picture or, where the
+    student got it right at least once, its own right sample.
     """
     from lightgen_core.evaluation import score_pictures
     from lightgen_core.half import to_bytes

@@ -1,4 +1,4 @@
-"""A stage: its key, its cache, its resumption and its commit. Every artifact is made by `Stage.make` and nowhere else."""
+"""A stage: its key, its cache, its resumption, its commit. Every artifact is made by `Stage.make`, nowhere else."""
 
 import contextlib
 import datetime
@@ -106,7 +106,7 @@ class Job:
         yield from (every[left] for left in self._unfinished(list(every)))
 
     def mirrored(self, source: Artifact, pattern: str, name: str) -> Iterator[tuple[str, pa.Table]]:
-        """Yield, for each file of an input that has no finished counterpart here, the counterpart's name and the rows."""
+        """Yield, for each file of an input without a finished counterpart here, the counterpart's name and the rows."""
         pairs = {f"{name}-{index:05d}.parquet": given for index, given in enumerate(source.names(pattern))}
         for left in self._unfinished(list(pairs)):
             yield left, read_file(source, pairs[left])
@@ -179,7 +179,7 @@ class Job:
         return f"{self.artifact.path}/{PROGRESS}/seconds.json"
 
     def seconds(self) -> float:
-        """Return the wall-clock seconds of this making and of the interrupted ones before it, as far as they were kept."""
+        """Return the wall-clock seconds of this making and of the interrupted ones before it, where kept."""
         before = 0.0
         with contextlib.suppress(FileNotFoundError):
             before = json.loads(self.artifact.store.read(self._clock))

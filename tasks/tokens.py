@@ -19,7 +19,7 @@ from tasks.stage import Job, stage
     on_device=True,
 )
 def tokens(job: Job, synthesis: Artifact, dedup: Artifact) -> None:
-    """Write `tokens-*.parquet`, one for each shard of pictures. A caption is encoded once in a shard, whatever its pictures."""
+    """Write `tokens-*.parquet`, one for each shard of pictures. A caption is encoded once in a shard."""
     from lightgen_core.codec import LatentCodec
     from lightgen_core.half import to_bytes
     from lightgen_core.text_encoder import TextEncoder

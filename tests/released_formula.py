@@ -1,4 +1,4 @@
-"""The released model's function, written from its formulas in float64 numpy: the reference that parity is checked against.
+"""The released model's function, written from its formulas in float64 numpy: the reference for parity.
 
 Shares no code with `lightgen_core`. `python tests/released_formula.py` writes the golden file again.
 """
@@ -24,7 +24,9 @@ def released_state() -> dict[str, np.ndarray]:
         state[name] = (0.3 * random.standard_normal(shape)).astype(np.float32)
 
     def linear(name: str, inputs: int, outputs: int) -> None:
-        state[name + ".weight"] = (0.6 * random.standard_normal((outputs, inputs)) / math.sqrt(inputs)).astype(np.float32)
+        state[name + ".weight"] = (0.6 * random.standard_normal((outputs, inputs)) / math.sqrt(inputs)).astype(
+            np.float32
+        )
         vectors(name + ".bias", outputs)
 
     def norm(name: str, width: int) -> None:

@@ -81,6 +81,12 @@ def test_bands_overlook_at_most_one_pair_in_a_thousand(threshold):
     assert bands * rows <= 256
 
 
+def test_captions_of_different_groups_are_never_duplicates():
+    captions = [LONG, LONG.replace("grey", "dark"), LONG, LONG.replace("grey", "dark")]
+    found = near_duplicate_captions(captions, 0.7, seed=0, groups=["p", "q", "q", "p"])
+    assert found.duplicate_of.tolist() == [-1, -1, 1, 0]
+
+
 def test_empty_captions_are_duplicates_of_each_other():
     assert near_duplicate_captions(["", "...", "a"], 0.8, seed=0).kept.tolist() == [True, False, True]
     assert near_duplicate_captions([], 0.8, seed=0).kept.tolist() == []

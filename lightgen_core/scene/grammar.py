@@ -71,7 +71,7 @@ def _cores(meaning: Meaning) -> list[str]:
 
 
 def _nouns(thing: Object) -> list[str]:
-    """"circle", or the ways to say "red circle"."""
+    """The ways to say "circle" or "red circle"."""
     if thing.color is None:
         return [thing.shape]
     return [form.format(color=thing.color, shape=thing.shape) for form in COLORED]
@@ -104,8 +104,8 @@ def parse(caption: str) -> Meaning:
         return _read(text)
     except CaptionError as error:
         raise CaptionError(f"cannot read caption {caption!r}: {error}; an example: {EXAMPLE!r}") from None
-    except ValueError as error:  # a sentence, but of a scene that has no category
-        raise CaptionError(f"caption {caption!r} names no scene of this world: {error}; an example: {EXAMPLE!r}") from None
+    except ValueError as error:  # a sentence, but what it says is in no category
+        raise CaptionError(f"caption {caption!r} has no category: {error}; an example: {EXAMPLE!r}") from None
 
 
 def _read(text: str) -> Meaning:

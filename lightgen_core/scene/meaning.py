@@ -27,7 +27,7 @@ class Object:
 
     @property
     def phrase(self) -> str:
-        """"circle" or "red circle"."""
+        """Without article: "circle" or "red circle"."""
         return self.shape if self.color is None else f"{self.color} {self.shape}"
 
 

@@ -14,10 +14,7 @@ from numpy.typing import NDArray
 from lightgen_core.config import World
 from lightgen_core.scene.meaning import Meaning
 from lightgen_core.scene.shapes import coverage
-from lightgen_core.scene.vocabulary import COLORS
-
-CLEARANCE = 0.75
-"""Least distance of an object from the edge of its cell, px, so that neighbours never touch."""
+from lightgen_core.scene.vocabulary import CLEARANCE, COLORS
 
 Place = tuple[float, float]
 
@@ -63,10 +60,10 @@ def _colors(meaning: Meaning, world: World, rng: np.random.Generator) -> list[st
 
 def _in_cells(meaning: Meaning, world: World, rng: np.random.Generator) -> list[tuple[float, float, float]]:
     """Centres and radii with one object in each chosen cell."""
-    cells = _composed_cells(meaning, world.grid, rng) if world.layout == "composed" else _any_cells(meaning, world.grid, rng)
+    choose = _composed_cells if world.layout == "composed" else _any_cells
     cell = world.image_size / world.grid
     placed = []
-    for column, row in cells:
+    for column, row in choose(meaning, world.grid, rng):
         radius = min(cell * rng.uniform(*world.radius), cell / 2 - CLEARANCE)
         shift = min(world.jitter * cell, cell / 2 - CLEARANCE - radius)
         dx, dy = rng.uniform(-shift, shift, 2)

@@ -26,6 +26,12 @@ NUMBERS: dict[str, int] = {"two": 2, "three": 3, "four": 4}
 RELATIONS: dict[str, str] = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 """Every relation with its inverse: "A left of B" says what "B right of A" says."""
 
+MIN_RADIUS = 3.2
+"""Smallest radius of an object, px: stars, diamonds and circles of 3.0 px are now and then the same few pixels."""
+
+CLEARANCE = 0.75
+"""Least distance of an object from the edge of its cell, px, so that neighbours never touch."""
+
 
 def plural(shape: str) -> str:
     """The plural of a shape word."""

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lightgen_core.train.ema import Ema
-from lightgen_core.train.files import DamagedFolder, verify_folder, write_folder
+from lightgen_core.train.files import DamagedFolderError, verify_folder, write_folder
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,9 @@ class Checkpoint:
     run: dict
 
 
-def capture(step: int, module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, rows: list, run: dict) -> Checkpoint:
+def capture(
+    step: int, module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, rows: list[dict], run: dict
+) -> Checkpoint:
     """The state of a run; its tensors are the live ones, so save it before the next update."""
     moments = {
         f"{name}/{moment}": optimizer.state[weight][moment]
@@ -100,7 +102,7 @@ def latest(folder: Path) -> Checkpoint | None:
     for path in reversed(saved_steps(folder)):
         try:
             verify_folder(path)
-        except DamagedFolder as error:
+        except DamagedFolderError as error:
             log.warning("damaged checkpoint passed over: %s; trying the one before it", error)
             continue
         return _read(path)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -37,13 +37,13 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class _Examples:
-    """Rows of one batch. `ids` (rows,) int64 stay on the host; the rest are tensors whose first dimension is the row."""
+    """Rows of one batch. `ids`, (rows,) int64, stay on the host; tensors have the row as their first dimension."""
 
     ids: np.ndarray
 
     def to(self, device: torch.device) -> Self:
         """The batch on a device, floats widened to float32 there: half the bytes cross the bus, without waiting."""
-        moved = {}
+        moved: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
@@ -182,9 +182,7 @@ class _Part:
     latents: dict[str, Tensor]
 
 
-def _parts(
-    data: ds.Dataset, layout: dict, columns: tuple[str, ...], rows: int, memory_limit: int
-) -> Iterator[_Part]:
+def _parts(data: ds.Dataset, layout: dict, columns: tuple[str, ...], rows: int, memory_limit: int) -> Iterator[_Part]:
     """Record batches as tensors. Raises DataError as soon as the set, at the rate seen so far, cannot fit in memory."""
     dtype, text_width = _DTYPES[layout["dtype"]], layout["text_width"]
     values = layout["channels"] * layout["height"] * layout["width"]
@@ -220,7 +218,8 @@ def _values(column: pa.Array, expected: np.ndarray, ids: np.ndarray, name: str, 
             f"{name} of row {ids[row]} has {sizes[row]} bytes; expected {expected[row] * dtype.itemsize} "
             f"({expected[row]} values of {dtype}): the file does not match its metadata, make it again"
         )
-    content = np.frombuffer(column.buffers()[2], dtype=np.uint8, count=int(offsets[-1] - offsets[0]), offset=int(offsets[0]))
+    first, last = int(offsets[0]), int(offsets[-1])
+    content = np.frombuffer(column.buffers()[2], dtype=np.uint8, count=last - first, offset=first)
     return torch.from_numpy(content.copy()).view(dtype)
 
 

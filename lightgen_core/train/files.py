@@ -14,7 +14,7 @@ CHECKSUMS = "checksums.json"
 _PARTIAL = ".partial-"
 
 
-class DamagedFolder(RuntimeError):
+class DamagedFolderError(RuntimeError):
     """A folder's files are not the ones that were written."""
 
 
@@ -46,21 +46,21 @@ def write_folder(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], reco
 
 
 def verify_folder(folder: Path) -> None:
-    """Raises DamagedFolder, naming the file, unless every file is there with the checksum it was written with."""
+    """Raises DamagedFolderError, naming the file, unless every file is there with the checksum it was written with."""
     try:
         sums = json.loads((folder / CHECKSUMS).read_bytes())
         expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in sums.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedFolder(f"{folder / CHECKSUMS} cannot be read: {error}") from error
+        raise DamagedFolderError(f"{folder / CHECKSUMS} cannot be read: {error}") from error
     for name, (size, digest) in expected.items():
         path = folder / name
         if not path.is_file():
-            raise DamagedFolder(f"{path} is missing")
+            raise DamagedFolderError(f"{path} is missing")
         if path.stat().st_size != size:
-            raise DamagedFolder(f"{path} has {path.stat().st_size} bytes; {size} were written")
+            raise DamagedFolderError(f"{path} has {path.stat().st_size} bytes; {size} were written")
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise DamagedFolder(f"{path} has changed since it was written (sha256 differs)")
+                raise DamagedFolderError(f"{path} has changed since it was written (sha256 differs)")
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:

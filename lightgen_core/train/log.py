@@ -1,7 +1,6 @@
 """The log of a run: rows that are a pure function of the training, and, kept apart from them, how long they took."""
 
 import json
-import os
 import time
 from pathlib import Path
 
@@ -17,18 +16,17 @@ class Window:
     def __init__(self) -> None:
         self.steps = 0
         self._names: list[str] = []
-        self._sums: Tensor | None = None
+        self._sums: Tensor | float = 0.0
 
     def add(self, figures: dict[str, Tensor]) -> None:
         """Adds one step's figures: scalars, the same names at every step."""
-        values = torch.stack(list(figures.values())).float()
         self._names, self.steps = list(figures), self.steps + 1
-        self._sums = values if self._sums is None else self._sums + values
+        self._sums = self._sums + torch.stack(list(figures.values())).float()
 
     def take(self) -> dict[str, float]:
         """The means since the last call. Waits for the device."""
-        means = (self._sums / self.steps).tolist()
-        self.steps, self._sums = 0, None
+        means = torch.as_tensor(self._sums / self.steps).tolist()
+        self.steps, self._sums = 0, 0.0
         return dict(zip(self._names, means, strict=True))
 
 
@@ -53,4 +51,4 @@ class Clock:
         """Writes the timings; a kill leaves the old file or the new one."""
         partial = self._path.with_suffix(".partial")
         write_synced(partial, json_bytes({"laps": self.laps}))
-        os.replace(partial, self._path)
+        partial.replace(self._path)

@@ -39,7 +39,7 @@ class TrainResult:
 
     step: updates in the weights; rows: the log, one dict of figures every `log_every` steps, equal for equal runs;
     laps: seconds and images per second of those rows; ema: averaged weights, a complete state dict; stopped: why the
-    run ended before its last step, or None.
+    run ended before its last step, or None. A run that was stopped has the weights of an earlier step than its last row.
     """
 
     step: int
@@ -71,12 +71,12 @@ def fit(
         stop: called with all rows after each new one; a reason ends the run and brings back its last checkpoint.
 
     Raises:
-        NonFiniteLoss: a loss or gradient was not finite; names the step and the ids of the rows.
+        NonFiniteLossError: a loss or gradient was not finite; names the step and the ids of the rows.
         CheckpointError: the checkpoints in the folder are of another run.
         ValueError: the source's batch size is not the configuration's.
     """
     if source.batch_size != config.batch_size:
-        raise ValueError(f"the source gives {source.batch_size} rows a step; the configuration asks for {config.batch_size}")
+        raise ValueError(f"the source gives {source.batch_size} rows a step, the configuration {config.batch_size}")
     updater = Updater(model, criterion, config, seed, device)
     run = {"seed": seed, "config": config.model_dump(mode="json")}
     step, rows = _resume(folder, run, updater)
@@ -103,7 +103,7 @@ def fit(
                 _save(folder, step, updater, rows, run, clock)
     if stopped:
         logger.warning("stopped at step %d: %s; going back to the last checkpoint", step, stopped)
-        step, rows = _resume(folder, run, updater)
+        step, _ = _resume(folder, run, updater)
     return TrainResult(step, rows, clock.laps, model.state_dict() | updater.ema.state_dict(), stopped)
 
 

@@ -27,9 +27,9 @@ class Denoising:
 
     def draw(self, batch: Batch, generator: Generator) -> Draw:
         """Masks, times, noises and dropped captions of a batch."""
-        config = self.config
+        config, (images, tokens, width) = self.config, batch.tokens.shape
         return draw(
-            *batch.tokens.shape, config.mask, self.objective, config.draws_per_token, config.text_drop, generator
+            images, tokens, width, config.mask, self.objective, config.draws_per_token, config.text_drop, generator
         )
 
     def losses(self, model: Student, batch: Batch, draw: Draw) -> Losses:

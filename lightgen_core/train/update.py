@@ -29,12 +29,12 @@ class Criterion(Protocol):
         """All chance of a step."""
         ...
 
-    def losses(self, model: nn.Module, batch: Any, draw: Draw) -> Losses:
+    def losses(self, model: Any, batch: Any, draw: Draw) -> Losses:
         """Losses of a batch at a draw. Called under autocast."""
         ...
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLossError(RuntimeError):
     """A loss or a gradient that is not finite. The weights are those before that update."""
 
 
@@ -69,9 +69,9 @@ class Updater:
         norm = nn.utils.get_total_norm([weight.grad for weight in self._weights if weight.grad is not None])
         finite = torch.isfinite(norm + loss.detach())
         self._broken_at = torch.where(finite | (self._broken_at >= 0), self._broken_at, step)
-        # The two inputs of the fused kernel that GradScaler uses: gradients are divided by one, the other skips.
-        self.optimizer.grad_scale = (norm / self.config.optimizer.clip).clamp(min=1.0)
-        self.optimizer.found_inf = (self._broken_at >= 0).float()
+        # The fused kernel's two inputs that GradScaler also sets: it divides gradients by one, the other makes it skip.
+        vars(self.optimizer)["grad_scale"] = (norm / self.config.optimizer.clip).clamp(min=1.0)
+        vars(self.optimizer)["found_inf"] = (self._broken_at >= 0).float()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.update(step)
@@ -83,16 +83,17 @@ class Updater:
         return None if step < 0 else step
 
     @torch.no_grad()
-    def explain(self, step: int, batch: Any) -> NonFiniteLoss:
-        """The error for a broken step with the rows that broke it, found by repeating the step: no weight has changed."""
+    def explain(self, step: int, batch: Any) -> NonFiniteLossError:
+        """The error for a broken step, naming the rows that broke it: found by repeating it with the same weights."""
         losses = self._forward(step, *self.prepare(step, batch)).loss
         bad = ~torch.isfinite(losses).cpu().numpy()
         what = "the loss" if bad.any() else "the gradient (no row's loss)"
         rows = batch.ids[bad] if bad.any() else batch.ids
-        return NonFiniteLoss(
-            f"step {step}: {what} is not finite, rows {', '.join(map(str, rows[:16]))}{' ...' if len(rows) > 16 else ''}; "
-            "the update was not made. Look for non-finite or huge values in these rows' latents and text; if they are "
-            "fine, lower the learning rate or the clip, or train in fp32. A rerun goes on from the last checkpoint"
+        named = ", ".join(map(str, rows[:16])) + (f" and {len(rows) - 16} more" if len(rows) > 16 else "")
+        return NonFiniteLossError(
+            f"step {step}: {what} is not finite, rows {named}; the update was not made. Look for non-finite or huge "
+            "values in these rows' latents and text; if they are fine, lower the learning rate or the clip, or train "
+            "in fp32. A rerun goes on from the last checkpoint"
         )
 
     def _forward(self, step: int, batch: Any, draw: Draw) -> Losses:

@@ -46,9 +46,10 @@ def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
 
 
 def split_parameters(model: torch.nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """(matrices and kernels for Muon, the rest for AdamW). Embedding tables go to AdamW: their rows are sparse."""
+    """(matrices and kernels for Muon, the rest for AdamW). Tables go to AdamW: their rows mean different things."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     matrices, rest = [], []
-    for parameter in model.parameters():
-        (matrices if parameter.ndim >= 2 and id(parameter) not in tables else rest).append(parameter)
+    for name, parameter in model.named_parameters():
+        is_table = id(parameter) in tables or name.endswith("positional_embedding")
+        (matrices if parameter.ndim >= 2 and not is_table else rest).append(parameter)
     return matrices, rest

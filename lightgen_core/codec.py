@@ -1,0 +1,115 @@
+"""The frozen image autoencoder: pictures to normalised latents and back (diffusers AutoencoderKL or AutoencoderDC)."""
+
+from pathlib import Path
+from typing import Self
+
+import diffusers
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightgen_core.zoo.paths import resolve
+
+CLASSES = ("AutoencoderKL", "AutoencoderDC")
+"""diffusers classes that can be loaded; a folder's config.json names its own."""
+
+
+class CodecError(ValueError):
+    """A reference that holds no autoencoder we can use, or pictures and latents that do not fit it."""
+
+
+class LatentCodec:
+    """Pictures uint8 (n, height, width, 3) <-> latents float32 (n, channels, height / stride, width / stride).
+
+    Latents are normalised as the model's configuration says: less `shift_factor` (AutoencoderKL only), times
+    `scaling_factor`, so that their mean is about 0 and their variance about 1.
+    """
+
+    def __init__(self, model: diffusers.ModelMixin, device: torch.device | str, dtype: torch.dtype) -> None:
+        if type(model).__name__ not in CLASSES:
+            raise CodecError(f"found an autoencoder of class {type(model).__name__}, expected {' or '.join(CLASSES)}")
+        self.model = model.eval().requires_grad_(False).to(device, dtype)
+        self.device, self.dtype = torch.device(device), dtype
+        config = model.config
+        self._scale = float(config.get("scaling_factor") or 1.0)
+        self._shift = float(config.get("shift_factor") or 0.0)
+        self.channels = int(config["latent_channels"])
+        stages = config.get("block_out_channels") or config["encoder_block_out_channels"]
+        self.stride = 2 ** (len(stages) - 1)
+
+    @classmethod
+    def load(
+        cls,
+        reference: str,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
+    ) -> Self:
+        """Load a zoo reference ("zoo:autoencoder"), a local folder, or a hub id at `revision`; safetensors only.
+
+        A hub id of a whole pipeline may end with its folder: "stabilityai/stable-diffusion-3.5-large/vae".
+
+        Raises:
+            CodecError: the model is of another class.
+            OSError: there is no such model, or its weights are not safetensors.
+        """
+        where, subfolder = _split(resolve(reference))
+        extra = {"subfolder": subfolder} if subfolder else {}
+        name = _class_name(where, subfolder, revision)
+        if name not in CLASSES:
+            raise CodecError(f"{reference} holds a model of class {name}, expected {' or '.join(CLASSES)}")
+        model = getattr(diffusers, name).from_pretrained(
+            where, revision=revision, torch_dtype=dtype, use_safetensors=True, **extra
+        )
+        return cls(model, device, dtype)
+
+    @torch.inference_mode()
+    def encode(self, images: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
+        """Latents of pictures uint8 (n, height, width, 3); of an AutoencoderKL, the mean.
+
+        Raises:
+            CodecError: not uint8, not (n, height, width, 3), or sides that are not multiples of the stride.
+        """
+        pictures = torch.as_tensor(images)
+        if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[3] != 3:
+            found = f"{pictures.dtype} {tuple(pictures.shape)}"
+            raise CodecError(f"found pictures of {found}, expected uint8 (n, height, width, 3)")
+        if pictures.shape[1] % self.stride or pictures.shape[2] % self.stride:
+            found = f"{pictures.shape[1]} x {pictures.shape[2]} px"
+            raise CodecError(f"found pictures of {found}, expected sides that are multiples of {self.stride} px")
+        values = pictures.to(self.device).permute(0, 3, 1, 2).to(self.dtype).div(127.5).sub(1)
+        encoded = self.model.encode(values)
+        raw = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent
+        return ((raw.float() - self._shift) * self._scale).cpu().numpy()
+
+    @torch.inference_mode()
+    def decode(self, latents: NDArray[np.float32] | Tensor) -> NDArray[np.uint8]:
+        """Pictures uint8 (n, height, width, 3) of normalised latents (n, channels, h, w).
+
+        Raises:
+            CodecError: latents of another number of channels.
+        """
+        values = torch.as_tensor(latents)
+        if values.ndim != 4 or values.shape[1] != self.channels:
+            raise CodecError(f"found latents {tuple(values.shape)}, expected (n, {self.channels}, height, width)")
+        raw = values.to(self.device, torch.float32) / self._scale + self._shift
+        decoded = self.model.decode(raw.to(self.dtype)).sample
+        return decoded.float().clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _split(where: str) -> tuple[str, str | None]:
+    """A hub id with more than one slash: the repository and the folder in it."""
+    parts = where.split("/")
+    if Path(where).exists() or len(parts) <= 2 or not all(parts):
+        return where, None
+    return "/".join(parts[:2]), "/".join(parts[2:])
+
+
+def _class_name(where: str, subfolder: str | None, revision: str | None) -> str:
+    """The class that the model's own config.json names."""
+    if Path(where).is_dir() and not (Path(where) / "config.json").is_file():
+        raise CodecError(f"{where} has no config.json; give the folder that save_pretrained wrote")
+    config = diffusers.AutoencoderDC.load_config(where, subfolder=subfolder, revision=revision)
+    return str(config.get("_class_name"))

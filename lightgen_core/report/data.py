@@ -1,0 +1,180 @@
+"""What a report shows, as plain data: the caller fills it, the page only draws it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from lightgen_core.diversity import Figure
+from lightgen_core.statistics import Interval
+
+Picture = npt.NDArray[np.uint8]
+"""(height, width, 3) sRGB."""
+
+STUDENTS = {"pretrain": "Pre-trained", "dpo": "After DPO", "shuffled": "Shuffled captions"}
+"""What is scored, with its title: the student before and after DPO, and the former against another caption."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture and the detector's verdict on it; None: nobody judged it."""
+
+    picture: Picture
+    correct: bool | None = None
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """One caption and who drew what: for example teacher, pretrain and dpo, in the order to show."""
+
+    category: str
+    caption: str
+    samples: Mapping[str, Sample]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Figures logged over training steps.
+
+    Attributes:
+        title: what is drawn.
+        steps: (points,) ascending.
+        lines: name -> (points,) values.
+        meaning: how to read it, one sentence.
+        reference: a value worth a dashed line, such as chance.
+        smooth: draw the raw values faintly and their running mean on top.
+    """
+
+    title: str
+    steps: npt.NDArray[np.int64]
+    lines: Mapping[str, npt.NDArray[np.float64]]
+    meaning: str = ""
+    reference: float | None = None
+    smooth: bool = True
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic, its number of captions, and one of them."""
+
+    name: str
+    captions: int
+    example: str
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A caption that was left out because another one says the same."""
+
+    dropped: str
+    kept: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A picture that was dropped, beside the one that stays."""
+
+    dropped: Picture
+    kept: Picture
+    dropped_caption: str
+    kept_caption: str
+    similarity: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class DedupSummary:
+    """How many pictures went and why, and how complete the search for duplicates was.
+
+    Attributes:
+        pictures: before.
+        reasons: reason -> pictures dropped.
+        threshold: cosine from which a pair is a near duplicate.
+        index: faiss factory strings in use.
+        queries: rows checked against brute force.
+        pairs: true pairs of those rows.
+        recall: share of them that the search found; None: there was none to find.
+        examples: to show.
+    """
+
+    pictures: int
+    reasons: Mapping[str, int]
+    threshold: float
+    index: tuple[str, ...]
+    queries: int
+    pairs: int
+    recall: Interval | None
+    examples: tuple[Duplicate, ...] = ()
+
+
+@dataclass(frozen=True)
+class PairExample:
+    """A preference pair: the picture to prefer, the one to avoid, and where the winner comes from."""
+
+    caption: str
+    winner: Picture
+    loser: Picture
+    kind: str
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One stage. `state`, `seconds`, `device_seconds` and `created_at` are facts of the run, not of the key."""
+
+    stage: str
+    key: str
+    inputs: tuple[str, ...]
+    rows: int
+    bytes: int
+    state: str
+    seconds: float
+    device_seconds: float
+    created_at: str
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything on the page.
+
+    Attributes:
+        name: of the recipe.
+        purpose: of the recipe, one line.
+        recipe: the recipe as YAML.
+        scorer: what judged the pictures, such as "scene detector"; None: no scorer applies, and `scores` is empty.
+        scores: student (`STUDENTS`) -> "overall" and categories, in the order to show -> score.
+        scores_mean_nothing: the recipe is too small to learn; the page says so at the top.
+        samples: captions with the pictures drawn for them.
+        curves: of the training stages.
+        topics: captions by topic, and `unused_topics` that no caption covers.
+        repeats: captions left out as near duplicates (examples), `repeated_captions` of them in all.
+        diversity: figures of the pictures kept.
+        dedup: what went and why.
+        pairs: preference pairs (examples), `pair_counts` of each kind in all.
+        stages: in order, the report's own excepted.
+        host: machine and device, name -> value.
+        software: distribution -> version.
+        created_at: of the page, UTC.
+    """
+
+    name: str
+    recipe: str
+    stages: tuple[StageRow, ...]
+    created_at: str
+    purpose: str = ""
+    scorer: str | None = None
+    scores: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    scores_mean_nothing: bool = False
+    samples: tuple[SampleRow, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    topics: tuple[Topic, ...] = ()
+    unused_topics: tuple[str, ...] = ()
+    repeats: tuple[Repeat, ...] = ()
+    repeated_captions: int = 0
+    diversity: tuple[Figure, ...] = ()
+    dedup: DedupSummary | None = None
+    pairs: tuple[PairExample, ...] = ()
+    pair_counts: Mapping[str, int] = field(default_factory=dict)
+    host: Mapping[str, str] = field(default_factory=dict)
+    software: Mapping[str, str] = field(default_factory=dict)

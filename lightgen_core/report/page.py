@@ -1,0 +1,76 @@
+"""`ReportData` -> one HTML page that needs nothing but itself."""
+
+import re
+from collections.abc import Mapping
+from itertools import groupby
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from lightgen_core.report import charts, formats
+from lightgen_core.report.data import STUDENTS, ReportData, SampleRow
+from lightgen_core.statistics import Interval
+
+_HERE = Path(__file__).parent
+_RUN_FACTS = re.compile(r'<section id="run".*?</section>', re.DOTALL)
+
+
+def render_report(data: ReportData) -> str:
+    """Draw the page. The same data gives the same text; times and facts of the host are in `#run` only.
+
+    Raises:
+        ValueError: a picture is not uint8 (height, width, 3), or a curve has no points or infinite ones.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    filters = (formats.number, formats.interval, formats.percent, formats.size, formats.duration, formats.words)
+    environment.filters |= {each.__name__: each for each in filters}
+    environment.filters |= {"picture": formats.picture_uri, "pixel_art": formats.is_pixel_art}
+    return environment.get_template("page.html.j2").render(
+        data=data,
+        style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        headline=headline(data.scores),
+        titles=STUDENTS | {"teacher": "Teacher"},
+        students=[name for name in STUDENTS if name in data.scores],
+        categories=list(next(iter(data.scores.values()), ())),
+        samples=_by_category(data.samples),
+        charts=charts,
+    )
+
+
+def without_run_facts(page: str) -> str:
+    """The page without what differs from run to run: equal for two runs of one recipe."""
+    return _RUN_FACTS.sub("", page)
+
+
+def headline(scores: Mapping[str, Mapping[str, Interval]]) -> str:
+    """The overall scores in one or two sentences; empty without scores."""
+    found = {name: scores[name]["overall"] for name in STUDENTS if name in scores}
+    said = []
+    if "pretrain" in found:
+        said.append(f"the pre-trained student scores {_score(found['pretrain'])}")
+    if "dpo" in found:
+        said.append(f"after DPO it scores {_score(found['dpo'])}")
+    if not said:
+        return ""
+    sentence = "On captions that training never saw, " + ", and ".join(said)
+    if "shuffled" in found:
+        sentence += f"; the same pictures judged by another caption score {found['shuffled'].value:.2f}"
+    if "pretrain" in found and "dpo" in found:
+        change = found["dpo"].value - found["pretrain"].value
+        inside = found["pretrain"].low <= found["dpo"].value <= found["pretrain"].high
+        sentence += f". DPO\N{RIGHT SINGLE QUOTATION MARK}s change of {change:+.2f} lies {'within' if inside else 'outside'} the interval"
+    return sentence.replace("-0.00", "+0.00") + "."
+
+
+def _score(score: Interval) -> str:
+    return f"{score.value:.2f} ({formats.interval(score)})"
+
+
+def _by_category(rows: tuple[SampleRow, ...]) -> list[tuple[str, list[SampleRow]]]:
+    """Rows of each category, in the order in which categories first come."""
+    order = list(dict.fromkeys(row.category for row in rows))
+    ranked = sorted(rows, key=lambda row: order.index(row.category))
+    return [(category, list(group)) for category, group in groupby(ranked, key=lambda row: row.category)]

@@ -1,0 +1,165 @@
+"""Sampling: tokens revealed in random order over a few iterations, each drawn by the diffusion head (MAR, Sec. 3.3).
+
+Order and noise of an image come from its own seed, so the image does not depend on what else is in the batch.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from lightgen_core.config import SamplerConfig
+from lightgen_core.head_samplers import Denoiser, check_sampler, noises_per_token, sample_head
+from lightgen_core.mar.student import Student, gather_tokens
+from lightgen_core.objectives import Objective, objective
+
+
+def pad_text(
+    text: Sequence[Float[Tensor, "words text_width"]],
+) -> tuple[Float[Tensor, "batch words text_width"], Bool[Tensor, "batch words"]]:
+    """Text states of different lengths as one tensor, padded with zeros, and the mask of their words."""
+    words = torch.tensor([len(states) for states in text], device=text[0].device)
+    padded = pad_sequence(list(text), batch_first=True)
+    return padded, torch.arange(padded.shape[1], device=padded.device) < words[:, None]
+
+
+def reveal_counts(hidden: int, iterations: int) -> list[int]:
+    """How many tokens each iteration reveals, so that cos(pi/2 * i / iterations) of them stay hidden after the i-th.
+
+    Every iteration reveals at least one, so there are at most `hidden` of them (MaskGIT, Sec. 3.2).
+    """
+    iterations = min(iterations, hidden)
+    left, counts = hidden, []
+    for done in range(1, iterations + 1):
+        still = math.floor(hidden * math.cos(math.pi / 2 * done / iterations)) if done < iterations else 0
+        still = max(iterations - done, min(left - 1, still))
+        counts.append(left - still)
+        left = still
+    return counts
+
+
+def guidance_at(share: float, config: SamplerConfig) -> float:
+    """Guidance of an iteration after which `share` of the image's tokens is known."""
+    return config.guidance if config.guidance_schedule == "constant" else 1 + (config.guidance - 1) * share
+
+
+@torch.no_grad()
+def sample(
+    student: Student,
+    text: Float[Tensor, "batch words text_width"],
+    text_mask: Bool[Tensor, "batch words"] | None,
+    grid: tuple[int, int],
+    config: SamplerConfig,
+    seeds: Sequence[int],
+    *,
+    known: Float[Tensor, "batch tokens values"] | None = None,
+    keep: Bool[Tensor, " tokens"] | None = None,
+) -> Float[Tensor, "batch tokens values"]:
+    """Image tokens for texts, one image per row, on the device of `text` (the student's).
+
+    Args:
+        student: run without dropout, whatever its mode.
+        text: raw states of the text encoder; `pad_text` makes one tensor of several.
+        text_mask: true at words; None reads everything.
+        grid: (h, w) in tokens.
+        seeds: one for each image.
+        known, keep: zero-shot inpainting: tokens of `known` where `keep` is true (row-major, one mask for the batch)
+            are given back bit for bit and condition the rest.
+
+    Raises:
+        ValueError: a sampler that does not fit the head, or inputs whose sizes do not fit each other.
+    """
+    goal = objective(student.head.config.objective)
+    check_sampler(config, goal)
+    if len(seeds) != len(text):
+        raise ValueError(f"{len(seeds)} seeds for {len(text)} texts: give one seed for each image")
+    if (known is None) != (keep is None):
+        raise ValueError("known and keep belong together: give both, or neither")
+    training = student.training
+    try:
+        return _reveal(student.eval(), text, text_mask, grid, config, goal, seeds, known, keep)
+    finally:
+        student.train(training)
+
+
+def _reveal(
+    student: Student,
+    text: Tensor,
+    text_mask: Tensor | None,
+    grid: tuple[int, int],
+    config: SamplerConfig,
+    goal: Objective,
+    seeds: Sequence[int],
+    known: Tensor | None,
+    keep: Tensor | None,
+) -> Tensor:
+    """The iterations: states of the image, then of its text, then the head at the tokens whose turn it is."""
+    mar, batch, places = student.mar, len(text), grid[0] * grid[1]
+    tokens, hidden = _start(batch, places, student.head.token_width, known, keep, text.device)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    order = _orders(hidden[0].cpu(), generators).to(text.device)
+    branches = [(mar.text_memory(mar.align(text, text_mask)), text_mask)]
+    if config.guidance > 1:
+        branches.append((mar.text_memory(mar.null_text(batch)), None))
+    left = order.shape[1]
+    for count in reveal_counts(left, config.iterations):
+        chosen = order[:, order.shape[1] - left :][:, :count]
+        states = mar.encode_decode(tokens, hidden, grid, num_hidden=left)
+        read = [mar.read_text(states, memory, mask, grid) for memory, mask in branches]
+        embedded = student.head.embed(torch.cat([gather_tokens(branch, chosen) for branch in read]))
+        left -= count
+        denoiser = _denoiser(student, goal, embedded, guidance_at(1 - left / places, config))
+        noises = _noises(generators, noises_per_token(config), count, tokens.shape[2]).to(text.device)
+        revealed = sample_head(denoiser, goal, config, noises).unflatten(0, (batch, count))
+        tokens.scatter_(1, chosen[..., None].expand_as(revealed), revealed)
+        hidden.scatter_(1, chosen, False)
+    return tokens
+
+
+def _start(
+    batch: int, places: int, width: int, known: Tensor | None, keep: Tensor | None, device: torch.device
+) -> tuple[Float[Tensor, "batch tokens values"], Bool[Tensor, "batch tokens"]]:
+    """The tokens before the first iteration, and where they are hidden."""
+    if known is None or keep is None:
+        everywhere = torch.ones(batch, places, dtype=torch.bool, device=device)
+        return torch.zeros(batch, places, width, device=device), everywhere
+    if known.shape != (batch, places, width) or keep.shape != (places,):
+        raise ValueError(
+            f"known is {tuple(known.shape)} and keep {tuple(keep.shape)}; "
+            f"expected {(batch, places, width)} and {(places,)}: tokens of the grid, and one mask for all images"
+        )
+    return known.float().to(device, copy=True), ~keep.to(device).expand(batch, -1)
+
+
+def _orders(hidden: Bool[Tensor, " tokens"], generators: Sequence[Generator]) -> Int[Tensor, "batch hidden"]:
+    """Each image's order of its hidden tokens, drawn by its own generator."""
+    where = hidden.nonzero()[:, 0]
+    return torch.stack([where[torch.randperm(len(where), generator=generator)] for generator in generators])
+
+
+def _noises(generators: Sequence[Generator], noises: int, count: int, width: int) -> Float[Tensor, "noises rows width"]:
+    """Noise of `count` tokens of each image; rows are image after image."""
+    own = [torch.randn(noises, count, width, generator=generator) for generator in generators]
+    return torch.stack(own, dim=1).flatten(1, 2)
+
+
+def _denoiser(student: Student, goal: Objective, embedded: Float[Tensor, "rows width"], guidance: float) -> Denoiser:
+    """The head at fixed conditions. Where a second half of rows has read the null text, it guides the first.
+
+    Only the prediction is guided; a learned variance is the caption's (as in the released code).
+    """
+
+    def plain(noisy: Tensor, timestep: Tensor) -> Tensor:
+        return student.head.denoise(noisy, timestep, embedded).float()
+
+    def guided(noisy: Tensor, timestep: Tensor) -> Tensor:
+        (with_text, variance), (without, _) = (
+            goal.split(half) for half in plain(torch.cat([noisy, noisy]), timestep).chunk(2)
+        )
+        prediction = without + guidance * (with_text - without)
+        return prediction if variance is None else torch.cat([prediction, variance], dim=-1)
+
+    return guided if guidance > 1 else plain

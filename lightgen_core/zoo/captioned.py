@@ -1,0 +1,145 @@
+"""Captioned pictures for the zoo's CLIP and T5: which caption is true of which picture, and batches of near misses."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightgen_core.config import World
+from lightgen_core.scene.detect import Detection, detect, relations
+from lightgen_core.scene.grammar import phrasings
+from lightgen_core.scene.meaning import Meaning
+from lightgen_core.scene.render import render
+from lightgen_core.scene.vocabulary import CATEGORIES, COLORS, RELATIONS, SHAPES
+
+CATEGORY_WEIGHTS = (1.0, 2.0, 3.0, 2.0, 5.0, 5.0)
+"""How often each of CATEGORIES is drawn: what binds and relates words is hardest."""
+
+BATCH_SHAPES, BATCH_COLORS = 4, 4
+"""Words that a batch of near misses speaks of: few, so that swaps, inverses and miscounts meet in it."""
+
+GRID = 3
+_COLORS, _RELATIONS = tuple(COLORS), tuple(RELATIONS)
+_ANY, _ABSENT = -1, -2
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Pictures of known content, and the captions of all meanings.
+
+    images: (n, 3, height, width) uint8; said: (n,) the meaning each was drawn for; truth: (n, meanings) bool;
+    cells: (n, GRID²) 0 for empty, else 1 + shape * colours + colour, and -1 throughout where objects ignore the grid;
+    words: (meanings, shapes + colours) bool, what each meaning names; captions: (meanings, phrasings, words) token
+    ids, padded with 0.
+    """
+
+    images: Tensor
+    said: Tensor
+    truth: Tensor
+    cells: Tensor
+    words: Tensor
+    captions: Tensor
+    weights: Tensor
+
+    def draw(self, count: int, near_misses: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Rows of pictures (count,) and, for each, a phrasing (count, words) of its meaning."""
+        weights = self.weights
+        if near_misses:
+            allowed = torch.zeros(self.words.shape[1], dtype=torch.bool)
+            allowed[torch.randperm(len(SHAPES), generator=generator)[:BATCH_SHAPES]] = True
+            allowed[len(SHAPES) + torch.randperm(len(_COLORS), generator=generator)[:BATCH_COLORS]] = True
+            weights = weights * ~(self.words & ~allowed).any(1)[self.said]
+        rows = torch.multinomial(weights, count, generator=generator)
+        phrasing = torch.randint(self.captions.shape[1], (count,), generator=generator)
+        return rows, self.captions[self.said[rows], phrasing]
+
+
+def make_captioned(
+    plan: list[tuple[World, int]], meanings: list[Meaning], captions: Tensor, rng: np.random.Generator
+) -> Captioned:
+    """Draw `count` pictures of each world in `plan`, of those meanings that it can express, categories in turn."""
+    index = {meaning: i for i, meaning in enumerate(meanings)}
+    images, said, facts, cells = [], [], [], []
+    for world, count in plan:
+        known = [[m for m in meanings if m.category == c and _expressible(m, world)] for c in CATEGORIES]
+        for i in range(count):
+            members = known[i % len(known)]
+            meaning = members[rng.integers(len(members))]
+            image = render(meaning, world, rng)
+            things = detect(image)
+            images.append(image)
+            said.append(index[meaning])
+            facts.append(_facts(things))
+            cells.append(_cells(things, world))
+    said_rows = torch.tensor(said)
+    category = torch.tensor([CATEGORIES.index(meaning.category) for meaning in meanings])[said_rows]
+    share = torch.tensor(CATEGORY_WEIGHTS) / torch.bincount(category, minlength=len(CATEGORIES))
+    return Captioned(
+        images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(),
+        said=said_rows,
+        truth=_truth(np.array(facts), meanings),
+        cells=torch.tensor(np.array(cells)),
+        words=torch.tensor([[w in _words(m) for w in (*SHAPES, *_COLORS)] for m in meanings]),
+        captions=captions,
+        weights=share[category],
+    )
+
+
+def phrased(meaning: Meaning, count: int, rng: np.random.Generator) -> list[str]:
+    """`count` phrasings, drawn with replacement where there are fewer; one in ten ends with a full stop."""
+    every = phrasings(meaning)
+    chosen = rng.choice(len(every), count, replace=len(every) < count)
+    return [every[i] + "." * bool(rng.random() < 0.1) for i in chosen]
+
+
+def _words(meaning: Meaning) -> set[str | None]:
+    return {word for thing in meaning.objects for word in (thing.shape, thing.color)}
+
+
+def _expressible(meaning: Meaning, world: World) -> bool:
+    return _words(meaning) <= {None, *world.shapes, *world.colors} and meaning.count <= world.max_count
+
+
+def _facts(things: list[Detection]) -> NDArray[np.int64]:
+    """(shapes, 2 + relations): how many, in which colour, and where from the only other thing."""
+    facts = np.zeros((len(SHAPES), 2 + len(_RELATIONS)), np.int64)
+    facts[:, 1] = _ABSENT
+    for thing in things:
+        row = facts[SHAPES.index(thing.shape)]
+        color = _COLORS.index(thing.color)
+        row[0] += 1
+        row[1] = color if row[0] == 1 or row[1] == color else _ABSENT
+    if len(things) == 2:
+        for first, second in (things, things[::-1]):
+            for relation in relations(first, second):
+                facts[SHAPES.index(first.shape), 2 + _RELATIONS.index(relation)] = 1
+    return facts
+
+
+def _truth(facts: NDArray[np.int64], meanings: list[Meaning]) -> Tensor:
+    """Whether each meaning is true of each picture, by the detector's rules: (pictures, meanings)."""
+    columns = []
+    for meaning in meanings:
+        counts = np.zeros(len(SHAPES), np.int64)
+        colors = np.full(len(SHAPES), _ANY)
+        for thing in meaning.objects:
+            counts[SHAPES.index(thing.shape)] = meaning.count
+            colors[SHAPES.index(thing.shape)] = _ANY if thing.color is None else _COLORS.index(thing.color)
+        true = (facts[:, :, 0] == counts).all(1) & ((colors == _ANY) | (facts[:, :, 1] == colors)).all(1)
+        if meaning.relation is not None:
+            first = SHAPES.index(meaning.objects[0].shape)
+            true &= facts[:, first, 2 + _RELATIONS.index(meaning.relation)] == 1
+        columns.append(true)
+    return torch.from_numpy(np.stack(columns, axis=1))
+
+
+def _cells(things: list[Detection], world: World) -> NDArray[np.int64]:
+    if world.layout != "composed" or world.grid != GRID:
+        return np.full(GRID * GRID, -1)
+    cells = np.zeros(GRID * GRID, np.int64)
+    for thing in things:
+        place = int(thing.y * GRID) * GRID + int(thing.x * GRID)
+        cells[place] = 1 + SHAPES.index(thing.shape) * len(_COLORS) + _COLORS.index(thing.color)
+    return cells
