@@ -15,6 +15,7 @@ from flows.plan import plan as make_plan
 from flows.plan import require_inputs
 from flows.selection import select
 from flows.store_commands import store as store_group
+from lightgen_core.zoo.paths import ModelNotFound
 from storage.store import Store, StoreError
 from tasks.settings import Settings
 
@@ -133,7 +134,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; what is finished is kept, and the same command goes on from there", err=True)
         sys.exit(1)
-    except (UserError, StoreError) as error:
+    except (UserError, StoreError, ModelNotFound) as error:
         _explain(error, debug)
         sys.exit(2)
     except Exception as error:
@@ -145,5 +146,5 @@ def _explain(error: Exception, debug: bool) -> None:
     click.echo(f"lightgen: {error or type(error).__name__}", err=True)
     if debug:
         traceback.print_exception(error)
-    elif not isinstance(error, UserError):
+    else:
         click.echo("`lightgen --debug ...` shows the traceback.", err=True)

@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from lightgen_core.zoo.paths import digest
+from lightgen_core.zoo.paths import ModelNotFound, digest
 from storage.store import Store, StoreError
 from tasks.recipe import Recipe
 from tasks.settings import Settings
@@ -103,7 +103,7 @@ def _device(settings: Settings) -> dict[str, str]:
 def _weights(reference: str) -> dict[str, str]:
     try:
         found = digest(reference)
-    except (FileNotFoundError, ValueError) as error:
+    except ModelNotFound as error:
         return _row(reference, "missing", str(error))
     where = reference if not Path(reference).is_dir() else "local folder"
     return _row(reference, "ok", f"{where} {found[:12]}" if found else "on the hub; downloaded when the stage runs")

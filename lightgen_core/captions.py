@@ -74,7 +74,12 @@ def choose_captions(topics: Mapping[str, list[Caption]], count: int, near_duplic
     """
     offered = even_quotas({topic: len(found) for topic, found in topics.items()}, count + count // 3)
     candidates = [caption for topic, found in topics.items() for caption in found[: offered[topic]]]
-    found = near_duplicate_captions([caption.text for caption in candidates], near_duplicate, seed)
+    found = near_duplicate_captions(
+        [caption.text for caption in candidates],
+        near_duplicate,
+        seed,
+        groups=[caption.meaning for caption in candidates],
+    )
     survivors: dict[str, list[int]] = {topic: [] for topic in topics}
     for index in np.flatnonzero(found.kept):
         survivors[candidates[index].topic].append(int(index))

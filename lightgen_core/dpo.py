@@ -105,6 +105,7 @@ class Preference:
         winner, loser = self._residuals(model, batch, draw)
         policy_winner, policy_loser = _error(winner), _error(loser)
         guard, beta = self.config.guard, self.config.beta
+        factor = torch.ones_like(policy_loser)
         if guard in ("sdpo", "both"):
             factor = loser_factor(winner.detach(), loser.detach(), self.config.sdpo_mu)
             policy_loser = factor * policy_loser + (1 - factor) * policy_loser.detach()
@@ -117,6 +118,7 @@ class Preference:
             "winner_delta": pairs.winner_delta,
             "loser_delta": pairs.loser_delta,
             "reference_error": reference_winner,
+            "loser_factor": factor,
         }
         return Losses(pairs.loss + anchor, {name: figure.detach() for name, figure in figures.items()})
 

@@ -97,9 +97,9 @@ def sample_head(
         noises: standard normal, `noises_per_token(config)` of them. The temperature scales what ancestral steps add;
             the deterministic samplers have no other noise than the start, so it scales that.
     """
-    steps = levels(objective, config.head_steps)
+    steps, ancestral = levels(objective, config.head_steps), config.head_sampler == "ddpm"
     timesteps = torch.tensor([level.timestep for level in steps], device=noises.device)
-    ancestral = config.head_sampler == "ddpm"
+    log_variances = torch.tensor([level.log_variances() for level in steps[:-1]], device=noises.device)
     token = noises[0] if ancestral else noises[0] * config.temperature
     for index, (level, timestep) in enumerate(zip(steps, timesteps, strict=True)):
         prediction, variance = objective.split(denoiser(token, timestep))
@@ -109,12 +109,8 @@ def sample_head(
             continue
         on_clean, on_noisy = level.posterior_weights()
         token = on_clean * clean + on_noisy * token
-        if level.next_sigma:
-            token = token + config.temperature * _deviation(level, variance, token.device) * noises[index + 1]
+        if index < len(steps) - 1:
+            smallest, largest = log_variances[index, :, None]
+            log_variance = smallest if variance is None else between(variance, smallest, largest)
+            token = token + config.temperature * torch.exp(0.5 * log_variance) * noises[index + 1]
     return token
-
-
-def _deviation(level: Level, variance: Tensor | None, device: torch.device) -> Tensor:
-    """Standard deviation of the next token: learned where the head has a variance part, else the posterior's."""
-    smallest, largest = (torch.tensor([log], device=device) for log in level.log_variances())
-    return torch.exp(0.5 * (smallest if variance is None else between(variance, smallest, largest)))

@@ -29,7 +29,7 @@ def token_residuals(
     grid: tuple[int, int],
     draw: Draw,
 ) -> Float[Tensor, "draws batch num_hidden values"]:
-    """Prediction minus what it should be; the squares' mean over draws, tokens and channels is the paper's l (Eq. 7)."""
+    """Prediction minus what it should be; the squares' mean over draws, tokens, channels is the paper's l (Eq. 7)."""
     target, output = _predict(student, tokens, text, text_mask, grid, draw)
     prediction, _ = draw.objective.split(output.float())
     residual = prediction - draw.objective.wanted(target, draw.timestep, draw.noise)

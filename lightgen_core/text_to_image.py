@@ -13,9 +13,9 @@ from lightgen_core.codec import LatentCodec
 from lightgen_core.config import Positive, SamplerConfig, Section
 from lightgen_core.mar.patch import unpatchify
 from lightgen_core.mar.student import Student
+from lightgen_core.pretrained import load_student
 from lightgen_core.sampling import pad_text, sample
 from lightgen_core.text_encoder import TextEncoder
-from lightgen_core.pretrained import load_student
 
 
 class StudentInfo(Section):

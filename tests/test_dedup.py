@@ -80,6 +80,15 @@ def test_equal_bytes_are_exact_copies_and_settled_before_similarity():
     assert result.similarity[1] == 1.0
 
 
+def test_copies_of_vectors_kept_in_half_precision_have_a_cosine_of_exactly_one():
+    vectors = unit(np.random.default_rng(6).normal(size=(200, 64))).astype(np.float16).astype(np.float32)
+    assert 1e-5 < np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-3
+    ids = [f"{row:03d}" for row in range(400)]
+    result = find_duplicates(np.repeat(vectors, 2, axis=0), None, np.zeros(400), ids, DedupConfig(threshold=1.0))
+    assert result.kept.tolist() == [True, False] * 200
+    assert set(result.similarity[1::2].tolist()) == {1.0}
+
+
 def test_a_copy_of_a_dropped_row_names_the_row_that_stays():
     vectors = on_circle(0, 1, 1)
     result = find_duplicates(vectors, ["x", "y", "y"], [3, 2, 1], ["a", "b", "c"], CONFIG)

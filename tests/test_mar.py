@@ -92,9 +92,11 @@ def test_no_mask_and_the_released_switch_both_read_padding():
     assert (mar_of()(tokens, hidden, text, text_mask, GRID) - unmasked).abs().max() > 1e-3
 
 
-def test_a_caption_without_words_gives_finite_states():
-    tokens, hidden, text, text_mask = batch_of()
-    states = mar_of()(tokens, hidden, text, torch.zeros_like(text_mask), GRID)
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_nothing_to_read_gives_finite_states(precision):
+    tokens, hidden, text, text_mask = batch_of(counts=(3, 12, 7))
+    with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
+        states = mar_of()(tokens, hidden, text, torch.zeros_like(text_mask), GRID)
     assert states.isfinite().all()
 
 

@@ -26,6 +26,10 @@ def test_the_order_of_words_matters():
     assert found.similarity[1] == 9 / 25
 
 
+def test_reversed_words_share_nothing():
+    assert near_duplicate_captions(["red blue", "blue red"], 0.01, seed=0).kept.all()
+
+
 def test_case_punctuation_and_spaces_do_not_matter():
     captions = ["A red circle, left of a blue square.", "a  red circle left of a blue square", "something else"]
     found = near_duplicate_captions(captions, 1.0, seed=0)

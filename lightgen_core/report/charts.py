@@ -48,7 +48,7 @@ def loss_curve(curve: Curve) -> Markup:
     steps, lines = _checked(curve)
     smooth = {name: running_mean(values) for name, values in lines.items()} if curve.smooth else lines
     low, high, logarithmic = _limits([*lines.values()], [*smooth.values()], curve.reference)
-    left, right, top, bottom = 50, _WIDTH - 12, 30, 216
+    left, right, top, bottom = 50, _WIDTH - 18, 30, 216
     first, last = (0.0 if steps[0] <= 0.1 * steps[-1] else steps[0]), max(steps[-1], steps[0] + 1)
     x = scale(first, last, left, right)
     flat = scale(np.log(low), np.log(high), bottom, top) if logarithmic else scale(low, high, bottom, top)
@@ -74,7 +74,7 @@ def loss_curve(curve: Curve) -> Markup:
             parts.append(path(x(steps), y(lines[name]), f"raw stroke-{turn}"))
         parts.append(path(x(steps), y(smooth[name]), f"mean stroke-{turn}"))
     if len(lines) > 1:
-        parts.append(legend({name: f"fill-{turn}" for turn, name in enumerate(lines)}, left, 10))
+        parts.append(legend({words(name): f"fill-{turn}" for turn, name in enumerate(lines)}, left, 10))
     said = ", ".join(f"{name} from {number(smooth[name][0])} to {number(smooth[name][-1])}" for name in lines)
     return svg(_WIDTH, 254, f"{curve.title} over {number(steps[-1])} steps: {said}", parts)
 
@@ -96,11 +96,11 @@ def time_bars(stages: Sequence[StageRow]) -> Markup:
 
 
 def running_mean(values: Values) -> Values:
-    """Centred mean over about a twentieth of the curve; towards its ends the window shrinks, so that it does not lag."""
-    places = np.arange(len(values))
-    half = np.minimum(np.minimum(places, places[::-1]), max(1, len(values) // 40))
+    """Centred mean over about a twentieth of the curve, so that it does not lag; shorter at its ends."""
+    places, half = np.arange(len(values)), max(1, len(values) // 40)
+    start, stop = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
     total = np.concatenate([[0.0], np.cumsum(values)])
-    return (total[places + half + 1] - total[places - half]) / (2 * half + 1)
+    return (total[stop] - total[start]) / (stop - start)
 
 
 def _bar_with_interval(score: Interval, kind: str, x: Scale, top: float, bar: float) -> list[Markup]:

@@ -12,7 +12,7 @@ from lightgen_core.statistics import Interval
 Picture = npt.NDArray[np.uint8]
 """(height, width, 3) sRGB."""
 
-STUDENTS = {"pretrain": "Pre-trained", "dpo": "After DPO", "shuffled": "Shuffled captions"}
+STUDENTS = {"pretrain": "Pre-trained", "dpo": "After DPO", "shuffled": "Shuffled"}
 """What is scored, with its title: the student before and after DPO, and the former against another caption."""
 
 
@@ -121,7 +121,10 @@ class PairExample:
 
 @dataclass(frozen=True)
 class StageRow:
-    """One stage. `state`, `seconds`, `device_seconds` and `created_at` are facts of the run, not of the key."""
+    """One stage. `state`, `seconds`, `device_seconds` and `created_at` are facts of the run, not of the key.
+
+    `state` is a word, such as "ran" or "cached"; `created_at` is ISO 8601 with its time zone.
+    """
 
     stage: str
     key: str
@@ -142,7 +145,7 @@ class ReportData:
         name: of the recipe.
         purpose: of the recipe, one line.
         recipe: the recipe as YAML.
-        scorer: what judged the pictures, such as "scene detector"; None: no scorer applies, and `scores` is empty.
+        scorer: what judged the pictures, such as "the scene detector"; None: no scorer applies, and `scores` is empty.
         scores: student (`STUDENTS`) -> "overall" and categories, in the order to show -> score.
         scores_mean_nothing: the recipe is too small to learn; the page says so at the top.
         samples: captions with the pictures drawn for them.
@@ -155,7 +158,7 @@ class ReportData:
         stages: in order, the report's own excepted.
         host: machine and device, name -> value.
         software: distribution -> version.
-        created_at: of the page, UTC.
+        created_at: of the page, ISO 8601 with its time zone.
     """
 
     name: str

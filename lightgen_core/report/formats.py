@@ -2,6 +2,7 @@
 
 import base64
 import io
+from datetime import UTC, datetime
 
 import numpy as np
 from PIL import Image
@@ -75,6 +76,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def when(moment: str) -> str:
+    """A point in time to the minute, in UTC, from ISO 8601."""
+    return datetime.fromisoformat(moment).astimezone(UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def words(name: str) -> str:

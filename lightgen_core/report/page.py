@@ -25,7 +25,15 @@ def render_report(data: ReportData) -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    filters = (formats.number, formats.interval, formats.percent, formats.size, formats.duration, formats.words)
+    filters = (
+        formats.number,
+        formats.interval,
+        formats.percent,
+        formats.size,
+        formats.duration,
+        formats.when,
+        formats.words,
+    )
     environment.filters |= {each.__name__: each for each in filters}
     environment.filters |= {"picture": formats.picture_uri, "pixel_art": formats.is_pixel_art}
     return environment.get_template("page.html.j2").render(
@@ -59,9 +67,9 @@ def headline(scores: Mapping[str, Mapping[str, Interval]]) -> str:
     if "shuffled" in found:
         sentence += f"; the same pictures judged by another caption score {found['shuffled'].value:.2f}"
     if "pretrain" in found and "dpo" in found:
-        change = found["dpo"].value - found["pretrain"].value
-        inside = found["pretrain"].low <= found["dpo"].value <= found["pretrain"].high
-        sentence += f". DPO\N{RIGHT SINGLE QUOTATION MARK}s change of {change:+.2f} lies {'within' if inside else 'outside'} the interval"
+        before, after = found["pretrain"], found["dpo"].value
+        where = "within" if before.low <= after <= before.high else "outside"
+        sentence += f". The change of {after - before.value:+.2f} lies {where} the interval"
     return sentence.replace("-0.00", "+0.00") + "."
 
 

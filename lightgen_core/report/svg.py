@@ -65,17 +65,14 @@ def scale(low: float, high: float, start: float, end: float) -> Scale:
     return lambda values: start + (np.asarray(values, np.float64) - low) * (end - start) / (high - low)
 
 
-def round_ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten within low..high."""
-    raw = (high - low) / about
-    power = 10.0 ** np.floor(np.log10(raw))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * (1 - 1e-9))
-    first = np.ceil(low / step - 1e-9)
-    return [
-        float(np.round(step * (first + k), 12))
-        for k in range(int((high - low) / step + 1e-9) + 1)
-        if step * (first + k) <= high + 1e-9 * step
-    ]
+def round_ticks(low: float, high: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten within low..high, at most six of them."""
+    finest = (high - low) / 5 * (1 - 1e-9)
+    power = 10.0 ** np.floor(np.log10(finest))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= finest)
+    first, last = np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9)
+    # Adding 0 turns a tick of -0 into 0.
+    return [float(np.round(step * count, 12)) + 0.0 for count in np.arange(first, last + 1)]
 
 
 def log_ticks(low: float, high: float) -> list[float]:

@@ -37,13 +37,14 @@ def templates(area: float, x: float, y: float, size: tuple[int, int]) -> Floats:
 
 @lru_cache(maxsize=256)
 def _blurs(pixels: int) -> Floats:
-    """(len(BLURS), pixels, pixels): the Gaussian along one axis as a matrix; nothing lies beyond the box."""
-    distance = np.subtract.outer(np.arange(pixels), np.arange(pixels))
-    found = []
-    for sigma in BLURS:
-        weights = np.exp(-0.5 * (distance / max(sigma, 1e-3)) ** 2)
-        found.append(weights / np.exp(-0.5 * (np.arange(-pixels, pixels + 1) / max(sigma, 1e-3)) ** 2).sum())
-    return np.array(found)
+    """(len(BLURS), pixels, pixels): each blur along one axis, as a matrix; nothing lies beyond the box."""
+    reach = np.arange(-pixels, pixels + 1)
+    apart = np.subtract.outer(np.arange(pixels), np.arange(pixels))
+    return np.array([_gaussian(apart, sigma) / _gaussian(reach, sigma).sum() for sigma in BLURS])
+
+
+def _gaussian(distance: NDArray[np.int64], sigma: float) -> Floats:
+    return np.exp(-0.5 * (distance / max(sigma, 1e-3)) ** 2)  # sigma 0: this pixel alone
 
 
 @lru_cache(maxsize=1)

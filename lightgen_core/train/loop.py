@@ -39,7 +39,7 @@ class TrainResult:
 
     step: updates in the weights; rows: the log, one dict of figures every `log_every` steps, equal for equal runs;
     laps: seconds and images per second of those rows; ema: averaged weights, a complete state dict; stopped: why the
-    run ended before its last step, or None. A run that was stopped has the weights of an earlier step than its last row.
+    run ended before its last step, or None. A stopped run has the weights of an earlier step than its last row.
     """
 
     step: int

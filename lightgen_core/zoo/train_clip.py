@@ -31,7 +31,7 @@ from lightgen_core.zoo.tokenizer import END, PAD, make_tokenizer
 
 log = logging.getLogger("lightgen.zoo.clip")
 
-WORDS = 32
+WORDS = 24
 """Context length of CLIP's text tower; the grammar's longest caption has 22 tokens."""
 
 PHRASINGS = 48

@@ -1,0 +1,160 @@
+"""How good the zoo is, in numbers: `python -m lightgen_core.zoo.quality` prints docs/zoo.md's tables as JSON."""
+
+import argparse
+import json
+from collections import defaultdict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightgen_core.clip import Clip
+from lightgen_core.codec import LatentCodec
+from lightgen_core.config import World
+from lightgen_core.scene.detect import satisfies
+from lightgen_core.scene.grammar import meanings
+from lightgen_core.scene.meaning import Meaning, excludes
+from lightgen_core.scene.render import render
+from lightgen_core.scene.split import split
+from lightgen_core.text_encoder import TextEncoder
+from lightgen_core.zoo.captioned import phrased
+from lightgen_core.zoo.teaching import balanced, full_world
+
+
+def reconstruction(
+    codec: LatentCodec, world: World, count: int, rng: np.random.Generator, noise: float = 0.0
+) -> dict[str, float]:
+    """Share of pictures that the detector still finds right after encode and decode, by category and "overall".
+
+    The pictures are of held-out meanings. noise: standard deviation of normal noise added to the latents.
+    """
+    drawn = balanced(split(world)[1], count, rng)
+    pictures = np.stack([render(meaning, world, rng) for meaning in drawn])
+    latents = codec.encode(pictures)
+    decoded = codec.decode(latents + noise * rng.standard_normal(latents.shape, np.float32))
+    right: dict[str, list[bool]] = defaultdict(list)
+    for meaning, picture in zip(drawn, decoded, strict=True):
+        right[meaning.category].append(satisfies(picture, meaning))
+    scores = {category: float(np.mean(hits)) for category, hits in right.items()}
+    return scores | {"overall": float(np.mean(list(scores.values())))}
+
+
+def latent_spread(codec: LatentCodec, world: World, count: int, rng: np.random.Generator, patch: int = 2) -> dict[str, float]:
+    """Mean, deviation and effective dimensions of a token of patch x patch latents.
+
+    participation: (sum of eigenvalues)² / sum of their squares; components_95: principal components that hold 95 %.
+    """
+    pictures = np.stack([render(meaning, world, rng) for meaning in balanced(split(world)[0], count, rng)])
+    latents = torch.from_numpy(codec.encode(pictures))
+    tokens = functional.unfold(latents, patch, stride=patch).transpose(1, 2).flatten(0, 1)
+    spectrum = torch.linalg.eigvalsh(torch.cov(tokens.T)).flip(0)
+    held = spectrum.cumsum(0) / spectrum.sum()
+    return {
+        "mean": float(latents.mean()),
+        "deviation": float(latents.std()),
+        "participation": float(spectrum.sum() ** 2 / spectrum.square().sum()),
+        "components_95": int((held < 0.95).sum()) + 1,
+    }
+
+
+def picks(clip: Clip, world: World, count: int, rng: np.random.Generator, among: int = 50) -> float:
+    """Share of pictures of held-out meanings whose own caption is the nearest of `among` exclusive ones."""
+    every, right = meanings(world), 0
+    for meaning in balanced(split(world)[1], count, rng):
+        rivals = [meaning]
+        for index in rng.permutation(len(every)):
+            if len(rivals) < among and all(excludes(every[index], rival) for rival in rivals):
+                rivals.append(every[index])
+        captions = clip.embed_texts([phrased(rival, 1, rng)[0] for rival in rivals])
+        right += int(np.argmax(captions @ clip.embed_images(render(meaning, world, rng)[None])[0]) == 0)
+    return right / count
+
+
+class Probe(nn.Module):
+    """One attention over frozen states, asked by a shape: the least that a student can do with them."""
+
+    def __init__(self, width: int, shapes: int, answers: int) -> None:
+        super().__init__()
+        self.asked = nn.Embedding(shapes, width)
+        self.key, self.answer = nn.Linear(width, width), nn.Linear(width, answers)
+
+    def forward(self, states: Tensor, mask: Tensor, asked: Tensor) -> Tensor:
+        scores = torch.einsum("rwd,rd->rw", self.key(states), self.asked(asked)) / states.shape[2] ** 0.5
+        weights = scores.masked_fill(~mask, -torch.inf).softmax(1)
+        return self.answer(torch.einsum("rw,rwd->rd", weights, states))
+
+
+def probe(encoder: TextEncoder, world: World, category: str, rng: np.random.Generator, steps: int = 600) -> float:
+    """Held-out accuracy of a probe on frozen states: where a named shape is ("position"), or its colour ("color_attr")."""
+    sets = []
+    for members in split(world):
+        chosen = [meaning for meaning in members if meaning.category == category]
+        rows = [(caption, *question) for m in chosen for caption in phrased(m, 24, rng) for question in _questions(m, world)]
+        captions, asked, answers = zip(*rows, strict=True)
+        states = [torch.from_numpy(s) for s in encoder.encode(list(captions))]
+        padded = nn.utils.rnn.pad_sequence(states, batch_first=True)
+        mask = torch.arange(padded.shape[1]) < torch.tensor([len(s) for s in states])[:, None]
+        sets.append((padded, mask, torch.tensor(asked), torch.tensor(answers)))
+    train, test = sets
+    torch.manual_seed(int(rng.integers(2**31)))
+    model = Probe(encoder.width, len(world.shapes), max(4, len(world.colors)))
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(steps):
+        rows = torch.randint(len(train[0]), (256,))
+        loss = functional.cross_entropy(model(*(part[rows] for part in train[:3])), train[3][rows])
+        model.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        return float((model(*test[:3]).argmax(1) == test[3]).float().mean())
+
+
+def _questions(meaning: Meaning, world: World) -> list[tuple[int, int]]:
+    """(shape asked for, answer), for both objects of a meaning."""
+    shapes = [world.shapes.index(thing.shape) for thing in meaning.objects]
+    if meaning.relation is None:
+        return [(s, world.colors.index(str(t.color))) for s, t in zip(shapes, meaning.objects, strict=True)]
+    answers = {"left of": (0, 1), "right of": (1, 0), "above": (2, 3), "below": (3, 2)}[meaning.relation]
+    return list(zip(shapes, answers, strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--autoencoder", default="zoo:autoencoder")
+    parser.add_argument("--clip", default="zoo:clip")
+    parser.add_argument("--t5", default="zoo:t5")
+    parser.add_argument("--count", type=int, default=960, help="pictures for each figure")
+    parser.add_argument("--only", choices=("autoencoder", "text"))
+    arguments = parser.parse_args()
+    found: dict[str, object] = {}
+    rng = np.random.default_rng(1)
+    worlds = {
+        "default": World(),
+        "every word": full_world(),
+        "grid": World(layout="grid"),
+        "free": World(layout="free"),
+        "32 px": World(image_size=32),
+        "64 px": World(image_size=64),
+        "128 px": World(image_size=128),
+        "256 px": World(image_size=256),
+    }
+    if arguments.only != "text":
+        codec = LatentCodec.load(arguments.autoencoder)
+        found["reconstruction"] = {name: reconstruction(codec, world, arguments.count, rng) for name, world in worlds.items()}
+        found["noise on latents"] = {
+            noise: reconstruction(codec, World(), arguments.count, rng, noise)["overall"] for noise in (0.1, 0.2, 0.3, 0.5)
+        }
+        found["latents"] = latent_spread(codec, World(), 1000, rng)
+    if arguments.only != "autoencoder":
+        clip, encoder = Clip.load(arguments.clip), TextEncoder.load(arguments.t5)
+        found["right caption among 50"] = {
+            name: picks(clip, worlds[name], 480, rng) for name in ("default", "every word", "grid", "free", "64 px")
+        }
+        found["probe of T5 states"] = {c: probe(encoder, World(), c, rng) for c in ("position", "color_attr")}
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

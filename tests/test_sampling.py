@@ -1,0 +1,214 @@
+import math
+
+import pytest
+import torch
+from tiny_student import GRID, TEXT_WIDTH, TOKEN_WIDTH, TOKENS, tiny_student
+
+from lightgen_core.config import SamplerConfig
+from lightgen_core.head_samplers import levels, noises_per_token, sample_head
+from lightgen_core.noise_schedule import schedule_on
+from lightgen_core.objectives import objective
+from lightgen_core.sampling import guidance_at, pad_text, reveal_counts, sample
+
+SAMPLERS = [("ddpm", "ddpm"), ("ddpm", "ddim"), ("v", "ddpm"), ("v", "ddim"), ("flow", "euler")]
+
+
+def trained_looking(name):
+    """A student whose output layers are not zero, as they are at the start."""
+    student, generator = tiny_student(name), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in student.parameters():
+            weight += 0.1 * torch.randn(weight.shape, generator=generator)
+        # An untrained ddpm head divides what it does not know by alpha near zero; this keeps its samples of order one.
+        student.head.out.weight[:TOKEN_WIDTH] *= 0.05
+    return student
+
+
+def captions(*lengths):
+    generator = torch.Generator().manual_seed(2)
+    return pad_text([torch.randn(length, TEXT_WIDTH, generator=generator) for length in lengths])
+
+
+def settings(sampler="ddim", **changes):
+    return SamplerConfig(**({"iterations": 4, "head_steps": 5, "head_sampler": sampler, "guidance": 3.0} | changes))
+
+
+@pytest.mark.parametrize(("hidden", "iterations"), [(1, 1), (9, 1), (9, 4), (9, 9), (9, 64), (256, 64), (1024, 64)])
+def test_every_iteration_reveals_something_and_all_is_revealed(hidden, iterations):
+    counts = reveal_counts(hidden, iterations)
+    assert len(counts) == min(hidden, iterations) and sum(counts) == hidden and min(counts) >= 1
+
+
+def test_reveals_follow_the_cosine():
+    left = 256 - torch.tensor(reveal_counts(256, 64)).cumsum(0)
+    # Before iteration 14 the cosine reveals less than one token an iteration, so the count runs ahead of it.
+    for done in (16, 32, 48, 60):
+        assert left[done - 1] == math.floor(256 * math.cos(math.pi / 2 * done / 64))
+
+
+def test_nothing_hidden_needs_no_iteration():
+    assert reveal_counts(0, 64) == []
+
+
+def test_guidance_grows_with_the_revealed_share():
+    linear, constant = settings(guidance_schedule="linear"), settings(guidance_schedule="constant")
+    assert [guidance_at(share, linear) for share in (0.0, 0.25, 1.0)] == [1.0, 1.5, 3.0]
+    assert guidance_at(0.25, constant) == 3.0
+
+
+@pytest.mark.parametrize(("name", "sampler"), SAMPLERS)
+def test_an_image_does_not_depend_on_its_batch(name, sampler):
+    student, (text, mask) = trained_looking(name), captions(2, 5, 3)
+    config = settings(sampler, guidance_schedule="linear")
+    together = sample(student, text, mask, GRID, config, seeds=[11, 12, 13])
+    alone = sample(student, text[2:, :3], mask[2:, :3], GRID, config, seeds=[13])
+    turned = sample(student, text.flip(0), mask.flip(0), GRID, config, seeds=[13, 12, 11]).flip(0)
+    assert together.shape == (3, TOKENS, TOKEN_WIDTH)
+    scale = together.abs().max().item()
+    torch.testing.assert_close(together[2:], alone, rtol=0, atol=1e-5 * scale)
+    torch.testing.assert_close(together, turned, rtol=0, atol=1e-5 * scale)
+
+
+def test_equal_seeds_give_equal_bits_and_other_seeds_other_images():
+    student, (text, mask) = trained_looking("v"), captions(3, 3)
+    first = sample(student, text, mask, GRID, settings(), seeds=[1, 1])
+    assert sample(student, text, mask, GRID, settings(), seeds=[1, 1]).equal(first)
+    same_text = text[:1].expand(2, -1, -1)
+    one, two = sample(student, same_text, None, GRID, settings(), seeds=[1, 2])
+    assert (one - two).abs().mean() > 0.1
+
+
+def test_known_tokens_are_kept_bit_for_bit_and_condition_the_rest():
+    student, (text, mask) = trained_looking("v"), captions(3, 4)
+    keep = torch.arange(TOKENS) % 2 == 0
+    known = torch.randn(2, TOKENS, TOKEN_WIDTH, generator=torch.Generator().manual_seed(3))
+    before = known.clone()
+    painted = sample(student, text, mask, GRID, settings(), seeds=[1, 2], known=known, keep=keep)
+    assert painted[:, keep].equal(known[:, keep]) and known.equal(before)
+    other = sample(student, text, mask, GRID, settings(), seeds=[1, 2], known=-known, keep=keep)
+    assert (painted[:, ~keep] - other[:, ~keep]).abs().mean() > 1e-3
+    # What lies under the mask must not matter.
+    under = known.masked_fill(~keep[:, None], math.nan)
+    again = sample(student, text, mask, GRID, settings(), seeds=[1, 2], known=under, keep=keep)
+    assert again.equal(painted)
+
+
+def test_an_image_that_is_all_known_comes_back():
+    student, (text, mask) = trained_looking("v"), captions(3)
+    known = torch.randn(1, TOKENS, TOKEN_WIDTH)
+    keep = torch.ones(TOKENS, dtype=torch.bool)
+    assert sample(student, text, mask, GRID, settings(), [1], known=known, keep=keep).equal(known)
+
+
+@pytest.mark.parametrize(("guidance", "reads"), [(1.0, 4), (3.0, 8)])
+def test_text_is_aligned_once_and_the_null_text_is_read_only_for_guidance(monkeypatch, guidance, reads):
+    student, (text, mask), calls = trained_looking("v"), captions(3), []
+    for name in ("align", "text_memory", "encode_decode", "read_text"):
+        method = getattr(student.mar, name)
+        monkeypatch.setattr(
+            student.mar, name, lambda *a, _name=name, _call=method, **k: (calls.append(_name), _call(*a, **k))[1]
+        )
+    sample(student, text, mask, GRID, settings(guidance=guidance), seeds=[1])
+    assert (calls.count("align"), calls.count("encode_decode"), calls.count("read_text")) == (1, 4, reads)
+    assert calls.count("text_memory") == reads // 4
+
+
+def test_guidance_moves_away_from_the_null_text():
+    """At guidance g the prediction is null + g (text - null); with text equal to null guidance changes nothing."""
+    student = trained_looking("v")
+    null_states = torch.zeros(1, 1, TEXT_WIDTH)
+    plain = sample(student, null_states, None, GRID, settings(guidance=1.0), seeds=[1])
+    guided = sample(student, null_states, None, GRID, settings(guidance=3.0), seeds=[1])
+    assert (plain - guided).abs().max() > 1e-2
+    student.mar.align = lambda text, mask: student.mar.null_text(len(text))
+    plain = sample(student, null_states, None, GRID, settings(guidance=1.0), seeds=[1])
+    guided = sample(student, null_states, None, GRID, settings(guidance=3.0), seeds=[1])
+    torch.testing.assert_close(plain, guided, rtol=0, atol=1e-5)
+
+
+def test_sampling_runs_without_dropout_and_leaves_the_mode():
+    student, (text, mask) = trained_looking("v").train(), captions(3)
+    first = sample(student, text, mask, GRID, settings(), seeds=[1])
+    assert student.training
+    assert sample(student.eval(), text, mask, GRID, settings(), seeds=[1]).equal(first) and not student.training
+
+
+def normal_data(goal, deviation):
+    """The exact denoiser of tokens drawn from N(0, deviation^2): E[clean | noisy] is linear."""
+
+    def denoiser(noisy, timestep):
+        alpha, sigma = goal.alpha_sigma(timestep)
+        clean = noisy * alpha * deviation**2 / ((alpha * deviation) ** 2 + sigma**2)
+        prediction = goal.wanted(clean, timestep, (noisy - alpha * clean) / sigma)
+        # Where its variance is learned, the smallest of the range is right at many steps.
+        return torch.cat([prediction, -torch.ones_like(noisy)], dim=-1) if goal.name == "ddpm" else prediction
+
+    return denoiser
+
+
+@pytest.mark.parametrize(("name", "sampler"), SAMPLERS)
+def test_an_exact_head_gives_the_datas_distribution(name, sampler):
+    config, goal = settings(sampler, head_steps=200), objective(name)
+    noises = torch.randn(noises_per_token(config), 2000, 2, generator=torch.Generator().manual_seed(4))
+    tokens = sample_head(normal_data(goal, 0.5), goal, config, noises)
+    assert tokens.std().item() == pytest.approx(0.5, rel=0.05) and abs(tokens.mean().item()) < 0.03
+
+
+@pytest.mark.parametrize(("name", "sampler"), SAMPLERS)
+@pytest.mark.parametrize("steps", [2, 7, 25])
+def test_an_exact_head_finds_a_single_token_in_any_number_of_steps(name, sampler, steps):
+    config, goal, token = settings(sampler, head_steps=steps), objective(name), torch.tensor([0.7, -1.3])
+
+    def denoiser(noisy, timestep):
+        alpha, sigma = goal.alpha_sigma(timestep)
+        prediction = goal.wanted(token.expand_as(noisy), timestep, (noisy - alpha * token) / sigma)
+        return torch.cat([prediction, torch.zeros_like(noisy)], dim=-1) if name == "ddpm" else prediction
+
+    noises = torch.randn(noises_per_token(config), 3, 2, generator=torch.Generator().manual_seed(5))
+    tokens = sample_head(denoiser, goal, config, noises)
+    torch.testing.assert_close(tokens, token.expand_as(tokens), rtol=0, atol=2e-2)
+
+
+def test_all_ddpm_steps_have_the_coefficients_of_training():
+    schedule, steps = schedule_on(torch.device("cpu")), levels(objective("ddpm"), 1000)[::-1]
+    weights = torch.tensor([level.posterior_weights() for level in steps])
+    variances = torch.tensor([level.log_variances() for level in steps[1:]])
+    assert [level.timestep for level in steps] == list(range(1000))
+    torch.testing.assert_close(weights[:, 0], schedule.posterior_on_clean, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(weights[:, 1], schedule.posterior_on_noisy, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(variances[:, 0], schedule.log_posterior[1:], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(variances[:, 1], schedule.log_beta[1:], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "sampler"), [("ddpm", "ddpm"), ("v", "ddim")])
+def test_temperature_zero_has_no_chance_but_the_ancestral_start(name, sampler):
+    config, goal = settings(sampler, temperature=0.0, head_steps=50), objective(name)
+    noises = torch.randn(noises_per_token(config), 500, 2)
+    tokens = sample_head(normal_data(goal, 0.5), goal, config, noises)
+    assert tokens.std() < 0.05
+
+
+@pytest.mark.parametrize(("name", "sampler"), [("ddpm", "euler"), ("v", "euler"), ("flow", "ddpm"), ("flow", "ddim")])
+def test_a_sampler_that_does_not_fit_the_head_is_refused(name, sampler):
+    text, mask = captions(3)
+    with pytest.raises(ValueError, match=f"{sampler!r} does not fit a head trained with objective {name!r}"):
+        sample(tiny_student(name), text, mask, GRID, settings(sampler), seeds=[1])
+
+
+def test_one_ddpm_step_is_refused():
+    with pytest.raises(ValueError, match="2 sampling steps or more"):
+        levels(objective("ddpm"), 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": [1, 2]}, "2 seeds for 1 texts"),
+        ({"known": torch.zeros(1, TOKENS, TOKEN_WIDTH)}, "belong together"),
+        ({"known": torch.zeros(1, 4, TOKEN_WIDTH), "keep": torch.ones(4, dtype=torch.bool)}, "one mask for all images"),
+    ],
+)
+def test_inputs_that_do_not_fit_each_other_are_refused(changes, message):
+    text, mask = captions(3)
+    with pytest.raises(ValueError, match=message):
+        sample(tiny_student(), text, mask, GRID, settings(), **({"seeds": [1]} | changes))

@@ -1,0 +1,65 @@
+"""A student of a few thousand weights, and Parquet files that it can train on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lightgen_core.config import HeadConfig, MarConfig, MaskConfig, OptimizerConfig, TrainConfig
+from lightgen_core.mar.student import Student, new_student
+
+CHANNELS, SIDE, PATCH, TEXT_WIDTH, LONGEST = 2, 6, 2, 6, 5
+GRID = (SIDE // PATCH, SIDE // PATCH)
+TOKENS = GRID[0] * GRID[1]
+TOKEN_WIDTH = CHANNELS * PATCH * PATCH
+LAYOUT = {"dtype": "float16", "channels": CHANNELS, "height": SIDE, "width": SIDE, "text_width": TEXT_WIDTH}
+
+
+def tiny_student(objective: str = "v", seed: int = 0) -> Student:
+    """Dropout is on, so that a resume that forgot its chance is seen."""
+    mar = MarConfig(
+        token_width=TOKEN_WIDTH,
+        text_width=TEXT_WIDTH,
+        width=16,
+        heads=2,
+        aligner_depth=1,
+        encoder_depth=1,
+        decoder_depth=1,
+        text_depth=1,
+        text_self_attention=True,
+        dropout=0.1,
+        position_grid=3,
+    )
+    return new_student(mar, HeadConfig(width=16, depth=1, objective=objective), seed)
+
+
+def tiny_training(**changes) -> TrainConfig:
+    settings = {
+        "steps": 6,
+        "batch_size": 4,
+        "optimizer": OptimizerConfig(learning_rate=1e-2, warmup_steps=2, schedule="cosine", clip=1.0),
+        "draws_per_token": 2,
+        "mask": MaskConfig(kind="uniform", low=0.0),
+        "precision": "fp32",
+        "log_every": 1,
+        "checkpoint_every": 3,
+    }
+    return TrainConfig(**(settings | changes))
+
+
+def write_rows(path: Path, rows: int, images=("latents",), seed: int = 0, layout: dict | None = LAYOUT, **columns) -> Path:
+    """Random rows with ids 100, 101, ...; `columns` replaces whole columns."""
+    rng = np.random.default_rng(seed)
+    words = rng.integers(1, LONGEST + 1, rows)
+
+    def values(*shape: int) -> bytes:
+        return rng.standard_normal(shape).astype(np.float16).tobytes()
+
+    table = {"id": np.arange(100, 100 + rows), "words": words.astype(np.int32)}
+    table |= {name: [values(CHANNELS, SIDE, SIDE) for _ in range(rows)] for name in images}
+    table |= {"text": [values(count, TEXT_WIDTH) for count in words]} | columns
+    metadata = {"lightgen": json.dumps(layout)} if layout else None
+    pq.write_table(pa.table(table).replace_schema_metadata(metadata), path)
+    return path
