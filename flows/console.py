@@ -16,6 +16,7 @@ PREFECT_DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # its own 20 s are too short for a busy laptop
     "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(LOGGERS),
     "PREFECT_CLI_COLORS": "false",
+    "TQDM_DISABLE": "1",  # progress goes through the log; bars of libraries only tear it
 }
 
 

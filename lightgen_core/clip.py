@@ -42,6 +42,8 @@ class Clip:
         """
         where = resolve(reference)
         if Path(where).is_dir():
+            if not (Path(where) / "open_clip_config.json").is_file():
+                raise ClipError(f"{where} has no open_clip_config.json; give the folder that open_clip saved")
             name, pretrained = f"local-dir:{where}", None
         else:
             name, _, tag = where.partition("/")
@@ -80,12 +82,12 @@ class Clip:
         values = pictures.to(self.device).permute(0, 3, 1, 2)
         size = [asked.size, asked.size] if isinstance(asked.size, int) else list(asked.size)
         if list(values.shape[2:]) != size:
-            values = _resized(values, size, asked)
+            values = resized(values, size, asked)
         mean, deviation = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (asked.mean, asked.std))
         return ((values.float() / 255 - mean) / deviation).to(next(self.model.parameters()).dtype)
 
 
-def _resized(values: Tensor, size: list[int], asked: open_clip.transform.PreprocessCfg) -> Tensor:
+def resized(values: Tensor, size: list[int], asked: open_clip.transform.PreprocessCfg) -> Tensor:
     """Pictures (n, 3, height, width) brought to `size`: squashed, or scaled by one edge and then cropped or padded."""
     source = values.shape[2:]
     scales = [wanted / found for wanted, found in zip(size, source, strict=True)]

@@ -26,11 +26,10 @@ class LatentCodec:
     `scaling_factor`, so that their mean is about 0 and their variance about 1.
     """
 
-    def __init__(self, model: diffusers.ModelMixin, device: torch.device | str, dtype: torch.dtype) -> None:
+    def __init__(self, model: diffusers.ModelMixin) -> None:
         if type(model).__name__ not in CLASSES:
             raise CodecError(f"found an autoencoder of class {type(model).__name__}, expected {' or '.join(CLASSES)}")
-        self.model = model.eval().requires_grad_(False).to(device, dtype)
-        self.device, self.dtype = torch.device(device), dtype
+        self.model = model.eval().requires_grad_(False)
         config = model.config
         self._scale = float(config.get("scaling_factor") or 1.0)
         self._shift = float(config.get("shift_factor") or 0.0)
@@ -61,9 +60,9 @@ class LatentCodec:
         if name not in CLASSES:
             raise CodecError(f"{reference} holds a model of class {name}, expected {' or '.join(CLASSES)}")
         model = getattr(diffusers, name).from_pretrained(
-            where, revision=revision, torch_dtype=dtype, use_safetensors=True, **extra
+            where, revision=revision, torch_dtype=dtype, use_safetensors=True, low_cpu_mem_usage=False, **extra
         )
-        return cls(model, device, dtype)
+        return cls(model.to(device))
 
     @torch.inference_mode()
     def encode(self, images: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
@@ -79,7 +78,7 @@ class LatentCodec:
         if pictures.shape[1] % self.stride or pictures.shape[2] % self.stride:
             found = f"{pictures.shape[1]} x {pictures.shape[2]} px"
             raise CodecError(f"found pictures of {found}, expected sides that are multiples of {self.stride} px")
-        values = pictures.to(self.device).permute(0, 3, 1, 2).to(self.dtype).div(127.5).sub(1)
+        values = pictures.to(self.model.device).permute(0, 3, 1, 2).to(self.model.dtype).div(127.5).sub(1)
         encoded = self.model.encode(values)
         raw = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent
         return ((raw.float() - self._shift) * self._scale).cpu().numpy()
@@ -94,8 +93,8 @@ class LatentCodec:
         values = torch.as_tensor(latents)
         if values.ndim != 4 or values.shape[1] != self.channels:
             raise CodecError(f"found latents {tuple(values.shape)}, expected (n, {self.channels}, height, width)")
-        raw = values.to(self.device, torch.float32) / self._scale + self._shift
-        decoded = self.model.decode(raw.to(self.dtype)).sample
+        raw = values.to(self.model.device, torch.float32) / self._scale + self._shift
+        decoded = self.model.decode(raw.to(self.model.dtype)).sample
         return decoded.float().clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 

@@ -125,6 +125,7 @@ def cluster_entropy(vectors: Vectors, clusters: int, seed: int) -> float:
     k is at most a tenth of the rows (but two): with a row or two in each, sizes say nothing.
     """
     clusters = min(clusters, max(2, len(vectors) // 10))
+    seed %= 2**31  # faiss holds it in a C int
     kmeans = faiss.Kmeans(vectors.shape[1], clusters, niter=20, seed=seed, spherical=True, min_points_per_centroid=1)
     kmeans.train(np.ascontiguousarray(vectors))
     sizes = np.zeros(clusters)
