@@ -25,10 +25,12 @@ class World(Section):
 
     image_size: int = Field(48, ge=32, le=256, multiple_of=8, description="image height and width, px")
     layout: Literal["composed", "grid", "free"] = Field(
-        "composed", description="composed: as a photographer would; grid: any cells of the grid; free: anywhere, without overlap"
+        "composed", description="composed: as a photographer would; grid: any cells; free: anywhere, without overlap"
     )
     grid: int = Field(3, ge=3, le=5, description="cells along one side of the picture")
-    colors: tuple[str, ...] = Field(("red", "green", "blue", "yellow", "purple", "orange"), description="colour words in use")
+    colors: tuple[str, ...] = Field(
+        ("red", "green", "blue", "yellow", "purple", "orange"), description="colour words in use"
+    )
     shapes: tuple[str, ...] = Field(("circle", "square", "triangle", "star", "cross"), description="shape words in use")
     max_count: int = Field(4, ge=2, le=4, description="largest number a counting caption asks for, objects")
     radius: tuple[float, float] = Field((0.41, 0.45), description="smallest and largest object radius, share of a cell")
@@ -74,11 +76,17 @@ class MarConfig(Section):
     encoder_depth: int = Field(16, ge=0, description="blocks over the visible tokens")
     decoder_depth: int = Field(16, ge=0, description="blocks over all tokens")
     text_depth: Positive = Field(16, description="blocks in which image states attend to the text")
-    text_self_attention: bool = Field(False, description="image states also attend to each other in the text blocks (released: no)")
+    text_self_attention: bool = Field(
+        False, description="image states also attend to each other in the text blocks (released: no)"
+    )
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout of attention and projections while training")
-    position_grid: Positive = Field(16, description="side of the learned position table, tokens; other grids are interpolated")
+    position_grid: Positive = Field(
+        16, description="side of the learned position table, tokens; other grids are interpolated"
+    )
     attend_to_padding: bool = Field(False, description="attend to padded words, as the released code does")
-    released_positions: bool = Field(False, description="interpolate positions as the released code does: offset 0.1, rows and columns swapped")
+    released_positions: bool = Field(
+        False, description="interpolate positions as the released code does: offset 0.1, rows and columns swapped"
+    )
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "MarConfig":
@@ -92,25 +100,34 @@ class HeadConfig(Section):
 
     width: Positive = Field(1536, description="width of the residual MLP")
     depth: Positive = Field(8, description="residual blocks")
-    objective: Literal["ddpm", "v", "flow"] = Field("ddpm", description="ddpm: noise prediction with learned variance, as released; v; flow")
+    objective: Literal["ddpm", "v", "flow"] = Field(
+        "ddpm", description="ddpm: noise prediction with learned variance, as released; v; flow"
+    )
 
 
 class MaskConfig(Section):
     """How many tokens are hidden in a training step."""
 
-    kind: Literal["truncated_normal", "uniform"] = Field("truncated_normal", description="distribution of the hidden share")
+    kind: Literal["truncated_normal", "uniform"] = Field(
+        "truncated_normal", description="distribution of the hidden share"
+    )
     mean: float = Field(1.0, description="truncated_normal: mean of the hidden share")
     std: float = Field(0.25, gt=0, description="truncated_normal: standard deviation")
     low: Fraction = Field(0.7, description="smallest hidden share; uniform: 0 hides one token or more")
-    multiple: Positive = Field(1, description="hidden counts are rounded up to a multiple of this: fewer shapes to compile, tokens")
+    multiple: Positive = Field(
+        1, description="hidden counts are rounded up to a multiple of this: fewer shapes to compile, tokens"
+    )
 
 
 class OptimizerConfig(Section):
-    """AdamW with warm-up and a falling rate."""
+    """The optimizer, with warm-up and a falling rate."""
 
+    kind: Literal["adamw", "muon"] = Field("adamw", description="muon: for weight matrices, and AdamW for the rest")
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's decay of the two moments")
-    weight_decay: float = Field(0.02, ge=0, description="decay of matrices; biases, norms and learned vectors are not decayed")
+    weight_decay: float = Field(
+        0.02, ge=0, description="decay of matrices; biases, norms and learned vectors are not decayed"
+    )
     clip: float = Field(3.0, gt=0, description="largest gradient norm")
     warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up")
     schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up")
@@ -122,9 +139,13 @@ class SamplerConfig(Section):
 
     iterations: Positive = Field(64, description="steps of the cosine reveal, at most the number of tokens")
     head_steps: Positive = Field(100, description="steps of the head's sampler for each token")
-    head_sampler: Literal["ddpm", "ddim", "euler"] = Field("ddpm", description="ddpm and ddim for ddpm and v; euler for flow")
+    head_sampler: Literal["ddpm", "ddim", "euler"] = Field(
+        "ddpm", description="ddpm and ddim for ddpm and v; euler for flow"
+    )
     guidance: float = Field(4.0, ge=1, description="classifier-free guidance; 1 is none")
-    guidance_schedule: Literal["constant", "linear"] = Field("constant", description="linear: grows with the revealed share")
+    guidance_schedule: Literal["constant", "linear"] = Field(
+        "constant", description="linear: grows with the revealed share"
+    )
     temperature: float = Field(1.0, ge=0, description="scale of the noise the head adds")
 
 
@@ -173,7 +194,9 @@ class DpoConfig(LoopConfig):
     )
     sdpo_mu: Fraction = Field(0.0, description="sdpo: share of the winner's first-order gain that the loser must leave")
     anchor_weight: float = Field(1.0, ge=0, description="anchor: weight of the winner's error, in units of beta / 2")
-    tolerance: float = Field(0.05, gt=0, description="largest rise of the winner's error, as a share of the reference's")
+    tolerance: float = Field(
+        0.05, gt=0, description="largest rise of the winner's error, as a share of the reference's"
+    )
     tolerance_horizon: Positive = Field(5, description="log rows over which that rise is averaged before it is judged")
 
 

@@ -184,7 +184,7 @@ class Artifact:
         """Mark the artifact as done; first sweep away what is not part of it, such as the torso of a killed write."""
         self.store.keep_only(self.path, {entry.name for entry in manifest.files}, PROGRESS)
         body: dict[str, Any] = json.loads(manifest.model_dump_json())
-        self.store.write(f"{self.path}/{MANIFEST}", (json.dumps(body, indent=1, sort_keys=True) + "\n").encode())
+        self.store.write(f"{self.path}/{MANIFEST}", (json.dumps(body, indent=1) + "\n").encode())
         self.tidy()
 
     def tidy(self) -> None:

@@ -9,7 +9,7 @@ import released_formula as released
 import safetensors.torch
 import torch
 
-from lightgen_core.mar.upstream import UpstreamError, load_upstream, read_upstream
+from lightgen_core.mar.upstream import UpstreamError, load_upstream, read_upstream, upstream_student
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,16 @@ def test_sizes_are_read_off_the_tensors(loaded):
 def test_loaded_weights_are_copies(state, loaded):
     mar, _ = loaded
     assert mar.token_in.weight.data_ptr() != state["z_proj.weight"].data_ptr()
+
+
+@torch.no_grad()
+def test_the_released_student_reads_padding_whatever_the_mask(state, loaded):
+    student = upstream_student(state, num_heads=released.HEADS)
+    given = tensors(released.inputs((16, 16)))
+    mask = torch.arange(released.WORDS).expand(2, -1) < 3
+    unmasked = loaded[0](**given, text_mask=None, grid=(16, 16))
+    assert torch.equal(student.mar(**given, text_mask=mask, grid=(16, 16)), unmasked)
+    assert not student.training and not any(parameter.is_meta for parameter in student.parameters())
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lightgen_core.config import HeadConfig, MarConfig
 from lightgen_core.mar.head import TokenDenoiser
 from lightgen_core.mar.model import Mar
+from lightgen_core.mar.student import Student
 
 MAR_NAMES = (
     (r"^null_word$", "fake_latent"),
@@ -88,6 +89,15 @@ def load_upstream(
             "Is this another model, or one changed since?"
         )
     return mar.eval(), head.eval()
+
+
+def upstream_student(state_dict: Mapping[str, Tensor], num_heads: int = 16) -> Student:
+    """The released model as a student to sample from, save or train on; it reads padded words, as it was trained to."""
+    mar, head = load_upstream(state_dict, num_heads, attend_to_padding=True)
+    with torch.device("meta"):
+        student = Student(mar.config, head.config)
+    student.mar, student.head = mar, head
+    return student.eval()
 
 
 def read_upstream(path: Path, weights: Literal["ema", "raw"] = "ema") -> dict[str, Tensor]:

@@ -19,8 +19,6 @@ from lightgen_core.train.files import DamagedFolderError, verify_folder, write_f
 
 log = logging.getLogger(__name__)
 
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-
 
 class CheckpointError(RuntimeError):
     """A sound checkpoint that does not belong to this run."""
@@ -47,10 +45,10 @@ def capture(
 ) -> Checkpoint:
     """The state of a run; its tensors are the live ones, so save it before the next update."""
     moments = {
-        f"{name}/{moment}": optimizer.state[weight][moment]
+        f"{name}/{moment}": value
         for name, weight in module.named_parameters()
         if weight in optimizer.state
-        for moment in _MOMENTS
+        for moment, value in optimizer.state[weight].items()
     }
     return Checkpoint(step, module.state_dict(), ema.state_dict(), moments, rows, run)
 
@@ -71,11 +69,10 @@ def restore(checkpoint: Checkpoint, module: nn.Module, ema: Ema, optimizer: torc
             "configuration that it was trained with"
         ) from error
     optimizer.state.clear()
-    for name, weight in module.named_parameters():
-        if f"{name}/step" in checkpoint.optimizer:
-            optimizer.state[weight] = {
-                moment: checkpoint.optimizer[f"{name}/{moment}"].to(weight.device) for moment in _MOMENTS
-            }
+    weights = dict(module.named_parameters())
+    for key, value in checkpoint.optimizer.items():
+        name, moment = key.rsplit("/", 1)
+        optimizer.state[weights[name]][moment] = value.to(weights[name].device)
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:

@@ -1,4 +1,4 @@
-"""AdamW with decay on matrices only, and its learning rate as a function of the step."""
+"""The optimizer, decay on matrices only, and its learning rate as a function of the step."""
 
 import math
 
@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lightgen_core.config import OptimizerConfig
+from lightgen_core.train.muon import Muon
 
 
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict]:
@@ -22,13 +23,18 @@ def decay_groups(module: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
-def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Fused AdamW over the decay groups of a module. The loop sets the learning rate before every update.
+def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Fused AdamW, or Muon, over the decay groups of a module. The loop sets the learning rate before every update.
 
     Fused on CPU as well: one vectorised pass over each tensor instead of a dozen, and, like the GPU kernel, it can skip
     an update by a flag that never leaves the device (`found_inf`).
     """
     groups = decay_groups(module, config.weight_decay)
+    if config.kind == "muon":
+        matrices, others = (group["params"] for group in groups)
+        return Muon(
+            matrices, others, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+        )
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 

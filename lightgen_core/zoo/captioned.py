@@ -20,7 +20,6 @@ CATEGORY_WEIGHTS = (1.0, 2.0, 3.0, 2.0, 5.0, 5.0)
 BATCH_SHAPES, BATCH_COLORS = 4, 4
 """Words that a batch of near misses speaks of: few, so that swaps, inverses and miscounts meet in it."""
 
-GRID = 3
 _COLORS, _RELATIONS = tuple(COLORS), tuple(RELATIONS)
 _ANY, _ABSENT = -1, -2
 
@@ -30,7 +29,7 @@ class Captioned:
     """Pictures of known content, and the captions of all meanings.
 
     images: (n, 3, height, width) uint8; said: (n,) the meaning each was drawn for; truth: (n, meanings) bool;
-    cells: (n, GRID²) 0 for empty, else 1 + shape * colours + colour, and -1 throughout where objects ignore the grid;
+    answers: (meanings, shapes, 3) what each meaning says of each shape (see `answers_of`);
     words: (meanings, shapes + colours) bool, what each meaning names; captions: (meanings, phrasings, words) token
     ids, padded with 0.
     """
@@ -38,7 +37,7 @@ class Captioned:
     images: Tensor
     said: Tensor
     truth: Tensor
-    cells: Tensor
+    answers: Tensor
     words: Tensor
     captions: Tensor
     weights: Tensor
@@ -61,18 +60,16 @@ def make_captioned(
 ) -> Captioned:
     """Draw `count` pictures of each world in `plan`, of those meanings that it can express, categories in turn."""
     index = {meaning: i for i, meaning in enumerate(meanings)}
-    images, said, facts, cells = [], [], [], []
+    images, said, facts = [], [], []
     for world, count in plan:
         known = [[m for m in meanings if m.category == c and _expressible(m, world)] for c in CATEGORIES]
         for i in range(count):
             members = known[i % len(known)]
             meaning = members[rng.integers(len(members))]
             image = render(meaning, world, rng)
-            things = detect(image)
             images.append(image)
             said.append(index[meaning])
-            facts.append(_facts(things))
-            cells.append(_cells(things, world))
+            facts.append(_facts(detect(image)))
     said_rows = torch.tensor(said)
     category = torch.tensor([CATEGORIES.index(meaning.category) for meaning in meanings])[said_rows]
     share = torch.tensor(CATEGORY_WEIGHTS) / torch.bincount(category, minlength=len(CATEGORIES))
@@ -80,7 +77,7 @@ def make_captioned(
         images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(),
         said=said_rows,
         truth=_truth(np.array(facts), meanings),
-        cells=torch.tensor(np.array(cells)),
+        answers=torch.tensor([answers_of(meaning) for meaning in meanings]),
         words=torch.tensor([[w in _words(m) for w in (*SHAPES, *_COLORS)] for m in meanings]),
         captions=captions,
         weights=share[category],
@@ -92,6 +89,18 @@ def phrased(meaning: Meaning, count: int, rng: np.random.Generator) -> list[str]
     every = phrasings(meaning)
     chosen = rng.choice(len(every), count, replace=len(every) < count)
     return [every[i] + "." * bool(rng.random() < 0.1) for i in chosen]
+
+
+def answers_of(meaning: Meaning) -> list[tuple[int, int, int]]:
+    """For each shape: how many; 0 or 1 + its colour if that is said; 0 or 1 + where it is, seen from the other."""
+    answers = [(0, 0, 0)] * len(SHAPES)
+    relation = meaning.relation
+    for thing in meaning.objects:
+        color = 1 + _COLORS.index(thing.color) if thing.color else 0
+        place = 1 + _RELATIONS.index(relation) if relation else 0
+        answers[SHAPES.index(thing.shape)] = (meaning.count, color, place)
+        relation = RELATIONS[relation] if relation else None
+    return answers
 
 
 def _words(meaning: Meaning) -> set[str | None]:
@@ -133,13 +142,3 @@ def _truth(facts: NDArray[np.int64], meanings: list[Meaning]) -> Tensor:
             true &= facts[:, first, 2 + _RELATIONS.index(meaning.relation)] == 1
         columns.append(true)
     return torch.from_numpy(np.stack(columns, axis=1))
-
-
-def _cells(things: list[Detection], world: World) -> NDArray[np.int64]:
-    if world.layout != "composed" or world.grid != GRID:
-        return np.full(GRID * GRID, -1)
-    cells = np.zeros(GRID * GRID, np.int64)
-    for thing in things:
-        place = int(thing.y * GRID) * GRID + int(thing.x * GRID)
-        cells[place] = 1 + SHAPES.index(thing.shape) * len(_COLORS) + _COLORS.index(thing.color)
-    return cells

@@ -22,6 +22,9 @@ from lightgen_core.text_encoder import TextEncoder
 from lightgen_core.zoo.captioned import phrased
 from lightgen_core.zoo.teaching import balanced, full_world
 
+BATCH_VALUES = 256 * 48 * 48 * 3
+"""Values of the pictures that are encoded together."""
+
 
 def reconstruction(
     codec: LatentCodec, world: World, count: int, rng: np.random.Generator, noise: float = 0.0
@@ -32,8 +35,10 @@ def reconstruction(
     """
     drawn = balanced(split(world)[1], count, rng)
     pictures = np.stack([render(meaning, world, rng) for meaning in drawn])
-    latents = codec.encode(pictures)
-    decoded = codec.decode(latents + noise * rng.standard_normal(latents.shape, np.float32))
+    decoded = []
+    for part in np.array_split(pictures, -(-pictures.size // BATCH_VALUES)):
+        latents = codec.encode(part)
+        decoded += list(codec.decode(latents + noise * rng.standard_normal(latents.shape, np.float32)))
     right: dict[str, list[bool]] = defaultdict(list)
     for meaning, picture in zip(drawn, decoded, strict=True):
         right[meaning.category].append(satisfies(picture, meaning))
@@ -61,14 +66,18 @@ def latent_spread(codec: LatentCodec, world: World, count: int, rng: np.random.G
 
 def picks(clip: Clip, world: World, count: int, rng: np.random.Generator, among: int = 50) -> float:
     """Share of pictures of held-out meanings whose own caption is the nearest of `among` exclusive ones."""
-    every, right = meanings(world), 0
-    for meaning in balanced(split(world)[1], count, rng):
-        rivals = [meaning]
+    every = meanings(world)
+    captions = np.stack([clip.embed_texts([phrased(m, 1, rng)[0] for m in every]) for _ in range(4)], axis=1)
+    apart = np.array([[excludes(a, b) for b in every] for a in every])
+    drawn = balanced(split(world)[1], count, rng)
+    images = clip.embed_images(np.stack([render(meaning, world, rng) for meaning in drawn]))
+    right = 0
+    for meaning, image in zip(drawn, images, strict=True):
+        rivals = [every.index(meaning)]
         for index in rng.permutation(len(every)):
-            if len(rivals) < among and all(excludes(every[index], rival) for rival in rivals):
-                rivals.append(every[index])
-        captions = clip.embed_texts([phrased(rival, 1, rng)[0] for rival in rivals])
-        right += int(np.argmax(captions @ clip.embed_images(render(meaning, world, rng)[None])[0]) == 0)
+            if len(rivals) < among and apart[index, rivals].all():
+                rivals.append(index)
+        right += int(np.argmax(captions[rivals, rng.integers(4, size=len(rivals))] @ image) == 0)
     return right / count
 
 

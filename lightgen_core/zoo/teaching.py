@@ -1,13 +1,15 @@
 """What the zoo's networks are trained on: meanings of the training split, every category equally often."""
 
 import math
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightgen_core.config import World
 from lightgen_core.scene.grammar import meanings
-from lightgen_core.scene.meaning import Meaning
+from lightgen_core.scene.meaning import Meaning, Object
 from lightgen_core.scene.render import render
 from lightgen_core.scene.split import split
 from lightgen_core.scene.vocabulary import COLORS, SHAPES
@@ -22,12 +24,24 @@ def seen_meanings() -> list[Meaning]:
     """The meanings that text encoders may be trained on, of the world with every colour and shape.
 
     None is held out in any world made of the first colours and the first shapes of the vocabulary, the default
-    world among them, so held-out captions of such a world are new to the zoo as well.
+    world among them, so held-out captions of such a world are new to the zoo as well. Nor is one whose mirror is
+    held out: where only "a star left of a cross" is ever seen, the words alone would do and their order be ignored.
     """
     colors = tuple(COLORS)
-    worlds = [World(colors=colors[:c], shapes=SHAPES[:s]) for c in range(2, len(colors) + 1) for s in range(3, len(SHAPES) + 1)]
+    sizes = product(range(2, len(colors) + 1), range(3, len(SHAPES) + 1))
+    worlds = [World(colors=colors[:c], shapes=SHAPES[:s]) for c, s in sizes]
     hidden = {meaning for world in worlds for meaning in split(world)[1]}
-    return [meaning for meaning in meanings(full_world()) if meaning not in hidden]
+    return [meaning for meaning in meanings(full_world()) if meaning not in hidden and mirrored(meaning) not in hidden]
+
+
+def mirrored(meaning: Meaning) -> Meaning:
+    """The meaning of the same words with places or colours exchanged; itself where nothing can be."""
+    if len(meaning.objects) < 2:
+        return meaning
+    first, second = meaning.objects
+    if meaning.relation is not None:
+        return replace(meaning, objects=(second, first))
+    return replace(meaning, objects=(Object(first.shape, second.color), Object(second.shape, first.color)))
 
 
 def balanced(members: list[Meaning], count: int, rng: np.random.Generator) -> list[Meaning]:

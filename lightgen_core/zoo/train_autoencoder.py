@@ -1,6 +1,6 @@
 """Train the zoo's autoencoder: a small diffusers AutoencoderDC, 8 px and 16 channels to a latent.
 
-    python -m lightgen_core.zoo.train_autoencoder --out FOLDER [--steps 4500] [--seed 0] [--threads 2]
+    python -m lightgen_core.zoo.train_autoencoder --out FOLDER [--steps 3000] [--seed 0] [--threads 1]
 
 Noise on the latents while training keeps neighbouring latents alike in picture, so a student's imperfect samples
 decode cleanly; a penalty on their size then empties directions that carry nothing worth the noise.
@@ -134,9 +134,9 @@ def fold(model: AutoencoderDC, center: Tensor, images: Tensor) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for config.json and the weights")
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)

@@ -1,0 +1,164 @@
+"""The zoo: how good its trained models are, how they are found, and that the commands that made them still work."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lightgen_core.clip import Clip
+from lightgen_core.codec import LatentCodec
+from lightgen_core.config import World
+from lightgen_core.scene.grammar import meanings, phrasings
+from lightgen_core.scene.split import split
+from lightgen_core.scene.vocabulary import CATEGORIES, COLORS, SHAPES
+from lightgen_core.text_encoder import TextEncoder
+from lightgen_core.zoo import train_autoencoder, train_clip
+from lightgen_core.zoo.paths import MODELS, ModelNotFound, digest, resolve
+from lightgen_core.zoo.quality import latent_spread, picks, probe, reconstruction
+from lightgen_core.zoo.teaching import full_world, mirrored, seen_meanings
+from lightgen_core.zoo.tokenizer import make_tokenizer
+
+FOLDERS = [Path(resolve(f"zoo:{name}")) for name in MODELS]
+
+
+@pytest.fixture(scope="module")
+def codec() -> LatentCodec:
+    return LatentCodec.load("zoo:autoencoder")
+
+
+@pytest.mark.parametrize("world", [World(), full_world(layout="free"), World(image_size=64)], ids=["default", "free", "64px"])
+def test_reconstructions_score_at_least_098(codec: LatentCodec, world: World) -> None:
+    scores = reconstruction(codec, world, 180, np.random.default_rng(1))
+    assert set(scores) == {*CATEGORIES, "overall"}
+    assert scores["overall"] >= 0.98
+
+
+def test_reconstructions_survive_noise_of_a_third_of_the_latents_deviation(codec: LatentCodec) -> None:
+    assert reconstruction(codec, World(), 120, np.random.default_rng(2), noise=0.33)["overall"] >= 0.98
+
+
+def test_latents_have_mean_zero_and_deviation_one(codec: LatentCodec) -> None:
+    spread = latent_spread(codec, World(), 200, np.random.default_rng(3))
+    assert abs(spread["mean"]) < 0.1 and abs(spread["deviation"] - 1) < 0.1
+
+
+def test_a_48_px_picture_is_nine_tokens_of_64_values(codec: LatentCodec) -> None:
+    latents = codec.encode(np.full((1, 48, 48, 3), 200, np.uint8))
+    assert latents.shape == (1, 16, 6, 6) and latents.size == 9 * 64
+
+
+def test_clip_picks_the_right_caption_among_50_for_nine_in_ten_held_out_pictures() -> None:
+    assert picks(Clip.load("zoo:clip"), World(), 180, np.random.default_rng(4)) >= 0.9
+
+
+@pytest.mark.parametrize("category", ["position", "color_attr"])
+def test_frozen_text_states_tell_relation_and_binding_of_held_out_captions(category: str) -> None:
+    assert probe(TextEncoder.load("zoo:t5"), World(), category, np.random.default_rng(5), steps=400) > 0.95
+
+
+def test_every_word_of_the_grammar_is_one_token() -> None:
+    tokenizer = make_tokenizer()
+    captions = [caption for meaning in meanings(full_world())[::37] for caption in phrasings(meaning)[::11]]
+    assert all(len(tokenizer(caption).input_ids) == len(caption.split()) + 1 for caption in captions)
+
+
+def test_shipped_tokenizers_are_the_one_that_is_built() -> None:
+    built = make_tokenizer()
+    for name in ("t5", "clip"):
+        shipped = json.loads((Path(resolve(f"zoo:{name}")) / "tokenizer.json").read_text())
+        assert shipped["model"]["vocab"] == built.get_vocab()
+
+
+def test_no_text_encoder_sees_what_any_world_of_the_first_words_holds_out() -> None:
+    seen = set(seen_meanings())
+    for colors, shapes in ((6, 5), (10, 7), (4, 3), (3, 4)):
+        hidden = split(World(colors=tuple(COLORS)[:colors], shapes=SHAPES[:shapes]))[1]
+        assert not seen & set(hidden)
+    assert {mirrored(meaning) for meaning in seen} == seen
+    assert {meaning.category for meaning in seen} == set(CATEGORIES)
+
+
+def test_the_zoo_takes_at_most_twelve_megabytes() -> None:
+    assert sum(path.stat().st_size for folder in FOLDERS for path in folder.rglob("*")) <= 12e6
+
+
+def test_saved_configurations_hold_no_path_of_a_machine() -> None:
+    for path in (path for folder in FOLDERS for path in folder.glob("*.json")):
+        assert not re.search(r'"/\w|/home/|/tmp/|[A-Z]:\\\\', path.read_text()), path
+
+
+def test_weights_are_safetensors_alone() -> None:
+    endings = {path.suffix for folder in FOLDERS for path in folder.iterdir()}
+    assert endings == {".json", ".safetensors"}
+
+
+def test_a_digest_follows_the_bytes_and_not_the_place(tmp_path: Path) -> None:
+    shutil.copytree(resolve("zoo:clip"), tmp_path / "copy")
+    assert digest(str(tmp_path / "copy")) == digest("zoo:clip") != digest("zoo:t5")
+    weights = tmp_path / "copy" / "open_clip_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert digest(str(tmp_path / "copy")) != digest("zoo:clip")
+
+
+def test_the_digest_of_a_hub_model_is_its_revision() -> None:
+    assert digest("google/flan-t5-xxl", "3d7c5902f1dc9da830979a826cd96114b3ba4ec1") == "3d7c5902f1dc9da830979a826cd96114b3ba4ec1"
+    assert digest("google/flan-t5-xxl") is None and resolve("google/flan-t5-xxl") == "google/flan-t5-xxl"
+
+
+def test_an_unknown_zoo_model_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="'zoo:vae'; the zoo has zoo:autoencoder, zoo:clip, zoo:t5"):
+        resolve("zoo:vae")
+    with pytest.raises(ModelNotFound, match="holds no .*safetensors"):
+        digest(str(tmp_path))
+
+
+def test_finding_and_digesting_a_model_does_not_import_torch() -> None:
+    code = "import sys; from lightgen_core.zoo.paths import digest; digest('zoo:autoencoder'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_autoencoders_training_is_repeatable_and_saves_what_the_codec_loads(tmp_path: Path) -> None:
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8))
+    biases = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = train_autoencoder.make_model()
+        center = train_autoencoder.train(model, [train_autoencoder.Pool(images, 1.0)], steps=2, seed=0)
+        train_autoencoder.fold(model.eval(), center, images)
+        biases.append(model.encoder.conv_out.bias.detach().clone())
+    assert torch.equal(*biases)
+    model.half().save_pretrained(tmp_path)
+    latents = LatentCodec.load(str(tmp_path)).encode(images.permute(0, 2, 3, 1))
+    assert abs(np.sqrt((latents**2).mean()) - 1) < 0.01
+
+
+def test_the_text_encoders_training_runs_and_saves_what_the_libraries_load(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    few = [m for m in seen_meanings() if m.category != "color_attr"] + [m for m in seen_meanings() if m.category == "color_attr"][:60]
+    lesson = train_clip.make_lesson(tokenizer, few, seed=0, scale=0.01, phrasings=2)
+    assert lesson.truth[torch.arange(len(lesson.said)), lesson.said].all()
+    towers = train_clip.Towers(len(tokenizer))
+    before = {name: value.clone() for name, value in towers.state_dict().items()}
+    train_clip.train(towers, lesson, steps=1, seed=0, alone=0)
+    assert all(not torch.equal(before[name], value) for name, value in towers.named_parameters() if value.requires_grad)
+    train_clip.save(towers.eval(), tokenizer, tmp_path)
+    assert Clip.load(str(tmp_path / "clip")).width == train_clip.EMBEDDING
+    assert TextEncoder.load(str(tmp_path / "t5")).encode(["a star"])[0].shape == (3, train_clip.T5_WIDTH)
+
+
+def test_true_pairs_are_not_held_against_each_other() -> None:
+    """Two pictures, three captions; picture 0 has two true ones. By hand: softplus(false score - true score)."""
+    images = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    texts = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    truth = torch.tensor([[True, True, False], [False, False, True]])
+    one = np.log1p(np.exp(-1.0))
+    by_picture = (one + np.log1p(2 * np.exp(-1.0))) / 2
+    loss = train_clip.contrastive(images, texts, truth, torch.tensor(1.0))
+    assert loss.item() == pytest.approx((by_picture + one) / 2, abs=1e-6)
