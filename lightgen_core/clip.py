@@ -7,8 +7,7 @@ import numpy as np
 import open_clip
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from lightgen_core.zoo.paths import resolve
@@ -21,7 +20,7 @@ class ClipError(ValueError):
 class Clip:
     """Embeds pictures uint8 (n, height, width, 3) and captions as float32 (n, width) unit vectors."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any, device: torch.device | str, batch_size: int = 256) -> None:
+    def __init__(self, model: Any, tokenizer: Any, device: torch.device | str, batch_size: int = 256) -> None:
         self.model = model.eval().requires_grad_(False).to(device)
         self.tokenizer = tokenizer
         self.device = torch.device(device)
@@ -31,11 +30,12 @@ class Clip:
 
     @classmethod
     def load(
-        cls, reference: str, *, device: torch.device | str = "cpu", precision: str = "fp32", cache_dir: str | None = None
+        cls, reference: str, *, device: torch.device | str = "cpu", precision: str = "fp32", cache: str | None = None
     ) -> Self:
         """Load a zoo reference ("zoo:clip"), a folder as open_clip saves it, or "MODEL/PRETRAINED" (a tag or a file).
 
-        Examples of the last: "ViT-B-32-SigLIP2-256/webli", "ViT-L-14/openai". `precision` is open_clip's.
+        Examples of the last: "ViT-B-32-SigLIP2-256/webli", "ViT-L-14/openai". `precision` is open_clip's, `cache` the
+        folder for downloads.
 
         Raises:
             ClipError: none of these.
@@ -52,9 +52,14 @@ class Clip:
                 raise ClipError(_advice(reference, name))
             pretrained = tag
         model = open_clip.create_model(
-            name, pretrained=pretrained, precision=precision, device=str(device), cache_dir=cache_dir, require_pretrained=True
+            name,
+            pretrained=pretrained,
+            precision=precision,
+            device=str(device),
+            cache_dir=cache,
+            require_pretrained=True,
         )
-        return cls(model, open_clip.get_tokenizer(name, cache_dir=cache_dir), device)
+        return cls(model, open_clip.get_tokenizer(name, cache_dir=cache), device)
 
     @torch.inference_mode()
     def embed_images(self, images: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:

@@ -79,8 +79,8 @@ class Pairs(Section):
     candidates: int = Field(6, ge=2, description="samples of the student for each caption")
     kind: Literal["teacher", "best_worst", "both"] = Field(
         "both",
-        description="the winner: the teacher's image (teacher), a right sample of the student (best_worst), or that where "
-        "there is one and else the teacher's image (both); the loser is always a wrong sample",
+        description="the winner: the teacher's image (teacher), a right sample of the student (best_worst), or the "
+        "latter where there is one (both); the loser is always a wrong sample",
     )
     shard_size: Positive = Field(200, description="captions of one shard")
 

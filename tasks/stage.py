@@ -130,17 +130,17 @@ class Job:
 
     def progress(self, steps: int) -> Callable[[dict[str, Any]], None]:
         """Return a callback for a training loop that logs its figures now and then, and the time left."""
-        logged, before = time.monotonic(), 0
+        logged, before = time.monotonic(), None
 
         def on_log(row: dict[str, Any]) -> None:
             nonlocal logged, before
             seconds = time.monotonic() - logged
-            if seconds < LOG_SECONDS and row["step"] < steps:
+            if before is not None and seconds < LOG_SECONDS and row["step"] < steps:
                 return
-            left = (steps - row["step"]) * seconds / (row["step"] - before) if before else float("nan")
-            logged, before = time.monotonic(), row["step"]
             figures = ", ".join(f"{name} {value:.3g}" for name, value in row.items() if name not in ("step", "seconds"))
-            self.say("step %d of %d, %s; %.0f s left", row["step"], steps, figures, left)
+            left = "" if before is None else f"; {(steps - row['step']) * seconds / (row['step'] - before):.0f} s left"
+            self.say("step %d of %d, %s%s", row["step"], steps, figures, left)
+            logged, before = time.monotonic(), row["step"]
 
         return on_log
 

@@ -63,9 +63,9 @@ def test_pictures_that_are_not_uint8_are_refused(clip: Clip) -> None:
 
 
 def test_an_unknown_model_is_refused_with_what_is_expected(tmp_path: Path) -> None:
-    with pytest.raises(ClipError, match="expected zoo:clip, a folder with open_clip_config.json, or MODEL/PRETRAINED"):
+    with pytest.raises(ClipError, match=r"expected zoo:clip, a folder with open_clip_config.json, or MODEL/PRETRAINED"):
         Clip.load("no-such-model/tag")
     with pytest.raises(ClipError, match="the pretrained tags of ViT-B-32 are openai"):
         Clip.load("ViT-B-32/no-such-tag")
-    with pytest.raises(ClipError, match="no open_clip_config.json"):
+    with pytest.raises(ClipError, match=r"no open_clip_config.json"):
         Clip.load(str(tmp_path))

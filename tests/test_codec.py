@@ -18,9 +18,8 @@ def kl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An AutoencoderKL of stride 4, with a shift and a scale."""
     torch.manual_seed(0)
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
-    model = AutoencoderKL(
-        block_out_channels=(8, 8, 16), latent_channels=4, norm_num_groups=4, shift_factor=0.25, scaling_factor=1.5, **blocks
-    )
+    sizes = {"block_out_channels": (8, 8, 16), "latent_channels": 4, "norm_num_groups": 4}
+    model = AutoencoderKL(**blocks, **sizes, shift_factor=0.25, scaling_factor=1.5)
     folder = tmp_path_factory.mktemp("kl")
     model.save_pretrained(folder)
     return folder
@@ -71,10 +70,11 @@ def test_pictures_that_do_not_fit_are_refused_with_what_was_found() -> None:
 
 
 def test_an_autoencoder_of_another_class_is_refused_by_name(tmp_path: Path) -> None:
-    AutoencoderTiny(encoder_block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8)).save_pretrained(tmp_path)
+    widths = (8, 8, 8, 8)
+    AutoencoderTiny(encoder_block_out_channels=widths, decoder_block_out_channels=widths).save_pretrained(tmp_path)
     with pytest.raises(CodecError, match="class AutoencoderTiny, expected AutoencoderKL or AutoencoderDC"):
         LatentCodec.load(str(tmp_path))
-    with pytest.raises(CodecError, match="has no config.json"):
+    with pytest.raises(CodecError, match=r"has no config.json"):
         LatentCodec.load(str(tmp_path.parent))
 
 

@@ -41,8 +41,10 @@ def test_the_order_does_not_change_from_release_to_release():
 def test_batch_size_does_not_change_the_order(tmp_path):
     file = write_rows(tmp_path / "a.parquet", rows=10)
     by_four, by_six = source_of([file], 4), source_of([file], 6)
-    ids = [np.concatenate([source.batch(step).ids for step in range(24 // size)]) for source, size in
-           ((by_four, 4), (by_six, 6))]
+    ids = [
+        np.concatenate([source.batch(step).ids for step in range(24 // size)])
+        for source, size in ((by_four, 4), (by_six, 6))
+    ]
     assert (ids[0] == ids[1]).all()
 
 
@@ -70,7 +72,8 @@ def test_a_batch_holds_the_values_that_were_written(tmp_path, dtype):
     )
     source = source_of([file], batch_size=5)
     batch = source.batch(0).to(torch.device("cpu"))
-    assert source.grid == GRID and batch.tokens.shape == (5, TOKENS, TOKEN_WIDTH) and batch.tokens.dtype == torch.float32
+    assert source.grid == GRID and batch.tokens.shape == (5, TOKENS, TOKEN_WIDTH)
+    assert batch.tokens.dtype == batch.text.dtype == torch.float32
     assert batch.text.shape == (5, LONGEST, TEXT_WIDTH) and batch.text_mask.sum(dim=1).tolist() == [
         words[row - 100] for row in batch.ids
     ]

@@ -49,6 +49,15 @@ def test_every_meaning_has_forty_distinct_phrasings_and_the_canonical_first():
         assert said[0] == meaning.canonical
 
 
+def test_phrasings_vary_words_order_and_relation():
+    said = {meaning.canonical: phrasings(meaning) for meaning in meanings(World())}
+    assert {"two stars", "2 stars", "a pair of stars", "a photo of exactly two stars"} <= set(said["two stars"])
+    pair = said["a red circle and a blue square"]
+    assert {"a blue square and a red circle", "draw a circle in red next to a square in blue"} <= set(pair)
+    placed = said["a circle left of a star"]
+    assert {"a star to the right of a circle", "a star with a circle on its left"} <= set(placed)
+
+
 def test_captions_are_read_in_any_case_and_with_any_final_mark():
     for caption in ("A Red Circle", "a red circle.", "  a  red circle ! ", "A photo of a RED circle?", "red circle"):
         assert parse(caption).canonical == "a red circle"

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +124,7 @@ def test_timings_cover_every_step_of_a_run_that_was_cut(tmp_path, tokens):
 def test_a_set_of_one_image_is_learned(tmp_path):
     image = np.linspace(-1, 1, CHANNELS * SIDE * SIDE).astype(np.float16).tobytes()
     file = write_rows(tmp_path / "tokens.parquet", rows=4, latents=[image] * 4)
-    _, result = run(file, tmp_path / "run", steps=120, log_every=20, checkpoint_every=120)
+    _, result = run(file, tmp_path / "run", steps=120, log_every=10, checkpoint_every=120)
     assert result.rows[-1]["loss"] < 0.3 * result.rows[0]["loss"]
 
 
@@ -178,10 +179,11 @@ def test_after_a_broken_step_no_update_is_made_until_the_host_looks(tokens):
     source = TokenSource([tokens], patch=PATCH, batch_size=4, seed=7)
     updater.update(0, *updater.prepare(0, source.batch(0)))
     before = {name: weight.clone() for name, weight in student.state_dict().items()}
-    batch, draw = updater.prepare(1, source.batch(1))
-    batch.tokens[2] = math.nan
-    updater.update(1, batch, draw)
-    updater.update(2, *updater.prepare(2, source.batch(2)))
+    for step, broken in ((1, True), (2, False), (3, True)):
+        batch, draw = updater.prepare(step, source.batch(step))
+        if broken:
+            batch.tokens[2] = math.nan
+        updater.update(step, batch, draw)
     assert updater.broken_step() == 1
     assert all(weight.equal(before[name]) for name, weight in student.state_dict().items())
 
@@ -207,7 +209,9 @@ def test_an_update_is_clipped_adamw_with_decay_on_matrices(tokens):
 
 def test_only_matrices_decay():
     student = tiny_student()
-    decayed, free = (set(map(id, group["params"])) for group in decay_groups(student, 0.1))
+    groups = decay_groups(student, 0.1)
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    decayed, free = (set(map(id, group["params"])) for group in groups)
     names = {id(weight): name for name, weight in student.named_parameters()}
     assert not decayed & free and decayed | free == set(names)
     vectors = {id(weight) for weight in student.mar.learned_vectors().values()}
@@ -229,7 +233,7 @@ def test_the_learning_rate_warms_up_and_falls_to_its_final_share():
     rates = [learning_rate(step, 105, config) for step in range(105)]
     assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
     assert rates[4] == 2.0 and rates[54] == pytest.approx(1.1) and rates[104] == pytest.approx(0.2)
-    assert all(later <= earlier for earlier, later in zip(rates[3:], rates[4:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(rates[3:]))
 
 
 def test_a_constant_learning_rate_stays():

@@ -49,7 +49,9 @@ def tiny_training(**changes) -> TrainConfig:
     return TrainConfig(**(settings | changes))
 
 
-def write_rows(path: Path, rows: int, images=("latents",), seed: int = 0, layout: dict | None = LAYOUT, **columns) -> Path:
+def write_rows(
+    path: Path, rows: int, images=("latents",), seed: int = 0, layout: dict | None = LAYOUT, **columns
+) -> Path:
     """Random rows with ids 100, 101, ...; `columns` replaces whole columns."""
     rng = np.random.default_rng(seed)
     words = rng.integers(1, LONGEST + 1, rows)

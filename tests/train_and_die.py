@@ -1,4 +1,4 @@
-"""Trains a tiny student and kills itself, without a word, after a step: `python train_and_die.py TOKENS FOLDER STEP`."""
+"""Trains a tiny student and kills itself after a step: `python train_and_die.py TOKENS FOLDER STEP`."""
 
 import os
 import signal

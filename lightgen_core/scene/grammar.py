@@ -52,8 +52,7 @@ def meanings(world: World) -> list[Meaning]:
 def phrasings(meaning: Meaning) -> list[str]:
     """All captions of one meaning: distinct, in a fixed order, the canonical one first."""
     cores = _cores(meaning)
-    captions = (" ".join(filter(None, parts)) for parts in product(PREFIXES, cores, SUFFIXES))
-    return list(dict.fromkeys((meaning.canonical, *captions)))
+    return [" ".join(filter(None, parts)) for parts in product(PREFIXES, cores, SUFFIXES)]
 
 
 def _cores(meaning: Meaning) -> list[str]:

@@ -36,7 +36,10 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
     ) -> None:
         """matrices: weights of two dimensions, decayed; others: everything else, not decayed."""
-        groups = [{"params": list(matrices), "weight_decay": weight_decay}, {"params": list(others), "weight_decay": 0.0}]
+        groups = [
+            {"params": list(matrices), "weight_decay": weight_decay},
+            {"params": list(others), "weight_decay": 0.0},
+        ]
         super().__init__(groups, {"lr": lr})
         self.momentum = momentum
         self._adamw = torch.optim.AdamW([dict(self.param_groups[1])], lr=lr, betas=betas, fused=True)

@@ -32,9 +32,7 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     groups = decay_groups(module, config.weight_decay)
     if config.kind == "muon":
         matrices, others = (group["params"] for group in groups)
-        return Muon(
-            matrices, others, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
-        )
+        return Muon(matrices, others, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 

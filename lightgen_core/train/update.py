@@ -1,4 +1,4 @@
-"""One optimizer update: forward, backward, clipping, optimizer, average; a non-finite one is not made, and is explained."""
+"""One update: forward, backward, clipping, optimizer, average. A non-finite one is not made, and is explained."""
 
 from typing import Any, NamedTuple, Protocol
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from lightgen_core.config import World
 from lightgen_core.scene.detect import Detection, detect, relations
@@ -13,9 +14,16 @@ from lightgen_core.scene.grammar import phrasings
 from lightgen_core.scene.meaning import Meaning
 from lightgen_core.scene.render import render
 from lightgen_core.scene.vocabulary import CATEGORIES, COLORS, RELATIONS, SHAPES
+from lightgen_core.zoo.teaching import full_world
 
 CATEGORY_WEIGHTS = (1.0, 2.0, 3.0, 2.0, 5.0, 5.0)
 """How often each of CATEGORIES is drawn: what binds and relates words is hardest."""
+
+WORDS = 24
+"""Tokens that a caption is padded to; the grammar's longest has 22."""
+
+PHRASINGS = 48
+"""Phrasings kept of each meaning."""
 
 BATCH_SHAPES, BATCH_COLORS = 4, 4
 """Words that a batch of near misses speaks of: few, so that swaps, inverses and miscounts meet in it."""
@@ -53,6 +61,22 @@ class Captioned:
         rows = torch.multinomial(weights, count, generator=generator)
         phrasing = torch.randint(self.captions.shape[1], (count,), generator=generator)
         return rows, self.captions[self.said[rows], phrasing]
+
+
+def make_lesson(
+    tokenizer: PreTrainedTokenizerBase,
+    meanings: list[Meaning],
+    seed: int,
+    scale: float = 1.0,
+    phrasings: int = PHRASINGS,
+) -> Captioned:
+    """Half composed as in the default world, half of other layouts and words; `scale` times 30,000 pictures."""
+    rng = np.random.default_rng(seed)
+    texts = [caption for meaning in meanings for caption in phrased(meaning, phrasings, rng)]
+    ids = tokenizer(texts, padding="max_length", max_length=WORDS, truncation=True, return_tensors="pt").input_ids
+    worlds = {World(): 14_000, full_world(): 9_000, full_world(layout="free"): 3_500, full_world(layout="grid"): 3_500}
+    plan = [(world, int(count * scale)) for world, count in worlds.items()]
+    return make_captioned(plan, meanings, ids.view(len(meanings), phrasings, WORDS), rng)
 
 
 def make_captioned(

@@ -6,7 +6,6 @@ from collections import defaultdict
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,6 +20,17 @@ from lightgen_core.scene.split import split
 from lightgen_core.text_encoder import TextEncoder
 from lightgen_core.zoo.captioned import phrased
 from lightgen_core.zoo.teaching import balanced, full_world
+
+WORLDS = {
+    "default": World(),
+    "every word": full_world(),
+    "grid": World(layout="grid"),
+    "free": World(layout="free"),
+    "32 px": World(image_size=32),
+    "64 px": World(image_size=64),
+    "128 px": World(image_size=128),
+    "256 px": World(image_size=256),
+}
 
 BATCH_VALUES = 256 * 48 * 48 * 3
 """Values of the pictures that are encoded together."""
@@ -46,7 +56,9 @@ def reconstruction(
     return scores | {"overall": float(np.mean(list(scores.values())))}
 
 
-def latent_spread(codec: LatentCodec, world: World, count: int, rng: np.random.Generator, patch: int = 2) -> dict[str, float]:
+def latent_spread(
+    codec: LatentCodec, world: World, count: int, rng: np.random.Generator, patch: int = 2
+) -> dict[str, float]:
     """Mean, deviation and effective dimensions of a token of patch x patch latents.
 
     participation: (sum of eigenvalues)² / sum of their squares; components_95: principal components that hold 95 %.
@@ -96,28 +108,39 @@ class Probe(nn.Module):
 
 
 def probe(encoder: TextEncoder, world: World, category: str, rng: np.random.Generator, steps: int = 600) -> float:
-    """Held-out accuracy of a probe on frozen states: where a named shape is ("position"), or its colour ("color_attr")."""
-    sets = []
-    for members in split(world):
-        chosen = [meaning for meaning in members if meaning.category == category]
-        rows = [(caption, *question) for m in chosen for caption in phrased(m, 24, rng) for question in _questions(m, world)]
-        captions, asked, answers = zip(*rows, strict=True)
-        states = [torch.from_numpy(s) for s in encoder.encode(list(captions))]
-        padded = nn.utils.rnn.pad_sequence(states, batch_first=True)
-        mask = torch.arange(padded.shape[1]) < torch.tensor([len(s) for s in states])[:, None]
-        sets.append((padded, mask, torch.tensor(asked), torch.tensor(answers)))
-    train, test = sets
+    """Held-out accuracy of a probe on frozen states: where a shape is ("position"), or its colour ("color_attr")."""
+    chosen = ([meaning for meaning in members if meaning.category == category] for members in split(world))
+    train, test = (_asked(encoder, members, world, rng) for members in chosen)
     torch.manual_seed(int(rng.integers(2**31)))
     model = Probe(encoder.width, len(world.shapes), max(4, len(world.colors)))
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
     for _ in range(steps):
         rows = torch.randint(len(train[0]), (256,))
-        loss = functional.cross_entropy(model(*(part[rows] for part in train[:3])), train[3][rows])
+        states, mask, asked, answers = (part[rows] for part in train)
+        loss = functional.cross_entropy(model(states, mask, asked), answers)
         model.zero_grad()
         loss.backward()
         optimizer.step()
+    states, mask, asked, answers = test
     with torch.no_grad():
-        return float((model(*test[:3]).argmax(1) == test[3]).float().mean())
+        return float((model(states, mask, asked).argmax(1) == answers).float().mean())
+
+
+def _asked(
+    encoder: TextEncoder, members: list[Meaning], world: World, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """States and mask of 24 phrasings of each meaning, each with both of its questions, and the answers."""
+    captions, asked, answers = [], [], []
+    for meaning in members:
+        for caption in phrased(meaning, 24, rng):
+            for shape, answer in _questions(meaning, world):
+                captions.append(caption)
+                asked.append(shape)
+                answers.append(answer)
+    states = [torch.from_numpy(state) for state in encoder.encode(captions)]
+    padded = nn.utils.rnn.pad_sequence(states, batch_first=True)
+    mask = torch.arange(padded.shape[1]) < torch.tensor([len(state) for state in states])[:, None]
+    return padded, mask, torch.tensor(asked), torch.tensor(answers)
 
 
 def _questions(meaning: Meaning, world: World) -> list[tuple[int, int]]:
@@ -129,39 +152,32 @@ def _questions(meaning: Meaning, world: World) -> list[tuple[int, int]]:
     return list(zip(shapes, answers, strict=True))
 
 
+def measure_autoencoder(codec: LatentCodec, count: int, rng: np.random.Generator) -> dict[str, object]:
+    """Reconstruction in every kind of world, how much noise the latents bear, and how they are spread."""
+    worlds = {name: world for name, world in WORLDS.items() if world.image_size < 256}
+    scores = {name: reconstruction(codec, world, count, rng) for name, world in worlds.items()}
+    scores["256 px"] = reconstruction(codec, WORLDS["256 px"], max(1, count // 8), rng)
+    noisy = {noise: reconstruction(codec, World(), count, rng, noise)["overall"] for noise in (0.1, 0.2, 0.3, 0.5, 0.7)}
+    return {"reconstruction": scores, "noise on latents": noisy, "latents": latent_spread(codec, World(), 1000, rng)}
+
+
+def measure_text(clip: Clip, encoder: TextEncoder, count: int, rng: np.random.Generator) -> dict[str, object]:
+    """How often CLIP picks the right caption, and what probes read from the T5's states."""
+    right = {name: picks(clip, WORLDS[name], count, rng) for name in ("default", "every word", "grid", "free", "64 px")}
+    probed = {category: probe(encoder, World(), category, rng) for category in ("position", "color_attr")}
+    return {"right caption among 50": right, "probe of T5 states": probed}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--autoencoder", default="zoo:autoencoder")
     parser.add_argument("--clip", default="zoo:clip")
     parser.add_argument("--t5", default="zoo:t5")
-    parser.add_argument("--count", type=int, default=960, help="pictures for each figure")
-    parser.add_argument("--only", choices=("autoencoder", "text"))
+    parser.add_argument("--count", type=int, default=480, help="pictures for each figure")
     arguments = parser.parse_args()
-    found: dict[str, object] = {}
     rng = np.random.default_rng(1)
-    worlds = {
-        "default": World(),
-        "every word": full_world(),
-        "grid": World(layout="grid"),
-        "free": World(layout="free"),
-        "32 px": World(image_size=32),
-        "64 px": World(image_size=64),
-        "128 px": World(image_size=128),
-        "256 px": World(image_size=256),
-    }
-    if arguments.only != "text":
-        codec = LatentCodec.load(arguments.autoencoder)
-        found["reconstruction"] = {name: reconstruction(codec, world, arguments.count, rng) for name, world in worlds.items()}
-        found["noise on latents"] = {
-            noise: reconstruction(codec, World(), arguments.count, rng, noise)["overall"] for noise in (0.1, 0.2, 0.3, 0.5)
-        }
-        found["latents"] = latent_spread(codec, World(), 1000, rng)
-    if arguments.only != "autoencoder":
-        clip, encoder = Clip.load(arguments.clip), TextEncoder.load(arguments.t5)
-        found["right caption among 50"] = {
-            name: picks(clip, worlds[name], 480, rng) for name in ("default", "every word", "grid", "free", "64 px")
-        }
-        found["probe of T5 states"] = {c: probe(encoder, World(), c, rng) for c in ("position", "color_attr")}
+    found = measure_autoencoder(LatentCodec.load(arguments.autoencoder), arguments.count, rng)
+    found |= measure_text(Clip.load(arguments.clip), TextEncoder.load(arguments.t5), arguments.count, rng)
     print(json.dumps(found, indent=2))
 
 

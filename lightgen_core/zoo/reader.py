@@ -24,7 +24,7 @@ class Reader(nn.Module):
         self.answer = nn.Linear(text_width, sum(ANSWERS))
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Logits (rows, shapes, sum of ANSWERS). states: (rows, words, text width); mask: (rows, words), True at words."""
+        """Logits (rows, shapes, sum of ANSWERS) of states (rows, words, text width); the mask is True at words."""
         scores = self.asked.weight @ self.key(states).transpose(1, 2) / states.shape[2] ** 0.5
         return self.answer(scores.masked_fill(~mask[:, None], -torch.inf).softmax(-1) @ states)
 

@@ -24,7 +24,8 @@ def grammar_words() -> set[str]:
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """A lower-casing WordPiece tokenizer that ends every text with END, as T5's does."""
     characters = string.ascii_lowercase + string.digits + string.punctuation
-    tokens = [PAD, END, UNKNOWN, *characters, *(f"##{c}" for c in characters), *sorted(grammar_words() - set(characters))]
+    words = sorted(grammar_words() - set(characters))
+    tokens = [PAD, END, UNKNOWN, *characters, *(f"##{c}" for c in characters), *words]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightgen_core.config import World
-from lightgen_core.zoo.muon import Muon, split_parameters
+from lightgen_core.zoo.muon import KernelMuon, split_parameters
 from lightgen_core.zoo.teaching import full_world, learning_rate, pictures
 
 log = logging.getLogger("lightgen.zoo.autoencoder")
@@ -93,7 +93,8 @@ def train(model: AutoencoderDC, pools: list[Pool], steps: int, seed: int) -> Ten
     generator = torch.Generator().manual_seed(seed)
     model.to(memory_format=torch.channels_last).train()
     matrices, rest = split_parameters(model)
-    optimizers = [Muon(matrices, MUON_RATE), torch.optim.AdamW(rest, ADAM_RATE, betas=(0.9, 0.99), weight_decay=0)]
+    adamw = torch.optim.AdamW(rest, ADAM_RATE, betas=(0.9, 0.99), weight_decay=0)
+    optimizers = [KernelMuon(matrices, MUON_RATE), adamw]
     peaks = [MUON_RATE, ADAM_RATE]
     shares = torch.tensor([pool.share for pool in pools])
     center = torch.zeros(LATENT_CHANNELS)
@@ -116,8 +117,8 @@ def train(model: AutoencoderDC, pools: list[Pool], steps: int, seed: int) -> Ten
         for optimizer in optimizers:
             optimizer.step()
         if step % 100 == 0 or step == steps - 1:
-            seconds = time.monotonic() - started
-            log.info("step %d of %d, %.0f s, loss %.4f, squared error %.5f", step, steps, seconds, loss.item(), squared.item())
+            told = f"loss {loss.item():.4f}, squared error {squared.item():.5f}"
+            log.info("step %d of %d, %.0f s, %s", step, steps, time.monotonic() - started, told)
     return center
 
 

@@ -1,0 +1,148 @@
+"""Train the zoo's T5 encoder (transformers) with its CLIP: the pictures' embeddings are locked, the text's learn.
+
+    python -m lightgen_core.zoo.train_t5 --out FOLDER [--clip zoo:clip] [--steps 600] [--seed 0] [--threads 1]
+
+The mean of the T5's states is brought to the CLIP's embedding of the picture (locked-image tuning, Zhai et al. 2022).
+A reader that asks the states what the caption says of each shape makes them useful word by word. No meaning that is
+held out takes part.
+"""
+
+import argparse
+import logging
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import T5Config, T5EncoderModel
+
+from lightgen_core.clip import Clip
+from lightgen_core.zoo.captioned import Captioned, make_lesson
+from lightgen_core.zoo.muon import KernelMuon, split_parameters
+from lightgen_core.zoo.reader import Reader
+from lightgen_core.zoo.teaching import learning_rate, mirrored, seen_meanings
+from lightgen_core.zoo.tokenizer import END, PAD, make_tokenizer
+from lightgen_core.zoo.train_clip import contrastive
+
+log = logging.getLogger("lightgen.zoo.t5")
+
+WIDTH = 128
+BATCH = 192
+CONTRASTIVE_WEIGHT = 0.1
+"""Low beside the reader's: the contrastive loss is content with states that know each meaning as a whole, and such
+states say little about meanings that are held out."""
+
+MUON_RATE, ADAM_RATE = 0.02, 2e-3
+
+
+class Towers(nn.Module):
+    """The T5 and what is thrown away after its training: the pooled projection and the reader."""
+
+    def __init__(self, vocabulary: int, embedding: int) -> None:
+        super().__init__()
+        self.t5 = T5EncoderModel(model_config(vocabulary))
+        look_around(self.t5)
+        self.pool = nn.Linear(WIDTH, embedding)
+        self.reader = Reader(WIDTH)
+
+    def forward(self, captions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """States (rows, words, WIDTH), their mask, and unit embeddings, of token ids (rows, words) padded with 0."""
+        mask = captions[:, : int((captions != 0).sum(1).max())] != 0
+        ids = captions[:, : mask.shape[1]]
+        states = self.t5(input_ids=ids, attention_mask=mask.long()).last_hidden_state.float()
+        mean = (states * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+        return states, mask, functional.normalize(self.pool(mean).float(), dim=-1)
+
+
+def model_config(vocabulary: int) -> T5Config:
+    """The encoder of a small T5 v1.1: 0.7M parameters."""
+    return T5Config(
+        vocab_size=vocabulary,
+        d_model=WIDTH,
+        d_kv=32,
+        d_ff=256,
+        num_layers=4,
+        num_heads=4,
+        relative_attention_num_buckets=16,
+        relative_attention_max_distance=32,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        pad_token_id=0,
+        eos_token_id=1,
+        use_cache=False,
+        is_encoder_decoder=False,
+    )
+
+
+@torch.no_grad()
+def look_around(t5: T5EncoderModel, slope: float = 2.0) -> None:
+    """Start the T5's four heads as: the word before, the word after, all words before, all words after.
+
+    From T5's random start word order stays unused for long: the set of words explains most captions.
+    """
+    attention = t5.encoder.block[0].layer[0].SelfAttention
+    buckets, reach = attention.relative_attention_num_buckets, attention.relative_attention_max_distance
+    for distance in sorted(range(-reach, reach + 1), key=abs, reverse=True):  # the nearest of a bucket's is set last
+        bucket = attention._relative_position_bucket(torch.tensor(distance), True, buckets, reach)
+        before, after = (min(abs(distance - place), 4) for place in (-1, 1))
+        sides = (0 if distance < 0 else 3, 0 if distance > 0 else 3)
+        attention.relative_attention_bias.weight[bucket] = -slope * torch.tensor([before, after, *sides])
+
+
+def train(towers: Towers, lesson: Captioned, locked: Tensor, scale: Tensor, steps: int, seed: int) -> None:
+    """Train in place against the pictures' embeddings `locked` (pictures, embedding), in bf16 where autocast allows."""
+    generator = torch.Generator().manual_seed(seed)
+    matrices, rest = split_parameters(towers)
+    adamw = torch.optim.AdamW(rest, ADAM_RATE, betas=(0.9, 0.98), weight_decay=0)
+    optimizers = {MUON_RATE: KernelMuon(matrices, MUON_RATE), ADAM_RATE: adamw}
+    started = time.monotonic()
+    for step in range(steps):
+        for peak, optimizer in optimizers.items():
+            optimizer.param_groups[0]["lr"] = peak * learning_rate(step, steps)
+        rows, captions = lesson.draw(BATCH, step % 4 != 0, generator)
+        # Fused attention is slower than plain matrix products here: its bf16 backward on CPU is.
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            states, mask, texts = towers(captions)
+        by_reader = towers.reader.loss(states, mask, lesson.answers[lesson.said[rows]])
+        by_clip = contrastive(locked[rows], texts, lesson.truth[rows][:, lesson.said[rows]], scale)
+        towers.zero_grad()
+        (by_reader + CONTRASTIVE_WEIGHT * by_clip).backward()
+        nn.utils.clip_grad_norm_(rest, 1.0)
+        for optimizer in optimizers.values():
+            optimizer.step()
+        if step % 100 == 0 or step == steps - 1:
+            told = f"reader {by_reader.item():.4f}, contrastive {by_clip.item():.3f}"
+            log.info("step %d of %d, %.0f s, losses: %s", step, steps, time.monotonic() - started, told)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the configuration, weights and tokenizer")
+    parser.add_argument("--clip", default="zoo:clip", help="the CLIP whose picture embeddings are the goal")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(arguments.seed)
+    tokenizer = make_tokenizer()
+    assert tokenizer.convert_tokens_to_ids([PAD, END]) == [0, 1]
+    # Where only "a star left of a cross" is ever said, the words alone would do and their order be ignored.
+    seen = dict.fromkeys(seen_meanings())
+    both_ways = [meaning for meaning in seen if mirrored(meaning) in seen]
+    lesson = make_lesson(tokenizer, both_ways, arguments.seed)
+    clip = Clip.load(arguments.clip)
+    locked = torch.from_numpy(clip.embed_images(lesson.images.permute(0, 2, 3, 1)))
+    log.info("%d pictures of %d meanings", len(locked), len(both_ways))
+    towers = Towers(len(tokenizer), clip.width)
+    train(towers, lesson, locked, clip.model.logit_scale.exp().clamp(max=100), arguments.steps, arguments.seed)
+    towers.t5.half().save_pretrained(arguments.out)
+    tokenizer.save_pretrained(arguments.out)
+    log.info("saved %s", arguments.out)
+
+
+if __name__ == "__main__":
+    main()
