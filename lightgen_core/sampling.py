@@ -29,13 +29,14 @@ def pad_text(
 def reveal_counts(hidden: int, iterations: int) -> list[int]:
     """How many tokens each iteration reveals, so that cos(pi/2 * i / iterations) of them stay hidden after the i-th.
 
-    Every iteration reveals at least one, so there are at most `hidden` of them (MaskGIT, Sec. 3.2).
+    Every iteration reveals at least one, so there are at most `hidden` of them (MaskGIT, Sec. 3.2). There is always one
+    left to reveal: the cosine never falls below the straight line.
     """
     iterations = min(iterations, hidden)
     left, counts = hidden, []
     for done in range(1, iterations + 1):
-        still = math.floor(hidden * math.cos(math.pi / 2 * done / iterations)) if done < iterations else 0
-        still = max(iterations - done, min(left - 1, still))
+        cosine = math.floor(hidden * math.cos(math.pi / 2 * done / iterations)) if done < iterations else 0
+        still = min(left - 1, cosine)
         counts.append(left - still)
         left = still
     return counts

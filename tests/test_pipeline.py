@@ -1,7 +1,6 @@
 """The whole pipeline on the smoke recipe, through the command line, as a user runs it."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -67,10 +66,10 @@ def contents(store: Path, stage: str) -> dict[str, str]:
     return files
 
 
-def test_ten_stages_run_within_a_minute_of_two_cores(finished):
+def test_ten_stages_run_in_order_and_within_twice_the_promised_minute(finished):
     _, result, seconds = finished
     assert [(stage["stage"], stage["state"]) for stage in result["stages"]] == [(name, "ran") for name in NAMES]
-    assert seconds < 60 or os.environ.get("CI")
+    assert seconds < 120  # a test machine may be busy
 
 
 def test_the_result_has_the_agreed_fields(finished):

@@ -166,6 +166,12 @@ def test_clutter_as_large_as_an_object_is_wrong_and_a_speck_is_not():
     assert satisfies(speck, parse("a circle"))
 
 
+def test_a_circle_with_a_faint_tail_is_clutter():
+    image = canvas(("circle", "red", 12.0, 24.0, 7)).astype(float)
+    image[22:26, 19:44] += 0.6 * (np.array(COLORS["red"]) - image[22:26, 19:44])
+    assert not satisfies(image.astype(np.uint8), parse("a circle"))
+
+
 def test_a_color_outside_the_vocabulary_is_clutter():
     teal = np.where(canvas(("circle", "black", 24.0, 24.0, 7)) < 128, np.array([0, 128, 128]), 230).astype(np.uint8)
     assert detect(teal) == []

@@ -93,8 +93,9 @@ def test_a_damaged_checkpoint_costs_steps_and_changes_nothing(tmp_path, tokens):
     run(tokens, tmp_path)
     before = last_checkpoint(tmp_path)
     (tmp_path / "step-00000006/model.safetensors").write_bytes(b"")
-    run(tokens, tmp_path)
+    _, again = run(tokens, tmp_path)
     assert last_checkpoint(tmp_path) == before
+    assert [lap["step"] for lap in again.laps] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path, tokens):
@@ -205,6 +206,17 @@ def test_an_update_is_clipped_adamw_with_decay_on_matrices(tokens):
         reference.zero_grad()
     for name, weight in plain.state_dict().items():
         torch.testing.assert_close(student.state_dict()[name], weight, rtol=1e-4, atol=1e-4)
+
+
+def test_the_first_update_is_as_large_as_its_learning_rate(tokens):
+    """AdamW's first update moves every weight by the rate, whatever its gradient: a tenth of the peak in the warm-up."""
+    student = tiny_student()
+    before = {name: weight.clone() for name, weight in student.named_parameters()}
+    updater = updater_of(student, optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=10, weight_decay=0.0))
+    source = TokenSource([tokens], patch=PATCH, batch_size=4, seed=7)
+    updater.update(0, *updater.prepare(0, source.batch(0)))
+    moved = max((weight - before[name]).abs().max().item() for name, weight in student.named_parameters())
+    assert moved == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_only_matrices_decay():

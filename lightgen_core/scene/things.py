@@ -119,7 +119,7 @@ def _recognise(scene: _Scene, labels: NDArray[np.int32], index: int, box: tuple[
     if color is None:
         return None
     direction = scene.directions[color]
-    near = ndimage.binary_dilation(core, iterations=EDGE) & (core | (labels[box] == 0))  # but not another thing
+    near = ndimage.binary_dilation(core, iterations=EDGE)
     alpha = np.clip(difference @ direction / (direction @ direction), 0, 1) * near
     area = float(alpha.sum())
     y = float(alpha.sum(1) @ (np.arange(alpha.shape[0]) + 0.5)) / area

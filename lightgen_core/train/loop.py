@@ -5,7 +5,7 @@ from its last checkpoint and ends with the bytes of a run that was not.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightgen_core.config import LoopConfig
+from lightgen_core.draw import Draw
 from lightgen_core.train import checkpoint as checkpoints
 from lightgen_core.train.data import prefetched
 from lightgen_core.train.log import Clock, Window
@@ -84,7 +85,7 @@ def fit(
     if stop and step == 0:
         _save(folder, 0, updater, rows, run, clock)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        for batch, draw in prefetched(lambda at: updater.prepare(at, source.batch(at)), range(step, config.steps)):
+        for batch, draw in _prepared(updater, source, range(step, config.steps), device):
             window.add(updater.update(step, batch, draw))
             step += 1
             log_now = step % config.log_every == 0 or step == config.steps
@@ -105,6 +106,19 @@ def fit(
         logger.warning("stopped at step %d: %s; going back to the last checkpoint", step, stopped)
         step, _ = _resume(folder, run, updater)
     return TrainResult(step, rows, clock.laps, model.state_dict() | updater.ema.state_dict(), stopped)
+
+
+def _prepared(updater: Updater, source: Source, steps: range, device: torch.device) -> Iterable[tuple[Any, Draw]]:
+    """Batch and draw of every step; for an accelerator they are made while it is busy with the step before.
+
+    On a CPU a thread that uses torch brings OpenMP threads of its own, and the update then waits for cores: measured on
+    two of them, 190 ms a step with such a thread and 117 ms without.
+    """
+
+    def prepare(step: int) -> tuple[Any, Draw]:
+        return updater.prepare(step, source.batch(step))
+
+    return map(prepare, steps) if device.type == "cpu" else prefetched(prepare, steps)
 
 
 def _save(folder: Path, step: int, updater: Updater, rows: list[dict], run: dict, clock: Clock) -> None:

@@ -15,7 +15,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 ITERATIONS = 5
 RMS = 0.2
-"""Root mean square of an update at learning rate 1, about that of AdamW: one rate then serves both (Liu et al. 2025)."""
+"""Root mean square of an update at learning rate 1, about AdamW's: one rate then serves both (Liu et al. 2025)."""
 
 
 class Muon(torch.optim.Optimizer):
