@@ -2,6 +2,7 @@
 
 import sys
 
+from flows.console import log_to_stderr
 from flows.distill import STAGES
 from flows.load import load_recipe
 from flows.plan import plan
@@ -10,6 +11,7 @@ from tasks.settings import Settings
 
 
 def main(store: str, name: str, *overrides: str) -> None:
+    log_to_stderr()
     recipe, place = load_recipe("smoke", overrides), Store(store)
     planner = plan(recipe, place)
     stage = next(stage for stage in STAGES if stage.name == name)

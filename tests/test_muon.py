@@ -19,7 +19,7 @@ def test_an_orthogonalised_matrix_has_singular_values_near_one_and_the_same_sing
     found = orthogonal(given)
     values = torch.linalg.svdvals(found)
     assert found.shape == given.shape
-    assert 0.6 < values.min() and values.max() < 1.3
+    assert values.min() > 0.6 and values.max() < 1.3
     left, _, right = torch.linalg.svd(given, full_matrices=False)
     assert torch.einsum("nij,nij->n", found, left @ right).min() / min(shape[1:]) > 0.8
 

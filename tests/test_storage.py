@@ -113,7 +113,7 @@ def test_a_failed_write_leaves_the_old_bytes_and_no_torso(tmp_path):
         file.write(b"half of the new")
         raise RuntimeError
     assert store.read("x.bin") == b"old"
-    assert os.listdir(tmp_path) == ["x.bin"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.bin"]
 
 
 def test_a_lock_of_a_killed_process_is_free(tmp_path):
@@ -174,7 +174,7 @@ def test_what_a_killed_write_left_is_swept_away_by_the_commit(tmp_path):
     artifact.add("a", b"1", 1, {})
     (tmp_path / "s/k/a.1234.partial").write_bytes(b"torso")
     commit(artifact)
-    assert sorted(os.listdir(tmp_path / "s/k")) == ["a", "manifest.json"]
+    assert sorted(path.name for path in (tmp_path / "s/k").iterdir()) == ["a", "manifest.json"]
 
 
 def test_reading_an_unfinished_artifact_says_that_it_was_never_finished(store):

@@ -209,7 +209,7 @@ def test_an_update_is_clipped_adamw_with_decay_on_matrices(tokens):
 
 
 def test_the_first_update_is_as_large_as_its_learning_rate(tokens):
-    """AdamW's first update moves every weight by the rate, whatever its gradient: a tenth of the peak in the warm-up."""
+    """AdamW's first update moves a weight by the rate whatever its gradient: in this warm-up, a tenth of the peak."""
     student = tiny_student()
     before = {name: weight.clone() for name, weight in student.named_parameters()}
     updater = updater_of(student, optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=10, weight_decay=0.0))

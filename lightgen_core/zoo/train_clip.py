@@ -1,6 +1,6 @@
 """Train the zoo's CLIP (open_clip) on captioned pictures. No meaning that is held out takes part.
 
-    python -m lightgen_core.zoo.train_clip --out FOLDER [--steps 1000] [--seed 0] [--threads 1]
+python -m lightgen_core.zoo.train_clip --out FOLDER [--steps 1000] [--seed 0] [--threads 1]
 """
 
 import argparse
