@@ -40,6 +40,6 @@ def dpo(job: Job, pretrain: Artifact, pairs: Artifact) -> None:
         job.say("stopped at step %d of %d: %s", result.step, asked.steps, result.stopped)
     save_student(job.scratch / "student", policy, result.ema, info)
     job.add_folder(job.scratch / "student", "student/")
-    job.write("log.json", json.dumps(result.rows).encode())
+    job.write("log.json", json.dumps(result.rows, sort_keys=True).encode())
     job.counts = {"rows": source.rows, "steps": result.step}
     job.figures = {"stopped": result.stopped, "last": result.rows[-1] if result.rows else {}}

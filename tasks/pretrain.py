@@ -51,6 +51,6 @@ def pretrain(job: Job, tokens: Artifact) -> None:
     )
     save_student(job.scratch / "student", student, result.ema, info.model_dump(mode="json"))
     job.add_folder(job.scratch / "student", "student/")
-    job.write("log.json", json.dumps(result.rows).encode())
+    job.write("log.json", json.dumps(result.rows, sort_keys=True).encode())
     job.counts = {"rows": source.rows, "steps": result.step, "parameters": parameters}
     job.figures = {"final_loss": result.rows[-1]["loss"]}

@@ -8,7 +8,7 @@ from lightgen_core.config import SamplerConfig
 from lightgen_core.head_samplers import levels, noises_per_token, sample_head
 from lightgen_core.noise_schedule import schedule_on
 from lightgen_core.objectives import objective
-from lightgen_core.sampling import guidance_at, pad_text, reveal_counts, sample
+from lightgen_core.sampling import _denoiser, guidance_at, pad_text, reveal_counts, sample
 
 SAMPLERS = [("ddpm", "ddpm"), ("ddpm", "ddim"), ("v", "ddpm"), ("v", "ddim"), ("flow", "euler")]
 
@@ -124,6 +124,21 @@ def test_guidance_moves_away_from_the_null_text():
     plain = sample(student, null_states, None, GRID, settings(guidance=1.0), seeds=[1])
     guided = sample(student, null_states, None, GRID, settings(guidance=3.0), seeds=[1])
     torch.testing.assert_close(plain, guided, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "v"])
+def test_guidance_extends_the_line_from_the_null_text_to_the_caption(name):
+    """null + 3 (text - null); a learned variance stays the caption's."""
+    student, goal = trained_looking(name), objective(name)
+    embedded, null = torch.randn(2, 4, 16)
+    noisy, timestep = torch.randn(4, TOKEN_WIDTH), torch.tensor(500 if name == "ddpm" else 0.5)
+    with torch.no_grad():
+        text, variance = goal.split(student.head.denoise(noisy, timestep, embedded))
+        without, _ = goal.split(student.head.denoise(noisy, timestep, null))
+        guided = _denoiser(student, goal, torch.cat([embedded, null]), guidance=3.0)(noisy, timestep)
+    prediction, kept = goal.split(guided)
+    torch.testing.assert_close(prediction, 3 * text - 2 * without, rtol=1e-4, atol=1e-5)
+    assert variance is None or torch.allclose(kept, variance, atol=1e-5)
 
 
 def test_sampling_runs_without_dropout_and_leaves_the_mode():
