@@ -10,15 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from open_clip.push_to_hf_hub import save_for_hf
+from torch.nn import functional
 
 from lightgen_core.clip import Clip
 from lightgen_core.codec import LatentCodec
 from lightgen_core.config import World
-from lightgen_core.scene.grammar import meanings, phrasings
+from lightgen_core.scene.grammar import meanings, parse, phrasings
 from lightgen_core.scene.split import split
 from lightgen_core.scene.vocabulary import CATEGORIES, COLORS, SHAPES
 from lightgen_core.text_encoder import TextEncoder
-from lightgen_core.zoo import train_autoencoder, train_clip
+from lightgen_core.zoo import train_autoencoder, train_clip, train_t5
+from lightgen_core.zoo.captioned import Captioned, make_lesson
 from lightgen_core.zoo.paths import MODELS, ModelNotFound, digest, resolve
 from lightgen_core.zoo.quality import WORLDS, latent_spread, picks, probe, reconstruction
 from lightgen_core.zoo.teaching import full_world, mirrored, seen_meanings
@@ -80,8 +83,17 @@ def test_no_text_encoder_sees_what_any_world_of_the_first_words_holds_out() -> N
     for colors, shapes in ((6, 5), (10, 7), (4, 3), (3, 4)):
         hidden = split(World(colors=tuple(COLORS)[:colors], shapes=SHAPES[:shapes]))[1]
         assert not seen & set(hidden)
-    assert {mirrored(meaning) for meaning in seen} == seen
     assert {meaning.category for meaning in seen} == set(CATEGORIES)
+
+
+def test_the_mirror_of_a_meaning_exchanges_places_or_colours() -> None:
+    mirrors = {
+        "a star left of a cross": "a cross left of a star",
+        "a red star and a blue cross": "a blue star and a red cross",
+        "a star and a cross": "a star and a cross",
+        "three stars": "three stars",
+    }
+    assert {caption: mirrored(parse(caption)) for caption in mirrors} == {c: parse(m) for c, m in mirrors.items()}
 
 
 def test_the_zoo_takes_at_most_twelve_megabytes() -> None:
@@ -138,19 +150,49 @@ def test_the_autoencoders_training_is_repeatable_and_saves_what_the_codec_loads(
     assert abs(np.sqrt((latents**2).mean()) - 1) < 0.01
 
 
-def test_the_text_encoders_training_runs_and_saves_what_the_libraries_load(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
+@pytest.fixture(scope="module")
+def lesson() -> Captioned:
     few = [meaning for i, meaning in enumerate(seen_meanings()) if meaning.category != "color_attr" or i % 20 == 0]
-    lesson = train_clip.make_lesson(tokenizer, few, seed=0, scale=0.01, phrasings=2)
+    return make_lesson(make_tokenizer(), few, seed=0, scale=0.01, phrasings=2)
+
+
+def test_every_picture_of_a_lesson_shows_what_its_caption_says(lesson: Captioned) -> None:
     assert lesson.truth[torch.arange(len(lesson.said)), lesson.said].all()
-    towers = train_clip.Towers(len(tokenizer))
-    before = {name: value.clone() for name, value in towers.state_dict().items()}
-    train_clip.train(towers, lesson, steps=1, seed=0, alone=0)
-    assert all(not torch.equal(before[name], value) for name, value in towers.named_parameters() if value.requires_grad)
-    train_clip.save(towers.eval(), tokenizer, tmp_path)
-    assert Clip.load(str(tmp_path / "clip")).width == train_clip.EMBEDDING
-    assert TextEncoder.load(str(tmp_path / "t5")).encode(["a star"])[0].shape == (3, train_clip.T5_WIDTH)
+    assert 1 < lesson.truth.float().sum(1).mean() < 10
+
+
+def test_clips_training_moves_every_weight_and_saves_what_open_clip_loads(lesson: Captioned, tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    torch.manual_seed(0)
+    model = train_clip.make_model(len(tokenizer))
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    train_clip.train(model, lesson, steps=1, seed=0)
+    assert [name for name, value in model.named_parameters() if torch.equal(before[name], value)] == []
+    save_for_hf(model, tokenizer, train_clip.model_config(len(tokenizer)), str(tmp_path), safe_serialization=True)
+    assert Clip.load(str(tmp_path)).width == train_clip.EMBEDDING
+
+
+def test_the_t5s_training_moves_every_weight_and_saves_what_transformers_loads(
+    lesson: Captioned, tmp_path: Path
+) -> None:
+    tokenizer = make_tokenizer()
+    torch.manual_seed(0)
+    towers = train_t5.Towers(len(tokenizer), embedding=8)
+    before = {name: value.clone() for name, value in towers.named_parameters()}
+    locked = functional.normalize(torch.randn(len(lesson.images), 8), dim=-1)
+    train_t5.train(towers, lesson, locked, torch.tensor(10.0), steps=1, seed=0)
+    assert [name for name, value in towers.named_parameters() if torch.equal(before[name], value)] == []
+    towers.t5.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert TextEncoder.load(str(tmp_path)).encode(["a star"])[0].shape == (3, train_t5.WIDTH)
+
+
+def test_t5s_heads_start_out_looking_at_neighbours_and_sides() -> None:
+    attention = train_t5.Towers(8, embedding=4).t5.encoder.block[0].layer[0].SelfAttention
+    bias = attention.compute_bias(5, 5)[0]  # (heads, queries, keys)
+    assert bias[:, 2].argmax(1).tolist()[:2] == [1, 3]
+    assert (bias[2, 2] >= -0.1).tolist() == [True, True, False, False, False]
+    assert (bias[3, 2] >= -0.1).tolist() == [False, False, False, True, True]
 
 
 def test_true_pairs_are_not_held_against_each_other() -> None:
