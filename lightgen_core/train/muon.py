@@ -1,6 +1,6 @@
 """Muon: momentum whose matrix is made orthogonal before the step (Jordan et al. 2024); AdamW for what is no matrix.
 
-The demo's student needs about a third of AdamW's steps with it, at a sixth more time for each.
+The demo's student needs about a third of AdamW's steps with it, at a fifth more time for each.
 """
 
 from collections import defaultdict
