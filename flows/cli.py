@@ -125,9 +125,10 @@ cli.add_command(store_group)
 def main() -> None:
     """Run the command line and turn errors into exit codes: 2 for the caller's input, 1 for a failed stage."""
     console.log_to_stderr()
-    debug = "--debug" in sys.argv[1:2]
+    arguments = [word for word in sys.argv[1:] if word != "--debug"]  # it may stand anywhere
+    debug = len(arguments) < len(sys.argv) - 1
     try:
-        cli(standalone_mode=False)
+        cli(arguments, standalone_mode=False)
     except click.ClickException as error:
         error.show(sys.stderr)
         sys.exit(error.exit_code)

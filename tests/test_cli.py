@@ -49,8 +49,11 @@ def test_a_mistake_exits_with_2_and_a_few_lines_on_standard_error(arguments, mes
     assert done.stdout == ""
 
 
-def test_debug_shows_the_traceback():
-    assert "Traceback" in lightgen("--debug", "run", "nosuch").stderr
+@pytest.mark.parametrize("arguments", [("--debug", "run", "nosuch"), ("run", "nosuch", "--debug")])
+def test_debug_shows_the_traceback_wherever_it_stands(arguments):
+    done = lightgen(*arguments)
+    assert "Traceback" in done.stderr
+    assert done.returncode == 2
 
 
 def test_a_plan_of_an_empty_store_is_one_json_object_with_ten_missing_stages(tmp_path):
