@@ -25,6 +25,7 @@ store_option = click.option(
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override one field, e.g. pretrain.steps=2000."
 )
+file_argument = click.Path(path_type=Path, exists=True, dir_okay=False)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 
 
@@ -104,6 +105,61 @@ def sample(checkpoint: Path, prompts: tuple[str, ...], **options: Any) -> None:
 
     for path in sample_to_files(checkpoint, prompts, **options):
         click.echo(path)
+
+
+@cli.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("image", type=file_argument)
+@click.argument("mask", type=file_argument)
+@click.argument("prompt", metavar='"A PROMPT"')
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="PNG file; IMAGE-inpainted.png by default."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), help="Iterations of the reveal.")
+@click.option("--cfg", type=click.FloatRange(min=1), help="Classifier-free guidance; 1 is none.")
+@click.option(
+    "--keep-pixels/--decode-all",
+    default=True,
+    show_default=True,
+    help="Outside the mask's tokens: IMAGE's own pixels, or what the autoencoder makes of them.",
+)
+def inpaint(checkpoint: Path, image: Path, mask: Path, prompt: str, **options: Any) -> None:
+    """Sample the part of IMAGE anew that is white in MASK, to fit A PROMPT and what is around it.
+
+    MASK is a picture of IMAGE's size. A token (a square of pixels) is sampled anew if any of its pixels is white; all
+    others are kept.
+    """
+    from flows.inpaint import inpaint_to_file
+
+    click.echo(inpaint_to_file(checkpoint, image, mask, prompt, **options))
+
+
+@cli.command("import-upstream")
+@click.argument("file", type=file_argument)
+@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="CHECKPOINT")
+@click.option("--weights", type=click.Choice(["ema", "raw"]), help="Take only these; by default both, where FILE has.")
+@click.option(
+    "--num-heads", type=click.IntRange(min=1), help="Attention heads; the released sizes have 12 (base) and 16."
+)
+@click.option(
+    "--codec",
+    default="stabilityai/stable-diffusion-3.5-large/vae",
+    show_default=True,
+    metavar="REF",
+    help="Image autoencoder: hub id or folder.",
+)
+@click.option(
+    "--text-encoder", default="google/flan-t5-xxl", show_default=True, metavar="REF", help="Hub id or folder."
+)
+@click.option(
+    "--max-words", type=click.IntRange(min=1), default=128, show_default=True, help="Text tokens; captions are padded."
+)
+def import_upstream(file: Path, **options: Any) -> None:
+    """Turn the released weights in FILE (.pth or .safetensors) into CHECKPOINT, a folder that `sample` takes."""
+    from flows.import_upstream import import_to_folder
+
+    click.echo(import_to_folder(file, **options))
 
 
 @cli.command()

@@ -21,8 +21,8 @@ class TextEncoderError(ValueError):
 class TextEncoder:
     """Captions to ragged states: one float32 array (words, width) for each, its end-of-sequence token included.
 
-    Captions of equal length are encoded together and never padded, so the states of a caption are those it has
-    alone, to the float noise of matrix products of another size.
+    Captions of equal length are encoded together and not padded, so the states of a caption are those it has alone,
+    to the float noise of matrix products of another size.
     """
 
     def __init__(
@@ -67,12 +67,18 @@ class TextEncoder:
         return cls(model, tokenizer, max_length, device)
 
     @torch.inference_mode()
-    def encode(self, captions: list[str]) -> list[NDArray[np.float32]]:
-        """States of each caption, in order; equal captions are encoded once and share one array."""
+    def encode(self, captions: list[str], *, padded: bool = False) -> list[NDArray[np.float32]]:
+        """States of each caption, in order; equal captions are encoded once and share one array.
+
+        padded: states of `max_length` words for every caption, as the released LightGen caches them. A padding word's
+        state is not zero: it has read the caption, though no word reads padding. For students with `attend_to_padding`.
+        """
         unique = list(dict.fromkeys(captions))
         if not unique:
             return []
-        ids = self.tokenizer(unique, truncation=True, max_length=self.max_length)["input_ids"]
+        padding = "max_length" if padded else False
+        tokenized = self.tokenizer(unique, truncation=True, max_length=self.max_length, padding=padding)
+        ids, masks = tokenized["input_ids"], tokenized["attention_mask"]
         by_length: dict[int, list[int]] = defaultdict(list)
         for row, tokens in enumerate(ids):
             by_length[len(tokens)].append(row)
@@ -81,7 +87,7 @@ class TextEncoder:
             step = max(1, self._batch_words // length)
             for start in range(0, len(rows), step):
                 chosen = rows[start : start + step]
-                batch = torch.tensor([ids[row] for row in chosen], device=self.device)
-                encoded = self.model(input_ids=batch).last_hidden_state.float().cpu().numpy()
+                batch, mask = (torch.tensor([of[row] for row in chosen], device=self.device) for of in (ids, masks))
+                encoded = self.model(input_ids=batch, attention_mask=mask).last_hidden_state.float().cpu().numpy()
                 states |= {unique[row]: encoded[i] for i, row in enumerate(chosen)}
         return [states[caption] for caption in captions]

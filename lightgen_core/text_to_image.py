@@ -13,7 +13,7 @@ from lightgen_core.codec import LatentCodec
 from lightgen_core.config import Positive, SamplerConfig, Section
 from lightgen_core.mar.patch import unpatchify
 from lightgen_core.mar.student import Student
-from lightgen_core.pretrained import load_student
+from lightgen_core.pretrained import StudentError, load_student
 from lightgen_core.sampling import pad_text, sample
 from lightgen_core.text_encoder import TextEncoder
 
@@ -58,13 +58,19 @@ class TextToImage:
         """Load a student checkpoint and the components it names.
 
         Raises:
-            StudentError: the folder holds no student.
+            StudentError: the folder holds no student, or a component does not fit it.
             FileNotFoundError: a component that the student names is not there.
         """
         student, raw = load_student(folder, weights=weights, device=device)
         info = StudentInfo.model_validate(raw)
         codec = LatentCodec.load(info.codec, device=device)
         text_encoder = TextEncoder.load(info.text_encoder, max_length=info.max_words, device=device)
+        for what, found, wanted in (
+            (f"autoencoder {info.codec} has latent channels", codec.channels, info.channels),
+            (f"text encoder {info.text_encoder} has states of width", text_encoder.width, student.mar.config.text_width),
+        ):
+            if found != wanted:
+                raise StudentError(f"{what} {found}, the student in {folder} reads {wanted}: it was trained on another")
         return cls(student, info, codec, text_encoder, device)
 
     @property
@@ -94,14 +100,24 @@ class TextToImage:
     def _sample_batch(
         self, captions: Sequence[str], seeds: Sequence[int], sampler: SamplerConfig | None, grid: tuple[int, int] | None
     ) -> Sampled:
-        text, mask = pad_text([torch.from_numpy(states).float() for states in self.text_encoder.encode(list(captions))])
+        text, mask = self.encode_text(captions)
         tokens = sample(
             self.student,
-            text.to(self.device),
-            mask.to(self.device),
+            text,
+            mask,
             grid or self.info.grid,
             sampler or self.sampler,
             seeds=list(seeds),
         )
         latents = unpatchify(tokens, grid or self.info.grid, self.info.channels, self.info.patch).float()
         return Sampled(latents.cpu(), self.codec.decode(latents))
+
+    def encode_text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Text states (n, words, width) and the mask of their words, on the device.
+
+        A student that attends to padding gets `max_words` states of each caption, those of padding as the encoder
+        gives them.
+        """
+        states = self.text_encoder.encode(list(captions), padded=self.student.mar.config.attend_to_padding)
+        text, mask = pad_text([torch.from_numpy(rows).float() for rows in states])
+        return text.to(self.device), mask.to(self.device)

@@ -1,18 +1,13 @@
 """The released LightGen weights, brought into this student without loss.
 
 `load_upstream` takes the state dict of the released ``fluid_base``, ``fluid_large`` or ``fluid_huge`` model and reads
-every size off its tensors, except the number of attention heads, which leaves no trace in them (12 for base, 16 for
-large and huge). Nothing is guessed: a tensor that is missing, left over or of the wrong shape is an error naming it.
+every size off its tensors, except the number of attention heads, which leaves no trace in them (`HEADS`). Nothing is
+guessed: a tensor that is missing, left over or of the wrong shape is an error naming it.
 """
 
-import argparse
-import pickle
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +15,9 @@ from lightgen_core.config import HeadConfig, MarConfig
 from lightgen_core.mar.head import TokenDenoiser
 from lightgen_core.mar.model import Mar
 from lightgen_core.mar.student import Student
+
+HEADS = {768: 12, 1024: 16, 1280: 16}
+"""Attention heads of the released models by their width: base, large, huge."""
 
 MAR_NAMES = (
     (r"^null_word$", "fake_latent"),
@@ -91,42 +89,27 @@ def load_upstream(
     return mar.eval(), head.eval()
 
 
-def upstream_student(state_dict: Mapping[str, Tensor], num_heads: int = 16) -> Student:
-    """The released model as a student to sample from, save or train on; it reads padded words, as it was trained to."""
-    mar, head = load_upstream(state_dict, num_heads, attend_to_padding=True)
+def upstream_student(state_dict: Mapping[str, Tensor], num_heads: int | None = None) -> Student:
+    """The released model as a student to sample from, save or train on; it reads padded words, as it was trained to.
+
+    Without ``num_heads`` the width says how many. Raises UpstreamError as `load_upstream`, and for a width that no
+    released model has.
+    """
+    mar, head = load_upstream(state_dict, num_heads or _released_heads(state_dict), attend_to_padding=True)
     with torch.device("meta"):
         student = Student(mar.config, head.config)
     student.mar, student.head = mar, head
     return student.eval()
 
 
-def read_upstream(path: Path, weights: Literal["ema", "raw"] = "ema") -> dict[str, Tensor]:
-    """Read a state dict from a released checkpoint, or from a file that holds nothing else (.pth or .safetensors).
-
-    A checkpoint holds raw and averaged weights (``model``, ``model_ema``): ``weights`` says which. Never runs code
-    from the file. Raises FileNotFoundError, and UpstreamError for a file that holds no state dict.
-    """
-    content = _content(path)
-    if isinstance(content, dict) and "model" in content:
-        name = "model_ema" if weights == "ema" else "model"
-        if content.get(name) is None:
-            raise UpstreamError(f"{path} holds no {name!r}: choose the other weights (ema or raw)")
-        content = content[name]
-    if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise UpstreamError(f"{path} holds no state dict: expected tensors by name, or model and model_ema of such")
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
-
-
-def _content(path: Path) -> Any:
-    """What a file holds, read without running code from it."""
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        # A released checkpoint holds its command line beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError) as error:
-        raise UpstreamError(f"{path} is not a checkpoint that can be read safely: {error}") from error
+def _released_heads(state_dict: Mapping[str, Tensor]) -> int:
+    width = _shape(state_dict, "z_proj.weight", 2)[0]
+    if width not in HEADS:
+        raise UpstreamError(
+            f"z_proj.weight has width {width}; the released models have {', '.join(map(str, HEADS))}. The number of "
+            "attention heads leaves no trace in the tensors: give it (num_heads)"
+        )
+    return HEADS[width]
 
 
 def _configs(state_dict: Mapping[str, Tensor], num_heads: int, attend_to_padding: bool) -> tuple[MarConfig, HeadConfig]:

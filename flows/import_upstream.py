@@ -1,0 +1,85 @@
+"""`lightgen import-upstream`: the paper's released weights -> a student checkpoint to sample from, train on or tune."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Literal
+
+from flows.load import UserError
+
+log = logging.getLogger("lightgen")
+
+PATCH = 2
+"""Side of a released token, latents."""
+
+
+def import_to_folder(
+    file: Path,
+    output: Path,
+    weights: Literal["ema", "raw"] | None,
+    num_heads: int | None,
+    codec: str,
+    text_encoder: str,
+    max_words: int,
+) -> Path:
+    """Write a student checkpoint with the weights of a released file; returns its folder.
+
+    Raw and averaged weights go where the checkpoint keeps them. `weights` takes one of the two alone; that, or the only
+    ones in the file, then serve as both.
+
+    Raises:
+        UserError: a file or tensor that does not fit, or a folder that holds something else.
+    """
+    from lightgen_core.mar.upstream import UpstreamError, upstream_student
+    from lightgen_core.mar.upstream_file import read_kinds
+    from lightgen_core.pretrained import save_student
+    from lightgen_core.text_to_image import StudentInfo
+
+    output = output.resolve()
+    _refuse_to_replace(output)
+    try:
+        kinds = read_kinds(file)
+        chosen = {kind: kinds[kind] for kind in ((weights,) if weights else ("raw", "ema")) if kind in kinds}
+        if not chosen:
+            raise UpstreamError(f"{file} holds no {weights or 'raw or ema'} weights; it has {', '.join(kinds) or 'none'}")
+        raw, ema = next(iter(chosen.values())), list(chosen.values())[-1]
+        student = upstream_student(raw, num_heads)
+        averaged = student if ema is raw else upstream_student(ema, num_heads)
+    except UpstreamError as error:
+        raise UserError(str(error)) from error
+    mar = student.mar.config
+    info = StudentInfo(
+        codec=codec,
+        text_encoder=text_encoder,
+        max_words=max_words,
+        patch=PATCH,
+        channels=_channels(mar.token_width),
+        latent_height=PATCH * mar.position_grid,
+        latent_width=PATCH * mar.position_grid,
+    )
+    save_student(output, student, averaged.state_dict(), info.model_dump(mode="json"))
+    log.info(
+        "%.1f M parameters, width %d, %d heads, %s weights; it reads %s with %d words and draws through %s",
+        *(sum(weight.numel() for weight in student.parameters()) / 1e6, mar.width, mar.heads),
+        *(" and ".join(chosen), text_encoder, max_words, codec),
+    )
+    return output
+
+
+def _channels(token_width: int) -> int:
+    if token_width % PATCH**2:
+        raise UserError(f"z_proj.weight reads tokens of {token_width} values: expected channels x {PATCH} x {PATCH}")
+    return token_width // PATCH**2
+
+
+def _refuse_to_replace(folder: Path) -> None:
+    """Raise UserError if something lies there that is not a student."""
+    if folder.is_dir() and any(folder.iterdir()) and not _is_student(folder):
+        raise UserError(f"{folder} holds something else than a student; give a new folder, or an empty one")
+
+
+def _is_student(folder: Path) -> bool:
+    try:
+        return {"mar", "head", "info"} <= json.loads((folder / "config.json").read_bytes()).keys()
+    except (OSError, ValueError, AttributeError):
+        return False

@@ -1,0 +1,64 @@
+"""`lightgen inpaint`: a checkpoint, a picture, a mask and a prompt -> a PNG file."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from flows.load import UserError
+from lightgen_core.config import SamplerConfig
+from tasks.settings import Settings
+
+WHITE_FROM = 128
+"""Grey value from which a mask's pixel counts as white."""
+
+
+def inpaint_to_file(
+    checkpoint: Path,
+    image: Path,
+    mask: Path,
+    prompt: str,
+    output: Path | None,
+    seed: int,
+    steps: int | None,
+    cfg: float | None,
+    keep_pixels: bool,
+) -> Path:
+    """Sample the masked part of a picture anew; returns the file written.
+
+    keep_pixels: outside the mask's tokens the file has the picture's own pixels, else the autoencoder's version of them.
+
+    Raises:
+        UserError: no student there, no picture, or a picture and mask that do not fit.
+    """
+    target = output or Path(f"{image.stem}-inpainted.png")
+    if target.suffix.lower() != ".png":
+        raise UserError(f"{target} does not end in .png: the result is a PNG, so that kept pixels stay as they are")
+    picture = np.asarray(_open(image).convert("RGB"))
+    wanted = np.asarray(_open(mask).convert("L")) >= WHITE_FROM
+    from lightgen_core.device import pick_device
+    from lightgen_core.inpaint import InpaintError, inpaint
+    from lightgen_core.pictures import to_png
+    from lightgen_core.pretrained import StudentError
+    from lightgen_core.text_to_image import TextToImage
+
+    settings = Settings()
+    try:
+        student = TextToImage.load(checkpoint, pick_device(settings.device, settings.threads))
+        changes = {"iterations": steps, "guidance": cfg}
+        asked = student.sampler.model_dump() | {name: value for name, value in changes.items() if value is not None}
+        made = inpaint(student, picture, wanted, prompt, seed, SamplerConfig.model_validate(asked))
+    except (StudentError, InpaintError) as error:
+        raise UserError(str(error)) from error
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(to_png(made.pasted if keep_pixels else made.decoded))
+    return target
+
+
+def _open(path: Path) -> Image.Image:
+    """A picture, upright as its camera says."""
+    try:
+        with Image.open(path) as picture:
+            return ImageOps.exif_transpose(picture)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is not a picture that can be read: {error}") from error
