@@ -41,7 +41,9 @@ def import_to_folder(
         kinds = read_kinds(file)
         chosen = {kind: kinds[kind] for kind in ((weights,) if weights else ("raw", "ema")) if kind in kinds}
         if not chosen:
-            raise UpstreamError(f"{file} holds no {weights or 'raw or ema'} weights; it has {', '.join(kinds) or 'none'}")
+            raise UpstreamError(
+                f"{file} holds no {weights or 'raw or ema'} weights; it has {', '.join(kinds) or 'none'}"
+            )
         raw, ema = next(iter(chosen.values())), list(chosen.values())[-1]
         student = upstream_student(raw, num_heads)
         averaged = student if ema is raw else upstream_student(ema, num_heads)

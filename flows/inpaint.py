@@ -34,7 +34,7 @@ def inpaint_to_file(
     target = output or Path(f"{image.stem}-inpainted.png")
     if target.suffix.lower() != ".png":
         raise UserError(f"{target} does not end in .png: the result is a PNG, so that kept pixels stay as they are")
-    picture = np.asarray(_open(image).convert("RGB"))
+    picture = np.array(_open(image).convert("RGB"))
     wanted = np.asarray(_open(mask).convert("L")) >= WHITE_FROM
     from lightgen_core.device import pick_device
     from lightgen_core.inpaint import InpaintError, inpaint

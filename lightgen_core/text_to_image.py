@@ -67,7 +67,11 @@ class TextToImage:
         text_encoder = TextEncoder.load(info.text_encoder, max_length=info.max_words, device=device)
         for what, found, wanted in (
             (f"autoencoder {info.codec} has latent channels", codec.channels, info.channels),
-            (f"text encoder {info.text_encoder} has states of width", text_encoder.width, student.mar.config.text_width),
+            (
+                f"text encoder {info.text_encoder} has states of width",
+                text_encoder.width,
+                student.mar.config.text_width,
+            ),
         ):
             if found != wanted:
                 raise StudentError(f"{what} {found}, the student in {folder} reads {wanted}: it was trained on another")
