@@ -26,7 +26,7 @@ def inpaint_to_file(
 ) -> Path:
     """Sample the masked part of a picture anew; returns the file written.
 
-    keep_pixels: outside the mask's tokens the file has the picture's own pixels, else the autoencoder's version of them.
+    keep_pixels: outside the mask's tokens the picture's own pixels, else what the autoencoder makes of them.
 
     Raises:
         UserError: no student there, no picture, or a picture and mask that do not fit.

@@ -35,7 +35,8 @@ class Inpainted:
 def renewed_tokens(mask: Bool[np.ndarray, "height width"], side: int) -> Bool[np.ndarray, "rows columns"]:
     """Tokens of `side` x `side` pixels with any pixel in the mask."""
     height, width = mask.shape
-    return mask.reshape(height // side, side, width // side, side).any(axis=(1, 3))
+    squares = mask.reshape(height // side, side, width // side, side)
+    return np.logical_or.reduce(squares, axis=(1, 3))
 
 
 def inpaint(

@@ -1,4 +1,4 @@
-"""Pictures as bytes: PNG encoding and decoding."""
+"""Pictures: PNG encoding, decoding, resizing."""
 
 import io
 
@@ -17,3 +17,15 @@ def from_bytes(data: bytes) -> np.ndarray:
     """Return an encoded picture as uint8 (height, width, 3)."""
     with Image.open(io.BytesIO(data)) as picture:
         return np.asarray(picture.convert("RGB"))
+
+
+def resize_square(picture: np.ndarray, size: int) -> np.ndarray:
+    """Return the middle square of a uint8 picture (height, width, 3), as (size, size, 3) by a Lanczos filter."""
+    height, width = picture.shape[:2]
+    if (height, width) == (size, size):
+        return picture
+    side = min(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    # Cropped first: a filter over a box of the whole picture would read what is beyond the box.
+    square = Image.fromarray(picture[top : top + side, left : left + side])
+    return np.array(square.resize((size, size), Image.Resampling.LANCZOS))

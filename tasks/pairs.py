@@ -12,6 +12,7 @@ from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact
 from storage.tables import IMAGE, about, read_table, schema
 from tasks.stage import Job, stage
+from tasks.tokens import pattern_of
 
 KINDS = {
     "id": pa.int64(),
@@ -27,7 +28,7 @@ KINDS = {
 }
 
 
-@stage(version=1, reads=("seed", "pairs", "sampler", "world"), on_device=True)
+@stage(version=1, reads=("seed", "pairs", "sampler", "world", "tokens", "pretrain"), on_device=True)
 def pairs(job: Job, pretrain: Artifact, tokens: Artifact, synthesis: Artifact) -> None:
     """Write `pairs-*.parquet`: for captions of the training set, a picture that is right and one that is wrong.
 
@@ -39,7 +40,8 @@ def pairs(job: Job, pretrain: Artifact, tokens: Artifact, synthesis: Artifact) -
     from lightgen_core.text_to_image import TextToImage
 
     asked = job.recipe.pairs
-    chosen = _choose(tokens, asked.count, seed_of(job.recipe.seed, "pairs"))
+    size, _ = job.recipe.phases[-1]  # what the student was last trained on, and samples
+    chosen = _choose(read_table(tokens, pattern_of(size)), asked.count, seed_of(job.recipe.seed, "pairs"))
     layout = about(chosen.schema)
     drawn = _pictures_of(synthesis, chosen["id"].to_pylist())
     student = TextToImage.load(job.local_folder(pretrain, "student/"), job.device())
@@ -89,9 +91,8 @@ def choose_pair(right: np.ndarray, kind: str) -> tuple[int | None, int] | None:
     return (int(np.argmax(right)), loser) if right.any() else None
 
 
-def _choose(tokens: Artifact, count: int, seed: int) -> pa.Table:
+def _choose(table: pa.Table, count: int, seed: int) -> pa.Table:
     """Return rows of the training set, one for each caption, evenly over topics."""
-    table = read_table(tokens, "^tokens")
     order = np.random.default_rng(seed).permutation(len(table))
     captions = np.asarray(table["caption"].to_pylist(), dtype=object)[order]
     first = order[np.sort(np.unique(captions.astype(str), return_index=True)[1])]

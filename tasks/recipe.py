@@ -10,6 +10,7 @@ from lightgen_core.config import (
     Fraction,
     HeadConfig,
     MarConfig,
+    MaskConfig,
     Positive,
     SamplerConfig,
     Section,
@@ -61,6 +62,28 @@ class Tokens(Section):
         "float16", description="number format of stored latents and text states"
     )
     batch_size: Positive = Field(64, description="images encoded at once")
+    sizes: tuple[Positive, ...] = Field(
+        (), description="sides to which pictures are cropped and resized, px, ascending; none: pictures as they are"
+    )
+    pad_text: bool = Field(
+        False, description="store max_words states of each caption, for a student with attend_to_padding"
+    )
+
+    @model_validator(mode="after")
+    def _sizes_ascend(self) -> "Tokens":
+        if list(self.sizes) != sorted(set(self.sizes)):
+            raise ValueError(f"sizes: found {list(self.sizes)}; expected ascending sides, each once")
+        return self
+
+
+class Phase(Section):
+    """A later phase of pre-training: on larger pictures, from the weights of the phase before."""
+
+    size: Positive = Field(description="side of its pictures, px; one of tokens.sizes")
+    steps: Positive = Field(description="optimizer updates")
+    batch_size: Positive = Field(description="images of one update")
+    learning_rate: float | None = Field(None, gt=0, description="peak learning rate; none: as in the first phase")
+    mask: MaskConfig | None = Field(None, description="how many tokens are hidden; none: as in the first phase")
 
 
 class Pretrain(TrainConfig):
@@ -68,6 +91,19 @@ class Pretrain(TrainConfig):
 
     model: MarConfig = Field(default_factory=MarConfig, description="the masked autoregressive transformer")
     head: HeadConfig = Field(default_factory=HeadConfig, description="the per-token diffusion head")
+    start: str | None = Field(
+        None, description="folder of a student whose averaged weights training starts from; none: fresh weights"
+    )
+    phases: tuple[Phase, ...] = Field(
+        (), description="phases after the first, which is this section itself on the smallest of tokens.sizes"
+    )
+
+    def later(self, phase: Phase) -> "Pretrain":
+        """What a later phase trains with: this configuration with the phase's own values."""
+        rate = phase.learning_rate or self.optimizer.learning_rate
+        optimizer = self.optimizer.model_copy(update={"learning_rate": rate})
+        own = {"steps": phase.steps, "batch_size": phase.batch_size, "mask": phase.mask or self.mask}
+        return self.model_copy(update=own | {"optimizer": optimizer})
 
 
 class Pairs(Section):
@@ -131,3 +167,33 @@ class Recipe(Section):
                 f"{self.pretrain.head.objective}: euler goes with flow, ddpm and ddim with ddpm and v"
             )
         return self
+
+    @model_validator(mode="after")
+    def _phases_have_tokens(self) -> "Recipe":
+        phases = [phase.size for phase in self.pretrain.phases]
+        if missing := [size for size in phases if size not in self.tokens.sizes]:
+            raise ValueError(
+                f"pretrain.phases train on pictures of {missing[0]} px, tokens.sizes are {list(self.tokens.sizes)}: "
+                "list there the size of the first phase and of every later one"
+            )
+        if phases != sorted(phases):
+            raise ValueError(
+                f"pretrain.phases: found sizes {phases}; expected each as large as the one before or larger"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _padding_is_stored_where_it_is_read(self) -> "Recipe":
+        stored, read = self.tokens.pad_text, self.pretrain.model.attend_to_padding
+        if stored != read:
+            raise ValueError(
+                f"tokens.pad_text is {stored} and pretrain.model.attend_to_padding {read}: a student that attends to "
+                "padded words needs their states stored, and no other student may see them; set both or neither"
+            )
+        return self
+
+    @property
+    def phases(self) -> tuple[tuple[int | None, Pretrain], ...]:
+        """Pre-training phase by phase: side of the pictures in px (None: as they are), and what it trains with."""
+        first = self.tokens.sizes[0] if self.tokens.sizes else None
+        return ((first, self.pretrain), *((phase.size, self.pretrain.later(phase)) for phase in self.pretrain.phases))

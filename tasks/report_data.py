@@ -4,6 +4,7 @@ import datetime
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import yaml
@@ -104,7 +105,11 @@ def _samples(given: Inputs) -> tuple[SampleRow, ...]:
 def _curves(artifacts: Mapping[str, Artifact]) -> tuple[Curve, ...]:
     loss = _log(artifacts["pretrain"])
     tuning = _log(artifacts["dpo"])
-    curves = [Curve("pre-training loss", *_lines(loss, ["loss"]), meaning="mean over hidden tokens; lower is better")]
+    meaning = "mean over hidden tokens; lower is better"
+    later = [str(before["step"]) for before, row in pairwise(loss) if row["phase"] != before["phase"]]
+    if later:
+        meaning += f"; the next phase begins after step {', '.join(later)}"
+    curves = [Curve("pre-training loss", *_lines(loss, ["loss"]), meaning=meaning)]
     if tuning:
         errors = ["winner_delta", "loser_delta"]
         curves += [
