@@ -15,6 +15,7 @@ from tasks.tokens import pattern_of
 
 if TYPE_CHECKING:
     from lightgen_core.mar.student import Student
+    from lightgen_core.train.loop import TrainResult
 
 
 def start_of(recipe: Recipe) -> tuple[str, ...]:
@@ -49,38 +50,20 @@ def pretrain(job: Job, tokens: Artifact) -> None:
     """Write the student (raw and EMA weights, config) and `log.json`, the loss curve over all phases."""
     from lightgen_core.pretrained import save_student
     from lightgen_core.text_to_image import StudentInfo
-    from lightgen_core.train.data import TokenSource
-    from lightgen_core.train.pretrain import train
 
-    recipe, device = job.recipe, job.device()
+    recipe = job.recipe
     student = _first_weights(recipe)
     parameters = sum(weight.numel() for weight in student.parameters())
-    job.say("%.2f M parameters, %d phases", parameters / 1e6, len(recipe.phases))
-    progress = job.progress(sum(config.steps for _, config in recipe.phases))
+    job.say("%.2f M parameters, %d phases of training", parameters / 1e6, len(recipe.phases))
+    on_log = job.progress(sum(config.steps for _, config in recipe.phases))
     rows: list[dict[str, Any]] = []
-    done = 0
-    for number, (size, config) in enumerate(recipe.phases, start=1):
-        # The first phase's seed and folder are those of a training without phases.
-        names = ("pretrain",) if number == 1 else ("pretrain", number)
-        source = TokenSource(
-            [job.local(tokens, name) for name in tokens.names(pattern_of(size))],
-            patch=recipe.tokens.patch,
-            batch_size=config.batch_size,
-            seed=seed_of(recipe.seed, *names),
-        )
-        job.say("phase %d: %d images, %d steps of %d", number, source.rows, config.steps, config.batch_size)
-        result = train(
-            student,
-            source,
-            config,
-            seed=seed_of(recipe.seed, *names),
-            folder=job.scratch / "-".join(["checkpoints", *map(str, names[1:])]),
-            device=device,
-            on_log=_after(done, progress),
-        )
-        rows += [row | {"phase": number, "step": done + row["step"]} for row in result.rows]
-        done += result.step
-    layout = about(read_table(tokens, tokens.names(pattern_of(size))[0], ["id"]).schema)
+    for number in range(len(recipe.phases)):
+        done = rows[-1]["step"] if rows else 0
+        result = _train_phase(job, tokens, student, number, _after(done, on_log))
+        rows += [row | {"phase": number + 1, "step": done + row["step"]} for row in result.rows]
+    size, _ = recipe.phases[-1]
+    last = read_table(tokens, pattern_of(size), ["id"])
+    layout = about(last.schema)
     info = StudentInfo(
         codec=recipe.tokens.codec,
         text_encoder=recipe.tokens.text_encoder,
@@ -93,8 +76,32 @@ def pretrain(job: Job, tokens: Artifact) -> None:
     save_student(job.scratch / "student", student, result.ema, info.model_dump(mode="json"))
     job.add_folder(job.scratch / "student", "student/")
     job.write("log.json", json.dumps(rows, sort_keys=True).encode())
-    job.counts = {"rows": source.rows, "steps": done, "parameters": parameters}
+    job.counts = {"rows": len(last), "steps": rows[-1]["step"], "parameters": parameters}
     job.figures = {"final_loss": rows[-1]["loss"]}
+
+
+def _train_phase(
+    job: Job, tokens: Artifact, student: "Student", number: int, on_log: Callable[[dict[str, Any]], None]
+) -> "TrainResult":
+    """Train the student in place through one phase; one that is finished only brings its last checkpoint back.
+
+    The first phase has the seed and the folder of a training without phases.
+    """
+    from lightgen_core.train.data import TokenSource
+    from lightgen_core.train.pretrain import train
+
+    size, config = job.recipe.phases[number]
+    own = [number + 1] if number else []
+    seed = seed_of(job.recipe.seed, "pretrain", *own)
+    source = TokenSource(
+        [job.local(tokens, name) for name in tokens.names(pattern_of(size))],
+        patch=job.recipe.tokens.patch,
+        batch_size=config.batch_size,
+        seed=seed,
+    )
+    job.say("phase %d: %d images, %d steps of %d", number + 1, source.rows, config.steps, config.batch_size)
+    folder = job.scratch / "-".join(["checkpoints", *map(str, own)])
+    return train(student, source, config, seed=seed, folder=folder, device=job.device(), on_log=on_log)
 
 
 def _first_weights(recipe: Recipe) -> "Student":
