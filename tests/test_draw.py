@@ -47,8 +47,10 @@ def test_parts_of_parts_are_parts_of_the_whole():
     assert same(draw_of().rows(1, 5).rows(1, 3), draw_of().rows(2, 4))
 
 
-def test_a_draw_says_the_same_in_mask_and_index():
-    drawn = draw_of()
+@pytest.mark.parametrize("step", range(4))
+def test_a_draw_says_the_same_in_mask_and_index(step):
+    drawn = draw_of(step, mask=MaskConfig(low=0.3, mean=0.5))
+    assert 0 < drawn.num_hidden < TOKENS
     assert (drawn.hidden.sum(dim=1) == drawn.num_hidden).all()
     assert torch.equal(drawn.hidden.nonzero()[:, 1].view(BATCH, -1), drawn.index)
     assert drawn.timestep.shape == (3, BATCH * drawn.num_hidden)
