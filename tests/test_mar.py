@@ -295,3 +295,10 @@ def test_head_outputs_are_the_same_for_embedded_conditions_and_shared_times():
     for index, time in enumerate((3, 998)):
         alone = head.denoise(noisy[index], torch.tensor([time]), embedded)
         assert (together[index] - alone).abs().max() <= 1e-6
+
+
+@torch.no_grad()
+def test_a_fresh_heads_blocks_pass_their_input_on_whatever_the_condition():
+    head = new_student(MarConfig(**SIZES), HeadConfig(width=16, depth=2), seed=0).head
+    states, activated = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
+    assert all(torch.equal(block(states, activated), states) for block in head.blocks)

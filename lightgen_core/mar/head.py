@@ -1,6 +1,7 @@
 """The per-token diffusion head: a residual MLP whose layers are modulated by time and condition (MAR, Sec. 3.2)."""
 
 import math
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -74,8 +75,8 @@ class TokenDenoiser(nn.Module):
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
-            if isinstance(module, ModulatedBlock | TokenDenoiser):
-                nn.init.zeros_(module.modulation.weight)
+        for owner in (self, *self.blocks):
+            nn.init.zeros_(cast(ModulatedBlock | TokenDenoiser, owner).modulation.weight)
         for layer in (self.time_up, self.time_down):
             nn.init.normal_(layer.weight, std=0.02, generator=generator)
         nn.init.zeros_(self.out.weight)
