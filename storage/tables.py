@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,10 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 """An encoded picture, in the form that Hugging Face `datasets` knows as its Image feature."""
 
 ROW_GROUP = 1024
-"""Rows of a row group: the unit that a reader takes from a file at once."""
+"""Most rows of a row group, the unit that a reader takes from a file at once."""
+
+ROW_GROUP_BYTES = 64 << 20
+"""Most bytes of a row group's values, before compression."""
 
 _HUGGING_FACE_TYPES = {
     pa.int64(): "int64",
@@ -56,10 +60,29 @@ def about(found: pa.Schema) -> dict[str, object]:
 
 
 def to_parquet(table: pa.Table) -> bytes:
-    """Return a table as the bytes of a Parquet file; the same table gives the same bytes."""
+    """Return a table as the bytes of a Parquet file; the same table gives the same bytes.
+
+    Columns of bytes (latents, text states: half-precision numbers, which hardly compress) are stored as they are, in
+    one page of a row group, so that training finds a row in the file by arithmetic (`lightgen_core.train.pages`).
+    """
+    size = max(1, min(ROW_GROUP, ROW_GROUP_BYTES * table.num_rows // max(1, table.nbytes)))
+    raw = [field.name for field in table.schema if field.type in (pa.binary(), pa.large_binary())]
+    how: dict[str, Any] = {"compression": "zstd"}
+    if raw:
+        packed = [leaf for field in table.schema if field.name not in raw for leaf in _leaves(field.name, field.type)]
+        how = {"compression": dict.fromkeys(packed, "zstd"), "use_dictionary": False, "data_page_size": 1 << 30}
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP)
+    pq.write_table(table, sink, row_group_size=size, **how)
     return sink.getvalue()
+
+
+def _leaves(path: str, kind: pa.DataType) -> list[str]:
+    """Return the names that Parquet gives the columns of a field."""
+    if pa.types.is_struct(kind):
+        return [leaf for field in kind for leaf in _leaves(f"{path}.{field.name}", field.type)]
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _leaves(f"{path}.list.element", kind.value_type)
+    return [path]
 
 
 def read_table(artifact: Artifact, pattern: str, columns: Sequence[str] | None = None) -> pa.Table:

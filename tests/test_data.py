@@ -131,11 +131,6 @@ def test_a_set_without_rows_is_refused(tmp_path):
         source_of([write_rows(tmp_path / "a.parquet", rows=0)])
 
 
-def test_a_set_too_large_for_memory_is_refused_before_it_is_read(tmp_path):
-    with pytest.raises(DataError, match="raise memory_limit"):
-        source_of([write_rows(tmp_path / "a.parquet", rows=50)], memory_limit=1000)
-
-
 def test_prefetched_steps_come_in_order_and_end():
     assert list(prefetched(lambda step: step * step, range(3, 7))) == [9, 16, 25, 36]
     assert list(prefetched(lambda step: step, range(3, 3))) == []

@@ -63,5 +63,5 @@ def write_rows(
     table |= {name: [values(CHANNELS, SIDE, SIDE) for _ in range(rows)] for name in images}
     table |= {"text": [values(count, TEXT_WIDTH) for count in words]} | columns
     metadata = {"lightgen": json.dumps(layout)} if layout else None
-    pq.write_table(pa.table(table).replace_schema_metadata(metadata), path)
+    pq.write_table(pa.table(table).replace_schema_metadata(metadata), path, compression="none", use_dictionary=False)
     return path

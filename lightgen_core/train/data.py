@@ -4,35 +4,30 @@ Rows hold `id` (int64), `latents` (or `winner` and `loser`), `text` and `words`.
 values as bytes; text is words x width values as bytes, ragged. The schema metadata key `lightgen` is a JSON object
 with `dtype` ("float16" or "bfloat16"), `channels`, `height`, `width` and `text_width`.
 
-The whole set is held in memory, in the files' dtype: a row costs 2 * (channels * height * width + words * text_width)
-bytes, so 12,000 rows of the demo take 40 MB, while 2M rows at 256 px with FLAN-T5-XXL states (about 0.6 MB each) do
-not fit; `memory_limit` says where the line is. Training only ever calls `batch(step)`, so a reader that streams row
-groups can stand in for these classes.
+Only an index is held in memory (`lightgen_core.train.rows`); a batch is read when it is asked for, and nothing but its
+rows. So a source's only state is the step, an integer, and sets of any size train alike.
 """
 
-import json
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.dataset as ds
 import torch
 from torch import Tensor
 
 from lightgen_core.mar.patch import patchify
 from lightgen_core.train.order import rows_at
+from lightgen_core.train.parquet import DataError
+from lightgen_core.train.rows import Rows
 
-MEMORY_LIMIT = 16 << 30
+__all__ = ["Batch", "DataError", "PairBatch", "PairSource", "TokenSource", "prefetched"]
+
 Prepared = TypeVar("Prepared")
-_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-class DataError(ValueError):
-    """The files are not what training reads: says which file or row, and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -72,163 +67,115 @@ class PairBatch(_Examples):
     text_mask: Tensor
 
 
-class _Rows:
-    """The rows of a set in memory: the part that images and pairs share."""
+class _Source:
+    """What images and pairs share: the order, the text, and latents as tokens."""
 
     columns: tuple[str, ...]
 
     def __init__(
         self,
-        files: Sequence[str | Path] | ds.Dataset,
+        files: Sequence[str | Path],
         *,
         patch: int,
         batch_size: int,
         seed: int,
-        memory_limit: int = MEMORY_LIMIT,
+        words_multiple: int = 1,
+        scratch: Path | None = None,
     ):
-        """Reads the files.
+        """Opens the files; see `Rows`.
 
         Args:
-            files: local Parquet files, in the order that numbers the rows, or a pyarrow dataset.
-            patch: side of a token, latents; latents become tokens once, here.
-            batch_size: rows of a batch.
+            files: local Parquet files, in the order that numbers the rows.
+            patch: side of a token, latents.
+            batch_size: rows of a step.
             seed: key of the order.
-            memory_limit: bytes that the set may take.
+            words_multiple: text is padded to a multiple of this: fewer shapes to compile, words.
+            scratch: folder for copies of files in another layout, kept for the next time; None: a temporary one.
 
         Raises:
-            DataError: no rows, missing columns or metadata, a row of the wrong size, or a set too large.
+            DataError: no rows, missing columns or metadata, a row of the wrong size, latents that do not divide.
         """
-        data = files if isinstance(files, ds.Dataset) else ds.dataset([str(file) for file in files], format="parquet")
-        self._layout = _layout(data.schema, ("id", "text", "words", *self.columns))
+        self._rows = Rows(files, (*self.columns, "text"), scratch)
+        layout = self._rows.layout
+        if layout.height % patch or layout.width % patch:
+            raise DataError(
+                f"latents of {layout.height} x {layout.width} do not divide into patches of {patch} x {patch}"
+            )
+        self.grid = (layout.height // patch, layout.width // patch)
+        self.rows = len(self._rows)
         self.batch_size, self.seed = batch_size, seed
-        self.rows = data.count_rows()
-        if not self.rows:
-            raise DataError("the token files hold no rows; the stage that wrote them dropped everything")
-        parts = list(_parts(data, self._layout, self.columns, self.rows, memory_limit))
-        channels, height, width = self._layout["channels"], self._layout["height"], self._layout["width"]
-        if height % patch or width % patch:
-            raise DataError(f"latents of {height} x {width} do not divide into patches of {patch} x {patch}")
-        self.grid = (height // patch, width // patch)
-        self._ids = np.concatenate([part.ids for part in parts])
-        self._words = torch.from_numpy(np.concatenate([part.words for part in parts]))
-        self._starts = torch.cumsum(self._words, 0) - self._words
-        self._text = torch.cat([part.text for part in parts]).view(-1, self._layout["text_width"])
-        self._tokens = {
-            name: torch.cat([patchify(part.latents[name].view(-1, channels, height, width), patch) for part in parts])
-            for name in self.columns
-        }
+        self._patch, self._words_multiple = patch, words_multiple
+        numbered = torch.arange(layout.channels * layout.height * layout.width).view(
+            1, layout.channels, layout.height, -1
+        )
+        tokens = patchify(numbered, patch)[0]
+        self._token_shape = tokens.shape
+        # A patch's values lie in runs of `patch`; moving runs whole is ten times as fast as moving values.
+        self._runs = (tokens.reshape(-1)[::patch] // patch).numpy()
 
-    def _rows_of(self, step: int) -> Tensor:
-        first = step * self.batch_size
-        return torch.from_numpy(rows_at(np.arange(first, first + self.batch_size), self.rows, self.seed))
+    def _read(self, step: int, start: int, stop: int | None) -> dict[str, Any]:
+        """The fields of a batch. The rows of the next step are announced, to be in memory when it asks for them."""
+        rows, coming = (
+            _rows_of(later, self.batch_size, self.rows, self.seed)[start:stop] for later in (step, step + 1)
+        )
+        fields: dict[str, Any] = {"ids": self._rows.ids[rows]}
+        fields["text"], fields["text_mask"] = self._text_of(rows)
+        for column in self.columns:
+            fields[column] = self._tokens_of(column, rows)
+        self._rows.announce(coming)
+        return fields
 
-    def _text_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Text padded with zeros to the longest in the batch, and the mask of its words."""
-        words = self._words[rows]
-        places = torch.arange(int(words.max()))
-        mask = places < words[:, None]
-        index = torch.where(mask, self._starts[rows][:, None] + places, 0)
-        text = self._text.index_select(0, index.view(-1)).view(*index.shape, -1)
-        return text.masked_fill_(~mask[..., None], 0), mask
+    def _tokens_of(self, column: str, rows: np.ndarray) -> Tensor:
+        layout = self._rows.layout
+        latents = np.empty((len(rows), layout.channels * layout.height * layout.width * 2), dtype=np.uint8)
+        self._rows.read(column, rows, latents)
+        tokens = latents.view(f"V{2 * self._patch}").take(self._runs, axis=1)
+        return torch.from_numpy(tokens.view(np.int16)).view(layout.torch_dtype).view(len(rows), *self._token_shape)
+
+    def _text_of(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Text padded with zeros to the longest of the rows, and the mask of its words."""
+        words = torch.from_numpy(self._rows.words(rows))
+        longest = -(-int(words.max()) // self._words_multiple) * self._words_multiple
+        text = torch.empty(len(rows), longest, self._rows.layout.text_width, dtype=self._rows.layout.torch_dtype)
+        self._rows.read("text", rows, text.view(len(rows), -1).view(torch.uint8).numpy())
+        return text, torch.arange(longest) < words[:, None]
 
 
-class TokenSource(_Rows):
+class TokenSource(_Source):
     """Images as tokens with their text, for pre-training."""
 
     columns = ("latents",)
 
-    def batch(self, step: int) -> Batch:
-        """The rows of update `step`: positions step * batch_size and on of the training order."""
-        rows = self._rows_of(step)
-        text, mask = self._text_of(rows)
-        return Batch(self._ids[rows.numpy()], self._tokens["latents"].index_select(0, rows), text, mask)
+    def batch(self, step: int, start: int = 0, stop: int | None = None) -> Batch:
+        """Rows start to stop (default: all) of the `batch_size` rows of a step; no others are read.
+
+        The rows of `step` are at positions step * batch_size and on of the training order (`rows_at`).
+        """
+        fields = self._read(step, start, stop)
+        return Batch(tokens=fields.pop("latents"), **fields)
 
 
-class PairSource(_Rows):
+class PairSource(_Source):
     """Preference pairs: two images for one text, for DPO."""
 
     columns = ("winner", "loser")
 
-    def batch(self, step: int) -> PairBatch:
-        """The pairs of update `step`: positions step * batch_size and on of the training order."""
-        rows = self._rows_of(step)
-        text, mask = self._text_of(rows)
-        winner, loser = (self._tokens[name].index_select(0, rows) for name in self.columns)
-        return PairBatch(self._ids[rows.numpy()], winner, loser, text, mask)
+    def batch(self, step: int, start: int = 0, stop: int | None = None) -> PairBatch:
+        """As `TokenSource.batch`, with pairs for images."""
+        return PairBatch(**self._read(step, start, stop))
 
 
-def _layout(schema: pa.Schema, columns: Sequence[str]) -> dict:
-    """The `lightgen` metadata of a schema, checked together with its columns."""
-    missing = [name for name in columns if name not in schema.names]
-    if missing:
-        raise DataError(f"token files without column {', '.join(missing)}; found {', '.join(schema.names)}")
-    found = (schema.metadata or {}).get(b"lightgen")
-    if found is None:
-        raise DataError("token files without the schema metadata `lightgen`; they were not written by the tokens stage")
-    layout = json.loads(found)
-    wanted = {"dtype", "channels", "height", "width", "text_width"}
-    if wanted - layout.keys() or layout["dtype"] not in _DTYPES:
-        raise DataError(f"metadata `lightgen` is {layout}; expected {sorted(wanted)}, dtype one of {sorted(_DTYPES)}")
-    return layout
+@lru_cache(maxsize=4)
+def _rows_of(step: int, batch_size: int, rows: int, seed: int) -> np.ndarray:
+    """The rows of a step, (batch_size,); remembered, as a step is first announced and then read, maybe in parts."""
+    return rows_at(step * batch_size + np.arange(batch_size), rows, seed)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """The rows of one record batch, flat."""
-
-    ids: np.ndarray
-    words: np.ndarray
-    text: Tensor
-    latents: dict[str, Tensor]
-
-
-def _parts(data: ds.Dataset, layout: dict, columns: tuple[str, ...], rows: int, memory_limit: int) -> Iterator[_Part]:
-    """Record batches as tensors. Raises DataError as soon as the set, at the rate seen so far, cannot fit in memory."""
-    dtype, text_width = _DTYPES[layout["dtype"]], layout["text_width"]
-    values = layout["channels"] * layout["height"] * layout["width"]
-    seen = size = 0
-    for batch in data.to_batches(columns=["id", "text", "words", *columns]):
-        if not batch.num_rows:
-            continue
-        ids = batch["id"].to_numpy(zero_copy_only=False).astype(np.int64)
-        words = batch["words"].to_numpy(zero_copy_only=False).astype(np.int64)
-        if words.min() < 1:
-            raise DataError(f"row {ids[words.argmin()]} has no words; expected one or more")
-        text = _values(batch["text"], words * text_width, ids, "text", dtype)
-        fixed = np.full(len(ids), values)
-        latents = {name: _values(batch[name], fixed, ids, name, dtype) for name in columns}
-        seen, size = seen + len(ids), size + batch.nbytes
-        if size / seen * rows > memory_limit:
-            raise DataError(
-                f"{rows} rows take about {size / seen * rows / 2**30:.1f} GiB, above the limit of "
-                f"{memory_limit / 2**30:.1f} GiB; train on fewer rows or raise memory_limit"
-            )
-        yield _Part(ids, words, text, latents)
-
-
-def _values(column: pa.Array, expected: np.ndarray, ids: np.ndarray, name: str, dtype: torch.dtype) -> Tensor:
-    """The values of a binary column, one after another, after a check of every row's size."""
-    column = column.cast(pa.large_binary())
-    offsets = np.frombuffer(column.buffers()[1], dtype=np.int64, count=len(column) + 1, offset=column.offset * 8)
-    sizes = np.diff(offsets)
-    wrong = np.flatnonzero((sizes != expected * dtype.itemsize) | column.is_null().to_numpy(zero_copy_only=False))
-    if len(wrong):
-        row = wrong[0]
-        raise DataError(
-            f"{name} of row {ids[row]} has {sizes[row]} bytes; expected {expected[row] * dtype.itemsize} "
-            f"({expected[row]} values of {dtype}): the file does not match its metadata, make it again"
-        )
-    first, last = int(offsets[0]), int(offsets[-1])
-    content = np.frombuffer(column.buffers()[2], dtype=np.uint8, count=last - first, offset=first)
-    return torch.from_numpy(content.copy()).view(dtype)
-
-
-def prefetched(prepare: Callable[[int], Prepared], steps: range) -> Iterator[Prepared]:
-    """prepare(step) for every step, each computed in a thread while the step before it is used."""
+def prefetched(prepare: Callable[[int], Prepared], steps: range, depth: int = 1) -> Iterator[Prepared]:
+    """prepare(step) for every step, up to `depth` of them made ahead, in a thread, while the step before is used."""
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as reader:
-        upcoming = [reader.submit(prepare, step) for step in steps[:1]]
-        for step in steps:
-            ready = upcoming.pop().result()
-            if step + 1 in steps:
-                upcoming.append(reader.submit(prepare, step + 1))
+        coming: deque[Future[Prepared]] = deque(reader.submit(prepare, step) for step in steps[:depth])
+        for later in range(depth, depth + len(steps)):
+            ready = coming.popleft().result()
+            coming.extend(reader.submit(prepare, step) for step in steps[later : later + 1])
             yield ready

@@ -1,0 +1,132 @@
+"""What is read of a token file when it is opened: its layout, the small columns, and where the values lie."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from lightgen_core.train.pages import PREFIX, plain_ranges
+
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class DataError(ValueError):
+    """The files are not what training reads: says which file or row, and what was expected."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the schema metadata `lightgen` says of the values. Latents are channels x height x width of them."""
+
+    dtype: str
+    channels: int
+    height: int
+    width: int
+    text_width: int
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The type of every value, half precision."""
+        return _DTYPES[self.dtype]
+
+    def bytes_of(self, column: str, rows: int | np.ndarray, words: np.ndarray) -> np.ndarray:
+        """Bytes of a column's values in so many rows, which have so many words in all; element by element."""
+        values = words * self.text_width if column == "text" else rows * self.channels * self.height * self.width
+        return np.broadcast_to(values * self.torch_dtype.itemsize, np.shape(words))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The rows of one file.
+
+    ids, words: (rows,) int64; groups: (row groups,) int64, rows of each; ranges: for each column of values, (row
+    groups, 2) int64, where its values begin and end in the file; empty if a row cannot be found by arithmetic.
+    """
+
+    file: Path
+    layout: Layout
+    ids: np.ndarray
+    words: np.ndarray
+    groups: np.ndarray
+    ranges: Mapping[str, np.ndarray]
+
+
+def read_piece(file: Path, columns: Sequence[str]) -> Piece:
+    """Reads what opening a file needs: its footer, page headers, and the columns `id` and `words`.
+
+    Args:
+        columns: the columns of values.
+
+    Raises:
+        DataError: missing columns or metadata, an id or a count of words that is none.
+    """
+    try:
+        with pq.ParquetFile(file) as parquet:
+            layout = _layout(parquet.schema_arrow, ("id", "words", *columns), file)
+            small = parquet.read(columns=["id", "words"], use_threads=False)
+            metadata = parquet.metadata
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{file} is not a Parquet file that can be read: {error}") from error
+    ids, words = (_integers(small[name], name, file) for name in ("id", "words"))
+    if len(words) and words.min() < 1:
+        raise DataError(f"{file}: row {ids[words.argmin()]} has no words; expected one or more")
+    groups = np.array([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)], dtype=np.int64)
+    return Piece(file, layout, ids, words, groups, plain_ranges(file, metadata, columns))
+
+
+def _layout(schema: pa.Schema, columns: Sequence[str], file: Path) -> Layout:
+    """The `lightgen` metadata of a schema, checked together with its columns."""
+    missing = [name for name in columns if name not in schema.names]
+    if missing:
+        raise DataError(f"{file}: without column {', '.join(missing)}; found {', '.join(schema.names)}")
+    found = (schema.metadata or {}).get(b"lightgen")
+    if found is None:
+        raise DataError(f"{file}: without the schema metadata `lightgen`; the tokens stage did not write it")
+    layout = json.loads(found)
+    wanted = tuple(Layout.__dataclass_fields__)
+    if set(wanted) - layout.keys() or layout["dtype"] not in _DTYPES:
+        raise DataError(
+            f"{file}: metadata `lightgen` is {layout}; expected {sorted(wanted)}, dtype one of {sorted(_DTYPES)}"
+        )
+    return Layout(**{name: layout[name] for name in wanted})
+
+
+def _integers(column: pa.ChunkedArray, name: str, file: Path) -> np.ndarray:
+    if column.null_count or not pa.types.is_integer(column.type):
+        raise DataError(f"{file}: column {name} is {column.type} with {column.null_count} nulls; expected integers")
+    return column.to_numpy().astype(np.int64)
+
+
+def check_sizes(piece: Piece) -> None:
+    """Raises DataError if the values of a row group are together longer or shorter than layout and `words` say."""
+    starts = np.concatenate([[0], piece.groups]).cumsum()
+    words = np.diff(np.concatenate([[0], piece.words]).cumsum()[starts])
+    for column, ranges in piece.ranges.items():
+        expected = piece.groups * PREFIX + piece.layout.bytes_of(column, piece.groups, words)
+        for group in np.flatnonzero(ranges[:, 1] - ranges[:, 0] != expected):
+            raise _explained(piece, column, int(group), int(starts[group]))
+
+
+def _explained(piece: Piece, column: str, group: int, first: int) -> DataError:
+    """Says which row of a row group, whose first is row `first` of the file, has the wrong size."""
+    with pq.ParquetFile(piece.file) as parquet:
+        found = parquet.read_row_group(group, columns=[column])[column]
+    sizes = pc.fill_null(pc.binary_length(found), -1).to_numpy()
+    expected = piece.layout.bytes_of(column, 1, piece.words[first : first + len(sizes)])
+    for row in np.flatnonzero(sizes != expected):
+        return wrong_size(piece.file, column, piece.ids[first + row], int(sizes[row]), int(expected[row]), piece.layout)
+    return DataError(f"{piece.file}: row group {group} of column {column} is damaged; make the file again")
+
+
+def wrong_size(file: str | Path, column: str, row_id: int, found: int, expected: int, layout: Layout) -> DataError:
+    """The error for a value of `found` bytes, or -1 where there is none."""
+    return DataError(
+        f"{file}: {column} of row {row_id} has {'no value' if found < 0 else f'{found} bytes'}; expected {expected} "
+        f"bytes of {layout.dtype}: the file does not match its metadata, make it again"
+    )
