@@ -114,7 +114,7 @@ class _Source:
         self._runs = (tokens.reshape(-1)[::patch] // patch).numpy()
 
     def _read(self, step: int, start: int, stop: int | None) -> dict[str, Any]:
-        """The fields of a batch. The rows of the next step are announced, to be in memory when it asks for them."""
+        """The fields of a batch. The rows of the next step are announced, to be in memory when they are asked for."""
         rows, coming = (
             _rows_of(later, self.batch_size, self.rows, self.seed)[start:stop] for later in (step, step + 1)
         )

@@ -1,12 +1,13 @@
 """Single rows out of many Parquet files, in any order: an index of a few bytes a row, and reads of just those bytes.
 
 A value's place follows from where its row group's values end and from the lengths of those behind it, so the index
-holds the id and the running count of words of each row, 16 bytes, and little for each row group. Reading is `preadv`,
-not a memory map: with a warm page cache the two cost about the same; from a cold disk a map reads several times the
-bytes, because the kernel reads around every fault, and where a file was cut off meanwhile it ends the process.
+holds the id and the running count of words of each row, 16 bytes, and little for each row group. Values are copied out
+of memory maps. What a map does badly, reading around every page that is missing, does not happen, because rows are
+announced before they are read; then the disk reads the rows and no more, many at once.
 """
 
-import os
+import mmap
+import struct
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +21,14 @@ from lightgen_core.train.pages import PREFIX
 from lightgen_core.train.parquet import DataError, check_sizes, read_piece, wrong_size
 from lightgen_core.train.relayout import plain_copies
 
-OPEN_FILES = 256
-"""Descriptors that a set keeps open; of more files, those used last."""
+MAPPED_FILES = 256
+"""Files that a set keeps mapped and open; of more, those used last."""
+
+SMALL = 1 << 30
+"""Bytes of files below which the operating system is asked to load them all at once: in order, the fastest way."""
 
 _OPENING_THREADS = 8
-_ADVICE = hasattr(os, "posix_fadvise")  # macOS has none
+_LENGTH = struct.Struct("<I")
 
 
 class Rows:
@@ -61,11 +65,19 @@ class Rows:
         self._word_starts = np.concatenate([[0], *(piece.words for piece in pieces)]).cumsum()
         self._group_starts = np.concatenate([[0], *(piece.groups for piece in pieces)]).cumsum()
         self._ends = {name: np.concatenate([piece.ranges[name][:, 1] for piece in pieces]) for name in columns}
-        self._files = np.repeat(np.arange(len(pieces)), [len(piece.groups) for piece in pieces])
-        self._open = _Open([str(piece.file) for piece in pieces])
+        self._files = [(str(piece.file), piece.file.stat().st_size) for piece in pieces]
+        self._group_files = np.repeat(np.arange(len(pieces)), [len(piece.groups) for piece in pieces])
+        self._map = lru_cache(MAPPED_FILES)(_mapped)
+        self._small = sum(size for _, size in self._files) < SMALL
+        for file in self._files if self._small else ():
+            self._map(*file).madvise(mmap.MADV_WILLNEED)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_temporary": None}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_map", "_temporary")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._map = lru_cache(MAPPED_FILES)(_mapped)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -80,64 +92,47 @@ class Rows:
         Raises:
             DataError: a value has another length than the layout gives it, or its file was cut off.
         """
-        sizes = self.layout.bytes_of(column, 1, self.words(rows))
-        found = np.zeros(len(rows), dtype="<u4")
-        lengths, values, width = found.data.cast("B"), into.data.cast("B"), into.shape[1]
+        sizes, width = self.layout.bytes_of(column, 1, self.words(rows)), into.shape[1]
         for row, (file, place, size) in enumerate(self._places(column, rows, sizes)):
-            length = lengths[row * PREFIX : (row + 1) * PREFIX]
-            value = values[row * width : row * width + size]
-            opened = self._open[file]  # held here, so that no other thread closes it
-            if os.preadv(opened.number, (length, value), place) != PREFIX + size:
-                raise DataError(f"{self._open.files[file]} was cut off after it was opened; make it again")
+            values = self._map(*file)
+            (found,) = _LENGTH.unpack_from(values, place)
+            if found != size:
+                raise wrong_size(file[0], column, self.ids[rows[row]], found, size, self.layout)
+            into[row, :size] = np.frombuffer(values, np.uint8, size, place + PREFIX)
             if size < width:
                 into[row, size:] = 0
-        for wrong in np.flatnonzero(found != sizes):
-            name = self._open.files[self._files[self._groups(rows[wrong])]]
-            raise wrong_size(name, column, self.ids[rows[wrong]], int(found[wrong]), int(sizes[wrong]), self.layout)
 
     def announce(self, rows: np.ndarray) -> None:
-        """Tells the operating system that these rows are read soon: it loads them at once, many at a time."""
-        if not _ADVICE:
+        """Tells the operating system that these rows are read soon: it loads them at once, many at a time.
+
+        A set below `SMALL` bytes was announced as a whole when it was opened.
+        """
+        if self._small:
             return
         for column in self._ends:
             sizes = self.layout.bytes_of(column, 1, self.words(rows))
             for file, place, size in self._places(column, rows, sizes):
-                opened = self._open[file]
-                os.posix_fadvise(opened.number, place, PREFIX + size, os.POSIX_FADV_WILLNEED)
+                start = place // mmap.PAGESIZE * mmap.PAGESIZE
+                self._map(*file).madvise(mmap.MADV_WILLNEED, start, place + PREFIX + size - start)
 
     def _groups(self, rows: np.ndarray) -> np.ndarray:
         """The row group of each row, counted through all files."""
         return np.searchsorted(self._group_starts, rows, side="right") - 1
 
-    def _places(self, column: str, rows: np.ndarray, sizes: np.ndarray) -> Iterator[tuple[int, int, int]]:
-        """File number, offset of the value's length in it, and size of the value, for each row."""
+    def _places(self, column: str, rows: np.ndarray, sizes: np.ndarray) -> Iterator[tuple[tuple[str, int], int, int]]:
+        """File, offset of the value's length in it, and size of the value, for each row."""
         groups = self._groups(rows)
         behind = self._group_starts[groups + 1]  # the first row that is not in the group
         count, words = behind - rows, self._word_starts[behind] - self._word_starts[rows]
         offsets = self._ends[column][groups] - PREFIX * count - self.layout.bytes_of(column, count, words)
-        return zip(self._files[groups].tolist(), offsets.tolist(), sizes.tolist(), strict=True)
+        files = map(self._files.__getitem__, self._group_files[groups].tolist())
+        return zip(files, offsets.tolist(), sizes.tolist(), strict=True)
 
 
-class _Descriptor:
-    """A file opened for reading, closed when nobody holds it any longer."""
-
-    def __init__(self, file: str):
-        self.number = os.open(file, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        if hasattr(self, "number"):
-            os.close(self.number)
-
-
-class _Open:
-    """Files by number, the last few kept open."""
-
-    def __init__(self, files: list[str]):
-        self.files = files
-        self._opened = lru_cache(OPEN_FILES)(_Descriptor)
-
-    def __getitem__(self, number: int) -> _Descriptor:
-        return self._opened(self.files[number])
-
-    def __reduce__(self) -> tuple:
-        return _Open, (self.files,)
+def _mapped(file: str, size: int) -> mmap.mmap:
+    """A file in memory, let go when nobody holds it any longer. Raises DataError if it has another size by now."""
+    with open(file, "rb") as opened:
+        values = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    if len(values) != size:
+        raise DataError(f"{file} has {len(values)} bytes; when it was opened it had {size}: make it again")
+    return values
