@@ -24,6 +24,7 @@ def dpo(job: Job, pretrain: Artifact, pairs: Artifact) -> None:
         patch=info["patch"],
         batch_size=asked.batch_size,
         seed=seed,
+        scratch=job.scratch / "rows",
     )
     job.say("%d pairs, %d steps of %d", source.rows, asked.steps, asked.batch_size)
     result = tune(

@@ -98,6 +98,7 @@ def _train_phase(
         patch=job.recipe.tokens.patch,
         batch_size=config.batch_size,
         seed=seed,
+        scratch=job.scratch / "rows",
     )
     job.say("phase %d: %d images, %d steps of %d", number + 1, source.rows, config.steps, config.batch_size)
     folder = job.scratch / "-".join(["checkpoints", *map(str, own)])

@@ -1,3 +1,6 @@
+import hashlib
+import threading
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -89,6 +92,39 @@ def test_text_is_padded_to_the_longest_of_the_batch_only(tmp_path):
     assert {source.batch(step).text_mask.all().item() for step in range(10)} == {True}
 
 
+def test_text_is_padded_to_a_multiple_on_request(tmp_path):
+    file = write_rows(tmp_path / "a.parquet", rows=10)
+    plain, padded = source_of([file]).batch(0), source_of([file], words_multiple=4).batch(0)
+    longest = plain.text.shape[1]
+    assert padded.text.shape[1] == padded.text_mask.shape[1] == -(-longest // 4) * 4
+    assert padded.text[:, :longest].equal(plain.text) and not padded.text[:, longest:].any()
+    assert padded.text_mask[:, :longest].equal(plain.text_mask) and not padded.text_mask[:, longest:].any()
+
+
+def test_parts_of_a_batch_are_its_rows(tmp_path):
+    source = source_of([write_rows(tmp_path / "a.parquet", rows=10)], batch_size=7)
+    for step in range(4):
+        whole = source.batch(step)
+        parts = [source.batch(step, 0, 2), source.batch(step, 2, 5), source.batch(step, 5)]
+        assert np.concatenate([part.ids for part in parts]).tolist() == whole.ids.tolist()
+        assert torch.cat([part.tokens for part in parts]).equal(whole.tokens)
+        for part, first in zip(parts, (0, 2, 5), strict=True):
+            words = part.text.shape[1]
+            assert part.text.equal(whole.text[first : first + len(part.ids), :words])
+            assert words == part.text_mask.sum(dim=1).max()
+
+
+def test_batches_are_those_of_earlier_versions_to_the_bit(tmp_path):
+    digest = hashlib.sha256()
+    source = source_of([write_rows(tmp_path / "a.parquet", rows=50)], seed=7)
+    for step in range(30):
+        batch = source.batch(step)
+        halves = (batch.tokens.view(torch.int16).numpy(), batch.text.view(torch.int16).numpy())
+        for values in (batch.ids, *halves, batch.text_mask.numpy()):
+            digest.update(values.tobytes())
+    assert digest.hexdigest()[:16] == "d04798178fd4333e"
+
+
 def test_pairs_hold_winner_and_loser_of_the_same_row(tmp_path):
     file = write_rows(tmp_path / "a.parquet", rows=6, images=("winner", "loser"))
     batch = source_of([file], batch_size=6, kind=PairSource).batch(0)
@@ -139,3 +175,19 @@ def test_prefetched_steps_come_in_order_and_end():
 def test_an_error_while_prefetching_reaches_the_caller():
     with pytest.raises(ZeroDivisionError):
         list(prefetched(lambda step: 1 // (step - 1), range(3)))
+
+
+def test_prefetching_is_as_deep_as_asked_and_no_deeper():
+    started, go_on = [], threading.Semaphore(0)
+
+    def prepare(step: int) -> int:
+        started.append(step)
+        go_on.release()
+        return step
+
+    steps = prefetched(prepare, range(10), depth=3)
+    assert next(steps) == 0
+    for _ in range(4):
+        assert go_on.acquire(timeout=60)
+    assert started == [0, 1, 2, 3] and not go_on.acquire(timeout=0.05)
+    assert list(steps) == [*range(1, 10)]

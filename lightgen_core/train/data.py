@@ -27,6 +27,9 @@ from lightgen_core.train.rows import Rows
 
 __all__ = ["Batch", "DataError", "PairBatch", "PairSource", "TokenSource", "prefetched"]
 
+ORDER_BLOCK = 8192
+"""Most rows whose place in the order is computed at once."""
+
 Prepared = TypeVar("Prepared")
 
 
@@ -105,6 +108,7 @@ class _Source:
         self.rows = len(self._rows)
         self.batch_size, self.seed = batch_size, seed
         self._patch, self._words_multiple = patch, words_multiple
+        self._announced: tuple[int, int, int | None] | None = None
         numbered = torch.arange(layout.channels * layout.height * layout.width).view(
             1, layout.channels, layout.height, -1
         )
@@ -118,27 +122,37 @@ class _Source:
         rows, coming = (
             _rows_of(later, self.batch_size, self.rows, self.seed)[start:stop] for later in (step, step + 1)
         )
+        if self._announced != (step, start, stop):
+            self._rows.announce(rows)
         fields: dict[str, Any] = {"ids": self._rows.ids[rows]}
         fields["text"], fields["text_mask"] = self._text_of(rows)
         for column in self.columns:
             fields[column] = self._tokens_of(column, rows)
         self._rows.announce(coming)
+        self._announced = (step + 1, start, stop)
         return fields
 
     def _tokens_of(self, column: str, rows: np.ndarray) -> Tensor:
-        layout = self._rows.layout
-        latents = np.empty((len(rows), layout.channels * layout.height * layout.width * 2), dtype=np.uint8)
-        self._rows.read(column, rows, latents)
+        latents = self._values(column, rows, self._token_shape.numel())
         tokens = latents.view(f"V{2 * self._patch}").take(self._runs, axis=1)
-        return torch.from_numpy(tokens.view(np.int16)).view(layout.torch_dtype).view(len(rows), *self._token_shape)
+        return self._as_tensor(tokens).view(len(rows), *self._token_shape)
 
     def _text_of(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Text padded with zeros to the longest of the rows, and the mask of its words."""
         words = torch.from_numpy(self._rows.words(rows))
         longest = -(-int(words.max()) // self._words_multiple) * self._words_multiple
-        text = torch.empty(len(rows), longest, self._rows.layout.text_width, dtype=self._rows.layout.torch_dtype)
-        self._rows.read("text", rows, text.view(len(rows), -1).view(torch.uint8).numpy())
+        width = self._rows.layout.text_width
+        text = self._as_tensor(self._values("text", rows, longest * width)).view(len(rows), longest, width)
         return text, torch.arange(longest) < words[:, None]
+
+    def _values(self, column: str, rows: np.ndarray, values: int) -> np.ndarray:
+        """A column as bytes, (rows, bytes of `values` values). numpy's memory, as it comes in huge pages on Linux."""
+        found = np.empty((len(rows), 2 * values), dtype=np.uint8)
+        self._rows.read(column, rows, found)
+        return found
+
+    def _as_tensor(self, data: np.ndarray) -> Tensor:
+        return torch.from_numpy(data.view(np.int16)).view(self._rows.layout.torch_dtype)
 
 
 class TokenSource(_Source):
@@ -165,10 +179,16 @@ class PairSource(_Source):
         return PairBatch(**self._read(step, start, stop))
 
 
-@lru_cache(maxsize=4)
 def _rows_of(step: int, batch_size: int, rows: int, seed: int) -> np.ndarray:
-    """The rows of a step, (batch_size,); remembered, as a step is first announced and then read, maybe in parts."""
-    return rows_at(step * batch_size + np.arange(batch_size), rows, seed)
+    """The rows of a step, (batch_size,)."""
+    steps = max(1, min(rows, ORDER_BLOCK) // batch_size)
+    return _rows_of_steps(step // steps * steps, steps, batch_size, rows, seed)[step % steps]
+
+
+@lru_cache(maxsize=4)
+def _rows_of_steps(first: int, steps: int, batch_size: int, rows: int, seed: int) -> np.ndarray:
+    """The rows of some steps, (steps, batch_size): the permutation costs little more for many rows than for one."""
+    return rows_at(first * batch_size + np.arange(steps * batch_size).reshape(steps, batch_size), rows, seed)
 
 
 def prefetched(prepare: Callable[[int], Prepared], steps: range, depth: int = 1) -> Iterator[Prepared]:
