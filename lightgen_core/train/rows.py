@@ -115,13 +115,9 @@ class Rows:
                 start = place // mmap.PAGESIZE * mmap.PAGESIZE
                 self._map(*file).madvise(mmap.MADV_WILLNEED, start, place + PREFIX + size - start)
 
-    def _groups(self, rows: np.ndarray) -> np.ndarray:
-        """The row group of each row, counted through all files."""
-        return np.searchsorted(self._group_starts, rows, side="right") - 1
-
     def _places(self, column: str, rows: np.ndarray, sizes: np.ndarray) -> Iterator[tuple[tuple[str, int], int, int]]:
         """File, offset of the value's length in it, and size of the value, for each row."""
-        groups = self._groups(rows)
+        groups = np.searchsorted(self._group_starts, rows, side="right") - 1
         behind = self._group_starts[groups + 1]  # the first row that is not in the group
         count, words = behind - rows, self._word_starts[behind] - self._word_starts[rows]
         offsets = self._ends[column][groups] - PREFIX * count - self.layout.bytes_of(column, count, words)
