@@ -170,6 +170,29 @@ class LoopConfig(Section):
         return self
 
 
+class Layout(Section):
+    """How training is laid out on machines: where and how fast, never what. No artifact's key holds it.
+
+    Every layout computes the same updates, but for the rounding of sums that it splits otherwise and for dropout, which
+    is drawn anew for each micro-batch.
+    """
+
+    processes: Positive = Field(1, description="training processes started on this machine, one for each GPU")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="ddp: every process holds the whole model; fsdp: its share of weights and optimizer (AdamW)"
+    )
+    micro_batch: Positive | None = Field(
+        None, description="rows of one forward and backward pass; none: all rows of the process at once"
+    )
+    recompute: bool = Field(
+        False, description="keep no activations inside blocks, compute them again in the backward pass: less memory"
+    )
+    compile: bool = Field(False, description="torch.compile the blocks")
+    word_multiple: Positive = Field(
+        16, description="compile: texts are padded to a multiple of this, so that few shapes are compiled, words"
+    )
+
+
 class TrainConfig(LoopConfig):
     """Pre-training of a student on tokens."""
 

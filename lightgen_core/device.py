@@ -23,3 +23,12 @@ def pick_device(name: str, threads: int) -> torch.device:
             f"device {name!r} is not usable here: {error}. Set LIGHTGEN_DEVICE to auto, cpu or cuda."
         ) from error
     return torch.device(name)
+
+
+def check_bf16(device: torch.device) -> None:
+    """Raises ValueError for a GPU without bfloat16: fp16 would overflow, and emulation is slower than fp32."""
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(
+            f"{torch.cuda.get_device_name(device)} has no bfloat16 arithmetic (Ampere, 2020, and later have); "
+            "set precision=fp32 in the recipe's sections pretrain and dpo"
+        )

@@ -16,14 +16,14 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from lightgen_core.config import DpoConfig
+from lightgen_core.config import DpoConfig, Layout
 from lightgen_core.draw import Draw, draw
 from lightgen_core.losses import token_residuals
 from lightgen_core.mar.student import Student
 from lightgen_core.objectives import Objective, objective
 from lightgen_core.train.data import PairBatch, PairSource
 from lightgen_core.train.loop import TrainResult, fit
-from lightgen_core.train.update import Losses
+from lightgen_core.train.update import ALONE, Losses
 
 
 class PairLosses(NamedTuple):
@@ -90,16 +90,28 @@ class Preference:
 
     reference: Student
     grid: tuple[int, int]
+    token_width: int
     objective: Objective
     config: DpoConfig
 
-    def draw(self, batch: PairBatch, generator: Generator) -> Draw:
+    def draw(self, images: tuple[int, int], generator: Generator) -> Draw:
         """One draw for winner and loser, policy and reference; no caption is dropped."""
-        config, (pairs, tokens, width) = self.config, batch.winner.shape
-        return doubled(draw(pairs, tokens, width, config.mask, self.objective, config.draws_per_token, 0.0, generator))
+        config, (height, width) = self.config, self.grid
+        return draw(
+            config.batch_size,
+            height * width,
+            self.token_width,
+            config.mask,
+            self.objective,
+            config.draws_per_token,
+            0.0,
+            generator,
+            images,
+        )
 
     def losses(self, model: Student, batch: PairBatch, draw: Draw) -> Losses:
         """Losses of the pairs, (pairs,), and what shows whether the guards hold."""
+        draw = doubled(draw)
         with torch.no_grad():
             reference_winner, reference_loser = (_error(part) for part in self._residuals(self.reference, batch, draw))
         winner, loser = self._residuals(model, batch, draw)
@@ -155,6 +167,7 @@ def tune(
     seed: int,
     folder: Path,
     device: torch.device,
+    layout: Layout = ALONE,
     on_log: Callable[[dict], None] | None = None,
 ) -> TrainResult:
     """Tunes `policy` in place on pairs of images; see `fit` for folder, resume, log and errors.
@@ -164,7 +177,8 @@ def tune(
     """
     reference.to(device).eval().requires_grad_(False)
     policy.eval()
-    criterion = Preference(reference, source.grid, objective(policy.head.config.objective), config)
+    head = policy.head
+    criterion = Preference(reference, source.grid, head.token_width, objective(head.config.objective), config)
 
     def stop(rows: Sequence[dict]) -> str | None:
         rise = winner_rise(rows, config.tolerance_horizon)
@@ -172,4 +186,15 @@ def tune(
             return None
         return f"the winner's error rose {rise:.1%} above the reference's; the tolerance is {config.tolerance:.1%}"
 
-    return fit(policy, source, criterion, config, seed=seed, folder=folder, device=device, on_log=on_log, stop=stop)
+    return fit(
+        policy,
+        source,
+        criterion,
+        config,
+        seed=seed,
+        folder=folder,
+        device=device,
+        layout=layout,
+        on_log=on_log,
+        stop=stop,
+    )

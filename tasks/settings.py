@@ -6,14 +6,20 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from lightgen_core.config import Layout
+
 
 class Settings(BaseSettings):
     """Read from `LIGHTGEN_*`; for example `LIGHTGEN_STORE=/data/lightgen`."""
 
-    model_config = SettingsConfigDict(env_prefix="LIGHTGEN_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="LIGHTGEN_", env_nested_delimiter="__", frozen=True, extra="ignore")
 
     store: str = Field("lightgen-store", description="folder or fsspec URL that holds the artifacts")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...; auto takes a GPU where there is one")
     engine: Literal["local"] = Field("local", description="what runs the shards of a stage")
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="CPU threads of one process")
     scratch: str = Field("~/.cache/lightgen", description="local folder for working copies of a remote store's files")
+    train: Layout = Field(
+        default_factory=Layout,
+        description="how training is laid out: LIGHTGEN_TRAIN__PROCESSES=2, LIGHTGEN_TRAIN__PARALLEL=fsdp and so on",
+    )

@@ -3,13 +3,11 @@ import logging
 
 import pytest
 import torch
-from tiny_student import tiny_student
+from tiny_student import tiny_student, tiny_training
 
-from lightgen_core.config import OptimizerConfig
 from lightgen_core.pretrained import StudentError, load_student, save_student
 from lightgen_core.train import checkpoint
-from lightgen_core.train.ema import Ema
-from lightgen_core.train.optimizer import make_optimizer
+from lightgen_core.train.state import TrainingState
 
 RUN = {"seed": 1, "config": {"steps": 6}}
 
@@ -17,12 +15,12 @@ RUN = {"seed": 1, "config": {"steps": 6}}
 def state_after(step: int, seed: int = 0):
     """A student, its average and an optimizer that has made one update, captured as if at `step`."""
     student = tiny_student(seed=seed)
-    ema, optimizer = Ema(student, 0.9), make_optimizer(student, OptimizerConfig())
+    state = TrainingState(student, tiny_training())
     for weight in student.parameters():
         weight.grad = weight.detach() * (step + 1)
-    optimizer.step()
-    ema.update(0)
-    return checkpoint.capture(step, student, ema, optimizer, [{"step": step, "loss": 0.1}], RUN)
+    state.optimizer.step()
+    state.ema.update(0)
+    return checkpoint.capture(step, state, [{"step": step, "loss": 0.1}], RUN)
 
 
 def files_of(folder):
@@ -51,11 +49,11 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path):
 
 def test_a_restored_optimizer_makes_the_same_update(tmp_path):
     student = tiny_student()
-    ema, optimizer = Ema(student, 0.9), make_optimizer(student, OptimizerConfig())
+    state = TrainingState(student, tiny_training())
     saved = state_after(3)
     checkpoint.save(tmp_path, saved, keep=1)
-    checkpoint.restore(checkpoint.latest(tmp_path), student, ema, optimizer)
-    moments = checkpoint.capture(3, student, ema, optimizer, saved.rows, RUN).optimizer
+    checkpoint.restore(checkpoint.latest(tmp_path), state)
+    moments = checkpoint.capture(3, state, saved.rows, RUN).optimizer
     assert moments.keys() == saved.optimizer.keys() and len(moments) == 3 * len(list(student.parameters()))
     assert all(moments[name].equal(saved.optimizer[name]) for name in moments)
 
@@ -110,11 +108,9 @@ def test_what_a_kill_leaves_half_written_is_not_a_checkpoint(tmp_path, monkeypat
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     checkpoint.save(tmp_path, state_after(3), keep=1)
-    other = tiny_student("ddpm")
+    other = TrainingState(tiny_student("ddpm"), tiny_training())
     with pytest.raises(checkpoint.CheckpointError, match="another model"):
-        checkpoint.restore(
-            checkpoint.latest(tmp_path), other, Ema(other, 0.9), make_optimizer(other, OptimizerConfig())
-        )
+        checkpoint.restore(checkpoint.latest(tmp_path), other)
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_student import PATCH, tiny_student, write_rows
+from tiny_student import PATCH, TOKEN_WIDTH, tiny_student, write_rows
 
 from lightgen_core.config import DpoConfig, MaskConfig, OptimizerConfig
-from lightgen_core.dpo import Preference, dpo_loss, loser_factor, tune, winner_rise
+from lightgen_core.dpo import Preference, doubled, dpo_loss, loser_factor, tune, winner_rise
 from lightgen_core.draw import step_generator
 from lightgen_core.objectives import objective
 from lightgen_core.train.data import PairSource
@@ -140,14 +140,14 @@ def losses_of(model, pairs, **changes):
     config = settings(**changes)
     source = PairSource([pairs], patch=PATCH, batch_size=config.batch_size, seed=7)
     reference = copy.deepcopy(model).eval()
-    criterion = Preference(reference, source.grid, objective("v"), config)
+    criterion = Preference(reference, source.grid, TOKEN_WIDTH, objective("v"), config)
     batch = source.batch(0).to(CPU)
-    draw = criterion.draw(batch, step_generator(7, 0))
+    draw = criterion.draw((0, len(batch.ids)), step_generator(7, 0))
     return criterion.losses(model.eval(), batch, draw), draw
 
 
 def test_winner_and_loser_share_mask_time_and_noise(pairs):
-    _, draw = losses_of(warm_student(), pairs)
+    draw = doubled(losses_of(warm_student(), pairs)[1])
     for name in ("hidden", "index", "text_dropped"):
         first, second = getattr(draw, name).chunk(2)
         assert len(first) == 3 and first.equal(second)

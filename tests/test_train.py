@@ -9,7 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_student import CHANNELS, LONGEST, PATCH, SIDE, TEXT_WIDTH, tiny_student, tiny_training, write_rows
+from tiny_student import (
+    CHANNELS,
+    GRID,
+    LONGEST,
+    PATCH,
+    SIDE,
+    TEXT_WIDTH,
+    TOKEN_WIDTH,
+    tiny_student,
+    tiny_training,
+    write_rows,
+)
 from torch import nn
 
 from lightgen_core.config import OptimizerConfig
@@ -19,6 +30,7 @@ from lightgen_core.train.checkpoint import CheckpointError
 from lightgen_core.train.data import TokenSource
 from lightgen_core.train.ema import Ema, ema_decay
 from lightgen_core.train.optimizer import decay_groups, learning_rate, make_optimizer
+from lightgen_core.train.parallel import shards
 from lightgen_core.train.pretrain import Denoising, train
 from lightgen_core.train.update import NonFiniteLossError, Updater
 
@@ -170,7 +182,7 @@ def test_a_row_that_is_not_finite_is_named_and_changes_no_weight(tmp_path):
 
 def updater_of(student, **changes):
     config = tiny_training(**changes)
-    criterion = Denoising((3, 3), objective("v"), config)
+    criterion = Denoising(GRID, TOKEN_WIDTH, objective("v"), config)
     return Updater(student.train(), criterion, config, seed=7, device=CPU)
 
 
@@ -178,13 +190,13 @@ def test_after_a_broken_step_no_update_is_made_until_the_host_looks(tokens):
     student = tiny_student()
     updater = updater_of(student)
     source = TokenSource([tokens], patch=PATCH, batch_size=4, seed=7)
-    updater.update(0, *updater.prepare(0, source.batch(0)))
+    updater.update(0, updater.prepare(0, source))
     before = {name: weight.clone() for name, weight in student.state_dict().items()}
     for step, broken in ((1, True), (2, False), (3, True)):
-        batch, draw = updater.prepare(step, source.batch(step))
+        (part,) = updater.prepare(step, source)
         if broken:
-            batch.tokens[2] = math.nan
-        updater.update(step, batch, draw)
+            part.batch.tokens[2] = math.nan
+        updater.update(step, [part])
     assert updater.broken_step() == 1
     assert all(weight.equal(before[name]) for name, weight in student.state_dict().items())
 
@@ -194,12 +206,12 @@ def test_an_update_is_clipped_adamw_with_decay_on_matrices(tokens):
     settings = OptimizerConfig(learning_rate=1e-2, warmup_steps=0, clip=0.05, weight_decay=0.5)
     updater = updater_of(student, optimizer=settings)
     source = TokenSource([tokens], patch=PATCH, batch_size=4, seed=7)
-    reference = torch.optim.AdamW(decay_groups(plain, 0.5), lr=1e-2, betas=settings.betas, foreach=True)
+    reference = torch.optim.AdamW(decay_groups(plain, shards(plain), 0.5), lr=1e-2, betas=settings.betas, foreach=True)
     for step in range(3):
-        batch, draw = updater.prepare(step, source.batch(step))
-        figures = updater.update(step, batch, draw)
+        (part,) = updater.prepare(step, source)
+        figures = updater.update(step, [part])
         torch.manual_seed(seed_of(7, "dropout", step))
-        updater._criterion.losses(plain.train(), batch, draw).loss.mean().backward()
+        updater._criterion.losses(plain.train(), part.batch, part.draw).loss.mean().backward()
         norm = nn.utils.clip_grad_norm_(plain.parameters(), settings.clip)
         assert norm > settings.clip and figures["gradient_norm"].item() == pytest.approx(norm.item(), rel=1e-5)
         reference.step()
@@ -214,14 +226,14 @@ def test_the_first_update_is_as_large_as_its_learning_rate(tokens):
     before = {name: weight.clone() for name, weight in student.named_parameters()}
     updater = updater_of(student, optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=10, weight_decay=0.0))
     source = TokenSource([tokens], patch=PATCH, batch_size=4, seed=7)
-    updater.update(0, *updater.prepare(0, source.batch(0)))
+    updater.update(0, updater.prepare(0, source))
     moved = max((weight - before[name]).abs().max().item() for name, weight in student.named_parameters())
     assert moved == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_only_matrices_decay():
     student = tiny_student()
-    groups = decay_groups(student, 0.1)
+    groups = decay_groups(student, shards(student), 0.1)
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
     decayed, free = (set(map(id, group["params"])) for group in groups)
     names = {id(weight): name for name, weight in student.named_parameters()}
@@ -235,7 +247,8 @@ def test_only_matrices_decay():
 def test_a_frozen_parameter_is_neither_optimised_nor_averaged():
     student = tiny_student()
     student.mar.null_word.requires_grad_(False)
-    optimizer, ema = make_optimizer(student, OptimizerConfig()), Ema(student, 0.9)
+    weights = shards(student)
+    optimizer, ema = make_optimizer(student, weights, OptimizerConfig()), Ema(weights, 0.9)
     held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
     assert id(student.mar.null_word) not in held and "mar.null_word" not in ema.state_dict()
 
@@ -256,7 +269,7 @@ def test_a_constant_learning_rate_stays():
 def test_the_average_follows_its_formula():
     layer = nn.Linear(1, 1, bias=False)
     layer.weight.data.fill_(1.0)
-    ema = Ema(layer, decay=0.2)
+    ema = Ema(shards(layer), decay=0.2)
     expected = 1.0
     for step, value in enumerate([3.0, -2.0, 5.0, 7.0]):
         layer.weight.data.fill_(value)

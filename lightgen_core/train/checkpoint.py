@@ -10,12 +10,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightgen_core.train.ema import Ema
 from lightgen_core.train.files import DamagedFolderError, verify_folder, write_folder
+from lightgen_core.train.state import TrainingState
 
 log = logging.getLogger(__name__)
 
@@ -40,39 +39,24 @@ class Checkpoint:
     run: dict
 
 
-def capture(
-    step: int, module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, rows: list[dict], run: dict
-) -> Checkpoint:
-    """The state of a run; its tensors are the live ones, so save it before the next update."""
-    moments = {
-        f"{name}/{moment}": value
-        for name, weight in module.named_parameters()
-        if weight in optimizer.state
-        for moment, value in optimizer.state[weight].items()
-    }
-    return Checkpoint(step, module.state_dict(), ema.state_dict(), moments, rows, run)
+def capture(step: int, state: TrainingState, rows: list[dict], run: dict) -> Checkpoint:
+    """The state of a run; its tensors are the live ones, so save or copy it before the next update."""
+    return Checkpoint(step, **state.tensors(), rows=list(rows), run=run)
 
 
-@torch.no_grad()
-def restore(checkpoint: Checkpoint, module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer) -> None:
-    """Puts a checkpoint's state into a run's module, average and optimizer.
+def restore(checkpoint: Checkpoint, state: TrainingState) -> None:
+    """Puts a checkpoint's tensors into the state of a run, whatever number of processes wrote it.
 
     Raises:
         CheckpointError: the checkpoint is of a model of another shape.
     """
     try:
-        module.load_state_dict(checkpoint.model)
-        ema.load_state_dict(checkpoint.ema)
+        state.load({"model": checkpoint.model, "ema": checkpoint.ema, "optimizer": checkpoint.optimizer})
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(
             f"the checkpoint at step {checkpoint.step} is of another model: {error}; use a fresh folder, or the "
             "configuration that it was trained with"
         ) from error
-    optimizer.state.clear()
-    weights = dict(module.named_parameters())
-    for key, value in checkpoint.optimizer.items():
-        name, moment = key.rsplit("/", 1)
-        optimizer.state[weights[name]][moment] = value.to(weights[name].device)
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:

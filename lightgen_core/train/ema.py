@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def ema_decay(updates: int, decay: float) -> float:
@@ -16,11 +16,12 @@ def ema_decay(updates: int, decay: float) -> float:
 
 
 class Ema:
-    """The average of a module's trained parameters, kept in tensors of its own."""
+    """The average of trained weights, kept in tensors of its own."""
 
-    def __init__(self, module: nn.Module, decay: float):
+    def __init__(self, weights: Mapping[str, Tensor], decay: float):
+        """weights: the live tensors by name, as `parallel.shards` gives them."""
         self.decay = decay
-        self._weights = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+        self._weights = dict(weights)
         self._averages = {name: weight.detach().clone() for name, weight in self._weights.items()}
 
     @torch.no_grad()

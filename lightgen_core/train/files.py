@@ -33,11 +33,17 @@ def write_folder(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], reco
     partial = folder.parent / f"{_PARTIAL}{folder.name}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    contents = {f"{name}.safetensors": tensor_bytes(group) for name, group in tensors.items()}
-    contents |= {f"{name}.json": json_bytes(value) for name, value in record.items()}
-    sums = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
-    for name, data in (contents | {CHECKSUMS: json_bytes(sums)}).items():
+    sums = {}
+
+    def write(name: str, data: bytes) -> None:
         write_synced(partial / name, data)
+        sums[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    for name, group in tensors.items():
+        write(f"{name}.safetensors", tensor_bytes(group))
+    for name, value in record.items():
+        write(f"{name}.json", json_bytes(value))
+    write_synced(partial / CHECKSUMS, json_bytes(sums))
     _sync_directory(partial)
     if folder.exists():
         shutil.rmtree(folder)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,9 +24,9 @@ class Window:
         self._names, self.steps = list(figures), self.steps + 1
         self._sums = self._sums + torch.stack(list(figures.values())).float()
 
-    def take(self) -> dict[str, float]:
-        """The means since the last call. Waits for the device."""
-        means = torch.as_tensor(self._sums / self.steps).tolist()
+    def take(self, over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The means since the last call, averaged by `over_processes`. Waits for the device."""
+        means = over_processes(torch.as_tensor(self._sums / self.steps)).tolist()
         self.steps, self._sums = 0, 0.0
         return dict(zip(self._names, means, strict=True))
 

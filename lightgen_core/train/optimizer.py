@@ -1,35 +1,36 @@
 """The optimizer, decay on matrices only, and its learning rate as a function of the step."""
 
 import math
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightgen_core.config import OptimizerConfig
 from lightgen_core.train.muon import Muon
 
 
-def decay_groups(module: nn.Module, weight_decay: float) -> list[dict]:
-    """Splits a module's parameters into AdamW groups: weights of linear maps decay, everything else does not.
+def decay_groups(module: nn.Module, weights: Mapping[str, Tensor], weight_decay: float) -> list[dict]:
+    """Splits trained weights, named as in the module, into AdamW groups: those of linear maps decay, others do not.
 
     Membership goes by the owning layer and not by the number of dimensions: a position table or a table of learned
     vectors is two-dimensional too, but shrinking it towards zero forgets instead of regularising.
     """
-    matrices = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear)}
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    linear = (name for name, layer in module.named_modules() if isinstance(layer, nn.Linear))
+    matrices = {f"{name}.weight" if name else "weight" for name in linear}
     return [
-        {"params": [p for p in trained if id(p) in matrices], "weight_decay": weight_decay},
-        {"params": [p for p in trained if id(p) not in matrices], "weight_decay": 0.0},
+        {"params": [held for name, held in weights.items() if name in matrices], "weight_decay": weight_decay},
+        {"params": [held for name, held in weights.items() if name not in matrices], "weight_decay": 0.0},
     ]
 
 
-def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+def make_optimizer(module: nn.Module, weights: Mapping[str, Tensor], config: OptimizerConfig) -> torch.optim.Optimizer:
     """Fused AdamW, or Muon, over the decay groups of a module. The loop sets the learning rate before every update.
 
     Fused on CPU as well: one vectorised pass over each tensor instead of a dozen, and, like the GPU kernel, it can skip
     an update by a flag that never leaves the device (`found_inf`).
     """
-    groups = decay_groups(module, config.weight_decay)
+    groups = decay_groups(module, weights, config.weight_decay)
     if config.kind == "muon":
         matrices, others = (group["params"] for group in groups)
         return Muon(matrices, others, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)

@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import Generator
 
-from lightgen_core.config import TrainConfig
+from lightgen_core.config import Layout, TrainConfig
 from lightgen_core.draw import Draw, draw
 from lightgen_core.losses import token_losses
 from lightgen_core.mar.student import Student
 from lightgen_core.objectives import Objective, objective
 from lightgen_core.train.data import Batch, TokenSource
 from lightgen_core.train.loop import TrainResult, fit
-from lightgen_core.train.update import Losses
+from lightgen_core.train.update import ALONE, Losses
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,23 @@ class Denoising:
     """The head's loss on hidden tokens: an image's loss is the mean over its draws and hidden tokens."""
 
     grid: tuple[int, int]
+    token_width: int
     objective: Objective
     config: TrainConfig
 
-    def draw(self, batch: Batch, generator: Generator) -> Draw:
-        """Masks, times, noises and dropped captions of a batch."""
-        config, (images, tokens, width) = self.config, batch.tokens.shape
+    def draw(self, images: tuple[int, int], generator: Generator) -> Draw:
+        """Masks, times, noises and dropped captions of images start to stop of a step's batch."""
+        config, (height, width) = self.config, self.grid
         return draw(
-            images, tokens, width, config.mask, self.objective, config.draws_per_token, config.text_drop, generator
+            config.batch_size,
+            height * width,
+            self.token_width,
+            config.mask,
+            self.objective,
+            config.draws_per_token,
+            config.text_drop,
+            generator,
+            images,
         )
 
     def losses(self, model: Student, batch: Batch, draw: Draw) -> Losses:
@@ -46,9 +55,12 @@ def train(
     seed: int,
     folder: Path,
     device: torch.device,
+    layout: Layout = ALONE,
     on_log: Callable[[dict], None] | None = None,
 ) -> TrainResult:
     """Pre-trains a student in place; see `fit` for folder, resume, log and errors."""
-    criterion = Denoising(source.grid, objective(student.head.config.objective), config)
+    criterion = Denoising(source.grid, student.head.token_width, objective(student.head.config.objective), config)
     student.train()
-    return fit(student, source, criterion, config, seed=seed, folder=folder, device=device, on_log=on_log)
+    return fit(
+        student, source, criterion, config, seed=seed, folder=folder, device=device, layout=layout, on_log=on_log
+    )

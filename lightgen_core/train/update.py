@@ -1,15 +1,37 @@
 """One update: forward, backward, clipping, optimizer, average. A non-finite one is not made, and is explained."""
 
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
-from lightgen_core.config import LoopConfig
+from lightgen_core.config import Layout, LoopConfig
 from lightgen_core.draw import Draw, step_generator
 from lightgen_core.seeds import seed_of
-from lightgen_core.train.ema import Ema
-from lightgen_core.train.optimizer import learning_rate, make_optimizer, set_learning_rate
+from lightgen_core.train.blocks import blocks_of
+from lightgen_core.train.optimizer import learning_rate, set_learning_rate
+from lightgen_core.train.parallel import Ranks, check_layout, spread
+from lightgen_core.train.state import TrainingState
+
+ALONE = Layout()
+"""One process, whole batches, nothing compiled or recomputed."""
+
+
+class Source(Protocol):
+    """Where batches come from; see `lightgen_core.train.data`."""
+
+    batch_size: int
+
+    def batch(self, step: int, start: int = 0, stop: int | None = None) -> Any:
+        """Rows `start` to `stop` (all) of the batch of one update, with `ids`, `text` and `text_mask`."""
+        ...
 
 
 class Losses(NamedTuple):
@@ -25,8 +47,8 @@ class Losses(NamedTuple):
 class Criterion(Protocol):
     """What is learned: the only thing in which pre-training and preference tuning differ."""
 
-    def draw(self, batch: Any, generator: Generator) -> Draw:
-        """All chance of a step."""
+    def draw(self, images: tuple[int, int], generator: Generator) -> Draw:
+        """All chance of a step, for rows start to stop of its batch."""
         ...
 
     def losses(self, model: Any, batch: Any, draw: Draw) -> Losses:
@@ -38,57 +60,103 @@ class NonFiniteLossError(RuntimeError):
     """A loss or a gradient that is not finite. The weights are those before that update."""
 
 
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows of a step's batch that pass through the model together, on the device, with their rows of its draw.
+
+    first: place of the first row in the global batch; share: rows of this process that these are, 1 for all of them.
+    """
+
+    first: int
+    share: float
+    batch: Any
+    draw: Draw
+
+
 class Updater:
     """Makes updates of a model; each is a pure function of the state, the batch and (seed, step)."""
 
-    def __init__(self, model: nn.Module, criterion: Criterion, config: LoopConfig, seed: int, device: torch.device):
-        self.model, self.config = model.to(device), config
-        self.optimizer = make_optimizer(model, config.optimizer)
-        self.ema = Ema(model, config.ema_decay)
-        self._criterion, self._seed, self._device = criterion, seed, device
-        self._weights = [weight for weight in model.parameters() if weight.requires_grad]
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Criterion,
+        config: LoopConfig,
+        seed: int,
+        device: torch.device,
+        layout: Layout = ALONE,
+    ):
+        """Moves the model to the device, and spreads it over the processes that torch.distributed knows of."""
+        self.ranks, self.config = Ranks.here(), config
+        check_layout(config, layout, self.ranks.count)
+        self._called = spread(model.to(device), blocks_of(model), layout.parallel, device)
+        self.state = TrainingState(model, config)
+        self._criterion, self._seed, self._device, self._layout = criterion, seed, device, layout
         self._broken_at = torch.full((), -1, device=device)
 
-    def prepare(self, step: int, batch: Any) -> tuple[Any, Draw]:
-        """Batch and draw of a step, on the device. Touches no state, so a thread can do it ahead of time."""
-        draw = self._criterion.draw(batch, step_generator(self._seed, step))
+    def prepare(self, step: int, source: Source) -> list[MicroBatch]:
+        """What this process trains on in a step. Touches no state, so a thread can do it ahead of time."""
+        mine = self.ranks.rows(self.config.batch_size)
+        draw = self._criterion.draw((mine.start, mine.stop), step_generator(self._seed, step))
         if self._device.type == "cuda":
             draw = draw.pin_memory()
-        return batch.to(self._device), draw.to(self._device, non_blocking=True)
+        draw = draw.to(self._device, non_blocking=True)
+        return [
+            MicroBatch(
+                part.start,
+                len(part) / len(mine),
+                self._rows(source, step, part).to(self._device),
+                draw.rows(part.start - mine.start, part.stop - mine.start) if len(part) < len(mine) else draw,
+            )
+            for part in _parts(mine, self._layout.micro_batch or len(mine))
+        ]
 
-    def update(self, step: int, batch: Any, draw: Draw) -> dict[str, Tensor]:
-        """Update number `step` (from 0). Returns what is logged: scalars on the device.
+    def update(
+        self, step: int, parts: Sequence[MicroBatch], before_change: Callable[[], None] = lambda: None
+    ) -> dict[str, Tensor]:
+        """Update number `step` (from 0). Returns what is logged: scalars on the device, of this process's rows.
 
         Nothing here waits for the device. A non-finite loss or gradient raises a flag there that makes the optimizer
-        skip this update and all later ones; `broken_step` reads it when the host has to wait anyway.
+        skip this update and all later ones; `broken_step` reads it when the host has to wait anyway. Every process
+        raises the same flag: a loss that is not finite makes its gradients so, and all processes share those.
+
+        before_change: called when the gradients are there, before any weight changes.
         """
-        set_learning_rate(self.optimizer, learning_rate(step, self.config.steps, self.config.optimizer))
-        losses = self._forward(step, batch, draw)
-        loss = losses.loss.mean()
-        loss.backward()
-        norm = nn.utils.get_total_norm([weight.grad for weight in self._weights if weight.grad is not None])
-        finite = torch.isfinite(norm + loss.detach())
-        self._broken_at = torch.where(finite | (self._broken_at >= 0), self._broken_at, step)
+        optimizer = self.state.optimizer
+        set_learning_rate(optimizer, learning_rate(step, self.config.steps, self.config.optimizer))
+        figures = self._backward(step, parts)
+        norm = self._gradient_norm()
+        self._broken_at = torch.where(torch.isfinite(norm) | (self._broken_at >= 0), self._broken_at, step)
+        before_change()
         # The fused kernel's two inputs that GradScaler also sets: it divides gradients by one, the other makes it skip.
-        vars(self.optimizer)["grad_scale"] = (norm / self.config.optimizer.clip).clamp(min=1.0)
-        vars(self.optimizer)["found_inf"] = (self._broken_at >= 0).float()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.ema.update(step)
-        return {"loss": loss.detach(), "gradient_norm": norm} | {k: v.mean() for k, v in losses.figures.items()}
+        vars(optimizer)["grad_scale"] = (norm / self.config.optimizer.clip).clamp(min=1.0)
+        vars(optimizer)["found_inf"] = (self._broken_at >= 0).float()
+        optimizer.step()
+        self.state.drop_gradients()
+        self.state.ema.update(step)
+        loss = figures.pop("loss")
+        return {"loss": loss, "gradient_norm": norm} | figures
 
     def broken_step(self) -> int | None:
-        """The step that was not finite, if one was. Waits for the device."""
+        """The step that was not finite, if one was: the same in every process. Waits for the device."""
         step = int(self._broken_at)
         return None if step < 0 else step
 
     @torch.no_grad()
-    def explain(self, step: int, batch: Any) -> NonFiniteLossError:
-        """The error for a broken step, naming the rows that broke it: found by repeating it with the same weights."""
-        losses = self._forward(step, *self.prepare(step, batch)).loss
-        bad = ~torch.isfinite(losses).cpu().numpy()
-        what = "the loss" if bad.any() else "the gradient (no row's loss)"
-        rows = batch.ids[bad] if bad.any() else batch.ids
+    def explain(self, step: int, source: Source) -> NonFiniteLossError:
+        """The error for a broken step, naming the rows that broke it: found by repeating it with the same weights.
+
+        All processes must call it; each looks at its own rows, and all get the same error.
+        """
+        seen: list[int] = []
+        bad: list[int] = []
+        for part in self.prepare(step, source):
+            ids = part.batch.ids
+            finite = torch.isfinite(self._losses(step, part, self.state.module).loss).cpu().numpy()
+            seen, bad = seen + ids.tolist(), bad + ids[~finite].tolist()
+        found = self.ranks.gather((seen, bad))
+        bad = [row for _, rows in found for row in rows]
+        rows = bad or [row for rows, _ in found for row in rows]
+        what = "the loss" if bad else "the gradient (no row's loss)"
         named = ", ".join(map(str, rows[:16])) + (f" and {len(rows) - 16} more" if len(rows) > 16 else "")
         return NonFiniteLossError(
             f"step {step}: {what} is not finite, rows {named}; the update was not made. Look for non-finite or huge "
@@ -96,7 +164,47 @@ class Updater:
             "in fp32. A rerun goes on from the last checkpoint"
         )
 
-    def _forward(self, step: int, batch: Any, draw: Draw) -> Losses:
-        torch.manual_seed(seed_of(self._seed, "dropout", step))
+    def _rows(self, source: Source, step: int, part: range) -> Any:
+        """Rows of a step's batch; where shapes are compiled, with the texts padded to a few lengths."""
+        batch = source.batch(step, part.start, part.stop)
+        missing = -batch.text.shape[1] % self._layout.word_multiple
+        if not self._layout.compile or not missing:
+            return batch
+        text, mask = functional.pad(batch.text, (0, 0, 0, missing)), functional.pad(batch.text_mask, (0, missing))
+        return replace(batch, text=text, text_mask=mask)
+
+    def _backward(self, step: int, parts: Sequence[MicroBatch]) -> dict[str, Tensor]:
+        """Leaves the mean loss's gradient in the weights. Returns loss and figures, means over the parts."""
+        means: dict[str, Tensor] = {}
+        for part in parts:
+            ddp = isinstance(self._called, DistributedDataParallel) and part is not parts[-1]
+            with self._called.no_sync() if ddp else contextlib.nullcontext():  # type: ignore[operator]
+                losses = self._losses(step, part, self._called)
+                loss = losses.loss.mean() * part.share
+                # Times a NaN where it is not finite, so that no gradient stays finite, here or in another process.
+                (loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)).backward()
+            for name, value in {"loss": loss.detach(), **_means(losses.figures, part.share)}.items():
+                means[name] = means[name] + value if name in means else value
+        self.state.take_gradients()
+        return means
+
+    def _gradient_norm(self) -> Tensor:
+        """Norm of the whole gradient, whoever holds it."""
+        norm = nn.utils.get_total_norm(
+            [weight.grad for weight in self.state.module.parameters() if weight.grad is not None]
+        )
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def _losses(self, step: int, part: MicroBatch, model: nn.Module) -> Losses:
+        """Dropout follows from (seed, step, first row): the same rows have the same, in whatever process they are."""
+        torch.manual_seed(seed_of(self._seed, "dropout", step, *([part.first] if part.first else [])))
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            return self._criterion.losses(self.model, batch, draw)
+            return self._criterion.losses(model, part.batch, part.draw)
+
+
+def _parts(rows: range, size: int) -> Iterator[range]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _means(figures: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    return {name: value.mean() * share for name, value in figures.items()}

@@ -1,0 +1,64 @@
+"""How a model's blocks run while it trains: compiled, with their activations computed again, or as they are."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import nn
+from torch._dynamo.exc import FailOnRecompileLimitHit
+from torch.utils.checkpoint import checkpoint
+
+from lightgen_core.config import Layout
+from lightgen_core.mar.blocks import Block, TextBlock
+from lightgen_core.mar.head import ModulatedBlock
+
+SHAPES = 128
+"""Shapes for which one kind of block is compiled before it is an error; some ten are normal."""
+
+
+class TooManyShapesError(RuntimeError):
+    """Compiling goes on and on: the batches have ever new shapes."""
+
+
+def blocks_of(model: nn.Module) -> Sequence[nn.Module]:
+    """The repeated parts of a model: transformer blocks, and the head's."""
+    return [module for module in model.modules() if isinstance(module, Block | TextBlock | ModulatedBlock)]
+
+
+@contextlib.contextmanager
+def laid_out(model: nn.Module, layout: Layout) -> Iterator[None]:
+    """Blocks compiled and recomputed as the layout says; afterwards they are themselves again.
+
+    One kind of block is one compiled function for each shape, whatever the number of blocks: the 0.7B student compiles
+    three functions and not 54. Shapes are static: hidden counts (`mask.multiple`) and words (`word_multiple`) fall
+    into a few buckets, and kernels of a known shape need neither guards on sizes nor index arithmetic with them.
+    """
+    blocks = blocks_of(model) if layout.compile or layout.recompute else []
+    for block in blocks:
+        forward = block.forward
+        if layout.compile:
+            forward = torch.compile(forward, dynamic=False)
+        if layout.recompute:
+            forward = partial(checkpoint, forward, use_reentrant=False)
+        vars(block)["forward"] = forward
+    try:
+        with _shapes_counted() if layout.compile else contextlib.nullcontext():
+            yield
+    finally:
+        for block in blocks:
+            del vars(block)["forward"]
+
+
+@contextlib.contextmanager
+def _shapes_counted() -> Iterator[None]:
+    """Without it torch quietly stops compiling after eight shapes."""
+    limits = {"recompile_limit": SHAPES, "accumulated_recompile_limit": 8 * SHAPES}
+    try:
+        with torch._dynamo.config.patch(limits, fail_on_recompile_limit_hit=True):
+            yield
+    except FailOnRecompileLimitHit as error:
+        raise TooManyShapesError(
+            f"a block was compiled for {SHAPES} shapes and meets another one; raise mask.multiple in the recipe "
+            "(for example to an eighth of the tokens) or LIGHTGEN_TRAIN__WORD_MULTIPLE, or train without compile"
+        ) from error

@@ -1,0 +1,69 @@
+"""What an update changes: the weights, their average and the optimizer's moments, whole or as this process's shards."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lightgen_core.config import LoopConfig
+from lightgen_core.train.ema import Ema
+from lightgen_core.train.optimizer import make_optimizer
+from lightgen_core.train.parallel import cut, shard, shards, whole
+
+Tensors = dict[str, dict[str, Tensor]]
+"""`model`, `ema` and `optimizer`, each by name; a moment's name is "<parameter>/exp_avg" and so on."""
+
+
+class TrainingState:
+    """The state of a run. Optimizer and average work on `weights`, plain tensors, whether the module is sharded or not.
+
+    module: the model itself, not a wrapper; weights: what this process holds of its trained parameters, by name.
+    """
+
+    def __init__(self, module: nn.Module, config: LoopConfig):
+        self.module = module
+        self._parameters = dict(module.named_parameters())
+        self.weights = shards(module)
+        self.optimizer = make_optimizer(module, self.weights, config.optimizer)
+        self.ema = Ema(self.weights, config.ema_decay)
+
+    def take_gradients(self) -> None:
+        """Give each held weight the gradient of its part; nothing to do but under fsdp."""
+        for name, weight in self.weights.items():
+            gradient = self._parameters[name].grad
+            if weight is not self._parameters[name]:
+                weight.grad = None if gradient is None else gradient.to_local()  # type: ignore[attr-defined]
+
+    def drop_gradients(self) -> None:
+        """Forget the gradients of the update that was made."""
+        self.module.zero_grad()
+        self.optimizer.zero_grad()
+
+    def tensors(self) -> Tensors:
+        """Whole tensors: the live ones, or under fsdp joined copies, for which all processes must call this."""
+        model = {name: whole(shard(tensor), tensor) for name, tensor in self.module.state_dict().items()}
+        ema = {name: whole(average, self._parameters[name]) for name, average in self.ema.state_dict().items()}
+        moments = {}
+        for name, weight in self.weights.items():
+            for moment, value in self.optimizer.state.get(weight, {}).items():
+                joined = whole(value, self._parameters[name]) if value.shape == weight.shape else value
+                moments[f"{name}/{moment}"] = joined
+        return {"model": model, "ema": ema, "optimizer": moments}
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Puts whole tensors in.
+
+        Raises:
+            RuntimeError, KeyError: they are of a model of another shape.
+        """
+        own, parameters = self.module.state_dict(), self._parameters
+        model = {name: cut(tensor, own[name]) if name in own else tensor for name, tensor in tensors["model"].items()}
+        self.module.load_state_dict(model)
+        self.ema.load_state_dict({name: shard(cut(value, parameters[name])) for name, value in tensors["ema"].items()})
+        self.optimizer.state.clear()
+        for key, value in tensors["optimizer"].items():
+            name, moment = key.rsplit("/", 1)
+            parameter = parameters[name]
+            held = shard(cut(value, parameter)) if value.shape == parameter.shape else value.to(parameter.device)
+            self.optimizer.state[self.weights[name]][moment] = held

@@ -1,0 +1,94 @@
+"""Checkpoints written while training goes on: at most one at a time, and none lost without an error."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from lightgen_core.train import checkpoint as checkpoints
+from lightgen_core.train.checkpoint import Checkpoint
+
+
+class Writer:
+    """Saves checkpoints of a run: in a thread where the tensors live on a GPU, at once where they live on the CPU.
+
+    On a GPU a second stream copies the tensors to page-locked memory while the next step's forward and backward pass
+    read them; only what would change them waits for the copy (`hold`), on the device and not on the host.
+    """
+
+    def __init__(self, folder: Path, keep: int, device: torch.device, asynchronous: bool | None = None):
+        """asynchronous: None asks the device; True on a CPU copies first and writes in the thread."""
+        self._folder, self._keep = folder, keep
+        self._asynchronous = device.type == "cuda" if asynchronous is None else asynchronous
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._copied: torch.cuda.Event | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._writing: Future | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._thread.shutdown(wait=True)
+        if error is None:
+            self.wait()
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Saves a checkpoint; its tensors may change as soon as this returned and `hold` was called.
+
+        Raises:
+            OSError: this one, or the one before it, could not be written.
+        """
+        self.wait()
+        if not self._asynchronous:
+            checkpoints.save(self._folder, checkpoint, self._keep)
+            return
+        copy, copied = self._copy(checkpoint)
+        self._copied = copied
+
+        def write() -> None:
+            if copied is not None:
+                copied.synchronize()
+            checkpoints.save(self._folder, copy, self._keep)
+
+        self._writing = self._thread.submit(write)
+
+    def wait(self) -> None:
+        """Waits for the checkpoint that is being written. Raises what went wrong with it."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def hold(self) -> None:
+        """Makes the device wait, before tensors change, for the copy that is being made of them."""
+        if self._copied is not None:
+            torch.cuda.current_stream().wait_event(self._copied)
+            self._copied = None
+
+    def _copy(self, checkpoint: Checkpoint) -> tuple[Checkpoint, torch.cuda.Event | None]:
+        if self._stream is None:
+            return _each(checkpoint, Tensor.clone), None
+        stream = self._stream
+
+        def to_host(tensor: Tensor) -> Tensor:
+            if tensor.device.type == "cpu":
+                return tensor.clone()
+            tensor.record_stream(stream)
+            return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream), torch.no_grad():
+            return _each(checkpoint, to_host), stream.record_event()
+
+
+def _each(checkpoint: Checkpoint, change: Callable[[Tensor], Tensor]) -> Checkpoint:
+    model, ema, optimizer = (
+        {name: change(tensor.detach()) for name, tensor in group.items()}
+        for group in (checkpoint.model, checkpoint.ema, checkpoint.optimizer)
+    )
+    return replace(checkpoint, model=model, ema=ema, optimizer=optimizer)
