@@ -31,9 +31,9 @@ class TrainResult:
     """A finished run.
 
     step: updates in the weights; rows: the log, one dict of figures every `log_every` steps, equal for equal runs;
-    laps: seconds and images per second of those rows; raw, ema: weights and averaged weights, complete state dicts of
-    whole tensors; stopped: why the run ended before its last step, or None. A stopped run has the weights of an earlier
-    step than its last row.
+    laps: seconds and images per second of those rows; raw, ema: weights and averaged weights, complete state dicts
+    (under fsdp in the first process only); stopped: why the run ended before its last step, or None. A stopped run has
+    the weights of an earlier step than its last row.
     """
 
     step: int
@@ -107,8 +107,8 @@ def fit(
         if stopped:
             logger.warning("stopped at step %d: %s; going back to the last checkpoint", step, stopped)
             step, _ = keeper.resume()
-    tensors = updater.state.tensors()
-    return TrainResult(step, rows, clock.laps, tensors["model"], tensors["model"] | tensors["ema"], stopped)
+    raw, averages = updater.state.model_tensors()
+    return TrainResult(step, rows, clock.laps, raw, raw | averages, stopped)
 
 
 @contextlib.contextmanager

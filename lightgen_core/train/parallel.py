@@ -91,14 +91,17 @@ def shard(tensor: Tensor) -> Tensor:
     return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(part: Tensor, like: Tensor) -> Tensor:
-    """The tensor of which every process holds a part, cut as `like` is. All processes must call it."""
+def whole(part: Tensor, like: Tensor) -> Tensor | None:
+    """The tensor of which every process holds a part, cut as `like` is: on the first process's host, else None.
+
+    All processes must call it. A tensor that is not sharded is given back as it is, to every process.
+    """
     if not isinstance(like, DTensor):
         return part
     joined = DTensor.from_local(
         part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
-    )
-    return joined.full_tensor()
+    ).full_tensor()
+    return joined.cpu() if dist.get_rank() == 0 else None
 
 
 def cut(tensor: Tensor, like: Tensor) -> Tensor:

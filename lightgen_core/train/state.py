@@ -40,15 +40,21 @@ class TrainingState:
         self.optimizer.zero_grad()
 
     def tensors(self) -> Tensors:
-        """Whole tensors: the live ones, or under fsdp joined copies, for which all processes must call this."""
-        model = {name: whole(shard(tensor), tensor) for name, tensor in self.module.state_dict().items()}
-        ema = {name: whole(average, self._parameters[name]) for name, average in self.ema.state_dict().items()}
-        moments = {}
+        """Whole tensors: the live ones, or under fsdp copies that the first process gets; all must call this."""
+        moments: dict[str, Tensor | None] = {}
         for name, weight in self.weights.items():
             for moment, value in self.optimizer.state.get(weight, {}).items():
-                joined = whole(value, self._parameters[name]) if value.shape == weight.shape else value
-                moments[f"{name}/{moment}"] = joined
-        return {"model": model, "ema": ema, "optimizer": moments}
+                sharded = value.shape == weight.shape
+                moments[f"{name}/{moment}"] = whole(value, self._parameters[name]) if sharded else value
+        model, ema = self.model_tensors()
+        return {"model": model, "ema": ema, "optimizer": _present(moments)}
+
+    def model_tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The module's tensors and the averages of its weights, as `tensors` gives them."""
+        averages = self.ema.state_dict().items()
+        model = {name: whole(shard(tensor), tensor) for name, tensor in self.module.state_dict().items()}
+        ema = {name: whole(average, self._parameters[name]) for name, average in averages}
+        return _present(model), _present(ema)
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -67,3 +73,7 @@ class TrainingState:
             parameter = parameters[name]
             held = shard(cut(value, parameter)) if value.shape == parameter.shape else value.to(parameter.device)
             self.optimizer.state[self.weights[name]][moment] = held
+
+
+def _present(tensors: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}

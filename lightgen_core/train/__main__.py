@@ -1,0 +1,59 @@
+"""One process of a training job: `torchrun --standalone --nproc-per-node=2 -m lightgen_core.train JOB.json`.
+
+JOB.json is a `TrainingJob`. The first process writes the student to the job's `output`, and `outcome.json` to its
+`folder`. With `--launched` standard input is held open by the launcher, and its end is the end of this process.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from lightgen_core.train.job import OUTCOME, TrainingJob
+from lightgen_core.train.messages import LONGEST_ERROR, LogMessages, send
+from lightgen_core.train.run import run
+
+
+def main() -> int:
+    """Take part in a job; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m lightgen_core.train", description=__doc__)
+    parser.add_argument("job", type=Path, help="file that holds a TrainingJob as JSON")
+    parser.add_argument("--launched", action="store_true", help="end when standard input does")
+    given = parser.parse_args()
+    if given.launched:
+        threading.Thread(target=_end_with_launcher, daemon=True).start()
+    job = TrainingJob.model_validate_json(given.job.read_bytes())
+    if dist.is_torchelastic_launched():
+        gpu = job.place.device != "cpu" and torch.cuda.is_available()
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
+    first = int(os.environ.get("RANK", 0)) == 0
+    if first:
+        logging.basicConfig(handlers=[LogMessages()])
+        logging.getLogger("lightgen_core").setLevel(logging.INFO)
+    try:
+        outcome = run(job, on_log=lambda row: send("row", row))
+    except (RuntimeError, ValueError, OSError) as error:
+        send("error", {"kind": type(error).__name__, "text": str(error)[:LONGEST_ERROR]})
+        return 1  # and nothing that waits for the other processes: torchrun ends them
+    if first:
+        (job.place.folder / OUTCOME).write_text(outcome.model_dump_json())
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    return 0
+
+
+def _end_with_launcher() -> None:
+    """A launcher that is killed can tell nobody; its end of the pipe closes all the same."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""A training run in words: all that a process must be told to take part in one. Torch-free, and JSON on disk."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lightgen_core.config import DpoConfig, HeadConfig, Layout, MarConfig, Positive, Section, TrainConfig
+
+OUTCOME = "outcome.json"
+"""File in a job's folder that its first process writes at the end."""
+
+
+class NewStudent(Section):
+    """A student of given sizes, with fresh weights or those of another one."""
+
+    mar: MarConfig = Field(description="its transformer")
+    head: HeadConfig = Field(description="its head")
+    seed: int = Field(description="of its weights")
+    start: Path | None = Field(None, description="folder of a student of these sizes whose averaged weights it takes")
+
+
+class SavedStudent(Section):
+    """A student to go on from."""
+
+    folder: Path = Field(description="folder that `save_student` wrote")
+    weights: Literal["raw", "ema"] = Field("ema", description="which of its weights")
+
+
+class Place(Section):
+    """Where a run is made: nothing of it changes what is made."""
+
+    folder: Path = Field(description="checkpoints, timings and outcome of this run only")
+    output: Path = Field(description="folder of the finished student")
+    device: str = Field("auto", description="auto, cpu, cuda ...; of several processes each takes a GPU of its own")
+    threads: Positive = Field(1, description="CPU threads of a process")
+    layout: Layout = Field(default_factory=Layout, description="processes, micro-batches, compiled blocks and so on")
+
+
+class TrainingJob(Section):
+    """What is trained on what, and where. The kind of the configuration tells pre-training from tuning on pairs."""
+
+    student: NewStudent | SavedStudent = Field(description="what training starts from; for DPO also the reference")
+    files: tuple[Path, ...] = Field(description="Parquet files of tokens or of pairs, in the order that numbers rows")
+    config: TrainConfig | DpoConfig = Field(description="pre-training, or DPO")
+    seed: int = Field(description="of the order of rows and of every draw")
+    info: dict[str, Any] | None = Field(
+        None, description="what the student's config.json tells beside its sizes, `patch` at least; none: as saved"
+    )
+    place: Place = Field(description="folders, device, processes")
+
+
+class Outcome(Section):
+    """How a run ended. The student is in the job's output folder."""
+
+    step: int = Field(description="updates in the weights")
+    stopped: str | None = Field(description="why it ended before its last step")
+    rows: list[dict] = Field(description="the log")
+    examples: int = Field(description="rows of the training set")
+    parameters: int = Field(description="weights of the student")

@@ -1,0 +1,24 @@
+"""Where a stage trains: its checkpoints, its student, its processes."""
+
+import re
+
+from lightgen_core.train.job import Place
+from storage.artifact import Artifact
+from tasks.stage import Job
+
+
+def place(job: Job, *phase: int) -> Place:
+    """Return the scratch folders and the settings of a stage that trains, or of a later phase of it."""
+    layout = job.settings.train
+    return Place(
+        folder=job.scratch / "-".join(["checkpoints", *map(str, phase)]),
+        output=job.scratch / "-".join(["student", *map(str, phase)]),
+        device=job.settings.device,
+        threads=max(1, job.settings.threads // layout.processes),
+        layout=layout,
+    )
+
+
+def rows_of(artifact: Artifact, pattern: str) -> int:
+    """Return how many rows the files of an artifact hold whose names match."""
+    return sum(file.rows for file in artifact.manifest().files if re.search(pattern, file.name))
