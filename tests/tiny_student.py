@@ -17,7 +17,7 @@ TOKEN_WIDTH = CHANNELS * PATCH * PATCH
 LAYOUT = {"dtype": "float16", "channels": CHANNELS, "height": SIDE, "width": SIDE, "text_width": TEXT_WIDTH}
 
 
-def tiny_student(objective: str = "v", seed: int = 0) -> Student:
+def tiny_student(objective: str = "v", seed: int = 0, dropout: float = 0.1) -> Student:
     """Dropout is on, so that a resume that forgot its chance is seen."""
     mar = MarConfig(
         token_width=TOKEN_WIDTH,
@@ -29,7 +29,7 @@ def tiny_student(objective: str = "v", seed: int = 0) -> Student:
         decoder_depth=1,
         text_depth=1,
         text_self_attention=True,
-        dropout=0.1,
+        dropout=dropout,
         position_grid=3,
     )
     return new_student(mar, HeadConfig(width=16, depth=1, objective=objective), seed)

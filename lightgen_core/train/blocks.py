@@ -53,9 +53,9 @@ def laid_out(model: nn.Module, layout: Layout) -> Iterator[None]:
 @contextlib.contextmanager
 def _shapes_counted() -> Iterator[None]:
     """Without it torch quietly stops compiling after eight shapes."""
-    limits = {"recompile_limit": SHAPES, "accumulated_recompile_limit": 8 * SHAPES}
+    limits = {"recompile_limit": SHAPES, "accumulated_recompile_limit": 8 * SHAPES, "fail_on_recompile_limit_hit": True}
     try:
-        with torch._dynamo.config.patch(limits, fail_on_recompile_limit_hit=True):
+        with torch._dynamo.config.patch(limits):
             yield
     except FailOnRecompileLimitHit as error:
         raise TooManyShapesError(
