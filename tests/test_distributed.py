@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_student import CHANNELS, PATCH, SIDE, tiny_training, write_rows
-from train_as_rank import DDP, KINDS, OBJECTIVES, Interrupted, fitted
+from train_as_rank import DDP, KINDS, SHARDED, Interrupted, fitted
 
 from lightgen_core.config import Layout, OptimizerConfig
 from lightgen_core.train.data import TokenSource
@@ -68,11 +68,12 @@ def last_bytes(folder):
 def test_two_processes_have_the_losses_of_one_with_the_same_batch(tmp_path, pair, kind):
     folder, rows = pair
     alone = fitted(folder, tmp_path, kind, Layout(), dropout=0.0).rows
-    assert losses(rows[f"ddp {kind}"]) == pytest.approx(losses(alone), rel=1e-6)
+    close = 1e-4 if kind == "muon" else 1e-6  # Muon rounds its gradients' directions to bf16
+    assert losses(rows[f"ddp {kind}"]) == pytest.approx(losses(alone), rel=close)
     assert [row.keys() for row in rows[f"ddp {kind}"]] == [row.keys() for row in alone]
 
 
-@pytest.mark.parametrize("kind", [*OBJECTIVES, "dpo"])
+@pytest.mark.parametrize("kind", SHARDED)
 def test_sharded_training_has_the_losses_of_one_process(tmp_path, pair, kind):
     folder, rows = pair
     alone = fitted(folder, tmp_path, kind, Layout(), dropout=0.0).rows
@@ -102,7 +103,7 @@ def test_two_processes_six_steps_equal_three_saved_and_three_more(pair, kind):
 def test_sharded_checkpoints_hold_whole_tensors_under_the_same_names(pair):
     folder, _ = pair
     for name in FILES:
-        sharded, replicated = (load_file(folder / run / "step-00000006" / name) for run in ("fsdp-v", "ddp-v"))
+        sharded, replicated = (load_file(folder / run / "step-00000006" / name) for run in ("fsdp-ddpm", "ddp-ddpm"))
         shapes = [{key: tensor.shape for key, tensor in group.items()} for group in (sharded, replicated)]
         assert shapes[0] == shapes[1]
 

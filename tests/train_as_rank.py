@@ -20,6 +20,7 @@ from lightgen_core.train.update import NonFiniteLossError
 
 OBJECTIVES = ("ddpm", "v", "flow")
 KINDS = (*OBJECTIVES, "dpo", "muon")
+SHARDED = ("ddpm", "dpo")
 DDP, FSDP = Layout(parallel="ddp"), Layout(parallel="fsdp")
 FRUGAL = Layout(parallel="fsdp", micro_batch=1, recompute=True, compile=True)
 DPO = DpoConfig(
@@ -87,7 +88,7 @@ def main(folder: Path, rank: int) -> None:
         rows[f"ddp {kind}"] = fitted(folder, folder / f"ddp-{kind}", kind, DDP, dropout=0.0).rows
         rows[f"whole {kind}"] = fitted(folder, folder / f"whole-{kind}", kind, DDP).rows
         rows[f"parts {kind}"] = in_parts(folder, folder / f"parts-{kind}", kind, DDP).rows
-    for kind in (*OBJECTIVES, "dpo"):
+    for kind in SHARDED:
         rows[f"fsdp {kind}"] = fitted(folder, folder / f"fsdp-{kind}", kind, FSDP, dropout=0.0).rows
     rows["whole fsdp"] = fitted(folder, folder / "whole-fsdp", "v", FSDP).rows
     rows["parts fsdp"] = in_parts(folder, folder / "parts-fsdp", "v", FSDP).rows

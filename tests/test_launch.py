@@ -1,0 +1,172 @@
+"""A training job in words: done in this process, or in two that torchrun starts."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_student import CHANNELS, PATCH, SIDE, tiny_student, tiny_training, write_rows
+
+from lightgen_core.config import Layout
+from lightgen_core.pretrained import load_student
+from lightgen_core.train import launch
+from lightgen_core.train.data import TokenSource
+from lightgen_core.train.job import NewStudent, Place, SavedStudent, TrainingJob
+from lightgen_core.train.launch import LaunchError, execute
+from lightgen_core.train.messages import MARK
+from lightgen_core.train.update import NonFiniteLossError
+from tasks.settings import Settings
+
+TESTS = Path(__file__).parent
+STEPS, LAST = 60, "step-00000060"
+
+
+def job_in(folder, processes, **changes):
+    """A tiny pre-training below a folder, on tokens in it or beside it."""
+    given = next(path for path in (folder / "tokens.parquet", folder.parent / "tokens.parquet") if path.exists())
+    student = tiny_student()
+    return TrainingJob(
+        student=NewStudent(mar=student.mar.config, head=student.head.config, seed=0),
+        files=(given,),
+        config=tiny_training(**({"steps": STEPS} | changes)),
+        seed=7,
+        info={"patch": PATCH},
+        place=Place(folder=folder / "run", output=folder / "student", device="cpu", layout=Layout(processes=processes)),
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A folder with the tokens, a job done by two processes, its outcome, and the rows that were seen meanwhile."""
+    folder = tmp_path_factory.mktemp("launch")
+    write_rows(folder / "tokens.parquet", rows=10)
+    job, seen = job_in(folder / "whole", 2), []
+    return folder, job, execute(job, on_log=seen.append), seen
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def processes_of(job):
+    """Processes that were given a job's description."""
+    needle = str(job.place.folder / "job.json").encode()
+    return [path for path in Path("/proc").glob("[0-9]*/cmdline") if _read(path).count(needle)]
+
+
+def _read(path):
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_every_row_of_the_log_is_seen_while_two_processes_train(whole):
+    _, _, outcome, seen = whole
+    assert [row["step"] for row in seen] == list(range(1, STEPS + 1))
+    assert [{name: row[name] for name in ("step", "loss")} for row in seen] == [
+        {name: row[name] for name in ("step", "loss")} for row in outcome.rows
+    ]
+    assert seen[0].keys() - outcome.rows[0].keys() == {"seconds", "images_per_second"}
+    assert (outcome.step, outcome.stopped, outcome.examples) == (STEPS, None, 10)
+
+
+def test_the_launched_student_is_that_of_the_last_checkpoint(whole):
+    _, job, outcome, _ = whole
+    student, info = load_student(job.place.output, weights="raw")
+    saved = load_file(job.place.folder / LAST / "model.safetensors")
+    assert info == {"patch": PATCH} and outcome.parameters == sum(tensor.numel() for tensor in saved.values())
+    assert all(tensor.equal(student.state_dict()[name]) for name, tensor in saved.items())
+    averages = load_file(job.place.folder / LAST / "ema.safetensors")
+    averaged = load_student(job.place.output)[0].state_dict()
+    assert all(tensor.equal(averaged[name]) for name, tensor in averages.items())
+
+
+def test_a_killed_launcher_takes_its_processes_with_it_and_a_rerun_has_the_same_bytes(whole):
+    folder, done, outcome, _ = whole
+    job = job_in(folder / "killed", 2)
+    (folder / "killed.json").write_text(job.model_dump_json())
+    command = [sys.executable, str(TESTS / "launch_job.py"), str(folder / "killed.json")]
+    environment = os.environ | {"PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
+    launcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert any(int(line) >= 8 for line in launcher.stdout)
+    assert len(processes_of(job)) >= 2
+    launcher.send_signal(signal.SIGKILL)
+    launcher.wait()
+    until = time.monotonic() + 30
+    while processes_of(job):
+        assert time.monotonic() < until, "the processes outlived their launcher"
+        time.sleep(0.05)
+    assert not (job.place.folder / LAST).exists(), "it had finished before it was killed"
+    again = []
+    assert execute(job, on_log=again.append) == outcome
+    assert 3 < again[0]["step"] < STEPS
+    assert files_of(job.place.folder / LAST) == files_of(done.place.folder / LAST)
+    assert files_of(job.place.output) == files_of(done.place.output)
+
+
+def test_an_error_of_a_launched_process_is_raised_here_in_its_own_words(tmp_path):
+    latents = np.random.default_rng(0).standard_normal((10, CHANNELS, SIDE, SIDE)).astype(np.float16)
+    latents[7, 1, 2, 3] = np.inf
+    file = write_rows(tmp_path / "tokens.parquet", rows=10, latents=[image.tobytes() for image in latents])
+    source = TokenSource([file], patch=PATCH, batch_size=4, seed=7)
+    bad = next(step for step in range(6) if 107 in source.batch(step).ids)
+    with pytest.raises(NonFiniteLossError, match=f"^step {bad}: the loss is not finite, rows 107;"):
+        execute(job_in(tmp_path / "job", 2))
+
+
+def test_one_process_is_this_one_and_its_bytes_are_those_of_its_own_run(tmp_path, whole, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", None)
+    torch.set_num_threads(1)
+    write_rows(tmp_path / "tokens.parquet", rows=10)
+    first = job_in(tmp_path / "first", 1, steps=6)
+    assert execute(first).step == 6
+    assert load_student(first.place.output)[1] == {"patch": PATCH}
+
+
+def test_a_job_can_start_from_a_saved_student(whole):
+    """Its first loss is that of a trained student, and what its config.json tells is carried over."""
+    folder, done, outcome, _ = whole
+    job = job_in(folder / "further", 1, steps=6).model_copy(
+        update={"student": SavedStudent(folder=done.place.output, weights="raw"), "info": None}
+    )
+    rows = execute(job).rows
+    fresh = execute(job_in(folder / "fresh", 1, steps=6)).rows
+    assert rows[0]["loss"] != fresh[0]["loss"] and fresh[0]["loss"] == pytest.approx(outcome.rows[0]["loss"], rel=1e-6)
+    assert load_student(job.place.output)[1] == {"patch": PATCH}
+
+
+def test_a_job_survives_its_way_through_json(whole):
+    _, job, _, _ = whole
+    assert TrainingJob.model_validate_json(job.model_dump_json()) == job
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_anything_starts(whole, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", None)
+    with pytest.raises(ValueError, match="does not divide among 3 processes"):
+        execute(job_in(whole[0] / "three", 3))
+
+
+def test_what_a_dead_process_printed_last_is_kept_and_the_first_error_counts():
+    lines = ["Segmentation fault\n", f'{MARK}["error", {{"kind": "OSError", "text": "gone"}}]\n', "\n", "more\n"]
+    lines.append(f'{MARK}["error", {{"kind": "RuntimeError", "text": "peer closed"}}]\n')
+    assert launch._follow(lines, None) == ({"kind": "OSError", "text": "gone"}, ["Segmentation fault", "more"])
+
+
+def test_an_error_that_training_does_not_know_is_a_launch_error_that_tells_it(whole):
+    job = job_in(whole[0] / "lost", 2).model_copy(update={"files": (Path("/nowhere/tokens.parquet"),)})
+    with pytest.raises(LaunchError, match=r"FileNotFoundError: /nowhere/tokens.parquet"):
+        execute(job)
+
+
+def test_the_layout_comes_from_the_environment(monkeypatch):
+    assert Settings().train == Layout()
+    monkeypatch.setenv("LIGHTGEN_TRAIN__PROCESSES", "2")
+    monkeypatch.setenv("LIGHTGEN_TRAIN__PARALLEL", "fsdp")
+    assert Settings().train == Layout(processes=2, parallel="fsdp")
