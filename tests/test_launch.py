@@ -18,7 +18,7 @@ from lightgen_core.pretrained import load_student
 from lightgen_core.train import launch
 from lightgen_core.train.data import TokenSource
 from lightgen_core.train.job import NewStudent, Place, SavedStudent, TrainingJob
-from lightgen_core.train.launch import LaunchError, execute
+from lightgen_core.train.launch import execute
 from lightgen_core.train.messages import MARK
 from lightgen_core.train.update import NonFiniteLossError
 from tasks.settings import Settings
@@ -157,12 +157,6 @@ def test_what_a_dead_process_printed_last_is_kept_and_the_first_error_counts():
     lines = ["Segmentation fault\n", f'{MARK}["error", {{"kind": "OSError", "text": "gone"}}]\n', "\n", "more\n"]
     lines.append(f'{MARK}["error", {{"kind": "RuntimeError", "text": "peer closed"}}]\n')
     assert launch._follow(lines, None) == ({"kind": "OSError", "text": "gone"}, ["Segmentation fault", "more"])
-
-
-def test_an_error_that_training_does_not_know_is_a_launch_error_that_tells_it(whole):
-    job = job_in(whole[0] / "lost", 2).model_copy(update={"files": (Path("/nowhere/tokens.parquet"),)})
-    with pytest.raises(LaunchError, match=r"FileNotFoundError: /nowhere/tokens.parquet"):
-        execute(job)
 
 
 def test_the_layout_comes_from_the_environment(monkeypatch):

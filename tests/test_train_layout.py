@@ -10,6 +10,8 @@ from torch._dynamo.utils import counters
 from lightgen_core.config import Layout, MarConfig, MaskConfig, OptimizerConfig
 from lightgen_core.device import check_bf16
 from lightgen_core.mar.blocks import Block
+from lightgen_core.mar.student import new_student
+from lightgen_core.objectives import objective
 from lightgen_core.train import blocks
 from lightgen_core.train.blocks import TooManyShapesError, blocks_of, laid_out
 from lightgen_core.train.data import TokenSource
@@ -91,8 +93,6 @@ def test_recomputation_runs_every_block_twice(tokens, monkeypatch):
 
 
 def updater_of(student, tokens, layout):
-    from lightgen_core.objectives import objective
-
     config = tiny_training()
     source = TokenSource([tokens], patch=PATCH, batch_size=4, seed=7)
     criterion = Denoising(source.grid, student.head.token_width, objective("v"), config)
@@ -122,8 +122,6 @@ def test_more_blocks_of_a_kind_are_no_more_graphs(tmp_path, tokens, graphs):
 
 
 def compiled_graphs(folder, tokens, mar: MarConfig, graphs):
-    from lightgen_core.mar.student import new_student
-
     student, config = new_student(mar, tiny_student().head.config, 0), tiny_training(steps=2, checkpoint_every=2)
     source = TokenSource([tokens], patch=PATCH, batch_size=4, seed=7)
     train(student, source, config, seed=7, folder=folder, device=CPU, layout=Layout(compile=True))
@@ -139,6 +137,15 @@ def test_padded_words_change_nothing(tokens):
     (bare,) = plain.prepare(0, source)
     expected, found = (updater._losses(0, part, student).loss for part in (bare, padded))
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+def test_a_student_that_reads_padding_is_not_cut_into_micro_batches(tokens):
+    student = tiny_student()
+    student.mar.config = student.mar.config.model_copy(update={"attend_to_padding": True})
+    updater_of(student, tokens, Layout(recompute=True))
+    for layout in (Layout(micro_batch=2), Layout(compile=True)):
+        with pytest.raises(ValueError, match="attend_to_padding reads the padding of its batch"):
+            updater_of(student, tokens, layout)
 
 
 def test_ever_new_shapes_are_an_error_that_names_the_knobs(tmp_path, tokens, graphs, monkeypatch):

@@ -6,7 +6,6 @@ from functools import partial
 
 import torch
 from torch import nn
-from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch.utils.checkpoint import checkpoint
 
 from lightgen_core.config import Layout
@@ -53,6 +52,8 @@ def laid_out(model: nn.Module, layout: Layout) -> Iterator[None]:
 @contextlib.contextmanager
 def _shapes_counted() -> Iterator[None]:
     """Without it torch quietly stops compiling after eight shapes."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit  # two seconds that only compiling costs
+
     limits = {"recompile_limit": SHAPES, "accumulated_recompile_limit": 8 * SHAPES, "fail_on_recompile_limit_hit": True}
     try:
         with torch._dynamo.config.patch(limits):

@@ -3,16 +3,13 @@
 Only torch.distributed knows whether there are others: torchrun, Ray or a test set it up, and nothing here starts it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lightgen_core.config import Layout, LoopConfig
@@ -79,6 +76,9 @@ def spread(
         return DistributedDataParallel(
             model, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
         )
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for block in blocks:
         fully_shard(block, mesh=mesh)
@@ -86,30 +86,49 @@ def spread(
     return model
 
 
-def shard(tensor: Tensor) -> Tensor:
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether other processes hold parts of a tensor. Importing what knows takes a second, so alone it is not asked."""
+    if not dist.is_initialized():
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
+def shard(tensor: Any) -> Tensor:
     """The part of a tensor that this process holds: all of it, or under fsdp a view of its shard."""
-    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local().detach() if is_sharded(tensor) else tensor
 
 
-def whole(part: Tensor, like: Tensor) -> Tensor | None:
+def whole(part: Tensor, like: Any) -> Tensor | None:
     """The tensor of which every process holds a part, cut as `like` is: on the first process's host, else None.
 
     All processes must call it. A tensor that is not sharded is given back as it is, to every process.
     """
-    if not isinstance(like, DTensor):
+    if not is_sharded(like):
         return part
+    from torch.distributed.tensor import DTensor
+
     joined = DTensor.from_local(
         part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     ).full_tensor()
     return joined.cpu() if dist.get_rank() == 0 else None
 
 
-def cut(tensor: Tensor, like: Tensor) -> Tensor:
+def cut(tensor: Tensor, like: Any) -> Tensor:
     """A whole tensor on the device of `like`, and sharded as that is. Every process cuts its own, none is asked."""
     tensor = tensor.to(like.device)
-    if not isinstance(like, DTensor):
+    if not is_sharded(like):
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def whole_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """The norm of all tensors together, sharded or not, the same in every process."""
+    norm: Any = nn.utils.get_total_norm(tensors)
+    return norm.full_tensor() if is_sharded(norm) else norm
 
 
 def shards(module: nn.Module) -> Mapping[str, Tensor]:

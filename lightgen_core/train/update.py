@@ -8,16 +8,16 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from lightgen_core.config import Layout, LoopConfig
 from lightgen_core.draw import Draw, step_generator
+from lightgen_core.mar.model import Mar
 from lightgen_core.seeds import seed_of
 from lightgen_core.train.blocks import blocks_of
 from lightgen_core.train.optimizer import learning_rate, set_learning_rate
-from lightgen_core.train.parallel import Ranks, check_layout, spread
+from lightgen_core.train.parallel import Ranks, check_layout, spread, whole_norm
 from lightgen_core.train.state import TrainingState
 
 ALONE = Layout()
@@ -88,6 +88,8 @@ class Updater:
         """Moves the model to the device, and spreads it over the processes that torch.distributed knows of."""
         self.ranks, self.config = Ranks.here(), config
         check_layout(config, layout, self.ranks.count)
+        if self.ranks.count > 1 or layout.micro_batch or layout.compile:
+            _refuse_read_padding(model)
         self._called = spread(model.to(device), blocks_of(model), layout.parallel, device)
         self.state = TrainingState(model, config)
         self._criterion, self._seed, self._device, self._layout = criterion, seed, device, layout
@@ -124,7 +126,7 @@ class Updater:
         optimizer = self.state.optimizer
         set_learning_rate(optimizer, learning_rate(step, self.config.steps, self.config.optimizer))
         figures = self._backward(step, parts)
-        norm = self._gradient_norm()
+        norm = whole_norm([weight.grad for weight in self.state.module.parameters() if weight.grad is not None])
         self._broken_at = torch.where(torch.isfinite(norm) | (self._broken_at >= 0), self._broken_at, step)
         before_change()
         # The fused kernel's two inputs that GradScaler also sets: it divides gradients by one, the other makes it skip.
@@ -188,18 +190,20 @@ class Updater:
         self.state.take_gradients()
         return means
 
-    def _gradient_norm(self) -> Tensor:
-        """Norm of the whole gradient, whoever holds it."""
-        norm = nn.utils.get_total_norm(
-            [weight.grad for weight in self.state.module.parameters() if weight.grad is not None]
-        )
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
-
     def _losses(self, step: int, part: MicroBatch, model: nn.Module) -> Losses:
         """Dropout follows from (seed, step, first row): the same rows have the same, in whatever process they are."""
         torch.manual_seed(seed_of(self._seed, "dropout", step, *([part.first] if part.first else [])))
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             return self._criterion.losses(model, part.batch, part.draw)
+
+
+def _refuse_read_padding(model: nn.Module) -> None:
+    """Texts are padded to the longest beside them; a model that reads padding would see how the batch was cut."""
+    if any(isinstance(module, Mar) and module.config.attend_to_padding for module in model.modules()):
+        raise ValueError(
+            "a student with attend_to_padding reads the padding of its batch, so it trains in one process, without "
+            "micro-batches and compilation; unset LIGHTGEN_TRAIN__*, or set attend_to_padding=false in the recipe"
+        )
 
 
 def _parts(rows: range, size: int) -> Iterator[range]:
