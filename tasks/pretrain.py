@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lightgen_core.config import TrainConfig
 from lightgen_core.seeds import seed_of
 from lightgen_core.train.job import NewStudent, SavedStudent, TrainingJob
 from lightgen_core.zoo.paths import ModelNotFound
@@ -48,7 +49,7 @@ def pretrain(job: Job, tokens: Artifact) -> None:
     """Write the student (raw and EMA weights, config) and `log.json`, the loss curve over all phases."""
     from lightgen_core.train.launch import execute
 
-    recipe, scratch = job.recipe, job.scratch
+    recipe = job.recipe
     job.say("%d phases of training", len(recipe.phases))
     on_log = job.progress(sum(config.steps for _, config in recipe.phases))
     student: NewStudent | SavedStudent = NewStudent(
@@ -65,7 +66,7 @@ def pretrain(job: Job, tokens: Artifact) -> None:
         outcome = execute(phase, _after(done, on_log))
         rows += [row | {"phase": number + 1, "step": done + row["step"]} for row in outcome.rows]
         student = SavedStudent(folder=phase.place.output, weights="raw")
-    job.add_folder(student.folder, "student/")
+    job.add_folder(phase.place.output, "student/")
     job.write("log.json", json.dumps(rows, sort_keys=True).encode())
     job.counts = {"rows": outcome.examples, "steps": rows[-1]["step"], "parameters": outcome.parameters}
     job.figures = {"final_loss": rows[-1]["loss"]}
@@ -93,7 +94,7 @@ def _phase(job: Job, tokens: Artifact, student: NewStudent | SavedStudent, numbe
     return TrainingJob(
         student=student,
         files=tuple(job.local(tokens, name) for name in files),
-        config=config,
+        config=TrainConfig(**config.model_dump(include=set(TrainConfig.model_fields))),
         seed=seed_of(recipe.seed, "pretrain", *own),
         info=info.model_dump(mode="json"),
         place=place(job, *own),

@@ -1,10 +1,12 @@
 """How training is laid out changes rounding at most: micro-batches, recomputed and compiled blocks, one process."""
 
+import contextlib
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
-from tiny_student import LONGEST, PATCH, tiny_student, tiny_training, write_rows
+from tiny_student import LONGEST, PATCH, TEXT_WIDTH, tiny_student, tiny_training, write_rows
 from torch._dynamo.utils import counters
 
 from lightgen_core.config import Layout, MarConfig, MaskConfig, OptimizerConfig
@@ -139,13 +141,18 @@ def test_padded_words_change_nothing(tokens):
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
 
-def test_a_student_that_reads_padding_is_not_cut_into_micro_batches(tokens):
+def test_a_student_that_reads_padding_is_cut_only_where_there_is_none(tmp_path, tokens):
     student = tiny_student()
     student.mar.config = student.mar.config.model_copy(update={"attend_to_padding": True})
-    updater_of(student, tokens, Layout(recompute=True))
-    for layout in (Layout(micro_batch=2), Layout(compile=True)):
-        with pytest.raises(ValueError, match="attend_to_padding reads the padding of its batch"):
-            updater_of(student, tokens, layout)
+    text = [bytes(2 * LONGEST * TEXT_WIDTH)] * 24
+    stored = write_rows(tmp_path / "t.parquet", rows=24, words=np.full(24, LONGEST, np.int32), text=text)
+    for layout in (Layout(micro_batch=2, recompute=True), Layout(compile=True, word_multiple=LONGEST)):
+        for file, fine in ((tokens, False), (stored, True)):
+            updater, source = updater_of(student, file, layout)
+            with contextlib.nullcontext() if fine else pytest.raises(ValueError, match=r"only on texts stored in one"):
+                updater.prepare(0, source)
+    updater, source = updater_of(student, tokens, Layout())
+    updater.prepare(0, source)
 
 
 def test_ever_new_shapes_are_an_error_that_names_the_knobs(tmp_path, tokens, graphs, monkeypatch):

@@ -88,8 +88,7 @@ class Updater:
         """Moves the model to the device, and spreads it over the processes that torch.distributed knows of."""
         self.ranks, self.config = Ranks.here(), config
         check_layout(config, layout, self.ranks.count)
-        if self.ranks.count > 1 or layout.micro_batch or layout.compile:
-            _refuse_read_padding(model)
+        self._padding_counts = any(isinstance(m, Mar) and m.config.attend_to_padding for m in model.modules())
         self._called = spread(model.to(device), blocks_of(model), layout.parallel, device)
         self.state = TrainingState(model, config)
         self._criterion, self._seed, self._device, self._layout = criterion, seed, device, layout
@@ -167,13 +166,22 @@ class Updater:
         )
 
     def _rows(self, source: Source, step: int, part: range) -> Any:
-        """Rows of a step's batch; where shapes are compiled, with the texts padded to a few lengths."""
-        batch = source.batch(step, part.start, part.stop)
-        missing = -batch.text.shape[1] % self._layout.word_multiple
-        if not self._layout.compile or not missing:
-            return batch
-        text, mask = functional.pad(batch.text, (0, 0, 0, missing)), functional.pad(batch.text_mask, (0, missing))
-        return replace(batch, text=text, text_mask=mask)
+        """Rows of a step's batch; where shapes are compiled, with the texts padded to a few lengths.
+
+        Raises:
+            ValueError: the student reads padding, and how much there is would tell how the batch was cut.
+        """
+        batch, layout = source.batch(step, part.start, part.stop), self._layout
+        if layout.compile and (missing := -batch.text.shape[1] % layout.word_multiple):
+            text, mask = functional.pad(batch.text, (0, 0, 0, missing)), functional.pad(batch.text_mask, (0, missing))
+            batch = replace(batch, text=text, text_mask=mask)
+        cut = layout.compile or len(part) < self.config.batch_size
+        if cut and self._padding_counts and not batch.text_mask.all():
+            raise ValueError(
+                "a student with attend_to_padding trains in micro-batches, in several processes or compiled only on "
+                "texts stored in one length (tokens.pad_text), a multiple of LIGHTGEN_TRAIN__WORD_MULTIPLE"
+            )
+        return batch
 
     def _backward(self, step: int, parts: Sequence[MicroBatch]) -> dict[str, Tensor]:
         """Leaves the mean loss's gradient in the weights. Returns loss and figures, means over the parts."""
@@ -195,15 +203,6 @@ class Updater:
         torch.manual_seed(seed_of(self._seed, "dropout", step, *([part.first] if part.first else [])))
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             return self._criterion.losses(model, part.batch, part.draw)
-
-
-def _refuse_read_padding(model: nn.Module) -> None:
-    """Texts are padded to the longest beside them; a model that reads padding would see how the batch was cut."""
-    if any(isinstance(module, Mar) and module.config.attend_to_padding for module in model.modules()):
-        raise ValueError(
-            "a student with attend_to_padding reads the padding of its batch, so it trains in one process, without "
-            "micro-batches and compilation; unset LIGHTGEN_TRAIN__*, or set attend_to_padding=false in the recipe"
-        )
 
 
 def _parts(rows: range, size: int) -> Iterator[range]:
