@@ -201,6 +201,25 @@ def test_after_a_broken_step_no_update_is_made_until_the_host_looks(tokens):
     assert all(weight.equal(before[name]) for name, weight in student.state_dict().items())
 
 
+def test_a_loss_that_is_not_finite_makes_no_update_even_where_its_gradient_is(tokens):
+    """Else processes would disagree: they share their gradients, not their losses."""
+    student = tiny_student()
+    updater = updater_of(student)
+    plain = updater._criterion.losses
+
+    class Broken:
+        def losses(self, model, batch, draw):
+            losses = plain(model, batch, draw)
+            return losses._replace(loss=losses.loss + math.inf)
+
+    before = {name: weight.clone() for name, weight in student.state_dict().items()}
+    parts = updater.prepare(0, TokenSource([tokens], patch=PATCH, batch_size=4, seed=7))
+    updater._criterion = Broken()
+    updater.update(0, parts)
+    assert updater.broken_step() == 0
+    assert all(weight.equal(before[name]) for name, weight in student.state_dict().items())
+
+
 def test_an_update_is_clipped_adamw_with_decay_on_matrices(tokens):
     student, plain = tiny_student(), tiny_student()
     settings = OptimizerConfig(learning_rate=1e-2, warmup_steps=0, clip=0.05, weight_decay=0.5)
