@@ -92,15 +92,6 @@ def test_text_is_padded_to_the_longest_of_the_batch_only(tmp_path):
     assert {source.batch(step).text_mask.all().item() for step in range(10)} == {True}
 
 
-def test_text_is_padded_to_a_multiple_on_request(tmp_path):
-    file = write_rows(tmp_path / "a.parquet", rows=10)
-    plain, padded = source_of([file]).batch(0), source_of([file], words_multiple=4).batch(0)
-    longest = plain.text.shape[1]
-    assert padded.text.shape[1] == padded.text_mask.shape[1] == -(-longest // 4) * 4
-    assert padded.text[:, :longest].equal(plain.text) and not padded.text[:, longest:].any()
-    assert padded.text_mask[:, :longest].equal(plain.text_mask) and not padded.text_mask[:, longest:].any()
-
-
 def test_parts_of_a_batch_are_its_rows(tmp_path):
     source = source_of([write_rows(tmp_path / "a.parquet", rows=10)], batch_size=7)
     for step in range(4):

@@ -82,7 +82,6 @@ class _Source:
         patch: int,
         batch_size: int,
         seed: int,
-        words_multiple: int = 1,
         scratch: Path | None = None,
     ):
         """Opens the files; see `Rows`.
@@ -92,7 +91,6 @@ class _Source:
             patch: side of a token, latents.
             batch_size: rows of a step.
             seed: key of the order.
-            words_multiple: text is padded to a multiple of this: fewer shapes to compile, words.
             scratch: folder for copies of files in another layout, kept for the next time; None: a temporary one.
 
         Raises:
@@ -107,7 +105,7 @@ class _Source:
         self.grid = (layout.height // patch, layout.width // patch)
         self.rows = len(self._rows)
         self.batch_size, self.seed = batch_size, seed
-        self._patch, self._words_multiple = patch, words_multiple
+        self._patch = patch
         self._announced: tuple[int, int, int | None] | None = None
         numbered = torch.arange(layout.channels * layout.height * layout.width).view(
             1, layout.channels, layout.height, -1
@@ -140,7 +138,7 @@ class _Source:
     def _text_of(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Text padded with zeros to the longest of the rows, and the mask of its words."""
         words = torch.from_numpy(self._rows.words(rows))
-        longest = -(-int(words.max()) // self._words_multiple) * self._words_multiple
+        longest = int(words.max())
         width = self._rows.layout.text_width
         text = self._as_tensor(self._values("text", rows, longest * width)).view(len(rows), longest, width)
         return text, torch.arange(longest) < words[:, None]

@@ -31,6 +31,7 @@ def run(job: TrainingJob, on_log: Callable[[dict], None] | None = None) -> Outco
     student, info = _student(job)
     parameters = sum(weight.numel() for weight in student.parameters())
     reading: dict = {"patch": info["patch"], "batch_size": config.batch_size, "seed": job.seed}
+    reading["scratch"] = place.folder / "rows"
     fitting: dict = {"seed": job.seed, "folder": place.folder, "device": _device(place), "layout": place.layout}
     source: PairSource | TokenSource
     if isinstance(config, DpoConfig):
