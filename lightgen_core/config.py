@@ -139,14 +139,28 @@ class SamplerConfig(Section):
 
     iterations: Positive = Field(64, description="steps of the cosine reveal, at most the number of tokens")
     head_steps: Positive = Field(100, description="steps of the head's sampler for each token")
+    head_steps_last: Positive | None = Field(
+        None, description="head steps where all tokens are known, fewer in proportion on the way; none: head_steps"
+    )
     head_sampler: Literal["ddpm", "ddim", "euler"] = Field(
         "ddpm", description="ddpm and ddim for ddpm and v; euler for flow"
     )
     guidance: float = Field(4.0, ge=1, description="classifier-free guidance; 1 is none")
-    guidance_schedule: Literal["constant", "linear"] = Field(
-        "constant", description="linear: grows with the revealed share"
+    guidance_schedule: Literal["constant", "linear", "interval"] = Field(
+        "constant", description="linear: grows with the revealed share; interval: only at shares in guidance_interval"
+    )
+    guidance_interval: tuple[Fraction, Fraction] = Field(
+        (0.0, 1.0), description="interval: first and last revealed share of the tokens at which guidance acts"
     )
     temperature: float = Field(1.0, ge=0, description="scale of the noise the head adds")
+
+    @model_validator(mode="after")
+    def _steps_fall_and_intervals_rise(self) -> "SamplerConfig":
+        if self.head_steps_last is not None and self.head_steps_last > self.head_steps:
+            raise ValueError(f"head_steps_last {self.head_steps_last} exceeds head_steps {self.head_steps}; lower it")
+        if self.guidance_interval[0] > self.guidance_interval[1]:
+            raise ValueError(f"guidance_interval {self.guidance_interval}: expected the smaller share first")
+        return self
 
 
 class LoopConfig(Section):

@@ -4,9 +4,11 @@
 spread steps; `ddim` its deterministic form (Song et al. 2021, eta 0); `euler` the same update on a straight path.
 """
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +18,10 @@ from torch import Tensor
 from lightgen_core.config import SamplerConfig
 from lightgen_core.gaussian import between
 from lightgen_core.noise_schedule import cosine_alpha_bar, spaced_steps
-from lightgen_core.objectives import Objective
+from lightgen_core.objectives import Objective, objective
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""denoiser(noisy (rows, values), timestep ()) -> the head's output (rows, outputs)."""
+Denoiser = Callable[[Tensor, int], Tensor]
+"""denoiser(noisy (rows, values), which of the sampler's steps) -> the head's output (rows, outputs)."""
 
 _SAMPLERS = {"ddpm": ("ddpm", "ddim"), "v": ("ddpm", "ddim"), "flow": ("euler",)}
 
@@ -49,7 +51,7 @@ class Level:
         return 1 - (self.alpha / self.next_alpha) ** 2
 
 
-def levels(objective: Objective, steps: int) -> list[Level]:
+def levels(goal: Objective, steps: int) -> list[Level]:
     """The steps of a sampler, from pure noise to the data.
 
     ddpm: evenly spread over the 1,000 training steps, as in the released code; v and flow: from time 1 down in equal
@@ -58,59 +60,102 @@ def levels(objective: Objective, steps: int) -> list[Level]:
     Raises:
         ValueError: a number of steps that the objective does not allow.
     """
-    if objective.name == "ddpm":
+    if goal.name == "ddpm":
         if steps < 2:
-            raise ValueError("a ddpm head needs 2 sampling steps or more; set head_steps to at least 2")
+            raise ValueError("a ddpm head needs 2 sampling steps or more; set head_steps and head_steps_last to at least 2")
         timesteps = spaced_steps(steps)
         power = cosine_alpha_bar()[timesteps]
         alpha, sigma = np.sqrt(power), np.sqrt(1 - power)
     else:
         timesteps = np.arange(1, steps + 1) / steps
-        alpha, sigma = (share.numpy() for share in objective.alpha_sigma(torch.from_numpy(timesteps)))
+        alpha, sigma = (share.numpy() for share in goal.alpha_sigma(torch.from_numpy(timesteps)))
     next_alpha, next_sigma = np.append(1.0, alpha[:-1]), np.append(0.0, sigma[:-1])
     columns = (column.tolist() for column in (timesteps, alpha, sigma, next_alpha, next_sigma))
     return [Level(*row) for row in zip(*columns, strict=True)][::-1]
 
 
-def noises_per_token(config: SamplerConfig) -> int:
+class Step(NamedTuple):
+    """One step of a sampler. Every path is linear, so a step is two weights, and the noise it adds."""
+
+    timestep: int | float
+    """What the head is told, in its objective's unit."""
+    on_token: float
+    on_prediction: float
+    log_variances: tuple[float, float] | None
+    """Smallest and largest log-variance of the added noise; none for a step that adds none."""
+
+
+@functools.cache
+def head_steps(name: str, sampler: str, count: int) -> tuple[Step, ...]:
+    """The steps of a sampler for an objective, from pure noise to the data; see `levels` for errors."""
+    goal, ancestral = objective(name), sampler == "ddpm"
+    on_path = levels(goal, count)
+    return tuple(_step(goal, level, ancestral, last=level is on_path[-1]) for level in on_path)
+
+
+def _step(goal: Objective, level: Level, ancestral: bool, last: bool) -> Step:
+    # The clean token and the noise as weights of prediction and noisy token: the objective applied to units.
+    prediction, noisy = torch.eye(2, dtype=torch.float64)
+    clean, noise = goal.recover(prediction, noisy, torch.tensor(level.timestep))
+    if ancestral:
+        on_clean, on_noisy = level.posterior_weights()
+        moved = on_clean * clean + on_noisy * noisy
+    else:
+        moved = level.next_alpha * clean + level.next_sigma * noise
+    on_prediction, on_token = moved.tolist()
+    return Step(level.timestep, on_token, on_prediction, level.log_variances() if ancestral and not last else None)
+
+
+def steps_at(known: float, config: SamplerConfig) -> int:
+    """Head steps of an iteration before which the share `known` of the image's tokens is known.
+
+    The more is known, the less is left to chance, and the fewer steps a token needs (DiSA, Zhao et al. 2025).
+    """
+    last = config.head_steps if config.head_steps_last is None else config.head_steps_last
+    return round(config.head_steps + (last - config.head_steps) * known)
+
+
+def noises_per_token(sampler: str, steps: int) -> int:
     """How many noises `sample_head` takes: one to start from, and one for each step but the last if it is ancestral."""
-    return config.head_steps if config.head_sampler == "ddpm" else 1
+    return steps if sampler == "ddpm" else 1
 
 
-def check_sampler(config: SamplerConfig, objective: Objective) -> None:
+def check_sampler(config: SamplerConfig, goal: Objective) -> None:
     """Raises ValueError where the head's sampler does not go with what the head was trained to predict."""
-    allowed = _SAMPLERS[objective.name]
+    allowed = _SAMPLERS[goal.name]
     if config.head_sampler not in allowed:
         raise ValueError(
-            f"head_sampler {config.head_sampler!r} does not fit a head trained with objective {objective.name!r}; "
+            f"head_sampler {config.head_sampler!r} does not fit a head trained with objective {goal.name!r}; "
             f"choose {' or '.join(allowed)}"
         )
 
 
 def sample_head(
-    denoiser: Denoiser, objective: Objective, config: SamplerConfig, noises: Float[Tensor, "noises rows values"]
+    denoiser: Denoiser,
+    goal: Objective,
+    config: SamplerConfig,
+    steps: Sequence[Step],
+    noises: Float[Tensor, "noises rows values"],
 ) -> Float[Tensor, "rows values"]:
-    """Tokens from noise.
+    """Tokens from noise. Nothing here waits for the device, or copies to it.
 
     Args:
         denoiser: the head, with condition and guidance bound.
-        noises: standard normal, `noises_per_token(config)` of them. The temperature scales what ancestral steps add;
-            the deterministic samplers have no other noise than the start, so it scales that.
+        goal: what the head was trained to predict.
+        config: the temperature scales what ancestral steps add; the deterministic samplers have no other noise than
+            the start, so it scales that.
+        steps: `head_steps`.
+        noises: standard normal, `noises_per_token` of them.
     """
-    steps, ancestral = levels(objective, config.head_steps), config.head_sampler == "ddpm"
-    timesteps = torch.tensor([level.timestep for level in steps], device=noises.device)
-    log_variances = torch.tensor([level.log_variances() for level in steps[:-1]], device=noises.device)
-    token = noises[0] if ancestral else noises[0] * config.temperature
-    for index, (level, timestep) in enumerate(zip(steps, timesteps, strict=True)):
-        prediction, variance = objective.split(denoiser(token, timestep))
-        clean, noise = objective.recover(prediction, token, timestep)
-        if not ancestral:
-            token = level.next_alpha * clean + level.next_sigma * noise
-            continue
-        on_clean, on_noisy = level.posterior_weights()
-        token = on_clean * clean + on_noisy * token
-        if index < len(steps) - 1:
-            smallest, largest = log_variances[index, :, None]
-            log_variance = smallest if variance is None else between(variance, smallest, largest)
-            token = token + config.temperature * torch.exp(0.5 * log_variance) * noises[index + 1]
+    token = noises[0] if config.head_sampler == "ddpm" else noises[0] * config.temperature
+    for index, step in enumerate(steps):
+        prediction, variance = goal.split(denoiser(token, index))
+        token = step.on_token * token + step.on_prediction * prediction
+        if step.log_variances:
+            smallest, largest = step.log_variances
+            if variance is None:
+                token = token + config.temperature * math.exp(0.5 * smallest) * noises[index + 1]
+            else:
+                deviation = torch.exp(0.5 * between(variance, smallest, largest))
+                token = token + config.temperature * deviation * noises[index + 1]
     return token

@@ -12,9 +12,11 @@ from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lightgen_core.config import SamplerConfig
-from lightgen_core.head_samplers import Denoiser, check_sampler, noises_per_token, sample_head
-from lightgen_core.mar.student import Student, gather_tokens
-from lightgen_core.objectives import Objective, objective
+from lightgen_core.head_loop import HeadLoop
+from lightgen_core.head_samplers import check_sampler, noises_per_token, steps_at
+from lightgen_core.mar.model import Mar
+from lightgen_core.mar.student import Student
+from lightgen_core.objectives import objective
 
 
 def pad_text(
@@ -43,8 +45,11 @@ def reveal_counts(hidden: int, iterations: int) -> list[int]:
 
 
 def guidance_at(share: float, config: SamplerConfig) -> float:
-    """Guidance of an iteration after which `share` of the image's tokens is known."""
-    return config.guidance if config.guidance_schedule == "constant" else 1 + (config.guidance - 1) * share
+    """Guidance of an iteration after which `share` of the image's tokens is known; 1 is none."""
+    if config.guidance_schedule == "linear":
+        return 1 + (config.guidance - 1) * share
+    first, last = (0.0, 1.0) if config.guidance_schedule == "constant" else config.guidance_interval
+    return config.guidance if first <= share <= last else 1.0
 
 
 @torch.no_grad()
@@ -58,6 +63,7 @@ def sample(
     *,
     known: Float[Tensor, "batch tokens values"] | None = None,
     keep: Bool[Tensor, " tokens"] | None = None,
+    head: HeadLoop | None = None,
 ) -> Float[Tensor, "batch tokens values"]:
     """Image tokens for texts, one image per row, on the device of `text` (the student's).
 
@@ -69,37 +75,42 @@ def sample(
         seeds: one for each image.
         known, keep: zero-shot inpainting: tokens of `known` where `keep` is true (row-major, one mask for the batch)
             are given back bit for bit and condition the rest.
+        head: the loop of the student's head, where it is compiled or recorded; the plain one by default.
 
     Raises:
         ValueError: a sampler that does not fit the head, or inputs whose sizes do not fit each other.
     """
-    goal = objective(student.head.config.objective)
-    check_sampler(config, goal)
+    check_sampler(config, objective(student.head.config.objective))
     if len(seeds) != len(text):
         raise ValueError(f"{len(seeds)} seeds for {len(text)} texts: give one seed for each image")
     if (known is None) != (keep is None):
         raise ValueError("known and keep belong together: give both, or neither")
     training = student.training
     try:
-        return _reveal(student.eval(), text, text_mask, grid, config, goal, seeds, known, keep)
+        head = head or HeadLoop(student.head)
+        return _reveal(student.eval().mar, head, text, text_mask, grid, config, seeds, known, keep)
     finally:
         student.train(training)
 
 
 def _reveal(
-    student: Student,
+    mar: Mar,
+    head: HeadLoop,
     text: Tensor,
     text_mask: Tensor | None,
     grid: tuple[int, int],
     config: SamplerConfig,
-    goal: Objective,
     seeds: Sequence[int],
     known: Tensor | None,
     keep: Tensor | None,
 ) -> Tensor:
-    """The iterations: states of the image, then of its text, then the head at the tokens whose turn it is."""
-    mar, batch, places = student.mar, len(text), grid[0] * grid[1]
-    tokens, hidden = _start(batch, places, student.head.token_width, known, keep, text.device)
+    """The iterations: states of the image, then of its text, then the head at the tokens whose turn it is.
+
+    What no iteration changes is made once: the texts' keys and values. The null text is read, and the head run for it,
+    in iterations with guidance only.
+    """
+    batch, places = len(text), grid[0] * grid[1]
+    tokens, hidden = _start(batch, places, mar.config.token_width, known, keep, text.device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     order = _orders(hidden[0].cpu(), generators).to(text.device)
     branches = [(mar.text_memory(mar.align(text, text_mask)), text_mask)]
@@ -108,15 +119,18 @@ def _reveal(
     left = order.shape[1]
     for count in reveal_counts(left, config.iterations):
         chosen = order[:, order.shape[1] - left :][:, :count]
+        steps, guidance = steps_at(1 - left / places, config), guidance_at(1 - (left - count) / places, config)
         states = mar.encode_decode(tokens, hidden, grid, num_hidden=left)
-        read = [mar.read_text(states, memory, mask, grid) for memory, mask in branches]
-        embedded = student.head.embed(torch.cat([gather_tokens(branch, chosen) for branch in read]))
-        left -= count
-        denoiser = _denoiser(student, goal, embedded, guidance_at(1 - left / places, config))
-        noises = _noises(generators, noises_per_token(config), count, tokens.shape[2]).to(text.device)
-        revealed = sample_head(denoiser, goal, config, noises).unflatten(0, (batch, count))
+        read = [
+            mar.read_text(states, memory, mask, grid, at=chosen).flatten(0, 1)
+            for memory, mask in (branches if guidance > 1 else branches[:1])
+        ]
+        noises = _noises(generators, noises_per_token(config.head_sampler, steps), count, tokens.shape[2])
+        revealed = head.tokens(torch.stack(read), noises.to(text.device), config, steps, guidance)
+        revealed = revealed.unflatten(0, (batch, count))
         tokens.scatter_(1, chosen[..., None].expand_as(revealed), revealed)
         hidden.scatter_(1, chosen, False)
+        left -= count
     return tokens
 
 
@@ -145,22 +159,3 @@ def _noises(generators: Sequence[Generator], noises: int, count: int, width: int
     """Noise of `count` tokens of each image; rows are image after image."""
     own = [torch.randn(noises, count, width, generator=generator) for generator in generators]
     return torch.stack(own, dim=1).flatten(1, 2)
-
-
-def _denoiser(student: Student, goal: Objective, embedded: Float[Tensor, "rows width"], guidance: float) -> Denoiser:
-    """The head at fixed conditions. Where a second half of rows has read the null text, it guides the first.
-
-    Only the prediction is guided; a learned variance is the caption's (as in the released code).
-    """
-
-    def plain(noisy: Tensor, timestep: Tensor) -> Tensor:
-        return student.head.denoise(noisy, timestep, embedded).float()
-
-    def guided(noisy: Tensor, timestep: Tensor) -> Tensor:
-        (with_text, variance), (without, _) = (
-            goal.split(half) for half in plain(torch.cat([noisy, noisy]), timestep).chunk(2)
-        )
-        prediction = without + guidance * (with_text - without)
-        return prediction if variance is None else torch.cat([prediction, variance], dim=-1)
-
-    return guided if guidance > 1 else plain

@@ -5,10 +5,11 @@ import torch
 from tiny_student import GRID, TEXT_WIDTH, TOKEN_WIDTH, TOKENS, tiny_student
 
 from lightgen_core.config import SamplerConfig
-from lightgen_core.head_samplers import levels, noises_per_token, sample_head
+from lightgen_core.head_loop import HeadLoop
+from lightgen_core.head_samplers import head_steps, levels, noises_per_token, sample_head
 from lightgen_core.noise_schedule import schedule_on
 from lightgen_core.objectives import objective
-from lightgen_core.sampling import _denoiser, guidance_at, pad_text, reveal_counts, sample
+from lightgen_core.sampling import guidance_at, pad_text, reveal_counts, sample
 
 SAMPLERS = [("ddpm", "ddpm"), ("ddpm", "ddim"), ("v", "ddpm"), ("v", "ddim"), ("flow", "euler")]
 
@@ -126,19 +127,24 @@ def test_guidance_moves_away_from_the_null_text():
     torch.testing.assert_close(plain, guided, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "v"])
-def test_guidance_extends_the_line_from_the_null_text_to_the_caption(name):
-    """null + 3 (text - null); a learned variance stays the caption's."""
-    student, goal = trained_looking(name), objective(name)
-    embedded, null = torch.randn(2, 4, 16)
-    noisy, timestep = torch.randn(4, TOKEN_WIDTH), torch.tensor(500 if name == "ddpm" else 0.5)
-    with torch.no_grad():
-        text, variance = goal.split(student.head.denoise(noisy, timestep, embedded))
-        without, _ = goal.split(student.head.denoise(noisy, timestep, null))
-        guided = _denoiser(student, goal, torch.cat([embedded, null]), guidance=3.0)(noisy, timestep)
-    prediction, kept = goal.split(guided)
-    torch.testing.assert_close(prediction, 3 * text - 2 * without, rtol=1e-4, atol=1e-5)
-    assert variance is None or torch.allclose(kept, variance, atol=1e-5)
+@torch.no_grad()
+def test_guidance_extends_the_line_from_the_null_text_to_the_caption():
+    """null + 3 (text - null): with one deterministic step a token is a constant times the prediction."""
+    head, config = trained_looking("v").head, settings(head_steps=1)
+    states, noises = torch.randn(2, 4, 16), torch.randn(1, 4, TOKEN_WIDTH)
+    loop = HeadLoop(head)
+    text, null = (loop.tokens(branch[None], noises, config, 1, guidance=1.0) for branch in states)
+    guided = loop.tokens(states, noises, config, 1, guidance=3.0)
+    torch.testing.assert_close(guided, 3 * text - 2 * null, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_learned_variance_is_the_captions():
+    """At guidance 1 two branches draw what the caption alone does, noise included."""
+    head, config = trained_looking("ddpm").head, settings("ddpm")
+    states, noises = torch.randn(2, 4, 16), torch.randn(5, 4, TOKEN_WIDTH)
+    both, alone = (HeadLoop(head).tokens(branches, noises, config, 5, 1.0) for branches in (states, states[:1]))
+    torch.testing.assert_close(both, alone, rtol=1e-4, atol=1e-4)
 
 
 def test_sampling_runs_without_dropout_and_leaves_the_mode():
@@ -148,39 +154,38 @@ def test_sampling_runs_without_dropout_and_leaves_the_mode():
     assert sample(student.eval(), text, mask, GRID, settings(), seeds=[1]).equal(first) and not student.training
 
 
-def normal_data(goal, deviation):
-    """The exact denoiser of tokens drawn from N(0, deviation^2): E[clean | noisy] is linear."""
+def draw_exactly(goal, sampler, steps, clean_at, rows, **changes):
+    """Tokens of two values from a head that knows E[clean | noisy]: clean_at(noisy, alpha, sigma)."""
+    along, config = head_steps(goal.name, sampler, steps), settings(sampler, **changes)
 
-    def denoiser(noisy, timestep):
+    def denoiser(noisy, index):
+        timestep = torch.tensor(along[index].timestep)
         alpha, sigma = goal.alpha_sigma(timestep)
-        clean = noisy * alpha * deviation**2 / ((alpha * deviation) ** 2 + sigma**2)
+        clean = clean_at(noisy, alpha, sigma)
         prediction = goal.wanted(clean, timestep, (noisy - alpha * clean) / sigma)
         # Where its variance is learned, the smallest of the range is right at many steps.
         return torch.cat([prediction, -torch.ones_like(noisy)], dim=-1) if goal.name == "ddpm" else prediction
 
-    return denoiser
+    noises = torch.randn(noises_per_token(sampler, steps), rows, 2, generator=torch.Generator().manual_seed(4))
+    return sample_head(denoiser, goal, config, along, noises)
+
+
+def normal_data(noisy, alpha, sigma, deviation=0.5):
+    """The posterior mean of tokens drawn from N(0, deviation^2): it is linear."""
+    return noisy * alpha * deviation**2 / ((alpha * deviation) ** 2 + sigma**2)
 
 
 @pytest.mark.parametrize(("name", "sampler"), SAMPLERS)
 def test_an_exact_head_gives_the_datas_distribution(name, sampler):
-    config, goal = settings(sampler, head_steps=200), objective(name)
-    noises = torch.randn(noises_per_token(config), 2000, 2, generator=torch.Generator().manual_seed(4))
-    tokens = sample_head(normal_data(goal, 0.5), goal, config, noises)
+    tokens = draw_exactly(objective(name), sampler, 200, normal_data, 2000)
     assert tokens.std().item() == pytest.approx(0.5, rel=0.05) and abs(tokens.mean().item()) < 0.03
 
 
 @pytest.mark.parametrize(("name", "sampler"), SAMPLERS)
 @pytest.mark.parametrize("steps", [2, 7, 25])
 def test_an_exact_head_finds_a_single_token_in_any_number_of_steps(name, sampler, steps):
-    config, goal, token = settings(sampler, head_steps=steps), objective(name), torch.tensor([0.7, -1.3])
-
-    def denoiser(noisy, timestep):
-        alpha, sigma = goal.alpha_sigma(timestep)
-        prediction = goal.wanted(token.expand_as(noisy), timestep, (noisy - alpha * token) / sigma)
-        return torch.cat([prediction, torch.zeros_like(noisy)], dim=-1) if name == "ddpm" else prediction
-
-    noises = torch.randn(noises_per_token(config), 3, 2, generator=torch.Generator().manual_seed(5))
-    tokens = sample_head(denoiser, goal, config, noises)
+    token = torch.tensor([0.7, -1.3])
+    tokens = draw_exactly(objective(name), sampler, steps, lambda noisy, *_: token.expand_as(noisy), 3)
     torch.testing.assert_close(tokens, token.expand_as(tokens), rtol=0, atol=2e-2)
 
 
@@ -197,10 +202,7 @@ def test_all_ddpm_steps_have_the_coefficients_of_training():
 
 @pytest.mark.parametrize(("name", "sampler"), [("ddpm", "ddpm"), ("v", "ddim")])
 def test_temperature_zero_has_no_chance_but_the_ancestral_start(name, sampler):
-    config, goal = settings(sampler, temperature=0.0, head_steps=50), objective(name)
-    noises = torch.randn(noises_per_token(config), 500, 2)
-    tokens = sample_head(normal_data(goal, 0.5), goal, config, noises)
-    assert tokens.std() < 0.05
+    assert draw_exactly(objective(name), sampler, 50, normal_data, 500, temperature=0.0).std() < 0.05
 
 
 @pytest.mark.parametrize(("name", "sampler"), [("ddpm", "euler"), ("v", "euler"), ("flow", "ddpm"), ("flow", "ddim")])

@@ -85,6 +85,11 @@ class TokenDenoiser(nn.Module):
         """Embedding of the condition: once for all the steps and draws that share it."""
         return self.condition(condition)
 
+    def embed_time(self, timestep: Float[Tensor, "*times"] | Int[Tensor, "*times"]) -> Float[Tensor, "*times width"]:
+        """Embedding of times in the objective's unit: once for all the rows that share them."""
+        steps = timestep.float() * (1.0 if self.config.objective == "ddpm" else STEPS_PER_UNIT)
+        return self.time_down(functional.silu(self.time_up(time_features(steps))))
+
     def denoise(
         self,
         noisy: Float[Tensor, "*draws rows token_width"],
@@ -92,8 +97,15 @@ class TokenDenoiser(nn.Module):
         embedded: Float[Tensor, "rows width"],
     ) -> Float[Tensor, "*draws rows outputs"]:
         """The head on embedded conditions; ``timestep``, in the objective's unit, broadcasts against the rows."""
-        steps = timestep.float() * (1.0 if self.config.objective == "ddpm" else STEPS_PER_UNIT)
-        time = self.time_down(functional.silu(self.time_up(time_features(steps))))
+        return self.denoise_at(noisy, self.embed_time(timestep), embedded)
+
+    def denoise_at(
+        self,
+        noisy: Float[Tensor, "*draws rows token_width"],
+        time: Float[Tensor, "*times width"],
+        embedded: Float[Tensor, "*branches rows width"],
+    ) -> Float[Tensor, "*outer rows outputs"]:
+        """The head on embedded times and conditions; the three broadcast against each other."""
         activated = functional.silu(time + embedded)
         states = self.token_in(noisy)
         for block in self.blocks:

@@ -21,6 +21,13 @@ def visible_first(hidden: Bool[Tensor, "batch tokens"]) -> Int[Tensor, "batch to
     return hidden.to(torch.uint8).argsort(dim=1, stable=True)
 
 
+def take_tokens(
+    values: Float[Tensor, "batch tokens width"], index: Int[Tensor, "batch chosen"]
+) -> Float[Tensor, "batch chosen width"]:
+    """The chosen tokens of every image."""
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))
+
+
 def readable(mask: Bool[Tensor, "batch keys"]) -> Bool[Tensor, "batch keys"]:
     """The mask, with everything readable in rows that would read nothing: attention over nothing is not a number."""
     return mask | ~mask.any(dim=1, keepdim=True)
@@ -82,20 +89,22 @@ class Mar(nn.Module):
         *,
         num_hidden: int | None = None,
         text_dropped: Bool[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, "batch tokens width"]:
+        at: Int[Tensor, "batch chosen"] | None = None,
+    ) -> Float[Tensor, "batch states width"]:
         """States of all tokens of an (h, w) grid in row-major order.
 
         ``hidden`` is true where a token's value must not be seen. ``num_hidden`` is the number of hidden tokens of
         each image, where all images hide as many; without it the model reads the mask, which makes the host wait
         for the device. ``text`` holds raw states of the text encoder, ``text_mask`` is true at words (None: read
-        padding too, as released). Captions of rows in ``text_dropped`` are replaced by the null text.
+        padding too, as released). Captions of rows in ``text_dropped`` are replaced by the null text. ``at`` asks for the
+        states of these tokens alone (`read_text`).
         """
         aligned = self.align(text, text_mask)
         if text_dropped is not None:
             aligned = torch.where(text_dropped[:, None, None], self.null_word.to(aligned.dtype), aligned)
             text_mask = None if text_mask is None else text_mask | text_dropped[:, None]
         states = self.encode_decode(tokens, hidden, grid, num_hidden)
-        return self.read_text(states, aligned, text_mask, grid)
+        return self.read_text(states, aligned, text_mask, grid, at)
 
     def align(
         self, text: Float[Tensor, "batch words text_width"], text_mask: Bool[Tensor, "batch words"] | None
@@ -175,13 +184,20 @@ class Mar(nn.Module):
         text: Float[Tensor, "batch words width"] | list[KeyValue],
         text_mask: Bool[Tensor, "batch words"] | None,
         grid: tuple[int, int],
-    ) -> Float[Tensor, "batch tokens width"]:
-        """Token states that have read the text: aligned text, or the `text_memory` made from it."""
+        at: Int[Tensor, "batch chosen"] | None = None,
+    ) -> Float[Tensor, "batch states width"]:
+        """Token states that have read the text: aligned text, or the `text_memory` made from it.
+
+        Of all tokens, or of those ``at`` the given places. Where the text blocks have no self-attention a token reads
+        alone, so that only these are computed.
+        """
         word_mask = self._word_mask(text_mask)
         states = self.reader_in(states) + self._positions(self.reader_positions, grid)
+        if at is not None and not self.config.text_self_attention:
+            states, at = take_tokens(states, at), None
         for index, block in enumerate(self.reader):
             states = block(states, text if isinstance(text, Tensor) else text[index], word_mask)
-        return self.reader_norm(states)
+        return self.reader_norm(states if at is None else take_tokens(states, at))
 
     def _positions(self, table: Float[Tensor, "places width"], grid: tuple[int, int]) -> Float[Tensor, "tokens width"]:
         return positions_for(table, grid, self.config.released_positions)

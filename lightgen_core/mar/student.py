@@ -6,14 +6,14 @@ from torch import Generator, Tensor, nn
 
 from lightgen_core.config import HeadConfig, MarConfig
 from lightgen_core.mar.head import TokenDenoiser
-from lightgen_core.mar.model import Mar
+from lightgen_core.mar.model import Mar, take_tokens
 
 
 def gather_tokens(
     values: Float[Tensor, "batch tokens width"], index: Int[Tensor, "batch chosen"]
 ) -> Float[Tensor, "rows width"]:
     """The chosen tokens of every image, image after image: rows = batch x chosen."""
-    return values.gather(1, index[..., None].expand(-1, -1, values.shape[2])).flatten(0, 1)
+    return take_tokens(values, index).flatten(0, 1)
 
 
 class Student(nn.Module):
@@ -45,10 +45,12 @@ class Student(nn.Module):
         """The head's outputs at several noisy versions of each hidden token; rows = batch x num_hidden.
 
         One call, so that wrappers which hook ``forward`` (DDP, FSDP, compile) see the whole trained function. The
-        head runs on hidden tokens only, and embeds a token's state once for all its draws.
+        text blocks and the head run on hidden tokens only, and a token's state is embedded once for all its draws.
         """
-        states = self.mar(tokens, hidden, text, text_mask, grid, num_hidden=index.shape[1], text_dropped=text_dropped)
-        embedded = self.head.embed(gather_tokens(states, index))
+        states = self.mar(
+            tokens, hidden, text, text_mask, grid, num_hidden=index.shape[1], text_dropped=text_dropped, at=index
+        )
+        embedded = self.head.embed(states.flatten(0, 1))
         return self.head.denoise(noisy, timestep, embedded)
 
 
