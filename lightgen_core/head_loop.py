@@ -36,9 +36,7 @@ class HeadLoop:
         self._goal = objective(head.config.objective)
         self._acceleration = acceleration or Acceleration()
         # Dynamic, since an iteration's tokens differ in number: one compilation for all of them.
-        self._denoise = (
-            torch.compile(head.denoise_at, dynamic=True) if self._acceleration.compile else head.denoise_at
-        )
+        self._denoise = torch.compile(head.denoise_at, dynamic=True) if self._acceleration.compile else head.denoise_at
         self._recorded: dict[tuple, Recorded] = {}
 
     @torch.no_grad()

@@ -62,7 +62,9 @@ def levels(goal: Objective, steps: int) -> list[Level]:
     """
     if goal.name == "ddpm":
         if steps < 2:
-            raise ValueError("a ddpm head needs 2 sampling steps or more; set head_steps and head_steps_last to at least 2")
+            raise ValueError(
+                "a ddpm head needs 2 sampling steps or more; set head_steps and head_steps_last to at least 2"
+            )
         timesteps = spaced_steps(steps)
         power = cosine_alpha_bar()[timesteps]
         alpha, sigma = np.sqrt(power), np.sqrt(1 - power)

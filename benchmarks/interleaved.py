@@ -1,0 +1,37 @@
+"""Timing of alternatives in turns, so that whatever else the machine does disturbs all of them alike."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+
+def seconds(alternatives: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of each alternative over `rounds`, after each has run once to warm up."""
+    for run in alternatives.values():
+        run()
+    taken: dict[str, list[float]] = {name: [] for name in alternatives}
+    for _ in range(rounds):
+        for name, run in alternatives.items():
+            wait_for(device)
+            start = time.perf_counter()
+            run()
+            wait_for(device)
+            taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has finished what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table, aligned for reading in a terminal."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    lines = [head, tuple("-" * width for width in widths), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )

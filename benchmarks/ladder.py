@@ -1,0 +1,104 @@
+"""The plain way to sample, and the rungs that lead from it to `lightgen_core.sampling.sample`, one switch each.
+
+Every rung here is exact: it leaves out work whose result is not used or has been computed before, so that all rungs
+draw the same tokens but for the rounding of sums. `sample` has all of them built in.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightgen_core.config import SamplerConfig
+from lightgen_core.head_loop import HeadLoop
+from lightgen_core.head_samplers import noises_per_token, steps_at
+from lightgen_core.mar.blocks import KeyValue
+from lightgen_core.mar.model import Mar, take_tokens, visible_first
+from lightgen_core.mar.student import Student
+from lightgen_core.sampling import _noises, _orders, guidance_at, reveal_counts
+
+
+@dataclass(frozen=True)
+class Rungs:
+    """What is not done again, or not done where it has no effect."""
+
+    align_once: bool = False
+    """Text states once per prompt, instead of in every iteration."""
+    memory_once: bool = False
+    """The text's keys and values once per prompt."""
+    visible_only: bool = False
+    """The encoder at visible tokens only, instead of at all with the hidden ones masked out as keys."""
+    image_once: bool = False
+    """Image encoder and decoder once for both branches of guidance."""
+    chosen_only: bool = False
+    """Text blocks at the tokens that are revealed only (no effect where the text blocks have self-attention)."""
+
+
+@torch.no_grad()
+def sample_by_rungs(
+    student: Student,
+    text: Tensor,
+    text_mask: Tensor | None,
+    grid: tuple[int, int],
+    config: SamplerConfig,
+    seeds: Sequence[int],
+    rungs: Rungs,
+) -> Tensor:
+    """Tokens as `sample` draws them, (batch, tokens, values). The student is in evaluation mode."""
+    mar, head, batch, places = student.mar, HeadLoop(student.head), len(text), grid[0] * grid[1]
+    tokens = torch.zeros(batch, places, student.head.token_width, device=text.device)
+    hidden = torch.ones(batch, places, dtype=torch.bool, device=text.device)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    order, left = _orders(hidden[0].cpu(), generators).to(text.device), places
+    aligned = memory = None
+    for count in reveal_counts(places, config.iterations):
+        chosen = order[:, places - left :][:, :count]
+        steps, guidance = steps_at(1 - left / places, config), guidance_at(1 - (left - count) / places, config)
+        if aligned is None or not rungs.align_once:
+            aligned = [mar.align(text, text_mask), mar.null_text(batch, text.shape[1])]
+        if memory is None or not rungs.memory_once:
+            memory = [mar.text_memory(words) for words in aligned] if rungs.memory_once else list(aligned)
+        branches = list(zip(memory, (text_mask, None), strict=True))[: 2 if config.guidance > 1 else 1]
+        images = _images(mar, tokens, hidden, grid, left, len(branches), rungs)
+        read = [
+            _read(mar, image, words, mask, grid, chosen, rungs)
+            for image, (words, mask) in zip(images, branches, strict=True)
+        ]
+        noises = _noises(generators, noises_per_token(config.head_sampler, steps), count, tokens.shape[2])
+        revealed = head.tokens(torch.stack(read), noises.to(text.device), config, steps, guidance)
+        tokens.scatter_(1, chosen[..., None].expand(-1, -1, tokens.shape[2]), revealed.unflatten(0, (batch, count)))
+        hidden.scatter_(1, chosen, False)
+        left -= count
+    return tokens
+
+
+def _images(
+    mar: Mar, tokens: Tensor, hidden: Tensor, grid: tuple[int, int], left: int, branches: int, rungs: Rungs
+) -> Sequence[Tensor]:
+    """Image states for each branch."""
+    if not rungs.image_once:
+        tokens, hidden = tokens.repeat(branches, 1, 1), hidden.repeat(branches, 1)
+    if rungs.visible_only:
+        states = mar.encode_decode(tokens, hidden, grid, num_hidden=left)
+    else:
+        everywhere, visible = visible_first(hidden)[..., None], tokens.shape[1] - left
+        seen = (torch.arange(tokens.shape[1], device=hidden.device) < visible).expand(len(tokens), -1)
+        encoded = mar._encode(tokens, everywhere, grid, seen)[:, :visible]
+        states = mar._decode(encoded, everywhere[:, :visible], hidden, grid, padded=False)
+    return [states] * branches if rungs.image_once else states.chunk(branches)
+
+
+def _read(
+    mar: Mar,
+    image: Tensor,
+    words: Tensor | list[KeyValue],
+    mask: Tensor | None,
+    grid: tuple[int, int],
+    chosen: Tensor,
+    rungs: Rungs,
+) -> Tensor:
+    """States of the tokens to reveal that have read the text, (rows, width)."""
+    if rungs.chosen_only:
+        return mar.read_text(image, words, mask, grid, at=chosen).flatten(0, 1)
+    return take_tokens(mar.read_text(image, words, mask, grid), chosen).flatten(0, 1)

@@ -1,0 +1,166 @@
+"""The speed ladder of sampling: images per second and score after each rung, all rungs in turns in one run.
+
+    python -m benchmarks.sampling CHECKPOINT --released PATH        a trained student, with scores
+    python -m benchmarks.sampling --size large --device cuda --released PATH     random weights, without
+
+The plain setting is the paper's: 64 iterations (no more than tokens), 100 head steps, constant guidance. Each row has
+the rungs above it too. Text encoder and image decoder are not timed. Scores are the scene world's detector on held-out
+captions, with a 95 % interval.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks import interleaved
+from benchmarks.ladder import Rungs, sample_by_rungs
+from benchmarks.released import released_model, sampler
+from benchmarks.sizes import GRID, SIZES, WORDS
+from lightgen_core.config import SamplerConfig, World
+from lightgen_core.device import pick_device
+from lightgen_core.evaluation import Prompt, evaluation_prompts, score_pictures, score_table
+from lightgen_core.head_loop import Acceleration, HeadLoop
+from lightgen_core.mar.patch import unpatchify
+from lightgen_core.mar.student import Student, new_student
+from lightgen_core.sampling import pad_text, sample
+from lightgen_core.scene.vocabulary import CATEGORIES
+from lightgen_core.text_to_image import TextToImage
+
+LAST_RUNGS = {"ddpm": ("ddpm", 25, 6), "v": ("ddim", 12, 4), "flow": ("euler", 12, 4)}
+"""For each objective the sampler of the lower rungs, and its head steps at first and at last."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is sampled: texts, and what makes scores of the tokens (none for random weights)."""
+
+    student: Student
+    text: Tensor
+    text_mask: Tensor | None
+    grid: tuple[int, int]
+    score: Callable[[Tensor], str]
+
+    @property
+    def seeds(self) -> range:
+        return range(len(self.text))
+
+
+def main() -> None:
+    arguments = _arguments()
+    device = pick_device(arguments.device, arguments.threads)
+    work = _trained(arguments, device) if arguments.checkpoint else _random(arguments, device)
+    ladder = _ladder(work, device, arguments.compile)
+    drawn: dict[str, Tensor] = {}
+    rungs = {name: _keep(drawn, name, run) for name, run in ladder.items()}
+    others: dict[str, Callable[[], object]] = {}
+    if arguments.released:
+        mar, head = work.student.mar.config, work.student.head.config
+        model = released_model(arguments.released, mar, head, work.grid, work.text.shape[1], device)
+        others["released code, random weights"] = sampler(model, work.text, work.grid, 64, SamplerConfig().guidance)
+    seconds = interleaved.seconds(others | rungs, arguments.rounds, device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {arguments.threads} threads"
+    print(f"{len(work.text)} images of {work.grid[0]}x{work.grid[1]} tokens, {name}, medians of {arguments.rounds}\n")
+    print(interleaved.table(("setting", "images/s", "to plain", "to released", "score"), _rows(work, seconds, drawn)))
+
+
+def _ladder(work: Work, device: torch.device, compiled: bool) -> dict[str, Callable[[], Tensor]]:
+    """The rungs in their order: first the exact ones, then what changes the image, then how the head is run."""
+    student, plain = work.student, _plain(work.student)
+    ladder: dict[str, Callable[[], Tensor]] = {}
+
+    def add(name: str, config: SamplerConfig, head: HeadLoop | None = None) -> None:
+        ladder[name] = lambda: sample(student, work.text, work.text_mask, work.grid, config, work.seeds, head=head)
+
+    taken: dict[str, bool] = {}
+    for rung in ("", *(field.name for field in fields(Rungs))):
+        taken |= {rung: True} if rung else {}
+        ladder[f"+ {rung}" if rung else "plain"] = _by_rungs(work, plain, Rungs(**taken))
+    guided = plain.model_copy(update={"guidance_schedule": "interval", "guidance_interval": (0.0, 0.7)})
+    add("+ guidance until 0.7 is known", guided)
+    head_sampler, steps, last = LAST_RUNGS[student.head.config.objective]
+    fewer = guided.model_copy(update={"head_sampler": head_sampler, "head_steps": steps})
+    add(f"+ {steps} steps of {head_sampler}", fewer)
+    falling = fewer.model_copy(update={"head_steps_last": last})
+    add(f"+ falling to {last}", falling)
+    if compiled:
+        add("+ compiled head", falling, HeadLoop(student.head, Acceleration(compile=True)))
+    if device.type == "cuda":
+        add("+ CUDA graphs", falling, HeadLoop(student.head, Acceleration(compile=compiled, graphs=True)))
+    return ladder
+
+
+def _plain(student: Student) -> SamplerConfig:
+    """The paper's setting; a flow head has no ancestral steps."""
+    return SamplerConfig(head_sampler="euler" if student.head.config.objective == "flow" else "ddpm")
+
+
+def _by_rungs(work: Work, config: SamplerConfig, rungs: Rungs) -> Callable[[], Tensor]:
+    return lambda: sample_by_rungs(work.student, work.text, work.text_mask, work.grid, config, list(work.seeds), rungs)
+
+
+def _keep(drawn: dict[str, Tensor], name: str, run: Callable[[], Tensor]) -> Callable[[], object]:
+    def kept() -> None:
+        drawn[name] = run()
+
+    return kept
+
+
+def _rows(work: Work, seconds: Mapping[str, float], drawn: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
+    released = next((taken for name, taken in seconds.items() if name not in drawn), None)
+    rows = []
+    for name, taken in seconds.items():
+        to_released = f"{released / taken:.2f}" if released else "-"
+        score = work.score(drawn[name]) if name in drawn else "-"
+        rows.append((name, f"{len(work.text) / taken:.2f}", f"{seconds['plain'] / taken:.2f}", to_released, score))
+    return rows
+
+
+def _trained(arguments: argparse.Namespace, device: torch.device) -> Work:
+    """Held-out captions for a student of the scene world."""
+    loaded = TextToImage.load(arguments.checkpoint, device)
+    prompts = evaluation_prompts(World(), max(1, arguments.pictures // len(CATEGORIES)), seed=1)
+    captions = [prompt.caption for prompt in prompts]
+    text, mask = pad_text([torch.from_numpy(states).float() for states in loaded.text_encoder.encode(captions)])
+
+    def score(tokens: Tensor) -> str:
+        return _score(loaded, prompts, tokens)
+
+    return Work(loaded.student, text.to(device), mask.to(device), loaded.info.grid, score)
+
+
+def _score(loaded: TextToImage, prompts: Sequence[Prompt], tokens: Tensor) -> str:
+    latents = unpatchify(tokens, loaded.info.grid, loaded.info.channels, loaded.info.patch)
+    correct = score_pictures(loaded.codec.decode(latents.float()), [prompt.caption for prompt in prompts])
+    overall = score_table(correct[:, None], prompts, seed=0, resamples=2000)["overall"]
+    return f"{overall['value']:.3f} ({overall['low']:.3f} to {overall['high']:.3f})"
+
+
+def _random(arguments: argparse.Namespace, device: torch.device) -> Work:
+    """Random weights and random text of a full length: for speed alone."""
+    student = new_student(*SIZES[arguments.size], seed=0).to(device).eval()
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randn(arguments.pictures, WORDS, student.mar.config.text_width, generator=generator).to(device)
+    return Work(student, text, None, GRID, lambda _: "-")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("checkpoint", type=Path, nargs="?", help="a student's folder; without it random weights")
+    parser.add_argument("--size", choices=SIZES, default="mid", help="of random weights")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--pictures", type=int, default=120, help="images, sampled as one batch")
+    parser.add_argument("--rounds", type=int, default=3, help="timed runs of each rung")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, default=True, help="rungs with torch.compile"
+    )
+    parser.add_argument("--released", type=Path, metavar="PATH", help="a checkout of the released code (needs timm)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""A training step's images per second: ours, ours with its switches, and the released code's, in turns in one run.
+
+    python -m benchmarks.training --released PATH
+    python -m benchmarks.training --size large --device cuda --batch 64 --compile --released PATH
+
+Ours is `Updater.prepare` and `Updater.update`: the step that `fit` makes, with its draw, clip, AdamW and average. All
+see the same latents and the same text, 128 words without padding, and hide tokens by the paper's distribution.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import interleaved
+from benchmarks.released import released_model, training_step
+from benchmarks.sizes import GRID, SIZES, WORDS
+from lightgen_core.config import TrainConfig
+from lightgen_core.device import pick_device
+from lightgen_core.flops import training_flops
+from lightgen_core.mar.patch import patchify
+from lightgen_core.mar.student import Student, new_student
+from lightgen_core.objectives import objective
+from lightgen_core.train.data import Batch
+from lightgen_core.train.pretrain import Denoising
+from lightgen_core.train.update import Updater
+
+TOKENS = GRID[0] * GRID[1]
+MEAN_HIDDEN = 0.867
+"""Mean of the paper's share of hidden tokens: a normal of mean 1 and deviation 0.25, cut to 0.7 to 1."""
+PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}
+"""Dense bf16 of the accelerators, from their data sheets."""
+
+
+def main() -> None:
+    arguments = _arguments()
+    device = pick_device(arguments.device, arguments.threads)
+    mar, head = SIZES[arguments.size]
+    batch = _batch(arguments.batch, mar.token_width, mar.text_width)
+    steps: dict[str, Callable[[], object]] = {}
+    memory: dict[str, int] = {}
+
+    def add(name: str, make: Callable[[], Callable[[], object]]) -> None:
+        before = _memory(device, reset=True)
+        steps[name] = make()
+        steps[name]()
+        memory[name] = _memory(device) - before
+
+    if arguments.released:
+        latents, text = _latents(batch).to(device), batch.text.to(device)
+
+        def theirs() -> Callable[[], object]:
+            model = released_model(arguments.released, mar, head, GRID, WORDS, device)
+            config = TrainConfig()
+            return training_step(model, latents, text, config.optimizer, config.ema_decay)
+
+        add("released code", theirs)
+    add("ours, fp32", lambda: _ours(new_student(mar, head, seed=0), batch, "fp32", device))
+    add("ours, bf16", lambda: _ours(new_student(mar, head, seed=0), batch, "bf16", device))
+    if arguments.compile:
+
+        def compiled() -> Callable[[], object]:
+            student = new_student(mar, head, seed=0)
+            student.compile(dynamic=True)
+            return _ours(student, batch, "bf16", device)
+
+        add("ours, bf16, compiled", compiled)
+    seconds = interleaved.seconds(steps, arguments.rounds, device)
+    _report(arguments, seconds, memory, device)
+
+
+def _ours(student: Student, batch: Batch, precision: str, device: torch.device) -> Callable[[], object]:
+    """One update after the other, on the same rows."""
+    config = TrainConfig.model_validate({"precision": precision, "batch_size": len(batch.ids)})
+    criterion = Denoising(GRID, objective(student.head.config.objective), config)
+    updater, count = Updater(student.train(), criterion, config, seed=0, device=device), iter(range(config.steps))
+
+    def step() -> object:
+        number = next(count)
+        return updater.update(number, *updater.prepare(number, batch))
+
+    return step
+
+
+def _batch(images: int, token_width: int, text_width: int) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(images, token_width // 4, 2 * GRID[0], 2 * GRID[1], generator=generator)
+    text = torch.randn(images, WORDS, text_width, generator=generator)
+    return Batch(np.arange(images), patchify(latents, 2), text, torch.ones(images, WORDS, dtype=torch.bool))
+
+
+def _latents(batch: Batch) -> torch.Tensor:
+    from lightgen_core.mar.patch import unpatchify
+
+    return unpatchify(batch.tokens, GRID, batch.tokens.shape[2] // 4, 2)
+
+
+def _memory(device: torch.device, reset: bool = False) -> int:
+    """Bytes of a GPU: in use now and the peak from here on (`reset`), or the peak since."""
+    if device.type != "cuda":
+        return 0
+    if reset:
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    return torch.cuda.max_memory_allocated(device)
+
+
+def _report(
+    arguments: argparse.Namespace, seconds: dict[str, float], memory: dict[str, int], device: torch.device
+) -> None:
+    mar, head = SIZES[arguments.size]
+    flops = training_flops(mar, head, tokens=TOKENS, hidden=round(MEAN_HIDDEN * TOKENS), words=WORDS, draws=4)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {arguments.threads} threads"
+    peak = arguments.peak_tflops or next((tflops for key, tflops in PEAK_TFLOPS.items() if key in name), None)
+    slowest, rows = next(iter(seconds.values())), []
+    for row, taken in seconds.items():
+        speed = arguments.batch / taken
+        used = f"{memory[row] / 2**30:.1f}" if device.type == "cuda" else "-"
+        share = f"{100 * flops * speed / (peak * 1e12):.0f} %" if peak else "-"
+        rows.append((row, f"{speed:.2f}", f"{slowest / taken:.2f}", f"{flops * speed / 1e12:.3f}", share, used))
+    print(f"{arguments.size}, batch {arguments.batch}, {name}; medians of {arguments.rounds} steps in turns\n")
+    print(interleaved.table(("step", "images/s", "ratio", "model TFLOP/s", "MFU", "GiB"), rows))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--size", choices=SIZES, default="mid")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--batch", type=int, default=8, help="images of a step")
+    parser.add_argument("--rounds", type=int, default=9, help="timed steps of each")
+    parser.add_argument("--compile", action="store_true", help="also with torch.compile (minutes to compile on a CPU)")
+    parser.add_argument(
+        "--peak-tflops", type=float, help="bf16 peak of the device, for MFU; known for A100, H100, H200"
+    )
+    parser.add_argument("--released", type=Path, metavar="PATH", help="a checkout of the released code (needs timm)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
