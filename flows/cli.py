@@ -99,6 +99,9 @@ def plan(recipe: str, store_uri: str | None, overrides: tuple[str, ...], as_json
 @click.option("--cfg", type=click.FloatRange(min=1), help="Classifier-free guidance; 1 is none.")
 @click.option("--height", type=click.IntRange(min=1), help="Pixels.")
 @click.option("--width", type=click.IntRange(min=1), help="Pixels.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field of the sampler: head_steps=12."
+)
 def sample(checkpoint: Path, prompts: tuple[str, ...], **options: Any) -> None:
     """Sample images from CHECKPOINT: a folder with a student, such as `<store>/pretrain/<key>/student`."""
     from flows.sample import sample_to_files

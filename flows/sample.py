@@ -2,7 +2,10 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ValidationError
 
 from flows.load import UserError
 from lightgen_core.config import SamplerConfig
@@ -22,35 +25,59 @@ def sample_to_files(
     cfg: float | None,
     height: int | None,
     width: int | None,
+    overrides: tuple[str, ...] = (),
 ) -> list[Path]:
     """Sample `num_images` images of each prompt into a folder; the k-th image of a prompt depends on seed + k alone.
 
     Raises:
-        UserError: no student there, or a size that its tokens do not divide.
+        UserError: no student there, a size that its tokens do not divide, or a sampler that is not one.
     """
     from lightgen_core.device import pick_device
+    from lightgen_core.head_loop import Acceleration
+    from lightgen_core.head_samplers import UnfitSamplerError
     from lightgen_core.pictures import to_png
     from lightgen_core.pretrained import StudentError
     from lightgen_core.text_to_image import TextToImage
 
     settings = Settings()
     try:
-        student = TextToImage.load(checkpoint, pick_device(settings.device, settings.threads))
+        student = TextToImage.load(
+            checkpoint,
+            pick_device(settings.device, settings.threads),
+            acceleration=Acceleration(settings.compile_head, settings.cuda_graphs),
+        )
     except StudentError as error:
         raise UserError(str(error)) from error
-    changes = {"iterations": steps, "guidance": cfg}
-    sampler = student.sampler.model_copy(update={name: value for name, value in changes.items() if value is not None})
+    changes = {name: value for name, value in {"iterations": steps, "guidance": cfg}.items() if value is not None}
+    sampler = _changed(student.sampler, changes, overrides)
     grid = _grid(student, height, width)
     captions = [prompt for prompt in prompts for _ in range(num_images)]
     seeds = [seed + k for _ in prompts for k in range(num_images)]
-    pictures = student.sample(
-        captions, seeds, sampler=SamplerConfig.model_validate(sampler.model_dump()), grid=grid
-    ).pictures
+    try:
+        pictures = student.sample(captions, seeds, sampler=sampler, grid=grid).pictures
+    except UnfitSamplerError as error:
+        raise UserError(str(error)) from error
     output.mkdir(parents=True, exist_ok=True)
     paths = [output / f"{number:03d}-{_slug(caption)}.png" for number, caption in enumerate(captions)]
     for path, picture in zip(paths, pictures, strict=True):
         path.write_bytes(to_png(picture))
     return paths
+
+
+def _changed(sampler: SamplerConfig, changes: dict[str, Any], overrides: tuple[str, ...]) -> SamplerConfig:
+    """The sampler with options and `field=value` overrides."""
+    for override in overrides:
+        name, separator, text = override.partition("=")
+        if not separator or name not in SamplerConfig.model_fields:
+            raise UserError(
+                f"--set {override!r}: expected FIELD=VALUE with one of {', '.join(SamplerConfig.model_fields)}"
+            )
+        changes[name] = yaml.safe_load(text)
+    try:
+        return SamplerConfig.model_validate(sampler.model_dump() | changes)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise UserError(f"this sampler is not valid: {faults}") from error
 
 
 def _grid(student: "TextToImage", height: int | None, width: int | None) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lightgen_core.config import SamplerConfig
 from lightgen_core.gaussian import between
-from lightgen_core.noise_schedule import cosine_alpha_bar, spaced_steps
+from lightgen_core.noise_schedule import NUM_TRAIN_STEPS, cosine_alpha_bar, spaced_steps
 from lightgen_core.objectives import Objective, objective
 
 Denoiser = Callable[[Tensor, int], Tensor]
@@ -58,13 +58,9 @@ def levels(goal: Objective, steps: int) -> list[Level]:
     strides.
 
     Raises:
-        ValueError: a number of steps that the objective does not allow.
+        ValueError: more steps than ddpm has.
     """
     if goal.name == "ddpm":
-        if steps < 2:
-            raise ValueError(
-                "a ddpm head needs 2 sampling steps or more; set head_steps and head_steps_last to at least 2"
-            )
         timesteps = spaced_steps(steps)
         power = cosine_alpha_bar()[timesteps]
         alpha, sigma = np.sqrt(power), np.sqrt(1 - power)
@@ -122,13 +118,23 @@ def noises_per_token(sampler: str, steps: int) -> int:
     return steps if sampler == "ddpm" else 1
 
 
+class UnfitSamplerError(ValueError):
+    """A sampler that does not go with what the head was trained to predict."""
+
+
 def check_sampler(config: SamplerConfig, goal: Objective) -> None:
-    """Raises ValueError where the head's sampler does not go with what the head was trained to predict."""
+    """Raises UnfitSamplerError where a head cannot be sampled so, before anything is computed."""
     allowed = _SAMPLERS[goal.name]
     if config.head_sampler not in allowed:
-        raise ValueError(
+        raise UnfitSamplerError(
             f"head_sampler {config.head_sampler!r} does not fit a head trained with objective {goal.name!r}; "
             f"choose {' or '.join(allowed)}"
+        )
+    fewest = min(config.head_steps, config.head_steps_last or config.head_steps)
+    if goal.name == "ddpm" and not 2 <= fewest <= config.head_steps <= NUM_TRAIN_STEPS:
+        raise UnfitSamplerError(
+            f"a ddpm head takes 2 to {NUM_TRAIN_STEPS} sampling steps, found {fewest} to {config.head_steps}; "
+            "set head_steps and head_steps_last in this range"
         )
 
 

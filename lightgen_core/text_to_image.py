@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightgen_core.codec import LatentCodec
 from lightgen_core.config import Positive, SamplerConfig, Section
+from lightgen_core.head_loop import Acceleration, HeadLoop
 from lightgen_core.mar.patch import unpatchify
 from lightgen_core.mar.student import Student
 from lightgen_core.pretrained import StudentError, load_student
@@ -48,14 +49,27 @@ class TextToImage:
     """A student with the components that turn captions into its input and its tokens into pictures."""
 
     def __init__(
-        self, student: Student, info: StudentInfo, codec: LatentCodec, text_encoder: TextEncoder, device: torch.device
+        self,
+        student: Student,
+        info: StudentInfo,
+        codec: LatentCodec,
+        text_encoder: TextEncoder,
+        device: torch.device,
+        acceleration: Acceleration | None = None,
     ) -> None:
         self.student = student.to(device).eval()
+        self.head = HeadLoop(self.student.head, acceleration)
         self.info, self.codec, self.text_encoder, self.device = info, codec, text_encoder, device
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device, weights: Literal["ema", "raw"] = "ema") -> Self:
-        """Load a student checkpoint and the components it names.
+    def load(
+        cls,
+        folder: Path,
+        device: torch.device,
+        weights: Literal["ema", "raw"] = "ema",
+        acceleration: Acceleration | None = None,
+    ) -> Self:
+        """Load a student checkpoint and the components it names; `acceleration` says how its head is run.
 
         Raises:
             StudentError: the folder holds no student, or a component does not fit it.
@@ -75,7 +89,7 @@ class TextToImage:
         ):
             if found != wanted:
                 raise StudentError(f"{what} {found}, the student in {folder} reads {wanted}: it was trained on another")
-        return cls(student, info, codec, text_encoder, device)
+        return cls(student, info, codec, text_encoder, device, acceleration)
 
     @property
     def sampler(self) -> SamplerConfig:
@@ -112,6 +126,7 @@ class TextToImage:
             grid or self.info.grid,
             sampler or self.sampler,
             seeds=list(seeds),
+            head=self.head,
         )
         latents = unpatchify(tokens, grid or self.info.grid, self.info.channels, self.info.patch).float()
         return Sampled(latents.cpu(), self.codec.decode(latents))

@@ -50,7 +50,8 @@ def evaluation(job: Job, pretrain: Artifact, dpo: Artifact) -> None:
             if not mine:
                 continue
             if name not in loaded:
-                loaded[name] = TextToImage.load(job.local_folder(students[name], "student/"), job.device())
+                folder = job.local_folder(students[name], "student/")
+                loaded[name] = TextToImage.load(folder, job.device(), acceleration=job.acceleration())
             captions = [prompts[prompt].caption for _, prompt, _ in mine]
             seeds = [seed_of(job.recipe.seed, "evaluation", prompt, image) for _, prompt, image in mine]
             pictures = loaded[name].sample(captions, seeds, sampler=job.recipe.sampler).pictures

@@ -44,7 +44,7 @@ def pairs(job: Job, pretrain: Artifact, tokens: Artifact, synthesis: Artifact) -
     chosen = _choose(read_table(tokens, pattern_of(size)), asked.count, seed_of(job.recipe.seed, "pairs"))
     layout = about(chosen.schema)
     drawn = _pictures_of(synthesis, chosen["id"].to_pylist())
-    student = TextToImage.load(job.local_folder(pretrain, "student/"), job.device())
+    student = TextToImage.load(job.local_folder(pretrain, "student/"), job.device(), acceleration=job.acceleration())
     for shard in job.shards(len(chosen), asked.shard_size, "pairs"):
         rows = chosen.slice(shard.start, shard.stop - shard.start).to_pylist()
         captions = [row["caption"] for row in rows for _ in range(asked.candidates)]

@@ -20,6 +20,8 @@ class Settings(BaseSettings):
     threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="CPU threads of a stage, shared by its processes"
     )
+    compile_head: bool = Field(False, description="sample through a compiled head: a minute once, then faster steps")
+    cuda_graphs: bool = Field(False, description="on a GPU, record the head's steps and replay them as one launch")
     scratch: str = Field("~/.cache/lightgen", description="local folder for working copies of a remote store's files")
     train: Layout = Field(
         default_factory=Layout,

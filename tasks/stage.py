@@ -27,6 +27,8 @@ from tasks.settings import Settings
 if TYPE_CHECKING:
     import torch
 
+    from lightgen_core.head_loop import Acceleration
+
 log = logging.getLogger("lightgen")
 
 LOG_SECONDS = 10
@@ -93,6 +95,12 @@ class Job:
         from lightgen_core.device import pick_device
 
         return pick_device(self.settings.device, self.settings.threads)
+
+    def acceleration(self) -> "Acceleration":
+        """Return how a student's head is run where images are sampled."""
+        from lightgen_core.head_loop import Acceleration
+
+        return Acceleration(self.settings.compile_head, self.settings.cuda_graphs)
 
     def shards(self, rows: int, size: int, name: str) -> Iterator[Shard]:
         """Yield the shards of `size` rows that an earlier run has not finished."""

@@ -2,11 +2,12 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 from tiny_student import GRID, TEXT_WIDTH, TOKEN_WIDTH, TOKENS, tiny_student
 
 from lightgen_core.config import SamplerConfig
 from lightgen_core.head_loop import HeadLoop
-from lightgen_core.head_samplers import head_steps, levels, noises_per_token, sample_head
+from lightgen_core.head_samplers import UnfitSamplerError, head_steps, levels, noises_per_token, sample_head, steps_at
 from lightgen_core.noise_schedule import schedule_on
 from lightgen_core.objectives import objective
 from lightgen_core.sampling import guidance_at, pad_text, reveal_counts, sample
@@ -55,6 +56,17 @@ def test_guidance_grows_with_the_revealed_share():
     linear, constant = settings(guidance_schedule="linear"), settings(guidance_schedule="constant")
     assert [guidance_at(share, linear) for share in (0.0, 0.25, 1.0)] == [1.0, 1.5, 3.0]
     assert guidance_at(0.25, constant) == 3.0
+
+
+def test_guidance_acts_in_its_interval_only():
+    config = settings(guidance_schedule="interval", guidance_interval=(0.2, 0.7))
+    assert [guidance_at(share, config) for share in (0.1, 0.2, 0.5, 0.7, 0.8)] == [1.0, 3.0, 3.0, 3.0, 1.0]
+
+
+def test_head_steps_fall_with_the_known_share():
+    falling, constant = settings(head_steps=12, head_steps_last=4), settings(head_steps=12)
+    assert [steps_at(known, falling) for known in (0.0, 0.5, 1.0)] == [12, 8, 4]
+    assert [steps_at(known, constant) for known in (0.0, 0.5, 1.0)] == [12, 12, 12]
 
 
 @pytest.mark.parametrize(("name", "sampler"), SAMPLERS)
@@ -112,6 +124,29 @@ def test_text_is_aligned_once_and_the_null_text_is_read_only_for_guidance(monkey
     sample(student, text, mask, GRID, settings(guidance=guidance), seeds=[1])
     assert (calls.count("align"), calls.count("encode_decode"), calls.count("read_text")) == (1, 4, reads)
     assert calls.count("text_memory") == reads // 4
+
+
+def test_outside_its_interval_guidance_costs_nothing(monkeypatch):
+    """Nine tokens in nine iterations, guided while 3 to 5 ninths are known after them."""
+    student, (text, mask), branches = trained_looking("v"), captions(3), []
+    read, denoise = student.mar.read_text, student.head.denoise_at
+    monkeypatch.setattr(student.mar, "read_text", lambda *a, **k: (branches.append("text"), read(*a, **k))[1])
+    monkeypatch.setattr(student.head, "denoise_at", lambda *a: (branches.append(len(a[2])), denoise(*a))[1])
+    inside = settings(iterations=9, head_steps=1, guidance_schedule="interval", guidance_interval=(0.3, 0.6))
+    sample(student, text, mask, GRID, inside, seeds=[1])
+    alone, both = ["text", 1], ["text", "text", 2]
+    assert branches == alone * 2 + both * 3 + alone * 4
+
+
+@pytest.mark.parametrize(("name", "sampler"), SAMPLERS)
+def test_the_head_runs_as_often_as_the_falling_steps_say(monkeypatch, name, sampler):
+    student, (text, mask), calls = trained_looking(name), captions(3), []
+    denoise = student.head.denoise_at
+    monkeypatch.setattr(student.head, "denoise_at", lambda *a: (calls.append(1), denoise(*a))[1])
+    falling = settings(sampler, iterations=9, head_steps=10, head_steps_last=2)
+    assert sample(student, text, mask, GRID, falling, seeds=[1]).isfinite().all()
+    # round(10 - 8 known / 9) for 0 to 8 known tokens
+    assert len(calls) == sum([10, 9, 8, 7, 6, 6, 5, 4, 3])
 
 
 def test_guidance_moves_away_from_the_null_text():
@@ -212,9 +247,18 @@ def test_a_sampler_that_does_not_fit_the_head_is_refused(name, sampler):
         sample(tiny_student(name), text, mask, GRID, settings(sampler), seeds=[1])
 
 
-def test_one_ddpm_step_is_refused():
-    with pytest.raises(ValueError, match="2 sampling steps or more"):
-        levels(objective("ddpm"), 1)
+@pytest.mark.parametrize("steps", [{"head_steps": 1}, {"head_steps_last": 1}, {"head_steps": 1001}])
+def test_steps_that_a_ddpm_head_does_not_have_are_refused(steps):
+    text, mask = captions(3)
+    with pytest.raises(UnfitSamplerError, match="takes 2 to 1000 sampling steps"):
+        sample(tiny_student("ddpm"), text, mask, GRID, settings(**steps), seeds=[1])
+
+
+def test_steps_that_rise_and_intervals_that_fall_are_refused():
+    with pytest.raises(ValidationError, match="head_steps_last 9 exceeds head_steps 5; lower it"):
+        settings(head_steps_last=9)
+    with pytest.raises(ValidationError, match="expected the smaller share first"):
+        settings(guidance_interval=(0.8, 0.2))
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,8 @@ class Mar(nn.Module):
         ``hidden`` is true where a token's value must not be seen. ``num_hidden`` is the number of hidden tokens of
         each image, where all images hide as many; without it the model reads the mask, which makes the host wait
         for the device. ``text`` holds raw states of the text encoder, ``text_mask`` is true at words (None: read
-        padding too, as released). Captions of rows in ``text_dropped`` are replaced by the null text. ``at`` asks for the
-        states of these tokens alone (`read_text`).
+        padding too, as released). Captions of rows in ``text_dropped`` are replaced by the null text. ``at`` asks for
+        the states of these tokens alone (`read_text`).
         """
         aligned = self.align(text, text_mask)
         if text_dropped is not None:
