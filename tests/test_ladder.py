@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_sampling import SAMPLERS, captions, settings, trained_looking
 from tiny_student import GRID, TOKEN_WIDTH
-from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.testing import CompileCounter
 
 from benchmarks.ladder import Rungs, sample_by_rungs
 from lightgen_core.head_loop import Acceleration, HeadLoop
@@ -62,7 +62,7 @@ def test_states_at_some_tokens_are_those_of_all(make):
 @torch.no_grad()
 def test_one_compiled_head_draws_the_eager_tokens_of_any_number(monkeypatch):
     """The compiler's own code is left to the benchmark: making it takes a minute."""
-    backend = CompileCounterWithBackend("aot_eager")
+    backend = CompileCounter()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend, fullgraph=True))
     head, config = trained_looking("v").head, settings()
     eager, compiled = HeadLoop(head), HeadLoop(head, Acceleration(compile=True))
