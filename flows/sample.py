@@ -1,6 +1,7 @@
 """`lightgen sample`: a checkpoint and prompts -> PNG files."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ def sample_to_files(
     except StudentError as error:
         raise UserError(str(error)) from error
     changes = {name: value for name, value in {"iterations": steps, "guidance": cfg}.items() if value is not None}
-    sampler = _changed(student.sampler, changes, overrides)
+    sampler = changed_sampler(student.sampler, changes, overrides)
     grid = _grid(student, height, width)
     captions = [prompt for prompt in prompts for _ in range(num_images)]
     seeds = [seed + k for _ in prompts for k in range(num_images)]
@@ -64,17 +65,25 @@ def sample_to_files(
     return paths
 
 
-def _changed(sampler: SamplerConfig, changes: dict[str, Any], overrides: tuple[str, ...]) -> SamplerConfig:
-    """The sampler with options and `field=value` overrides."""
+def changed_sampler(sampler: SamplerConfig, changes: Mapping[str, Any], overrides: tuple[str, ...]) -> SamplerConfig:
+    """The sampler with changed fields and `field=value` overrides.
+
+    Raises:
+        UserError: an unknown field, or a value that it does not take.
+    """
+    values = sampler.model_dump() | dict(changes)
     for override in overrides:
         name, separator, text = override.partition("=")
         if not separator or name not in SamplerConfig.model_fields:
             raise UserError(
                 f"--set {override!r}: expected FIELD=VALUE with one of {', '.join(SamplerConfig.model_fields)}"
             )
-        changes[name] = yaml.safe_load(text)
+        try:
+            values[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {override!r}: {text!r} is not a YAML value") from error
     try:
-        return SamplerConfig.model_validate(sampler.model_dump() | changes)
+        return SamplerConfig.model_validate(values)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise UserError(f"this sampler is not valid: {faults}") from error

@@ -6,6 +6,10 @@ import sys
 
 import pytest
 
+from flows.load import UserError
+from flows.sample import changed_sampler
+from lightgen_core.config import SamplerConfig
+
 
 def lightgen(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "flows", *arguments], capture_output=True, text=True, timeout=120)
@@ -68,3 +72,26 @@ def test_doctor_finds_this_machine_ready_and_says_so_as_json():
     checks = {row["check"]: row["state"] for row in json.loads(done.stdout)["checks"]}
     assert done.returncode == 0
     assert checks["torch"] == checks["store"] == checks["zoo:clip"] == "ok"
+
+
+def test_set_changes_any_field_of_the_sampler():
+    overrides = ("head_steps_last=4", "guidance_schedule=interval", "guidance_interval=[0, 0.7]")
+    changed = changed_sampler(SamplerConfig(head_steps=12), {"iterations": 6}, overrides)
+    assert changed == SamplerConfig(
+        iterations=6, head_steps=12, head_steps_last=4, guidance_schedule="interval", guidance_interval=(0, 0.7)
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("head_stepz=4", "one of iterations, head_steps"),
+        ("head_steps", "expected FIELD=VALUE"),
+        ("head_steps=-1", "head_steps: Input should be greater"),
+        ("head_steps_last=101", "exceeds head_steps 100; lower it"),
+        ("head_steps=[", "is not a YAML value"),
+    ],
+)
+def test_a_sampler_that_cannot_be_is_refused(override, message):
+    with pytest.raises(UserError, match=message):
+        changed_sampler(SamplerConfig(), {}, (override,))
