@@ -27,7 +27,7 @@ from lightgen_core.evaluation import Prompt, evaluation_prompts, score_pictures,
 from lightgen_core.head_loop import Acceleration, HeadLoop
 from lightgen_core.mar.patch import unpatchify
 from lightgen_core.mar.student import Student, new_student
-from lightgen_core.sampling import pad_text, sample
+from lightgen_core.sampling import sample
 from lightgen_core.scene.vocabulary import CATEGORIES
 from lightgen_core.text_to_image import TextToImage
 
@@ -128,7 +128,7 @@ def _trained(arguments: argparse.Namespace, device: torch.device) -> Work:
     loaded = TextToImage.load(arguments.checkpoint, device)
     prompts = evaluation_prompts(World(), max(1, arguments.pictures // len(CATEGORIES)), seed=1)
     captions = [prompt.caption for prompt in prompts]
-    text, mask = pad_text([torch.from_numpy(states).float() for states in loaded.text_encoder.encode(captions)])
+    text, mask = loaded.encode_text(captions)
 
     def score(tokens: Tensor) -> str:
         return _score(loaded, prompts, tokens)

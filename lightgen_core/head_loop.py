@@ -88,7 +88,9 @@ class Recorded:
 
     def __init__(self, function: Callable[..., Tensor], inputs: Sequence[Tensor]):
         if inputs[0].device.type != "cuda":
-            raise ValueError(f"CUDA graphs need a CUDA device, found {inputs[0].device}: switch graphs (LIGHTGEN_CUDA_GRAPHS) off")
+            raise ValueError(
+                f"CUDA graphs need a CUDA device, found {inputs[0].device}: switch graphs (LIGHTGEN_CUDA_GRAPHS) off"
+            )
         self._inputs = [given.clone() for given in inputs]
         # Lazy initialisation (libraries, compilation) is not allowed while recording, so the function runs before it.
         side = torch.cuda.Stream()
