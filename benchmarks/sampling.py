@@ -115,7 +115,7 @@ def _keep(drawn: dict[str, Tensor], name: str, run: Callable[[], Tensor]) -> Cal
 
 def _rows(work: Work, seconds: Mapping[str, float], drawn: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
     released = next((taken for name, taken in seconds.items() if name not in drawn), None)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, taken in seconds.items():
         to_released = f"{released / taken:.2f}" if released else "-"
         score = work.score(drawn[name]) if name in drawn else "-"
