@@ -51,14 +51,15 @@ def sample_by_rungs(
     hidden = torch.ones(batch, places, dtype=torch.bool, device=text.device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     order, left = _orders(hidden[0].cpu(), generators).to(text.device), places
-    aligned = memory = None
+    aligned: list[Tensor] | None = None
+    memory: list[Tensor | list[KeyValue]] | None = None
     for count in reveal_counts(places, config.iterations):
         chosen = order[:, places - left :][:, :count]
         steps, guidance = steps_at(1 - left / places, config), guidance_at(1 - (left - count) / places, config)
         if aligned is None or not rungs.align_once:
             aligned = [mar.align(text, text_mask), mar.null_text(batch, text.shape[1])]
         if memory is None or not rungs.memory_once:
-            memory = [mar.text_memory(words) for words in aligned] if rungs.memory_once else list(aligned)
+            memory = [mar.text_memory(words) if rungs.memory_once else words for words in aligned]
         branches = list(zip(memory, (text_mask, None), strict=True))[: 2 if config.guidance > 1 else 1]
         images = _images(mar, tokens, hidden, grid, left, len(branches), rungs)
         read = [
