@@ -159,9 +159,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--pictures", type=int, default=120, help="images, sampled as one batch")
     parser.add_argument("--rounds", type=int, default=3, help="timed runs of each rung")
-    parser.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, default=True, help="rungs with torch.compile"
-    )
+    parser.add_argument("--compile", action="store_true", help="also a compiled head (a minute to compile on a CPU)")
     parser.add_argument("--released", type=Path, metavar="PATH", help="a checkout of the released code (needs timm)")
     return parser.parse_args()
 
