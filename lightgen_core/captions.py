@@ -1,35 +1,78 @@
-"""Caption sources and the choice of captions: many phrasings of many meanings, evenly over topics."""
+"""The choice of captions: evenly over topics, without those that a screen finds fault with."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from lightgen_core.config import World
-from lightgen_core.near_duplicates import near_duplicate_captions
-from lightgen_core.scene.grammar import phrasings
-from lightgen_core.scene.split import split
+from lightgen_core.captioning.rejected import Reason
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption, the topic it covers, and what it means apart from its wording."""
+    """A caption, the topic it covers, what it means apart from its wording, and what else it was written to cover."""
 
     text: str
     topic: str
     meaning: str
+    labels: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
-def scene_captions(world: World, rng: np.random.Generator) -> dict[str, list[Caption]]:
-    """Return every phrasing of every training meaning, shuffled, by topic.
+@dataclass(frozen=True)
+class Fault:
+    """Why a caption is left out.
 
-    Held-out meanings are left out whole, so no phrasing of an evaluation caption is ever trained on.
+    Attributes:
+        reason: to be counted.
+        detail: of this case, such as the evaluation prompt it gives away.
+        repeats: index of the caption it repeats: among those screened, and in a `Choice` among those chosen.
+        similarity: to what it repeats or gives away, by the measure that found it.
     """
-    topics: dict[str, list[Caption]] = {}
-    for meaning in split(world)[0]:
-        said = [Caption(text, meaning.category, meaning.canonical) for text in phrasings(meaning)]
-        topics.setdefault(meaning.category, []).extend(said)
-    return {topic: [found[i] for i in rng.permutation(len(found))] for topic, found in topics.items()}
+
+    reason: Reason
+    detail: str = ""
+    repeats: int | None = None
+    similarity: float | None = None
+
+
+Screen = Callable[[Sequence[Caption]], list[Fault | None]]
+"""Looks at captions, of which earlier ones are preferred, and says of each what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The captions chosen, in order, and those left out that had a fault (or repeat one of the chosen)."""
+
+    chosen: list[Caption]
+    dropped: list[tuple[Caption, Fault]]
+
+
+def in_turn(*screens: Screen) -> Screen:
+    """One screen after the other, each over what the ones before it found nothing wrong with.
+
+    Screens that find repeats come last: what a caption repeats may go by a later screen, and then the caption repeats
+    what that one repeats.
+    """
+
+    def screen(captions: Sequence[Caption]) -> list[Fault | None]:
+        faults: list[Fault | None] = [None] * len(captions)
+        for each in screens:
+            left = [row for row, fault in enumerate(faults) if fault is None]
+            for row, fault in zip(left, each([captions[row] for row in left]), strict=True):
+                faults[row] = (
+                    replace(fault, repeats=left[fault.repeats]) if fault and fault.repeats is not None else fault
+                )
+        return [fault and replace(fault, repeats=_origin(faults, fault.repeats)) for fault in faults]
+
+    return screen
+
+
+def _origin(faults: Sequence[Fault | None], row: int | None) -> int | None:
+    """The caption without a fault at the end of a chain of repeats."""
+    while row is not None and (fault := faults[row]) is not None:
+        assert fault.repeats is not None, "a screen that finds no repeats came after one that does"
+        row = fault.repeats
+    return row
 
 
 def even_quotas(available: Mapping[str, int], count: int) -> dict[str, int]:
@@ -45,61 +88,47 @@ def even_quotas(available: Mapping[str, int], count: int) -> dict[str, int]:
     return {topic: quotas[topic] for topic in available}
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The captions chosen, in order, and the near-duplicates of these that were left out."""
+def choose_captions(topics: Mapping[str, list[Caption]], count: int, screen: Screen) -> Choice:
+    """Take `count` captions evenly over topics, of those without a fault; fewer where the topics hold no more.
 
-    chosen: list[Caption]
-    dropped: list["Repeated"]
-
-
-@dataclass(frozen=True)
-class Repeated:
-    """A caption that was left out, the index (into `Choice.chosen`) of the one it repeats, and their Jaccard index."""
-
-    caption: Caption
-    repeats: int
-    similarity: float
-
-
-def choose_captions(topics: Mapping[str, list[Caption]], count: int, near_duplicate: float, seed: int) -> Choice:
-    """Take `count` captions evenly over topics, without near-duplicates of the same meaning.
-
-    Each topic offers a third more than its share, so that what is dropped can be replaced.
+    Each topic first offers a third more than its share, so that what is dropped can be replaced; twice as much, and
+    twice again, while that was not enough.
 
     Args:
         topics: candidates by topic, in order of preference.
-        near_duplicate: Jaccard similarity of word shingles above which the later caption goes.
-        seed: of the hashes behind the search for near-duplicates.
+        screen: is shown the candidates topic by topic.
     """
-    offered = even_quotas({topic: len(found) for topic, found in topics.items()}, count + count // 3)
-    candidates = [caption for topic, found in topics.items() for caption in found[: offered[topic]]]
-    found = near_duplicate_captions(
-        [caption.text for caption in candidates],
-        near_duplicate,
-        seed,
-        groups=[caption.meaning for caption in candidates],
-    )
+    available = {topic: len(found) for topic, found in topics.items()}
+    offer = count + count // 3
+    while True:
+        offered = even_quotas(available, offer)
+        candidates = [caption for topic, found in topics.items() for caption in found[: offered[topic]]]
+        faults = screen(candidates)
+        if faults.count(None) >= count or offer >= sum(available.values()):
+            return _choice(candidates, faults, list(topics), count)
+        offer *= 2
+
+
+def _choice(candidates: list[Caption], faults: list[Fault | None], topics: list[str], count: int) -> Choice:
     survivors: dict[str, list[int]] = {topic: [] for topic in topics}
-    for index in np.flatnonzero(found.kept):
-        survivors[candidates[index].topic].append(int(index))
+    for index, fault in enumerate(faults):
+        if fault is None:
+            survivors[candidates[index].topic].append(index)
     quotas = even_quotas({topic: len(found) for topic, found in survivors.items()}, count)
-    taken = list(_in_turn({topic: found[: quotas[topic]] for topic, found in survivors.items()}))
+    taken = _in_turn({topic: found[: quotas[topic]] for topic, found in survivors.items()})
     place = {index: position for position, index in enumerate(taken)}
     dropped = [
-        Repeated(candidates[index], place[int(found.duplicate_of[index])], float(found.similarity[index]))
-        for index in np.flatnonzero(~found.kept)
-        if int(found.duplicate_of[index]) in place
+        (caption, fault if fault.repeats is None else replace(fault, repeats=place[fault.repeats]))
+        for caption, fault in zip(candidates, faults, strict=True)
+        if fault is not None and (fault.repeats is None or fault.repeats in place)
     ]
     return Choice([candidates[index] for index in taken], dropped)
 
 
-def _in_turn(queues: Mapping[str, list[int]]) -> Iterator[int]:
-    """Yield one of each topic in turn, so that any prefix of the captions covers the topics evenly."""
-    for turn in range(max(map(len, queues.values()), default=0)):
-        for queue in queues.values():
-            if turn < len(queue):
-                yield queue[turn]
+def _in_turn(queues: Mapping[str, list[int]]) -> list[int]:
+    """One of each topic in turn, so that any prefix of the captions covers the topics evenly."""
+    turns = [(turn, topic, index) for topic, queue in enumerate(queues.values()) for turn, index in enumerate(queue)]
+    return [index for _, _, index in sorted(turns)]
 
 
 def assign_images(topics: list[str], count: int, balance: str) -> np.ndarray:
@@ -115,7 +144,9 @@ def assign_images(topics: list[str], count: int, balance: str) -> np.ndarray:
     """
     if balance == "captions":
         return np.sort(np.arange(count) % len(topics))
-    names = list(dict.fromkeys(topics))
-    members = {name: np.flatnonzero([topic == name for topic in topics]) for name in names}
-    which, turn = np.arange(count) % len(names), np.arange(count) // len(names)
-    return np.sort([members[names[w]][t % len(members[names[w]])] for w, t in zip(which, turn, strict=True)])
+    number = {topic: place for place, topic in enumerate(dict.fromkeys(topics))}
+    codes = np.array([number[topic] for topic in topics])
+    sizes = np.bincount(codes)
+    members, starts = np.argsort(codes, kind="stable"), np.cumsum(sizes) - sizes
+    which, turn = np.arange(count) % len(number), np.arange(count) // len(number)
+    return np.sort(members[starts[which] + turn % sizes[which]])

@@ -188,6 +188,27 @@ class NeighbourSearch:
         return np.concatenate(rows), np.concatenate(others)
 
 
+def nearest(queries: Vectors, base: Vectors) -> tuple[Places, npt.NDArray[np.float64]]:
+    """The row of `base` that is most similar to each query, and the cosine of the two.
+
+    Args:
+        queries: (n, width) float32 of unit norm.
+        base: (m, width) float32 of unit norm, at least one.
+    """
+    index = faiss.IndexFlatIP(base.shape[1])
+    index.add(np.ascontiguousarray(base))
+    closest = np.empty(len(queries), np.int64)
+    for start in range(0, len(queries), _QUERIES):
+        part = slice(start, start + _QUERIES)
+        closest[part] = index.search(np.ascontiguousarray(queries[part]), 1)[1][:, 0]
+    cosines = np.empty(len(queries))
+    for start in range(0, len(queries), _CONFIRM):
+        part = slice(start, start + _CONFIRM)
+        one, other = queries[part], base[closest[part]]
+        cosines[part] = _dot(one, other) / np.sqrt(_dot(one, one) * _dot(other, other))
+    return closest, cosines
+
+
 def _build(subset: Subset, factory: str) -> faiss.Index:
     try:
         index = faiss.index_factory(subset.vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)

@@ -1,50 +1,116 @@
-"""captions: a caption source -> diversified captions with topic tags, near-duplicates removed."""
+"""captions: a source -> diversified captions with topic tags, without repeats and without evaluation prompts."""
 
 from collections import Counter
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from lightgen_core.captions import choose_captions, scene_captions
+from lightgen_core.captioning.scene import held_out_captions
+from lightgen_core.captions import Choice, choose_captions, in_turn
 from lightgen_core.seeds import seed_of
 from storage.tables import schema
+from tasks.caption_sources import Topics, candidates
+from tasks.recipe import Recipe
 from tasks.stage import Job, stage
 
 SCHEMA = schema(
     {"id": pa.int64(), "caption": pa.string(), "topic": pa.string(), "meaning": pa.string(), "source": pa.string()}
 )
-DROPPED = schema({"caption": pa.string(), "topic": pa.string(), "duplicate_of": pa.int64(), "similarity": pa.float32()})
+DROPPED = schema(
+    {
+        "caption": pa.string(),
+        "topic": pa.string(),
+        "reason": pa.string(),
+        "detail": pa.string(),
+        "place": pa.string(),
+        "duplicate_of": pa.int64(),
+        "similarity": pa.float32(),
+    }
+)
+"""`place` is where a damaged caption was found; `duplicate_of` is the id of the caption that a repeated one repeats."""
 
 
-@stage(version=1, reads=("seed", "world", "captions"))
+def _models(recipe: Recipe) -> tuple[str, ...]:
+    asked = recipe.captions
+    writer = (asked.llm.model,) if asked.llm and asked.llm.backend == "transformers" else ()
+    return (*writer, *((asked.embedding.model,) if asked.embedding else ()))
+
+
+@stage(
+    version=2,
+    reads=("seed", "world", "captions"),
+    weights=_models,
+    files=lambda recipe: (recipe.captions.file.path,) if recipe.captions.file else (),
+    on_device=lambda recipe: bool(_models(recipe)),
+)
 def captions(job: Job) -> None:
-    """Write `captions.parquet` (what is drawn) and `dropped.parquet` (what was said before)."""
-    asked = job.recipe.captions
-    seed = seed_of(job.recipe.seed, "captions")
-    topics = scene_captions(job.recipe.world, np.random.default_rng(seed))
-    choice = choose_captions(topics, asked.count, asked.near_duplicate, seed)
+    """Write `captions.parquet` (what is drawn), `dropped.parquet` (what is not, and why) and an LLM's `answers-*`."""
+    asked, seed = job.recipe.captions, seed_of(job.recipe.seed, "captions")
+    topics, damaged = candidates(job, seed)
+    choice, proof = _choose(job, topics, seed)
+    dropped = [*damaged, *_faults(choice)]
+    reasons = dict(Counter(row["reason"] for row in dropped).most_common())
+    if not choice.chosen:
+        raise ValueError(f"source {asked.source} gave no usable caption; dropped: {reasons or 'none, it is empty'}")
     if len(choice.chosen) < asked.count:
         job.say("the source ran dry: %d captions of %d wanted", len(choice.chosen), asked.count)
     rows = [
         {"id": i, "caption": said.text, "topic": said.topic, "meaning": said.meaning, "source": asked.source}
         for i, said in enumerate(choice.chosen)
     ]
-    dropped = [
-        {
-            "caption": gone.caption.text,
-            "topic": gone.caption.topic,
-            "duplicate_of": gone.repeats,
-            "similarity": gone.similarity,
-        }
-        for gone in choice.dropped
-    ]
     job.write_table("captions.parquet", pa.Table.from_pylist(rows, SCHEMA))
     job.write_table("dropped.parquet", pa.Table.from_pylist(dropped, DROPPED))
     job.counts = {"rows": len(rows), "dropped": len(dropped)}
-    job.figures = {
-        "captions_by_topic": dict(Counter(said.topic for said in choice.chosen)),
-        "meanings_by_topic": {
-            topic: len({said.meaning for said in choice.chosen if said.topic == topic}) for topic in topics
-        },
-        "distinct_words": len({word for said in choice.chosen for word in said.text.lower().split()}),
+    job.figures = _coverage(job.recipe, choice) | {"dropped_by_reason": reasons, "evaluation_prompts": proof}
+
+
+def _choose(job: Job, topics: Topics, seed: int) -> tuple[Choice, dict[str, Any]]:
+    """Return the captions chosen, and the proof that none of them is an evaluation prompt."""
+    from lightgen_core.captioning.contamination import EvaluationPrompts
+    from lightgen_core.captioning.embedding import caption_embedder
+    from lightgen_core.captioning.repeats import repeated_meaning, repeated_words
+
+    asked, prompts = job.recipe.captions, held_out_captions(job.recipe.world)
+    space = asked.embedding
+    embed = caption_embedder(space, job.device()) if space else None
+    known = asked.source == "scene"  # its meanings are known, and those of the evaluation are held out
+    if known or not space:
+        kept_out = EvaluationPrompts(prompts, None if known else asked.decontamination)
+    else:
+        kept_out = EvaluationPrompts(prompts, asked.decontamination, embed, space.evaluation)
+    screens = [kept_out.screen, repeated_words(asked.near_duplicate, seed, within_meaning=known)]
+    if space and embed:
+        screens.append(repeated_meaning(space.near_duplicate, embed, within_meaning=known))
+    choice = choose_captions(topics, asked.count, in_turn(*screens))
+    return choice, kept_out.proof([said.text for said in choice.chosen])
+
+
+def _faults(choice: Choice) -> list[dict[str, Any]]:
+    return [
+        {
+            "caption": caption.text,
+            "topic": caption.topic,
+            "reason": str(fault.reason),
+            "detail": fault.detail,
+            "duplicate_of": fault.repeats,
+            "similarity": fault.similarity,
+        }
+        for caption, fault in choice.dropped
+    ]
+
+
+def _coverage(recipe: Recipe, choice: Choice) -> dict[str, Any]:
+    """Count what the captions cover: topics, meanings, words, and each value of a taxonomy, unused ones too."""
+    said = choice.chosen
+    figures: dict[str, Any] = {
+        "captions_by_topic": dict(Counter(each.topic for each in said)),
+        "meanings_by_topic": dict(Counter(topic for topic, _ in dict.fromkeys((e.topic, e.meaning) for e in said))),
+        "distinct_words": len({word for each in said for word in each.text.lower().split()}),
     }
+    if recipe.captions.llm:
+        used = Counter(label for each in said for label in each.labels.items())
+        axes = recipe.captions.llm.taxonomy.axes
+        figures["captions_by_axis"] = {
+            axis: {value: used[axis, value] for value in values} for axis, values in axes.items()
+        }
+    return figures

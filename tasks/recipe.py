@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from lightgen_core.captioning.config import CaptionEmbedding, CaptionFile, Decontamination, LanguageModel
 from lightgen_core.config import (
     DedupConfig,
     DpoConfig,
@@ -22,8 +23,10 @@ from lightgen_core.config import (
 class Captions(Section):
     """What is said."""
 
-    source: Literal["scene"] = Field(
-        "scene", description="scene: the embedded grammar over the world's training meanings"
+    source: Literal["scene", "file", "llm"] = Field(
+        "scene",
+        description="scene: the embedded grammar over the world's training meanings; file: captions that exist; llm: a "
+        "language model that follows a taxonomy, or rewrites captions of a file",
     )
     count: Positive = Field(
         4000, description="captions wanted after near-duplicates are removed; fewer if the source runs dry"
@@ -31,6 +34,27 @@ class Captions(Section):
     near_duplicate: Fraction = Field(
         0.95, description="Jaccard similarity of word shingles above which the later caption is dropped"
     )
+    embedding: CaptionEmbedding | None = Field(
+        None, description="compare captions by meaning too: with each other, and with the evaluation prompts; none: not"
+    )
+    decontamination: Decontamination = Field(
+        default_factory=Decontamination, description="which captions give an evaluation prompt away"
+    )
+    file: CaptionFile | None = Field(None, description="source file: the captions; source llm: those to rewrite")
+    llm: LanguageModel | None = Field(None, description="source llm: the model and what it is asked")
+
+    @model_validator(mode="after")
+    def _source_is_described(self) -> "Captions":
+        rewrites = self.source == "llm" and self.llm is not None and self.llm.rewrite_share > 0
+        used = {"llm": self.source == "llm", "file": self.source == "file" or rewrites}
+        for section, least in (("llm", "model"), ("file", "path and format")):
+            given = getattr(self, section) is not None
+            if used[section] and not given:
+                why = "captions.llm.rewrite_share" if rewrites else f"source {self.source}"
+                raise ValueError(f"{why} needs a section captions.{section} with {least}")
+            if given and not used[section]:
+                raise ValueError(f"source {self.source} does not use the section captions.{section}; take it out")
+        return self
 
 
 class Synthesis(Section):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
 from lightgen_core.diversity import Diversity
@@ -58,7 +60,7 @@ def gather(given: Inputs) -> ReportData:
         curves=_curves(artifacts),
         topics=_topics(artifacts["captions"]),
         repeats=_repeats(artifacts["captions"]),
-        repeated_captions=manifests["captions"].counts["dropped"],
+        repeated_captions=_repeated(artifacts["captions"]).num_rows,
         diversity=tuple(Diversity(**manifests["dedup"].figures["diversity"]).figures()),
         dedup=_dedup(given),
         pairs=_pairs(given),
@@ -148,8 +150,14 @@ def _topics(captions: Artifact) -> tuple[Topic, ...]:
 
 def _repeats(captions: Artifact, most: int = 6) -> tuple[Repeat, ...]:
     said = read_table(captions, "^captions")["caption"].to_pylist()
-    dropped = read_table(captions, "^dropped").slice(0, most).to_pylist()
+    dropped = _repeated(captions).slice(0, most).to_pylist()
     return tuple(Repeat(row["caption"], said[row["duplicate_of"]], row["similarity"]) for row in dropped)
+
+
+def _repeated(captions: Artifact) -> pa.Table:
+    """The captions dropped because another says it already."""
+    dropped = read_table(captions, "^dropped")
+    return dropped.filter(pc.is_valid(dropped["duplicate_of"]))
 
 
 def _dedup(given: Inputs) -> DedupSummary:

@@ -3,7 +3,7 @@
 import os
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lightgen_core.config import Layout
@@ -26,4 +26,10 @@ class Settings(BaseSettings):
     train: Layout = Field(
         default_factory=Layout,
         description="how training is laid out: LIGHTGEN_TRAIN__PROCESSES=2, LIGHTGEN_TRAIN__PARALLEL=fsdp and so on",
+    )
+    llm_url: str = Field("http://localhost:8000/v1", description="address of the language model that writes captions")
+    llm_key: SecretStr = Field(SecretStr(""), description="its key; kept out of manifests, logs and errors")
+    llm_concurrency: int = Field(16, ge=1, description="requests to it that are under way at once")
+    llm_requests_per_minute: float | None = Field(
+        None, gt=0, description="most requests to it in a minute; none: no limit"
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from lightgen_core.outside import content_digest
 from lightgen_core.zoo.paths import digest
 from storage.artifact import PROGRESS, Artifact
 from storage.keys import artifact_key
@@ -203,12 +204,16 @@ class Stage:
     reads: tuple[str, ...]
     body: Callable[..., None]
     weights: Callable[[Recipe], tuple[str, ...]]
-    on_device: bool
+    files: Callable[[Recipe], tuple[str, ...]]
+    on_device: Callable[[Recipe], bool]
 
     def config(self, recipe: Recipe) -> dict[str, Any]:
-        """Return what of the recipe decides this stage's bytes, frozen weights included."""
+        """Return what of the recipe decides this stage's bytes, frozen weights and outside files included."""
         whole = recipe.model_dump(mode="json", include=set(self.reads))
-        return whole | {"weights": {reference: digest(reference) for reference in self.weights(recipe)}}
+        whole["weights"] = {reference: digest(reference) for reference in self.weights(recipe)}
+        if files := self.files(recipe):
+            whole["files"] = {path: content_digest(path) for path in files}
+        return whole
 
     def artifact(self, recipe: Recipe, store: Store, inputs: tuple[Artifact, ...]) -> Artifact:
         """Return the place of what this stage makes of a recipe and inputs. Nothing is made."""
@@ -251,7 +256,7 @@ class Stage:
             counts=_total(files) | job.counts,
             figures=job.figures,
             timings={"seconds": seconds},
-            device_seconds=seconds if self.on_device else 0.0,
+            device_seconds=seconds if self.on_device(job.recipe) else 0.0,
             software={name: version(name) for name in SOFTWARE} | {"python": platform.python_version()},
             host={"machine": platform.machine(), "system": platform.system(), "device": job.settings.device},
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -271,7 +276,8 @@ def stage(
     version: int,
     reads: tuple[str, ...],
     weights: Callable[[Recipe], tuple[str, ...]] = lambda recipe: (),
-    on_device: bool = False,
+    files: Callable[[Recipe], tuple[str, ...]] = lambda recipe: (),
+    on_device: bool | Callable[[Recipe], bool] = False,
 ) -> Callable[[Callable[..., None]], Stage]:
     """Turn a function `(job, *input artifacts)` into the stage of its name.
 
@@ -279,10 +285,12 @@ def stage(
         version: raise it when a change of the stage's code, or of the core below it, changes the bytes it makes.
         reads: the recipe's sections that decide its bytes.
         weights: the frozen components it uses, whose weights enter the key.
+        files: the files and folders outside the store that it reads, whose contents enter the key.
         on_device: whether it holds the accelerator, for the cost ledger.
     """
 
     def wrap(body: Callable[..., None]) -> Stage:
-        return Stage(body.__name__, version, reads, body, weights, on_device)
+        holds = on_device if callable(on_device) else lambda recipe: on_device
+        return Stage(body.__name__, version, reads, body, weights, files, holds)
 
     return wrap

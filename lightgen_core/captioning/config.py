@@ -1,0 +1,155 @@
+"""What a recipe says of captions from elsewhere: files, language models, and what must not come in. Free of torch."""
+
+from string import Formatter
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from lightgen_core.config import Fraction, Positive, Section
+
+AXES: dict[str, tuple[str, ...]] = {
+    "subject": (
+        "a bicycle", "a cat", "two dogs", "an old man", "a child", "a market seller", "a sailing boat", "a steam train",
+        "a cup of coffee", "a bowl of fruit", "a mountain", "a waterfall", "a lighthouse", "a wooden chair", "a piano",
+        "three birds", "a horse", "a robot", "a castle", "a city street", "a garden", "a bookshelf", "a violin",
+        "a vase of flowers",
+    ),
+    "attribute": (
+        "red", "pale blue", "made of glass", "made of wood", "very large", "tiny", "worn with age", "brightly striped",
+        "golden", "covered in snow", "wet from the rain", "black and white",
+    ),
+    "relation": (
+        "alone", "next to a table", "in front of a window", "behind a fence", "under a tree", "on top of a wall",
+        "to the left of a lamp", "facing the viewer",
+    ),
+    "setting": (
+        "at dawn", "at night under street lamps", "on a beach", "in a forest", "in a kitchen", "in a museum",
+        "in a snowy field", "on a plain background", "in a busy square", "in the rain", "in a desert", "by a river",
+    ),
+    "style": (
+        "a photograph", "a close-up photograph", "an oil painting", "a watercolour", "a pencil drawing",
+        "a flat illustration", "a 3D rendering", "a film still",
+    ),
+    "length": (
+        "in at most ten words", "in one sentence of about twenty words", "in two or three sentences full of detail",
+    ),
+}  # fmt: skip
+"""Default taxonomy: what it spans is 24 x 12 x 8 x 12 x 8 x 3, about 660,000 combinations."""
+
+TEMPLATE = (
+    "Write a caption of {style}, {length}. Subject: {subject}. Looks: {attribute}. Arrangement: {relation}. "
+    "Setting: {setting}. Answer with the caption alone."
+)
+REWRITE_TEMPLATE = (
+    "Rewrite the following caption {length}, for {style}. Keep what is shown. Answer with the new caption alone.\n"
+    "Caption: {caption}"
+)
+REFUSALS = (
+    "i cannot", "i can't", "i can not", "i'm sorry", "i am sorry", "i'm unable", "i am unable", "i won't", "i will not",
+    "as an ai", "as a language model",
+)  # fmt: skip
+
+
+class CaptionFile(Section):
+    """Captions that exist already."""
+
+    path: str = Field(description="file, or folder of such files, on this machine; its content enters the key")
+    format: Literal["txt", "jsonl", "parquet", "dataset"] = Field(
+        description="txt: one caption a line; jsonl: one object a line; parquet; dataset: a folder that Hugging Face "
+        "datasets can open"
+    )
+    column: str = Field("caption", description="field or column of the caption")
+    topic_column: str | None = Field(None, description="field or column of the topic; none: all have the same")
+    split: str = Field("train", description="dataset: the split")
+    max_characters: Positive = Field(2000, description="longest caption, characters; longer ones are dropped")
+
+
+class Taxonomy(Section):
+    """The topics: every axis lists what may be combined with what the others list."""
+
+    axes: dict[str, tuple[str, ...]] = Field(AXES, description="values of each axis; each value is used equally often")
+    topic: str = Field("subject", description="the axis whose value becomes the caption's topic")
+    template: str = Field(TEMPLATE, description="instruction to the model, with {axis} for a value of that axis")
+    rewrite_template: str = Field(
+        REWRITE_TEMPLATE, description="instruction to rewrite a seed caption, with {caption} for it"
+    )
+
+    @model_validator(mode="after")
+    def _templates_name_axes(self) -> "Taxonomy":
+        if empty := [axis for axis, values in self.axes.items() if not values]:
+            raise ValueError(f"axes without a value: {', '.join(empty)}; give one each, or leave the axis out")
+        if self.topic not in self.axes:
+            raise ValueError(f"topic is {self.topic!r}; expected one of the axes: {', '.join(self.axes)}")
+        for field, known in (("template", {*self.axes}), ("rewrite_template", {*self.axes, "caption"})):
+            try:
+                found = [name for _, name, *_ in Formatter().parse(getattr(self, field)) if name is not None]
+            except ValueError as error:
+                raise ValueError(f"{field}: {error}; write {{{{ and }}}} for braces of the text itself") from error
+            if unknown := [name for name in found if name not in known]:
+                raise ValueError(f"{field} names {', '.join(map(repr, unknown))}; expected {', '.join(sorted(known))}")
+        if "{caption}" not in self.rewrite_template:
+            raise ValueError("rewrite_template does not say {caption}, so the model would not see what to rewrite")
+        return self
+
+
+class AnswerFilters(Section):
+    """Which answers of a language model are captions."""
+
+    min_words: Positive = Field(3, description="shortest caption, words")
+    max_words: Positive = Field(120, description="longest caption, words")
+    allow_cut: bool = Field(False, description="also take what the token limit cut off in mid-sentence")
+    refusals: tuple[str, ...] = Field(REFUSALS, description="beginnings by which a refusal is known, in any case")
+    echo_words: int = Field(
+        8, ge=0, description="an answer that repeats so many words of the instruction in a row is dropped; 0: none is"
+    )
+
+
+class LanguageModel(Section):
+    """Who writes captions, and about what."""
+
+    backend: Literal["transformers", "endpoint"] = Field(
+        "transformers",
+        description="transformers: a causal model in this process; endpoint: an OpenAI-compatible server such as vLLM, "
+        "at LIGHTGEN_LLM_URL with LIGHTGEN_LLM_KEY",
+    )
+    model: str = Field(description="transformers: a hub id or a folder; endpoint: the name the server knows it by")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "bfloat16", description="transformers: of weights and arithmetic"
+    )
+    batch_size: Positive = Field(32, description="transformers: captions written at once")
+    temperature: float = Field(1.0, ge=0, description="of sampling; 0: always the likeliest token")
+    top_p: float = Field(0.95, gt=0, le=1, description="share of probability that tokens are drawn from")
+    max_new_tokens: Positive = Field(160, description="longest answer, tokens")
+    request: dict[str, Any] = Field(
+        {}, description="endpoint: further fields of each request; null takes a field away, for servers that refuse it"
+    )
+    taxonomy: Taxonomy = Field(default_factory=Taxonomy, description="what captions are about")
+    rewrite_share: Fraction = Field(
+        0.0, description="share of captions that rewrite one of captions.file; the rest follow the taxonomy"
+    )
+    surplus: float = Field(
+        1.5, ge=1, description="instructions for each caption wanted: some answers are dropped, some repeat others"
+    )
+    filters: AnswerFilters = Field(default_factory=AnswerFilters, description="which answers are captions")
+    shard_size: Positive = Field(1000, description="instructions of one shard, the unit of work that a kill can lose")
+
+
+class CaptionEmbedding(Section):
+    """The space in which captions of the same meaning lie close together."""
+
+    model: str = Field("zoo:clip", description="as embeddings.model, or as tokens.text_encoder")
+    kind: Literal["clip", "text_encoder"] = Field(
+        "clip", description="clip: the text tower; text_encoder: the mean of its states"
+    )
+    near_duplicate: Fraction = Field(0.97, description="cosine from which the later caption is dropped")
+    evaluation: Fraction = Field(0.95, description="cosine to an evaluation prompt from which a caption is dropped")
+
+
+class Decontamination(Section):
+    """What counts as an evaluation prompt; one that is equal but for case and punctuation always does.
+
+    The scene grammar's captions are held out by meaning: there only that check is made, and it finds nothing.
+    """
+
+    ngram: Positive = Field(8, description="words in a row shared with a prompt; of a shorter prompt all its words")
+    least_words: Positive = Field(4, description="shorter prompts are only looked for as whole captions, words")

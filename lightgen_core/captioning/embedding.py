@@ -1,0 +1,38 @@
+"""Captions as unit vectors, so that those of one meaning lie close together."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightgen_core.captioning.config import CaptionEmbedding
+from lightgen_core.neighbours import Vectors
+
+if TYPE_CHECKING:
+    import torch
+
+Embed = Callable[[Sequence[str]], Vectors]
+"""(n,) captions to (n, width) float32 of unit norm."""
+
+_BLOCK = 4096
+
+
+def caption_embedder(asked: CaptionEmbedding, device: "torch.device") -> Embed:
+    """Load the model: CLIP's text tower, or a text encoder, of whose states a caption's mean is taken."""
+    from lightgen_core.clip import Clip
+    from lightgen_core.text_encoder import TextEncoder
+
+    if asked.kind == "clip":
+        embed = Clip.load(asked.model, device=device).embed_texts
+    else:
+        encoder = TextEncoder.load(asked.model, device=device)
+
+        def embed(captions: list[str]) -> Vectors:
+            means = np.stack([states.mean(axis=0) for states in encoder.encode(captions)])
+            return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+    def in_blocks(captions: Sequence[str]) -> Vectors:
+        starts = range(0, len(captions), _BLOCK)
+        return np.concatenate([embed(list(captions[start : start + _BLOCK])) for start in starts])
+
+    return in_blocks
