@@ -59,9 +59,8 @@ def in_turn(*screens: Screen) -> Screen:
         for each in screens:
             left = [row for row, fault in enumerate(faults) if fault is None]
             for row, fault in zip(left, each([captions[row] for row in left]), strict=True):
-                faults[row] = (
-                    replace(fault, repeats=left[fault.repeats]) if fault and fault.repeats is not None else fault
-                )
+                repeats = None if fault is None or fault.repeats is None else left[fault.repeats]
+                faults[row] = fault and replace(fault, repeats=repeats)
         return [fault and replace(fault, repeats=_origin(faults, fault.repeats)) for fault in faults]
 
     return screen

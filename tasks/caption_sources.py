@@ -53,17 +53,6 @@ def candidates(job: Job, seed: int) -> tuple[Topics, Rows]:
     return _by_topic(found[place] for place in np.random.default_rng(seed).permutation(len(found))), damaged
 
 
-def dropped_row(caption: str, topic: str | None, why: Rejected, place: str) -> dict[str, Any]:
-    """A row of `dropped.parquet` for something that is no caption."""
-    return {
-        "caption": caption,
-        "topic": topic,
-        "reason": str(why.reason),
-        "detail": excerpt(why.detail),
-        "place": place,
-    }
-
-
 def _by_topic(captions: Iterable[Caption]) -> Topics:
     topics: Topics = {}
     for caption in captions:
@@ -90,8 +79,8 @@ def _written(job: Job, seed: int) -> tuple[Topics, Rows]:
     """Ask the language model, and return what is a caption of what it answered."""
     asked = job.recipe.captions.llm
     assert asked is not None, "the recipe checks this"
-    originals, damaged = _read(job) if asked.rewrite_share else ([], [])
-    instructions = Instructions(asked.taxonomy, seed, originals, asked.rewrite_share)
+    originals, damaged = _read(job) if asked.rewrite else ([], [])
+    instructions = Instructions(asked.taxonomy, seed, asked.rewrite, originals)
     with ExitStack() as until_end:
         writer: Writer | None = None
         for shard in job.shards(math.ceil(job.recipe.captions.count * asked.surplus), asked.shard_size, "answers"):

@@ -45,12 +45,12 @@ class Captions(Section):
 
     @model_validator(mode="after")
     def _source_is_described(self) -> "Captions":
-        rewrites = self.source == "llm" and self.llm is not None and self.llm.rewrite_share > 0
+        rewrites = self.source == "llm" and self.llm is not None and self.llm.rewrite is not None
         used = {"llm": self.source == "llm", "file": self.source == "file" or rewrites}
         for section, least in (("llm", "model"), ("file", "path and format")):
             given = getattr(self, section) is not None
             if used[section] and not given:
-                why = "captions.llm.rewrite_share" if rewrites else f"source {self.source}"
+                why = "captions.llm.rewrite" if rewrites else f"source {self.source}"
                 raise ValueError(f"{why} needs a section captions.{section} with {least}")
             if given and not used[section]:
                 raise ValueError(f"source {self.source} does not use the section captions.{section}; take it out")

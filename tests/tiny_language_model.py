@@ -6,17 +6,17 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-WORDS = (
-    "a the one two three red green blue old small bright quiet circle square star cat dog boat house tree river lamp "
-    "with beside under above near in on of at night dawn rain snow photo drawing painting caption write picture"
-).split()
+WORDS = """
+a the one two three red green blue old small bright quiet circle square star cat dog boat house tree river lamp with
+beside under above near in on of at night dawn rain snow photo drawing painting caption write picture
+"""
 CHAT = "{% for turn in messages %}<user> {{ turn['content'] }} <model>{% endfor %}"
 
 
 def save_tiny_language_model(folder: Path, *, chat: bool = False, seed: int = 0) -> Path:
     """Write the model as `save_pretrained` does. Of its words one in forty ends a caption."""
     special = ["<pad>", "<end>", "<unknown>", "<user>", "<model>"]
-    vocabulary = {word: place for place, word in enumerate([*special, *WORDS])}
+    vocabulary = {word: place for place, word in enumerate([*special, *WORDS.split()])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(

@@ -55,7 +55,7 @@ def caption_of(answer: Answer, asked: Instruction, filters: AnswerFilters) -> st
         raise Rejected(Reason.CUT_OFF, "the answer ends before the thinking does")
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     # "Sure, here is a caption:" announces what follows it.
-    content = next((place for place, line in enumerate(lines) if _bare(line) and not line.endswith(":")), None)
+    content = next((at for at, line in enumerate(lines) if words_of(_bare(line)) and not line.endswith(":")), None)
     if content is None:
         raise Rejected(Reason.EMPTY)
     caption = clean(_bare(lines[content]), _CHARACTERS)

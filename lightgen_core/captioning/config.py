@@ -1,5 +1,6 @@
 """What a recipe says of captions from elsewhere: files, language models, and what must not come in. Free of torch."""
 
+from collections.abc import Iterable
 from string import Formatter
 from typing import Any, Literal
 
@@ -70,26 +71,39 @@ class Taxonomy(Section):
     axes: dict[str, tuple[str, ...]] = Field(AXES, description="values of each axis; each value is used equally often")
     topic: str = Field("subject", description="the axis whose value becomes the caption's topic")
     template: str = Field(TEMPLATE, description="instruction to the model, with {axis} for a value of that axis")
-    rewrite_template: str = Field(
-        REWRITE_TEMPLATE, description="instruction to rewrite a seed caption, with {caption} for it"
-    )
 
     @model_validator(mode="after")
-    def _templates_name_axes(self) -> "Taxonomy":
+    def _axes_can_be_named(self) -> "Taxonomy":
         if empty := [axis for axis, values in self.axes.items() if not values]:
             raise ValueError(f"axes without a value: {', '.join(empty)}; give one each, or leave the axis out")
         if self.topic not in self.axes:
             raise ValueError(f"topic is {self.topic!r}; expected one of the axes: {', '.join(self.axes)}")
-        for field, known in (("template", {*self.axes}), ("rewrite_template", {*self.axes, "caption"})):
-            try:
-                found = [name for _, name, *_ in Formatter().parse(getattr(self, field)) if name is not None]
-            except ValueError as error:
-                raise ValueError(f"{field}: {error}; write {{{{ and }}}} for braces of the text itself") from error
-            if unknown := [name for name in found if name not in known]:
-                raise ValueError(f"{field} names {', '.join(map(repr, unknown))}; expected {', '.join(sorted(known))}")
-        if "{caption}" not in self.rewrite_template:
-            raise ValueError("rewrite_template does not say {caption}, so the model would not see what to rewrite")
+        _names_only(self.template, "taxonomy.template", self.axes)
         return self
+
+
+class Rewriting(Section):
+    """Captions of captions.file in new words, in the taxonomy's styles and lengths."""
+
+    share: float = Field(1.0, gt=0, le=1, description="share of instructions that rewrite; the rest are the taxonomy's")
+    template: str = Field(
+        REWRITE_TEMPLATE,
+        description="instruction, with {caption} for the seed caption and {axis} for a value of an axis",
+    )
+
+
+def _names_only(template: str, field: str, known: Iterable[str]) -> None:
+    """Check that a template can be filled in.
+
+    Raises:
+        ValueError: it is none, or names something else.
+    """
+    try:
+        found = [name for _, name, *_ in Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}; write {{{{ and }}}} for braces of the text itself") from error
+    if unknown := [name for name in found if name not in known]:
+        raise ValueError(f"{field} names {', '.join(map(repr, unknown))}; expected {', '.join(sorted(known))}")
 
 
 class AnswerFilters(Section):
@@ -124,14 +138,20 @@ class LanguageModel(Section):
         {}, description="endpoint: further fields of each request; null takes a field away, for servers that refuse it"
     )
     taxonomy: Taxonomy = Field(default_factory=Taxonomy, description="what captions are about")
-    rewrite_share: Fraction = Field(
-        0.0, description="share of captions that rewrite one of captions.file; the rest follow the taxonomy"
-    )
+    rewrite: Rewriting | None = Field(None, description="rewrite the captions of captions.file too; none: do not")
     surplus: float = Field(
         1.5, ge=1, description="instructions for each caption wanted: some answers are dropped, some repeat others"
     )
     filters: AnswerFilters = Field(default_factory=AnswerFilters, description="which answers are captions")
     shard_size: Positive = Field(1000, description="instructions of one shard, the unit of work that a kill can lose")
+
+    @model_validator(mode="after")
+    def _rewriting_knows_the_axes(self) -> "LanguageModel":
+        if self.rewrite is not None:
+            _names_only(self.rewrite.template, "rewrite.template", {*self.taxonomy.axes, "caption"})
+            if "{caption}" not in self.rewrite.template:
+                raise ValueError("rewrite.template does not say {caption}, so the model would not see what to rewrite")
+        return self
 
 
 class CaptionEmbedding(Section):

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from string import Formatter
 
 import numpy as np
 
-from lightgen_core.captioning.config import Taxonomy
+from lightgen_core.captioning.config import Rewriting, Taxonomy
 from lightgen_core.captions import Caption
 from lightgen_core.seeds import seed_of
-from lightgen_core.train.order import rows_at
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,20 @@ class Instructions:
     seeds differ. More instructions leave the first ones as they are.
 
     Args:
+        rewrite: which share of the instructions, evenly spread, asks to rewrite a seed caption, and how; None: none.
         seeds: captions to rewrite, each as often as the others.
-        rewrite_share: share of instructions that rewrite one, evenly spread.
     """
 
     def __init__(
-        self, taxonomy: Taxonomy, seed: int, seeds: Sequence[Caption] = (), rewrite_share: float = 0.0
+        self, taxonomy: Taxonomy, seed: int, rewrite: Rewriting | None = None, seeds: Sequence[Caption] = ()
     ) -> None:
-        if rewrite_share and not seeds:
+        if rewrite and not seeds:
             raise ValueError("there is no seed caption to rewrite; does captions.file hold any that is not damaged?")
         self._taxonomy = taxonomy
         self._seed = seed
         self._seeds = seeds
-        self._share = rewrite_share
+        self._share = rewrite.share if rewrite else 0.0
+        self._rewrite_template = rewrite.template if rewrite else ""
 
     def __getitem__(self, place: int) -> Instruction:
         before, rewrites = int(place * self._share), int((place + 1) * self._share)
@@ -64,12 +65,11 @@ class Instructions:
 
     def _rewriting(self, turn: int, seed: int) -> Instruction:
         original = self._seeds[self._turn(len(self._seeds), turn, "rewrite")]
-        template = self._taxonomy.rewrite_template
-        named = {name for _, name, *_ in Formatter().parse(template)}
+        named = {name for _, name, *_ in Formatter().parse(self._rewrite_template)}
         values = {
             axis: given[self._turn(len(given), turn, "rewrite", axis)] for axis, given in self._axes() if axis in named
         }
-        text = template.format_map(values | {"caption": original.text})
+        text = self._rewrite_template.format_map(values | {"caption": original.text})
         return Instruction(text, original.topic, values, seed, original.text)
 
     def _axes(self) -> list[tuple[str, tuple[str, ...]]]:
@@ -77,4 +77,11 @@ class Instructions:
 
     def _turn(self, size: int, turn: int, *name: str) -> int:
         """Which of `size` values has its turn."""
-        return int(rows_at(np.array([turn]), size, seed_of(self._seed, *name))[0])
+        block, place = divmod(turn, size)
+        return int(_block(size, seed_of(self._seed, *name, block))[place])
+
+
+@lru_cache(maxsize=64)
+def _block(size: int, seed: int) -> np.ndarray:
+    """An order of all values; kept, since neighbouring instructions share it."""
+    return np.random.default_rng(seed).permutation(size)
