@@ -15,6 +15,7 @@ from flows.plan import plan as make_plan
 from flows.plan import require_inputs
 from flows.selection import select
 from flows.store_commands import store as store_group
+from lightgen_core.content import ContentNotFound
 from lightgen_core.zoo.paths import ModelNotFound
 from storage.store import Store, StoreError
 from tasks.settings import Settings
@@ -194,7 +195,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; what is finished is kept, and the same command goes on from there", err=True)
         sys.exit(1)
-    except (UserError, StoreError, ModelNotFound) as error:
+    except (UserError, StoreError, ModelNotFound, ContentNotFound) as error:
         _explain(error, debug)
         sys.exit(2)
     except Exception as error:

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def candidates(job: Job, seed: int) -> tuple[Topics, Rows]:
     """Return the source's captions by topic, in order of preference, and rows of `dropped.parquet` for the rest.
 
     Raises:
-        CaptionFileError, OutsideFileNotFound: the file cannot be used.
+        CaptionFileError, ContentNotFound: the file cannot be used.
         EndpointError: the language model cannot be reached. What it has answered is kept.
     """
     if job.recipe.captions.source == "scene":
@@ -67,8 +68,7 @@ def _read(job: Job) -> tuple[list[Caption], Rows]:
     damaged: Rows = []
     for read in read_captions(source):
         if isinstance(read, Damaged):
-            why = {"reason": str(read.why.reason), "detail": excerpt(read.why.detail)}
-            damaged.append(why | {"caption": read.excerpt, "place": read.place})
+            damaged.append(asdict(read))
         else:
             found.append(read)
     job.say("%d captions in %s, %d rows are damaged", len(found), source.path, len(damaged))
@@ -93,7 +93,7 @@ def _written(job: Job, seed: int) -> tuple[Topics, Rows]:
             ]
             job.write_table(shard.name, pa.Table.from_pylist(rows, ANSWERS))
     said: list[Caption] = []
-    for row in job.written("^answers").to_pylist():
+    for row in job.written("^answers").drop_columns(["instruction", "seed"]).to_pylist():
         if row["reason"]:
             about = {name: row[name] for name in ("topic", "reason", "detail")}
             damaged.append(about | {"caption": row["answer"], "place": f"answer {row['id']}"})
@@ -111,9 +111,9 @@ def _writer(job: Job, asked: LanguageModel, until_end: ExitStack) -> Writer:
     from lightgen_core.endpoint import Endpoint, Patience
 
     settings = job.settings
-    patience = Patience(requests_per_minute=settings.llm_requests_per_minute)
+    patience = Patience(requests_per_minute=settings.endpoint_requests_per_minute)
     endpoint = until_end.enter_context(Endpoint(settings.llm_url, settings.llm_key.get_secret_value(), patience))
-    return ChatWriter(endpoint, asked, settings.llm_concurrency)
+    return ChatWriter(endpoint, asked, settings.endpoint_concurrency)
 
 
 def _answer_row(place: int, asked: Instruction, answer: Answer, filters: AnswerFilters) -> dict[str, Any]:

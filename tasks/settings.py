@@ -22,6 +22,10 @@ class Settings(BaseSettings):
     )
     compile_head: bool = Field(False, description="sample through a compiled head: a minute once, then faster steps")
     cuda_graphs: bool = Field(False, description="on a GPU, record the head's steps and replay them as one launch")
+    endpoint_concurrency: int = Field(8, ge=1, description="requests to an endpoint under way at once")
+    endpoint_requests_per_minute: float | None = Field(
+        None, gt=0, description="rate limit of an endpoint; none: no limit"
+    )
     scratch: str = Field("~/.cache/lightgen", description="local folder for working copies of a remote store's files")
     train: Layout = Field(
         default_factory=Layout,
@@ -29,7 +33,3 @@ class Settings(BaseSettings):
     )
     llm_url: str = Field("http://localhost:8000/v1", description="address of the language model that writes captions")
     llm_key: SecretStr = Field(SecretStr(""), description="its key; kept out of manifests, logs and errors")
-    llm_concurrency: int = Field(16, ge=1, description="requests to it that are under way at once")
-    llm_requests_per_minute: float | None = Field(
-        None, gt=0, description="most requests to it in a minute; none: no limit"
-    )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from lightgen_core.outside import content_digest
+from lightgen_core.content import content_digest
 from lightgen_core.zoo.paths import digest
 from storage.artifact import PROGRESS, Artifact
 from storage.keys import artifact_key
@@ -208,12 +208,12 @@ class Stage:
     on_device: Callable[[Recipe], bool]
 
     def config(self, recipe: Recipe) -> dict[str, Any]:
-        """Return what of the recipe decides this stage's bytes, frozen weights and outside files included."""
+        """Return what of the recipe decides this stage's bytes, frozen weights and the content of files included."""
         whole = recipe.model_dump(mode="json", include=set(self.reads))
-        whole["weights"] = {reference: digest(reference) for reference in self.weights(recipe)}
-        if files := self.files(recipe):
-            whole["files"] = {path: content_digest(path) for path in files}
-        return whole
+        weights = {reference: digest(reference) for reference in self.weights(recipe)}
+        memory = Path(Settings().scratch).expanduser() / "digests"
+        files = {path: content_digest(Path(path).expanduser(), memory) for path in self.files(recipe)}
+        return whole | {"weights": weights} | ({"files": files} if files else {})
 
     def artifact(self, recipe: Recipe, store: Store, inputs: tuple[Artifact, ...]) -> Artifact:
         """Return the place of what this stage makes of a recipe and inputs. Nothing is made."""
@@ -285,7 +285,7 @@ def stage(
         version: raise it when a change of the stage's code, or of the core below it, changes the bytes it makes.
         reads: the recipe's sections that decide its bytes.
         weights: the frozen components it uses, whose weights enter the key.
-        files: the files and folders outside the store that it reads, whose contents enter the key.
+        files: the user's files or folders that it reads, whose content enters the key.
         on_device: whether it holds the accelerator, for the cost ledger.
     """
 

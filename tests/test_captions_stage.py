@@ -11,9 +11,9 @@ from tiny_language_model import save_tiny_language_model
 
 from flows.load import FOLDER, UserError, load_recipe
 from lightgen_core.captioning.scene import held_out_captions
+from lightgen_core.content import ContentNotFound
 from lightgen_core.endpoint import EndpointError
 from lightgen_core.near_duplicates import near_duplicate_captions
-from lightgen_core.outside import OutsideFileNotFound
 from storage.artifact import Artifact
 from storage.store import Store
 from storage.tables import read_table
@@ -120,7 +120,7 @@ def test_captions_are_compared_by_meaning_where_the_recipe_says_so(tmp_path):
 def test_the_content_of_a_file_is_part_of_the_key_and_a_missing_file_is_named(tmp_path):
     path = tmp_path / "c.txt"
     recipe = recipe_of(tmp_path, source="file", file={"path": str(path), "format": "txt"})
-    with pytest.raises(OutsideFileNotFound, match="there is nothing there"):
+    with pytest.raises(ContentNotFound, match="which the recipe names; correct the path"):
         captions.config(recipe)
     path.write_text("a cat\n")
     before = captions.config(recipe)
@@ -244,7 +244,7 @@ def test_an_endpoint_that_goes_down_keeps_what_it_has_said(tmp_path):
     gone, message = Reply({"error": "gone"}, 401), "check the address, the model's name and the key"
     flaky = serving(lambda body: told(body) if next(count) < 8 else gone)
     with flaky as asked, pytest.raises(EndpointError, match=message):
-        make(tmp_path, recipe, llm_url=asked.url, llm_concurrency=1)
+        make(tmp_path, recipe, llm_url=asked.url, endpoint_concurrency=1)
     with serving(told) as asked:
         make(tmp_path, recipe, llm_url=asked.url)
     assert len(asked.bodies) == 16

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 from lightgen_core.captioning.config import CaptionFile
 from lightgen_core.captioning.rejected import Reason, Rejected
 from lightgen_core.captions import Caption
-from lightgen_core.outside import files_of
 
 TOPIC = "captions"
 """Topic of captions that name none."""
@@ -36,8 +35,13 @@ class Damaged:
     """A row of a source that is no caption: where it is, what can be shown of it, and why."""
 
     place: str
-    excerpt: str
-    why: Rejected
+    caption: str
+    reason: str
+    detail: str
+
+
+def _damaged(place: str, found: Any, why: Rejected) -> Damaged:
+    return Damaged(place, excerpt(found), str(why.reason), excerpt(why.detail))
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def read_captions(source: CaptionFile) -> Iterator[Caption | Damaged]:
             text = clean(row.text, source.max_characters)
             topic = TOPIC if row.topic is None else clean(row.topic, source.max_characters)
         except Rejected as why:
-            yield Damaged(row.place, excerpt(row.text), why)
+            yield _damaged(row.place, row.text, why)
         else:
             yield Caption(text, topic, text)
 
@@ -99,6 +103,22 @@ def excerpt(found: Any, most: int | None = _EXCERPT) -> str:
     return text[:most].encode("utf-8", "backslashreplace").decode()
 
 
+def _files(path: str, pattern: str) -> list[Path]:
+    """The file at a path, or those below a folder whose name matches, without hidden ones, in the order of their paths.
+
+    Raises:
+        CaptionFileError: there is none.
+    """
+    top = Path(path).expanduser()
+    if top.is_file():
+        return [top]
+    found = sorted(file for file in top.rglob(pattern) if file.is_file() and not file.name.startswith("."))
+    if not found:
+        what = f"no file {pattern} in it" if top.is_dir() else "nothing there"
+        raise CaptionFileError(f"captions.file.path is {path!r}, but there is {what}; check the path on this machine")
+    return found
+
+
 def _lines(path: Path) -> Iterator[_Row | Damaged]:
     """Yield the lines of a file as bytes. Memory is bounded, whatever the file holds."""
     with path.open("rb") as file:
@@ -111,16 +131,16 @@ def _lines(path: Path) -> Iterator[_Row | Damaged]:
                 continue
             while (rest := file.readline(_LINE_BYTES)) and not rest.endswith(b"\n"):
                 pass
-            yield Damaged(place, excerpt(line), Rejected(Reason.TOO_LONG, f"a line of more than {_LINE_BYTES} bytes"))
+            yield _damaged(place, line, Rejected(Reason.TOO_LONG, f"a line of more than {_LINE_BYTES} bytes"))
 
 
 def _text_rows(source: CaptionFile) -> Iterator[_Row | Damaged]:
-    for path in files_of(source.path, "*.txt"):
+    for path in _files(source.path, "*.txt"):
         yield from _lines(path)
 
 
 def _json_rows(source: CaptionFile) -> Iterator[_Row | Damaged]:
-    for path in files_of(source.path, "*.jsonl"):
+    for path in _files(source.path, "*.jsonl"):
         for line in _lines(path):
             if isinstance(line, Damaged):
                 yield line
@@ -128,7 +148,7 @@ def _json_rows(source: CaptionFile) -> Iterator[_Row | Damaged]:
             try:
                 yield _row(source, line.place, _object(line.text, source.column))
             except Rejected as why:
-                yield Damaged(line.place, excerpt(line.text), why)
+                yield _damaged(line.place, line.text, why)
 
 
 def _object(line: bytes, field: str) -> dict[str, Any]:
@@ -147,7 +167,7 @@ def _object(line: bytes, field: str) -> dict[str, Any]:
 
 def _parquet_rows(source: CaptionFile) -> Iterator[_Row | Damaged]:
     columns = _columns(source)
-    for path in files_of(source.path, "*.parquet"):
+    for path in _files(source.path, "*.parquet"):
         try:
             with pq.ParquetFile(path) as file:
                 _require(columns, file.schema_arrow.names, path)
@@ -157,7 +177,7 @@ def _parquet_rows(source: CaptionFile) -> Iterator[_Row | Damaged]:
                         yield _row(source, f"{path.name}, row {number}", dict(zip(columns, values, strict=True)))
                         number += 1
         except (pa.ArrowException, OSError) as error:
-            yield Damaged(path.name, "", Rejected(Reason.DAMAGED_FILE, str(error)))
+            yield _damaged(path.name, "", Rejected(Reason.DAMAGED_FILE, str(error)))
 
 
 def _values(column: pa.Array) -> list[Any]:
