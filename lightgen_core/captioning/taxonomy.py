@@ -59,7 +59,10 @@ class Instructions:
         seed = seed_of(self._seed, "answer", place)
         if rewrites > before:
             return self._rewriting(before, seed)
-        values = {axis: given[self._turn(len(given), place - before, "expand", axis)] for axis, given in self._axes()}
+        values = {
+            axis: given[self._turn(len(given), place - before, "expand", axis)]
+            for axis, given in self._taxonomy.axes.items()
+        }
         text = self._taxonomy.template.format_map(values)
         return Instruction(text, values[self._taxonomy.topic], values, seed)
 
@@ -67,13 +70,12 @@ class Instructions:
         original = self._seeds[self._turn(len(self._seeds), turn, "rewrite")]
         named = {name for _, name, *_ in Formatter().parse(self._rewrite_template)}
         values = {
-            axis: given[self._turn(len(given), turn, "rewrite", axis)] for axis, given in self._axes() if axis in named
+            axis: given[self._turn(len(given), turn, "rewrite", axis)]
+            for axis, given in self._taxonomy.axes.items()
+            if axis in named
         }
         text = self._rewrite_template.format_map(values | {"caption": original.text})
         return Instruction(text, original.topic, values, seed, original.text)
-
-    def _axes(self) -> list[tuple[str, tuple[str, ...]]]:
-        return sorted(self._taxonomy.axes.items())
 
     def _turn(self, size: int, turn: int, *name: str) -> int:
         """Which of `size` values has its turn."""
