@@ -60,7 +60,8 @@ def captions(job: Job) -> None:
     ]
     job.write_table("captions.parquet", pa.Table.from_pylist(rows, SCHEMA))
     job.write_table("dropped.parquet", pa.Table.from_pylist(dropped, DROPPED))
-    job.counts = {"rows": len(rows), "dropped": len(dropped)}
+    repeated = sum(fault.repeats is not None for _, fault in choice.dropped)
+    job.counts = {"rows": len(rows), "dropped": len(dropped), "repeated": repeated}
     job.figures = _coverage(job.recipe, choice) | {"dropped_by_reason": reasons, "evaluation_prompts": proof}
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
@@ -60,7 +59,7 @@ def gather(given: Inputs) -> ReportData:
         curves=_curves(artifacts),
         topics=_topics(artifacts["captions"]),
         repeats=_repeats(artifacts["captions"]),
-        repeated_captions=_repeated(artifacts["captions"]).num_rows,
+        repeated_captions=manifests["captions"].counts["repeated"],
         diversity=tuple(Diversity(**manifests["dedup"].figures["diversity"]).figures()),
         dedup=_dedup(given),
         pairs=_pairs(given),
@@ -149,15 +148,10 @@ def _topics(captions: Artifact) -> tuple[Topic, ...]:
 
 
 def _repeats(captions: Artifact, most: int = 6) -> tuple[Repeat, ...]:
-    said = read_table(captions, "^captions")["caption"].to_pylist()
-    dropped = _repeated(captions).slice(0, most).to_pylist()
-    return tuple(Repeat(row["caption"], said[row["duplicate_of"]], row["similarity"]) for row in dropped)
-
-
-def _repeated(captions: Artifact) -> pa.Table:
-    """The captions dropped because another says it already."""
-    dropped = read_table(captions, "^dropped")
-    return dropped.filter(pc.is_valid(dropped["duplicate_of"]))
+    dropped = read_table(captions, "^dropped", ["caption", "duplicate_of", "similarity"])
+    shown = dropped.filter(pc.is_valid(dropped["duplicate_of"])).slice(0, most).to_pylist()
+    kept = read_table(captions, "^captions", ["caption"])["caption"]
+    return tuple(Repeat(row["caption"], kept[row["duplicate_of"]].as_py(), row["similarity"]) for row in shown)
 
 
 def _dedup(given: Inputs) -> DedupSummary:

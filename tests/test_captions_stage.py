@@ -1,5 +1,6 @@
 """The captions stage through a recipe: every source, what it writes, its key, and its resumption."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -20,7 +21,7 @@ from storage.tables import read_table
 from tasks.captions import captions
 from tasks.settings import Settings
 
-SCENE_BYTES = "72e956e68fec3672977e48838cadba06de37866ff130ebd3f27f91c7b143c430"
+SMOKE_ROWS = "fdda513d3726af573315094561fda0e34fc845f10dce2f62c1eaba2ee1cce125"
 KEY = "sk-do-not-show-me"
 SUBJECTS = ("cat", "dog", "boat", "lamp")
 
@@ -74,7 +75,10 @@ def from_tiny_model(folder, model, file=None, **changes):
 
 def test_the_captions_of_the_scene_world_have_not_changed(tmp_path):
     artifact = make(tmp_path, load_recipe("smoke"))
-    assert artifact.sha256("captions.parquet") == SCENE_BYTES
+    said = "\n".join(
+        f"{row['id']} {row['caption']}, {row['topic']}, {row['meaning']}" for row in rows(artifact, "captions")
+    )
+    assert hashlib.sha256(said.encode()).hexdigest() == SMOKE_ROWS
     proof = artifact.manifest().figures["evaluation_prompts"]
     assert (proof["prompts"], proof["captions"], proof["exact"]) == (93_834, 240, 0)
 
@@ -95,7 +99,7 @@ def test_a_file_gives_captions_by_topic_and_what_is_dropped_says_why(tmp_path):
     assert all((row["meaning"], row["source"]) == (row["caption"], "file") for row in chosen)
     reasons = {"not JSON": 1, "field missing or no text": 1, "evaluation prompt": 1, "repeated words": 1}
     assert figures["dropped_by_reason"] == reasons
-    assert artifact.manifest().counts == {"rows": 20, "dropped": 4}
+    assert artifact.manifest().counts == {"rows": 20, "dropped": 4, "repeated": 1}
     found = {row["reason"]: row for row in rows(artifact, "dropped")}
     assert (found["not JSON"]["caption"], found["not JSON"]["place"]) == ("not json\n", "c.jsonl, line 27")
     assert (found["evaluation prompt"]["caption"], found["evaluation prompt"]["detail"]) == (leak, f"exact: {leak}")
