@@ -108,8 +108,10 @@ class Endpoint:
                     f"{self._name(path)} asks to wait {trouble.retry_after:.0f} s: {trouble.why}; run again then"
                 )
             self._gate.hold(trouble.retry_after)
-        kind = EndpointError if trouble.everywhere else RequestFailed
-        raise kind(f"{self._name(path)} failed {self.patience.attempts} times, the last time: {trouble.why}")
+        said = f"{self._name(path)} failed {self.patience.attempts} times, the last time: {trouble.why}"
+        if trouble.everywhere:
+            raise EndpointError(f"{said}; check the address, and run again once it answers: what is finished is kept")
+        raise RequestFailed(said)
 
     def post_all(
         self, path: str, bodies: Iterable[Mapping[str, Any]], concurrency: int
