@@ -15,6 +15,7 @@ from flows.plan import plan as make_plan
 from flows.plan import require_inputs
 from flows.selection import select
 from flows.store_commands import store as store_group
+from lightgen_core.benchmarks.prompt import PromptFileError
 from lightgen_core.content import ContentNotFound
 from lightgen_core.zoo.paths import ModelNotFound
 from storage.store import Store, StoreError
@@ -111,6 +112,36 @@ def sample(checkpoint: Path, prompts: tuple[str, ...], **options: Any) -> None:
         click.echo(path)
 
 
+@cli.command("eval")
+@click.argument("model", metavar="CHECKPOINT|diffusers:MODEL")
+@click.option("--benchmark", type=click.Choice(["scene", "geneval"]), help="By default the recipe's, or scene.")
+@click.option("--recipe", metavar="RECIPE", help="Take world, sampler, seed and numbers from here.")
+@click.option("--images", type=click.IntRange(min=1), help="Images of each prompt.")
+@click.option("--per-category", type=click.IntRange(min=1), help="Prompts of each category, at most.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of prompts and images.")
+@click.option("--steps", type=click.IntRange(min=1), help="Iterations of a student, denoising steps of a pipeline.")
+@click.option("--cfg", type=click.FloatRange(min=0), help="Classifier-free guidance.")
+@click.option(
+    "--metadata",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="GenEval's own evaluation_metadata.jsonl; without it, prompts of the same form.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Keep the images in this folder."
+)
+@json_option
+def evaluate(model: str, as_json: bool, **options: Any) -> None:
+    """Score a student (a folder, such as `<store>/pretrain/<key>/student`) or a diffusers pipeline (folder or hub id).
+
+    With --recipe NAME a student is asked and sampled exactly as that recipe's own evaluation does it.
+    """
+    from flows.evaluate import evaluate as score
+
+    result = score(model, **options)
+    click.echo(json.dumps(result) if as_json else console.describe_evaluation(result))
+
+
 @cli.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("image", type=file_argument)
@@ -195,7 +226,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; what is finished is kept, and the same command goes on from there", err=True)
         sys.exit(1)
-    except (UserError, StoreError, ModelNotFound, ContentNotFound) as error:
+    except (UserError, StoreError, ModelNotFound, ContentNotFound, PromptFileError) as error:
         _explain(error, debug)
         sys.exit(2)
     except Exception as error:

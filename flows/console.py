@@ -27,7 +27,8 @@ def quiet_prefect() -> None:
 
 
 def log_to_stderr() -> None:
-    """Send the program's own messages, and warnings of all others, to standard error."""
+    """Send the program's own messages, and warnings of all others, to standard error; no bars of libraries."""
+    os.environ.setdefault("TQDM_DISABLE", PREFECT_DEFAULTS["TQDM_DISABLE"])
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.INFO)
@@ -50,14 +51,28 @@ def describe_run(result: Mapping[str, Any]) -> str:
 
 
 def _score_lines(scores: Mapping[str, Any]) -> list[str]:
-    if not scores:
+    if not scores:  # not evaluated yet
         return []
+    if None in scores.values():
+        return ["", "no scorer applies: nothing here can judge pictures of these captions; the report shows them", ""]
     names = list(next(iter(scores.values())))
     rows = [("score", *scores)]
     for name in names:
         cells = [scores[student].get(name) for student in scores]
-        rows.append((name, *(f"{c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" if c else "-" for c in cells)))
+        rows.append((name, *(_interval(cell) if cell else "-" for cell in cells)))
     return ["", *table(rows), ""]
+
+
+def describe_evaluation(result: Mapping[str, Any]) -> str:
+    """Return a model's scores as a table, with intervals and numbers of pictures."""
+    rows = [("score", result["judge"], "pictures")]
+    rows += [(name, _interval(score), str(score["n"])) for name, score in result["scores"].items()]
+    prompts = f"prompts: {result['prompts']}, seed {result['seed']}; intervals: 95 %, bootstrapped over prompts"
+    return "\n".join([*table(rows), prompts])
+
+
+def _interval(score: Mapping[str, float]) -> str:
+    return f"{score['value']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
 
 
 def describe_plan(result: Mapping[str, Any]) -> str:

@@ -28,7 +28,10 @@ class Planner:
         return artifact
 
     def scores(self) -> dict[str, Any]:
-        """Return the scores of the students by name; nothing where the evaluation is not done."""
+        """Return the scores of the students by name; nothing where the evaluation is not done.
+
+        Where no scorer applies to the evaluation's captions, the names are there and their scores are None.
+        """
         artifact, check = self.found["evaluation"]
         return artifact.manifest().figures["scores"] if check.state == "done" else {}
 

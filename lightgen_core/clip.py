@@ -1,5 +1,7 @@
 """The frozen CLIP: pictures and captions to unit vectors of one space (open_clip)."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -75,11 +77,27 @@ class Clip:
         batches = pictures.split(self.batch_size)
         return _joined([self.model.encode_image(self._prepared(batch), normalize=True) for batch in batches])
 
+    def embed_pictures(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Unit vectors (n, width) of pictures (height, width, 3) of any sizes; those of one size go together."""
+        by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for row, picture in enumerate(pictures):
+            by_size[picture.shape].append(row)
+        vectors = np.empty((len(pictures), self.width), np.float32)
+        for rows in by_size.values():
+            vectors[rows] = self.embed_images(np.stack([pictures[row] for row in rows]))
+        return vectors
+
     @torch.inference_mode()
     def embed_texts(self, captions: list[str]) -> NDArray[np.float32]:
         """Unit vectors (n, width) of captions."""
         tokens = self.tokenizer(captions).to(self.device)
         return _joined([self.model.encode_text(batch, normalize=True) for batch in tokens.split(self.batch_size)])
+
+    def scores(self, images: Sequence[NDArray[np.uint8]], captions: list[str]) -> NDArray[np.float32]:
+        """Cosine of each picture (height, width, 3), of any size, with its caption: (n,)."""
+        unique, back = np.unique(captions, return_inverse=True)
+        text = self.embed_texts(unique.tolist())[back]
+        return (self.embed_pictures(images) * text).sum(axis=1)
 
     def _prepared(self, pictures: Tensor) -> Tensor:
         """Resized, cropped and normalised as the model's configuration says, a batch at a time: (n, 3, side, side)."""

@@ -1,17 +1,28 @@
-"""evaluation: both students -> scores on held-out captions, with intervals and a shuffled-caption control."""
+"""evaluation: both students -> pictures of captions they never saw, and scores with intervals where a judge applies."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from lightgen_core.evaluation import Prompt, evaluation_prompts, score_pictures, score_table, shuffled
+from lightgen_core.benchmarks.judge import JUDGES, Judge, load_judge
+from lightgen_core.benchmarks.prompt import Prompt, shuffled
+from lightgen_core.benchmarks.scores import score_table
 from lightgen_core.pictures import from_bytes, to_png
 from lightgen_core.seeds import seed_of
+from lightgen_core.statistics import bootstrap_mean
 from storage.artifact import Artifact
 from storage.tables import IMAGE, schema
-from tasks.stage import Job, stage
+from tasks.benchmark import evaluation_prompts, prompt_files
+from tasks.recipe import Recipe
+from tasks.stage import Job, Shard, stage
 
+if TYPE_CHECKING:
+    from lightgen_core.clip import Clip
+
+STUDENTS = ("pretrain", "dpo")
 SCHEMA = schema(
     {
         "id": pa.int64(),
@@ -27,14 +38,35 @@ SCHEMA = schema(
 )
 
 
-@stage(version=1, reads=("seed", "world", "sampler", "evaluation"), on_device=True)
+def frozen(recipe: Recipe) -> tuple[str, ...]:
+    """Return the frozen models that the verdicts and figures come from."""
+    asked = recipe.evaluation
+    judges = (asked.detector, asked.color_model) if asked.benchmark == "geneval" else ()
+    return (*judges, recipe.embeddings.model) if asked.clip_score else judges
+
+
+@stage(version=1, reads=("seed", "world", "sampler", "evaluation"), weights=frozen, files=prompt_files, on_device=True)
 def evaluation(job: Job, pretrain: Artifact, dpo: Artifact) -> None:
-    """Write `samples-*.parquet`, both students on the same captions and seeds; the scores go into the manifest."""
+    """Write `samples-*.parquet`, both students on the same captions and seeds; the scores go into the manifest.
+
+    Where nobody can judge, `correct` is null and every score is null: pictures and, if asked for, CLIP's score remain.
+    """
+    asked, device = job.recipe.evaluation, job.device()
+    prompts = evaluation_prompts(job.recipe)
+    judge = load_judge(asked.benchmark, asked.detector, asked.color_model, device)
+    _draw(job, {"pretrain": pretrain, "dpo": dpo}, prompts, judge)
+    job.counts = {"prompts": len(prompts)}
+    job.figures = {"judge": JUDGES.get(asked.benchmark), "scores": _scores(job, prompts, judge)}
+    if asked.clip_score:
+        from lightgen_core.clip import Clip
+
+        job.figures["clip_score"] = _clip_scores(job, Clip.load(job.recipe.embeddings.model, device=device))
+
+
+def _draw(job: Job, students: dict[str, Artifact], prompts: list[Prompt], judge: Judge | None) -> None:
     from lightgen_core.text_to_image import TextToImage
 
-    asked, world = job.recipe.evaluation, job.recipe.world
-    prompts = evaluation_prompts(world, asked.per_category, seed_of(job.recipe.seed, "evaluation"))
-    students = {"pretrain": pretrain, "dpo": dpo}
+    asked = job.recipe.evaluation
     work = [
         (name, prompt, image) for name in students for prompt in range(len(prompts)) for image in range(asked.images)
     ]
@@ -42,30 +74,34 @@ def evaluation(job: Job, pretrain: Artifact, dpo: Artifact) -> None:
     for shard in job.shards(len(work), asked.shard_size, "samples"):
         rows = []
         for name in students:
-            mine = [
-                (at, *what[1:])
-                for at, what in enumerate(work[shard.start : shard.stop], shard.start)
-                if what[0] == name
-            ]
+            mine = _of_student(work, shard, name)
             if not mine:
                 continue
             if name not in loaded:
                 folder = job.local_folder(students[name], "student/")
                 loaded[name] = TextToImage.load(folder, job.device(), acceleration=job.acceleration())
-            captions = [prompts[prompt].caption for _, prompt, _ in mine]
+            told = [prompts[prompt] for _, prompt, _ in mine]
             seeds = [seed_of(job.recipe.seed, "evaluation", prompt, image) for _, prompt, image in mine]
+            captions = [prompt.caption for prompt in told]
             pictures = loaded[name].sample(captions, seeds, sampler=job.recipe.sampler).pictures
-            correct = score_pictures(pictures, captions)
+            verdicts = [None] * len(told) if judge is None else judge(list(pictures), told).tolist()
             rows += [
-                _row(at, name, prompt, prompts[prompt], seed, picture, right)
-                for (at, prompt, _), seed, picture, right in zip(mine, seeds, pictures, correct, strict=True)
+                _row(at, name, number, prompt, seed, picture, correct)
+                for (at, number, _), prompt, seed, picture, correct in zip(
+                    mine, told, seeds, pictures, verdicts, strict=True
+                )
             ]
         job.write_table(shard.name, pa.Table.from_pylist(rows, SCHEMA))
-    job.figures = {"scores": _scores(job, prompts)}
+
+
+def _of_student(work: Sequence[tuple[str, int, int]], shard: Shard, name: str) -> list[tuple[int, int, int]]:
+    """Return what of a shard a student draws: row, prompt, image."""
+    rows = enumerate(work[shard.start : shard.stop], shard.start)
+    return [(at, prompt, image) for at, (who, prompt, image) in rows if who == name]
 
 
 def _row(
-    at: int, student: str, number: int, prompt: Prompt, seed: int, picture: np.ndarray, right: bool
+    at: int, student: str, number: int, prompt: Prompt, seed: int, picture: np.ndarray, correct: bool | None
 ) -> dict[str, Any]:
     return {
         "id": at,
@@ -76,24 +112,48 @@ def _row(
         "meaning": prompt.meaning,
         "seed": seed,
         "image": {"bytes": to_png(picture), "path": f"{at:06d}.png"},
-        "correct": bool(right),
+        "correct": correct,
     }
 
 
-def _scores(job: Job, prompts: list[Prompt]) -> dict[str, Any]:
+def _scores(job: Job, prompts: list[Prompt], judge: Judge | None) -> dict[str, Any]:
     """Score both students, and the pre-trained one's pictures against another caption: what chance would give."""
+    if judge is None:
+        return dict.fromkeys((*STUDENTS, "shuffled"))
     asked, seed = job.recipe.evaluation, seed_of(job.recipe.seed, "bootstrap")
-    samples = job.written("^samples")
-    names = np.asarray(samples["student"].to_pylist())
-    correct = samples["correct"].to_numpy(zero_copy_only=False)
+    against = [prompts[index] for index in shuffled(prompts, seed_of(job.recipe.seed, "shuffled"))]
+    verdicts: dict[str, list[bool]] = {name: [] for name in (*STUDENTS, "shuffled")}
+    for samples in job.each_written("^samples"):
+        for name in STUDENTS:
+            verdicts[name] += samples.filter(pc.equal(samples["student"], name))["correct"].to_pylist()
+        mine = samples.filter(pc.equal(samples["student"], "pretrain"))
+        other = [against[number] for number in mine["prompt"].to_pylist()]
+        verdicts["shuffled"] += judge(_pictures(mine), other).tolist() if other else []
     shape = (len(prompts), asked.images)
-    scores = {
-        name: score_table(correct[names == name].reshape(shape), prompts, seed, asked.resamples)
-        for name in ("pretrain", "dpo")
+    return {
+        name: score_table(
+            np.array(verdicts[name]).reshape(shape), against if name == "shuffled" else prompts, seed, asked.resamples
+        )
+        for name in verdicts
     }
-    other = shuffled(prompts, seed_of(job.recipe.seed, "shuffled"))
-    encoded = samples.filter(pa.array(names == "pretrain"))["image"].combine_chunks().field("bytes").to_pylist()
-    pictures = np.stack([from_bytes(data) for data in encoded])
-    against = [prompts[index] for index in other]
-    control = score_pictures(pictures, [prompt.caption for prompt in against for _ in range(asked.images)])
-    return scores | {"shuffled": score_table(control.reshape(shape), against, seed, asked.resamples)}
+
+
+def _clip_scores(job: Job, clip: "Clip") -> dict[str, dict[str, float | int]]:
+    """Return each student's mean cosine of picture and caption, with an interval bootstrapped over captions."""
+    cosines: dict[str, list[float]] = {name: [] for name in STUDENTS}
+    captions: dict[str, list[str]] = {name: [] for name in STUDENTS}
+    for samples in job.each_written("^samples"):
+        for name in STUDENTS:
+            mine = samples.filter(pc.equal(samples["student"], name))
+            if len(mine):
+                told = mine["caption"].to_pylist()
+                cosines[name] += clip.scores(_pictures(mine), told).tolist()
+                captions[name] += told
+    seed, resamples = seed_of(job.recipe.seed, "bootstrap"), job.recipe.evaluation.resamples
+    return {
+        name: bootstrap_mean(cosines[name], captions[name], seed, resamples=resamples).as_dict() for name in STUDENTS
+    }
+
+
+def _pictures(samples: pa.Table) -> list[np.ndarray]:
+    return [from_bytes(data) for data in samples["image"].combine_chunks().field("bytes").to_pylist()]

@@ -7,10 +7,13 @@ import numpy as np
 import pyarrow as pa
 
 from lightgen_core.captions import assign_images
-from lightgen_core.pictures import to_png
+from lightgen_core.pictures import from_bytes, to_png
+from lightgen_core.preferences import ClipScorer, DetectorScorer, PaperScorer, Scorer, choose_pair
 from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact
+from storage.rows import take_rows
 from storage.tables import IMAGE, about, read_table, schema
+from tasks.recipe import Recipe
 from tasks.stage import Job, stage
 from tasks.tokens import pattern_of
 
@@ -28,83 +31,86 @@ KINDS = {
 }
 
 
-@stage(version=1, reads=("seed", "pairs", "sampler", "world", "tokens", "pretrain"), on_device=True)
-def pairs(job: Job, pretrain: Artifact, tokens: Artifact, synthesis: Artifact) -> None:
-    """Write `pairs-*.parquet`: for captions of the training set, a picture that is right and one that is wrong.
+def frozen(recipe: Recipe) -> tuple[str, ...]:
+    """Return the frozen models that the choice of pairs depends on."""
+    asked = recipe.pairs
+    return (recipe.embeddings.model,) if asked.kind != "teacher" and asked.scorer == "clip" else ()
 
-    The loser is always a sample of the student itself. The winner is the teacher's picture or, where the
-    student got it right at least once, its own right sample.
+
+@stage(version=1, reads=("seed", "pairs", "sampler", "world", "tokens", "pretrain"), weights=frozen, on_device=True)
+def pairs(job: Job, pretrain: Artifact, tokens: Artifact, synthesis: Artifact) -> None:
+    """Write `pairs-*.parquet`: for captions of the training set, a picture to prefer and one to avoid.
+
+    The loser is always a sample of the student itself, the winner the teacher's picture or a better sample.
     """
-    from lightgen_core.evaluation import score_pictures
     from lightgen_core.half import to_bytes
     from lightgen_core.text_to_image import TextToImage
 
     asked = job.recipe.pairs
+    scorer = _scorer(job)
+    samples = 1 if asked.kind == "teacher" else asked.candidates
     size, _ = job.recipe.phases[-1]  # what the student was last trained on, and samples
-    chosen = _choose(read_table(tokens, pattern_of(size)), asked.count, seed_of(job.recipe.seed, "pairs"))
-    layout = about(chosen.schema)
-    drawn = _pictures_of(synthesis, chosen["id"].to_pylist())
+    encoded = pattern_of(size)
+    chosen = _choose(tokens, encoded, asked.count, seed_of(job.recipe.seed, "pairs"))
+    ids = read_table(synthesis, "^images", ["id"])["id"].to_numpy()
     student = TextToImage.load(job.local_folder(pretrain, "student/"), job.device(), acceleration=job.acceleration())
     for shard in job.shards(len(chosen), asked.shard_size, "pairs"):
-        rows = chosen.slice(shard.start, shard.stop - shard.start).to_pylist()
-        captions = [row["caption"] for row in rows for _ in range(asked.candidates)]
-        seeds = [seed_of(job.recipe.seed, "pairs", row["id"], k) for row in rows for k in range(asked.candidates)]
+        table = take_rows(tokens, encoded, chosen[shard.start : shard.stop])
+        rows, layout = table.to_pylist(), about(table.schema)
+        told = [row["caption"] for row in rows]
+        teachers = _pictures_of(synthesis, ids, [row["id"] for row in rows])
+        captions = [caption for caption in told for _ in range(samples)]
+        seeds = [seed_of(job.recipe.seed, "pairs", row["id"], k) for row in rows for k in range(samples)]
         sampled = student.sample(captions, seeds, sampler=job.recipe.sampler)
-        right = score_pictures(sampled.pictures, captions).reshape(len(rows), asked.candidates)
+        scores = scorer.samples(list(sampled.pictures), captions).reshape(len(rows), samples)
+        rivals = scorer.teachers([from_bytes(picture) for picture in teachers], told)
         found = []
         for number, row in enumerate(rows):
-            match = choose_pair(right[number], asked.kind)
+            match = choose_pair(scores[number], rivals[number], asked.kind, scorer.margin)
             if match is None:
                 continue
-            winner, loser = match
-            first = number * asked.candidates
-            own = None if winner is None else first + winner
+            winner, loser = (None if place is None else number * samples + place for place in match)
             found.append(
                 _row(
                     row,
-                    row["latents"] if own is None else to_bytes(sampled.latents[own], str(layout["dtype"])),
-                    to_bytes(sampled.latents[first + loser], str(layout["dtype"])),
-                    drawn[row["id"]] if own is None else to_png(sampled.pictures[own]),
-                    to_png(sampled.pictures[first + loser]),
-                    "teacher" if own is None else "best_worst",
+                    row["latents"] if winner is None else to_bytes(sampled.latents[winner], str(layout["dtype"])),
+                    to_bytes(sampled.latents[loser], str(layout["dtype"])),
+                    teachers[number] if winner is None else to_png(sampled.pictures[winner]),
+                    to_png(sampled.pictures[loser]),
+                    "teacher" if winner is None else "best_worst",
                 )
             )
         counts = {kind: sum(pair["kind"] == kind for pair in found) for kind in ("teacher", "best_worst")}
-        counts |= {"samples": len(captions), "right": int(right.sum()), "without_pair": len(rows) - len(found)}
+        counts |= {"samples": len(captions), "without_pair": len(rows) - len(found)}
         job.write_table(shard.name, pa.Table.from_pylist(found, schema(KINDS, layout)), counts)
 
 
-def choose_pair(right: np.ndarray, kind: str) -> tuple[int | None, int] | None:
-    """Return the winner and the loser among a caption's samples; a winner of None is the teacher's picture.
+def _scorer(job: Job) -> Scorer:
+    asked = job.recipe.pairs
+    if asked.kind == "teacher":
+        return PaperScorer()
+    if asked.scorer == "detector":
+        return DetectorScorer()
+    from lightgen_core.clip import Clip
 
-    Args:
-        right: (samples,) bool, whether each sample shows what the caption says.
-        kind: "teacher", "best_worst" or "both".
-
-    Returns None where no sample is wrong, or where "best_worst" finds none that is right.
-    """
-    if right.all():
-        return None
-    loser = int(np.argmin(right))
-    if kind == "teacher" or (kind == "both" and not right.any()):
-        return None, loser
-    return (int(np.argmax(right)), loser) if right.any() else None
+    return ClipScorer(Clip.load(job.recipe.embeddings.model, device=job.device()), asked.margin)
 
 
-def _choose(table: pa.Table, count: int, seed: int) -> pa.Table:
-    """Return rows of the training set, one for each caption, evenly over topics."""
+def _choose(tokens: Artifact, pattern: str, count: int, seed: int) -> np.ndarray:
+    """Return the places of rows of the training set, in rising order: one for each caption, evenly over topics."""
+    table = read_table(tokens, pattern, ["caption", "topic"])
     order = np.random.default_rng(seed).permutation(len(table))
-    captions = np.asarray(table["caption"].to_pylist(), dtype=object)[order]
-    first = order[np.sort(np.unique(captions.astype(str), return_index=True)[1])]
+    captions = table["caption"].combine_chunks().dictionary_encode().indices.to_numpy()
+    first = order[np.sort(np.unique(captions[order], return_index=True)[1])]
     topics = table["topic"].take(first).to_pylist()
-    return table.take(np.unique(first[assign_images(topics, min(count, len(first)), "topics")]))
+    return np.unique(first[assign_images(topics, min(count, len(first)), "topics")])
 
 
-def _pictures_of(synthesis: Artifact, ids: Sequence[int]) -> dict[int, bytes]:
-    """Return the teacher's encoded pictures by id."""
-    table = read_table(synthesis, "^images", ["id", "image"])
-    wanted = table.take(np.searchsorted(table["id"].to_numpy(), ids))
-    return {row["id"]: row["image"]["bytes"] for row in wanted.to_pylist()}
+def _pictures_of(synthesis: Artifact, ids: np.ndarray, wanted: Sequence[int]) -> list[bytes]:
+    """Return the teacher's encoded pictures of some ids; `ids` (rows,) are those of all of them, rising."""
+    places, back = np.unique(np.searchsorted(ids, wanted), return_inverse=True)
+    encoded = take_rows(synthesis, "^images", places, ["image"])["image"].combine_chunks().field("bytes").to_pylist()
+    return [encoded[place] for place in back]
 
 
 def _row(

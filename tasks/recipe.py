@@ -136,22 +136,61 @@ class Pairs(Section):
     count: Positive = Field(
         1000, description="captions for which pairs are sought; those without a usable pair give none"
     )
-    candidates: int = Field(6, ge=2, description="samples of the student for each caption")
     kind: Literal["teacher", "best_worst", "both"] = Field(
         "both",
-        description="the winner: the teacher's image (teacher), a right sample of the student (best_worst), or the "
-        "latter where there is one (both); the loser is always a wrong sample",
+        description="the winner: the teacher's image (teacher: the paper's pairs), the student's best sample "
+        "(best_worst), or the latter where it is good enough (both); the loser: the student's worst, or only, sample",
     )
+    scorer: Literal["detector", "clip"] = Field(
+        "detector",
+        description="what tells good from bad, for kinds other than teacher; detector: the scene world's, right or "
+        "wrong; clip: cosine of image and caption in the space of embeddings.model, for captions of any kind",
+    )
+    margin: float = Field(
+        0.02,
+        gt=0,
+        le=2,
+        description="clip: cosine by which a winner leads; captions without such a lead give none",
+    )
+    candidates: int = Field(6, ge=2, description="samples of the student for each caption; kind teacher takes one")
     shard_size: Positive = Field(200, description="captions of one shard")
 
 
 class Evaluation(Section):
-    """How the students are scored: on captions of held-out meanings only."""
+    """How the students are scored: on captions that training never saw."""
 
-    per_category: Positive = Field(80, description="captions of each category")
-    images: Positive = Field(2, description="images for each caption")
+    benchmark: Literal["scene", "geneval", "prompts"] = Field(
+        "scene",
+        description="scene: held-out captions of the scene world, and its detector; geneval: 553 prompts of GenEval's "
+        "form, and a detector of everyday things (GenEval-HF); prompts: pictures that nobody judges",
+    )
+    prompts: str | None = Field(
+        None,
+        description="geneval: path of GenEval's own evaluation_metadata.jsonl; prompts: path of a .txt (one caption a "
+        "line) or .jsonl (caption, maybe category); none: prompts of GenEval's form",
+    )
+    per_category: Positive = Field(100, description="captions of each category, at most; 100 is all of GenEval's")
+    images: Positive = Field(4, description="images for each caption")
+    detector: str = Field(
+        "facebook/mask2former-swin-small-coco-instance",
+        description="geneval: what finds the objects, a Mask2Former of COCO's classes by hub id or folder",
+    )
+    color_model: str = Field(
+        "ViT-L-14-quickgelu/openai", description="geneval: the CLIP that names the colour of an object"
+    )
+    clip_score: bool = Field(
+        True, description="also measure the mean text-image cosine in the space of embeddings.model; no GenEval score"
+    )
     resamples: Positive = Field(2000, description="bootstrap resamples behind an interval, drawn over captions")
     shard_size: Positive = Field(240, description="images of one shard")
+
+    @model_validator(mode="after")
+    def _prompts_are_used(self) -> "Evaluation":
+        if self.benchmark == "scene" and self.prompts:
+            raise ValueError(
+                f"prompts {self.prompts} go with benchmark geneval or prompts; scene has captions of its own"
+            )
+        return self
 
 
 class Report(Section):
@@ -189,6 +228,22 @@ class Recipe(Section):
             raise ValueError(
                 f"sampler.head_sampler is {self.sampler.head_sampler} and pretrain.head.objective is "
                 f"{self.pretrain.head.objective}: euler goes with flow, ddpm and ddim with ddpm and v"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _detector_knows_the_captions(self) -> "Recipe":
+        if self.captions.source == "scene":
+            return self
+        faults = []
+        if self.pairs.kind != "teacher" and self.pairs.scorer == "detector":
+            faults.append("pairs.scorer is detector: set it to clip, or set pairs.kind=teacher, which needs no scorer")
+        if self.evaluation.benchmark == "scene":
+            faults.append("evaluation.benchmark is scene: set it to geneval, or to prompts, which nobody judges")
+        if faults:
+            raise ValueError(
+                f"captions.source is {self.captions.source}, but the scene world's detector knows its own captions "
+                f"only; {'; '.join(faults)}"
             )
         return self
 

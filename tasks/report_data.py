@@ -3,8 +3,10 @@
 import datetime
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -28,8 +30,12 @@ from lightgen_core.seeds import seed_of
 from lightgen_core.statistics import Interval
 from lightgen_core.teacher import SceneTeacher
 from storage.artifact import Artifact
+from storage.rows import take_rows
 from storage.tables import read_table
 from tasks.recipe import Recipe
+
+MOST_TOPICS = 24
+"""Topics that the page lists; a taxonomy of thousands would bury the rest."""
 
 
 @dataclass(frozen=True)
@@ -44,26 +50,35 @@ def gather(given: Inputs) -> ReportData:
     """Return everything that the page shows."""
     recipe, artifacts = given.recipe, given.artifacts
     manifests = {name: artifact.manifest() for name, artifact in artifacts.items()}
-    scores = manifests["evaluation"].figures["scores"]
     newest = manifests["evaluation"]
+    scored, pairs = newest.figures, manifests["pairs"].counts
+    topics = manifests["captions"].figures["captions_by_topic"]
     return ReportData(
         name=recipe.name,
         purpose=recipe.purpose,
         recipe=yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
         stages=tuple(_stage_row(artifact) for artifact in artifacts.values()),
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        scorer="the scene detector",
-        scores={who: {name: Interval(**score) for name, score in table.items()} for who, table in scores.items()},
+        prompts=_prompts(recipe, newest.counts["prompts"]),
+        scorer=scored["judge"],
+        scores={
+            who: {name: Interval(**score) for name, score in table.items()}
+            for who, table in scored["scores"].items()
+            if table is not None
+        },
+        clip_scores={who: Interval(**score) for who, score in scored.get("clip_score", {}).items()},
         scores_mean_nothing=recipe.scores_mean_nothing,
         samples=_samples(given),
         curves=_curves(artifacts),
-        topics=_topics(artifacts["captions"]),
+        topics=_topics(artifacts["captions"], topics),
+        other_topics=max(0, len(topics) - MOST_TOPICS),
         repeats=_repeats(artifacts["captions"]),
         repeated_captions=manifests["captions"].counts["repeated"],
         diversity=tuple(Diversity(**manifests["dedup"].figures["diversity"]).figures()),
         dedup=_dedup(given),
         pairs=_pairs(given),
-        pair_counts={kind: manifests["pairs"].counts[kind] for kind in ("teacher", "best_worst")},
+        pair_counts={kind: pairs[kind] for kind in ("teacher", "best_worst") if pairs[kind]},
+        captions_without_pair=pairs["without_pair"],
         host=newest.host,
         software=newest.software,
     )
@@ -84,23 +99,44 @@ def _stage_row(artifact: Artifact) -> StageRow:
     )
 
 
+def _prompts(recipe: Recipe, count: int) -> str:
+    """What the students were told to draw, in words."""
+    asked = recipe.evaluation
+    if asked.benchmark == "scene":
+        return f"{count:,} held-out captions of the scene world"
+    if asked.prompts:
+        return f"{count:,} captions of {Path(asked.prompts).name}"
+    return f"{count:,} captions of GenEval\N{RIGHT SINGLE QUOTATION MARK}s form (not its own list)"
+
+
 def _samples(given: Inputs) -> tuple[SampleRow, ...]:
-    """The first captions of each category: what the teacher would draw, and what both students drew."""
-    teacher = SceneTeacher(given.recipe.world)
+    """The first captions of each category: what both students drew, and what the teacher would if it can say so."""
+    samples, recipe = given.artifacts["evaluation"], given.recipe
+    about = read_table(samples, "^samples", ["student", "prompt", "category"])
+    # The first picture of each prompt by each student, in the order of the rows: students, then prompts.
+    first: dict[tuple[str, int], int] = {}
+    shown: dict[str, set[int]] = {}
+    columns = (about[name].to_pylist() for name in ("student", "prompt", "category"))
+    for place, (student, prompt, category) in enumerate(zip(*columns, strict=True)):
+        chosen = shown.setdefault(category, set())
+        if len(chosen) < recipe.report.examples:
+            chosen.add(prompt)
+        if prompt in chosen:
+            first.setdefault((student, prompt), place)
     rows: dict[int, SampleRow] = {}
-    shown: dict[str, int] = {}
-    for row in read_table(given.artifacts["evaluation"], "^samples").to_pylist():
-        prompt, category = row["prompt"], row["category"]
-        if prompt not in rows:
-            if row["student"] != "pretrain" or shown.get(category, 0) >= given.recipe.report.examples:
-                continue
-            shown[category] = shown.get(category, 0) + 1
-            drawn = teacher.draw([row["caption"]], [seed_of(given.recipe.seed, "report", prompt)])[0]
-            rows[prompt] = SampleRow(category, row["caption"], {"teacher": Sample(drawn)})
-        if row["student"] not in rows[prompt].samples:
-            sample = Sample(from_bytes(row["image"]["bytes"]), row["correct"])
-            rows[prompt] = SampleRow(category, row["caption"], {**rows[prompt].samples, row["student"]: sample})
+    for row in take_rows(samples, "^samples", sorted(first.values())).to_pylist():
+        before = rows.get(row["prompt"]) or SampleRow(row["category"], row["caption"], _teachers(recipe, row))
+        sample = Sample(from_bytes(row["image"]["bytes"]), row["correct"])
+        rows[row["prompt"]] = replace(before, samples={**before.samples, row["student"]: sample})
     return tuple(rows.values())
+
+
+def _teachers(recipe: Recipe, row: Mapping[str, Any]) -> dict[str, Sample]:
+    """What the scene teacher draws for a caption; nothing for other teachers, who were never asked about this one."""
+    if recipe.evaluation.benchmark != "scene" or recipe.synthesis.teacher != "scene":
+        return {}
+    seed = seed_of(recipe.seed, "report", row["prompt"])
+    return {"teacher": Sample(SceneTeacher(recipe.world).draw([row["caption"]], [seed])[0])}
 
 
 def _curves(artifacts: Mapping[str, Artifact]) -> tuple[Curve, ...]:
@@ -140,11 +176,13 @@ def _lines(rows: list[dict[str, float]], names: list[str]) -> tuple[np.ndarray, 
     return steps, {name: np.array([row[name] for row in rows], dtype=np.float64) for name in names}
 
 
-def _topics(captions: Artifact) -> tuple[Topic, ...]:
-    table = read_table(captions, "^captions").to_pylist()
-    first = {row["topic"]: row["caption"] for row in reversed(table)}
-    counts = captions.manifest().figures["captions_by_topic"]
-    return tuple(Topic(name, count, first[name]) for name, count in counts.items())
+def _topics(captions: Artifact, counts: Mapping[str, int]) -> tuple[Topic, ...]:
+    """The topics with the most captions, in the captions' order, each with its first caption."""
+    largest = set(sorted(counts, key=lambda name: -counts[name])[:MOST_TOPICS])
+    topics = read_table(captions, "^captions", ["topic"])["topic"].combine_chunks().dictionary_encode()
+    places = np.unique(topics.indices.to_numpy(), return_index=True)[1]
+    first = take_rows(captions, "^captions", np.sort(places), ["topic", "caption"]).to_pylist()
+    return tuple(Topic(row["topic"], counts[row["topic"]], row["caption"]) for row in first if row["topic"] in largest)
 
 
 def _repeats(captions: Artifact, most: int = 6) -> tuple[Repeat, ...]:
@@ -157,9 +195,10 @@ def _repeats(captions: Artifact, most: int = 6) -> tuple[Repeat, ...]:
 def _dedup(given: Inputs) -> DedupSummary:
     manifest = given.artifacts["dedup"].manifest()
     certificate = manifest.figures["certificate"]
-    verdict = read_table(given.artifacts["dedup"], "^keep").to_pylist()
-    gone = sorted((row for row in verdict if not row["kept"]), key=lambda row: (row["similarity"], row["id"]))
-    examples = gone[: given.recipe.report.duplicates]
+    verdict = read_table(given.artifacts["dedup"], "^keep")
+    copies = verdict.filter(pc.and_(pc.invert(verdict["kept"]), pc.is_valid(verdict["duplicate_of"])))
+    nearest_last = copies.sort_by([("similarity", "ascending"), ("id", "ascending")])
+    examples = nearest_last.slice(0, given.recipe.report.duplicates).to_pylist()
     pictures = _by_id(given.artifacts["synthesis"], {row[name] for row in examples for name in ("id", "duplicate_of")})
     return DedupSummary(
         pictures=len(verdict),
@@ -185,13 +224,16 @@ def _dedup(given: Inputs) -> DedupSummary:
 
 def _by_id(synthesis: Artifact, ids: set[int]) -> dict[int, tuple[np.ndarray, str]]:
     """Return picture and caption of some of the teacher's pictures."""
-    table = read_table(synthesis, "^images", ["id", "image", "caption"])
-    chosen = table.take(np.flatnonzero(np.isin(table["id"].to_numpy(), sorted(ids)))).to_pylist()
+    every = read_table(synthesis, "^images", ["id"])["id"].to_numpy()
+    places = np.flatnonzero(np.isin(every, sorted(ids)))
+    chosen = take_rows(synthesis, "^images", places, ["id", "image", "caption"]).to_pylist()
     return {row["id"]: (from_bytes(row["image"]["bytes"]), row["caption"]) for row in chosen}
 
 
 def _pairs(given: Inputs) -> tuple[PairExample, ...]:
-    rows = read_table(given.artifacts["pairs"], "^pairs", ["caption", "kind", "winner_image", "loser_image"])
+    pairs = given.artifacts["pairs"]
+    shown = min(given.recipe.report.pairs, pairs.manifest().counts["rows"])
+    rows = take_rows(pairs, "^pairs", range(shown), ["caption", "kind", "winner_image", "loser_image"]).to_pylist()
     return tuple(
         PairExample(
             row["caption"],
@@ -199,5 +241,5 @@ def _pairs(given: Inputs) -> tuple[PairExample, ...]:
             from_bytes(row["loser_image"]["bytes"]),
             row["kind"],
         )
-        for row in rows.slice(0, given.recipe.report.pairs).to_pylist()
+        for row in rows
     )

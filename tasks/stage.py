@@ -134,8 +134,12 @@ class Job:
 
     def written(self, pattern: str) -> pa.Table:
         """Return the rows of this artifact's own finished files whose name matches, in order."""
+        return pa.concat_tables(self.each_written(pattern))
+
+    def each_written(self, pattern: str) -> Iterator[pa.Table]:
+        """Yield the rows of this artifact's own finished files whose name matches, a file at a time."""
         names = sorted(name for name in self.artifact.records() if re.search(pattern, name))
-        return pa.concat_tables(read_file(self.artifact, name) for name in names)
+        yield from (read_file(self.artifact, name) for name in names)
 
     def progress(self, steps: int) -> Callable[[dict[str, Any]], None]:
         """Return a callback for a training loop that logs its figures now and then, and the time left."""

@@ -40,6 +40,7 @@ def test_every_field_of_a_recipe_is_documented():
         ("captions.source=web", "captions.source: found 'web'; input should be 'scene'"),
         ("pretrain.model.heads=7", "width 48 is not a multiple of heads 7"),
         ("sampler.head_sampler=euler", "euler goes with flow"),
+        ("evaluation.prompts=mine.txt", "prompts mine.txt go with benchmark geneval or prompts"),
         ("seed", "not of the form section.field=value"),
         ("seed.value.deep=1", "'seed' is a value, not a section|seed"),
     ],

@@ -181,6 +181,48 @@ def test_without_a_scorer_the_page_says_so_and_shows_no_scores():
     assert "No scorer applies" not in render_report(report())
 
 
+def test_without_a_scorer_the_banner_speaks_of_pictures():
+    page = render_report(report(scorer=None, scores={}, scores_mean_nothing=True))
+    assert "The pictures on this page mean nothing." in page
+
+
+def test_clip_s_cosine_is_told_apart_from_a_score():
+    cosines = {"pretrain": Interval(0.2513, 0.2407, 0.2611, 64), "dpo": Interval(0.27, 0.26, 0.28, 64)}
+    page = render_report(report(scorer=None, scores={}, clip_scores=cosines))
+    assert "(no GenEval score): before DPO 0.251 (0.241\N{EN DASH}0.261), after DPO 0.270 (0.260" in page
+    assert 'id="scores"' not in page
+    assert "(no GenEval score)" not in render_report(report())
+
+
+def test_pictures_of_any_size_and_shape_are_shown_without_a_teacher_or_a_verdict():
+    sizes = {"pretrain": (96, 64), "dpo": (1024, 512), "other": (17, 301)}
+    samples = {name: Sample(np.zeros((*size, 3), np.uint8)) for name, size in sizes.items()}
+    row = SampleRow("captions", "a red bus", samples)
+    page = render_report(report(scorer=None, scores={}, samples=(row,), dedup=None, pairs=()))
+    shown = [(image["alt"], int(image["height"]), int(image["width"])) for image in Page(page).images]
+    assert shown == [
+        ("Pre-trained: a red bus", 96, 64),
+        ("After DPO: a red bus", 1024, 512),
+        ("other: a red bus", 17, 301),
+    ]
+    assert "Held-out captions, drawn by the student before and after DPO." in page
+    assert "drawn by the teacher and by the student" in render_report(report())
+
+
+def test_prompts_are_named_where_they_are_known():
+    page = render_report(report(prompts="553 captions of a file"))
+    assert "553 captions of a file, drawn by the teacher" in page
+    assert "finds what the caption says, over 553 captions of a file." in page
+
+
+def test_topics_beyond_those_listed_and_captions_without_a_pair_are_counted():
+    page = render_report(report(other_topics=1976, captions_without_pair=12))
+    assert "And 1,976 more topics" in page
+    assert "12 captions gave no pair" in page
+    assert "more topics" not in render_report(report())
+    assert "gave no pair" not in render_report(report())
+
+
 def test_every_image_and_chart_has_words():
     page = render_report(report())
     images = Page(page).images

@@ -145,16 +145,18 @@ class ReportData:
         name: of the recipe.
         purpose: of the recipe, one line.
         recipe: the recipe as YAML.
+        prompts: what the students were told to draw, in words.
         scorer: what judged the pictures, such as "the scene detector"; None: no scorer applies, and `scores` is empty.
         scores: student (`STUDENTS`) -> "overall" and categories, in the order to show -> score.
+        clip_scores: student -> mean cosine of picture and caption in CLIP's space; may be there without a scorer.
         scores_mean_nothing: the recipe is too small to learn; the page says so at the top.
         samples: captions with the pictures drawn for them.
         curves: of the training stages.
-        topics: captions by topic, and `unused_topics` that no caption covers.
+        topics: captions by topic, `other_topics` that are not listed, and `unused_topics` that no caption covers.
         repeats: captions left out as near duplicates (examples), `repeated_captions` of them in all.
         diversity: figures of the pictures kept.
         dedup: what went and why.
-        pairs: preference pairs (examples), `pair_counts` of each kind in all.
+        pairs: preference pairs (examples), `pair_counts` of each kind in all, `captions_without_pair` that gave none.
         stages: in order, the report's own excepted.
         host: machine and device, name -> value.
         software: distribution -> version.
@@ -166,12 +168,15 @@ class ReportData:
     stages: tuple[StageRow, ...]
     created_at: str
     purpose: str = ""
+    prompts: str = ""
     scorer: str | None = None
     scores: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    clip_scores: Mapping[str, Interval] = field(default_factory=dict)
     scores_mean_nothing: bool = False
     samples: tuple[SampleRow, ...] = ()
     curves: tuple[Curve, ...] = ()
     topics: tuple[Topic, ...] = ()
+    other_topics: int = 0
     unused_topics: tuple[str, ...] = ()
     repeats: tuple[Repeat, ...] = ()
     repeated_captions: int = 0
@@ -179,5 +184,6 @@ class ReportData:
     dedup: DedupSummary | None = None
     pairs: tuple[PairExample, ...] = ()
     pair_counts: Mapping[str, int] = field(default_factory=dict)
+    captions_without_pair: int = 0
     host: Mapping[str, str] = field(default_factory=dict)
     software: Mapping[str, str] = field(default_factory=dict)

@@ -86,3 +86,8 @@ def when(moment: str) -> str:
 def words(name: str) -> str:
     """An identifier as words: two_object is "two object"."""
     return {"color_attr": "color attribution"}.get(name, name.replace("_", " "))
+
+
+def sentence(phrase: str) -> str:
+    """A phrase as a sentence begins with it."""
+    return phrase[:1].upper() + phrase[1:]

@@ -33,6 +33,7 @@ def render_report(data: ReportData) -> str:
         formats.duration,
         formats.when,
         formats.words,
+        formats.sentence,
     )
     environment.filters |= {each.__name__: each for each in filters}
     environment.filters |= {"picture": formats.picture_uri, "pixel_art": formats.is_pixel_art}
@@ -44,6 +45,7 @@ def render_report(data: ReportData) -> str:
         students=[name for name in STUDENTS if name in data.scores],
         categories=list(next(iter(data.scores.values()), ())),
         samples=_by_category(data.samples),
+        taught=any("teacher" in row.samples for row in data.samples),
         charts=charts,
     )
 

@@ -1,0 +1,219 @@
+"""`lightgen eval`: a student, or any pipeline of diffusers -> its score on a benchmark."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flows.load import UserError, load_recipe
+from lightgen_core.benchmarks.geneval_prompts import Requirement
+from lightgen_core.benchmarks.judge import JUDGES, Judge, load_judge
+from lightgen_core.benchmarks.prompt import Prompt
+from lightgen_core.benchmarks.scores import score_table
+from lightgen_core.config import SamplerConfig
+from lightgen_core.pictures import to_png
+from lightgen_core.seeds import seed_of
+from tasks.benchmark import evaluation_prompts
+from tasks.recipe import Evaluation, Recipe
+from tasks.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger("lightgen")
+
+DIFFUSERS = "diffusers:"
+"""What the name of a pipeline of diffusers begins with; other names are folders with a student."""
+
+_AT_ONCE, _PIPELINE_AT_ONCE = 64, 4  # pictures
+
+Draw = Callable[[Sequence[str], Sequence[int]], Iterable[np.ndarray]]
+"""Captions and seeds to pictures uint8 (height, width, 3)."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One picture: which prompt it is for, the how many-th of it, its seed, and whether it is right."""
+
+    prompt: int
+    image: int
+    seed: int
+    picture: np.ndarray
+    correct: bool
+
+
+def evaluate(
+    model: str,
+    *,
+    recipe: str | None = None,
+    benchmark: str | None = None,
+    images: int | None = None,
+    per_category: int | None = None,
+    seed: int | None = None,
+    steps: int | None = None,
+    cfg: float | None = None,
+    metadata: Path | None = None,
+    output: Path | None = None,
+) -> dict[str, Any]:
+    """Score a model.
+
+    With the recipe that a student was made from, prompts, seeds and sampler are those of the recipe's own evaluation.
+
+    Args:
+        model: a folder with a student, or `diffusers:` and a folder or hub id.
+        recipe: where benchmark, world, sampler, seed and numbers come from if not given; none: a recipe's defaults,
+            and the student's own sampler.
+        benchmark: "scene" or "geneval", which metadata imply.
+        images: for each prompt.
+        per_category: prompts of each category at most.
+        seed: of prompts and pictures.
+        steps: iterations of a student, denoising steps of a pipeline; none: the recipe's, or its own.
+        cfg: classifier-free guidance; none: likewise.
+        metadata: GenEval's own `evaluation_metadata.jsonl`.
+        output: folder for the pictures, in GenEval's own layout, and `results.jsonl`.
+
+    Returns:
+        What `lightgen eval --json` prints.
+
+    Raises:
+        UserError: no such model, or a benchmark that nobody judges.
+        PromptFileError: metadata that are not of GenEval's form.
+    """
+    from lightgen_core.device import pick_device
+
+    asked = _asked(recipe, benchmark, images, per_category, seed, metadata)
+    prompts, settings, started = evaluation_prompts(asked), Settings(), time.monotonic()
+    device = pick_device(settings.device, settings.threads)
+    try:
+        if model.startswith(DIFFUSERS):
+            draw = _pipeline(model.removeprefix(DIFFUSERS), device, steps, cfg)
+        else:
+            draw = _student(Path(model), device, asked.sampler if recipe else None, steps, cfg)
+    except (OSError, ValueError) as error:  # what loaders raise for a name that holds no such model
+        raise UserError(str(error)) from error
+    detector, color_model = asked.evaluation.detector, asked.evaluation.color_model
+    try:
+        judge = load_judge(asked.evaluation.benchmark, detector, color_model, device)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{error}\nGenEval's judge is {detector} and, for colours, {color_model}. Download them first, or give a "
+            "--recipe with evaluation.detector and evaluation.color_model."
+        ) from error
+    assert judge is not None
+    correct = np.zeros((len(prompts), asked.evaluation.images), dtype=bool)
+    verdicts = []
+    batch = _PIPELINE_AT_ONCE if model.startswith(DIFFUSERS) else _AT_ONCE
+    for judged in _judged(draw, judge, prompts, asked, batch):
+        correct[judged.prompt, judged.image] = judged.correct
+        if output is not None:
+            verdicts.append(_keep(output, prompts[judged.prompt], asked.evaluation.benchmark, judged))
+    if output is not None:
+        (output / "results.jsonl").write_text("".join(json.dumps(verdict) + "\n" for verdict in verdicts))
+    return {
+        "model": model,
+        "benchmark": asked.evaluation.benchmark,
+        "judge": JUDGES[asked.evaluation.benchmark],
+        "prompts": asked.evaluation.prompts or f"{len(prompts)} of the benchmark",
+        "seed": asked.seed,
+        "seconds": round(time.monotonic() - started, 3),
+        "scores": score_table(correct, prompts, seed_of(asked.seed, "bootstrap"), asked.evaluation.resamples),
+    }
+
+
+def _asked(
+    recipe: str | None,
+    benchmark: str | None,
+    images: int | None,
+    per_category: int | None,
+    seed: int | None,
+    metadata: Path | None,
+) -> Recipe:
+    """Return the recipe with what the command line says put over its evaluation."""
+    given = load_recipe(recipe) if recipe else Recipe(name="eval")
+    changes = {
+        "benchmark": benchmark or ("geneval" if metadata else None),
+        "images": images,
+        "per_category": per_category,
+        "prompts": str(metadata) if metadata else None,
+    }
+    changed = given.evaluation.model_dump() | {name: value for name, value in changes.items() if value is not None}
+    if benchmark == "scene":
+        changed["prompts"] = None
+    if changed["benchmark"] not in JUDGES:
+        raise UserError(
+            f"nobody judges pictures of the recipe's {changed['benchmark']}; give --benchmark geneval or scene"
+        )
+    if metadata and changed["benchmark"] != "geneval":
+        raise UserError(f"--metadata goes with --benchmark geneval, not with {changed['benchmark']}")
+    return given.model_copy(
+        update={"evaluation": Evaluation.model_validate(changed), "seed": given.seed if seed is None else seed}
+    )
+
+
+def _student(
+    folder: Path, device: "torch.device", sampler: SamplerConfig | None, steps: int | None, cfg: float | None
+) -> Draw:
+    from lightgen_core.text_to_image import TextToImage
+
+    student = TextToImage.load(folder, device)
+    given = {"iterations": steps, "guidance": cfg}
+    changed = (sampler or student.sampler).model_dump() | {name: v for name, v in given.items() if v is not None}
+    asked = SamplerConfig.model_validate(changed)
+    return lambda captions, seeds: student.sample(captions, seeds, sampler=asked).pictures
+
+
+def _pipeline(reference: str, device: "torch.device", steps: int | None, cfg: float | None) -> Draw:
+    """Load a text-to-image pipeline. Every picture has a generator of its own, so none depends on its batch."""
+    import torch
+    from diffusers import AutoPipelineForText2Image
+
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    pipeline = AutoPipelineForText2Image.from_pretrained(reference, torch_dtype=dtype, use_safetensors=True).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    given = {"num_inference_steps": steps, "guidance_scale": cfg}
+    arguments = {name: value for name, value in given.items() if value is not None}
+
+    @torch.inference_mode()
+    def draw(captions: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        images = pipeline(prompt=list(captions), generator=generators, output_type="np", **arguments).images
+        return (images * 255).round().astype(np.uint8)
+
+    return draw
+
+
+def _judged(draw: Draw, judge: Judge, prompts: list[Prompt], asked: Recipe, batch: int) -> Iterator[Judged]:
+    """Draw and judge all pictures, a batch at a time; say how long the rest will take."""
+    work = [(prompt, image) for prompt in range(len(prompts)) for image in range(asked.evaluation.images)]
+    started = time.monotonic()
+    for start in range(0, len(work), batch):
+        mine = work[start : start + batch]
+        told = [prompts[prompt] for prompt, _ in mine]
+        seeds = [seed_of(asked.seed, "evaluation", prompt, image) for prompt, image in mine]
+        pictures = list(draw([prompt.caption for prompt in told], seeds))
+        for (prompt, image), seed, picture, right in zip(mine, seeds, pictures, judge(pictures, told), strict=True):
+            yield Judged(prompt, image, seed, picture, bool(right))
+        done = start + len(mine)
+        log.info(
+            "%d of %d pictures, %.0f s left",
+            done,
+            len(work),
+            (time.monotonic() - started) / done * (len(work) - done),
+        )
+
+
+def _keep(output: Path, prompt: Prompt, benchmark: str, judged: Judged) -> dict[str, Any]:
+    """Write a picture where GenEval's own scripts look for it; return its line of `results.jsonl`."""
+    folder = output / f"{judged.prompt:05d}"
+    path = folder / "samples" / f"{judged.image:04d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(to_png(judged.picture))
+    about = {"tag": prompt.category, "prompt": prompt.caption}
+    required = Requirement.model_validate_json(prompt.meaning).as_metadata() if benchmark == "geneval" else {}
+    (folder / "metadata.jsonl").write_text(json.dumps(about | required) + "\n")
+    return {"filename": str(path.relative_to(output)), **about, "correct": judged.correct, "seed": judged.seed}

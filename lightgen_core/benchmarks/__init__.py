@@ -1,0 +1,1 @@
+"""Benchmarks: what students are asked to draw, and who judges the pictures."""

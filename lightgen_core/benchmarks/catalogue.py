@@ -1,0 +1,34 @@
+"""The benchmarks by name, and the prompts of each. Free of torch."""
+
+from pathlib import Path
+from typing import Literal
+
+from lightgen_core.benchmarks.geneval_prompts import geneval_prompts, read_metadata
+from lightgen_core.benchmarks.prompt import Prompt, at_most, read_prompts
+from lightgen_core.benchmarks.scene import scene_prompts
+from lightgen_core.config import World
+
+Benchmark = Literal["scene", "geneval", "prompts"]
+
+
+def benchmark_prompts(
+    benchmark: Benchmark, per_category: int | None, *, world: World, seed: int, file: Path | None = None
+) -> list[Prompt]:
+    """Return the prompts of a benchmark, category by category.
+
+    Args:
+        benchmark: "scene": held-out captions of a world; "geneval": 553 of GenEval's form, or its authors' own from
+            `file`; "prompts": those of `file`, or those of GenEval's form.
+        per_category: prompts of each category at most; None for all, which in the scene world is every phrasing.
+        world: "scene": what can be said.
+        seed: "scene": of the choice of captions.
+        file: "geneval": `evaluation_metadata.jsonl`; "prompts": a `.txt` or `.jsonl` of captions.
+
+    Raises:
+        PromptFileError: a file that is not there, or not of that form.
+    """
+    if benchmark == "scene":
+        return scene_prompts(world, per_category, seed)
+    if file is None:
+        return at_most(list(geneval_prompts()), per_category)
+    return at_most(read_metadata(file) if benchmark == "geneval" else read_prompts(file), per_category)

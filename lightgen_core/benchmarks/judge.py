@@ -1,0 +1,47 @@
+"""Who says whether a picture shows what its prompt asks for."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from lightgen_core.benchmarks.catalogue import Benchmark
+from lightgen_core.benchmarks.prompt import Prompt
+from lightgen_core.benchmarks.scene import judge_scenes
+
+if TYPE_CHECKING:
+    import torch
+
+JUDGES: dict[Benchmark, str] = {"scene": "the scene detector", "geneval": "GenEval-HF"}
+"""What judges the pictures of a benchmark, in words; one that is not here has no judge."""
+
+
+class Judge(Protocol):
+    """Judges pictures."""
+
+    def __call__(self, pictures: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> np.ndarray:
+        """Return, for each picture uint8 (height, width, 3), whether it is right: (n,) bool."""
+        ...
+
+
+def load_judge(benchmark: Benchmark, detector: str, color_model: str, device: "torch.device") -> Judge | None:
+    """Return the judge of a benchmark's pictures; None where nobody can judge them.
+
+    Args:
+        benchmark: by name.
+        detector: "geneval": a Mask2Former of COCO's classes.
+        color_model: "geneval": the CLIP that names colours.
+        device: "geneval": where the two work.
+
+    Raises:
+        DetectorError, ClipError, OSError: "geneval": a model that is not there, or not of that kind.
+    """
+    if benchmark == "geneval":
+        from lightgen_core.benchmarks.geneval import GenEvalJudge
+
+        return GenEvalJudge.load(detector, color_model, device)
+    return _scene_judge if benchmark == "scene" else None
+
+
+def _scene_judge(pictures: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> np.ndarray:
+    return judge_scenes(pictures, [prompt.meaning for prompt in prompts])

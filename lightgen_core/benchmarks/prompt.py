@@ -1,0 +1,108 @@
+"""A prompt of a benchmark, and prompts from a file. Free of torch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+UNSORTED = "captions"
+"""Category of the prompts of a file that names none."""
+
+
+class PromptFileError(ValueError):
+    """A file of prompts that is not there, or not in a form that can be read."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is drawn and judged.
+
+    Attributes:
+        caption: what the student is told.
+        category: prompts of one category are scored together; of a scored benchmark, one of GenEval's six.
+        meaning: what a right picture shows, in the judge's form; equal where the same pictures are right.
+    """
+
+    caption: str
+    category: str
+    meaning: str
+
+
+def at_most(prompts: list[Prompt], per_category: int | None) -> list[Prompt]:
+    """Return the first prompts of each category, in their order; None keeps all."""
+    if per_category is None:
+        return prompts
+    seen: dict[str, int] = {}
+    kept = []
+    for prompt in prompts:
+        seen[prompt.category] = seen.get(prompt.category, 0) + 1
+        if seen[prompt.category] <= per_category:
+            kept.append(prompt)
+    return kept
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Return the prompts of a file: `.txt`, one a line, or `.jsonl` with `caption` or `prompt`, and maybe `category`.
+
+    Empty lines are passed over. What these pictures should show is not said, so nobody can judge them.
+
+    Raises:
+        PromptFileError: no such file, another ending, a line that is not such an object, or no prompt at all.
+    """
+    if path.suffix not in (".txt", ".jsonl"):
+        raise PromptFileError(f"found prompts in {path.name}; expected a .txt (one a line) or a .jsonl file")
+    prompts = []
+    for number, line in numbered_lines(path):
+        row = _object(path, number, line) if path.suffix == ".jsonl" else {"caption": line.strip()}
+        caption, category = row.get("caption", row.get("prompt")), row.get("category", UNSORTED)
+        if not isinstance(caption, str) or not caption.strip() or not isinstance(category, str):
+            raise PromptFileError(
+                f'{path}, line {number}: found {line.strip()[:80]!r}; expected {{"caption": "a red bus"}}, '
+                'with "category" as a string where prompts fall into groups'
+            )
+        prompts.append(Prompt(caption, category, caption))
+    if not prompts:
+        raise PromptFileError(f"{path} holds no prompt")
+    return prompts
+
+
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """Return the lines that are not empty, with their numbers from 1.
+
+    Raises:
+        PromptFileError: no such file, or not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptFileError(f"prompts cannot be read from {path}: {error}") from error
+    return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+
+
+def _object(path: Path, number: int, line: str) -> dict[str, object]:
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise PromptFileError(f"{path}, line {number} is not JSON: {error.msg}") from error
+    if not isinstance(found, dict):
+        raise PromptFileError(f"{path}, line {number}: found {type(found).__name__}, expected a JSON object")
+    return found
+
+
+def shuffled(prompts: list[Prompt], seed: int) -> np.ndarray:
+    """Return, for each prompt, the index of another one with another meaning: the control of the scores.
+
+    Every prompt is used once, as far as meanings allow: the prompts are laid out at random in a ring and each takes the
+    next one that means something else.
+    """
+    ring = np.random.default_rng(seed).permutation(len(prompts))
+    other = np.empty(len(prompts), dtype=np.int64)
+    for place, index in enumerate(ring):
+        turn = 1
+        while prompts[ring[(place + turn) % len(ring)]].meaning == prompts[index].meaning:
+            turn += 1
+            if turn > len(ring):
+                raise ValueError("all prompts mean the same: there is nothing to shuffle; evaluate more categories")
+        other[index] = ring[(place + turn) % len(ring)]
+    return other

@@ -1,0 +1,38 @@
+"""The benchmark of the scene world: held-out captions, and the detector that judges pictures of them. Free of torch."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from lightgen_core.benchmarks.prompt import Prompt
+from lightgen_core.config import World
+from lightgen_core.scene.detect import satisfies
+from lightgen_core.scene.grammar import parse, phrasings
+from lightgen_core.scene.split import split
+from lightgen_core.scene.vocabulary import CATEGORIES
+
+
+def scene_prompts(world: World, per_category: int | None, seed: int) -> list[Prompt]:
+    """Return `per_category` different captions of each category, evenly over the category's held-out meanings.
+
+    A category whose meanings have fewer phrasings than that gives all of them; None asks for all.
+    """
+    rng = np.random.default_rng(seed)
+    prompts: list[Prompt] = []
+    for category in CATEGORIES:
+        queues = []
+        for meaning in (meaning for meaning in split(world)[1] if meaning.category == category):
+            said = phrasings(meaning)
+            queues.append([Prompt(said[i], category, meaning.canonical) for i in rng.permutation(len(said))])
+        turns = range(max(map(len, queues), default=0))
+        prompts += [queue[turn] for turn in turns for queue in queues if turn < len(queue)][:per_category]
+    return prompts
+
+
+def judge_scenes(pictures: Iterable[np.ndarray], captions: Sequence[str]) -> np.ndarray:
+    """Return, for each picture (height, width, 3), whether it shows what its caption says: (n,) bool.
+
+    Raises:
+        CaptionError: a caption is not of the scene grammar.
+    """
+    return np.array([satisfies(picture, parse(caption)) for picture, caption in zip(pictures, captions, strict=True)])

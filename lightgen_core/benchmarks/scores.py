@@ -1,0 +1,31 @@
+"""From verdicts to scores: each category's share of right pictures, and the unweighted mean of the categories."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lightgen_core.benchmarks.prompt import Prompt
+from lightgen_core.statistics import bootstrap_mean, overall
+
+
+def score_table(
+    correct: np.ndarray, prompts: Sequence[Prompt], seed: int, resamples: int
+) -> dict[str, dict[str, float | int]]:
+    """Return `overall` and each category's score with a 95 % interval, bootstrapped over prompts.
+
+    Args:
+        correct: (prompts, images) bool.
+        prompts: one for each row.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+    """
+    images = correct.shape[1]
+    by_category: dict[str, tuple[np.ndarray, list[str]]] = {}
+    for category in dict.fromkeys(prompt.category for prompt in prompts):
+        rows = [row for row, prompt in enumerate(prompts) if prompt.category == category]
+        groups = [prompts[row].caption for row in rows for _ in range(images)]
+        by_category[category] = correct[rows].ravel().astype(float), groups
+    scores = {"overall": overall(by_category, seed, resamples=resamples).as_dict()}
+    for category, (values, groups) in by_category.items():
+        scores[category] = bootstrap_mean(values, groups, seed, resamples=resamples).as_dict()
+    return scores
