@@ -9,6 +9,7 @@ from lightgen_core.captioning.scene import held_out_captions
 from lightgen_core.captions import Choice, choose_captions, in_turn
 from lightgen_core.seeds import seed_of
 from storage.tables import schema
+from tasks.benchmark import evaluation_captions, prompt_files
 from tasks.caption_sources import Topics, candidates
 from tasks.recipe import Recipe
 from tasks.stage import Job, stage
@@ -36,11 +37,17 @@ def _models(recipe: Recipe) -> tuple[str, ...]:
     return (*writer, *((asked.embedding.model,) if asked.embedding else ()))
 
 
+def _files(recipe: Recipe) -> tuple[str, ...]:
+    """Return the files of captions, and of the prompts that these must not repeat."""
+    asked = recipe.captions
+    return (*((asked.file.path,) if asked.file else ()), *(() if asked.source == "scene" else prompt_files(recipe)))
+
+
 @stage(
     version=2,
     reads=("seed", "world", "captions"),
     weights=_models,
-    files=lambda recipe: (recipe.captions.file.path,) if recipe.captions.file else (),
+    files=_files,
     on_device=lambda recipe: bool(_models(recipe)),
 )
 def captions(job: Job) -> None:
@@ -71,10 +78,10 @@ def _choose(job: Job, topics: Topics, seed: int) -> tuple[Choice, dict[str, Any]
     from lightgen_core.captioning.embedding import caption_embedder
     from lightgen_core.captioning.repeats import repeated_meaning, repeated_words
 
-    asked, prompts = job.recipe.captions, held_out_captions(job.recipe.world)
-    space = asked.embedding
+    asked, space = job.recipe.captions, job.recipe.captions.embedding
     embed = caption_embedder(space, job.device()) if space else None
     known = asked.source == "scene"  # its meanings are known, and those of the evaluation are held out
+    prompts = held_out_captions(job.recipe.world) if known else evaluation_captions(job.recipe)
     if known or not space:
         kept_out = EvaluationPrompts(prompts, None if known else asked.decontamination)
     else:

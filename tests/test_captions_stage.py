@@ -11,7 +11,7 @@ from local_endpoint import Reply, serving
 from tiny_language_model import save_tiny_language_model
 
 from flows.load import FOLDER, UserError, load_recipe
-from lightgen_core.captioning.scene import held_out_captions
+from lightgen_core.benchmarks.geneval_prompts import geneval_prompts
 from lightgen_core.content import ContentNotFound
 from lightgen_core.endpoint import EndpointError
 from lightgen_core.near_duplicates import near_duplicate_captions
@@ -40,6 +40,8 @@ def recipe_of(folder, **section):
     """The smoke recipe with another captions section, and few evaluation prompts."""
     world = {"colors": ["red", "green"], "shapes": ["circle", "square", "cross"]}
     raw = yaml.safe_load((FOLDER / "smoke.yaml").read_text()) | {"captions": section, "world": world}
+    if section.get("source", "scene") != "scene":
+        raw |= {"pairs": {"kind": "teacher"}, "evaluation": {"benchmark": "prompts"}}
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(raw))
     return load_recipe(str(path))
@@ -84,7 +86,7 @@ def test_the_captions_of_the_scene_world_have_not_changed(tmp_path):
 
 
 def test_a_file_gives_captions_by_topic_and_what_is_dropped_says_why(tmp_path):
-    leak = held_out_captions(recipe_of(tmp_path).world)[5]
+    leak = geneval_prompts()[5].caption
     lines = [{"caption": f"a {size} {thing} in the {place}", "kind": thing} for thing in ("cat", "boat")
              for size in ("big", "small", "green", "quiet") for place in ("rain", "hall", "sun")]  # fmt: skip
     more = [{"caption": leak, "kind": "shape"}, {"caption": lines[0]["caption"].upper(), "kind": "cat"}]
@@ -205,7 +207,7 @@ def test_seed_captions_are_rewritten(tmp_path, model):
 
 
 def over_http(folder, **changes):
-    axes = {"subject": list(SUBJECTS), "style": ["photo", "drawing"]}
+    axes = {"subject": list(SUBJECTS), "style": ["sketch", "drawing"]}  # "a photo of a dog" is an evaluation prompt
     llm = {
         "backend": "endpoint",
         "model": "served",

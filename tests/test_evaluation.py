@@ -22,7 +22,7 @@ from storage.artifact import Artifact
 from storage.store import Store
 from storage.tables import read_table
 from tasks.benchmark import evaluation_captions, evaluation_prompts
-from tasks.recipe import Captions, Recipe
+from tasks.recipe import Recipe
 from tasks.settings import Settings
 
 CATEGORIES = ["single_object", "two_object", "counting", "colors", "position", "color_attr"]
@@ -281,7 +281,7 @@ def test_evaluating_a_student_by_its_recipe_gives_the_scores_of_the_run(scene, t
 
 
 def test_captions_of_another_source_need_a_scorer_and_a_benchmark_that_know_them():
-    other = Captions.model_construct(source="file", count=10, near_duplicate=0.9)
+    other = {"source": "file", "file": {"path": "captions.txt", "format": "txt"}}
     with pytest.raises(
         ValueError, match=r"captions.source is file.*set it to clip, or set pairs.kind=teacher.*geneval"
     ):
