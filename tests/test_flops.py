@@ -1,29 +1,91 @@
+"""FLOPs of the student, counted from its configuration: against torch's own counter on the real modules."""
+
 import pytest
 import torch
-from tiny_student import GRID, TEXT_WIDTH, TOKEN_WIDTH, TOKENS, tiny_student
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightgen_core.config import MaskConfig
-from lightgen_core.draw import draw
-from lightgen_core.flops import forward_flops, training_flops
+from lightgen_core.config import HeadConfig, MarConfig, MaskConfig, SamplerConfig
+from lightgen_core.draw import draw, hidden_count
+from lightgen_core.flops import (
+    expected_training_flops,
+    forward_flops,
+    hidden_counts,
+    sampling_flops,
+    training_flops,
+)
 from lightgen_core.losses import token_losses
 from lightgen_core.mar.student import new_student
 from lightgen_core.objectives import objective
+from lightgen_core.sampling import sample
 
-WORDS, DRAWS = 7, 3
+GRID, WORDS, DRAWS, BATCH = (4, 4), 5, 3, 2
+MASK = MaskConfig(kind="uniform", low=0.5)
 
 
-@pytest.mark.parametrize("self_attention", [False, True])
-@pytest.mark.parametrize("name", ["ddpm", "v"])
-def test_flops_are_those_that_torch_counts(name, self_attention):
-    tiny = tiny_student(name)
-    mar = tiny.mar.config.model_copy(update={"text_self_attention": self_attention, "text_depth": 2})
-    student, generator = new_student(mar, tiny.head.config, seed=0).eval(), torch.Generator().manual_seed(0)
-    drawn = draw(1, TOKENS, TOKEN_WIDTH, MaskConfig(), objective(name), DRAWS, 0.0, generator)
-    tokens, text = torch.randn(1, TOKENS, TOKEN_WIDTH), torch.randn(1, WORDS, TEXT_WIDTH)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        token_losses(student, tokens, text, None, GRID, drawn)
-    sizes = {"tokens": TOKENS, "hidden": drawn.num_hidden, "words": WORDS, "draws": DRAWS}
-    assert counter.get_total_flops() == forward_flops(mar, tiny.head.config, **sizes)
-    assert training_flops(mar, tiny.head.config, **sizes) == 3 * counter.get_total_flops()
+def student_of(objective_name: str, self_attention: bool):
+    mar = MarConfig(
+        token_width=8,
+        text_width=24,
+        width=32,
+        heads=4,
+        aligner_depth=2,
+        encoder_depth=1,
+        decoder_depth=3,
+        text_depth=2,
+        text_self_attention=self_attention,
+        dropout=0.0,
+        position_grid=4,
+    )
+    return new_student(mar, HeadConfig(width=48, depth=2, objective=objective_name), 0)
+
+
+@pytest.mark.parametrize(("objective_name", "self_attention"), [("ddpm", False), ("v", True), ("flow", False)])
+def test_training_flops_equal_torchs_count_of_forward_and_backward(objective_name, self_attention):
+    student = student_of(objective_name, self_attention)
+    tokens = GRID[0] * GRID[1]
+    generator = torch.Generator().manual_seed(1)
+    drawn = draw(BATCH, tokens, 8, MASK, objective(objective_name), DRAWS, 0.5, generator)
+    images, text = torch.randn(BATCH, tokens, 8), torch.randn(BATCH, WORDS, 24)
+    sizes = {"tokens": tokens, "hidden": drawn.num_hidden, "words": WORDS, "draws": DRAWS}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward:
+        losses = token_losses(student, images, text, None, GRID, drawn)
+    expected = forward_flops(student.mar.config, student.head.config, **sizes)
+    assert forward.get_total_flops() == BATCH * sum(expected.values())
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as backward:
+        losses.mean().backward()
+    counted = forward.get_total_flops() + backward.get_total_flops()
+    assert counted == BATCH * training_flops(student.mar.config, student.head.config, **sizes)
+
+
+def test_sampling_flops_equal_torchs_count_to_two_percent():
+    student = student_of("v", False).requires_grad_(False)
+    config = SamplerConfig(iterations=6, head_steps=7, head_sampler="ddim", guidance=2.0)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        sample(student, torch.randn(1, WORDS, 24), None, GRID, config, seeds=[0])
+    expected = sampling_flops(student.mar.config, student.head.config, config, tokens=16, words=WORDS)
+    assert counted.get_total_flops() == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "mask", [MaskConfig(), MaskConfig(low=0.0, std=0.5), MaskConfig(kind="uniform", low=0.3), MaskConfig(multiple=8)]
+)
+def test_probabilities_of_hidden_counts_are_those_of_the_draws(mask):
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.tensor([hidden_count(64, mask, generator) for _ in range(20_000)])
+    expected = hidden_counts(64, mask)
+    assert sum(expected.values()) == pytest.approx(1)
+    for count in range(65):
+        assert (drawn == count).double().mean().item() == pytest.approx(expected.get(count, 0.0), abs=0.012)
+
+
+def test_the_mean_over_a_steps_masks_lies_between_the_fewest_and_the_most_hidden():
+    mar, head = MarConfig(), HeadConfig()
+    mean = expected_training_flops(mar, head, MaskConfig(), tokens=256, words=128, draws=4)
+    least, most = (training_flops(mar, head, tokens=256, hidden=n, words=128, draws=4) for n in (180, 256))
+    assert least < mean < most
+
+
+def test_a_decoder_block_of_the_papers_student_takes_24_length_width_squared_and_its_attention():
+    forward = forward_flops(MarConfig(), HeadConfig(), tokens=256, hidden=256, words=128, draws=1)
+    assert forward["decoder"] == 16 * (24 * 256 * 1024**2 + 4 * 256**2 * 1024)
