@@ -8,7 +8,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from lightgen_core.zoo.paths import ModelNotFound, digest
+from lightgen_core.weights_digest import digest
+from lightgen_core.zoo.paths import ModelNotFound
 from storage.store import Store, StoreError
 from tasks.recipe import Recipe
 from tasks.settings import Settings

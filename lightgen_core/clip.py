@@ -8,11 +8,16 @@ from typing import Any, Self
 import numpy as np
 import open_clip
 import torch
+from huggingface_hub import snapshot_download
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
-from lightgen_core.zoo.paths import resolve
+from lightgen_core.half import PRECISIONS
+from lightgen_core.references import Reference, parse
+
+_FILES = ["open_clip_*.safetensors", "*.json", "*.txt", "*.model"]
 
 
 class ClipError(ValueError):
@@ -22,46 +27,47 @@ class ClipError(ValueError):
 class Clip:
     """Embeds pictures uint8 (n, height, width, 3) and captions as float32 (n, width) unit vectors."""
 
-    def __init__(self, model: Any, tokenizer: Any, device: torch.device | str, batch_size: int = 256) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, device: torch.device | str, batch_size: int = 256, precision: str = "fp32"
+    ) -> None:
         self.model = model.eval().requires_grad_(False).to(device)
         self.tokenizer = tokenizer
         self.device = torch.device(device)
         self.batch_size = batch_size
+        self._dtype = PRECISIONS[precision]
         self.preprocessing = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
         self.width = int(self.embed_texts(["a picture"]).shape[1])
 
     @classmethod
-    def load(
-        cls, reference: str, *, device: torch.device | str = "cpu", precision: str = "fp32", cache: str | None = None
-    ) -> Self:
-        """Load a zoo reference ("zoo:clip"), a folder as open_clip saves it, or "MODEL/PRETRAINED" (a tag or a file).
+    def load(cls, reference: str, *, device: torch.device | str = "cpu", precision: str = "fp32") -> Self:
+        """Load "zoo:clip", a folder as open_clip saves it, a hub id with a revision, or "MODEL/PRETRAINED".
 
-        Examples of the last: "ViT-B-32-SigLIP2-256/webli", "ViT-L-14/openai". `precision` is open_clip's, `cache` the
-        folder for downloads.
+        PRETRAINED is a tag of open_clip's or a safetensors file: "ViT-B-32-SigLIP2-256/webli",
+        "ViT-B-32/weights.safetensors". Tags name no revision; "timm/ViT-B-32-SigLIP2-256@<commit>" does.
+
+        Args:
+            precision: of weights and arithmetic, open_clip's name: fp32, bf16 or fp16 (norms stay in fp32).
 
         Raises:
             ClipError: none of these.
+            ModelNotFound: nothing is at the path.
         """
-        where = resolve(reference)
-        if Path(where).is_dir():
-            if not (Path(where) / "open_clip_config.json").is_file():
-                raise ClipError(f"{where} has no open_clip_config.json; give the folder that open_clip saved")
-            name, pretrained = f"local-dir:{where}", None
+        architecture, _, tag = reference.partition("/")
+        where = parse(reference)
+        pretrained = None
+        if architecture in open_clip.list_models():
+            if where.path is None and tag not in open_clip.list_pretrained_tags_by_model(architecture):
+                tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none: give a file"
+                raise ClipError(f"found CLIP {reference!r}; the pretrained tags of {architecture} are {tags}")
+            if where.path is not None and where.path.suffix != ".safetensors":
+                raise ClipError(f"{where.path} is not a safetensors file; convert it, since others can run code")
+            name, pretrained = architecture, tag if where.path is None else str(where.path)
         else:
-            name, _, tag = where.partition("/")
-            known = tag in open_clip.list_pretrained_tags_by_model(name) or Path(tag).is_file()
-            if name not in open_clip.list_models() or not known:
-                raise ClipError(_advice(reference, name))
-            pretrained = tag
+            name = f"local-dir:{_folder(where)}"
         model = open_clip.create_model(
-            name,
-            pretrained=pretrained,
-            precision=precision,
-            device=str(device),
-            cache_dir=cache,
-            require_pretrained=True,
+            name, pretrained=pretrained, precision=precision, device=str(device), require_pretrained=True
         )
-        return cls(model, open_clip.get_tokenizer(name, cache_dir=cache), device)
+        return cls(model, open_clip.get_tokenizer(name), device, precision=precision)
 
     @torch.inference_mode()
     def embed_images(self, images: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
@@ -75,7 +81,17 @@ class Clip:
             found = f"{pictures.dtype} {tuple(pictures.shape)}"
             raise ClipError(f"found pictures of {found}, expected uint8 (n, height, width, 3)")
         batches = pictures.split(self.batch_size)
-        return _joined([self.model.encode_image(self._prepared(batch), normalize=True) for batch in batches])
+        return _unit([self.model.encode_image(self._prepared(batch)) for batch in batches])
+
+    def embed_pictures(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Unit vectors (n, width) of pictures (height, width, 3) of any sizes; those of one size go together."""
+        by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for row, picture in enumerate(pictures):
+            by_size[picture.shape].append(row)
+        vectors = np.empty((len(pictures), self.width), np.float32)
+        for rows in by_size.values():
+            vectors[rows] = self.embed_images(np.stack([pictures[row] for row in rows]))
+        return vectors
 
     def embed_pictures(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Unit vectors (n, width) of pictures (height, width, 3) of any sizes; those of one size go together."""
@@ -91,7 +107,7 @@ class Clip:
     def embed_texts(self, captions: list[str]) -> NDArray[np.float32]:
         """Unit vectors (n, width) of captions."""
         tokens = self.tokenizer(captions).to(self.device)
-        return _joined([self.model.encode_text(batch, normalize=True) for batch in tokens.split(self.batch_size)])
+        return _unit([self.model.encode_text(batch) for batch in tokens.split(self.batch_size)])
 
     def scores(self, images: Sequence[NDArray[np.uint8]], captions: list[str]) -> NDArray[np.float32]:
         """Cosine of each picture (height, width, 3), of any size, with its caption: (n,)."""
@@ -107,7 +123,7 @@ class Clip:
         if list(values.shape[2:]) != size:
             values = resized(values, size, asked)
         mean, deviation = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (asked.mean, asked.std))
-        return ((values.float() / 255 - mean) / deviation).to(next(self.model.parameters()).dtype)
+        return ((values.float() / 255 - mean) / deviation).to(self._dtype)
 
 
 def resized(values: Tensor, size: list[int], asked: open_clip.transform.PreprocessCfg) -> Tensor:
@@ -129,15 +145,25 @@ def resized(values: Tensor, size: list[int], asked: open_clip.transform.Preproce
     return values
 
 
-def _joined(parts: list[Tensor]) -> NDArray[np.float32]:
-    return torch.cat(parts).float().cpu().numpy()
+def _unit(parts: list[Tensor]) -> NDArray[np.float32]:
+    """Vectors of norm 1 to fp32's precision, whatever they were computed in."""
+    return functional.normalize(torch.cat(parts).float(), dim=-1).cpu().numpy()
 
 
-def _advice(reference: str, name: str) -> str:
-    if name not in open_clip.list_models():
-        return (
-            f"found CLIP {reference!r}; expected zoo:clip, a folder with open_clip_config.json, or MODEL/PRETRAINED "
-            "such as ViT-B-32/openai (open_clip.list_pretrained() names them all)"
+def _folder(where: Reference) -> Path:
+    """A folder with open_clip's configuration and safetensors, downloaded where it has to be."""
+    if where.path is not None:
+        folder = where.path
+    elif where.revision is None and where.here() is None:
+        raise ClipError(
+            f"found CLIP {where.text!r}; expected zoo:clip, a folder with open_clip_config.json, MODEL/PRETRAINED "
+            "such as ViT-B-32/openai (open_clip.list_pretrained() names them all), or a hub id with its revision: "
+            "org/name@commit"
         )
-    tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none: give a file"
-    return f"found CLIP {reference!r}; the pretrained tags of {name} are {tags}"
+    else:
+        folder = Path(snapshot_download(where.repository, revision=where.revision, allow_patterns=_FILES))
+    if not (folder / "open_clip_config.json").is_file():
+        raise ClipError(f"{folder} has no open_clip_config.json; give the folder that open_clip saved")
+    if not list(folder.glob("*.safetensors")):
+        raise ClipError(f"{folder} has no weights as safetensors; others can run code and are not loaded")
+    return folder

@@ -1,6 +1,5 @@
 """The frozen image autoencoder: pictures to normalised latents and back (diffusers AutoencoderKL or AutoencoderDC)."""
 
-from pathlib import Path
 from typing import Self
 
 import diffusers
@@ -9,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightgen_core.zoo.paths import resolve
+from lightgen_core.references import Reference, parse
 
 CLASSES = ("AutoencoderKL", "AutoencoderDC")
 """diffusers classes that can be loaded; a folder's config.json names its own."""
@@ -44,23 +43,22 @@ class LatentCodec:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        revision: str | None = None,
     ) -> Self:
-        """Load a zoo reference ("zoo:autoencoder"), a local folder, or a hub id at `revision`; safetensors only.
+        """Load "zoo:autoencoder", a folder, or a hub id (see `lightgen_core.references`); safetensors only.
 
-        A hub id of a whole pipeline may end with its folder: "stabilityai/stable-diffusion-3.5-large/vae".
+        A hub id of a whole pipeline ends with its folder: "stabilityai/stable-diffusion-3.5-large/vae@<commit>".
 
         Raises:
             CodecError: the model is of another class.
-            OSError: there is no such model, or its weights are not safetensors.
+            ModelNotFound: nothing is at the path.
+            OSError: there is no such model on the hub, or its weights are not safetensors.
         """
-        where, subfolder = _split(resolve(reference))
-        extra = {"subfolder": subfolder} if subfolder else {}
-        name = _class_name(where, subfolder, revision)
+        where = parse(reference)
+        name = _class_name(where)
         if name not in CLASSES:
             raise CodecError(f"{reference} holds a model of class {name}, expected {' or '.join(CLASSES)}")
         model = getattr(diffusers, name).from_pretrained(
-            where, revision=revision, torch_dtype=dtype, use_safetensors=True, low_cpu_mem_usage=False, **extra
+            where.source, torch_dtype=dtype, use_safetensors=True, low_cpu_mem_usage=False, **where.options
         )
         return cls(model.to(device))
 
@@ -98,17 +96,8 @@ class LatentCodec:
         return decoded.float().clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _split(where: str) -> tuple[str, str | None]:
-    """A hub id with more than one slash: the repository and the folder in it."""
-    parts = where.split("/")
-    if Path(where).exists() or len(parts) <= 2 or not all(parts):
-        return where, None
-    return "/".join(parts[:2]), "/".join(parts[2:])
-
-
-def _class_name(where: str, subfolder: str | None, revision: str | None) -> str:
+def _class_name(where: Reference) -> str:
     """The class that the model's own config.json names."""
-    if Path(where).is_dir() and not (Path(where) / "config.json").is_file():
-        raise CodecError(f"{where} has no config.json; give the folder that save_pretrained wrote")
-    config = diffusers.AutoencoderDC.load_config(where, subfolder=subfolder, revision=revision)
-    return str(config.get("_class_name"))
+    if where.path is not None and not (where.path / "config.json").is_file():
+        raise CodecError(f"{where.path} has no config.json; give the folder that save_pretrained wrote")
+    return str(diffusers.AutoencoderDC.load_config(where.source, **where.options).get("_class_name"))

@@ -238,8 +238,12 @@ class DpoConfig(LoopConfig):
 
 
 class DedupConfig(Section):
-    """Which pictures count as copies of each other, how they are searched for, and how diversity is measured."""
+    """Which pictures go: those that do not show their caption, on request, and copies of each other."""
 
+    least_score: float | None = Field(
+        None, ge=-1, le=1, description="text-image score (cosine) below which a picture goes; none: no such rule"
+    )
+    lowest_share: float = Field(0.0, ge=0, lt=1, description="share of the pictures that goes, of the lowest scores")
     threshold: float = Field(0.95, gt=0, le=1, description="cosine from which the worse of a pair is dropped")
     cluster_threshold: float | None = Field(
         None, gt=0, le=1, description="chain rule: cosine that links pictures into clusters; none: no chain rule"

@@ -1,9 +1,13 @@
-"""Half-precision numbers as bytes, in the two formats that tokens are stored in."""
+"""Number formats by name: of arithmetic, and of the half-precision bytes that tokens are stored in."""
 
 import numpy as np
 import torch
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+"""Formats of stored values."""
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Formats of weights and arithmetic."""
 
 
 def to_bytes(values: np.ndarray | torch.Tensor, dtype: str) -> bytes:

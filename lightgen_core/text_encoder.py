@@ -1,17 +1,25 @@
-"""The frozen text encoder: captions to the states that a student attends to (transformers T5)."""
+"""The frozen text encoder: captions to the states that a student attends to (transformers)."""
 
 from collections import defaultdict
 from typing import Self
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, T5EncoderModel
+from torch import Tensor
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from lightgen_core.zoo.paths import resolve
-
-MODEL_TYPES = ("t5",)
-"""transformers' `model_type` of encoders that can be loaded (T5, T5 v1.1 and FLAN-T5 share one)."""
+from lightgen_core.references import parse
 
 
 class TextEncoderError(ValueError):
@@ -19,7 +27,7 @@ class TextEncoderError(ValueError):
 
 
 class TextEncoder:
-    """Captions to ragged states: one float32 array (words, width) for each, its end-of-sequence token included.
+    """Captions to ragged states: one float32 array (words, width) for each, its special tokens included.
 
     Captions of equal length are encoded together and not padded, so the states of a caption are those it has alone,
     to the float noise of matrix products of another size.
@@ -27,17 +35,25 @@ class TextEncoder:
 
     def __init__(
         self,
-        model: T5EncoderModel,
+        model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
         device: torch.device | str,
+        layer: int = -1,
         batch_words: int = 16_384,
     ) -> None:
         self.model = model.eval().requires_grad_(False).to(device)
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.device = torch.device(device)
-        self.width = int(model.config.d_model)
+        sizes = model.config.get_text_config()
+        self.width = int(sizes.hidden_size)
+        self.layer = layer
+        if not -sizes.num_hidden_layers - 1 <= layer <= sizes.num_hidden_layers:
+            raise TextEncoderError(
+                f"found text layer {layer}; {sizes.num_hidden_layers} layers give states "
+                f"{-sizes.num_hidden_layers - 1} to {sizes.num_hidden_layers}: 0 is before the first, -1 after the last"
+            )
         self._batch_words = batch_words
 
     @classmethod
@@ -46,25 +62,39 @@ class TextEncoder:
         reference: str,
         *,
         max_length: int = 128,
+        layer: int = -1,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        revision: str | None = None,
     ) -> Self:
-        """Load a zoo reference ("zoo:t5"), a local folder, or a hub id at `revision`; safetensors only.
+        """Load "zoo:t5", a folder, or a hub id (see `lightgen_core.references`); safetensors only.
 
-        max_length: tokens of a caption, its end included; what is longer is cut.
+        Of a model with encoder and decoder (T5 and its kin) the encoder is used, of a causal language model (Qwen,
+        Llama, Gemma, ...) everything below its output layer.
+
+        Args:
+            max_length: tokens of a caption, its special ones included; what is longer is cut.
+            layer: whose states, counted as in transformers' `hidden_states`: 0 the embeddings, -1 the last, with the
+                final norm; the others come without it, and can be too large for float16.
+            dtype: of weights and arithmetic. T5 overflows in float16.
 
         Raises:
-            TextEncoderError: the model is of another type.
-            OSError: there is no such model, or its weights are not safetensors.
+            TextEncoderError: the model encodes no text, or has no such layer.
+            ModelNotFound: nothing is at the path.
+            OSError: there is no such model on the hub, or its weights are not safetensors.
         """
-        where = resolve(reference)
-        found = AutoConfig.from_pretrained(where, revision=revision).model_type
-        if found not in MODEL_TYPES:
-            raise TextEncoderError(f"{reference} is a model of type {found}, expected {' or '.join(MODEL_TYPES)}")
-        model = T5EncoderModel.from_pretrained(where, revision=revision, dtype=dtype, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
-        return cls(model, tokenizer, max_length, device)
+        where = parse(reference)
+        config = AutoConfig.from_pretrained(where.source, **where.options)
+        if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+            kind = AutoModelForTextEncoding
+        elif not config.is_encoder_decoder and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+            kind = AutoModel
+        else:
+            raise TextEncoderError(
+                f"{reference} is a model of type {config.model_type}; expected a T5 or a causal language model"
+            )
+        model = kind.from_pretrained(where.source, dtype=dtype, use_safetensors=True, **where.options)
+        tokenizer = AutoTokenizer.from_pretrained(where.source, **where.options)
+        return cls(model, tokenizer, max_length, device, layer)
 
     @torch.inference_mode()
     def encode(self, captions: list[str], *, padded: bool = False) -> list[NDArray[np.float32]]:
@@ -76,9 +106,11 @@ class TextEncoder:
         unique = list(dict.fromkeys(captions))
         if not unique:
             return []
-        padding = "max_length" if padded else False
-        tokenized = self.tokenizer(unique, truncation=True, max_length=self.max_length, padding=padding)
-        ids, masks = tokenized["input_ids"], tokenized["attention_mask"]
+        # A caption of no tokens, where the tokenizer adds none either, is its end-of-sequence token.
+        words = [tokens or [self.tokenizer.eos_token_id] for tokens in self._tokens(unique)]
+        longest = self.max_length if padded else 0
+        ids = [tokens + [self._padding] * (longest - len(tokens)) for tokens in words]
+        masks = [[1] * len(tokens) + [0] * (longest - len(tokens)) for tokens in words]
         by_length: dict[int, list[int]] = defaultdict(list)
         for row, tokens in enumerate(ids):
             by_length[len(tokens)].append(row)
@@ -88,6 +120,22 @@ class TextEncoder:
             for start in range(0, len(rows), step):
                 chosen = rows[start : start + step]
                 batch, mask = (torch.tensor([of[row] for row in chosen], device=self.device) for of in (ids, masks))
-                encoded = self.model(input_ids=batch, attention_mask=mask).last_hidden_state.float().cpu().numpy()
+                encoded = self._states(batch, mask).float().cpu().numpy()
                 states |= {unique[row]: encoded[i] for i, row in enumerate(chosen)}
         return [states[caption] for caption in captions]
+
+    def _tokens(self, captions: list[str]) -> list[list[int]]:
+        return self.tokenizer(captions, truncation=True, max_length=self.max_length)["input_ids"]
+
+    @property
+    def _padding(self) -> int:
+        """What is written where a caption has ended; a decoder's tokenizer may have no token of its own for that."""
+        own = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if own is None else own
+
+    def _states(
+        self, tokens: Int[Tensor, "rows words"], mask: Int[Tensor, "rows words"]
+    ) -> Float[Tensor, "rows words width"]:
+        if self.layer == -1:
+            return self.model(input_ids=tokens, attention_mask=mask).last_hidden_state
+        return self.model(input_ids=tokens, attention_mask=mask, output_hidden_states=True).hidden_states[self.layer]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightgen_core.codec import LatentCodec
 from lightgen_core.config import Positive, SamplerConfig, Section
+from lightgen_core.half import PRECISIONS
 from lightgen_core.head_loop import Acceleration, HeadLoop
 from lightgen_core.mar.patch import unpatchify
 from lightgen_core.mar.student import Student
@@ -23,7 +24,10 @@ class StudentInfo(Section):
     """What a student's weights do not say: the frozen components around it, its geometry, how it is best sampled."""
 
     codec: str
+    codec_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     text_encoder: str
+    text_precision: Literal["fp32", "bf16"] = "fp32"
+    text_layer: int = -1
     max_words: Positive
     patch: Positive
     channels: Positive
@@ -77,8 +81,14 @@ class TextToImage:
         """
         student, raw = load_student(folder, weights=weights, device=device)
         info = StudentInfo.model_validate(raw)
-        codec = LatentCodec.load(info.codec, device=device)
-        text_encoder = TextEncoder.load(info.text_encoder, max_length=info.max_words, device=device)
+        codec = LatentCodec.load(info.codec, device=device, dtype=PRECISIONS[info.codec_precision])
+        text_encoder = TextEncoder.load(
+            info.text_encoder,
+            max_length=info.max_words,
+            layer=info.text_layer,
+            device=device,
+            dtype=PRECISIONS[info.text_precision],
+        )
         for what, found, wanted in (
             (f"autoencoder {info.codec} has latent channels", codec.channels, info.channels),
             (

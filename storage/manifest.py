@@ -25,8 +25,8 @@ class FileEntry(BaseModel):
 class Manifest(BaseModel):
     """What an artifact is, what it was made from, and every file it holds.
 
-    `timings`, `device_seconds`, `software`, `host` and `created_at` tell of the run that made it and may differ between
-    two runs of one key; everything else is a function of the key.
+    `timings`, `device_seconds`, `models`, `software`, `host` and `created_at` tell of the run that made it and may
+    differ between two runs of one key; everything else is a function of the key.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +42,9 @@ class Manifest(BaseModel):
     figures: dict[str, Any] = Field(default_factory=dict, description="what the stage measured of its output")
     timings: dict[str, float] = Field(description="wall-clock seconds, over all runs that contributed")
     device_seconds: float = Field(ge=0, description="seconds for which the device was held")
+    models: dict[str, str | None] = Field(
+        default_factory=dict, description="hub models by name: the commit that was used, where the local cache tells it"
+    )
     software: dict[str, str] = Field(description="versions of what made the bytes")
     host: dict[str, str] = Field(description="machine and device")
     created_at: str = Field(description="UTC, ISO 8601")

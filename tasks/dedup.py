@@ -6,9 +6,10 @@ from dataclasses import asdict
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.dedup import find_duplicates
+from lightgen_core.dedup import Deduplication, find_duplicates
 from lightgen_core.diversity import diversity
 from lightgen_core.seeds import seed_of
+from lightgen_core.text_image_score import shows_caption
 from storage.artifact import Artifact
 from storage.tables import read_table, schema
 from tasks.stage import Job, stage
@@ -24,39 +25,59 @@ SCHEMA = schema(
 )
 
 
-@stage(version=1, reads=("seed", "dedup"))
+LOW_SCORE = "low text-image score"
+
+
+@stage(version=2, reads=("seed", "dedup"))
 def dedup(job: Job, synthesis: Artifact, embeddings: Artifact) -> None:
-    """Write `keep.parquet`, one row for each picture; the figures and the recall certificate go into the manifest."""
+    """Write `keep.parquet`, one row for each picture; the figures and the recall certificate go into the manifest.
+
+    A picture that does not show its caption goes first, and is then nobody's duplicate.
+    """
+    asked = job.recipe.dedup
     pictures = read_table(synthesis, "^images", ["id", "topic", "meaning", "sha256"])
     embedded = read_table(embeddings, "^embeddings", ["id", "image", "score"])
     column = embedded["image"].combine_chunks()
     vectors = np.ascontiguousarray(column.flatten().to_numpy().reshape(len(column), -1))
+    ids, scores = pictures["id"].to_numpy(), embedded["score"].to_numpy()
+    shown = shows_caption(scores, ids, asked.least_score, asked.lowest_share)
+    chosen = pictures.filter(pa.array(shown))
     found = find_duplicates(
-        vectors,
-        pictures["sha256"].to_pylist(),
-        embedded["score"].to_numpy(),
-        pictures["id"].to_pylist(),
-        job.recipe.dedup,
-        groups=pictures["meaning"].to_pylist(),
+        vectors if shown.all() else vectors[shown],
+        chosen["sha256"].to_pylist(),
+        scores[shown],
+        chosen["id"].to_pylist(),
+        asked,
+        groups=chosen["meaning"].to_pylist(),
         seed=seed_of(job.recipe.seed, "dedup"),
     )
-    rows = {
-        "id": pictures["id"],
-        "kept": found.kept,
-        "reason": found.reason,
-        "duplicate_of": found.duplicate_of,
-        "similarity": pa.array(found.similarity, from_pandas=True),
-    }
-    job.write_table("keep.parquet", pa.table(rows, SCHEMA))
-    job.counts = {"kept": int(found.kept.sum()), "dropped": int((~found.kept).sum())}
-    stays = np.flatnonzero(found.kept)
+    rows = _verdicts(ids, shown, found)
+    job.write_table("keep.parquet", rows)
+    stays = np.flatnonzero(rows["kept"])
+    job.counts = {"kept": len(stays), "dropped": len(ids) - len(stays)}
     topics, meanings = (
         np.asarray(pictures[name].to_pylist(), dtype=object)[stays].tolist() for name in ("topic", "meaning")
     )
     job.figures = {
-        "reasons": dict(Counter(reason for reason in found.reason if reason)),
+        "reasons": dict(Counter(reason for reason in rows["reason"].to_pylist() if reason)),
+        "scores": dict(zip(("lowest", "median", "highest"), np.quantile(scores, (0, 0.5, 1)).tolist(), strict=True)),
         "certificate": asdict(found.certificate),
-        "diversity": asdict(
-            diversity(vectors[stays], topics, meanings, seed_of(job.recipe.seed, "diversity"), job.recipe.dedup)
-        ),
+        "diversity": asdict(diversity(vectors[stays], topics, meanings, seed_of(job.recipe.seed, "diversity"), asked)),
     }
+
+
+def _verdicts(ids: np.ndarray, shown: np.ndarray, found: Deduplication) -> pa.Table:
+    """One row for each picture: what was found of those that show their caption, and why the others go."""
+    kept, similarity = np.zeros(len(ids), bool), np.full(len(ids), np.nan, np.float32)
+    kept[shown], similarity[shown] = found.kept, found.similarity
+    reason = np.full(len(ids), LOW_SCORE, object)
+    duplicate_of = np.full(len(ids), None, object)
+    reason[shown], duplicate_of[shown] = found.reason, found.duplicate_of
+    columns = {
+        "id": ids,
+        "kept": kept,
+        "reason": reason,
+        "duplicate_of": duplicate_of,
+        "similarity": pa.array(similarity, from_pandas=True),
+    }
+    return pa.table(columns, SCHEMA)

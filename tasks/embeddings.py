@@ -1,5 +1,7 @@
 """embeddings: pictures and captions -> CLIP embeddings and the text-image score."""
 
+import time
+
 import numpy as np
 import pyarrow as pa
 
@@ -9,13 +11,13 @@ from storage.tables import schema
 from tasks.stage import Job, stage
 
 
-@stage(version=1, reads=("embeddings",), weights=lambda recipe: (recipe.embeddings.model,), on_device=True)
+@stage(version=2, reads=("embeddings",), weights=lambda recipe: (recipe.embeddings.model,), on_device=True)
 def embeddings(job: Job, synthesis: Artifact) -> None:
-    """Write `embeddings-*.parquet`, one for each shard of pictures: unit vectors and their cosine."""
+    """Write `embeddings-*.parquet`, one for each shard of pictures: unit vectors and their cosine, the score."""
     from lightgen_core.clip import Clip
 
     asked = job.recipe.embeddings
-    clip = Clip.load(asked.model, device=job.device())
+    clip = Clip.load(asked.model, device=job.device(), precision=asked.precision)
     width = clip.width
     columns = schema(
         {
@@ -26,10 +28,11 @@ def embeddings(job: Job, synthesis: Artifact) -> None:
         }
     )
     for name, shard in job.mirrored(synthesis, "^images", "embeddings"):
+        started = time.monotonic()
         pictures = shard["image"].combine_chunks().field("bytes").to_pylist()
         image = np.concatenate(
             [
-                clip.embed_images(np.stack([from_bytes(data) for data in pictures[start : start + asked.batch_size]]))
+                clip.embed_pictures([from_bytes(data) for data in pictures[start : start + asked.batch_size]])
                 for start in range(0, len(pictures), asked.batch_size)
             ]
         )
@@ -42,3 +45,4 @@ def embeddings(job: Job, synthesis: Artifact) -> None:
             "score": (image * text).sum(axis=1),
         }
         job.write_table(name, pa.table(vectors, columns))
+        job.say("%d images at %.1f images/s", len(pictures), len(pictures) / (time.monotonic() - started))

@@ -98,8 +98,9 @@ def _scorer(job: Job) -> Scorer:
 
 def _choose(tokens: Artifact, pattern: str, count: int, seed: int) -> np.ndarray:
     """Return the places of rows of the training set, in rising order: one for each caption, evenly over topics."""
-    table = read_table(tokens, pattern, ["caption", "topic"])
+    table = read_table(tokens, pattern, ["caption", "topic", "flipped"])
     order = np.random.default_rng(seed).permutation(len(table))
+    order = order[~table["flipped"].to_numpy()[order]]  # the pictures at hand are not mirrored
     captions = table["caption"].combine_chunks().dictionary_encode().indices.to_numpy()
     first = order[np.sort(np.unique(captions[order], return_index=True)[1])]
     topics = table["topic"].take(first).to_pylist()

@@ -82,11 +82,9 @@ def _phase(job: Job, tokens: Artifact, student: NewStudent | SavedStudent, numbe
     recipe, (size, config) = job.recipe, job.recipe.phases[number]
     files, own = tokens.names(pattern_of(size)), [number + 1] if number else []
     layout = about(read_table(tokens, files[0], ["id"]).schema)
+    components = ("codec", "codec_precision", "text_encoder", "text_precision", "text_layer", "max_words", "patch")
     info = StudentInfo(
-        codec=recipe.tokens.codec,
-        text_encoder=recipe.tokens.text_encoder,
-        max_words=recipe.tokens.max_words,
-        patch=recipe.tokens.patch,
+        **recipe.tokens.model_dump(include=set(components)),
         channels=layout["channels"],
         latent_height=layout["height"],
         latent_width=layout["width"],

@@ -71,17 +71,30 @@ class Synthesis(Section):
 class Embeddings(Section):
     """In which space pictures are compared."""
 
-    model: str = Field("zoo:clip", description="CLIP: zoo:clip, an open_clip model/pretrained tag, or a folder")
+    model: str = Field(
+        "zoo:clip", description="CLIP: zoo:clip, open_clip's MODEL/TAG or MODEL/FILE, a folder, or org/name@revision"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="number format of its arithmetic")
     batch_size: Positive = Field(256, description="images embedded at once")
 
 
 class Tokens(Section):
     """What the student sees of pictures and captions."""
 
-    codec: str = Field("zoo:autoencoder", description="image autoencoder: zoo:autoencoder, a hub id or a folder")
-    text_encoder: str = Field("zoo:t5", description="text encoder: zoo:t5, a hub id or a folder")
+    codec: str = Field("zoo:autoencoder", description="image autoencoder: zoo:autoencoder, a folder, org/name@revision")
+    codec_precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="number format of its arithmetic")
+    text_encoder: str = Field("zoo:t5", description="text encoder: zoo:t5, a folder, or org/name@revision")
+    text_precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="number format of its arithmetic; T5 overflows in fp16"
+    )
+    text_layer: int = Field(
+        -1, description="layer whose states are kept: 0 before the first, -1 after the last with its norm, -2 before it"
+    )
     max_words: Positive = Field(64, description="longest caption, text tokens; what is beyond is cut")
     patch: Positive = Field(2, description="side of the square of latents that makes one token")
+    flip: bool = Field(
+        False, description="a second row for each picture, mirrored, where the caption does not tell left from right"
+    )
     dtype: Literal["float16", "bfloat16"] = Field(
         "float16", description="number format of stored latents and text states"
     )

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from lightgen_core.content import content_digest
-from lightgen_core.zoo.paths import digest
+from lightgen_core.references import parse
+from lightgen_core.weights_digest import digest
 from storage.artifact import PROGRESS, Artifact
 from storage.keys import artifact_key
 from storage.manifest import FileEntry, Manifest
@@ -261,6 +262,9 @@ class Stage:
             figures=job.figures,
             timings={"seconds": seconds},
             device_seconds=seconds if self.on_device(job.recipe) else 0.0,
+            models={
+                name: reference.commit() for name in self.weights(job.recipe) if (reference := parse(name)).path is None
+            },
             software={name: version(name) for name in SOFTWARE} | {"python": platform.python_version()},
             host={"machine": platform.machine(), "system": platform.system(), "device": job.settings.device},
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lightgen_core.mirror import mirrorable
 from lightgen_core.pictures import from_bytes, resize_square
 from storage.artifact import Artifact
 from storage.tables import read_file, read_table, schema
@@ -14,12 +15,14 @@ from tasks.recipe import Tokens
 from tasks.stage import Job, stage
 
 if TYPE_CHECKING:
+    from lightgen_core.codec import LatentCodec
     from lightgen_core.text_encoder import TextEncoder
 
 KINDS = {
     "id": pa.int64(),
     "caption": pa.string(),
     "topic": pa.string(),
+    "flipped": pa.bool_(),
     "latents": pa.binary(),
     "text": pa.binary(),
     "words": pa.int32(),
@@ -27,7 +30,7 @@ KINDS = {
 
 
 @stage(
-    version=1,
+    version=2,
     reads=("tokens",),
     weights=lambda recipe: (recipe.tokens.codec, recipe.tokens.text_encoder),
     on_device=True,
@@ -35,28 +38,30 @@ KINDS = {
 def tokens(job: Job, synthesis: Artifact, dedup: Artifact) -> None:
     """Write `tokens-*.parquet`, one for each shard of pictures; of several sizes, a set of such files for each.
 
-    A caption is encoded once in a shard, whatever the number of sizes.
+    A caption is encoded once in a shard, whatever the number of sizes. On request a picture whose caption allows it has
+    a second row, `flipped`, with the latents of its mirror image.
     """
-    from lightgen_core.codec import LatentCodec
     from lightgen_core.half import to_bytes
-    from lightgen_core.text_encoder import TextEncoder
 
     asked = job.recipe.tokens
-    codec = LatentCodec.load(asked.codec, device=job.device())
+    codec, text_encoder = _components(job)
     _check_sizes(asked.sizes, codec.stride * asked.patch)
-    text_encoder = TextEncoder.load(asked.text_encoder, max_length=asked.max_words, device=job.device())
     verdict = read_table(dedup, "^keep", ["id", "kept"])
     keep = pa.array(verdict["id"].to_pylist()).filter(verdict["kept"].combine_chunks())
     sizes = asked.sizes or (None,)
+    told = False
     for size in sizes:
         for name, shard in job.mirrored(synthesis, "^images", _prefix(size)):
-            rows = shard.filter(pc.is_in(shard["id"], keep))
+            told = told or _tell_size(job, shard, codec, text_encoder.width, len(keep))
+            rows, flipped = _rows(shard.filter(pc.is_in(shard["id"], keep)), asked.flip)
             if size == sizes[0]:
                 text, counts = _encode_text(rows["caption"].to_pylist(), text_encoder, asked)
             else:
                 same = name.replace(_prefix(size), _prefix(sizes[0]))
                 text, counts = read_file(job.artifact, same, ["text", "words"]), {}
-            latents = [codec.encode(pictures) for pictures in _pictures(rows, asked.batch_size, size)]
+            latents = [codec.encode(pictures) for pictures in _pictures(rows, flipped, asked.batch_size, size)]
+            if not latents:  # a shard that lost every picture still tells the layout
+                latents = [codec.encode(next(_pictures(shard.slice(0, 1), np.zeros(1, bool), 1, size)))[:0]]
             whole = np.concatenate(latents)
             about = {"dtype": asked.dtype, "text_width": text_encoder.width} | dict(
                 zip(("channels", "height", "width"), whole.shape[1:], strict=True)
@@ -65,11 +70,45 @@ def tokens(job: Job, synthesis: Artifact, dedup: Artifact) -> None:
                 "id": rows["id"],
                 "caption": rows["caption"],
                 "topic": rows["topic"],
-                "latents": [to_bytes(latent, asked.dtype) for latent in whole],
+                "flipped": flipped,
+                "latents": pa.array([to_bytes(latent, asked.dtype) for latent in whole], pa.binary()),
                 "text": text["text"],
                 "words": text["words"],
             }
             job.write_table(name, pa.table(columns, schema(KINDS, about)), counts)
+
+
+def _components(job: Job) -> "tuple[LatentCodec, TextEncoder]":
+    from lightgen_core.codec import LatentCodec
+    from lightgen_core.half import PRECISIONS
+    from lightgen_core.text_encoder import TextEncoder
+
+    asked, device = job.recipe.tokens, job.device()
+    return LatentCodec.load(asked.codec, device=device, dtype=PRECISIONS[asked.codec_precision]), TextEncoder.load(
+        asked.text_encoder,
+        max_length=asked.max_words,
+        layer=asked.text_layer,
+        device=device,
+        dtype=PRECISIONS[asked.text_precision],
+    )
+
+
+def _tell_size(job: Job, shard: pa.Table, codec: "LatentCodec", text_width: int, kept: int) -> bool:
+    """Log, before the first picture is encoded, how much disk the rows take at most."""
+    asked = job.recipe.tokens
+    sides = [(size, size) for size in asked.sizes] or [from_bytes(shard["image"][0]["bytes"].as_py()).shape[:2]]
+    rows, text = kept * (2 if asked.flip else 1), 2 * asked.max_words * text_width
+    each = sum(2 * codec.channels * (h // codec.stride) * (w // codec.stride) + text for h, w in sides)
+    job.say("at most %d rows of %d bytes, all sizes together: %.2f GB", rows, each, rows * each / 1e9)
+    return True
+
+
+def _rows(rows: pa.Table, flip: bool) -> tuple[pa.Table, np.ndarray]:
+    """The rows to write and which of them are mirrored: those that may be, again, after all that are not."""
+    if not flip:
+        return rows, np.zeros(len(rows), bool)
+    again = rows.filter(pa.array([mirrorable(caption) for caption in rows["caption"].to_pylist()], pa.bool_()))
+    return pa.concat_tables([rows, again]), np.arange(len(rows) + len(again)) >= len(rows)
 
 
 def _encode_text(said: list[str], text_encoder: "TextEncoder", asked: Tokens) -> tuple[pa.Table, dict[str, int]]:
@@ -99,9 +138,25 @@ def _check_sizes(sizes: Sequence[int], side: int) -> None:
         raise ValueError(f"tokens.sizes: a picture of {uneven[0]} px is not made of whole tokens of {side} px")
 
 
-def _pictures(rows: pa.Table, batch_size: int, size: int | None) -> Iterator[np.ndarray]:
-    """Yield decoded pictures (n, height, width, 3), a batch at a time; squares of `size` px where one is given."""
-    encoded = rows["image"].combine_chunks().field("bytes").to_pylist()
+def _pictures(rows: pa.Table, flipped: np.ndarray, batch_size: int, size: int | None) -> Iterator[np.ndarray]:
+    """Yield decoded pictures (n, height, width, 3), a batch at a time; squares of `size` px where one is given.
+
+    Raises:
+        ValueError: no size is given and pictures are of several.
+    """
+    encoded, ids = rows["image"].combine_chunks().field("bytes").to_pylist(), rows["id"].to_pylist()
+    first: tuple[int, ...] | None = None
     for start in range(0, len(encoded), batch_size):
         pictures = [from_bytes(data) for data in encoded[start : start + batch_size]]
-        yield np.stack(pictures if size is None else [resize_square(picture, size) for picture in pictures])
+        if size is not None:
+            pictures = [resize_square(picture, size) for picture in pictures]
+        first = first or pictures[0].shape
+        for picture, number in zip(pictures, ids[start:], strict=False):
+            if picture.shape != first:
+                raise ValueError(
+                    f"picture {number} has {picture.shape[0]} x {picture.shape[1]} px, those before it {first[0]} x "
+                    f"{first[1]} px; set tokens.sizes, to which pictures are cropped and resized"
+                )
+        yield np.stack(
+            [picture[:, ::-1] if flip else picture for picture, flip in zip(pictures, flipped[start:], strict=False)]
+        )

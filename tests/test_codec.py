@@ -90,3 +90,17 @@ def test_a_copied_folder_encodes_the_same(tmp_path: Path) -> None:
     codec = LatentCodec.load("zoo:autoencoder")
     shutil.copytree(codec.model.config._name_or_path, tmp_path / "copy")
     np.testing.assert_array_equal(LatentCodec.load(str(tmp_path / "copy")).encode(PICTURES), codec.encode(PICTURES))
+
+
+def test_arithmetic_in_bf16_stays_near_that_in_fp32(kl_folder: Path) -> None:
+    exact, rounded = (LatentCodec.load(str(kl_folder), dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    a, b = exact.encode(PICTURES), rounded.encode(PICTURES)
+    assert b.dtype == np.float32 and 0 < np.abs(a - b).max() < 0.1 * np.abs(a).max()
+
+
+def test_an_autoencoder_inside_a_pipelines_folder_is_loaded_by_path(kl_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(kl_folder, tmp_path / "pipeline" / "vae")
+    np.testing.assert_array_equal(
+        LatentCodec.load(str(tmp_path / "pipeline" / "vae")).encode(PICTURES),
+        LatentCodec.load(str(kl_folder)).encode(PICTURES),
+    )

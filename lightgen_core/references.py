@@ -1,0 +1,93 @@
+"""What a recipe calls a frozen model: the zoo, a folder, or a repository of the Hugging Face hub. Free of torch.
+
+    zoo:clip                     a model that comes with the package
+    /models/vae, models/vae      a folder on this machine, as `save_pretrained` writes it
+    org/name@revision            a repository of the hub; the revision is a commit, a tag or a branch
+    org/name/folder@revision     a folder of it, such as a pipeline's `vae`
+    ViT-B-32/openai              for open_clip alone: an architecture and the tag of its weights
+    ViT-B-32/models/weights.safetensors     or a file of weights
+
+A hub model without a revision is whatever its main branch holds on the day. The revision is part of the name, so it is
+part of every key that the name enters.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightgen_core.zoo.paths import ModelNotFound, resolve
+
+_CONFIGS = ("config.json", "model_index.json", "open_clip_config.json")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A frozen model: a folder or file of this machine, or a hub repository, perhaps one folder, perhaps a revision."""
+
+    text: str
+    path: Path | None = None
+    repository: str = ""
+    subfolder: str | None = None
+    revision: str | None = None
+
+    @property
+    def source(self) -> str:
+        """What `from_pretrained` takes first."""
+        return self.repository if self.path is None else str(self.path)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `from_pretrained` takes beside the source."""
+        given = {"subfolder": self.subfolder, "revision": self.revision}
+        return {name: value for name, value in given.items() if value}
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the reference names one state of the weights for ever: a folder, or a hub commit."""
+        return self.path is not None or re.fullmatch("[0-9a-f]{40}", self.revision or "") is not None
+
+    def here(self) -> Path | None:
+        """Where the model lies on this machine: its own path, or in the hub's local cache; None: it does not."""
+        if self.path is not None:
+            return self.path
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        for config in _CONFIGS:
+            name = f"{self.subfolder}/{config}" if self.subfolder else config
+            try:
+                found = try_to_load_from_cache(self.repository, name, revision=self.revision)
+            except HFValidationError:
+                return None
+            if isinstance(found, str):
+                return Path(found).parent
+        return None
+
+    def commit(self) -> str | None:
+        """The commit of a hub model that the local cache holds for this revision; None: a folder, or not here."""
+        here = self.here()
+        if self.path is not None or here is None:
+            return None
+        return here.parts[here.parts.index("snapshots") + 1]
+
+
+def parse(text: str) -> Reference:
+    """What a recipe's name of a model means.
+
+    Raises:
+        ModelNotFound: a zoo model that the zoo does not have, or a path at which nothing is.
+    """
+    path = Path(resolve(text)).expanduser()
+    if path.is_dir():
+        return Reference(text, path)
+    if (weights := Path(text.partition("/")[2])).is_file():
+        return Reference(text, weights)
+    name, _, revision = text.partition("@")
+    parts = name.split("/")
+    if text.startswith((".", "/", "~")) or not all(parts):
+        raise ModelNotFound(
+            f"found model {text!r}, but there is nothing at {path}; give zoo:clip or the like, a folder that "
+            "save_pretrained wrote, or a hub id: org/name@revision"
+        )
+    return Reference(text, None, "/".join(parts[:2]), "/".join(parts[2:]) or None, revision or None)

@@ -1,0 +1,30 @@
+"""Which pictures show their caption: by CLIP's text-image score, as web-scale sets are filtered (LAION; DataComp)."""
+
+import numpy as np
+import numpy.typing as npt
+
+
+def shows_caption(
+    score: npt.NDArray[np.float32], ids: npt.NDArray[np.int64], least: float | None, lowest_share: float
+) -> npt.NDArray[np.bool_]:
+    """Which rows stay, (n,) bool.
+
+    Args:
+        score: (n,) cosine of picture and caption.
+        ids: (n,) distinct; of equal scores the largest id goes first, so the order of rows does not matter.
+        least: rows below it go; None: none.
+        lowest_share: of all rows, this share goes (rounded down), the lowest scores first.
+
+    Raises:
+        ValueError: no row is left.
+    """
+    stays = np.ones(len(score), bool)
+    stays[np.lexsort((-ids, score))[: int(lowest_share * len(score))]] = False
+    if least is not None:
+        stays &= score >= least
+    if not stays.any():
+        raise ValueError(
+            f"no picture is left: scores lie between {score.min():.3f} and {score.max():.3f}, and dedup.least_score is "
+            f"{least}; lower it"
+        )
+    return stays
