@@ -15,8 +15,9 @@ from lightgen_core.flops import (
     training_flops,
 )
 from lightgen_core.losses import token_losses
-from lightgen_core.mar.student import new_student
+from lightgen_core.mar.student import Student, new_student
 from lightgen_core.objectives import objective
+from lightgen_core.parameters import student_parameters
 from lightgen_core.sampling import sample
 
 GRID, WORDS, DRAWS, BATCH = (4, 4), 5, 3, 2
@@ -89,3 +90,18 @@ def test_the_mean_over_a_steps_masks_lies_between_the_fewest_and_the_most_hidden
 def test_a_decoder_block_of_the_papers_student_takes_24_length_width_squared_and_its_attention():
     forward = forward_flops(MarConfig(), HeadConfig(), tokens=256, hidden=256, words=128, draws=1)
     assert forward["decoder"] == 16 * (24 * 256 * 1024**2 + 4 * 256**2 * 1024)
+
+
+@pytest.mark.parametrize(("objective_name", "self_attention"), [("ddpm", False), ("flow", True)])
+def test_parameters_from_the_configuration_are_those_of_the_student(objective_name, self_attention):
+    student = student_of(objective_name, self_attention)
+    counted = sum(weight.numel() for weight in student.parameters())
+    assert student_parameters(student.mar.config, student.head.config) == counted
+
+
+def test_the_papers_student_has_three_quarters_of_a_billion_parameters():
+    with torch.device("meta"):
+        student = Student(MarConfig(), HeadConfig())
+    counted = sum(weight.numel() for weight in student.parameters())
+    assert student_parameters(MarConfig(), HeadConfig()) == counted
+    assert 0.7e9 < counted < 0.9e9

@@ -1,0 +1,244 @@
+"""`lightgen estimate`: images, tokens, disk, FLOPs, device-hours and money of a recipe, before anything runs.
+
+Loads no model and no torch. `docs/estimate.md` says what is counted and does one recipe by hand.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flows.distill import NAMES
+from flows.geometry import Size, embedding_width, picture_size, token_sizes
+from flows.known_models import known
+from lightgen_core.config import LoopConfig
+from lightgen_core.flops import expected_training_flops, forward_flops, hidden_counts, sampling_flops
+from lightgen_core.parameters import student_parameters
+from lightgen_core.references import parse
+from lightgen_core.scene.vocabulary import CATEGORIES
+from tasks.recipe import Recipe
+
+CAPTION = 200
+"""Bytes of a caption with its topic, meaning and ids."""
+PHOTO = 1.6
+"""Bytes of a pixel of a photograph as PNG; 0.17 for a flat scene (measured over the demo's 12,000)."""
+SCENE = 0.17
+CHECKPOINT = 16
+"""Bytes a parameter takes in a checkpoint: weights, their average, two moments of the optimizer, all fp32."""
+STUDENT = 8
+"""Bytes of a parameter of a finished student: raw and averaged weights."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast and how dear the device is.
+
+    throughput: items per second of a stage, measured; it takes the place of FLOPs. tflops: peak of the device in the
+    recipe's precision, TFLOP/s; mfu: share of it that the model's own FLOPs reach; price: of a device-hour.
+    """
+
+    throughput: Mapping[str, float] = field(default_factory=dict)
+    tflops: float = 989.0
+    mfu: float = 0.4
+    price: float | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage makes. items: what its throughput counts; flops None: not known; scratch: disk until it ends."""
+
+    items: float
+    unit: str
+    bytes: float
+    flops: float | None = 0.0
+    scratch: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """The arithmetic of a recipe. `words`: text tokens of a caption as trained on, padding to the batch's longest."""
+
+    recipe: Recipe
+    words: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of tokens, at most: what dedup drops is not known, and every caption may allow a mirrored row."""
+        return self.recipe.synthesis.count * (2 if self.recipe.tokens.flip else 1)
+
+    @property
+    def parameters(self) -> int:
+        return student_parameters(self.recipe.pretrain.model, self.recipe.pretrain.head)
+
+    @property
+    def sizes(self) -> dict[int | None, Size]:
+        return token_sizes(self.recipe)
+
+    @property
+    def _last(self) -> Size:
+        return self.sizes[self.recipe.phases[-1][0]]
+
+    @property
+    def _text_bytes(self) -> int:
+        return 2 * self.words * self.recipe.pretrain.model.text_width
+
+    @property
+    def _picture_bytes(self) -> float:
+        height, width = picture_size(self.recipe)
+        return height * width * (SCENE if self.recipe.synthesis.teacher == "scene" else PHOTO)
+
+    def captions(self) -> Work:
+        own = self.recipe.captions.source == "scene"
+        return Work(
+            self.recipe.captions.count,
+            "captions",
+            self.recipe.captions.count * CAPTION,
+            0.0 if own else None,
+            note="" if own else "the language model's work depends on its answers",
+        )
+
+    def synthesis(self) -> Work:
+        count = self.recipe.synthesis.count
+        flops, note = self._teacher()
+        return Work(count, "images", count * (self._picture_bytes + CAPTION), flops, note=note)
+
+    def _teacher(self) -> tuple[float | None, str]:
+        """FLOPs of all pictures, where they can be told."""
+        asked = self.recipe.synthesis
+        if asked.teacher != "diffusers":
+            return (0.0, "drawn on the CPU") if asked.teacher == "scene" else (None, "another machine's work")
+        teacher = asked.diffusers
+        about = known(parse(teacher.model))
+        if about is None or teacher.steps is None:
+            return None, "the teacher's FLOPs are not known; give --throughput synthesis=IMAGES_PER_SECOND"
+        height, width = picture_size(self.recipe)
+        passes = asked.count * teacher.steps * (height // 16 * (width // 16) + 512)
+        return (
+            2 * about.parameters * passes,
+            "2 x parameters x tokens x steps of the teacher; its text encoder is left out",
+        )
+
+    def embeddings(self) -> Work:
+        width = embedding_width(self.recipe.embeddings.model)
+        count = self.recipe.synthesis.count
+        note = "" if width else "width of the embeddings taken as 1024"
+        return Work(count, "images", count * (8 * (width or 1024) + 12), None, note=note)
+
+    def dedup(self) -> Work:
+        return Work(self.recipe.synthesis.count, "images", self.recipe.synthesis.count * 20, note="on the CPU")
+
+    def tokens(self) -> Work:
+        asked = self.recipe.tokens
+        disk = self.rows * sum(size.latent_bytes + self._text_bytes + CAPTION for size in self.sizes.values())
+        codec, text = known(parse(asked.codec)), known(parse(asked.text_encoder))
+        if codec is None or codec.encoder_flops is None or text is None:
+            return Work(self.rows, "rows", disk, None, note="FLOPs of codec or text encoder are not known")
+        pixels = self.rows * sum(size.height * size.width for size in self.sizes.values())
+        reading = 2 * text.parameters * self.words * self.recipe.captions.count
+        return Work(self.rows, "rows", disk, codec.encoder_flops * pixels + reading)
+
+    def pretrain(self) -> Work:
+        phases = [(self.sizes[size].tokens, config) for size, config in self.recipe.phases]
+        images = sum(config.steps * config.batch_size for _, config in phases)
+        flops = sum(config.steps * config.batch_size * self._training(tokens, config) for tokens, config in phases)
+        keep = max(config.keep for _, config in phases)
+        return Work(images, "images", self.parameters * STUDENT, flops, self.parameters * CHECKPOINT * keep)
+
+    def _training(self, tokens: int, config: LoopConfig) -> float:
+        """Forward and backward of one image, on average over masks."""
+        model, head = self.recipe.pretrain.model, self.recipe.pretrain.head
+        return expected_training_flops(
+            model, head, config.mask, tokens=tokens, words=self.words, draws=config.draws_per_token
+        )
+
+    def pairs(self) -> Work:
+        asked = self.recipe.pairs
+        row = 2 * self._last.latent_bytes + self._text_bytes + 2 * self._picture_bytes + CAPTION
+        samples = asked.count * asked.candidates
+        return Work(samples, "samples", asked.count * row, samples * self._sampling())
+
+    def _sampling(self) -> float:
+        """One image, its decoder included where its cost is known."""
+        model, head, sampler = self.recipe.pretrain.model, self.recipe.pretrain.head, self.recipe.sampler
+        flops = sampling_flops(model, head, sampler, tokens=self._last.tokens, words=self.words)
+        about = known(parse(self.recipe.tokens.codec))
+        return flops + self._last.height * self._last.width * ((about and about.decoder_flops) or 0.0)
+
+    def dpo(self) -> Work:
+        config, model, head = self.recipe.dpo, self.recipe.pretrain.model, self.recipe.pretrain.head
+        tokens, draws = self._last.tokens, config.draws_per_token
+        reference = sum(
+            share * sum(forward_flops(model, head, tokens=tokens, hidden=n, words=self.words, draws=draws).values())
+            for n, share in hidden_counts(tokens, config.mask).items()
+        )
+        images = 2 * config.steps * config.batch_size
+        flops = images * (self._training(tokens, config) + reference)
+        scratch = self.parameters * CHECKPOINT * config.keep
+        return Work(
+            images, "images", self.parameters * STUDENT, flops, scratch, "winner and loser, policy and reference"
+        )
+
+    def evaluation(self) -> Work:
+        asked = self.recipe.evaluation
+        samples = 2 * len(CATEGORIES) * asked.per_category * asked.images
+        return Work(samples, "samples", samples * self._picture_bytes, samples * self._sampling())
+
+    def report(self) -> Work:
+        return Work(1, "pages", self.parameters * STUDENT + 1e6, note="the tuned student, exported")
+
+
+def estimate(recipe: Recipe, rates: Rates, words: int | None = None) -> dict[str, Any]:
+    """What `lightgen estimate --json` prints: a row for each stage, and the sums.
+
+    Args:
+        words: text tokens of a caption on average; `tokens.max_words`, the most there can be, where it is left out.
+
+    Raises:
+        UnknownSize: a component's size that is not known before it is downloaded.
+    """
+    estimator = Estimator(recipe, min(words or recipe.tokens.max_words, recipe.tokens.max_words))
+    rows = [_row(name, getattr(estimator, name)(), rates) for name in NAMES]
+    hours = [row["device_hours"] for row in rows]
+    untold = [row["stage"] for row in rows if row["device_hours"] is None]
+    total = sum(hour for hour in hours if hour is not None)
+    return {
+        "recipe": recipe.name,
+        "images": recipe.synthesis.count,
+        "parameters": estimator.parameters,
+        "tokens_per_image": {str(name or "as they are"): size.tokens for name, size in estimator.sizes.items()},
+        "words_per_caption": estimator.words,
+        "stages": rows,
+        "total": {
+            "bytes": sum(row["bytes"] for row in rows),
+            "largest_scratch_bytes": max(row["scratch_bytes"] for row in rows),
+            "flops": sum(row["flops"] or 0 for row in rows),
+            "device_hours": total,
+            "money": None if rates.price is None else total * rates.price,
+            "not_counted": untold,
+        },
+        "assumed": {
+            "tflops": rates.tflops,
+            "mfu": rates.mfu,
+            "throughput": dict(rates.throughput),
+            "price": rates.price,
+        },
+    }
+
+
+def _row(stage: str, work: Work, rates: Rates) -> dict[str, Any]:
+    seconds: float | None = None
+    if stage in rates.throughput:
+        seconds = work.items / rates.throughput[stage]
+    elif work.flops is not None:
+        seconds = work.flops / (rates.tflops * 1e12 * rates.mfu)
+    return {
+        "stage": stage,
+        "items": work.items,
+        "unit": work.unit,
+        "bytes": round(work.bytes),
+        "scratch_bytes": round(work.scratch),
+        "flops": work.flops,
+        "device_hours": None if seconds is None else seconds / 3600,
+        "money": None if seconds is None or rates.price is None else seconds / 3600 * rates.price,
+        "note": work.note,
+    }

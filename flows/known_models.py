@@ -1,0 +1,49 @@
+"""What is known of the hub models that the package's recipes name, before any of them is downloaded.
+
+Licence, gate and size as their pages said when this was written; a model's page has the last word. FLOPs of the
+autoencoders were counted with torch's FlopCounterMode on models of their configuration (`docs/estimate.md`).
+"""
+
+from dataclasses import dataclass
+
+from lightgen_core.references import Reference
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A hub repository, or one folder of it.
+
+    licence: its name; gated: whether its page must be agreed to, logged in, before a download; gigabytes: of the files
+    that are used; parameters: that every token or word passes through; stride: px of a latent; encoder_flops,
+    decoder_flops: of an autoencoder, for each pixel.
+    """
+
+    licence: str
+    gated: bool
+    gigabytes: float
+    parameters: float = 0.0
+    stride: int | None = None
+    encoder_flops: float | None = None
+    decoder_flops: float | None = None
+
+
+KNOWN = {
+    "black-forest-labs/FLUX.1-dev": KnownModel("FLUX.1 [dev] Non-Commercial License", True, 34, 11.9e9),
+    "black-forest-labs/FLUX.2-klein-4B": KnownModel("Apache-2.0", False, 16, 3.9e9),
+    "google/flan-t5-xxl": KnownModel("Apache-2.0", False, 45, 4.6e9),
+    "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers": KnownModel(
+        "see its page", False, 1.3, 0.31e9, stride=32, encoder_flops=5.0e6, decoder_flops=8.0e6
+    ),
+    "Qwen/Qwen3-0.6B": KnownModel("Apache-2.0", False, 1.5, 0.44e9),
+    "Qwen/Qwen3-4B-Instruct-2507": KnownModel("Apache-2.0", False, 8.1, 3.6e9),
+    "stabilityai/stable-diffusion-3.5-large/vae": KnownModel(
+        "Stability AI Community License", True, 0.17, 0.084e9, stride=8, encoder_flops=4.2e6, decoder_flops=9.6e6
+    ),
+    "timm/ViT-B-32-SigLIP2-256": KnownModel("Apache-2.0", False, 1.5),
+}
+
+
+def known(reference: Reference) -> KnownModel | None:
+    """What is known of a hub model, whatever its revision."""
+    name = f"{reference.repository}/{reference.subfolder}" if reference.subfolder else reference.repository
+    return KNOWN.get(name)
