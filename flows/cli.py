@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from flows import console
+from flows.geometry import UnknownSize
 from flows.load import UserError, load_recipe
 from flows.plan import plan as make_plan
 from flows.plan import require_inputs
@@ -198,6 +199,51 @@ def import_upstream(file: Path, **options: Any) -> None:
 
 
 @cli.command()
+@click.argument("recipe")
+@set_option
+@click.option(
+    "--throughput",
+    multiple=True,
+    metavar="STAGE=N",
+    help="Measured items per second of a stage, e.g. pretrain=420; takes the place of FLOPs.",
+)
+@click.option(
+    "--tflops",
+    type=click.FloatRange(min=0, min_open=True),
+    default=989.0,
+    show_default=True,
+    help="Peak of the device in TFLOP/s; the default is an H100's in bf16.",
+)
+@click.option(
+    "--mfu",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.4,
+    show_default=True,
+    help="Share of that peak which is reached.",
+)
+@click.option("--words", type=click.IntRange(min=1), help="Text tokens of a caption; tokens.max_words by default.")
+@click.option("--price", type=click.FloatRange(min=0), help="Of one device-hour, in any currency.")
+@json_option
+def estimate(
+    recipe: str,
+    overrides: tuple[str, ...],
+    throughput: tuple[str, ...],
+    tflops: float,
+    mfu: float,
+    words: int | None,
+    price: float | None,
+    as_json: bool,
+) -> None:
+    """Say what RECIPE will take - images, tokens, disk, FLOPs, device-hours, money - before anything runs."""
+    from flows.estimate import Rates, parse_throughput
+    from flows.estimate import estimate as make_estimate
+
+    rates = Rates(parse_throughput(throughput), tflops, mfu, price)
+    result = make_estimate(load_recipe(recipe, overrides), rates, words)
+    click.echo(json.dumps(result) if as_json else console.describe_estimate(result))
+
+
+@cli.command()
 @click.argument("recipe", required=False)
 @json_option
 def doctor(recipe: str | None, as_json: bool) -> None:
@@ -226,7 +272,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; what is finished is kept, and the same command goes on from there", err=True)
         sys.exit(1)
-    except (UserError, StoreError, ModelNotFound, ContentNotFound, PromptFileError) as error:
+    except (UserError, StoreError, ModelNotFound, ContentNotFound, PromptFileError, UnknownSize) as error:
         _explain(error, debug)
         sys.exit(2)
     except Exception as error:

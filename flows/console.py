@@ -82,6 +82,56 @@ def describe_plan(result: Mapping[str, Any]) -> str:
     )
 
 
+def describe_estimate(result: Mapping[str, Any]) -> str:
+    """Return what `estimate` reckons as a table, with what it assumes."""
+    rows = [("stage", "items", "disk", "scratch", "FLOPs", "device-hours", "money", "")]
+    for row in result["stages"]:
+        items = f"{row['items']:,} {row['unit']}"
+        rows.append((row["stage"], items, *_costs(row), row["note"]))
+    total = result["total"] | {"scratch_bytes": result["total"]["largest_scratch_bytes"]}
+    rows.append(("in all", "", *_costs(total), ""))
+    assumed, tokens = result["assumed"], result["tokens_per_image"]
+    lines = [
+        f"{result['images']:,} images; {result['parameters'] / 1e6:,.1f} M parameters; "
+        + "; ".join(f"{count} tokens for pictures of {name} px" for name, count in tokens.items()).replace(
+            "of as they are px", "as they are"
+        )
+        + f"; {result['words_per_caption']} words a caption",
+        "",
+        *table(rows),
+        "",
+        f"Device-hours from FLOPs at {assumed['tflops']:g} TFLOP/s x {assumed['mfu']:g}"
+        + "".join(f"; {stage} at {rate:g} a second" for stage, rate in assumed["throughput"].items())
+        + ". Disk is the most it can be: nothing is dropped, no caption is short.",
+    ]
+    if total["not_counted"]:
+        lines.append(f"Time not known, give --throughput: {', '.join(total['not_counted'])}")
+    return "\n".join(lines)
+
+
+def _costs(row: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    """Return disk, scratch, FLOPs, device-hours and money as cells."""
+
+    def told(value: float | None, form: str) -> str:
+        return "?" if value is None else format(value, form)
+
+    return (
+        size(row["bytes"]),
+        size(row["scratch_bytes"]) if row["scratch_bytes"] else "",
+        told(row["flops"], ".3g"),
+        told(row["device_hours"], ",.2f"),
+        "" if row["money"] is None else format(row["money"], ",.2f"),
+    )
+
+
+def size(count: float) -> str:
+    """Return bytes with a decimal unit."""
+    for unit, power in (("TB", 12), ("GB", 9), ("MB", 6)):
+        if count >= 10**power:
+            return f"{count / 10**power:.3g} {unit}"
+    return f"{count / 1e3:.3g} kB"
+
+
 def describe_checks(findings: Sequence[Mapping[str, str]]) -> str:
     """Return what `doctor` found as a table."""
     return "\n".join(table([(finding["check"], finding["state"], finding["found"]) for finding in findings]))

@@ -3,13 +3,14 @@
 Loads no model and no torch. `docs/estimate.md` says what is counted and does one recipe by hand.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from flows.distill import NAMES
 from flows.geometry import Size, embedding_width, picture_size, token_sizes
 from flows.known_models import known
+from flows.load import UserError
 from lightgen_core.config import LoopConfig
 from lightgen_core.flops import expected_training_flops, forward_flops, hidden_counts, sampling_flops
 from lightgen_core.parameters import student_parameters
@@ -185,6 +186,27 @@ class Estimator:
 
     def report(self) -> Work:
         return Work(1, "pages", self.parameters * STUDENT + 1e6, note="the tuned student, exported")
+
+
+def parse_throughput(given: Sequence[str]) -> dict[str, float]:
+    """Read "STAGE=ITEMS_PER_SECOND".
+
+    Raises:
+        UserError: another form, an unknown stage, or a number that is not above 0.
+    """
+    rates: dict[str, float] = {}
+    for text in given:
+        stage, _, number = text.partition("=")
+        try:
+            rates[stage] = float(number)
+        except ValueError:
+            rates[stage] = 0.0
+        if stage not in NAMES or not rates[stage] > 0:
+            raise UserError(
+                f"--throughput {text!r} is not of the form STAGE=ITEMS_PER_SECOND, for example pretrain=420; "
+                f"stages: {', '.join(NAMES)}"
+            )
+    return rates
 
 
 def estimate(recipe: Recipe, rates: Rates, words: int | None = None) -> dict[str, Any]:

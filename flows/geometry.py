@@ -50,7 +50,7 @@ def token_sizes(recipe: Recipe) -> dict[int | None, Size]:
     """The sizes in which pictures are made into tokens, by the recipe's name for them (None: as they are)."""
     tokens, (height, width) = recipe.tokens, picture_size(recipe)
     channels = recipe.pretrain.model.token_width // tokens.patch**2
-    sides = {size: (size, size) for size in tokens.sizes} or {None: (height, width)}
+    sides: dict[int | None, tuple[int, int]] = {size: (size, size) for size in tokens.sizes} or {None: (height, width)}
     return {name: Size(*side, channels, codec_stride(tokens.codec), tokens.patch) for name, side in sides.items()}
 
 

@@ -106,10 +106,12 @@ class TextEncoder:
         unique = list(dict.fromkeys(captions))
         if not unique:
             return []
-        # A caption of no tokens, where the tokenizer adds none either, is its end-of-sequence token.
-        words = [tokens or [self.tokenizer.eos_token_id] for tokens in self._tokens(unique)]
+        words = self.tokenizer(unique, truncation=True, max_length=self.max_length)["input_ids"]
+        # A decoder's tokenizer may add nothing to an empty caption, and may have no token for padding.
+        words = [tokens or [self.tokenizer.eos_token_id] for tokens in words]
         longest = self.max_length if padded else 0
-        ids = [tokens + [self._padding] * (longest - len(tokens)) for tokens in words]
+        padding = self.tokenizer.eos_token_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+        ids = [tokens + [padding] * (longest - len(tokens)) for tokens in words]
         masks = [[1] * len(tokens) + [0] * (longest - len(tokens)) for tokens in words]
         by_length: dict[int, list[int]] = defaultdict(list)
         for row, tokens in enumerate(ids):
@@ -123,15 +125,6 @@ class TextEncoder:
                 encoded = self._states(batch, mask).float().cpu().numpy()
                 states |= {unique[row]: encoded[i] for i, row in enumerate(chosen)}
         return [states[caption] for caption in captions]
-
-    def _tokens(self, captions: list[str]) -> list[list[int]]:
-        return self.tokenizer(captions, truncation=True, max_length=self.max_length)["input_ids"]
-
-    @property
-    def _padding(self) -> int:
-        """What is written where a caption has ended; a decoder's tokenizer may have no token of its own for that."""
-        own = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if own is None else own
 
     def _states(
         self, tokens: Int[Tensor, "rows words"], mask: Int[Tensor, "rows words"]
