@@ -155,7 +155,7 @@ class Estimator:
     def pairs(self) -> Work:
         asked = self.recipe.pairs
         row = 2 * self._last.latent_bytes + self._text_bytes + 2 * self._picture_bytes + CAPTION
-        samples = asked.count * asked.candidates
+        samples = asked.count * (1 if asked.kind == "teacher" else asked.candidates)
         return Work(samples, "samples", asked.count * row, samples * self._sampling())
 
     def _sampling(self) -> float:

@@ -39,7 +39,7 @@ KNOWN = {
     "stabilityai/stable-diffusion-3.5-large/vae": KnownModel(
         "Stability AI Community License", True, 0.17, 0.084e9, stride=8, encoder_flops=4.2e6, decoder_flops=9.6e6
     ),
-    "timm/ViT-B-32-SigLIP2-256": KnownModel("Apache-2.0", False, 1.5),
+    "ViT-B-32-SigLIP2-256/webli": KnownModel("Apache-2.0", False, 1.5),
 }
 
 
