@@ -1,4 +1,4 @@
-"""`lightgen doctor`: is this machine ready, and what is missing."""
+"""`lightgen doctor`: is this machine ready, for a recipe if one is named, and what is missing; downloads nothing."""
 
 import importlib.util
 import os
@@ -7,9 +7,12 @@ import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-from lightgen_core.weights_digest import digest
-from lightgen_core.zoo.paths import ModelNotFound
+from flows.console import size
+from flows.doctor_models import Finding, find, models_of
+from flows.estimate import CHECKPOINT, Rates, estimate
+from flows.geometry import UnknownSize
 from storage.store import Store, StoreError
 from tasks.recipe import Recipe
 from tasks.settings import Settings
@@ -29,7 +32,11 @@ PACKAGES = (
 
 
 def examine(recipe: Recipe | None, settings: Settings) -> list[dict[str, str]]:
-    """Return one row for each check: what was looked at, "ok", "note" or "missing", and what was found."""
+    """Return one row for each check: what was looked at, "ok", "note" or "missing", and what was found.
+
+    Raises:
+        ModelNotFound: the recipe starts from a checkpoint that is not there.
+    """
     checks = [
         _row(
             "python",
@@ -39,19 +46,21 @@ def examine(recipe: Recipe | None, settings: Settings) -> list[dict[str, str]]:
     ]
     checks += [_package(name) for name in PACKAGES]
     checks += [_store(settings), _device(settings)]
-    checks.append(
-        _row(
-            "memory",
-            "ok",
-            f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB, {os.cpu_count()} cores",
-        )
-    )
+    checks.append(_row("memory", "ok", f"{_memory() / 2**30:.0f} GiB, {os.cpu_count()} cores"))
     if recipe is not None:
-        checks += [
-            _weights(reference)
-            for reference in (recipe.embeddings.model, recipe.tokens.codec, recipe.tokens.text_encoder)
-        ]
+        checks += _needs(recipe, settings)
     return checks
+
+
+def _needs(recipe: Recipe, settings: Settings) -> list[dict[str, str]]:
+    """Return what this recipe needs beyond a sound installation: models, disk, device memory, keys."""
+    models = {name: (find(name), users) for name, users in models_of(recipe).items()}
+    checks = [
+        _row(name, found.state, f"{found.found} (for {', '.join(users)})") for name, (found, users) in models.items()
+    ]
+    checks += _disk(recipe, settings, sum(found.download for found, _ in models.values()))
+    checks.append(_device_memory(recipe, settings, {name: found for name, (found, _) in models.items()}))
+    return checks + _keys(recipe)
 
 
 def _row(check: str, state: str, found: str) -> dict[str, str]:
@@ -70,16 +79,54 @@ def _store(settings: Settings) -> dict[str, str]:
         store = Store(settings.store)
     except StoreError as error:
         return _row("store", "missing", str(error))
-    folder = store.local_path(".")
-    if folder is None:
+    there = _folder(store)
+    if there is None:
         return _row("store", "ok", store.uri)
-    there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = f"{store.uri}, {shutil.disk_usage(there).free / 2**30:.0f} GiB free"
     return _row(
         "store",
         "ok" if os.access(there, os.W_OK) else "missing",
         free if os.access(there, os.W_OK) else f"{there} is not writable",
     )
+
+
+def _folder(store: Store) -> Path | None:
+    """Return the folder in which a local store is or will be; None: it is elsewhere."""
+    folder = store.local_path(".")
+    return None if folder is None else _existing(folder)
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.resolve().parents) if path.exists())
+
+
+def _disk(recipe: Recipe, settings: Settings, download: float) -> list[dict[str, str]]:
+    """Compare what the stages write, at most, and what is downloaded with the free disk."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    try:
+        result = estimate(recipe, Rates())
+    except UnknownSize as error:
+        checks = [_row("disk", "note", str(error))]
+    else:
+        largest = sorted(result["stages"], key=lambda row: -row["bytes"])[:3]
+        needed = result["total"]["bytes"] + result["total"]["largest_scratch_bytes"]
+        parts = ", ".join(f"{row['stage']} {size(row['bytes'])}" for row in largest)
+        try:
+            folder = _folder(Store(settings.store))
+        except StoreError:
+            folder = None  # said by the row of the store
+        checks = [_room("disk", needed, folder, f"at most {size(needed)} in the store: {parts}")]
+    if download:
+        checks.append(_room("downloads", download, _existing(Path(HF_HUB_CACHE)), f"{size(download)} of models"))
+    return checks
+
+
+def _room(check: str, needed: float, folder: Path | None, said: str) -> dict[str, str]:
+    if folder is None:
+        return _row(check, "note", f"{said}; the store is not on this machine's disk, see there")
+    free = shutil.disk_usage(folder).free
+    return _row(check, "ok" if free >= needed else "missing", f"{said}; {size(free)} free at {folder}")
 
 
 def _device(settings: Settings) -> dict[str, str]:
@@ -101,10 +148,44 @@ def _device(settings: Settings) -> dict[str, str]:
     return _row("device", "note", f"cpu, {settings.threads} threads: enough for the recipes demo and smoke")
 
 
-def _weights(reference: str) -> dict[str, str]:
+def _device_memory(recipe: Recipe, settings: Settings, models: dict[str, Finding]) -> dict[str, str]:
+    """Compare the largest thing that must be held at once, without activations, with the device's memory."""
+    import torch
+
+    from lightgen_core.device import pick_device
+    from lightgen_core.parameters import student_parameters
+
+    training = student_parameters(recipe.pretrain.model, recipe.pretrain.head) * CHECKPOINT
+    held = {"training state": float(training)} | {name: found.bytes for name, found in models.items()}
+    largest = max(held, key=lambda name: held[name])
+    said = f"{size(held[largest])} for {largest}, the largest thing as stored; activations come on top"
     try:
-        found = digest(reference)
-    except ModelNotFound as error:
-        return _row(reference, "missing", str(error))
-    where = reference if not Path(reference).is_dir() else "local folder"
-    return _row(reference, "ok", f"{where} {found[:12]}" if found else "on the hub; downloaded when the stage runs")
+        device = pick_device(settings.device, settings.threads)
+    except ValueError:
+        return _row("device memory", "note", said)  # said by the row of the device
+    there = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else _memory()
+    enough = held[largest] <= there
+    hint = "" if enough else "; a pipeline can be offloaded (LIGHTGEN_OFFLOAD), other models want a larger device"
+    return _row("device memory", "ok" if enough else "note", f"{said}; {size(there)} on {device}{hint}")
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _keys(recipe: Recipe) -> list[dict[str, str]]:
+    """Say of every endpoint's environment variables whether they are set; the values are never shown."""
+    wanted: dict[str, str] = {}
+    section: Any = getattr(recipe.synthesis, "endpoint", None)
+    if section is not None:
+        wanted[section.key_variable] = f"key of {section.url}"
+    writer: Any = getattr(recipe.captions, "llm", None)
+    if writer is not None and writer.backend == "endpoint":
+        wanted |= {
+            "LIGHTGEN_LLM_URL": "address of the captions' server",
+            "LIGHTGEN_LLM_KEY": "its key, if it wants one",
+        }
+    return [
+        _row(name, "ok" if os.environ.get(name) else "note", f"{what}: {'set' if os.environ.get(name) else 'not set'}")
+        for name, what in wanted.items()
+    ]

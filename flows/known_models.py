@@ -30,6 +30,7 @@ class KnownModel:
 KNOWN = {
     "black-forest-labs/FLUX.1-dev": KnownModel("FLUX.1 [dev] Non-Commercial License", True, 34, 11.9e9),
     "black-forest-labs/FLUX.2-klein-4B": KnownModel("Apache-2.0", False, 16, 3.9e9),
+    "facebook/mask2former-swin-small-coco-instance": KnownModel("see its page", False, 0.28),
     "google/flan-t5-xxl": KnownModel("Apache-2.0", False, 45, 4.6e9),
     "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers": KnownModel(
         "see its page", False, 1.3, 0.31e9, stride=32, encoder_flops=5.0e6, decoder_flops=8.0e6
@@ -40,6 +41,7 @@ KNOWN = {
         "Stability AI Community License", True, 0.17, 0.084e9, stride=8, encoder_flops=4.2e6, decoder_flops=9.6e6
     ),
     "ViT-B-32-SigLIP2-256/webli": KnownModel("Apache-2.0", False, 1.5),
+    "ViT-L-14-quickgelu/openai": KnownModel("MIT", False, 1.7),
 }
 
 

@@ -1,0 +1,87 @@
+"""The frozen models of a recipe: here or to be downloaded, pinned or not, under which licence, and how large."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.distill import STAGES
+from flows.hub import HubError, look_up
+from flows.known_models import KnownModel, known
+from lightgen_core.references import Reference, parse
+from lightgen_core.weights_digest import WEIGHTS, digest
+from lightgen_core.zoo.paths import ModelNotFound
+from tasks.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one model. bytes: of its weights, where known; download: those that are not here yet."""
+
+    state: str
+    found: str
+    bytes: float = 0.0
+    download: float = 0.0
+
+
+def models_of(recipe: Recipe) -> dict[str, list[str]]:
+    """Every frozen model by its name in the recipe, with the stages that use it.
+
+    Raises:
+        ModelNotFound: a checkpoint to start from that is not there.
+    """
+    users: dict[str, list[str]] = {}
+    for stage in STAGES:
+        for name in stage.weights(recipe):
+            users.setdefault(name, []).append(stage.name)
+    return users
+
+
+def find(name: str) -> Finding:
+    """Look for a model on this machine, then, if that is allowed, on the hub. Nothing is downloaded."""
+    try:
+        reference = parse(name)
+        if reference.path is not None:
+            weights = _size(reference.path)
+            return Finding("ok", f"local, {weights / 1e9:.2g} GB, sha256 {(digest(name) or '')[:12]}", weights)
+    except ModelNotFound as error:
+        return Finding("missing", str(error))
+    told, about = _terms(known(reference)), known(reference)
+    reference = _repository(reference)
+    here = reference.here()
+    if here is not None and (weights := _size(here)):
+        pin = "" if reference.pinned else f"; not pinned: write {name.partition('@')[0]}@{reference.commit()}"
+        return Finding("note" if pin else "ok", f"in the hub's cache, {weights / 1e9:.2g} GB{told}{pin}", weights)
+    if _offline():
+        size = about.gigabytes * 1e9 if about else 0.0
+        return Finding("missing", f"not here, and cannot be checked offline (HF_HUB_OFFLINE){told}", size, size)
+    try:
+        hub = look_up(reference)
+    except HubError as error:
+        return Finding("missing", f"not here; {error}{told}")
+    told = told or f"; licence {hub.licence}{', gated' if hub.gated else ''}"
+    pin = "" if reference.pinned else f"; not pinned: write {name.partition('@')[0]}@{hub.commit}"
+    size = hub.gigabytes * 1e9
+    return Finding("note", f"on the hub, {hub.gigabytes:.2g} GB to download{told}{pin}", size, size)
+
+
+def _terms(about: KnownModel | None) -> str:
+    return "" if about is None else f"; licence {about.licence}{', gated' if about.gated else ''}"
+
+
+def _repository(reference: Reference) -> Reference:
+    """The hub repository behind a name: of open_clip's MODEL/TAG the one that it downloads from."""
+    import open_clip
+
+    model, _, tag = reference.text.partition("/")
+    address = open_clip.get_pretrained_cfg(model, tag).get("hf_hub", "") if model in open_clip.list_models() else ""
+    return Reference(reference.text, None, address.strip("/")) if address else reference
+
+
+def _size(here: Path) -> float:
+    """Bytes of a model's weights; 0: none, such as of a download that was cut off."""
+    files = [here] if here.is_file() else [path for path in here.rglob(WEIGHTS) if path.is_file()]
+    return float(sum(path.stat().st_size for path in files))
+
+
+def _offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
