@@ -69,10 +69,12 @@ class Estimator:
 
     @property
     def parameters(self) -> int:
+        """Of the student."""
         return student_parameters(self.recipe.pretrain.model, self.recipe.pretrain.head)
 
     @property
     def sizes(self) -> dict[int | None, Size]:
+        """In which pictures become tokens."""
         return token_sizes(self.recipe)
 
     @property
@@ -89,6 +91,7 @@ class Estimator:
         return height * width * (SCENE if self.recipe.synthesis.teacher == "scene" else PHOTO)
 
     def captions(self) -> Work:
+        """Captions, of which the scene world's cost nothing."""
         own = self.recipe.captions.source == "scene"
         return Work(
             self.recipe.captions.count,
@@ -99,6 +102,7 @@ class Estimator:
         )
 
     def synthesis(self) -> Work:
+        """The teacher's pictures."""
         count = self.recipe.synthesis.count
         flops, note = self._teacher()
         return Work(count, "images", count * (self._picture_bytes + CAPTION), flops, note=note)
@@ -106,8 +110,10 @@ class Estimator:
     def _teacher(self) -> tuple[float | None, str]:
         """FLOPs of all pictures, where they can be told."""
         asked = self.recipe.synthesis
+        if asked.teacher == "scene":
+            return 0.0, "drawn on the CPU"
         if asked.teacher != "diffusers":
-            return (0.0, "drawn on the CPU") if asked.teacher == "scene" else (None, "another machine's work")
+            return 0.0, "nothing is drawn here; the pictures' size is a guess where the recipe does not say it"
         teacher = asked.diffusers
         about = known(parse(teacher.model))
         if about is None or teacher.steps is None:
@@ -120,15 +126,18 @@ class Estimator:
         )
 
     def embeddings(self) -> Work:
+        """A vector of the picture and one of its caption, each of four bytes a value."""
         width = embedding_width(self.recipe.embeddings.model)
         count = self.recipe.synthesis.count
         note = "" if width else "width of the embeddings taken as 1024"
         return Work(count, "images", count * (8 * (width or 1024) + 12), None, note=note)
 
     def dedup(self) -> Work:
+        """The verdict on every picture."""
         return Work(self.recipe.synthesis.count, "images", self.recipe.synthesis.count * 20, note="on the CPU")
 
     def tokens(self) -> Work:
+        """Latents of every size and text states; a caption is encoded once."""
         asked = self.recipe.tokens
         disk = self.rows * sum(size.latent_bytes + self._text_bytes + CAPTION for size in self.sizes.values())
         codec, text = known(parse(asked.codec)), known(parse(asked.text_encoder))
@@ -139,6 +148,7 @@ class Estimator:
         return Work(self.rows, "rows", disk, codec.encoder_flops * pixels + reading)
 
     def pretrain(self) -> Work:
+        """All phases of training."""
         phases = [(self.sizes[size].tokens, config) for size, config in self.recipe.phases]
         images = sum(config.steps * config.batch_size for _, config in phases)
         flops = sum(config.steps * config.batch_size * self._training(tokens, config) for tokens, config in phases)
@@ -153,6 +163,7 @@ class Estimator:
         )
 
     def pairs(self) -> Work:
+        """Samples, and what is kept of them: winner and loser."""
         asked = self.recipe.pairs
         row = 2 * self._last.latent_bytes + self._text_bytes + 2 * self._picture_bytes + CAPTION
         samples = asked.count * (1 if asked.kind == "teacher" else asked.candidates)
@@ -166,6 +177,7 @@ class Estimator:
         return flops + self._last.height * self._last.width * ((about and about.decoder_flops) or 0.0)
 
     def dpo(self) -> Work:
+        """Policy forward and backward, reference forward, on winner and loser."""
         config, model, head = self.recipe.dpo, self.recipe.pretrain.model, self.recipe.pretrain.head
         tokens, draws = self._last.tokens, config.draws_per_token
         reference = sum(
@@ -180,11 +192,13 @@ class Estimator:
         )
 
     def evaluation(self) -> Work:
+        """Samples of both students."""
         asked = self.recipe.evaluation
         samples = 2 * len(CATEGORIES) * asked.per_category * asked.images
         return Work(samples, "samples", samples * self._picture_bytes, samples * self._sampling())
 
     def report(self) -> Work:
+        """The page and the exported student."""
         return Work(1, "pages", self.parameters * STUDENT + 1e6, note="the tuned student, exported")
 
 
