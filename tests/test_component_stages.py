@@ -21,6 +21,7 @@ from lightgen_core.scene.split import split
 from lightgen_core.text_encoder import TextEncoder
 from lightgen_core.text_image_score import shows_caption
 from lightgen_core.text_to_image import TextToImage
+from lightgen_core.train.data import TokenSource
 from lightgen_core.zoo.paths import resolve
 from storage.artifact import Artifact
 from storage.store import Store
@@ -238,3 +239,17 @@ def test_a_student_of_a_kl_autoencoder_and_a_llama_is_trained_and_samples_with_b
     student = TextToImage.load(folder, torch.device("cpu"))
     assert (student.text_encoder.layer, student.codec.model.dtype) == (-2, torch.bfloat16)
     assert student.sample(["a red circle"], [0], sampler=recipe.sampler).pictures.shape == (1, 48, 48, 3)
+
+
+def test_training_reads_over_a_shard_of_which_nothing_stayed(store):
+    recipe = load_recipe("smoke")
+    shards = [
+        rows_of(CAPTIONS[:2], [picture(0), picture(1)]),
+        rows_of(CAPTIONS[2:], [picture(k) for k in (2, 3, 4)], 2),
+    ]
+    given = drawn(store, recipe, *shards)
+    found = made(tokens, store, recipe, given, judged(store, recipe, [False, False, True, True, True]))
+    files = [store.local_path(f"{found.path}/{name}") for name in found.names("^tokens")]
+    source = TokenSource(files, patch=2, batch_size=3, seed=0)
+    assert source.rows == 3
+    assert sorted(source.batch(0).ids) == [2, 3, 4]
