@@ -36,8 +36,7 @@ def forward_flops(
         + mar.aligner_depth * _block(mar, words),
         "encoder": linear(visible, mar.token_width, width) + mar.encoder_depth * _block(mar, visible),
         "decoder": linear(visible, width, width) + mar.decoder_depth * _block(mar, tokens),
-        "reader": linear(tokens, width, width)
-        + mar.text_depth * (_text_memory(mar, words) + _text_block(mar, tokens, words)),
+        "reader": mar.text_depth * _text_memory(mar, words) + _reader(mar, tokens, hidden, words),
         "head": linear(hidden, width, head.width) + draws * hidden * (_time(head) + _denoising(mar, head)),
     }
 
@@ -80,11 +79,11 @@ def sampling_flops(mar: MarConfig, head: HeadConfig, sampler: SamplerConfig, *, 
     memory = mar.text_depth * _text_memory(mar, words)
     total = whole["aligner"] + memory + branches * whole["head"] + denoising
     for done in range(iterations):
-        left = tokens * math.cos(math.pi / 2 * done / iterations)
+        left, next_left = (tokens * math.cos(math.pi / 2 * step / iterations) for step in (done, done + 1))
         part = forward_flops(mar, head, tokens=tokens, hidden=left, words=words, draws=0)
-        total += part["encoder"] + part["decoder"] + part["reader"] - memory
+        total += part["encoder"] + part["decoder"] + _reader(mar, tokens, left - next_left, words)
         if branches == 2:  # the null text is one word
-            total += linear(tokens, mar.width, mar.width) + mar.text_depth * _text_block(mar, tokens, 1)
+            total += _reader(mar, tokens, left - next_left, 1)
     return total
 
 
@@ -133,10 +132,16 @@ def _text_memory(mar: MarConfig, words: float) -> float:
     return linear(words, mar.width, 2 * mar.width)
 
 
-def _text_block(mar: MarConfig, tokens: float, words: float) -> float:
-    """One text block, given the text's keys and values."""
-    own = _self_attention(mar, tokens) if mar.text_self_attention else 0.0
-    return own + 2 * linear(tokens, mar.width, mar.width) + _attention(mar.width, tokens, words) + _mlp(mar, tokens)
+def _reader(mar: MarConfig, tokens: float, read: float, words: float) -> float:
+    """The text blocks, given the text's keys and values, where the states of `read` tokens are asked for.
+
+    Where image states do not attend to each other, the blocks see those tokens alone.
+    """
+    seen, own = read, 0.0
+    if mar.text_self_attention:
+        seen, own = tokens, _self_attention(mar, tokens)
+    block = own + 2 * linear(seen, mar.width, mar.width) + _attention(mar.width, seen, words) + _mlp(mar, seen)
+    return linear(tokens, mar.width, mar.width) + mar.text_depth * block
 
 
 def _time(head: HeadConfig) -> float:

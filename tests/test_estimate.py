@@ -38,7 +38,7 @@ def by_hand() -> dict[str, float]:
     aligner = 2 * words * (text * width + width**2) + 6 * block(words)
     encoder = 2 * visible * values * width + 16 * block(visible)
     decoder = 2 * visible * width**2 + 16 * block(image)
-    cross = 4 * image * width**2 + 4 * words * width**2 + 4 * image * words * width + 16 * image * width**2
+    cross = 4 * hidden * width**2 + 4 * words * width**2 + 4 * hidden * words * width + 16 * hidden * width**2
     reader = 2 * image * width**2 + 16 * cross
     once = 2 * (256 * head + head**2 + values * head + 40 * head**2 + 2 * head**2 + 2 * values * head)
     denoiser = hidden * (2 * width * head + 4 * once)
