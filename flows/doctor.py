@@ -179,7 +179,7 @@ def _keys(recipe: Recipe) -> list[dict[str, str]]:
     section: Any = getattr(recipe.synthesis, "endpoint", None)
     if section is not None:
         wanted[section.key_variable] = f"key of {section.url}"
-    writer: Any = getattr(recipe.captions, "llm", None)
+    writer = recipe.captions.llm
     if writer is not None and writer.backend == "endpoint":
         wanted |= {
             "LIGHTGEN_LLM_URL": "address of the captions' server",

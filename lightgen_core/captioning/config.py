@@ -126,7 +126,9 @@ class LanguageModel(Section):
         description="transformers: a causal model in this process; endpoint: an OpenAI-compatible server such as vLLM, "
         "at LIGHTGEN_LLM_URL with LIGHTGEN_LLM_KEY",
     )
-    model: str = Field(description="transformers: a hub id or a folder; endpoint: the name the server knows it by")
+    model: str = Field(
+        description="transformers: a folder or org/name@revision; endpoint: the name the server knows it by"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "bfloat16", description="transformers: of weights and arithmetic"
     )

@@ -19,7 +19,7 @@ from transformers import (
 
 from lightgen_core.captioning.answers import Answer
 from lightgen_core.captioning.config import LanguageModel
-from lightgen_core.zoo.paths import resolve
+from lightgen_core.references import parse
 
 
 class SeededSampling(LogitsProcessor):
@@ -82,17 +82,18 @@ class CausalWriter:
 
     @classmethod
     def load(cls, asked: LanguageModel, *, device: torch.device | str = "cpu") -> Self:
-        """Load a folder or a hub id; safetensors only, and no code that comes with a model is run.
+        """Load a folder or a hub id (see `lightgen_core.references`); safetensors only, and no code of theirs is run.
 
         Raises:
             OSError: there is no such model, or its weights are not safetensors.
             ValueError: the model is no causal language model of transformers.
         """
-        where = resolve(asked.model)
+        where = parse(asked.model)
+        safely = {"trust_remote_code": False, **where.options}
         model = AutoModelForCausalLM.from_pretrained(
-            where, dtype=getattr(torch, asked.dtype), use_safetensors=True, trust_remote_code=False
+            where.source, dtype=getattr(torch, asked.dtype), use_safetensors=True, **safely
         )
-        return cls(model, AutoTokenizer.from_pretrained(where, trust_remote_code=False), asked, device)
+        return cls(model, AutoTokenizer.from_pretrained(where.source, **safely), asked, device)
 
     def write(self, instructions: Sequence[str], seeds: Sequence[int]) -> list[Answer]:
         """Answer each instruction with its seed, `batch_size` at a time."""
