@@ -93,16 +93,6 @@ class Clip:
             vectors[rows] = self.embed_images(np.stack([pictures[row] for row in rows]))
         return vectors
 
-    def embed_pictures(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Unit vectors (n, width) of pictures (height, width, 3) of any sizes; those of one size go together."""
-        by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for row, picture in enumerate(pictures):
-            by_size[picture.shape].append(row)
-        vectors = np.empty((len(pictures), self.width), np.float32)
-        for rows in by_size.values():
-            vectors[rows] = self.embed_images(np.stack([pictures[row] for row in rows]))
-        return vectors
-
     @torch.inference_mode()
     def embed_texts(self, captions: list[str]) -> NDArray[np.float32]:
         """Unit vectors (n, width) of captions."""
