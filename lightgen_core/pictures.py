@@ -14,7 +14,7 @@ def to_png(picture: np.ndarray) -> bytes:
 
 
 def from_bytes(data: bytes) -> np.ndarray:
-    """Return an encoded picture as uint8 (height, width, 3)."""
+    """Return an encoded picture of our own as uint8 (height, width, 3); others' pictures go through `untrusted`."""
     with Image.open(io.BytesIO(data)) as picture:
         return np.asarray(picture.convert("RGB"))
 
@@ -29,3 +29,8 @@ def resize_square(picture: np.ndarray, size: int) -> np.ndarray:
     # Cropped first: a filter over a box of the whole picture would read what is beyond the box.
     square = Image.fromarray(picture[top : top + side, left : left + side])
     return np.array(square.resize((size, size), Image.Resampling.LANCZOS))
+
+
+def suffix_of(data: bytes) -> str:
+    """Return the file suffix of a PNG or JPEG."""
+    return "png" if data.startswith(b"\x89PNG") else "jpg"

@@ -55,11 +55,13 @@ class CaptionFile(Section):
     """Captions that exist already."""
 
     path: str = Field(description="file, or folder of such files, on this machine; its content enters the key")
-    format: Literal["txt", "jsonl", "parquet", "dataset"] = Field(
+    format: Literal["txt", "jsonl", "parquet", "dataset", "webdataset", "folder"] = Field(
         description="txt: one caption a line; jsonl: one object a line; parquet; dataset: a folder that Hugging Face "
-        "datasets can open"
+        "datasets can open; webdataset, folder: the captions of a set of pictures, as synthesis.files"
     )
-    column: str = Field("caption", description="field or column of the caption")
+    column: str = Field(
+        "caption", description="field or column of the caption; webdataset, folder: caption also finds prompt and text"
+    )
     topic_column: str | None = Field(None, description="field or column of the topic; none: all have the same")
     split: str = Field("train", description="dataset: the split")
     max_characters: Positive = Field(2000, description="longest caption, characters; longer ones are dropped")

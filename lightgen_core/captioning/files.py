@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 from lightgen_core.captioning.config import CaptionFile
 from lightgen_core.captioning.rejected import Reason, Rejected
 from lightgen_core.captions import Caption
+from lightgen_core.image_sets.reading import CAPTION_FIELDS, ImageSetError, open_set
+from lightgen_core.image_sets.sample import Sample
 
 TOPIC = "captions"
 """Topic of captions that name none."""
@@ -229,4 +231,25 @@ def _row(source: CaptionFile, place: str, row: dict[str, Any]) -> _Row:
     return _Row(place, row[source.column], str(topic) if isinstance(topic, int) else topic)
 
 
-_ROWS = {"txt": _text_rows, "jsonl": _json_rows, "parquet": _parquet_rows, "dataset": _dataset_rows}
+def _set_rows(source: CaptionFile) -> Iterator[_Row | Damaged]:
+    """Captions of a set of pictures, in the field in which the teacher `files` looks for them."""
+    fields = CAPTION_FIELDS if source.column == "caption" else (source.column,)
+    try:
+        opened = open_set(source.path, "folder" if source.format == "folder" else "webdataset", caption_fields=fields)
+    except ImageSetError as error:
+        raise CaptionFileError(str(error)) from error
+    for found in opened.samples():
+        if isinstance(found, Sample):
+            yield _Row(found.key, found.caption)
+        else:
+            yield Damaged(found.key, excerpt(found.caption or ""), str(found.why.reason), excerpt(found.why.detail))
+
+
+_ROWS = {
+    "txt": _text_rows,
+    "jsonl": _json_rows,
+    "parquet": _parquet_rows,
+    "dataset": _dataset_rows,
+    "webdataset": _set_rows,
+    "folder": _set_rows,
+}

@@ -1,0 +1,44 @@
+"""What is not taken, and why: the vocabulary of the quarantine."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why there is no picture; counted in manifests, so each is a fixed phrase. Particulars go into the detail."""
+
+    UNSAFE_PATH = "unsafe path"
+    NAME_ENCODING = "name is not UTF-8"
+    SPECIAL_FILE = "link, device or other special file"
+    DUPLICATE_KEY = "duplicate key"
+    ARCHIVE_CUT = "archive cut short"
+    ARCHIVE_DAMAGED = "damaged archive"
+    ARCHIVE_BOMB = "archive expands too much"
+    NO_CAPTION = "no caption"
+    NO_PICTURE = "no picture"
+    UNKNOWN_FILE = "neither picture nor caption"
+    CAPTION_EMPTY = "empty caption"
+    CAPTION_TOO_LONG = "caption too long"
+    CAPTION_ENCODING = "caption is not UTF-8"
+    CAPTION_JSON = "caption file is not JSON"
+    CAPTION_FIELD = "caption field missing or no text"
+    PICTURE_TOO_LARGE = "picture file too large"
+    TOO_MANY_PIXELS = "too many pixels"
+    NOT_A_PICTURE = "not a PNG, JPEG or WebP picture"
+    PICTURE_CUT = "picture cut short"
+    PICTURE_DAMAGED = "damaged picture"
+    NOT_8_BIT = "not an 8-bit picture"
+    OTHER_SIZE = "not of the set's size"
+    UNSAFE_CONTENT = "flagged by the safety checker"
+    NOT_A_NUMBER = "values that are not numbers"
+    OUT_OF_MEMORY = "out of memory"
+    PROMPT_FAILED = "the teacher failed on the prompt"
+    REFUSED = "the endpoint refused the prompt"
+    NO_ANSWER = "the endpoint gave no picture"
+
+
+class Rejected(Exception):
+    """One item that cannot be taken while others can: raised where it is found, kept as a row of the quarantine."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
