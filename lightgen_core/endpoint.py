@@ -22,7 +22,11 @@ class EndpointError(Exception):
 
 
 class RequestFailed(Exception):
-    """This request got no usable answer, others may: refused (a content policy), or failed at every attempt."""
+    """This request got no usable answer, others may: refused, or failed at every attempt."""
+
+
+class RequestRefused(RequestFailed):
+    """The server does not do what was asked, such as draw against its content policy; asking again is of no use."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,7 @@ class Endpoint:
         if status in _UNUSABLE or 300 <= status < 400:
             raise EndpointError(f"{self._name(path)} answers {said}; check the address, the model's name and the key")
         if status >= 400:
-            raise RequestFailed(f"refused with {said}")
+            raise RequestRefused(f"refused with {said}")
         try:
             answer = response.json()
         except ValueError:

@@ -1,0 +1,1 @@
+"""Teachers: what draws the pictures that the student learns from."""

@@ -1,0 +1,82 @@
+"""The knobs of the teachers that are not built in. Torch-free, as all configuration."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from lightgen_core.config import Positive, Section
+
+Argument = bool | int | float | str
+_PIXELS = Field(
+    50_000_000, ge=1, le=89_478_485, description="pictures of more pixels are quarantined before they are decoded"
+)
+_BYTES = Field(1 << 26, ge=1, description="longest encoded picture that is taken, bytes")
+
+
+class DiffusersConfig(Section):
+    """A text-to-image pipeline of diffusers. Fields without a value are left to the pipeline's own defaults."""
+
+    model: str = Field(description="a folder that save_pretrained wrote, or org/name@revision; safetensors only")
+    variant: str | None = Field(None, description="variant of the weights, such as fp16")
+    dtype: Literal["float32", "float16", "bfloat16"] = Field("bfloat16", description="number format of the weights")
+    steps: Positive | None = Field(None, description="denoising steps")
+    guidance: float | None = Field(None, ge=0, description="guidance_scale")
+    height: Positive | None = Field(None, description="px")
+    width: Positive | None = Field(None, description="px")
+    negative_prompt: str | None = Field(None, description="what not to draw; only for pipelines that take one")
+    arguments: dict[str, Argument] = Field(
+        default_factory=dict, description="further arguments of the pipeline's call, such as true_cfg_scale"
+    )
+    batch_size: Positive = Field(4, description="images drawn at once; halved when memory runs out")
+
+
+class ImageSetConfig(Section):
+    """An existing set of pictures with captions in the teacher's place."""
+
+    path: str = Field(description="folder, searched with all folders in it, or one file; on this machine")
+    format: Literal["webdataset", "parquet", "folder"] = Field(
+        description="webdataset: tars of jpg + json or txt; parquet: as datasets writes it; folder: jpg + json or txt"
+    )
+    caption_fields: tuple[str, ...] = Field(
+        ("prompt", "caption", "text"), min_length=1, description="JSON field or column of the caption; the first found"
+    )
+    image_column: str = Field("image", description="parquet: Image feature, or encoded pictures as bytes")
+    size: Positive | None = Field(
+        None,
+        description="side of the middle square to which pictures are resized, px; none: they stay as they are, for "
+        "tokens.sizes to bring to one size",
+    )
+    max_pixels: int = _PIXELS
+    max_bytes: int = _BYTES
+
+
+class ImageEndpointConfig(Section):
+    """An OpenAI-compatible images endpoint."""
+
+    url: str = Field("https://api.openai.com/v1", description="base address; /images/generations is appended")
+    model: str = Field(description="name of the model at the endpoint, such as dall-e-3")
+    key_variable: str = Field("OPENAI_API_KEY", description="environment variable that holds the key; it may be unset")
+    request_size: str | None = Field(
+        "1024x1024", pattern=r"^\d+x\d+$", description="size asked for, width x height, px; none: not said"
+    )
+    response_format: Literal["b64_json", "url"] | None = Field(
+        "b64_json", description="how pictures come; none: not said, for models that refuse the word"
+    )
+    arguments: dict[str, Argument] = Field(
+        default_factory=dict, description="further fields of a request, such as quality or style"
+    )
+    send_seed: bool = Field(False, description="send each picture's seed; OpenAI's own models refuse it")
+    size: Positive | None = Field(
+        None, description="side of the middle square to which pictures are resized, px; none: as they come"
+    )
+    max_pixels: int = _PIXELS
+    max_bytes: int = _BYTES
+
+    @field_validator("url")
+    @classmethod
+    def _holds_no_secret(cls, url: str) -> str:
+        if "@" in url or "?" in url:
+            raise ValueError(
+                "holds a user or a query, which manifests would show; give the key by environment variable"
+            )
+        return url
