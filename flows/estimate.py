@@ -112,9 +112,9 @@ class Estimator:
         asked = self.recipe.synthesis
         if asked.teacher == "scene":
             return 0.0, "drawn on the CPU"
-        if asked.teacher != "diffusers":
-            return 0.0, "nothing is drawn here; the pictures' size is a guess where the recipe does not say it"
         teacher = asked.diffusers
+        if asked.teacher != "diffusers" or teacher is None:
+            return 0.0, "nothing is drawn here; the pictures' size is a guess where the recipe does not say it"
         about = known(parse(teacher.model))
         if about is None or teacher.steps is None:
             return None, "the teacher's FLOPs are not known; give --throughput synthesis=IMAGES_PER_SECOND"

@@ -29,7 +29,7 @@ def content_digest(path: Path, memory: Path) -> str:
     seen = hashlib.sha256(str(path.resolve()).encode())
     for name, file in _files(path):
         about = file.lstat()
-        seen.update(b"%b\0%d\0%d\0%d\0" % (name, about.st_size, about.st_mtime_ns, about.st_ino))
+        seen.update(b"%b\0%d\0%d\0%d\0" % (name, about.st_size, about.st_ctime_ns, about.st_ino))
     remembered = memory / seen.hexdigest()
     if remembered.is_file():
         return remembered.read_text()

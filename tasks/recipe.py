@@ -18,6 +18,7 @@ from lightgen_core.config import (
     TrainConfig,
     World,
 )
+from lightgen_core.teachers.config import DiffusersConfig, ImageEndpointConfig, ImageSetConfig
 
 
 class Captions(Section):
@@ -60,12 +61,28 @@ class Captions(Section):
 class Synthesis(Section):
     """Who draws it."""
 
-    teacher: Literal["scene"] = Field("scene", description="scene: the embedded procedural teacher")
-    count: Positive = Field(12000, description="images to make")
+    teacher: Literal["scene", "diffusers", "files", "endpoint"] = Field(
+        "scene",
+        description="scene: the embedded procedural teacher; diffusers: a text-to-image pipeline; "
+        "files: an existing set of pictures; endpoint: an OpenAI-compatible server",
+    )
+    diffusers: DiffusersConfig | None = Field(None, description="the pipeline, where the teacher is diffusers")
+    files: ImageSetConfig | None = Field(None, description="the set of pictures, where the teacher is files")
+    endpoint: ImageEndpointConfig | None = Field(None, description="the server, where the teacher is endpoint")
+    count: Positive = Field(12000, description="images to make; files: at most")
     balance: Literal["captions", "topics"] = Field(
         "topics", description="captions: every caption gets equally many images; topics: every topic does"
     )
     shard_size: Positive = Field(2000, description="images of one shard, the unit of work that a kill can lose")
+
+    @model_validator(mode="after")
+    def _teacher_is_described(self) -> "Synthesis":
+        if self.teacher != "scene" and getattr(self, self.teacher) is None:
+            needed = {"diffusers": "model", "files": "path and format", "endpoint": "model"}[self.teacher]
+            raise ValueError(
+                f"teacher is {self.teacher}, and section synthesis.{self.teacher} is missing; give it, with {needed}"
+            )
+        return self
 
 
 class Embeddings(Section):

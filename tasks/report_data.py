@@ -28,7 +28,7 @@ from lightgen_core.report.data import (
 )
 from lightgen_core.seeds import seed_of
 from lightgen_core.statistics import Interval
-from lightgen_core.teacher import SceneTeacher
+from lightgen_core.teachers.scene import SceneTeacher
 from storage.artifact import Artifact
 from storage.rows import take_rows
 from storage.tables import read_table

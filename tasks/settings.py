@@ -22,6 +22,9 @@ class Settings(BaseSettings):
     )
     compile_head: bool = Field(False, description="sample through a compiled head: a minute once, then faster steps")
     cuda_graphs: bool = Field(False, description="on a GPU, record the head's steps and replay them as one launch")
+    offload: Literal["none", "model", "sequential"] = Field(
+        "none", description="teacher's weights kept in main memory until they are needed, by model or by layer"
+    )
     endpoint_concurrency: int = Field(8, ge=1, description="requests to an endpoint under way at once")
     endpoint_requests_per_minute: float | None = Field(
         None, gt=0, description="rate limit of an endpoint; none: no limit"

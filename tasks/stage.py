@@ -57,6 +57,10 @@ class Shard:
     start: int
     stop: int
 
+    def beside(self, name: str) -> str:
+        """Return the name of this shard's other file, such as what was not taken."""
+        return f"{name}-{self.name.rpartition('-')[2]}"
+
 
 @dataclass
 class Job:
@@ -104,8 +108,12 @@ class Job:
 
         return Acceleration(self.settings.compile_head, self.settings.cuda_graphs)
 
-    def shards(self, rows: int, size: int, name: str) -> Iterator[Shard]:
-        """Yield the shards of `size` rows that an earlier run has not finished."""
+    def shards(self, rows: int, size: int, name: str, beside: str | None = None) -> Iterator[Shard]:
+        """Yield the shards of `size` rows that an earlier run has not finished.
+
+        Args:
+            beside: name of a second file that each shard writes; a shard without it is not finished.
+        """
         starts = range(0, rows, size)
         every = {
             f"{name}-{start // size:05d}.parquet": Shard(
@@ -113,18 +121,23 @@ class Job:
             )
             for start in starts
         }
-        yield from (every[left] for left in self._unfinished(list(every)))
+        second = {given: shard.beside(beside) for given, shard in every.items()} if beside else {}
+        yield from (every[left] for left in self._unfinished(list(every), second))
 
     def mirrored(self, source: Artifact, pattern: str, name: str) -> Iterator[tuple[str, pa.Table]]:
-        """Yield, for each file of an input without a finished counterpart here, the counterpart's name and the rows."""
-        pairs = {f"{name}-{index:05d}.parquet": given for index, given in enumerate(source.names(pattern))}
+        """Yield, for each file of an input without a finished counterpart here, the counterpart's name and the rows.
+
+        A file without rows has no counterpart.
+        """
+        given = [file.name for file in source.manifest().files if re.search(pattern, file.name) and file.rows]
+        pairs = {f"{name}-{index:05d}.parquet": mirrored for index, mirrored in enumerate(given)}
         for left in self._unfinished(list(pairs)):
             yield left, read_file(source, pairs[left])
 
-    def _unfinished(self, names: list[str]) -> Iterator[str]:
-        """Yield the files that are still to be made, and log how long the rest will take."""
+    def _unfinished(self, names: list[str], second: Mapping[str, str] | None = None) -> Iterator[str]:
+        """Yield the files that are still to be made, alone or with their second file; log how long they will take."""
         finished = self._finished()
-        left = [name for name in names if name not in finished]
+        left = [name for name in names if not finished >= {name, (second or {}).get(name, name)}]
         if len(left) < len(names):
             self.say("%d of %d shards are there already", len(names) - len(left), len(names))
         started = time.monotonic()

@@ -1,16 +1,17 @@
 """synthesis: captions -> the teacher's pictures, in Parquet shards that `datasets` opens with an Image feature."""
 
 import hashlib
+from collections import Counter
 
 import pyarrow as pa
 
-from lightgen_core.captions import assign_images
-from lightgen_core.pictures import to_png
-from lightgen_core.seeds import seed_of
-from lightgen_core.teacher import SceneTeacher
+from lightgen_core.pictures import suffix_of
+from lightgen_core.rejected import Rejected
 from storage.artifact import Artifact
 from storage.tables import IMAGE, read_table, schema
+from tasks.recipe import Recipe
 from tasks.stage import Job, stage
+from tasks.synthesis_work import Work, work_of
 
 SCHEMA = schema(
     {
@@ -21,31 +22,77 @@ SCHEMA = schema(
         "meaning": pa.string(),
         "caption_id": pa.int64(),
         "seed": pa.int64(),
+        "source": pa.string(),
         "sha256": pa.string(),
     }
 )
+QUARANTINE = schema(
+    {"id": pa.int64(), "source": pa.string(), "caption": pa.string(), "reason": pa.string(), "detail": pa.string()}
+)
 
 
-@stage(version=1, reads=("seed", "world", "synthesis"), on_device=True)
+class NothingDrawn(Exception):
+    """Not one picture could be had."""
+
+
+def _weights(recipe: Recipe) -> tuple[str, ...]:
+    asked = recipe.synthesis
+    return (asked.diffusers.model,) if asked.teacher == "diffusers" and asked.diffusers else ()
+
+
+def _files(recipe: Recipe) -> tuple[str, ...]:
+    asked = recipe.synthesis
+    return (asked.files.path,) if asked.teacher == "files" and asked.files else ()
+
+
+@stage(version=2, reads=("seed", "world", "synthesis"), weights=_weights, files=_files, on_device=True)
 def synthesis(job: Job, captions: Artifact) -> None:
-    """Write `images-*.parquet`. Every picture has a seed of its own, so neither batch nor shard changes it."""
-    asked = job.recipe.synthesis
-    said = read_table(captions, "^captions")
-    source = assign_images(said["topic"].to_pylist(), asked.count, asked.balance)
-    teacher = SceneTeacher(job.recipe.world)
-    for shard in job.shards(asked.count, asked.shard_size, "images"):
-        ids = range(shard.start, shard.stop)
-        rows = said.take(source[shard.start : shard.stop])
-        seeds = [seed_of(job.recipe.seed, "synthesis", image) for image in ids]
-        encoded = [to_png(picture) for picture in teacher.draw(rows["caption"].to_pylist(), seeds)]
-        columns = {
-            "id": ids,
-            "image": [{"bytes": data, "path": f"{image:09d}.png"} for image, data in zip(ids, encoded, strict=True)],
-            "caption": rows["caption"],
-            "topic": rows["topic"],
-            "meaning": rows["meaning"],
-            "caption_id": rows["id"],
-            "seed": seeds,
-            "sha256": [hashlib.sha256(data).hexdigest() for data in encoded],
-        }
-        job.write_table(shard.name, pa.table(columns, SCHEMA))
+    """Write `images-*.parquet`, and in `quarantine-*.parquet` what could not be had, with the reason.
+
+    Every picture is planned before the first is made, with its id and seed, so neither batch nor shard nor a failure
+    changes another. The id of a picture in the quarantine stays unused.
+    """
+    work = work_of(job, read_table(captions, "^captions"))
+    if work.faults:
+        rows = [{"id": None, "source": f.key, "caption": f.caption, **_told(f.why)} for f in work.faults]
+        job.write_table("quarantine-set.parquet", pa.Table.from_pylist(rows, QUARANTINE))
+    for shard in job.shards(len(work), job.recipe.synthesis.shard_size, "images", beside="quarantine"):
+        images, quarantine = _make(work, shard.start, shard.stop)
+        job.write_table(shard.beside("quarantine"), quarantine)
+        job.write_table(shard.name, images)
+    _conclude(job, work)
+
+
+def _make(work: Work, start: int, stop: int) -> tuple[pa.Table, pa.Table]:
+    """Make the pictures of a shard: the table of those that came, and the table of the others."""
+    images, quarantine = [], []
+    for row, made in zip(work.rows(start, stop), work.pictures(start, stop), strict=True):
+        if isinstance(made, Rejected):
+            quarantine.append({name: row[name] for name in ("id", "source", "caption")} | _told(made))
+        else:
+            picture = {"bytes": made, "path": f"{row['id']:09d}.{suffix_of(made)}"}
+            images.append(row | {"image": picture, "sha256": hashlib.sha256(made).hexdigest()})
+    return pa.Table.from_pylist(images, SCHEMA), pa.Table.from_pylist(quarantine, QUARANTINE)
+
+
+def _told(why: Rejected) -> dict[str, str]:
+    """Return a reason as columns; what a server or a file says may hold characters that UTF-8 has no form for."""
+    return {"reason": why.reason, "detail": why.detail.encode(errors="backslashreplace").decode()}
+
+
+def _conclude(job: Job, work: Work) -> None:
+    """Count what was made and what was not. Raises NothingDrawn if nothing was made."""
+    records = job.artifact.records()
+    made = sum(entry.rows for name, entry in records.items() if name.startswith("images"))
+    gone = sum(entry.rows for name, entry in records.items() if name.startswith("quarantine"))
+    reasons = Counter(job.written("^quarantine")["reason"].to_pylist()) if gone else Counter()
+    if not made:
+        often = f", most often: {reasons.most_common(1)[0][0]}" if reasons else ""
+        raise NothingDrawn(
+            f"not one picture: {gone} in quarantine{often}; {work.counts or 'nothing'} left out.\n"
+            f"See {job.artifact.uri}/quarantine-*.parquet; when the cause is gone, run with --refresh synthesis."
+        )
+    job.counts = {"rows": made, "quarantined": gone} | work.counts
+    job.figures = {"quarantine": dict(sorted(reasons.items()))} | work.figures
+    if gone:
+        job.say("%d pictures, %d in quarantine: %s", made, gone, ", ".join(f"{n} {why}" for why, n in reasons.items()))
