@@ -171,6 +171,12 @@ def test_weights_that_are_not_safetensors_are_refused(folders, tmp_path):
         load(tmp_path / "pickled")
 
 
+def test_offloading_without_accelerate_says_what_to_install(folders, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(TeacherError, match="LIGHTGEN_OFFLOAD=model needs the package accelerate"):
+        PipelineTeacher.load(DiffusersConfig(model=str(folders["flux"])), "cpu", "model")
+
+
 def test_what_is_no_text_to_image_pipeline_is_refused(folders):
     class FromPicture:
         def __call__(self, image):

@@ -52,11 +52,12 @@ class PipelineTeacher:
             TeacherError: it is no text-to-image pipeline, or does not know an argument.
             OSError: there is no such pipeline, or its weights are not safetensors.
         """
+        bare = importlib.util.find_spec("accelerate") is None  # then weights are loaded at once, and stay
+        if bare and offload != "none":
+            raise TeacherError(f"LIGHTGEN_OFFLOAD={offload} needs the package accelerate: pip install accelerate")
         reference = parse(config.model)
         wanted = reference.options | {"variant": config.variant, "use_safetensors": True}
-        # Loading by parts needs accelerate; without it the weights are loaded at once.
-        whole = importlib.util.find_spec("accelerate") is None
-        wanted |= {"torch_dtype": getattr(torch, config.dtype), "low_cpu_mem_usage": not whole}
+        wanted |= {"torch_dtype": getattr(torch, config.dtype), "low_cpu_mem_usage": not bare}
         try:
             pipeline = AutoPipelineForText2Image.from_pretrained(reference.source, **wanted)
         except ValueError:  # AutoPipeline does not know this class: it may draw from text all the same
