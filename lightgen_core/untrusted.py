@@ -47,10 +47,8 @@ class Untrusted:
     def _decoded(self, data: bytes) -> tuple[np.ndarray, bool]:
         """Return an upright RGB picture, and whether any reader of PNG and JPEG sees just that in the bytes."""
         try:
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as checked:
-                self._check(checked)
-                checked.verify()
             with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+                self._check(picture)
                 picture.load()
                 plain = picture.format in ("PNG", "JPEG") and picture.mode in ("RGB", "L") and not _turned(picture)
                 return np.asarray(_opaque(ImageOps.exif_transpose(picture))), plain
