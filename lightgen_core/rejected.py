@@ -1,6 +1,7 @@
 """What is not taken, and why: the vocabulary of the quarantine."""
 
 from enum import StrEnum
+from typing import Self
 
 
 class Reason(StrEnum):
@@ -42,3 +43,8 @@ class Rejected(Exception):
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
+
+    def kept(self) -> Self:
+        """Return itself without the frames it was raised in, which hold on to pictures and files."""
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+        return self

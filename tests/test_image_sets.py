@@ -199,3 +199,12 @@ def test_a_turned_picture_is_set_upright_and_transparency_is_white():
 
 def test_a_thread_of_pixels_is_resized_without_growing():
     assert Untrusted(10**6, 64).array(to_png(np.zeros((1, 100_000, 3), np.uint8))).shape == (64, 64, 3)
+
+
+def test_a_fault_that_is_kept_holds_on_to_nothing_but_its_words(tmp_path):
+    hostile = Hostile(random.Random(3))
+    (tmp_path / "a.tar").write_bytes(hostile.tar("a.tar", 60)[:-2000])
+    faults = [found.why for found in open_set(tmp_path, "webdataset").samples() if isinstance(found, Fault)]
+    assert len(faults) > 30
+    assert [why for why in faults if why.__traceback__ or why.__cause__ or why.__context__] == []
+    assert str(Rejected(Reason.NO_CAPTION, "it is null")) == "no caption: it is null"

@@ -7,7 +7,7 @@ import pytest
 import tiny_pipelines
 import torch
 
-from lightgen_core.rejected import Reason, Rejected
+from lightgen_core.rejected import Reason
 from lightgen_core.teachers.config import DiffusersConfig
 from lightgen_core.teachers.pipeline import PipelineTeacher
 from lightgen_core.teachers.teacher import TeacherError
@@ -184,7 +184,3 @@ def test_what_is_no_text_to_image_pipeline_is_refused(folders):
 
     with pytest.raises(TeacherError, match="FromPicture takes no prompt and no generator"):
         PipelineTeacher(FromPicture(), DiffusersConfig(model="x"))
-
-
-def test_rejected_tells_reason_and_detail():
-    assert str(Rejected(Reason.NO_CAPTION, "it is null")) == "no caption: it is null"

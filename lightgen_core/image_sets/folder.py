@@ -45,7 +45,7 @@ class FolderSet:
                     else:
                         raise Rejected(Reason.SPECIAL_FILE, "links are not followed, devices and pipes not read")
                 except Rejected as why:
-                    yield Fault(ascii(raw[:200])[2:-1], why)
+                    yield Fault(ascii(raw[:200])[2:-1], why.kept())
             pending += reversed(folders)
             for key, files in groupby(sorted(good, key=key_and_suffix), key=lambda name: key_and_suffix(name)[0]):
                 yield from self._result(key, list(files))

@@ -116,7 +116,7 @@ def _sample(name: str, row: int, value: pa.Scalar) -> Sample | Fault:
     except UnicodeDecodeError as error:
         return Fault(key, Rejected(Reason.CAPTION_ENCODING, f"byte {error.start}"))
     except Rejected as why:
-        return Fault(key, why)
+        return Fault(key, why.kept())
 
 
 def _damaged(error: Exception) -> Rejected:

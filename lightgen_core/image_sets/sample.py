@@ -145,7 +145,7 @@ class Parts:
         try:
             self.captions[suffix] = caption_of(data, suffix, fields)
         except Rejected as why:
-            self.captions[suffix] = why
+            self.captions[suffix] = why.kept()
 
     @property
     def complete(self) -> bool:

@@ -129,7 +129,7 @@ def _member(
     except Rejected as why:
         if why.reason not in (Reason.UNSAFE_PATH, Reason.NAME_ENCODING, Reason.SPECIAL_FILE):
             raise  # of the archive, not of the member
-        fault = why
+        fault = why.kept()
     stream.skip_to(start + _padded(size))
     if header.kind == _DIRECTORY or (header.kind in _REGULAR and raw.endswith(b"/")):
         return

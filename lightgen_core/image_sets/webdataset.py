@@ -52,7 +52,7 @@ class WebDatasetSet:
                     self._add(found.setdefault(last, Parts(f"{tar}/{last}")), member, tar)
             last = ""
         except Rejected as why:
-            faults.append(Fault(f"{tar}: the rest", why))
+            faults.append(Fault(f"{tar}: the rest", why.kept()))
         for key, parts in found.items():
             if key != last or parts.complete:  # the partner of the last one is in the rest that was lost
                 yield from parts.result()
@@ -95,4 +95,4 @@ def _bytes_at(stream: Stream, place: Place) -> bytes | Rejected:
         stream.skip_to(place.start)
         return stream.take(place.length)
     except Rejected as why:
-        return why
+        return why.kept()

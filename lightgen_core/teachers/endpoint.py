@@ -60,7 +60,7 @@ class EndpointTeacher:
         except RequestFailed as error:
             return Rejected(Reason.NO_ANSWER, str(error))
         except Rejected as why:
-            return why
+            return why.kept()
 
     def _picture_of(self, answer: dict[str, Any]) -> bytes:
         """Return the encoded picture that an answer holds or points to."""

@@ -55,4 +55,4 @@ class ImageSetTeacher:
         try:
             return self._decoder.encoded(data)
         except Rejected as why:
-            return why
+            return why.kept()
