@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -88,10 +88,13 @@ def _nearest(location: tuple[int | str, ...]) -> str:
     """Name the known fields beside an unknown one, the nearest first."""
     model: type[BaseModel] = Recipe
     for part in location[:-1]:
-        inner = model.model_fields[str(part)].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        annotation = model.model_fields[str(part)].annotation
+        sections = [
+            each for each in (annotation, *get_args(annotation)) if isinstance(each, type)
+        ]  # it may be optional
+        model = next((each for each in sections if issubclass(each, BaseModel)), BaseModel)
+        if model is BaseModel:
             return ""
-        model = inner
     known = list(model.model_fields)
     near = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f" Did you mean {near[0]!r}?" if near else f" Known here: {', '.join(known)}."
