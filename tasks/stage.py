@@ -114,13 +114,10 @@ class Job:
         Args:
             beside: name of a second file that each shard writes; a shard without it is not finished.
         """
-        starts = range(0, rows, size)
-        every = {
-            f"{name}-{start // size:05d}.parquet": Shard(
-                f"{name}-{start // size:05d}.parquet", start, min(start + size, rows)
-            )
-            for start in starts
-        }
+        every = {}
+        for number, start in enumerate(range(0, rows, size)):
+            shard = Shard(f"{name}-{number:05d}.parquet", start, min(start + size, rows))
+            every[shard.name] = shard
         second = {given: shard.beside(beside) for given, shard in every.items()} if beside else {}
         yield from (every[left] for left in self._unfinished(list(every), second))
 

@@ -77,7 +77,7 @@ def _make(work: Work, start: int, stop: int) -> tuple[pa.Table, pa.Table]:
 
 def _told(why: Rejected) -> dict[str, str]:
     """Return a reason as columns; what a server or a file says may hold characters that UTF-8 has no form for."""
-    return {"reason": why.reason, "detail": why.detail.encode(errors="backslashreplace").decode()}
+    return {"reason": why.reason, "detail": why.detail[:500].encode(errors="backslashreplace").decode()}
 
 
 def _conclude(job: Job, work: Work) -> None:

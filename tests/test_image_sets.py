@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import random
 import resource
 import tarfile
@@ -11,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hostile_set import BYTES, END, Hostile, bomb, member, picture, write_folder, write_parquet
+from hostile_pictures import BYTES, PIXELS, picture
+from hostile_set import Hostile, write_folder, write_parquet
+from hostile_tars import END, bomb, member
 from PIL import Image
 from run_stage import run_synthesis
 
@@ -98,7 +101,7 @@ def test_one_thousand_hostile_inputs_are_each_quarantined_with_their_true_reason
         root.mkdir()
         write(hostile, root, {"webdataset": 700, "folder": 160, "parquet": 100}[format])
         made = run_synthesis(
-            tmp_path, ["a photo of thing 0"], path=root, format=format, max_pixels=250_000, max_bytes=BYTES
+            tmp_path, ["a photo of thing 0"], path=root, format=format, max_pixels=PIXELS, max_bytes=BYTES
         )
         found = dict(zip(made.quarantine["source"].to_pylist(), made.quarantine["reason"].to_pylist(), strict=True))
         assert found == {source: str(reason) for source, reason in hostile.expected.items()}
@@ -138,7 +141,7 @@ def test_any_tar_with_any_bytes_changed_is_read_to_some_end(tmp_path):
 
 def decode(data: bytes) -> bool:
     try:
-        return Untrusted(250_000, 16).array(data).shape == (16, 16, 3)
+        return Untrusted(PIXELS, 16).array(data).shape == (16, 16, 3)
     except Rejected:
         return False
 
@@ -155,6 +158,7 @@ def test_a_set_that_is_not_there_is_explained(tmp_path, format):
     with pytest.raises(ImageSetError, match=r"there is no|is no folder"):
         open_set(tmp_path / "nowhere", format)
     if format != "folder":
+        os.mkfifo(tmp_path / "pipe.tar")
         with pytest.raises(ImageSetError, match=r"holds no \.(tar|parquet)"):
             open_set(tmp_path, format)
 

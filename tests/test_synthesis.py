@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pytest
 import tiny_pipelines
 import yaml
-from hostile_set import picture
+from hostile_pictures import picture
 from run_stage import captions_stage, recipe_of, run_recipe, run_synthesis
 
 from flows.load import UserError, load_recipe

@@ -61,7 +61,8 @@ def open_set(
     suffixes = (".parquet",) if format == "parquet" else (".tar", ".tar.gz", ".tgz")
     if not root.exists():
         raise ImageSetError(f"there is no {root}; give a {suffixes[0]} file or a folder of them")
-    files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.name.endswith(suffixes))
+    found = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.name.endswith(suffixes))
+    files = [path for path in found if path.is_file()]  # a pipe would never end
     if not files:
         hint = "" if not any(root.glob("*.arrow")) else "; a folder of save_to_disk: write it with to_parquet"
         raise ImageSetError(f"{root} holds no {' or '.join(suffixes)} file{hint}")
