@@ -21,9 +21,11 @@ from benchmarks import interleaved
 from benchmarks.ladder import Rungs, sample_by_rungs
 from benchmarks.released import released_model, sampler
 from benchmarks.sizes import GRID, SIZES, WORDS
+from lightgen_core.benchmarks.prompt import Prompt
+from lightgen_core.benchmarks.scene import judge_scenes, scene_prompts
+from lightgen_core.benchmarks.scores import score_table
 from lightgen_core.config import SamplerConfig, World
 from lightgen_core.device import pick_device
-from lightgen_core.evaluation import Prompt, evaluation_prompts, score_pictures, score_table
 from lightgen_core.head_loop import Acceleration, HeadLoop
 from lightgen_core.mar.patch import unpatchify
 from lightgen_core.mar.student import Student, new_student
@@ -126,7 +128,7 @@ def _rows(work: Work, seconds: Mapping[str, float], drawn: Mapping[str, Tensor])
 def _trained(arguments: argparse.Namespace, device: torch.device) -> Work:
     """Held-out captions for a student of the scene world."""
     loaded = TextToImage.load(arguments.checkpoint, device)
-    prompts = evaluation_prompts(World(), max(1, arguments.pictures // len(CATEGORIES)), seed=1)
+    prompts = scene_prompts(World(), max(1, arguments.pictures // len(CATEGORIES)), seed=1)
     captions = [prompt.caption for prompt in prompts]
     text, mask = loaded.encode_text(captions)
 
@@ -138,7 +140,7 @@ def _trained(arguments: argparse.Namespace, device: torch.device) -> Work:
 
 def _score(loaded: TextToImage, prompts: Sequence[Prompt], tokens: Tensor) -> str:
     latents = unpatchify(tokens, loaded.info.grid, loaded.info.channels, loaded.info.patch)
-    correct = score_pictures(loaded.codec.decode(latents.float()), [prompt.caption for prompt in prompts])
+    correct = judge_scenes(loaded.codec.decode(latents.float()), [prompt.caption for prompt in prompts])
     overall = score_table(correct[:, None], prompts, seed=0, resamples=2000)["overall"]
     return f"{overall['value']:.3f} ({overall['low']:.3f} to {overall['high']:.3f})"
 
