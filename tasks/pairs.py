@@ -37,7 +37,7 @@ def frozen(recipe: Recipe) -> tuple[str, ...]:
     return (recipe.embeddings.model,) if asked.kind != "teacher" and asked.scorer == "clip" else ()
 
 
-@stage(version=1, reads=("seed", "pairs", "sampler", "world", "tokens", "pretrain"), weights=frozen, on_device=True)
+@stage(version=2, reads=("seed", "pairs", "sampler", "world", "tokens", "pretrain"), weights=frozen, on_device=True)
 def pairs(job: Job, pretrain: Artifact, tokens: Artifact, synthesis: Artifact) -> None:
     """Write `pairs-*.parquet`: for captions of the training set, a picture to prefer and one to avoid.
 

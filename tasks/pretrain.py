@@ -44,7 +44,7 @@ def start_of(recipe: Recipe) -> tuple[str, ...]:
     return (start,)
 
 
-@stage(version=1, reads=("seed", "pretrain", "tokens"), weights=start_of, on_device=True)
+@stage(version=2, reads=("seed", "pretrain", "tokens"), weights=start_of, on_device=True)
 def pretrain(job: Job, tokens: Artifact) -> None:
     """Write the student (raw and EMA weights, config) and `log.json`, the loss curve over all phases."""
     from lightgen_core.train.launch import execute
