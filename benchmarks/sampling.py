@@ -100,8 +100,12 @@ def _ladder(work: Work, device: torch.device, compiled: bool) -> dict[str, Calla
 
 
 def _plain(student: Student) -> SamplerConfig:
-    """The paper's setting; a flow head has no ancestral steps."""
-    return SamplerConfig(head_sampler="euler" if student.head.config.objective == "flow" else "ddpm")
+    """The paper's setting, in bf16 on a GPU, where the released code takes fp16; a flow head has no ancestral steps."""
+    on_gpu = student.head.out.weight.device.type == "cuda"
+    return SamplerConfig(
+        head_sampler="euler" if student.head.config.objective == "flow" else "ddpm",
+        precision="bf16" if on_gpu else "fp32",
+    )
 
 
 def _by_rungs(work: Work, config: SamplerConfig, rungs: Rungs) -> Callable[[], Tensor]:

@@ -153,6 +153,7 @@ class SamplerConfig(Section):
         (0.0, 1.0), description="interval: first and last revealed share of the tokens at which guidance acts"
     )
     temperature: float = Field(1.0, ge=0, description="scale of the noise the head adds")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast of the student while it samples")
 
     @model_validator(mode="after")
     def _steps_fall_and_intervals_rise(self) -> "SamplerConfig":

@@ -88,7 +88,8 @@ def sample(
     training = student.training
     try:
         head = head or HeadLoop(student.head)
-        return _reveal(student.eval().mar, head, text, text_mask, grid, config, seeds, known, keep)
+        with torch.autocast(text.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            return _reveal(student.eval().mar, head, text, text_mask, grid, config, seeds, known, keep)
     finally:
         student.train(training)
 

@@ -91,6 +91,17 @@ def test_equal_seeds_give_equal_bits_and_other_seeds_other_images():
     assert (one - two).abs().mean() > 0.1
 
 
+@pytest.mark.parametrize(("name", "sampler"), SAMPLERS)
+def test_bf16_samples_are_near_those_of_fp32_and_come_back_in_fp32(name, sampler):
+    text, mask = captions(4, 2)
+    full, half = (
+        sample(trained_looking(name), text, mask, GRID, settings(sampler, precision=precision), seeds=[1, 2])
+        for precision in ("fp32", "bf16")
+    )
+    assert half.dtype == torch.float32 and not half.equal(full)
+    assert (half - full).square().mean().sqrt() < 0.05 * full.std()
+
+
 def test_known_tokens_are_kept_bit_for_bit_and_condition_the_rest():
     student, (text, mask) = trained_looking("v"), captions(3, 4)
     keep = torch.arange(TOKENS) % 2 == 0
