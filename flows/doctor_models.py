@@ -7,8 +7,8 @@ from pathlib import Path
 from flows.distill import STAGES
 from flows.hub import HubError, look_up
 from flows.known_models import KnownModel, known
+from lightgen_core.content import WEIGHTS, weights_digest
 from lightgen_core.references import Reference, parse
-from lightgen_core.weights_digest import WEIGHTS, digest
 from lightgen_core.zoo.paths import ModelNotFound
 from tasks.recipe import Recipe
 
@@ -42,7 +42,7 @@ def find(name: str) -> Finding:
         reference = parse(name)
         if reference.path is not None:
             weights = _size(reference.path)
-            return Finding("ok", f"local, {weights / 1e9:.2g} GB, sha256 {(digest(name) or '')[:12]}", weights)
+            return Finding("ok", f"local, {weights / 1e9:.2g} GB, sha256 {(weights_digest(name) or '')[:12]}", weights)
     except ModelNotFound as error:
         return Finding("missing", str(error))
     told, about = _terms(known(reference)), known(reference)

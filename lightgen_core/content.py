@@ -1,63 +1,59 @@
-"""What tells one set of files from another, for artifact keys: a hash of names and bytes, computed once."""
+"""What tells a model, or a set of files, from any other, for artifact keys: which files count. Free of torch."""
 
-import hashlib
-from collections.abc import Iterator
+import os
 from pathlib import Path
 
-_BLOCK = 1 << 20
+from lightgen_core.file_hashes import digest_of, sha256_of
+from lightgen_core.references import parse
+from lightgen_core.zoo.paths import ModelNotFound
+
+WEIGHTS = "*.safetensors"
+_BESIDE = ("*.json", "*.txt", "*.model")
+"""Configuration and vocabulary: they decide what the weights do."""
 
 
 class ContentNotFound(ValueError):
     """A file or folder that a recipe names is not there."""
 
 
-def content_digest(path: Path, memory: Path) -> str:
-    """Return the sha256 over names and bytes of a file, or of all regular files of a folder.
+def content_digest(path: Path) -> str:
+    """Return the digest of a file's content, or of the names and contents of all that lies in a folder.
 
-    Bytes are read once: the digest is remembered under what the file system says of the files (name, size, time of
-    change, inode), and read again when any of that has changed. Links are hashed as links.
-
-    Args:
-        path: file or folder.
-        memory: folder of the memory; losing it costs one more reading.
+    A link to a file counts with the content that it leads to, and as a link: some readers do not follow it. What
+    cannot be read, and what has no content to speak of, such as a pipe, counts with its name.
 
     Raises:
         ContentNotFound: there is nothing at the path.
     """
+    if path.is_file():
+        return sha256_of(path)
     if not path.exists():
         raise ContentNotFound(f"there is no {path}, which the recipe names; correct the path, or put the files there")
-    seen = hashlib.sha256(str(path.resolve()).encode())
-    for name, file in _files(path):
-        about = file.lstat()
-        seen.update(b"%b\0%d\0%d\0%d\0" % (name, about.st_size, about.st_ctime_ns, about.st_ino))
-    remembered = memory / seen.hexdigest()
-    if remembered.is_file():
-        return remembered.read_text()
-    found = _digest(path)
-    memory.mkdir(parents=True, exist_ok=True)
-    partial = remembered.with_suffix(".partial")
-    partial.write_text(found)
-    partial.replace(remembered)
-    return found
+    files: dict[bytes, Path | None] = {}
+    for found in path.rglob("*"):
+        link = found.is_symlink()
+        if link or not found.is_dir():
+            name = bytes(found.relative_to(path)) + (b"\0link" if link else b"")
+            files[name] = found if found.is_file() and os.access(found, os.R_OK) else None
+    return digest_of(files)
 
 
-def _digest(path: Path) -> str:
-    total = hashlib.sha256()
-    for name, file in _files(path):
-        total.update(b"%b\0%d\0" % (name, file.lstat().st_size))
-        if file.is_symlink():
-            total.update(bytes(file.readlink()))
-        elif file.is_file():  # a pipe or a device has no content to speak of
-            with file.open("rb") as opened:
-                while block := opened.read(_BLOCK):
-                    total.update(block)
-    return total.hexdigest()
+def weights_digest(reference: str) -> str | None:
+    """Return the digest of a model's files; None for a hub model or an open_clip tag: its name says all that is known.
 
+    A folder, the zoo's among them: over the names and contents of its weights (safetensors), configuration and
+    vocabulary. A file of weights: over its content.
 
-def _files(path: Path) -> Iterator[tuple[bytes, Path]]:
-    """Yield what is in a folder and not a folder, with its relative name, sorted; a file is all there is of itself."""
+    Raises:
+        ModelNotFound: a folder without weights, or nothing at a path.
+    """
+    path = parse(reference).path
+    if path is None:
+        return None
     if path.is_file():
-        yield b"", path
-        return
-    found = {bytes(file.relative_to(path)): file for file in path.rglob("*") if file.is_symlink() or not file.is_dir()}
-    yield from sorted(found.items())
+        return sha256_of(path)
+    weights = [found for found in path.rglob(WEIGHTS) if found.is_file()]
+    if not weights:
+        raise ModelNotFound(f"{path} holds no {WEIGHTS}; give the folder that save_pretrained wrote")
+    beside = [found for pattern in _BESIDE for found in path.rglob(pattern) if found.is_file()]
+    return digest_of({bytes(found.relative_to(path)): found for found in weights + beside})

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from lightgen_core.content import content_digest
+from lightgen_core.content import content_digest, weights_digest
 from lightgen_core.references import parse
-from lightgen_core.weights_digest import digest
 from storage.artifact import PROGRESS, Artifact
 from storage.keys import artifact_key
 from storage.manifest import FileEntry, Manifest
@@ -225,9 +224,8 @@ class Stage:
     def config(self, recipe: Recipe) -> dict[str, Any]:
         """Return what of the recipe decides this stage's bytes, frozen weights and the content of files included."""
         whole = recipe.model_dump(mode="json", include=set(self.reads))
-        weights = {reference: digest(reference) for reference in self.weights(recipe)}
-        memory = Path(Settings().scratch).expanduser() / "digests"
-        files = {path: content_digest(Path(path).expanduser(), memory) for path in self.files(recipe)}
+        weights = {reference: weights_digest(reference) for reference in self.weights(recipe)}
+        files = {path: content_digest(Path(path).expanduser()) for path in self.files(recipe)}
         return whole | {"weights": weights} | ({"files": files} if files else {})
 
     def artifact(self, recipe: Recipe, store: Store, inputs: tuple[Artifact, ...]) -> Artifact:

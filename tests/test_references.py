@@ -1,19 +1,15 @@
 """Names of frozen models: what they mean, what pins them, and which files tell a model's weights from another's."""
 
-import json
-import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 
-from lightgen_core import weights_digest
+from lightgen_core.content import weights_digest
 from lightgen_core.references import Reference, parse
-from lightgen_core.weights_digest import digest
 from lightgen_core.zoo.paths import ModelNotFound, resolve
 
 COMMIT = "3d7c5902f1a4b6e8d0c2a4b6e8d0c2a4b6e8d0c2"
@@ -71,96 +67,40 @@ def test_the_commit_of_an_unpinned_model_is_read_from_the_local_cache(cache):
 
 def test_a_digest_follows_the_bytes_and_not_the_place(tmp_path):
     shutil.copytree(resolve("zoo:clip"), tmp_path / "copy")
-    assert digest(str(tmp_path / "copy")) == digest("zoo:clip") != digest("zoo:t5")
+    assert weights_digest(str(tmp_path / "copy")) == weights_digest("zoo:clip") != weights_digest("zoo:t5")
     weights = tmp_path / "copy" / "open_clip_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    assert digest(str(tmp_path / "copy")) != digest("zoo:clip")
+    assert weights_digest(str(tmp_path / "copy")) != weights_digest("zoo:clip")
 
 
 def test_a_vocabulary_is_part_of_the_digest(tmp_path):
     shutil.copytree(resolve("zoo:t5"), tmp_path / "copy")
     for name in ("spiece.model", "merges.txt"):
-        before = digest(str(tmp_path / "copy"))
+        before = weights_digest(str(tmp_path / "copy"))
         (tmp_path / "copy" / name).write_text("words")
-        assert digest(str(tmp_path / "copy")) != before
+        assert weights_digest(str(tmp_path / "copy")) != before
 
 
 def test_a_hub_model_has_no_digest_for_its_name_holds_the_revision():
-    assert digest("google/flan-t5-xxl@main") is None
+    assert weights_digest("google/flan-t5-xxl@main") is None
 
 
 def test_an_open_clip_file_is_digested(tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"one")
-    before = digest(f"ViT-B-32/{path}")
+    before = weights_digest(f"ViT-B-32/{path}")
     path.write_bytes(b"two")
-    assert before and digest(f"ViT-B-32/{path}") != before
+    assert before and weights_digest(f"ViT-B-32/{path}") != before
 
 
 def test_a_folder_without_safetensors_is_refused(tmp_path):
     with pytest.raises(ModelNotFound, match=r"holds no .*safetensors"):
-        digest(str(tmp_path))
-
-
-@pytest.fixture
-def large(tmp_path, monkeypatch):
-    """A model whose weights count as large, a fresh memory, and the list of files that were hashed."""
-    monkeypatch.setattr(weights_digest, "_REMEMBERED", 4)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = tmp_path / "model"
-    folder.mkdir()
-    weights = folder / "model.safetensors"
-    weights.write_bytes(b"weights")
-    age(weights, 60)
-    hashed = []
-    plain = weights_digest._hashed
-    monkeypatch.setattr(weights_digest, "_hashed", lambda path: hashed.append(path.name) or plain(path))
-    return weights, hashed
-
-
-def age(path, seconds):
-    os.utime(path, (time.time() - seconds,) * 2)
-
-
-def test_a_large_file_is_hashed_once_for_each_version(large):
-    weights, hashed = large
-    first = digest(str(weights.parent))
-    assert digest(str(weights.parent)) == first
-    assert hashed == ["model.safetensors"]
-    weights.write_bytes(b"WEIGHTS")
-    age(weights, 50)
-    assert digest(str(weights.parent)) != first
-    assert len(hashed) == 2
-
-
-def test_a_file_that_changed_a_moment_ago_is_not_remembered(large):
-    weights, hashed = large
-    age(weights, 0)
-    digest(str(weights.parent))
-    digest(str(weights.parent))
-    assert len(hashed) == 2
-
-
-@pytest.mark.parametrize("damage", ["{", "[]", json.dumps({"fingerprint": {}})])
-def test_a_damaged_memory_costs_a_hash_and_nothing_else(large, tmp_path, damage):
-    weights, hashed = large
-    first = digest(str(weights.parent))
-    (memory,) = (tmp_path / "cache" / "lightgen" / "digests").iterdir()
-    memory.write_text(damage)
-    assert digest(str(weights.parent)) == first
-    assert len(hashed) == 2
-
-
-def test_a_cache_folder_that_cannot_be_made_costs_a_hash_and_nothing_else(large, tmp_path):
-    weights, hashed = large
-    (tmp_path / "cache").write_text("a file in the way")
-    assert digest(str(weights.parent)) == digest(str(weights.parent))
-    assert len(hashed) == 2
+        weights_digest(str(tmp_path))
 
 
 def test_finding_and_digesting_a_model_does_not_import_torch():
     code = (
-        "import sys; from lightgen_core import references, weights_digest as w; w.digest('zoo:t5'); "
+        "import sys; from lightgen_core import content, references; content.weights_digest('zoo:t5'); "
         "references.parse('org/name').commit(); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

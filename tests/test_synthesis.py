@@ -16,7 +16,6 @@ from run_stage import captions_stage, recipe_of, run_recipe, run_synthesis
 from flows.load import UserError, load_recipe
 from lightgen_core.captioning.scene import held_out_captions, scene_captions
 from lightgen_core.config import World
-from lightgen_core.content import ContentNotFound, content_digest
 from lightgen_core.pictures import from_bytes, to_png
 from lightgen_core.teachers.scene import SceneTeacher
 from storage.store import Store
@@ -118,20 +117,6 @@ def test_the_key_follows_the_sets_content_and_not_the_times_of_its_files(tmp_pat
     assert key() == before
     (root / "001.txt").write_text(" thing  2\n")  # the size stays
     assert key() != before
-
-
-def test_content_is_read_once_and_again_when_a_file_has_changed(tmp_path, monkeypatch):
-    root = write_folder(tmp_path / "set", 3)
-    first = content_digest(root, tmp_path / "memory")
-    with monkeypatch.context() as patch:
-        patch.setattr("lightgen_core.content._digest", lambda path: pytest.fail("read again"))
-        assert content_digest(root, tmp_path / "memory") == first
-    (root / "new.txt").write_text("x")
-    assert content_digest(root, tmp_path / "memory") != first
-    (root / "new.txt").unlink()
-    assert content_digest(root, tmp_path / "elsewhere") == first
-    with pytest.raises(ContentNotFound, match="which the recipe names"):
-        content_digest(tmp_path / "nowhere", tmp_path / "memory")
 
 
 @pytest.mark.parametrize("teacher", ["diffusers", "files", "endpoint"])
