@@ -7,7 +7,6 @@ import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from flows.console import size
 from flows.doctor_models import Finding, find, models_of
@@ -175,17 +174,18 @@ def _memory() -> int:
 
 def _keys(recipe: Recipe) -> list[dict[str, str]]:
     """Say of every endpoint's environment variables whether they are set; the values are never shown."""
-    wanted: dict[str, str] = {}
-    section: Any = getattr(recipe.synthesis, "endpoint", None)
-    if section is not None:
-        wanted[section.key_variable] = f"key of {section.url}"
-    writer = recipe.captions.llm
-    if writer is not None and writer.backend == "endpoint":
-        wanted |= {
-            "LIGHTGEN_LLM_URL": "address of the captions' server",
-            "LIGHTGEN_LLM_KEY": "its key, if it wants one",
-        }
-    return [
-        _row(name, "ok" if os.environ.get(name) else "note", f"{what}: {'set' if os.environ.get(name) else 'not set'}")
-        for name, what in wanted.items()
-    ]
+    asked = {
+        "llm": recipe.captions.llm is not None and recipe.captions.llm.backend == "endpoint",
+        "images": recipe.synthesis.teacher == "endpoint",
+    }
+    rows = []
+    for name in (name for name, wanted in asked.items() if wanted):
+        default = Settings.model_fields[f"{name}_url"].default
+        rows.append(_variable(f"LIGHTGEN_{name.upper()}_URL", f"address of the server; unless set, {default}"))
+        rows.append(_variable(f"LIGHTGEN_{name.upper()}_KEY", "its key, if it wants one"))
+    return rows
+
+
+def _variable(name: str, what: str) -> dict[str, str]:
+    there = bool(os.environ.get(name))
+    return _row(name, "ok" if there else "note", f"{what}: {'set' if there else 'not set'}")

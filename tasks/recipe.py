@@ -64,11 +64,12 @@ class Synthesis(Section):
     teacher: Literal["scene", "diffusers", "files", "endpoint"] = Field(
         "scene",
         description="scene: the embedded procedural teacher; diffusers: a text-to-image pipeline; "
-        "files: an existing set of pictures; endpoint: an OpenAI-compatible server",
+        "files: an existing set of pictures; endpoint: an OpenAI-compatible server, at LIGHTGEN_IMAGES_URL with "
+        "LIGHTGEN_IMAGES_KEY",
     )
     diffusers: DiffusersConfig | None = Field(None, description="the pipeline, where the teacher is diffusers")
     files: ImageSetConfig | None = Field(None, description="the set of pictures, where the teacher is files")
-    endpoint: ImageEndpointConfig | None = Field(None, description="the server, where the teacher is endpoint")
+    endpoint: ImageEndpointConfig | None = Field(None, description="what is asked, where the teacher is endpoint")
     count: Positive = Field(12000, description="images to make; files: at most")
     balance: Literal["captions", "topics"] = Field(
         "topics", description="captions: every caption gets equally many images; topics: every topic does"

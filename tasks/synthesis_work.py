@@ -1,6 +1,5 @@
 """What synthesis has to make: each picture's caption, seed and id, planned ahead, and who makes it."""
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -85,7 +84,7 @@ def _teacher(job: Job) -> tuple["Teacher", dict[str, Any]]:
         from lightgen_core.teachers.endpoint import EndpointTeacher
 
         patience = Patience(requests_per_minute=settings.endpoint_requests_per_minute)
-        endpoint = Endpoint(asked.endpoint.url, os.environ.get(asked.endpoint.key_variable), patience)
+        endpoint = Endpoint(settings.images_url, settings.images_key.get_secret_value(), patience)
         return EndpointTeacher(asked.endpoint, endpoint, settings.endpoint_concurrency), {}
     from lightgen_core.teachers.scene import SceneTeacher
 

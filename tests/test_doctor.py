@@ -170,6 +170,10 @@ def test_the_keys_of_endpoints_are_told_as_set_or_not_and_never_shown(monkeypatc
     rows = doctor._keys(load_recipe("lightgen-0.7b-256"))
     assert {row["check"]: row["state"] for row in rows} == {"LIGHTGEN_LLM_URL": "note", "LIGHTGEN_LLM_KEY": "ok"}
     assert "a secret" not in json.dumps(rows)
+    monkeypatch.setenv("LIGHTGEN_IMAGES_URL", "http://painter/v1")
+    painter = ["captions.llm=null", "captions.source=scene", "synthesis.teacher=endpoint"]
+    rows = doctor._keys(load_recipe("demo", [*painter, "synthesis.endpoint={model: painter}"]))
+    assert {row["check"]: row["state"] for row in rows} == {"LIGHTGEN_IMAGES_URL": "ok", "LIGHTGEN_IMAGES_KEY": "note"}
 
 
 def test_a_recipe_whose_models_are_missing_exits_with_1_and_names_them():

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from local_endpoint import Reply, serving
 from PIL import Image
-from pydantic import ValidationError
 from run_stage import recipe_of, run_recipe
 
 from lightgen_core.endpoint import Endpoint, EndpointError, Patience
@@ -19,7 +18,9 @@ from lightgen_core.pictures import from_bytes, to_png
 from lightgen_core.rejected import Reason, Rejected
 from lightgen_core.teachers.config import ImageEndpointConfig
 from lightgen_core.teachers.endpoint import EndpointTeacher
-from tasks.synthesis import NothingDrawn
+from tasks.recipe import Recipe
+from tasks.settings import Settings
+from tasks.synthesis import NothingDrawn, synthesis
 
 KEY = "sk-do-not-show-me"
 QUICK = Patience(attempts=3, first_wait=0.01, longest_wait=0.2, timeout=5)
@@ -43,13 +44,13 @@ def by_prompt(body) -> Reply:
     return answer(grey(10 * int(body["prompt"].split()[-1])))
 
 
-def config(url: str, **asked) -> ImageEndpointConfig:
-    return ImageEndpointConfig(url=url, model="painter", **{"request_size": "16x16"} | asked)
+def config(**asked) -> ImageEndpointConfig:
+    return ImageEndpointConfig(model="painter", **{"request_size": "16x16"} | asked)
 
 
 def draw(url: str, prompts=PROMPTS, concurrency: int = 3, **asked) -> list[np.ndarray | Rejected]:
     with Endpoint(url, KEY, QUICK) as endpoint:
-        return list(EndpointTeacher(config(url, **asked), endpoint, concurrency).draw(prompts, range(len(prompts))))
+        return list(EndpointTeacher(config(**asked), endpoint, concurrency).draw(prompts, range(len(prompts))))
 
 
 def test_each_prompt_gets_its_own_picture_in_order_with_several_requests_under_way():
@@ -194,22 +195,38 @@ def test_an_address_that_gives_no_picture_is_quarantined(reply, reason, gets):
     assert (why.reason, len(seen)) == (reason, gets)
 
 
-def test_an_address_that_holds_a_secret_is_refused_in_the_recipe():
-    with pytest.raises(ValidationError, match="give the key by environment variable"):
-        ImageEndpointConfig(url="https://me:secret@host/v1", model="m")
+def painted(**asked) -> Recipe:
+    endpoint = {"model": "painter", "request_size": "16x16"}
+    return recipe_of(teacher="endpoint", count=6, shard_size=4, balance="captions", endpoint=endpoint | asked)
+
+
+def served(url: str) -> Settings:
+    return Settings(device="cpu", threads=1, images_url=url)
+
+
+def test_where_the_endpoint_is_and_its_key_do_not_enter_the_key_of_the_pictures(monkeypatch):
+    before = synthesis.config(painted())
+    monkeypatch.setenv("LIGHTGEN_IMAGES_URL", "http://elsewhere/v1")
+    monkeypatch.setenv("LIGHTGEN_IMAGES_KEY", KEY)
+    assert synthesis.config(painted()) == before
+    assert synthesis.config(painted(model="another")) != before
+
+
+def test_an_address_that_holds_a_secret_is_refused_and_the_secret_not_shown(tmp_path):
+    with pytest.raises(EndpointError, match="holds a user or a query; give secrets as the key") as error:
+        run_recipe(tmp_path, PROMPTS, painted(), served("https://me:hush@host/v1"))
+    assert "hush" not in str(error.value)
 
 
 def test_the_stage_keeps_what_came_and_the_key_out_of_everything_it_writes(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setenv("PAINTER_KEY", KEY)
+    monkeypatch.setenv("LIGHTGEN_IMAGES_KEY", KEY)
 
     def one_in_three_is_refused(body):
         return Reply({"error": f"{KEY} may not"}, 400) if int(body["prompt"].split()[-1]) % 3 == 0 else by_prompt(body)
 
     with serving(one_in_three_is_refused) as asked:
-        endpoint = {"url": asked.url, "model": "painter", "key_variable": "PAINTER_KEY", "request_size": "16x16"}
-        recipe = recipe_of(teacher="endpoint", count=6, shard_size=4, balance="captions", endpoint=endpoint)
-        made = run_recipe(tmp_path, PROMPTS, recipe)
+        made = run_recipe(tmp_path, PROMPTS, painted(), served(asked.url))
     assert made.images["id"].to_pylist() == [1, 2, 4, 5]
     assert [from_bytes(image["bytes"])[0, 0, 0] for image in made.images["image"].to_pylist()] == [10, 20, 40, 50]
     assert made.quarantine["id"].to_pylist() == [0, 3]
@@ -221,11 +238,9 @@ def test_the_stage_keeps_what_came_and_the_key_out_of_everything_it_writes(tmp_p
 
 
 def test_when_every_prompt_is_refused_the_stage_fails_and_names_the_reason(tmp_path):
-    with serving([Reply({"error": "no"}, 400)]) as asked:
-        endpoint = {"url": asked.url, "model": "painter"}
-        recipe = recipe_of(teacher="endpoint", count=6, shard_size=4, endpoint=endpoint)
-        with pytest.raises(NothingDrawn, match="6 in quarantine, most often: the endpoint refused the prompt"):
-            run_recipe(tmp_path, PROMPTS, recipe)
+    why = "6 in quarantine, most often: the endpoint refused the prompt"
+    with serving([Reply({"error": "no"}, 400)]) as asked, pytest.raises(NothingDrawn, match=why):
+        run_recipe(tmp_path, PROMPTS, painted(), served(asked.url))
 
 
 def test_an_encoded_picture_that_is_no_rgb_is_one_afterwards():

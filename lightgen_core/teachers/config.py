@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from lightgen_core.config import Positive, Section
 
@@ -51,11 +51,9 @@ class ImageSetConfig(Section):
 
 
 class ImageEndpointConfig(Section):
-    """An OpenAI-compatible images endpoint."""
+    """What an OpenAI-compatible images endpoint is asked; its address and key are settings, LIGHTGEN_IMAGES_*."""
 
-    url: str = Field("https://api.openai.com/v1", description="base address; /images/generations is appended")
     model: str = Field(description="name of the model at the endpoint, such as dall-e-3")
-    key_variable: str = Field("OPENAI_API_KEY", description="environment variable that holds the key; it may be unset")
     request_size: str | None = Field(
         "1024x1024", pattern=r"^\d+x\d+$", description="size asked for, width x height, px; none: not said"
     )
@@ -71,12 +69,3 @@ class ImageEndpointConfig(Section):
     )
     max_pixels: int = _PIXELS
     max_bytes: int = _BYTES
-
-    @field_validator("url")
-    @classmethod
-    def _holds_no_secret(cls, url: str) -> str:
-        if "@" in url or "?" in url:
-            raise ValueError(
-                "holds a user or a query, which manifests would show; give the key by environment variable"
-            )
-        return url
