@@ -14,7 +14,7 @@ from hostile_pictures import picture
 from run_stage import captions_stage, recipe_of, run_recipe, run_synthesis
 
 from flows.load import UserError, load_recipe
-from lightgen_core.captioning.scene import held_out_captions, scene_captions
+from lightgen_core.captioning.scene import scene_captions
 from lightgen_core.config import World
 from lightgen_core.pictures import from_bytes, to_png
 from lightgen_core.teachers.scene import SceneTeacher
@@ -196,12 +196,15 @@ def test_a_set_that_is_not_there_is_the_callers_mistake(tmp_path):
 
 
 def test_the_captions_stage_filters_a_set_and_the_evaluations_prompts_stay_out_of_its_pictures(tmp_path):
-    recipe = load_recipe(
-        "smoke", [f"captions={{source: file, file: {{path: {tmp_path}/set, format: folder}}, count: 50}}"]
-    )
-    (held_out, *_) = held_out_captions(recipe.world)
+    (prompt := tmp_path / "prompts.txt").write_text("a wholly held out thing\n")
+    own = [
+        f"captions={{source: file, file: {{path: {tmp_path}/set, format: folder}}, count: 50}}",
+        f"evaluation={{benchmark: prompts, prompts: {prompt}}}",
+        "pairs.kind=teacher",
+    ]
+    recipe = load_recipe("smoke", own)
     root = write_folder(tmp_path / "set", 6)
-    (root / "002.txt").write_text(f"  {held_out} ")
+    (root / "002.txt").write_text("  A wholly held out thing ")
     (root / "004.txt").write_text("")
     asked = {"teacher": "files", "files": {"path": str(root), "format": "folder"}}
     recipe = recipe.model_copy(update={"synthesis": Synthesis(**asked)})
