@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from lightgen_core.captioning.rejected import Reason
+from lightgen_core.captioning.reasons import Reason
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is not taken, and why: the vocabulary of the quarantine."""
+"""What is not taken, and why: one picture, caption or file. The vocabulary is that of the pictures' quarantine."""
 
 from enum import StrEnum
 from typing import Self
@@ -38,10 +38,10 @@ class Reason(StrEnum):
 
 
 class Rejected(Exception):
-    """One item that cannot be taken while others can: raised where it is found, kept as a row of the quarantine."""
+    """One item that cannot be taken while others can: raised where it is found, kept as a row of a table."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
+    def __init__(self, reason: StrEnum, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else str(reason))
         self.reason, self.detail = reason, detail
 
     def kept(self) -> Self:

@@ -13,10 +13,10 @@ import pyarrow as pa
 from lightgen_core.captioning.answers import Answer, Writer, caption_of
 from lightgen_core.captioning.config import AnswerFilters, LanguageModel
 from lightgen_core.captioning.files import Damaged, excerpt, read_captions
-from lightgen_core.captioning.rejected import Rejected
 from lightgen_core.captioning.scene import scene_captions
 from lightgen_core.captioning.taxonomy import Instruction, Instructions
 from lightgen_core.captions import Caption
+from lightgen_core.rejected import Rejected
 from storage.tables import schema
 from tasks.stage import Job
 

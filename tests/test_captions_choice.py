@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lightgen_core.captioning.rejected import Reason
+from lightgen_core.captioning.reasons import Reason
 from lightgen_core.captions import Caption, Fault, assign_images, choose_captions, in_turn
 
 

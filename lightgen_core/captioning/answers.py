@@ -7,9 +7,10 @@ from typing import Protocol
 
 from lightgen_core.captioning.config import AnswerFilters
 from lightgen_core.captioning.files import clean
-from lightgen_core.captioning.rejected import Reason, Rejected
+from lightgen_core.captioning.reasons import Reason
 from lightgen_core.captioning.taxonomy import Instruction
 from lightgen_core.near_duplicates import words_of
+from lightgen_core.rejected import Rejected
 
 _THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)
 _NUMBERING = re.compile(r"^(?:[-*•#>]+|\(?\d{1,3}[.):])\s+")

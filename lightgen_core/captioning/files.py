@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lightgen_core.captioning.config import CaptionFile
-from lightgen_core.captioning.rejected import Reason, Rejected
+from lightgen_core.captioning.reasons import Reason
 from lightgen_core.captions import Caption
 from lightgen_core.image_sets.reading import CAPTION_FIELDS, ImageSetError, open_set
 from lightgen_core.image_sets.sample import Sample
+from lightgen_core.rejected import Rejected
 
 TOPIC = "captions"
 """Topic of captions that name none."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lightgen_core.captioning.embedding import Embed
-from lightgen_core.captioning.rejected import Reason
+from lightgen_core.captioning.reasons import Reason
 from lightgen_core.captions import Caption, Fault, Screen
 from lightgen_core.near_duplicates import CaptionDuplicates, near_duplicate_captions
 from lightgen_core.neighbours import NeighbourSearch, Subset, Vectors, index_factory, spaced

@@ -1,10 +1,10 @@
-"""Why a caption is not taken: fixed phrases that are counted, and particulars that tell of the one case."""
+"""Why a caption is not taken."""
 
 from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """The vocabulary of `dropped.parquet`."""
+    """The vocabulary of `dropped.parquet`: fixed phrases that are counted."""
 
     NOT_UTF8 = "not UTF-8"
     NOT_JSON = "not JSON"
@@ -21,11 +21,3 @@ class Reason(StrEnum):
     EVALUATION_PROMPT = "evaluation prompt"
     REPEATED_WORDS = "repeated words"
     REPEATED_MEANING = "repeated meaning"
-
-
-class Rejected(Exception):
-    """One caption that cannot be taken while others can."""
-
-    def __init__(self, reason: Reason, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else str(reason))
-        self.reason, self.detail = reason, detail
