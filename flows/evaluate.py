@@ -19,7 +19,8 @@ from lightgen_core.config import SamplerConfig
 from lightgen_core.pictures import to_png
 from lightgen_core.seeds import seed_of
 from tasks.benchmark import evaluation_prompts
-from tasks.recipe import Evaluation, Recipe
+from tasks.recipe import Recipe
+from tasks.sections import Evaluation
 from tasks.settings import Settings
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from lightgen_core.mirror import mirrorable
 from lightgen_core.pictures import from_bytes, resize_square
 from storage.artifact import Artifact
 from storage.tables import read_file, read_table, schema
-from tasks.recipe import Tokens
+from tasks.sections import Tokens
 from tasks.stage import Job, stage
 
 if TYPE_CHECKING:

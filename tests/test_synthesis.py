@@ -23,7 +23,7 @@ from storage.tables import read_table
 from tasks.captions import captions
 from tasks.dedup import dedup
 from tasks.embeddings import embeddings
-from tasks.recipe import Synthesis
+from tasks.sections import Synthesis
 from tasks.settings import Settings
 from tasks.synthesis import NothingDrawn, synthesis
 from tasks.tokens import tokens

@@ -1,0 +1,228 @@
+"""The sections of a recipe, with their own checks. Each enters the keys of the stages that read it."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from lightgen_core.captioning.config import CaptionEmbedding, CaptionFile, Decontamination, LanguageModel
+from lightgen_core.config import (
+    Fraction,
+    HeadConfig,
+    MarConfig,
+    MaskConfig,
+    Positive,
+    Section,
+    TrainConfig,
+)
+from lightgen_core.teachers.config import DiffusersConfig, ImageEndpointConfig, ImageSetConfig
+
+
+class Captions(Section):
+    """What is said."""
+
+    source: Literal["scene", "file", "llm"] = Field(
+        "scene",
+        description="scene: the embedded grammar over the world's training meanings; file: captions that exist; llm: a "
+        "language model that follows a taxonomy, or rewrites captions of a file",
+    )
+    count: Positive = Field(
+        4000, description="captions wanted after near-duplicates are removed; fewer if the source runs dry"
+    )
+    near_duplicate: Fraction = Field(
+        0.95, description="Jaccard similarity of word shingles above which the later caption is dropped"
+    )
+    embedding: CaptionEmbedding | None = Field(
+        None, description="compare captions by meaning too: with each other, and with the evaluation prompts; none: not"
+    )
+    decontamination: Decontamination = Field(
+        default_factory=Decontamination, description="which captions give an evaluation prompt away"
+    )
+    file: CaptionFile | None = Field(None, description="source file: the captions; source llm: those to rewrite")
+    llm: LanguageModel | None = Field(None, description="source llm: the model and what it is asked")
+
+    @model_validator(mode="after")
+    def _source_is_described(self) -> "Captions":
+        rewrites = self.source == "llm" and self.llm is not None and self.llm.rewrite is not None
+        used = {"llm": self.source == "llm", "file": self.source == "file" or rewrites}
+        for section, least in (("llm", "model"), ("file", "path and format")):
+            given = getattr(self, section) is not None
+            if used[section] and not given:
+                why = "captions.llm.rewrite" if rewrites else f"source {self.source}"
+                raise ValueError(f"{why} needs a section captions.{section} with {least}")
+            if given and not used[section]:
+                raise ValueError(f"source {self.source} does not use the section captions.{section}; take it out")
+        return self
+
+
+class Synthesis(Section):
+    """Who draws it."""
+
+    teacher: Literal["scene", "diffusers", "files", "endpoint"] = Field(
+        "scene",
+        description="scene: the embedded procedural teacher; diffusers: a text-to-image pipeline; "
+        "files: an existing set of pictures; endpoint: an OpenAI-compatible server, at LIGHTGEN_IMAGES_URL with "
+        "LIGHTGEN_IMAGES_KEY",
+    )
+    diffusers: DiffusersConfig | None = Field(None, description="the pipeline, where the teacher is diffusers")
+    files: ImageSetConfig | None = Field(None, description="the set of pictures, where the teacher is files")
+    endpoint: ImageEndpointConfig | None = Field(None, description="what is asked, where the teacher is endpoint")
+    count: Positive = Field(12000, description="images to make; files: at most")
+    balance: Literal["captions", "topics"] = Field(
+        "topics", description="captions: every caption gets equally many images; topics: every topic does"
+    )
+    shard_size: Positive = Field(2000, description="images of one shard, the unit of work that a kill can lose")
+
+    @model_validator(mode="after")
+    def _teacher_is_described(self) -> "Synthesis":
+        if self.teacher != "scene" and getattr(self, self.teacher) is None:
+            needed = {"diffusers": "model", "files": "path and format", "endpoint": "model"}[self.teacher]
+            raise ValueError(
+                f"teacher is {self.teacher}, and section synthesis.{self.teacher} is missing; give it, with {needed}"
+            )
+        return self
+
+
+class Embeddings(Section):
+    """In which space pictures are compared."""
+
+    model: str = Field(
+        "zoo:clip", description="CLIP: zoo:clip, open_clip's MODEL/TAG or MODEL/FILE, a folder, or org/name@revision"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="number format of its arithmetic")
+    batch_size: Positive = Field(256, description="images embedded at once")
+
+
+class Tokens(Section):
+    """What the student sees of pictures and captions."""
+
+    codec: str = Field("zoo:autoencoder", description="image autoencoder: zoo:autoencoder, a folder, org/name@revision")
+    codec_precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="number format of its arithmetic")
+    text_encoder: str = Field("zoo:t5", description="text encoder: zoo:t5, a folder, or org/name@revision")
+    text_precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="number format of its arithmetic; T5 overflows in fp16"
+    )
+    text_layer: int = Field(
+        -1, description="layer whose states are kept: 0 before the first, -1 after the last with its norm, -2 before it"
+    )
+    max_words: Positive = Field(64, description="longest caption, text tokens; what is beyond is cut")
+    patch: Positive = Field(2, description="side of the square of latents that makes one token")
+    flip: bool = Field(
+        False, description="a second row for each picture, mirrored, where the caption does not tell left from right"
+    )
+    dtype: Literal["float16", "bfloat16"] = Field(
+        "float16", description="number format of stored latents and text states"
+    )
+    batch_size: Positive = Field(64, description="images encoded at once")
+    sizes: tuple[Positive, ...] = Field(
+        (), description="sides to which pictures are cropped and resized, px, ascending; none: pictures as they are"
+    )
+    pad_text: bool = Field(
+        False, description="store max_words states of each caption, for a student with attend_to_padding"
+    )
+
+    @model_validator(mode="after")
+    def _sizes_ascend(self) -> "Tokens":
+        if list(self.sizes) != sorted(set(self.sizes)):
+            raise ValueError(f"sizes: found {list(self.sizes)}; expected ascending sides, each once")
+        return self
+
+
+class Phase(Section):
+    """A later phase of pre-training: on larger pictures, from the weights of the phase before."""
+
+    size: Positive = Field(description="side of its pictures, px; one of tokens.sizes")
+    steps: Positive = Field(description="optimizer updates")
+    batch_size: Positive = Field(description="images of one update")
+    learning_rate: float | None = Field(None, gt=0, description="peak learning rate; none: as in the first phase")
+    mask: MaskConfig | None = Field(None, description="how many tokens are hidden; none: as in the first phase")
+
+
+class Pretrain(TrainConfig):
+    """The student and its training."""
+
+    model: MarConfig = Field(default_factory=MarConfig, description="the masked autoregressive transformer")
+    head: HeadConfig = Field(default_factory=HeadConfig, description="the per-token diffusion head")
+    start: str | None = Field(
+        None, description="folder of a student whose averaged weights training starts from; none: fresh weights"
+    )
+    phases: tuple[Phase, ...] = Field(
+        (), description="phases after the first, which is this section itself on the smallest of tokens.sizes"
+    )
+
+    def later(self, phase: Phase) -> "Pretrain":
+        """What a later phase trains with: this configuration with the phase's own values."""
+        rate = phase.learning_rate or self.optimizer.learning_rate
+        optimizer = self.optimizer.model_copy(update={"learning_rate": rate})
+        own = {"steps": phase.steps, "batch_size": phase.batch_size, "mask": phase.mask or self.mask}
+        return self.model_copy(update=own | {"optimizer": optimizer})
+
+
+class Pairs(Section):
+    """What the student should prefer."""
+
+    count: Positive = Field(
+        1000, description="captions for which pairs are sought; those without a usable pair give none"
+    )
+    kind: Literal["teacher", "best_worst", "both"] = Field(
+        "both",
+        description="the winner: the teacher's image (teacher: the paper's pairs), the student's best sample "
+        "(best_worst), or the latter where it is good enough (both); the loser: the student's worst, or only, sample",
+    )
+    scorer: Literal["detector", "clip"] = Field(
+        "detector",
+        description="what tells good from bad, for kinds other than teacher; detector: the scene world's, right or "
+        "wrong; clip: cosine of image and caption in the space of embeddings.model, for captions of any kind",
+    )
+    margin: float = Field(
+        0.02,
+        gt=0,
+        le=2,
+        description="clip: cosine by which a winner leads; captions without such a lead give none",
+    )
+    candidates: int = Field(6, ge=2, description="samples of the student for each caption; kind teacher takes one")
+    shard_size: Positive = Field(200, description="captions of one shard")
+
+
+class Evaluation(Section):
+    """How the students are scored: on captions that training never saw."""
+
+    benchmark: Literal["scene", "geneval", "prompts"] = Field(
+        "scene",
+        description="scene: held-out captions of the scene world, and its detector; geneval: 553 prompts of GenEval's "
+        "form, and a detector of everyday things (GenEval-HF); prompts: pictures that nobody judges",
+    )
+    prompts: str | None = Field(
+        None,
+        description="geneval: path of GenEval's own evaluation_metadata.jsonl; prompts: path of a .txt (one caption a "
+        "line) or .jsonl (caption, maybe category); none: prompts of GenEval's form",
+    )
+    per_category: Positive = Field(100, description="captions of each category, at most; 100 is all of GenEval's")
+    images: Positive = Field(4, description="images for each caption")
+    detector: str = Field(
+        "facebook/mask2former-swin-small-coco-instance",
+        description="geneval: what finds the objects, a Mask2Former of COCO's classes by hub id or folder",
+    )
+    color_model: str = Field(
+        "ViT-L-14-quickgelu/openai", description="geneval: the CLIP that names the colour of an object"
+    )
+    clip_score: bool = Field(
+        True, description="also measure the mean text-image cosine in the space of embeddings.model; no GenEval score"
+    )
+    resamples: Positive = Field(2000, description="bootstrap resamples behind an interval, drawn over captions")
+    shard_size: Positive = Field(240, description="images of one shard")
+
+    @model_validator(mode="after")
+    def _prompts_are_used(self) -> "Evaluation":
+        if self.benchmark == "scene" and self.prompts:
+            raise ValueError(
+                f"prompts {self.prompts} go with benchmark geneval or prompts; scene has captions of its own"
+            )
+        return self
+
+
+class Report(Section):
+    """What the page shows."""
+
+    examples: Positive = Field(4, description="sample captions of each category")
+    duplicates: int = Field(8, ge=0, description="dropped pictures shown beside the one kept")
+    pairs: int = Field(8, ge=0, description="preference pairs shown")
