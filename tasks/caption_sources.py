@@ -18,7 +18,7 @@ from lightgen_core.captioning.taxonomy import Instruction, Instructions
 from lightgen_core.captions import Caption
 from lightgen_core.rejected import Rejected
 from storage.tables import schema
-from tasks.stage import Job
+from tasks.job import Job
 
 ANSWERS = schema(
     {

@@ -11,8 +11,9 @@ from lightgen_core.seeds import seed_of
 from storage.tables import schema
 from tasks.benchmark import evaluation_captions, prompt_files
 from tasks.caption_sources import Topics, candidates
+from tasks.job import Job
 from tasks.recipe import Recipe
-from tasks.stage import Job, stage
+from tasks.stage import stage
 
 SCHEMA = schema(
     {"id": pa.int64(), "caption": pa.string(), "topic": pa.string(), "meaning": pa.string(), "source": pa.string()}

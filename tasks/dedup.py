@@ -12,7 +12,8 @@ from lightgen_core.seeds import seed_of
 from lightgen_core.text_image_score import shows_caption
 from storage.artifact import Artifact
 from storage.tables import read_table, schema
-from tasks.stage import Job, stage
+from tasks.job import Job
+from tasks.stage import stage
 
 SCHEMA = schema(
     {

@@ -5,7 +5,8 @@ import json
 from lightgen_core.seeds import seed_of
 from lightgen_core.train.job import SavedStudent, TrainingJob
 from storage.artifact import Artifact
-from tasks.stage import Job, stage
+from tasks.job import Job
+from tasks.stage import stage
 from tasks.training import place, rows_of
 
 

@@ -8,7 +8,8 @@ import pyarrow as pa
 from lightgen_core.pictures import from_bytes
 from storage.artifact import Artifact
 from storage.tables import schema
-from tasks.stage import Job, stage
+from tasks.job import Job
+from tasks.stage import stage
 
 
 @stage(version=2, reads=("embeddings",), weights=lambda recipe: (recipe.embeddings.model,), on_device=True)

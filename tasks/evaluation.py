@@ -16,8 +16,9 @@ from lightgen_core.statistics import bootstrap_mean
 from storage.artifact import Artifact
 from storage.tables import IMAGE, schema
 from tasks.benchmark import evaluation_prompts, prompt_files
+from tasks.job import Job, Shard
 from tasks.recipe import Recipe
-from tasks.stage import Job, Shard, stage
+from tasks.stage import stage
 
 if TYPE_CHECKING:
     from lightgen_core.clip import Clip

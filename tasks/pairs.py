@@ -13,8 +13,9 @@ from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact
 from storage.rows import take_rows
 from storage.tables import IMAGE, about, read_table, schema
+from tasks.job import Job
 from tasks.recipe import Recipe
-from tasks.stage import Job, stage
+from tasks.stage import stage
 from tasks.tokens import pattern_of
 
 KINDS = {

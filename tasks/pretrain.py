@@ -11,8 +11,9 @@ from lightgen_core.train.job import NewStudent, SavedStudent, TrainingJob
 from lightgen_core.zoo.paths import ModelNotFound
 from storage.artifact import Artifact
 from storage.tables import about, read_table
+from tasks.job import Job
 from tasks.recipe import Recipe
-from tasks.stage import Job, stage
+from tasks.stage import stage
 from tasks.tokens import pattern_of
 from tasks.training import place
 

@@ -6,8 +6,9 @@ import shutil
 from lightgen_core.report.page import render_report
 from storage.artifact import Artifact
 from storage.keys import canonical_json
+from tasks.job import Job
 from tasks.report_data import Inputs, gather
-from tasks.stage import Job, stage
+from tasks.stage import stage
 
 
 @stage(version=1, reads=("name", "purpose", "scores_mean_nothing", "seed", "world", "sampler", "report", "dedup"))

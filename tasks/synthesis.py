@@ -9,8 +9,9 @@ from lightgen_core.pictures import suffix_of
 from lightgen_core.rejected import Rejected
 from storage.artifact import Artifact
 from storage.tables import IMAGE, read_table, schema
+from tasks.job import Job
 from tasks.recipe import Recipe
-from tasks.stage import Job, stage
+from tasks.stage import stage
 from tasks.synthesis_work import Work, work_of
 
 SCHEMA = schema(

@@ -10,7 +10,7 @@ from lightgen_core.image_sets.sample import Fault, even_space
 from lightgen_core.pictures import to_png
 from lightgen_core.rejected import Rejected
 from lightgen_core.seeds import seed_of
-from tasks.stage import Job
+from tasks.job import Job
 
 if TYPE_CHECKING:
     from lightgen_core.teachers.teacher import Teacher

@@ -11,8 +11,9 @@ from lightgen_core.mirror import mirrorable
 from lightgen_core.pictures import from_bytes, resize_square
 from storage.artifact import Artifact
 from storage.tables import read_file, read_table, schema
+from tasks.job import Job
 from tasks.sections import Tokens
-from tasks.stage import Job, stage
+from tasks.stage import stage
 
 if TYPE_CHECKING:
     from lightgen_core.codec import LatentCodec

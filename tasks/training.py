@@ -4,7 +4,7 @@ import re
 
 from lightgen_core.train.job import Place
 from storage.artifact import Artifact
-from tasks.stage import Job
+from tasks.job import Job
 
 
 def place(job: Job, *phase: int) -> Place:

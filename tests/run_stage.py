@@ -12,9 +12,10 @@ from storage.manifest import Manifest
 from storage.store import Store
 from storage.tables import read_table
 from tasks.captions import SCHEMA
+from tasks.job import Job
 from tasks.recipe import Recipe
 from tasks.settings import Settings
-from tasks.stage import Job, Stage, stage
+from tasks.stage import Stage, stage
 from tasks.synthesis import synthesis
 
 

@@ -28,8 +28,9 @@ from storage.store import Store
 from storage.tables import about, read_table
 from tasks.dedup import dedup
 from tasks.embeddings import embeddings
+from tasks.job import Job
 from tasks.settings import Settings
-from tasks.stage import Job, Stage, stage
+from tasks.stage import Stage, stage
 from tasks.synthesis import SCHEMA
 from tasks.tokens import tokens
 

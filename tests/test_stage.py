@@ -6,8 +6,9 @@ import pytest
 from flows.load import load_recipe
 from storage.artifact import Artifact
 from storage.store import Store
+from tasks.job import Job
 from tasks.settings import Settings
-from tasks.stage import Job, stage
+from tasks.stage import stage
 
 RECIPE = load_recipe("smoke")
 
