@@ -51,6 +51,7 @@ def rows_of(captions: list[str], pictures: list[np.ndarray], first: int = 0) -> 
         "meaning": captions,
         "caption_id": ids,
         "seed": ids,
+        "source": ["test"] * len(ids),
         "sha256": [f"{number:064x}" for number in ids],
     }
     return pa.table(columns, SCHEMA)
