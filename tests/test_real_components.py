@@ -54,7 +54,7 @@ def recipe_of(models: Path) -> dict:
             "balance": "captions",
             "shard_size": SHARD,
         },
-        "dedup": {"threshold": 0.98, "certificate_queries": 24, "diversity_sample": 24, "clusters": 4, "centres": 2},
+        "dedup": {"threshold": 0.93, "certificate_queries": 24, "diversity_sample": 24, "clusters": 4, "centres": 2},
         "tokens": {"codec": str(models / "dcae"), "text_encoder": str(models / "t5")},
         "pretrain": small | {"model": student, "head": {"width": 32, "depth": 1, "objective": "flow"}},
         "sampler": {"iterations": 3, "head_steps": 2, "head_sampler": "euler"},
