@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,7 +17,9 @@ from lightgen_core.benchmarks.prompt import Prompt
 from lightgen_core.benchmarks.scores import score_table
 from lightgen_core.config import SamplerConfig
 from lightgen_core.pictures import to_png
+from lightgen_core.rejected import Reason, Rejected
 from lightgen_core.seeds import seed_of
+from lightgen_core.teachers.config import DiffusersConfig
 from tasks.benchmark import evaluation_prompts
 from tasks.recipe import Recipe
 from tasks.sections import Evaluation
@@ -26,6 +28,8 @@ from tasks.settings import Settings
 if TYPE_CHECKING:
     import torch
 
+    from lightgen_core.teachers.pipeline import Offload
+
 log = logging.getLogger("lightgen")
 
 DIFFUSERS = "diffusers:"
@@ -33,18 +37,21 @@ DIFFUSERS = "diffusers:"
 
 _AT_ONCE, _PIPELINE_AT_ONCE = 64, 4  # pictures
 
-Draw = Callable[[Sequence[str], Sequence[int]], Iterable[np.ndarray]]
-"""Captions and seeds to pictures uint8 (height, width, 3)."""
+Draw = Callable[[Sequence[str], Sequence[int]], Iterable[np.ndarray | Rejected]]
+"""Captions and seeds to pictures uint8 (height, width, 3), or why there is none."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One picture: which prompt it is for, the how many-th of it, its seed, and whether it is right."""
+    """One picture: which prompt it is for, the how many-th of it, its seed, and whether it is right.
+
+    A picture that the pipeline's safety checker took away is wrong.
+    """
 
     prompt: int
     image: int
     seed: int
-    picture: np.ndarray
+    picture: np.ndarray | Rejected
     correct: bool
 
 
@@ -82,7 +89,7 @@ def evaluate(
         What `lightgen eval --json` prints.
 
     Raises:
-        UserError: no such model, or a benchmark that nobody judges.
+        UserError: no such model, a benchmark that nobody judges, or a prompt that the pipeline cannot draw.
         PromptFileError: metadata that are not of GenEval's form.
     """
     from lightgen_core.device import pick_device
@@ -92,7 +99,7 @@ def evaluate(
     device = pick_device(settings.device, settings.threads)
     try:
         if model.startswith(DIFFUSERS):
-            draw = _pipeline(model.removeprefix(DIFFUSERS), device, steps, cfg)
+            draw = _pipeline(model.removeprefix(DIFFUSERS), device, settings.offload, steps, cfg)
         else:
             draw = _student(Path(model), device, asked.sampler if recipe else None, steps, cfg)
     except (OSError, ValueError) as error:  # what loaders raise for a name that holds no such model
@@ -168,24 +175,21 @@ def _student(
     return lambda captions, seeds: student.sample(captions, seeds, sampler=asked).pictures
 
 
-def _pipeline(reference: str, device: "torch.device", steps: int | None, cfg: float | None) -> Draw:
-    """Load a text-to-image pipeline. Every picture has a generator of its own, so none depends on its batch."""
-    import torch
-    from diffusers import AutoPipelineForText2Image
+def _pipeline(reference: str, device: "torch.device", offload: "Offload", steps: int | None, cfg: float | None) -> Draw:
+    """Load a pipeline as `synthesis` does.
 
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    pipeline = AutoPipelineForText2Image.from_pretrained(reference, torch_dtype=dtype, use_safetensors=True).to(device)
-    pipeline.set_progress_bar_config(disable=True)
-    given = {"num_inference_steps": steps, "guidance_scale": cfg}
-    arguments = {name: value for name, value in given.items() if value is not None}
+    Raises:
+        UserError: it is no text-to-image pipeline, or takes no steps or no guidance.
+    """
+    from lightgen_core.teachers.pipeline import PipelineTeacher
+    from lightgen_core.teachers.teacher import TeacherError
 
-    @torch.inference_mode()
-    def draw(captions: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        images = pipeline(prompt=list(captions), generator=generators, output_type="np", **arguments).images
-        return (images * 255).round().astype(np.uint8)
-
-    return draw
+    dtype: Literal["float32", "bfloat16"] = "float32" if device.type == "cpu" else "bfloat16"
+    asked = DiffusersConfig(model=reference, dtype=dtype, steps=steps, guidance=cfg, batch_size=_PIPELINE_AT_ONCE)
+    try:
+        return PipelineTeacher.load(asked, device, offload).draw
+    except TeacherError as error:
+        raise UserError(str(error)) from error
 
 
 def _judged(draw: Draw, judge: Judge, prompts: list[Prompt], asked: Recipe, batch: int) -> Iterator[Judged]:
@@ -196,9 +200,9 @@ def _judged(draw: Draw, judge: Judge, prompts: list[Prompt], asked: Recipe, batc
         mine = work[start : start + batch]
         told = [prompts[prompt] for prompt, _ in mine]
         seeds = [seed_of(asked.seed, "evaluation", prompt, image) for prompt, image in mine]
-        pictures = list(draw([prompt.caption for prompt in told], seeds))
-        for (prompt, image), seed, picture, right in zip(mine, seeds, pictures, judge(pictures, told), strict=True):
-            yield Judged(prompt, image, seed, picture, bool(right))
+        made = list(draw([prompt.caption for prompt in told], seeds))
+        for (prompt, image), seed, picture, right in zip(mine, seeds, made, _verdicts(judge, made, told), strict=True):
+            yield Judged(prompt, image, seed, picture, right)
         done = start + len(mine)
         log.info(
             "%d of %d pictures, %.0f s left",
@@ -208,13 +212,32 @@ def _judged(draw: Draw, judge: Judge, prompts: list[Prompt], asked: Recipe, batc
         )
 
 
+def _verdicts(judge: Judge, made: Sequence[np.ndarray | Rejected], told: Sequence[Prompt]) -> list[bool]:
+    """Judge the pictures; one that the safety checker took away is wrong, as the black one in its place would be.
+
+    Raises:
+        UserError: there is no picture for another reason, which a score must not hide.
+    """
+    for each, prompt in zip(made, told, strict=True):
+        if isinstance(each, Rejected):
+            if each.reason is not Reason.UNSAFE_CONTENT:
+                raise UserError(f"no picture of {prompt.caption!r}: {each}")
+            log.warning("%r counts as wrong: %s", prompt.caption, each)
+    there = [(each, prompt) for each, prompt in zip(made, told, strict=True) if not isinstance(each, Rejected)]
+    judged = iter(judge([each for each, _ in there], [prompt for _, prompt in there]) if there else ())
+    return [not isinstance(each, Rejected) and bool(next(judged)) for each in made]
+
+
 def _keep(output: Path, prompt: Prompt, benchmark: str, judged: Judged) -> dict[str, Any]:
     """Write a picture where GenEval's own scripts look for it; return its line of `results.jsonl`."""
     folder = output / f"{judged.prompt:05d}"
     path = folder / "samples" / f"{judged.image:04d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(to_png(judged.picture))
     about = {"tag": prompt.category, "prompt": prompt.caption}
     required = Requirement.model_validate_json(prompt.meaning).as_metadata() if benchmark == "geneval" else {}
     (folder / "metadata.jsonl").write_text(json.dumps(about | required) + "\n")
-    return {"filename": str(path.relative_to(output)), **about, "correct": judged.correct, "seed": judged.seed}
+    verdict = {"filename": str(path.relative_to(output)), **about, "correct": judged.correct, "seed": judged.seed}
+    if isinstance(judged.picture, Rejected):
+        return verdict | {"filename": None, "reason": judged.picture.reason}
+    path.write_bytes(to_png(judged.picture))
+    return verdict

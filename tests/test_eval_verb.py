@@ -5,11 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_diffusion import SIDE, save_tiny_diffusion
 from tiny_geneval import save_tiny_detector
+from tiny_pipelines import clip_tokenizer, save_sd_that_flags_everything, save_sdxl
 
 from flows.evaluate import evaluate
 from flows.load import UserError
@@ -19,7 +20,7 @@ CATEGORIES = ["single_object", "two_object", "counting", "colors", "position", "
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory) -> str:
-    return "diffusers:" + save_tiny_diffusion(tmp_path_factory.mktemp("pipeline"))
+    return f"diffusers:{save_sdxl(tmp_path_factory.mktemp('pipeline'))}"
 
 
 def recipe_with_local_judge(folder: Path) -> str:
@@ -60,7 +61,7 @@ def test_pictures_are_kept_as_geneval_s_own_scripts_read_them(pipeline, tmp_path
         folder = tmp_path / "out" / f"{number:05d}"
         assert json.loads((folder / "metadata.jsonl").read_text()) == {**row, "exclude": []}
         images = [Image.open(folder / "samples" / f"{image:04d}.png") for image in range(2)]
-        assert [image.size for image in images] == [(SIDE, SIDE)] * 2
+        assert [image.size for image in images] == [(48, 48)] * 2
         assert not np.array_equal(*map(np.asarray, images))
     verdicts = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert [verdict["correct"] for verdict in verdicts] == [True, True, False, False]
@@ -73,6 +74,42 @@ def test_a_picture_of_a_pipeline_depends_on_its_caption_and_seed_alone(pipeline,
     for folder in sorted(few.glob("0*")):
         one, other = (np.asarray(Image.open(out / folder.name / "samples" / "0000.png"), int) for out in (few, many))
         assert np.abs(one - other).max() <= 1  # the float noise of another batch
+
+
+def metadata(folder: Path) -> Path:
+    """One prompt, which the tiny detector finds right whatever the picture."""
+    path = folder / "evaluation_metadata.jsonl"
+    mouse = {"class": "computer mouse", "count": 1}
+    path.write_text(json.dumps({"tag": "single_object", "include": [mouse], "prompt": "a computer mouse"}))
+    return path
+
+
+def test_a_picture_that_the_safety_checker_takes_away_counts_as_wrong(tmp_path):
+    model, judge = save_sd_that_flags_everything(tmp_path / "pipeline"), recipe_with_local_judge(tmp_path)
+    out = tmp_path / "out"
+    result = evaluate(f"diffusers:{model}", recipe=judge, metadata=metadata(tmp_path), images=2, steps=1, output=out)
+    assert (result["scores"]["overall"]["value"], result["scores"]["overall"]["n"]) == (0, 2)
+    verdicts = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert [verdict["reason"] for verdict in verdicts] == ["flagged by the safety checker"] * 2
+    assert not list(out.rglob("*.png"))
+
+
+def test_a_prompt_that_cannot_be_drawn_ends_the_evaluation_with_the_reason(tmp_path):
+    """Otherwise a device without memory would score 0."""
+    folder, tokenizer = save_sdxl(tmp_path / "pipeline"), clip_tokenizer()
+    tokenizer.add_tokens([*(f"<{number}>" for number in range(20)), "mouse"])  # the last is beyond the embeddings
+    tokenizer.save_pretrained(folder / "tokenizer")
+    model, judge = f"diffusers:{folder}", recipe_with_local_judge(tmp_path)
+    with pytest.raises(UserError, match="no picture of 'a computer mouse': the teacher failed on the prompt: Index"):
+        evaluate(model, recipe=judge, metadata=metadata(tmp_path), images=1, steps=1)
+
+
+def test_a_pipeline_that_draws_no_text_is_the_caller_s_mistake(tmp_path):
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "norm_num_groups": 4}
+    unet = diffusers.UNet2DModel(sample_size=8, block_out_channels=(8,), layers_per_block=1, **blocks)
+    diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="DDPMPipeline takes no prompt"):
+        evaluate(f"diffusers:{tmp_path}")
 
 
 def test_metadata_do_not_go_with_the_scene_world(pipeline, tmp_path):

@@ -89,9 +89,8 @@ def run(models, tmp_path_factory):
     """Run the recipe by the command line; every call is another process on the same store."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "mine.yaml").write_text(yaml.safe_dump(recipe_of(models)))
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(folder / "prefect"), "LIGHTGEN_THREADS": "1", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+    place = {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(folder / "prefect")}
+    environment = os.environ | place | {"LIGHTGEN_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
     def run() -> dict:
         command = [sys.executable, "-m", "flows", "run", "mine.yaml", "--store", "store", "--json"]
