@@ -221,7 +221,8 @@ def _verdicts(judge: Judge, made: Sequence[np.ndarray | Rejected], told: Sequenc
     for each, prompt in zip(made, told, strict=True):
         if isinstance(each, Rejected):
             if each.reason is not Reason.UNSAFE_CONTENT:
-                raise UserError(f"no picture of {prompt.caption!r}: {each}")
+                hint = "\nTry LIGHTGEN_OFFLOAD=model." if each.reason is Reason.OUT_OF_MEMORY else ""
+                raise UserError(f"no picture of {prompt.caption!r}: {each}{hint}")
             log.warning("%r counts as wrong: %s", prompt.caption, each)
     there = [(each, prompt) for each, prompt in zip(made, told, strict=True) if not isinstance(each, Rejected)]
     judged = iter(judge([each for each, _ in there], [prompt for _, prompt in there]) if there else ())
