@@ -166,7 +166,7 @@ class Estimator:
         """Samples, and what is kept of them: winner and loser."""
         asked = self.recipe.pairs
         row = 2 * self._last.latent_bytes + self._text_bytes + 2 * self._picture_bytes + CAPTION
-        samples = asked.count * (1 if asked.kind == "teacher" else asked.candidates)
+        samples = asked.count * asked.samples
         return Work(samples, "samples", asked.count * row, samples * self._sampling())
 
     def _sampling(self) -> float:

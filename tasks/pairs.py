@@ -35,7 +35,7 @@ KINDS = {
 def frozen(recipe: Recipe) -> tuple[str, ...]:
     """Return the frozen models that the choice of pairs depends on."""
     asked = recipe.pairs
-    return (recipe.embeddings.model,) if asked.kind != "teacher" and asked.scorer == "clip" else ()
+    return (recipe.embeddings.model,) if asked.scorer == "clip" else ()
 
 
 @stage(version=2, reads=("seed", "pairs", "sampler", "world", "tokens", "pretrain"), weights=frozen, on_device=True)
@@ -49,7 +49,7 @@ def pairs(job: Job, pretrain: Artifact, tokens: Artifact, synthesis: Artifact) -
 
     asked = job.recipe.pairs
     scorer = _scorer(job)
-    samples = 1 if asked.kind == "teacher" else asked.candidates
+    samples = asked.samples
     size, _ = job.recipe.phases[-1]  # what the student was last trained on, and samples
     encoded = pattern_of(size)
     chosen = _choose(tokens, encoded, asked.count, seed_of(job.recipe.seed, "pairs"))
@@ -88,7 +88,7 @@ def pairs(job: Job, pretrain: Artifact, tokens: Artifact, synthesis: Artifact) -
 
 def _scorer(job: Job) -> Scorer:
     asked = job.recipe.pairs
-    if asked.kind == "teacher":
+    if asked.scorer == "none":
         return PaperScorer()
     if asked.scorer == "detector":
         return DetectorScorer()

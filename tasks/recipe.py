@@ -41,8 +41,8 @@ class Recipe(Section):
         if self.captions.source == "scene":
             return self
         faults = []
-        if self.pairs.kind != "teacher" and self.pairs.scorer == "detector":
-            faults.append("pairs.scorer is detector: set it to clip, or set pairs.kind=teacher, which needs no scorer")
+        if self.pairs.scorer == "detector":
+            faults.append("pairs.scorer is detector: set it to clip, or to none with pairs.kind=teacher")
         if self.evaluation.benchmark == "scene":
             faults.append("evaluation.benchmark is scene: set it to geneval, or to prompts, which nobody judges")
         if faults:

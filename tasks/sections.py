@@ -165,13 +165,14 @@ class Pairs(Section):
     )
     kind: Literal["teacher", "best_worst", "both"] = Field(
         "both",
-        description="the winner: the teacher's image (teacher: the paper's pairs), the student's best sample "
-        "(best_worst), or the latter where it is good enough (both); the loser: the student's worst, or only, sample",
+        description="the winner: the teacher's image (teacher), the student's best sample (best_worst), or the latter "
+        "where it is good enough (both); the loser: the student's worst sample, if it is worse than the winner",
     )
-    scorer: Literal["detector", "clip"] = Field(
+    scorer: Literal["detector", "clip", "none"] = Field(
         "detector",
-        description="what tells good from bad, for kinds other than teacher; detector: the scene world's, right or "
-        "wrong; clip: cosine of image and caption in the space of embeddings.model, for captions of any kind",
+        description="what tells good from bad; detector: the scene world's, right or wrong; clip: cosine of image and "
+        "caption in the space of embeddings.model, for captions of any kind; none: the paper's pairs, in which the "
+        "teacher's image wins over the student's only sample, unjudged",
     )
     margin: float = Field(
         0.02,
@@ -179,8 +180,19 @@ class Pairs(Section):
         le=2,
         description="clip: cosine by which a winner leads; captions without such a lead give none",
     )
-    candidates: int = Field(6, ge=2, description="samples of the student for each caption; kind teacher takes one")
+    candidates: int = Field(6, ge=2, description="samples of the student for each caption; without a scorer one")
     shard_size: Positive = Field(200, description="captions of one shard")
+
+    @model_validator(mode="after")
+    def _samples_are_compared_by_a_scorer(self) -> "Pairs":
+        if self.scorer == "none" and self.kind != "teacher":
+            raise ValueError(f"scorer none goes with kind teacher; kind {self.kind} compares samples: detector or clip")
+        return self
+
+    @property
+    def samples(self) -> int:
+        """Samples of the student for each caption."""
+        return 1 if self.scorer == "none" else self.candidates
 
 
 class Evaluation(Section):

@@ -41,7 +41,7 @@ def recipe_of(folder, **section):
     world = {"colors": ["red", "green"], "shapes": ["circle", "square", "cross"]}
     raw = yaml.safe_load((FOLDER / "smoke.yaml").read_text()) | {"captions": section, "world": world}
     if section.get("source", "scene") != "scene":
-        raw |= {"pairs": {"kind": "teacher"}, "evaluation": {"benchmark": "prompts"}}
+        raw |= {"pairs": {"kind": "teacher", "scorer": "none"}, "evaluation": {"benchmark": "prompts"}}
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(raw))
     return load_recipe(str(path))

@@ -75,7 +75,7 @@ def unjudged(make, tmp_path_factory):
     """A run whose evaluation prompts are from a file and whose pairs are the paper's."""
     path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
     path.write_text("a red bus\n\nan old man who mends his nets\na red bus in the rain\n")
-    return make("evaluation.benchmark=prompts", f"evaluation.prompts={path}", "pairs.kind=teacher")
+    return make("evaluation.benchmark=prompts", f"evaluation.prompts={path}", "pairs.kind=teacher", "pairs.scorer=none")
 
 
 @pytest.fixture(scope="module")
@@ -283,10 +283,12 @@ def test_evaluating_a_student_by_its_recipe_gives_the_scores_of_the_run(scene, t
 def test_captions_of_another_source_need_a_scorer_and_a_benchmark_that_know_them():
     other = {"source": "file", "file": {"path": "captions.txt", "format": "txt"}}
     with pytest.raises(
-        ValueError, match=r"captions.source is file.*set it to clip, or set pairs.kind=teacher.*geneval"
+        ValueError, match=r"captions.source is file.*set it to clip, or to none with pairs.kind=teacher.*geneval"
     ):
         Recipe(name="x", captions=other)
-    fine = {"pairs": {"kind": "teacher"}, "evaluation": {"benchmark": "prompts"}}
+    fine = {"pairs": {"kind": "teacher", "scorer": "none"}, "evaluation": {"benchmark": "prompts"}}
     assert Recipe(name="x", captions=other, **fine).pairs.kind == "teacher"
+    with pytest.raises(ValueError, match="scorer none goes with kind teacher"):
+        Recipe(name="x", pairs={"scorer": "none"})
     with pytest.raises(ValueError, match=r"only; evaluation.benchmark is scene"):
         Recipe(name="x", captions=other, pairs={"scorer": "clip"})

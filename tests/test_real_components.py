@@ -58,7 +58,7 @@ def recipe_of(models: Path) -> dict:
         "tokens": {"codec": str(models / "dcae"), "text_encoder": str(models / "t5")},
         "pretrain": small | {"model": student, "head": {"width": 32, "depth": 1, "objective": "flow"}},
         "sampler": {"iterations": 3, "head_steps": 2, "head_sampler": "euler"},
-        "pairs": {"count": CAPTIONS, "kind": "teacher", "shard_size": 3},
+        "pairs": {"count": CAPTIONS, "kind": "teacher", "scorer": "none", "shard_size": 3},
         "dpo": small,
         "evaluation": {"benchmark": "prompts", "prompts": str(models / "prompts.txt"), "images": 1, "resamples": 20},
     }  # fmt: skip

@@ -201,6 +201,7 @@ def test_the_captions_stage_filters_a_set_and_the_evaluations_prompts_stay_out_o
         f"captions={{source: file, file: {{path: {tmp_path}/set, format: folder}}, count: 50}}",
         f"evaluation={{benchmark: prompts, prompts: {prompt}}}",
         "pairs.kind=teacher",
+        "pairs.scorer=none",
     ]
     recipe = load_recipe("smoke", own)
     root = write_folder(tmp_path / "set", 6)
