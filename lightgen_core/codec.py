@@ -1,6 +1,6 @@
 """The frozen image autoencoder: pictures to normalised latents and back (diffusers AutoencoderKL or AutoencoderDC)."""
 
-from typing import Self
+from typing import Any, Self
 
 import diffusers
 import numpy as np
@@ -22,7 +22,8 @@ class LatentCodec:
     """Pictures uint8 (n, height, width, 3) <-> latents float32 (n, channels, height / stride, width / stride).
 
     Latents are normalised as the model's configuration says: less `shift_factor` (AutoencoderKL only), times
-    `scaling_factor`, so that their mean is about 0 and their variance about 1.
+    `scaling_factor`, so that their mean is about 0 and their variance about 1. An AutoencoderKL `has_moments`: its
+    encoder gives a normal distribution of latents, of which `encode` takes the mean.
     """
 
     def __init__(self, model: diffusers.ModelMixin) -> None:
@@ -32,6 +33,7 @@ class LatentCodec:
         config = model.config
         self._scale = float(config.get("scaling_factor") or 1.0)
         self._shift = float(config.get("shift_factor") or 0.0)
+        self.has_moments = isinstance(model, diffusers.AutoencoderKL)
         self.channels = int(config["latent_channels"])
         stages = config.get("block_out_channels") or config["encoder_block_out_channels"]
         self.stride = 2 ** (len(stages) - 1)
@@ -69,6 +71,27 @@ class LatentCodec:
         Raises:
             CodecError: not uint8, not (n, height, width, 3), or sides that are not multiples of the stride.
         """
+        encoded = self._encoded(images)
+        raw = encoded.latent_dist.mean if self.has_moments else encoded.latent
+        return ((raw.float() - self._shift) * self._scale).cpu().numpy()
+
+    @torch.inference_mode()
+    def moments(self, images: NDArray[np.uint8] | Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean (what `encode` gives) and standard deviation of the latents of pictures uint8 (n, height, width, 3).
+
+        mean + std * standard normal noise is a normalised latent of the encoder's distribution, whose log variance
+        diffusers clamps to [-30, 20].
+
+        Raises:
+            CodecError: an autoencoder without a distribution (`has_moments`), or as `encode`.
+        """
+        if not self.has_moments:
+            raise CodecError(f"{type(self.model).__name__} gives one latent and no standard deviation of it")
+        found = self._encoded(images).latent_dist
+        mean, std = (found.mean.float() - self._shift) * self._scale, found.std.float() * self._scale
+        return mean.cpu().numpy(), std.cpu().numpy()
+
+    def _encoded(self, images: NDArray[np.uint8] | Tensor) -> Any:
         pictures = torch.as_tensor(images)
         if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[3] != 3:
             found = f"{pictures.dtype} {tuple(pictures.shape)}"
@@ -77,9 +100,7 @@ class LatentCodec:
             found = f"{pictures.shape[1]} x {pictures.shape[2]} px"
             raise CodecError(f"found pictures of {found}, expected sides that are multiples of {self.stride} px")
         values = pictures.to(self.model.device).permute(0, 3, 1, 2).to(self.model.dtype).div(127.5).sub(1)
-        encoded = self.model.encode(values)
-        raw = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent
-        return ((raw.float() - self._shift) * self._scale).cpu().numpy()
+        return self.model.encode(values)
 
     @torch.inference_mode()
     def decode(self, latents: NDArray[np.float32] | Tensor) -> NDArray[np.uint8]:

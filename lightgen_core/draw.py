@@ -1,4 +1,5 @@
-"""All chance of a training step, drawn in one place and passed on: what is hidden, time, noise, dropped captions.
+"""All chance of a training step, drawn in one place and passed on: what is hidden, time, noise, dropped captions,
+and where a set stores distributions of latents, the noise that makes tokens of them.
 
 A step's draw depends on (seed, step) and the size of the global batch alone. So any step can be replayed, a resume
 needs no state of a random generator, ranks and micro-batches take their rows of one and the same draw, and preference
@@ -35,6 +36,8 @@ class Draw:
     """Images that train without their caption, for guidance."""
     timestep: Float[Tensor, "draws rows"] | Int[Tensor, "draws rows"]
     noise: Float[Tensor, "draws rows values"]
+    latent_noise: Float[Tensor, "batch tokens values"] | None = None
+    """Standard normal: with it the tokens themselves are drawn, of a set that stores mean and deviation."""
 
     def rows(self, start: int, stop: int) -> "Draw":
         """The draw of images ``start`` to ``stop`` alone."""
@@ -46,6 +49,7 @@ class Draw:
             text_dropped=self.text_dropped[start:stop],
             timestep=self.timestep[:, tokens],
             noise=self.noise[:, tokens],
+            latent_noise=None if self.latent_noise is None else self.latent_noise[start:stop],
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Draw":
@@ -64,6 +68,7 @@ class Draw:
             text_dropped=change(self.text_dropped),
             timestep=change(self.timestep),
             noise=change(self.noise),
+            latent_noise=None if self.latent_noise is None else change(self.latent_noise),
         )
 
 
@@ -101,12 +106,14 @@ def draw(
     text_drop: float,
     generator: Generator,
     images: tuple[int, int] | None = None,
+    latent_noise: bool = False,
 ) -> Draw:
     """Draw for a global batch of ``batch`` images of ``tokens`` tokens with ``token_width`` values each.
 
     Each hidden token gets ``draws_per_token`` pairs of time and noise; a caption is dropped with probability
     ``text_drop``. ``images=(start, stop)`` gives the same as ``.rows(start, stop)``, without making the noise of the
-    other images: each image's noise has a generator of its own.
+    other images: each image's noise has a generator of its own. ``latent_noise`` adds noise for every token, and
+    changes nothing else of the draw.
     """
     start, stop = images or (0, batch)
     num_hidden = hidden_count(tokens, mask, generator)
@@ -118,10 +125,13 @@ def draw(
     index = order[:, :num_hidden].sort(dim=1).values
     hidden = torch.zeros(batch, tokens, dtype=torch.bool).scatter(1, index, True)
     noise = torch.empty(draws_per_token, stop - start, num_hidden, token_width)
+    of_latents = torch.empty(stop - start, tokens, token_width) if latent_noise else None
     own = torch.Generator()
     for image, seed in enumerate(seeds):
         own.manual_seed(seed)
         noise[:, image] = torch.randn(draws_per_token, num_hidden, token_width, generator=own)
+        if of_latents is not None:
+            of_latents[image] = torch.randn(tokens, token_width, generator=own)
     return Draw(
         objective=objective,
         num_hidden=num_hidden,
@@ -130,4 +140,5 @@ def draw(
         text_dropped=text_dropped[start:stop],
         timestep=objective.timestep(time[:, start * num_hidden : stop * num_hidden]),
         noise=noise.flatten(1, 2),
+        latent_noise=of_latents,
     )

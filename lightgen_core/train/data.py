@@ -2,7 +2,8 @@
 
 Rows hold `id` (int64), `latents` (or `winner` and `loser`), `text` and `words`. Latents are channels x height x width
 values as bytes; text is words x width values as bytes, ragged. The schema metadata key `lightgen` is a JSON object
-with `dtype` ("float16" or "bfloat16"), `channels`, `height`, `width` and `text_width`.
+with `dtype` ("float16" or "bfloat16"), `channels`, `height`, `width` and `text_width`. Where it says `moments`,
+`latents` are means, and a column `std` of the same form holds their standard deviations.
 
 Only an index is held in memory (`lightgen_core.train.rows`); a batch is read when it is asked for, and nothing but its
 rows. So a source's only state is the step, an integer, and sets of any size train alike.
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from lightgen_core.mar.patch import patchify
 from lightgen_core.train.order import rows_at
-from lightgen_core.train.parquet import DataError
+from lightgen_core.train.parquet import DataError, has_moments
 from lightgen_core.train.rows import Rows
 
 __all__ = ["Batch", "DataError", "PairBatch", "PairSource", "TokenSource", "prefetched"]
@@ -53,11 +54,15 @@ class _Examples:
 
 @dataclass(frozen=True)
 class Batch(_Examples):
-    """tokens (rows, h*w, token width), text (rows, words, text width), text_mask (rows, words) bool: True is a word."""
+    """tokens (rows, h*w, token width), text (rows, words, text width), text_mask (rows, words) bool: True is a word.
+
+    std: as `tokens`, which are means then; None of a set without standard deviations.
+    """
 
     tokens: Tensor
     text: Tensor
     text_mask: Tensor
+    std: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ class _Source:
     """What images and pairs share: the order, the text, and latents as tokens."""
 
     columns: tuple[str, ...]
+    of_moments: tuple[str, ...] = ()
+    """Columns to read beside those of a set that says `moments`."""
 
     def __init__(
         self,
@@ -96,6 +103,8 @@ class _Source:
         Raises:
             DataError: no rows, missing columns or metadata, a row of the wrong size, latents that do not divide.
         """
+        if any(has_moments(Path(file)) for file in files[:1]):
+            self.columns = (*self.columns, *self.of_moments)
         self._rows = Rows(files, (*self.columns, "text"), scratch)
         layout = self._rows.layout
         if layout.height % patch or layout.width % patch:
@@ -157,6 +166,12 @@ class TokenSource(_Source):
     """Images as tokens with their text, for pre-training."""
 
     columns = ("latents",)
+    of_moments = ("std",)
+
+    @property
+    def moments(self) -> bool:
+        """Whether its batches hold the standard deviations of their tokens."""
+        return "std" in self.columns
 
     def batch(self, step: int, start: int = 0, stop: int | None = None) -> Batch:
         """Rows start to stop (default: all) of the `batch_size` rows of a step; no others are read.

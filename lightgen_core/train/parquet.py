@@ -1,8 +1,9 @@
 """What is read of a token file when it is opened: its layout, the small columns, and where the values lie."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,17 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Layout:
-    """What the schema metadata `lightgen` says of the values. Latents are channels x height x width of them."""
+    """What the schema metadata `lightgen` says of the values. Latents are channels x height x width of them.
+
+    moments: whether the column `std` holds the standard deviation of each latent; `latents` is the mean then.
+    """
 
     dtype: str
     channels: int
     height: int
     width: int
     text_width: int
+    moments: bool = False
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -66,18 +71,34 @@ def read_piece(file: Path, columns: Sequence[str]) -> Piece:
     Raises:
         DataError: missing columns or metadata, an id or a count of words that is none.
     """
-    try:
-        with pq.ParquetFile(file) as parquet:
-            layout = _layout(parquet.schema_arrow, ("id", "words", *columns), file)
-            small = parquet.read(columns=["id", "words"], use_threads=False)
-            metadata = parquet.metadata
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{file} is not a Parquet file that can be read: {error}") from error
+    with _opened(file) as parquet:
+        layout = _layout(parquet.schema_arrow, ("id", "words", *columns), file)
+        small = parquet.read(columns=["id", "words"], use_threads=False)
+        metadata = parquet.metadata
     ids, words = (_integers(small[name], name, file) for name in ("id", "words"))
     if len(words) and words.min() < 1:
         raise DataError(f"{file}: row {ids[words.argmin()]} has no words; expected one or more")
     groups = np.array([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)], dtype=np.int64)
     return Piece(file, layout, ids, words, groups, plain_ranges(file, metadata, columns))
+
+
+def has_moments(file: Path) -> bool:
+    """Whether a token file says that it holds standard deviations of its latents.
+
+    Raises:
+        DataError: not a Parquet file, or one without metadata.
+    """
+    with _opened(file) as parquet:
+        return _layout(parquet.schema_arrow, (), file).moments
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(file) as parquet:
+            yield parquet
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{file} is not a Parquet file that can be read: {error}") from error
 
 
 def _layout(schema: pa.Schema, columns: Sequence[str], file: Path) -> Layout:
@@ -89,12 +110,12 @@ def _layout(schema: pa.Schema, columns: Sequence[str], file: Path) -> Layout:
     if found is None:
         raise DataError(f"{file}: without the schema metadata `lightgen`; the tokens stage did not write it")
     layout = json.loads(found)
-    wanted = tuple(Layout.__dataclass_fields__)
+    wanted = [field.name for field in fields(Layout) if field.default is MISSING]
     if set(wanted) - layout.keys() or layout["dtype"] not in _DTYPES:
         raise DataError(
             f"{file}: metadata `lightgen` is {layout}; expected {sorted(wanted)}, dtype one of {sorted(_DTYPES)}"
         )
-    return Layout(**{name: layout[name] for name in wanted})
+    return Layout(**{name: layout[name] for name in wanted}, moments=layout.get("moments", False))
 
 
 def _integers(column: pa.ChunkedArray, name: str, file: Path) -> np.ndarray:

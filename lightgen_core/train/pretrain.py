@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from lightgen_core.config import Layout, TrainConfig
 from lightgen_core.draw import Draw, draw
@@ -25,9 +25,11 @@ class Denoising:
     token_width: int
     objective: Objective
     config: TrainConfig
+    moments: bool = False
+    """Whether batches hold means and standard deviations: tokens are drawn from them anew at each step."""
 
     def draw(self, images: tuple[int, int], generator: Generator) -> Draw:
-        """Masks, times, noises and dropped captions of images start to stop of a step's batch."""
+        """Masks, times, noises, latents and dropped captions of images start to stop of a step's batch."""
         config, (height, width) = self.config, self.grid
         return draw(
             config.batch_size,
@@ -39,11 +41,19 @@ class Denoising:
             config.text_drop,
             generator,
             images,
+            self.moments,
         )
+
+    def tokens(self, batch: Batch, draw: Draw) -> Tensor:
+        """The tokens to learn, (rows, tokens, token width): of a batch of moments mean + std * noise."""
+        if batch.std is None:
+            return batch.tokens
+        assert draw.latent_noise is not None, "a criterion without moments for a source that has them"
+        return batch.tokens + batch.std * draw.latent_noise
 
     def losses(self, model: Student, batch: Batch, draw: Draw) -> Losses:
         """Losses of the images, (rows,)."""
-        losses = token_losses(model, batch.tokens, batch.text, batch.text_mask, self.grid, draw)
+        losses = token_losses(model, self.tokens(batch, draw), batch.text, batch.text_mask, self.grid, draw)
         return Losses(losses.mean(dim=(0, 2)), {})
 
 
@@ -59,7 +69,9 @@ def train(
     on_log: Callable[[dict], None] | None = None,
 ) -> TrainResult:
     """Pre-trains a student in place; see `fit` for folder, resume, log and errors."""
-    criterion = Denoising(source.grid, student.head.token_width, objective(student.head.config.objective), config)
+    criterion = Denoising(
+        source.grid, student.head.token_width, objective(student.head.config.objective), config, source.moments
+    )
     student.train()
     return fit(
         student, source, criterion, config, seed=seed, folder=folder, device=device, layout=layout, on_log=on_log
