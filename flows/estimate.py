@@ -139,7 +139,8 @@ class Estimator:
     def tokens(self) -> Work:
         """Latents of every size and text states; a caption is encoded once."""
         asked = self.recipe.tokens
-        disk = self.rows * sum(size.latent_bytes + self._text_bytes + CAPTION for size in self.sizes.values())
+        stored = 2 if asked.latents == "moments" else 1
+        disk = self.rows * sum(stored * size.latent_bytes + self._text_bytes + CAPTION for size in self.sizes.values())
         codec, text = known(parse(asked.codec)), known(parse(asked.text_encoder))
         if codec is None or codec.encoder_flops is None or text is None:
             return Work(self.rows, "rows", disk, None, note="FLOPs of codec or text encoder are not known")

@@ -58,6 +58,7 @@ def pairs(job: Job, pretrain: Artifact, tokens: Artifact, synthesis: Artifact) -
     for shard in job.shards(len(chosen), asked.shard_size, "pairs"):
         table = take_rows(tokens, encoded, chosen[shard.start : shard.stop])
         rows, layout = table.to_pylist(), about(table.schema)
+        layout.pop("moments", None)  # a winner is the mean
         told = [row["caption"] for row in rows]
         teachers = _pictures_of(synthesis, ids, [row["id"] for row in rows])
         captions = [caption for caption in told for _ in range(samples)]

@@ -104,6 +104,9 @@ class Tokens(Section):
     text_layer: int = Field(
         -1, description="layer whose states are kept: 0 before the first, -1 after the last with its norm, -2 before it"
     )
+    latents: Literal["mean", "moments"] = Field(
+        "mean", description="moments: also an AutoencoderKL's standard deviations; each step draws latents anew"
+    )
     max_words: Positive = Field(64, description="longest caption, text tokens; what is beyond is cut")
     patch: Positive = Field(2, description="side of the square of latents that makes one token")
     flip: bool = Field(

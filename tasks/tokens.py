@@ -1,6 +1,6 @@
 """tokens: kept pictures and captions -> pre-tokenized Parquet: latents, text states, words."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from lightgen_core.codec import LatentCodec
     from lightgen_core.text_encoder import TextEncoder
 
-KINDS = {
+KINDS: dict[str, pa.DataType] = {
     "id": pa.int64(),
     "caption": pa.string(),
     "topic": pa.string(),
     "flipped": pa.bool_(),
     "latents": pa.binary(),
+    "std": pa.binary(),
     "text": pa.binary(),
     "words": pa.int32(),
 }
@@ -40,13 +41,15 @@ def tokens(job: Job, synthesis: Artifact, dedup: Artifact) -> None:
     """Write `tokens-*.parquet`, one for each shard of pictures; of several sizes, a set of such files for each.
 
     A caption is encoded once in a shard, whatever the number of sizes. On request a picture whose caption allows it has
-    a second row, `flipped`, with the latents of its mirror image.
+    a second row, `flipped`, with the latents of its mirror image, and a column `std` holds the standard deviations of
+    the latents, which are their means.
     """
     from lightgen_core.half import to_bytes
 
     asked = job.recipe.tokens
     codec, text_encoder = _components(job)
     _check_sizes(asked.sizes, codec.stride * asked.patch)
+    _check_moments(asked, codec)
     verdict = read_table(dedup, "^keep", ["id", "kept"])
     keep = pa.array(verdict["id"].to_pylist()).filter(verdict["kept"].combine_chunks())
     sizes = asked.sizes or (None,)
@@ -60,23 +63,26 @@ def tokens(job: Job, synthesis: Artifact, dedup: Artifact) -> None:
             else:
                 same = name.replace(_prefix(size), _prefix(sizes[0]))
                 text, counts = read_file(job.artifact, same, ["text", "words"]), {}
-            latents = [codec.encode(pictures) for pictures in _pictures(rows, flipped, asked.batch_size, size)]
-            if not latents:  # a shard that lost every picture still tells the layout
-                latents = [codec.encode(next(_pictures(shard.slice(0, 1), np.zeros(1, bool), 1, size)))[:0]]
-            whole = np.concatenate(latents)
-            about = {"dtype": asked.dtype, "text_width": text_encoder.width} | dict(
-                zip(("channels", "height", "width"), whole.shape[1:], strict=True)
-            )
+            whole = _encode(codec, asked, _pictures(rows, flipped, asked.batch_size, size))
+            if not whole:  # a shard that lost every picture still tells the layout
+                first = _encode(codec, asked, _pictures(shard.slice(0, 1), np.zeros(1, bool), 1, size))
+                whole = {column: values[:0] for column, values in first.items()}
+            about: dict[str, object] = {"dtype": asked.dtype, "text_width": text_encoder.width}
+            about |= dict(zip(("channels", "height", "width"), whole["latents"].shape[1:], strict=True))
+            about |= {"moments": True} if "std" in whole else {}
             columns = {
                 "id": rows["id"],
                 "caption": rows["caption"],
                 "topic": rows["topic"],
                 "flipped": flipped,
-                "latents": pa.array([to_bytes(latent, asked.dtype) for latent in whole], pa.binary()),
+                **{
+                    column: pa.array([to_bytes(each, asked.dtype) for each in values], pa.binary())
+                    for column, values in whole.items()
+                },
                 "text": text["text"],
                 "words": text["words"],
             }
-            job.write_table(name, pa.table(columns, schema(KINDS, about)), counts)
+            job.write_table(name, pa.table(columns, schema({name: KINDS[name] for name in columns}, about)), counts)
 
 
 def _components(job: Job) -> "tuple[LatentCodec, TextEncoder]":
@@ -99,7 +105,8 @@ def _tell_size(job: Job, shard: pa.Table, codec: "LatentCodec", text_width: int,
     asked = job.recipe.tokens
     sides = [(size, size) for size in asked.sizes] or [from_bytes(shard["image"][0]["bytes"].as_py()).shape[:2]]
     rows, text = kept * (2 if asked.flip else 1), 2 * asked.max_words * text_width
-    each = sum(2 * codec.channels * (h // codec.stride) * (w // codec.stride) + text for h, w in sides)
+    values = codec.channels * (2 if asked.latents == "moments" else 1)
+    each = sum(2 * values * (h // codec.stride) * (w // codec.stride) + text for h, w in sides)
     job.say("at most %d rows of %d bytes, all sizes together: %.2f GB", rows, each, rows * each / 1e9)
     return True
 
@@ -110,6 +117,14 @@ def _rows(rows: pa.Table, flip: bool) -> tuple[pa.Table, np.ndarray]:
         return rows, np.zeros(len(rows), bool)
     again = rows.filter(pa.array([mirrorable(caption) for caption in rows["caption"].to_pylist()], pa.bool_()))
     return pa.concat_tables([rows, again]), np.arange(len(rows) + len(again)) >= len(rows)
+
+
+def _encode(codec: "LatentCodec", asked: Tokens, batches: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+    """Return by column what is stored of the latents, (pictures, channels, height, width); of no picture, nothing."""
+    moments = asked.latents == "moments"
+    parts = [codec.moments(pictures) if moments else (codec.encode(pictures),) for pictures in batches]
+    columns = zip(("latents", "std"), zip(*parts, strict=True), strict=False)
+    return {column: np.concatenate(values) for column, values in columns}
 
 
 def _encode_text(said: list[str], text_encoder: "TextEncoder", asked: Tokens) -> tuple[pa.Table, dict[str, int]]:
@@ -137,6 +152,14 @@ def _prefix(size: int | None) -> str:
 def _check_sizes(sizes: Sequence[int], side: int) -> None:
     if uneven := [size for size in sizes if size % side]:
         raise ValueError(f"tokens.sizes: a picture of {uneven[0]} px is not made of whole tokens of {side} px")
+
+
+def _check_moments(asked: Tokens, codec: "LatentCodec") -> None:
+    if asked.latents == "moments" and not codec.has_moments:
+        raise ValueError(
+            f"tokens.latents=moments: {asked.codec} is an {type(codec.model).__name__}, which gives one latent and no "
+            "standard deviation of it; set tokens.latents=mean, or another autoencoder, an AutoencoderKL"
+        )
 
 
 def _pictures(rows: pa.Table, flipped: np.ndarray, batch_size: int, size: int | None) -> Iterator[np.ndarray]:
