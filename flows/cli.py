@@ -261,9 +261,6 @@ cli.add_command(store_group)
 
 def main() -> None:
     """Run the command line and turn errors into exit codes: 2 for the caller's input, 1 for a failed stage."""
-    # Threads that wait for each other sleep instead of spinning. Spinning collapses as soon as anything else wants a
-    # core: a step of training then takes twenty times as long. OpenMP reads this once, when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     console.log_to_stderr()
     arguments = [word for word in sys.argv[1:] if word != "--debug"]  # it may stand anywhere
     debug = len(arguments) < len(sys.argv) - 1

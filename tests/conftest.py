@@ -8,4 +8,4 @@ HOME = Path(tempfile.mkdtemp(prefix="lightgen-tests-"))
 os.environ["PREFECT_HOME"] = str(HOME / "prefect")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("LIGHTGEN_THREADS", "2")
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line does; read when torch is loaded
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # several processes share the cores: threads that wait must sleep
