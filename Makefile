@@ -17,7 +17,7 @@ demo: $(READY)
 	$(BIN)/lightgen run demo
 
 test: $(READY) check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .
