@@ -1,17 +1,15 @@
 """report: everything -> one self-contained page, the cost ledger, and the tuned student ready to be sampled."""
 
 import json
-import shutil
 
 from lightgen_core.report.page import render_report
 from storage.artifact import Artifact
-from storage.keys import canonical_json
 from tasks.job import Job
 from tasks.report_data import Inputs, gather
 from tasks.stage import stage
 
 
-@stage(version=1, reads=("name", "purpose", "scores_mean_nothing", "seed", "world", "sampler", "report", "dedup"))
+@stage(version=2, reads=("name", "purpose", "scores_mean_nothing", "seed", "world", "sampler", "report", "dedup"))
 def report(job: Job, *inputs: Artifact) -> None:
     """Write `report.html`, `ledger.json` (seconds, device seconds, rows and bytes by stage) and `model/`."""
     given = Inputs({artifact.stage: artifact for artifact in inputs}, job.recipe)
@@ -33,11 +31,12 @@ def report(job: Job, *inputs: Artifact) -> None:
 
 
 def _export_model(job: Job, tuned: Artifact) -> None:
-    """Copy the tuned student, and write into its config how the recipe samples it."""
-    folder = job.scratch / "model"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(job.local_folder(tuned, "student/"), folder)
-    config = json.loads((folder / "config.json").read_bytes())
-    config["info"]["sampler"] = job.recipe.sampler.model_dump(mode="json")
-    (folder / "config.json").write_text(canonical_json(config))
+    """Save the tuned student once more, and in its config how the recipe samples it."""
+    from lightgen_core.pretrained import load_student, save_student
+
+    folder, saved = job.scratch / "model", job.local_folder(tuned, "student/")
+    student, info = load_student(saved, weights="raw")
+    averaged, _ = load_student(saved, weights="ema")
+    sampler = job.recipe.sampler.model_dump(mode="json")
+    save_student(folder, student, averaged.state_dict(), info | {"sampler": sampler})
     job.add_folder(folder, "model/")

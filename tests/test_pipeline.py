@@ -155,8 +155,9 @@ def test_datasets_opens_the_pictures_as_an_image_feature(finished):
     assert (len(opened), opened[0]["image"].size) == (480, (48, 48))
 
 
-def test_a_student_draws_the_size_and_the_number_of_pictures_that_were_asked_for(finished, tmp_path):
-    (student,) = (finished[0] / "pretrain").glob("*/student")
+def test_the_reports_model_draws_the_size_and_the_number_of_pictures_that_were_asked_for(finished, tmp_path):
+    (student,) = (finished[0] / "report").glob("*/model")
+    assert json.loads((student / "config.json").read_text())["info"]["sampler"]["head_steps"] == 4
     done = lightgen("sample", str(student), "a red circle", "two squares", "--num-images", "2", "-o", str(tmp_path))
     assert done.returncode == 0, done.stderr
     from PIL import Image
