@@ -106,7 +106,7 @@ def plan(recipe: str, store_uri: str | None, overrides: tuple[str, ...], as_json
     "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field of the sampler: head_steps=12."
 )
 def sample(checkpoint: Path, prompts: tuple[str, ...], **options: Any) -> None:
-    """Sample images from CHECKPOINT: a folder with a student, such as `<store>/pretrain/<key>/student`."""
+    """Sample images from CHECKPOINT: a folder with a student, such as `STORE/report/KEY/model`."""
     from flows.sample import sample_to_files
 
     for path in sample_to_files(checkpoint, prompts, **options):
@@ -133,7 +133,7 @@ def sample(checkpoint: Path, prompts: tuple[str, ...], **options: Any) -> None:
 )
 @json_option
 def evaluate(model: str, as_json: bool, **options: Any) -> None:
-    """Score a student (a folder, such as `<store>/pretrain/<key>/student`) or a diffusers pipeline (folder or hub id).
+    """Score a student (a folder, such as `STORE/report/KEY/model`) or a diffusers pipeline (folder or hub id).
 
     With --recipe NAME a student is asked and sampled exactly as that recipe's own evaluation does it.
     """

@@ -67,8 +67,9 @@ def describe_evaluation(result: Mapping[str, Any]) -> str:
     """Return a model's scores as a table, with intervals and numbers of pictures."""
     rows = [("score", result["judge"], "pictures")]
     rows += [(name, _interval(score), str(score["n"])) for name, score in result["scores"].items()]
-    prompts = f"prompts: {result['prompts']}, seed {result['seed']}; intervals: 95 %, bootstrapped over prompts"
-    return "\n".join([*table(rows), prompts])
+    prompts = f"prompts: {result['prompts']}, seed {result['seed']}"
+    intervals = "intervals: 95 %, bootstrapped over prompts (Wilson's where all or none are right)"
+    return "\n".join([*table(rows), f"{prompts}; {intervals}"])
 
 
 def _interval(score: Mapping[str, float]) -> str:

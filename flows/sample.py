@@ -31,8 +31,10 @@ def sample_to_files(
     """Sample `num_images` images of each prompt into a folder; the k-th image of a prompt depends on seed + k alone.
 
     Raises:
-        UserError: no student there, a size that its tokens do not divide, or a sampler that is not one.
+        UserError: no student there, an empty prompt, a size that its tokens do not divide, or a sampler that is none.
     """
+    if not all(prompt.strip() for prompt in prompts):
+        raise UserError("a prompt is empty: say what to draw")
     from lightgen_core.device import pick_device
     from lightgen_core.head_loop import Acceleration
     from lightgen_core.head_samplers import UnfitSamplerError

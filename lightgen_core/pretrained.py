@@ -60,7 +60,7 @@ def load_student(
     if weights not in _FILES:
         raise StudentError(f"weights {weights!r} are unknown; choose ema or raw")
     if not (folder / "config.json").is_file():
-        raise StudentError(f"{folder} holds no student (no config.json); give the folder that pretrain or dpo wrote")
+        raise StudentError(f"{folder} holds no student (no config.json); give a folder such as STORE/report/KEY/model")
     try:
         verify_folder(folder)
         config = json.loads((folder / "config.json").read_bytes())

@@ -42,6 +42,7 @@ def test_help_and_plan_load_neither_torch_nor_prefect(tmp_path):
         (["plan", "smoke", "--store", "nosuch://x"], "cannot be opened"),
         (["nosuch"], "No such command"),
         (["sample", "/nosuch/folder", "a red circle"], "holds no student"),
+        (["sample", "/nosuch/folder", " "], "a prompt is empty"),
         (["store", "show", "captions/zzz", "--store", "/nonexistent/store"], "names no artifacts"),
     ],
 )

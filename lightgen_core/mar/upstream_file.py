@@ -74,4 +74,4 @@ def _why_unreadable(message: str) -> str:
         return f"it holds {called[1]}, which is no tensor and could run code. Save its weights alone, and import those"
     if "weights_only" in message or not message:
         return "its pickle is damaged or of another kind. Fetch the file again"
-    return f"{message.splitlines()[0]}. Is it cut? Fetch it again"
+    return f"neither .pth nor .safetensors can be made of it ({message.splitlines()[0]}). Is it cut? Fetch it again"
