@@ -51,7 +51,7 @@ def pretrain(job: Job, tokens: Artifact) -> None:
     from lightgen_core.train.launch import execute
 
     recipe = job.recipe
-    job.say("%d phases of training", len(recipe.phases))
+    job.say("phases of training: %d", len(recipe.phases))
     on_log = job.progress(sum(config.steps for _, config in recipe.phases))
     student: NewStudent | SavedStudent = NewStudent(
         mar=recipe.pretrain.model,
