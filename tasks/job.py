@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from storage.artifact import PROGRESS, Artifact
 from storage.tables import read_file, to_parquet
+from tasks.progress import Progress, Watch, nobody
 from tasks.recipe import Recipe
 from tasks.settings import Settings
 
@@ -48,6 +49,7 @@ class Job:
     recipe: Recipe
     settings: Settings
     artifact: Artifact
+    watch: Watch = nobody
     figures: dict[str, Any] = field(default_factory=dict)
     """What the stage measured; goes into the manifest, so it must be a function of the key."""
     counts: dict[str, int] = field(default_factory=dict)
@@ -116,11 +118,13 @@ class Job:
         left = [name for name in names if not finished >= {name, (second or {}).get(name, name)}]
         if len(left) < len(names):
             self.say("%d of %d shards are there already", len(names) - len(left), len(names))
-        started = time.monotonic()
+        started, before = time.monotonic(), len(names) - len(left)
+        self.watch(Progress(before, len(names), "shards"))
         for done, name in enumerate(left, start=1):
             yield name
             remaining = (time.monotonic() - started) / done * (len(left) - done)
-            self.say("shard %d of %d, %.0f s left", len(names) - len(left) + done, len(names), remaining)
+            self.say("shard %d of %d, %.0f s left", before + done, len(names), remaining)
+            self.watch(Progress(before + done, len(names), "shards", remaining))
 
     def written(self, pattern: str) -> pa.Table:
         """Return the rows of this artifact's own finished files whose name matches, in order."""
@@ -133,17 +137,20 @@ class Job:
 
     def progress(self, steps: int) -> Callable[[dict[str, Any]], None]:
         """Return a callback for a training loop that logs its figures now and then, and the time left."""
-        logged, before = time.monotonic(), None
+        logged, before, left = time.monotonic(), None, None
 
         def on_log(row: dict[str, Any]) -> None:
-            nonlocal logged, before
-            seconds = time.monotonic() - logged
-            if before is not None and seconds < LOG_SECONDS and row["step"] < steps:
+            nonlocal logged, before, left
+            step, seconds = row["step"], time.monotonic() - logged
+            figures = {name: value for name, value in row.items() if name not in ("step", "seconds")}
+            if before is not None and step > before:
+                left = (steps - step) * seconds / (step - before)
+            self.watch(Progress(step, steps, "steps", left, figures))
+            if before is not None and seconds < LOG_SECONDS and step < steps:
                 return
-            figures = ", ".join(f"{name} {value:.3g}" for name, value in row.items() if name not in ("step", "seconds"))
-            left = "" if before is None else f"; {(steps - row['step']) * seconds / (row['step'] - before):.0f} s left"
-            self.say("step %d of %d, %s%s", row["step"], steps, figures, left)
-            logged, before = time.monotonic(), row["step"]
+            told = ", ".join(f"{name} {value:.3g}" for name, value in figures.items())
+            self.say("step %d of %d, %s%s", step, steps, told, "" if left is None else f"; {left:.0f} s left")
+            logged, before = time.monotonic(), step
 
         return on_log
 

@@ -1,9 +1,11 @@
 """A stage: its key, its cache, its resumption, its commit. Every artifact is made by `Stage.make`, nowhere else."""
 
+import contextlib
 import datetime
 import logging
 import platform
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +18,7 @@ from storage.keys import artifact_key
 from storage.manifest import FileEntry, Manifest
 from storage.store import Store
 from tasks.job import Job
+from tasks.progress import Watch, nobody
 from tasks.recipe import Recipe
 from tasks.settings import Settings
 
@@ -59,11 +62,23 @@ class Stage:
         return Artifact(store, self.name, artifact_key(self.name, self.version, self.config(recipe), keys))
 
     def make(
-        self, recipe: Recipe, settings: Settings, inputs: tuple[Artifact, ...], artifact: Artifact, *, refresh: bool
+        self,
+        recipe: Recipe,
+        settings: Settings,
+        inputs: tuple[Artifact, ...],
+        artifact: Artifact,
+        *,
+        refresh: bool,
+        watch: Watch = nobody,
+        device: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> bool:
         """Make the artifact, unless it is done. Return whether there was anything to do.
 
         A damaged artifact keeps its whole files, an interrupted one its finished shards; only the rest is made.
+
+        Args:
+            watch: hears how far the making is.
+            device: gives the accelerator to a stage that needs it, for as long as it works; it may wait for it.
         """
         with artifact.store.lock(f"{self.name}-{artifact.key}"):
             if refresh:
@@ -75,10 +90,11 @@ class Stage:
             if found.state == "damaged":
                 log.warning("%s: %s; making it again", self.name, found.why)
                 artifact.reopen()
-            job = Job(recipe, settings, artifact)
-            job.say("started (%s)", found.why)
-            self.body(job, *inputs)
-            artifact.commit(self._manifest(job, inputs))
+            with device() if self.on_device(recipe) else contextlib.nullcontext():
+                job = Job(recipe, settings, artifact, watch)
+                job.say("started (%s)", found.why)
+                self.body(job, *inputs)
+                artifact.commit(self._manifest(job, inputs))
             return True
 
     def _manifest(self, job: Job, inputs: tuple[Artifact, ...]) -> Manifest:
