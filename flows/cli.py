@@ -20,7 +20,12 @@ from lightgen_core.benchmarks.prompt import PromptFileError
 from lightgen_core.content import ContentNotFound
 from lightgen_core.zoo.paths import ModelNotFound
 from storage.store import Store, StoreError
-from tasks.settings import Settings
+from tasks.settings import Settings, SettingsMistake
+from tasks.trackers import require_trackers
+
+WRONG_INPUT = (
+    UserError, SettingsMistake, StoreError, ModelNotFound, ContentNotFound, PromptFileError, UnknownSize
+)  # fmt: skip
 
 store_option = click.option(
     "--store", "store_uri", metavar="URI", help="Folder or fsspec URL of the artifacts; LIGHTGEN_STORE by default."
@@ -62,8 +67,10 @@ def run(
 ) -> None:
     """Run RECIPE (a name or a YAML file). Finished stages are kept; a killed run goes on where it stopped."""
     # What is wrong with the request is said at once, before the minute that a Prefect server may take to start.
-    loaded, place = load_recipe(recipe, overrides), Store(store_uri or Settings().store)
+    settings = Settings()
+    loaded, place = load_recipe(recipe, overrides), Store(store_uri or settings.store)
     require_inputs(make_plan(loaded, place), select(only, from_stage, until, refresh))
+    require_trackers(settings.trackers)
     if engine:
         os.environ["LIGHTGEN_ENGINE"] = engine
     console.quiet_prefect()
@@ -272,7 +279,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; what is finished is kept, and the same command goes on from there", err=True)
         sys.exit(1)
-    except (UserError, StoreError, ModelNotFound, ContentNotFound, PromptFileError, UnknownSize) as error:
+    except WRONG_INPUT as error:
         _explain(error, debug)
         sys.exit(2)
     except Exception as error:

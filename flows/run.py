@@ -18,6 +18,8 @@ from storage.store import Store
 from tasks.recipe import Recipe
 from tasks.settings import Settings
 from tasks.stage import Stage
+from tasks.trackers import require_trackers
+from tasks.tracking import tracked
 
 
 class StageFailed(Exception):
@@ -48,7 +50,8 @@ class Runner:
         )
         def run_stage() -> State[None]:
             refresh = stage.name in self.selection.refresh
-            ran = stage.make(self.recipe, self.settings, inputs, artifact, refresh=refresh)
+            with tracked(self.recipe, self.settings, stage, artifact) as watch:
+                ran = stage.make(self.recipe, self.settings, inputs, artifact, refresh=refresh, watch=watch)
             return Completed(message=artifact.uri) if ran else Completed(name="Cached", message=artifact.uri)
 
         started = time.monotonic()
@@ -94,6 +97,7 @@ def run(
     """
     started = time.monotonic()
     settings = Settings()
+    require_trackers(settings.trackers)
     loaded, selection = load_recipe(recipe, overrides), select(only, from_stage, until, refresh)
     place = Store(store or settings.store)
     require_inputs(plan(loaded, place), selection)

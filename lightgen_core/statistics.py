@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
 
 # Weights of one pass of resampling, at most: 64 MiB of float64.
 _BLOCK = 8 * 2**20
@@ -37,6 +36,8 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
     _check_level(level)
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"found {successes} successes of {n}; a share needs n >= 1 and 0 <= successes <= n")
+    from scipy.special import ndtri  # late: many take intervals from here, few compute one
+
     z = float(ndtri((1 + level) / 2))
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)

@@ -2,18 +2,20 @@
 
 from collections import Counter
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.dedup import Deduplication, find_duplicates
-from lightgen_core.diversity import diversity
 from lightgen_core.seeds import seed_of
 from lightgen_core.text_image_score import shows_caption
 from storage.artifact import Artifact
 from storage.tables import read_table, schema
 from tasks.job import Job
 from tasks.stage import stage
+
+if TYPE_CHECKING:
+    from lightgen_core.dedup import Deduplication
 
 SCHEMA = schema(
     {
@@ -35,6 +37,9 @@ def dedup(job: Job, synthesis: Artifact, embeddings: Artifact) -> None:
 
     A picture that does not show its caption goes first, and is then nobody's duplicate.
     """
+    from lightgen_core.dedup import find_duplicates
+    from lightgen_core.diversity import diversity
+
     asked = job.recipe.dedup
     pictures = read_table(synthesis, "^images", ["id", "topic", "meaning", "sha256"])
     embedded = read_table(embeddings, "^embeddings", ["id", "image", "score"])
@@ -67,7 +72,7 @@ def dedup(job: Job, synthesis: Artifact, embeddings: Artifact) -> None:
     }
 
 
-def _verdicts(ids: np.ndarray, shown: np.ndarray, found: Deduplication) -> pa.Table:
+def _verdicts(ids: np.ndarray, shown: np.ndarray, found: "Deduplication") -> pa.Table:
     """One row for each picture: what was found of those that show their caption, and why the others go."""
     kept, similarity = np.zeros(len(ids), bool), np.full(len(ids), np.nan, np.float32)
     kept[shown], similarity[shown] = found.kept, found.similarity

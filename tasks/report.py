@@ -2,16 +2,17 @@
 
 import json
 
-from lightgen_core.report.page import render_report
 from storage.artifact import Artifact
 from tasks.job import Job
-from tasks.report_data import Inputs, gather
 from tasks.stage import stage
 
 
 @stage(version=2, reads=("name", "purpose", "scores_mean_nothing", "seed", "world", "sampler", "report", "dedup"))
 def report(job: Job, *inputs: Artifact) -> None:
     """Write `report.html`, `ledger.json` (seconds, device seconds, rows and bytes by stage) and `model/`."""
+    from lightgen_core.report.page import render_report
+    from tasks.report_data import Inputs, gather
+
     given = Inputs({artifact.stage: artifact for artifact in inputs}, job.recipe)
     _export_model(job, given.artifacts["dpo"])
     data = gather(given)

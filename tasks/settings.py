@@ -1,12 +1,16 @@
 """Settings say where a run happens; they come from the environment and never enter an artifact's key."""
 
 import os
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from lightgen_core.config import Layout
+
+
+class SettingsMistake(ValueError):
+    """A variable `LIGHTGEN_*` cannot be what it is; the message says which, what was found and what is wanted."""
 
 
 class Settings(BaseSettings):
@@ -30,6 +34,12 @@ class Settings(BaseSettings):
         None, gt=0, description="rate limit of an endpoint; none: no limit"
     )
     scratch: str = Field("~/.cache/lightgen", description="local folder for working copies of a remote store's files")
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = Field(
+        (), description='what shows curves and scores beside TensorBoard: LIGHTGEN_TRACKERS=\'["wandb", "mlflow"]\''
+    )
+    tracking_folder: str | None = Field(
+        None, description="TensorBoard's files; none: `tracking` in a local store, for a remote one in `scratch`"
+    )
     train: Layout = Field(
         default_factory=Layout,
         description="how training is laid out: LIGHTGEN_TRAIN__PROCESSES=2, LIGHTGEN_TRAIN__PARALLEL=fsdp and so on",
@@ -38,3 +48,20 @@ class Settings(BaseSettings):
     llm_key: SecretStr = Field(SecretStr(""), description="its key; kept out of manifests, logs and errors")
     images_url: str = Field("https://api.openai.com/v1", description="address of the images endpoint that is a teacher")
     images_key: SecretStr = Field(SecretStr(""), description="its key; kept out of manifests, logs and errors")
+
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except (SettingsError, ValidationError) as error:
+            raise SettingsMistake(_explain(error)) from error
+
+
+def _explain(error: SettingsError | ValidationError) -> str:
+    """Return which variable of the environment is wrong, what was found there and what is wanted."""
+    if isinstance(error, SettingsError):
+        return f"{error}: a setting of several values is JSON, for example LIGHTGEN_TRACKERS='[\"wandb\"]'"
+    lines = []
+    for fault in error.errors():
+        name = "__".join(part.upper() for part in fault["loc"] if isinstance(part, str))
+        lines.append(f"LIGHTGEN_{name}: found {fault['input']!r}; {fault['msg'][:1].lower() + fault['msg'][1:]}")
+    return "\n".join(lines)

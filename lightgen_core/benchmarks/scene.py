@@ -6,7 +6,6 @@ import numpy as np
 
 from lightgen_core.benchmarks.prompt import Prompt
 from lightgen_core.config import World
-from lightgen_core.scene.detect import satisfies
 from lightgen_core.scene.grammar import parse, phrasings
 from lightgen_core.scene.split import split
 from lightgen_core.scene.vocabulary import CATEGORIES
@@ -35,4 +34,6 @@ def judge_scenes(pictures: Iterable[np.ndarray], captions: Sequence[str]) -> np.
     Raises:
         CaptionError: a caption is not of the scene grammar.
     """
+    from lightgen_core.scene.detect import satisfies  # late: scipy's half second is for those who judge
+
     return np.array([satisfies(picture, parse(caption)) for picture, caption in zip(pictures, captions, strict=True)])
