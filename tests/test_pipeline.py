@@ -92,6 +92,24 @@ def test_a_second_run_makes_nothing_and_the_plan_says_done(finished):
     assert second["scores"] == first["scores"]
 
 
+def test_tensorboard_shows_the_curves_of_both_trainings_and_the_scores(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    store, result, _ = finished
+    keys = {stage["stage"]: stage["key"] for stage in result["stages"]}
+    shown = {
+        stage: EventAccumulator(str(store / "tracking" / stage / keys[stage])).Reload()
+        for stage in ("pretrain", "dpo", "evaluation")
+    }
+    for stage, tag in (("pretrain", "loss"), ("dpo", "accuracy")):
+        rows = json.loads((store / stage / keys[stage] / "log.json").read_text())
+        expected = [(row["step"], pytest.approx(row[tag])) for row in rows]
+        assert [(point.step, point.value) for point in shown[stage].Scalars(tag)] == expected
+    for student, scores in result["scores"].items():
+        (point,) = shown["evaluation"].Scalars(f"{student}/overall")
+        assert point.value == pytest.approx(scores["overall"]["value"])
+
+
 def test_deleting_a_shard_is_planned_as_damage_and_only_that_shard_is_made_again(finished, store):
     shard = next((store / "synthesis").glob("*/images-00003.parquet"))
     others = {path: path.stat().st_mtime_ns for path in shard.parent.glob("images-*") if path != shard}
