@@ -14,31 +14,42 @@ from tasks.stage import Stage
 
 @dataclass
 class Planner:
-    """Walks the pipeline and looks at every artifact's place."""
+    """Walks the pipeline and knows every artifact's place; it looks there when it is asked, once."""
 
     recipe: Recipe
     store: Store
-    found: dict[str, tuple[Artifact, Check]] = field(default_factory=dict)
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
     inputs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _checks: dict[str, Check] = field(default_factory=dict)
 
     def __call__(self, stage: Stage, *inputs: Artifact) -> Artifact:
         artifact = stage.artifact(self.recipe, self.store, inputs)
-        self.found[stage.name] = artifact, artifact.check()
+        self.artifacts[stage.name] = artifact
         self.inputs[stage.name] = tuple(given.stage for given in inputs)
         return artifact
+
+    def check(self, name: str) -> Check:
+        """Return what is at the place of a stage's artifact."""
+        if name not in self._checks:
+            self._checks[name] = self.artifacts[name].check()
+        return self._checks[name]
+
+    @property
+    def found(self) -> dict[str, tuple[Artifact, Check]]:
+        """Every artifact, and what is at its place."""
+        return {name: (artifact, self.check(name)) for name, artifact in self.artifacts.items()}
 
     def scores(self) -> dict[str, Any]:
         """Return the scores of the students by name; nothing where the evaluation is not done.
 
         Where no scorer applies to the evaluation's captions, the names are there and their scores are None.
         """
-        artifact, check = self.found["evaluation"]
-        return artifact.manifest().figures["scores"] if check.state == "done" else {}
+        done = self.check("evaluation").state == "done"
+        return self.artifacts["evaluation"].manifest().figures["scores"] if done else {}
 
     def report(self) -> str | None:
         """Return the address of the report page; None where it is not done."""
-        artifact, check = self.found["report"]
-        return f"{artifact.uri}/report.html" if check.state == "done" else None
+        return f"{self.artifacts['report'].uri}/report.html" if self.check("report").state == "done" else None
 
 
 def plan(recipe: Recipe, store: Store) -> Planner:
@@ -54,13 +65,16 @@ def require_inputs(planner: Planner, selection: Selection) -> None:
     Raises:
         UserError: names the input and the stage to run first.
     """
-    for name in planner.found:
-        check = planner.found[name][1]
-        if name not in selection.chosen or (check.state == "done" and name not in selection.refresh):
+    planner.check("report")  # a store that cannot be reached is told now, not when Prefect has started
+    for name, inputs in planner.inputs.items():
+        left_out = [needed for needed in inputs if needed not in selection.chosen]
+        if name not in selection.chosen or not left_out:
             continue
-        for needed in planner.inputs[name]:
-            given, state = planner.found[needed]
-            if needed not in selection.chosen and state.state != "done":
+        if name not in selection.refresh and planner.check(name).state == "done":
+            continue
+        for needed in left_out:
+            given, state = planner.artifacts[needed], planner.check(needed)
+            if state.state != "done":
                 raise UserError(
                     f"{name} needs {needed} {given.key}, which is {state.state} in {planner.store.uri} ({state.why}).\n"
                     f"Run it first: lightgen run {planner.recipe.name} --until {needed}; or drop --only and --from."

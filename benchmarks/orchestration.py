@@ -1,0 +1,137 @@
+"""What a run costs in which nothing is left to do, above the smallest flow that Prefect can run, on one server.
+
+    python -m benchmarks.orchestration --store STORE            the demo, done in STORE before
+    python -m benchmarks.orchestration --store STORE --recipe smoke --rounds 9
+
+Both are commands as a user gives them: a Python that starts, imports, talks to the server and ends. They are run in
+turns against the server of PREFECT_API_URL, or one that is started and ended here. Listed are medians of wall-clock
+seconds and of CPU seconds of the command itself (the server's are not in it), which other programs disturb less.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from flows.console import PREFECT_DEFAULTS
+
+ROOT = Path(__file__).parents[1]
+BAR = 5.0
+"""Seconds that a run with nothing to do may take above the smallest flow."""
+
+HELLO = """
+from prefect import flow
+
+@flow
+def hello():
+    return 1
+
+hello()
+"""
+
+
+class Taken(NamedTuple):
+    """Seconds of one command: by the clock, and of CPUs."""
+
+    wall: float
+    cpu: float
+
+
+def main() -> None:
+    """Measures and prints."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--store", required=True, help="where the recipe has been run")
+    options.add_argument("--recipe", default="demo")
+    options.add_argument("--rounds", type=int, default=5, help="timed runs of each, after one that is not")
+    asked = options.parse_args()
+    with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as environment:
+        hello = Path(folder) / "hello.py"
+        hello.write_text(HELLO)
+        run = ["-m", "flows", "run", asked.recipe, "--store", asked.store, "--json"]
+        require_done(run, environment)
+        taken: dict[str, list[Taken]] = {"hello flow": [], f"{asked.recipe}, all cached": []}
+        for turn in range(asked.rounds + 1):
+            for (_, times), command in zip(taken.items(), ([str(hello)], run), strict=True):
+                seconds = timed(command, environment)
+                times += [seconds] if turn else []
+    print_table(taken)
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[Mapping[str, str]]:
+    """The environment of a command that talks to the server, which is started where there is none."""
+    environment = os.environ | PREFECT_DEFAULTS | {"PYTHONPATH": str(ROOT)}
+    if "PREFECT_API_URL" in os.environ:
+        yield environment
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment |= {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        while not answers(f"{environment['PREFECT_API_URL']}/health"):
+            if process.poll() is not None:
+                raise RuntimeError(f"the Prefect server ended:\n{(folder / 'server.log').read_text()}")
+            time.sleep(0.2)
+        yield environment
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def answers(url: str) -> bool:
+    """Whether something that feels well listens at an address."""
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (urllib.error.URLError, TimeoutError):
+        return False
+
+
+def require_done(run: list[str], environment: Mapping[str, str]) -> None:
+    """Checks that the run has nothing to do; does what is left if there is something."""
+    done = subprocess.run([sys.executable, *run], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    made = [stage["stage"] for stage in json.loads(done.stdout)["stages"] if stage["state"] != "cached"]
+    if made:
+        print(f"made first, untimed: {', '.join(made)}", file=sys.stderr)
+
+
+def timed(command: list[str], environment: Mapping[str, str]) -> Taken:
+    """Seconds of a Python command."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, *command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), command)
+    return Taken(time.perf_counter() - start, used.ru_utime + used.ru_stime)
+
+
+def print_table(taken: Mapping[str, list[Taken]]) -> None:
+    """One row for each command, and what the second takes above the first."""
+    medians = [Taken(*map(statistics.median, zip(*times, strict=True))) for times in taken.values()]
+    above = Taken(*(last - first for first, last in zip(*medians, strict=True)))
+    print("| command | seconds | CPU seconds |\n| --- | --- | --- |")
+    for name, (wall, cpu) in zip((*taken, "difference"), (*medians, above), strict=True):
+        print(f"| {name} | {wall:.2f} | {cpu:.2f} |")
+    rounds = len(next(iter(taken.values())))
+    print(f"\nMedians of {rounds}, in turns. Bar {BAR:g} s: {'met' if above.wall <= BAR else 'missed'}.")
+
+
+if __name__ == "__main__":
+    main()
