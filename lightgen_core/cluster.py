@@ -1,0 +1,88 @@
+"""The Ray cluster that many machines make: joining it, or starting one of this machine alone.
+
+Nothing here loads Ray before `connect` is called, and nothing outside the cluster is contacted.
+"""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+OBJECT_STORE = 256 * 2**20
+"""Bytes of shared memory for objects on the way between processes. Files go through the store, so these are small."""
+ANSWERS_WITHIN = 10
+"""Seconds that the cluster's first node has to answer; Ray itself would wait for minutes."""
+
+
+class ClusterError(RuntimeError):
+    """There is no Ray, or no cluster where one should be."""
+
+
+def connect() -> None:
+    """Joins the cluster at RAY_ADDRESS, or starts one on this machine that ends with this process; once is enough.
+
+    Its processes import this very code, see only the GPUs they were given, and print to their own log files.
+
+    Raises:
+        ClusterError: Ray is not installed, or nothing answers at RAY_ADDRESS.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before Ray is loaded: a local cluster's processes inherit it
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # under `uv run` it would send the folder to all nodes
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ClusterError(f"{error}; the engine `ray` needs Ray: pip install 'lightgen[ray]'") from error
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    started = address == "local"
+    if not started:
+        _check(address)
+    # Ray warns of the access token that it makes for a local cluster, every time.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address,
+            include_dashboard=False if started else None,
+            object_store_memory=OBJECT_STORE if started else None,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            runtime_env={"env_vars": _environment()},
+        )
+    except (ConnectionError, RuntimeError) as error:
+        raise ClusterError(f"no Ray cluster could be joined at {address}: {error}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place; the caller's, say Prefect's, stays
+
+
+def _environment() -> dict[str, str]:
+    """Variables of every process of this program on the cluster."""
+    paths = [str(ROOT)] if (ROOT / "pyproject.toml").exists() else []  # installed, it is found without
+    paths += filter(None, [os.environ.get("PYTHONPATH")])
+    # Without the override a process that asked for no GPU sees all of them.
+    given = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    return given | {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "AWS_ENDPOINT_URL") if name in os.environ}
+
+
+def _check(address: str) -> None:
+    """Raises ClusterError where nothing listens at HOST:PORT. What `auto` means only Ray knows."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        raise ClusterError(
+            f"RAY_ADDRESS is {address!r}, not HOST:PORT of the cluster's first node (6379 is its usual port). Run "
+            "LightGen on a node of the cluster: Ray Client's ray:// addresses are for machines outside of it"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWERS_WITHIN).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray cluster answers at RAY_ADDRESS={address}: {error}. Start one there with `ray start --head "
+            "--include-dashboard=false`, or unset RAY_ADDRESS to use this machine alone"
+        ) from error
