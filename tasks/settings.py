@@ -20,7 +20,7 @@ class Settings(BaseSettings):
 
     store: str = Field("lightgen-store", description="folder or fsspec URL that holds the artifacts")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...; auto takes a GPU where there is one")
-    engine: Literal["local"] = Field("local", description="what runs the shards of a stage")
+    engine: Literal["local", "ray"] = Field("local", description="what runs the shards of a stage")
     threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="CPU threads of a stage, shared by its processes"
     )

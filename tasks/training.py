@@ -16,6 +16,7 @@ def place(job: Job, *phase: int) -> Place:
         device=job.settings.device,
         threads=max(1, job.settings.threads // layout.processes),
         layout=layout,
+        launcher="ray" if job.settings.engine == "ray" else "torchrun",
     )
 
 

@@ -19,7 +19,7 @@ from lightgen_core.train import launch
 from lightgen_core.train.data import TokenSource
 from lightgen_core.train.job import NewStudent, Place, SavedStudent, TrainingJob
 from lightgen_core.train.launch import execute
-from lightgen_core.train.messages import MARK
+from lightgen_core.train.messages import MARK, Listener
 from lightgen_core.train.update import NonFiniteLossError
 from tasks.settings import Settings
 
@@ -156,7 +156,9 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_starts(whole, m
 def test_what_a_dead_process_printed_last_is_kept_and_the_first_error_counts():
     lines = ["Segmentation fault\n", f'{MARK}["error", {{"kind": "OSError", "text": "gone"}}]\n', "\n", "more\n"]
     lines.append(f'{MARK}["error", {{"kind": "RuntimeError", "text": "peer closed"}}]\n')
-    assert launch._follow(lines, None) == ({"kind": "OSError", "text": "gone"}, ["Segmentation fault", "more"])
+    listener = Listener(None)
+    assert launch._follow(lines, listener) == ["Segmentation fault", "more"]
+    assert listener.error == {"kind": "OSError", "text": "gone"}
 
 
 def test_the_layout_comes_from_the_environment(monkeypatch):

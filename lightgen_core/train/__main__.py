@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from lightgen_core.train.job import OUTCOME, TrainingJob
-from lightgen_core.train.messages import LONGEST_ERROR, LogMessages, send
+from lightgen_core.train.messages import LogMessages, error_message, send
 from lightgen_core.train.run import run
 
 
@@ -39,7 +39,7 @@ def main() -> int:
     try:
         outcome = run(job, on_log=lambda row: send("row", row))
     except (RuntimeError, ValueError, OSError) as error:
-        send("error", {"kind": type(error).__name__, "text": str(error)[:LONGEST_ERROR]})
+        send("error", error_message(error))
         return 1  # and nothing that waits for the other processes: torchrun ends them
     if first:
         (job.place.folder / OUTCOME).write_text(outcome.model_dump_json())

@@ -35,6 +35,9 @@ class Place(Section):
     device: str = Field("auto", description="auto, cpu, cuda ...; of several processes each takes a GPU of its own")
     threads: Positive = Field(1, description="CPU threads of a process")
     layout: Layout = Field(default_factory=Layout, description="processes, micro-batches, compiled blocks and so on")
+    launcher: Literal["torchrun", "ray"] = Field(
+        "torchrun", description="torchrun: processes on this machine; ray: on the machines of a Ray cluster"
+    )
 
 
 class TrainingJob(Section):

@@ -1,13 +1,32 @@
-"""What training processes tell their launcher: one line of standard output each, among whatever libraries print."""
+"""What training processes tell their launcher, and how it listens.
+
+Under torchrun a message is a line of standard output, among whatever libraries print.
+"""
 
 import json
 import logging
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from lightgen_core.pretrained import StudentError
+from lightgen_core.train.checkpoint import CheckpointError
+from lightgen_core.train.data import DataError
+from lightgen_core.train.update import NonFiniteLossError
+
+logger = logging.getLogger(__name__)
 
 MARK = "lightgen-training "
 LONGEST_ERROR = 3000
 """Characters of an error's text that are sent."""
+
+
+KNOWN = {error.__name__: error for error in (NonFiniteLossError, CheckpointError, DataError, StudentError, ValueError)}
+"""Errors that say what is wrong with the run, and would come again. All others may be a process or a machine lost."""
+
+
+class LaunchError(RuntimeError):
+    """A training process ended without saying why, or with an error that this program does not expect."""
 
 
 class Message(NamedTuple):
@@ -31,6 +50,45 @@ def read(line: str) -> Message | None:
 class LogMessages(logging.Handler):
     """Sends what the program logs to the launcher."""
 
+    def __init__(self, send: Callable[[str, dict[str, Any]], None] = send):
+        super().__init__()
+        self._send = send
+
     def emit(self, record: logging.LogRecord) -> None:
         """Sends one record."""
-        send("log", {"level": record.levelno, "text": record.getMessage()})
+        self._send("log", {"level": record.levelno, "text": record.getMessage()})
+
+
+def error_message(error: BaseException) -> dict[str, str]:
+    """What is sent of an error."""
+    return {"kind": type(error).__name__, "text": str(error)[:LONGEST_ERROR]}
+
+
+class Listener:
+    """The launcher's end: hands rows of the log and log lines on, each row once, and keeps the first error.
+
+    Attributes:
+        step: of the last row; processes that go on from a checkpoint compute some rows anew, with the same figures.
+        error: kind and text of what went wrong first.
+    """
+
+    def __init__(self, on_log: Callable[[dict[str, Any]], None] | None):
+        self._on_log = on_log
+        self.step = 0
+        self.error: dict[str, str] | None = None
+
+    def hear(self, message: Message) -> None:
+        """Takes a message in."""
+        if message.kind == "log":
+            logger.log(message.content["level"], "%s", message.content["text"])
+        elif message.kind == "error":
+            self.error = self.error or message.content
+        elif message.content["step"] > self.step:
+            self.step = message.content["step"]
+            if self._on_log:
+                self._on_log(message.content)
+
+    def raise_known(self) -> None:
+        """Raises the error that was heard as the class that it was, if it is one of the known kinds."""
+        if self.error is not None and self.error["kind"] in KNOWN:
+            raise KNOWN[self.error["kind"]](self.error["text"])

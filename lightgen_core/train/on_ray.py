@@ -1,0 +1,216 @@
+"""Trains on a Ray cluster by Ray Train's TorchTrainer, and goes on after machines were lost.
+
+Ray places the processes and connects them; what they do is `run`, as everywhere. Checkpoints are the run's own, on a
+disk that all machines share, so Ray keeps none. Nor does Ray decide what is tried again: to it a loss that is not
+finite is a failure like a lost machine, and only the second is helped by another try.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lightgen_core.cluster import connect
+from lightgen_core.train.job import NewStudent, Outcome, TrainingJob
+from lightgen_core.train.messages import LaunchError, Listener, LogMessages, Message, error_message
+from lightgen_core.train.parallel import check_layout
+from lightgen_core.train.run import run
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.util.queue import Queue
+
+logger = logging.getLogger(__name__)
+
+RESTARTS = 3
+"""Times in a row that lost processes are started again without a step gained."""
+PLACED_WITHIN = 600
+"""Seconds that processes wait for CPUs and GPUs that others are using."""
+SEEN_WITHIN = 30
+"""Seconds until another machine sees a new file: network file systems remember for a while that there was none."""
+TOKEN = "shared-by"
+
+
+class Workers(NamedTuple):
+    """So many processes, and what each of them takes of its machine."""
+
+    processes: int
+    needs: dict[str, float]
+
+
+def train_on_ray(job: TrainingJob, on_log: Callable[[dict], None] | None = None) -> Outcome:
+    """Trains in `layout.processes` processes on the cluster that `connect` joins or starts; see `launch.execute`.
+
+    Each takes `threads` CPUs and, unless the device is the CPU or the cluster has none, a GPU of its own.
+    """
+    check_layout(job.config, job.place.layout, job.place.layout.processes)
+    job = _absolute(job)
+    connect()
+    listener, restarts, reached = Listener(on_log), 0, 0
+    while True:
+        workers, nodes = _workers(job), _nodes()
+        _check_room(workers, nodes)
+        outcome, failure = _attempt(job, workers, listener)
+        if outcome is not None:
+            return Outcome.model_validate_json(outcome)
+        listener.raise_known()
+        restarts = restarts + 1 if listener.step <= reached else 1
+        reached = max(reached, listener.step)
+        lost = [address for node, address in nodes.items() if node not in _nodes()]
+        what = failure if listener.error is None else "{kind}: {text}".format(**listener.error)
+        if restarts > RESTARTS:
+            raise LaunchError(
+                f"training in {workers.processes} processes on Ray failed {restarts} times without coming further than "
+                f"step {reached}: {what}\nA rerun goes on from the last checkpoint; what the processes printed is in "
+                "session_latest/logs of Ray's folder on their machines, /tmp/ray unless told otherwise"
+            )
+        logger.warning(
+            "training lost %s after step %d; its processes start again from the last checkpoint (%d of %d): %s",
+            f"machine {', '.join(lost)}" if lost else "a process",
+            *(listener.step, restarts, RESTARTS, what.strip().splitlines()[-1]),
+        )
+        listener.error = None
+
+
+def _absolute(job: TrainingJob) -> TrainingJob:
+    """The job with paths that do not depend on the folder that a process starts in."""
+    student, place = job.student, job.place
+    name = "start" if isinstance(student, NewStudent) else "folder"
+    given: Path | None = getattr(student, name)
+    student = student.model_copy(update={name: given and given.absolute()})
+    place = place.model_copy(update={"folder": place.folder.absolute(), "output": place.output.absolute()})
+    files = tuple(file.absolute() for file in job.files)
+    return job.model_copy(update={"student": student, "files": files, "place": place})
+
+
+def _workers(job: TrainingJob) -> Workers:
+    """What the job asks of the cluster."""
+    import ray
+
+    needs = {"CPU": float(job.place.threads)}
+    if job.place.device != "cpu" and (job.place.device != "auto" or ray.cluster_resources().get("GPU")):
+        needs["GPU"] = 1.0
+    return Workers(job.place.layout.processes, needs)
+
+
+def _nodes() -> dict[str, str]:
+    """Address of each machine that is alive, by its id in the cluster."""
+    import ray
+
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+
+
+def _check_room(workers: Workers, nodes: dict[str, str]) -> None:
+    """Raises LaunchError where the machines could not hold the processes even if nobody else used them."""
+    import ray
+
+    machines = [node["Resources"] for node in ray.nodes() if node["NodeID"] in nodes]
+    room = sum(min(int(has.get(name, 0) // need) for name, need in workers.needs.items()) for has in machines)
+    if room < workers.processes:
+        needs = " and ".join(f"{need:g} {name}" for name, need in workers.needs.items())
+        raise LaunchError(
+            f"training wants {workers.processes} processes with {needs} each, and the {len(machines)} machines of the Ray "
+            f"cluster have room for {room}. Start more machines, or change LIGHTGEN_TRAIN__PROCESSES (processes), "
+            "LIGHTGEN_THREADS (CPUs of all of them) or LIGHTGEN_DEVICE; a rerun goes on from the last checkpoint"
+        )
+
+
+def _attempt(job: TrainingJob, workers: Workers, listener: Listener) -> tuple[str | None, str]:
+    """Starts the processes and listens until they end. Returns the outcome as JSON, or None and what went wrong."""
+    import ray
+    from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # What the run hangs on stays on this machine, whichever others are lost.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    box = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    token = secrets.token_hex(8)
+    job.place.folder.mkdir(parents=True, exist_ok=True)
+    (job.place.folder / TOKEN).write_text(token)
+    fit = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here)(_fit)
+    done = fit.remote(job.model_dump_json(), workers, box, token)
+    try:
+        _listen(box, done, listener)
+        return ray.get(done)
+    except ray.exceptions.RayError as error:
+        raise LaunchError(f"Ray could not run its trainer: {error}") from error
+    finally:
+        ray.cancel(done, force=True)  # where this process was interrupted; its end takes the processes with it
+        box.shutdown(force=True)
+
+
+def _listen(box: "Queue", done: "ObjectRef", listener: Listener) -> None:
+    """Hears what the processes say until they have ended and said all."""
+    import ray
+
+    over = False
+    while not over:
+        over = bool(ray.wait([done], timeout=0)[0])
+        with contextlib.suppress(queue.Empty):
+            while True:
+                listener.hear(box.get(block=not over, timeout=1))
+
+
+def _fit(job_json: str, workers: Workers, box: "Queue", token: str) -> tuple[str | None, str]:
+    """Runs the trainer, in a process of its own: stopping it is killing that. Returns what `_attempt` does."""
+    os.environ |= {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(PLACED_WITHIN), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    gpu = "GPU" in workers.needs
+    folder = TrainingJob.model_validate_json(job_json).place.folder
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"job": job_json, "box": box, "token": token},
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=workers.processes, use_gpu=gpu, resources_per_worker=workers.needs),
+        run_config=RunConfig(
+            name="train",
+            storage_path=str(folder / "ray"),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+        ),
+    )
+    try:
+        return trainer.fit().return_value, ""
+    except TrainingFailedError as error:
+        return None, str(error)
+
+
+def _work(given: dict[str, Any]) -> str:
+    """One process of the job; Ray has connected it with the others. Returns the outcome as JSON."""
+    box, job = given["box"], TrainingJob.model_validate_json(given["job"])
+
+    def send(kind: str, content: dict[str, Any]) -> None:
+        box.put(Message(kind, content))
+
+    if os.environ["RANK"] == "0":
+        program = logging.getLogger("lightgen_core")
+        program.addHandler(LogMessages(send))
+        program.setLevel(logging.INFO)
+    try:
+        _check_shared(job, given["token"])
+        return run(job, on_log=lambda row: send("row", row)).model_dump_json()
+    except (RuntimeError, ValueError, OSError) as error:
+        send("error", error_message(error))
+        raise
+
+
+def _check_shared(job: TrainingJob, token: str) -> None:
+    """Raises ValueError where this machine does not see the very files that the launcher does."""
+    path, until = job.place.folder / TOKEN, time.monotonic() + SEEN_WITHIN
+    while not (seen := path.is_file() and path.read_text() == token) and time.monotonic() < until:
+        time.sleep(0.5)
+    missing = [path] if not seen else [file for file in job.files if not file.is_file()]
+    if missing:
+        raise ValueError(
+            f"{socket.gethostname()} does not see {missing[0]} of the machine that started the training. The machines "
+            "of a Ray cluster train on files that all of them see below one path: put LIGHTGEN_STORE, or for a remote "
+            "store LIGHTGEN_SCRATCH, on a disk that they share"
+        )
