@@ -10,35 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from launch_job import LAST, STEPS, files_of, job_in
 from safetensors.torch import load_file
-from tiny_student import CHANNELS, PATCH, SIDE, tiny_student, tiny_training, write_rows
+from tiny_student import CHANNELS, PATCH, SIDE, write_rows
 
 from lightgen_core.config import Layout
 from lightgen_core.pretrained import load_student
 from lightgen_core.train import launch
 from lightgen_core.train.data import TokenSource
-from lightgen_core.train.job import NewStudent, Place, SavedStudent, TrainingJob
+from lightgen_core.train.job import SavedStudent, TrainingJob
 from lightgen_core.train.launch import execute
 from lightgen_core.train.messages import MARK, Listener
 from lightgen_core.train.update import NonFiniteLossError
 from tasks.settings import Settings
 
 TESTS = Path(__file__).parent
-STEPS, LAST = 60, "step-00000060"
-
-
-def job_in(folder, processes, **changes):
-    """A tiny pre-training below a folder, on tokens in it or beside it."""
-    given = next(path for path in (folder / "tokens.parquet", folder.parent / "tokens.parquet") if path.exists())
-    student = tiny_student()
-    return TrainingJob(
-        student=NewStudent(mar=student.mar.config, head=student.head.config, seed=0),
-        files=(given,),
-        config=tiny_training(**({"steps": STEPS} | changes)),
-        seed=7,
-        info={"patch": PATCH},
-        place=Place(folder=folder / "run", output=folder / "student", device="cpu", layout=Layout(processes=processes)),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +34,6 @@ def whole(tmp_path_factory):
     write_rows(folder / "tokens.parquet", rows=10)
     job, seen = job_in(folder / "whole", 2), []
     return folder, job, execute(job, on_log=seen.append), seen
-
-
-def files_of(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def processes_of(job):

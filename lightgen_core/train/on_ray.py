@@ -11,8 +11,10 @@ import os
 import queue
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +25,6 @@ from lightgen_core.train.parallel import check_layout
 from lightgen_core.train.run import run
 
 if TYPE_CHECKING:
-    from ray import ObjectRef
     from ray.util.queue import Queue
 
 logger = logging.getLogger(__name__)
@@ -115,8 +116,8 @@ def _check_room(workers: Workers, nodes: dict[str, str]) -> None:
     if room < workers.processes:
         needs = " and ".join(f"{need:g} {name}" for name, need in workers.needs.items())
         raise LaunchError(
-            f"training wants {workers.processes} processes with {needs} each, and the {len(machines)} machines of the Ray "
-            f"cluster have room for {room}. Start more machines, or change LIGHTGEN_TRAIN__PROCESSES (processes), "
+            f"training wants {workers.processes} processes with {needs} each, and the {len(machines)} machines of the "
+            f"Ray cluster have room for {room}. Start more machines, or change LIGHTGEN_TRAIN__PROCESSES (processes), "
             "LIGHTGEN_THREADS (CPUs of all of them) or LIGHTGEN_DEVICE; a rerun goes on from the last checkpoint"
         )
 
@@ -127,55 +128,63 @@ def _attempt(job: TrainingJob, workers: Workers, listener: Listener) -> tuple[st
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # What the run hangs on stays on this machine, whichever others are lost.
+    # What is said is kept on this machine, whichever others are lost.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     box = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     token = secrets.token_hex(8)
     job.place.folder.mkdir(parents=True, exist_ok=True)
     (job.place.folder / TOKEN).write_text(token)
-    fit = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here)(_fit)
-    done = fit.remote(job.model_dump_json(), workers, box, token)
+    given = {"job": job.model_dump_json(), "box": box, "token": token}
+    ended = _in_thread(_fit, given, workers, job.place.folder / "ray")
     try:
-        _listen(box, done, listener)
-        return ray.get(done)
-    except ray.exceptions.RayError as error:
-        raise LaunchError(f"Ray could not run its trainer: {error}") from error
+        _listen(box, ended, listener)
     finally:
-        ray.cancel(done, force=True)  # where this process was interrupted; its end takes the processes with it
-        box.shutdown(force=True)
+        box.shutdown(force=True)  # where this thread was interrupted, the processes end when they have nobody to tell
+    return ended.result()
 
 
-def _listen(box: "Queue", done: "ObjectRef", listener: Listener) -> None:
+def _in_thread(function: Callable[..., Any], *given: Any) -> Future:
+    """Calls a function in a thread that no interrupt reaches, and that this program's end does not wait for.
+
+    Ray would else replace what the program does at an interrupt; a pool's thread would be waited for.
+    """
+    ended: Future = Future()
+
+    def call() -> None:
+        try:
+            ended.set_result(function(*given))
+        except BaseException as error:  # raised where the result is asked for
+            ended.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return ended
+
+
+def _listen(box: "Queue", ended: Future, listener: Listener) -> None:
     """Hears what the processes say until they have ended and said all."""
-    import ray
-
     over = False
     while not over:
-        over = bool(ray.wait([done], timeout=0)[0])
+        over = ended.done()
         with contextlib.suppress(queue.Empty):
             while True:
                 listener.hear(box.get(block=not over, timeout=1))
 
 
-def _fit(job_json: str, workers: Workers, box: "Queue", token: str) -> tuple[str | None, str]:
-    """Runs the trainer, in a process of its own: stopping it is killing that. Returns what `_attempt` does."""
-    os.environ |= {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(PLACED_WITHIN), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+def _fit(given: dict[str, Any], workers: Workers, folder: Path) -> tuple[str | None, str]:
+    """Runs the trainer, whose own files go to a folder. Returns what `_attempt` does."""
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(PLACED_WITHIN))
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process more, for Ray's checkpoints
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
 
     gpu = "GPU" in workers.needs
-    folder = TrainingJob.model_validate_json(job_json).place.folder
+    never = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"job": job_json, "box": box, "token": token},
+        train_loop_config=given,
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=workers.processes, use_gpu=gpu, resources_per_worker=workers.needs),
-        run_config=RunConfig(
-            name="train",
-            storage_path=str(folder / "ray"),
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
-        ),
+        run_config=RunConfig(name="train", storage_path=str(folder), failure_config=never),
     )
     try:
         return trainer.fit().return_value, ""

@@ -1,0 +1,164 @@
+"""Training on a Ray cluster of two machines: the bytes of torchrun and of one process, whatever is killed meanwhile."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from launch_job import LAST, STEPS, files_of, job_in
+from no_outside import watched
+from tiny_student import CHANNELS, SIDE, write_rows
+from two_nodes import two_nodes, wait_for
+
+from lightgen_core.cluster import ClusterError, connect
+from lightgen_core.train import on_ray
+from lightgen_core.train.launch import execute
+from lightgen_core.train.messages import LaunchError, Listener, Message
+from lightgen_core.train.update import NonFiniteLossError
+
+TESTS = Path(__file__).parent
+LAUNCH = [sys.executable, str(TESTS / "launch_job.py")]
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """Two machines of two CPUs each, for all tests; the last one kills the second machine."""
+    with two_nodes(cpus=2) as cluster:
+        connect()
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory):
+    """A folder with tokens; jobs go below it."""
+    folder = tmp_path_factory.mktemp("ray")
+    write_rows(folder / "tokens.parquet", rows=10)
+    return folder
+
+
+def environment(**changes):
+    return os.environ | {"PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"} | changes
+
+
+def free_cpus():
+    import ray
+
+    return ray.available_resources().get("CPU", 0)
+
+
+def test_processes_on_ray_end_with_a_killed_launcher_and_a_rerun_has_the_bytes_of_one_process(nodes, tokens):
+    torch.set_num_threads(1)
+    here, job = job_in(tokens / "here", 1), job_in(tokens / "killed", 1, "ray")
+    outcome = execute(here)
+    (tokens / "killed.json").write_text(job.model_dump_json())
+    launcher = subprocess.Popen(
+        [*LAUNCH, str(tokens / "killed.json")], stdout=subprocess.PIPE, text=True, env=environment()
+    )
+    assert any(int(line) >= 8 for line in launcher.stdout)
+    assert free_cpus() == 3
+    launcher.send_signal(signal.SIGKILL)
+    launcher.wait()
+    wait_for(lambda: free_cpus() == 4, 60)
+    assert not (job.place.folder / LAST).exists(), "it had finished before it was killed"
+    again = []
+    assert execute(job, on_log=again.append) == outcome
+    assert 3 < again[0]["step"] < STEPS and again[-1]["step"] == STEPS
+    assert files_of(job.place.folder / LAST) == files_of(here.place.folder / LAST)
+    assert files_of(job.place.output) == files_of(here.place.output)
+
+
+def test_an_error_that_would_come_again_is_raised_in_its_own_words_and_not_tried_again(nodes, tmp_path, caplog):
+    latents = np.full((10, CHANNELS, SIDE, SIDE), np.inf, np.float16)
+    write_rows(tmp_path / "tokens.parquet", rows=10, latents=[image.tobytes() for image in latents])
+    with caplog.at_level(logging.INFO), pytest.raises(NonFiniteLossError, match=r"^step 0: the loss is not finite"):
+        execute(job_in(tmp_path / "job", 1, "ray"))
+    assert "start again" not in caplog.text
+
+
+def test_more_processes_than_the_machines_hold_are_refused_at_once(nodes, tokens):
+    with pytest.raises(
+        LaunchError, match=r"wants 8 processes with 1 CPU each, and the 2 machines .* have room for 4\."
+    ):
+        execute(job_in(tokens / "many", 8, "ray", batch_size=8))
+
+
+def test_a_lost_machine_costs_a_restart_and_no_byte(nodes, tokens, caplog):
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    @ray.remote(num_cpus=1)
+    class Neighbour:
+        """Takes room on the first machine, so that one of two processes goes to the second."""
+
+    beside = Neighbour.options(scheduling_strategy=NodeAffinitySchedulingStrategy(nodes.first_id, soft=False)).remote()
+    wait_for(lambda: free_cpus() == 3)
+    whole, job, seen = job_in(tokens / "whole", 2), job_in(tokens / "lost", 2, "ray"), []
+
+    def on_log(row):
+        seen.append(row["step"])
+        if row["step"] == STEPS // 2:
+            ray.kill(beside)
+            nodes.kill_second()
+
+    with caplog.at_level(logging.INFO):
+        outcome = execute(job, on_log=on_log)
+    assert seen == list(range(1, STEPS + 1))
+    assert "start again from the last checkpoint (1 of 3)" in caplog.text
+    assert "going on from step" in caplog.text
+    assert outcome == execute(whole)
+    assert files_of(job.place.folder / LAST) == files_of(whole.place.folder / LAST)
+    assert files_of(job.place.output) == files_of(whole.place.output)
+
+
+def test_nothing_outside_is_contacted_by_a_cluster_of_this_machine_and_a_training_on_it(tmp_path):
+    write_rows(tmp_path / "tokens.parquet", rows=10)
+    job = job_in(tmp_path / "job", 1, "ray", steps=6)
+    (tmp_path / "job.json").write_text(job.model_dump_json())
+    with watched(environment()) as seen:
+        seen.environment.pop("RAY_ADDRESS", None)
+        subprocess.run([*LAUNCH, str(tmp_path / "job.json")], env=seen.environment, check=True)
+        assert {"launch_job.py", "default_worker.py", "agent.py"} <= seen.programs()
+        assert seen.contacts() == []
+
+
+def test_a_machine_that_does_not_see_the_files_says_where_they_belong(tokens, monkeypatch):
+    monkeypatch.setattr(on_ray, "SEEN_WITHIN", 0)
+    job = job_in(tokens / "elsewhere", 1, "ray")
+    job.place.folder.mkdir(parents=True)
+    (job.place.folder / on_ray.TOKEN).write_text("of an earlier start")
+    with pytest.raises(ValueError, match=f"does not see {job.place.folder / on_ray.TOKEN} .* LIGHTGEN_SCRATCH"):
+        on_ray._check_shared(job, "of this start")
+    (job.place.folder / on_ray.TOKEN).write_text("of this start")
+    on_ray._check_shared(job, "of this start")
+    with pytest.raises(ValueError, match=r"does not see .*gone\.parquet"):
+        on_ray._check_shared(job.model_copy(update={"files": (tokens / "gone.parquet",)}), "of this start")
+
+
+def test_a_row_that_is_computed_anew_is_told_once():
+    told = []
+    listener = Listener(told.append)
+    for step in (1, 2, 3, 2, 3, 4):
+        listener.hear(Message("row", {"step": step}))
+    assert [row["step"] for row in told] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:1", r"no Ray cluster answers at RAY_ADDRESS=127\.0\.0\.1:1: .* `ray start --head"),
+        ("ray://127.0.0.1:10001", "not HOST:PORT"),
+        ("127.0.0.1", "not HOST:PORT"),
+    ],
+)
+def test_an_address_without_a_cluster_is_told_from_at_once(address, said):
+    script = "from lightgen_core.cluster import connect; connect()"
+    command = [sys.executable, "-c", script]
+    told = subprocess.run(command, env=environment(RAY_ADDRESS=address), capture_output=True, text=True)
+    assert told.returncode == 1
+    with pytest.raises(ClusterError, match=said):
+        raise ClusterError(told.stderr.splitlines()[-1])
