@@ -3,11 +3,13 @@
 Nothing here loads Ray before `connect` is called, and nothing outside the cluster is contacted.
 """
 
+import contextlib
 import logging
 import os
 import signal
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -45,25 +47,43 @@ def connect() -> None:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     terminate = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(
-            address,
-            include_dashboard=False if started else None,
-            object_store_memory=OBJECT_STORE if started else None,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            runtime_env={"env_vars": _environment()},
-        )
-    except (ConnectionError, RuntimeError) as error:
+        with without_api_server():
+            ray.init(
+                address,
+                include_dashboard=False if started else None,
+                object_store_memory=OBJECT_STORE if started else None,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                runtime_env={"env_vars": _environment()},
+            )
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         raise ClusterError(f"no Ray cluster could be joined at {address}: {error}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place; the caller's, say Prefect's, stays
 
 
+@contextlib.contextmanager
+def without_api_server() -> Iterator[None]:
+    """Clusters that are started meanwhile have no API server, which Ray starts without a dashboard too.
+
+    Even with usage statistics turned off it asks the metadata services of three clouds where it runs, and tells Ray's
+    makers that it tells nothing. Training and shards need none of what it serves.
+    """
+    from ray._private.node import Node
+
+    start, name = Node.start_api_server, "start_api_server"
+    setattr(Node, name, lambda self, **_: None)
+    try:
+        yield
+    finally:
+        setattr(Node, name, start)
+
+
 def _environment() -> dict[str, str]:
     """Variables of every process of this program on the cluster."""
     paths = [str(ROOT)] if (ROOT / "pyproject.toml").exists() else []  # installed, it is found without
-    paths += filter(None, [os.environ.get("PYTHONPATH")])
+    paths += [str(Path(path).absolute()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     # Without the override a process that asked for no GPU sees all of them.
     given = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1", "PYTHONPATH": os.pathsep.join(paths)}
     return given | {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "AWS_ENDPOINT_URL") if name in os.environ}

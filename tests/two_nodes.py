@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
+from lightgen_core.cluster import without_api_server
+
 NODE = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 QUIET = {  # a dead node is missed after five periods; a slow one has its usual ten seconds to answer each time
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -24,8 +26,9 @@ class TwoNodes:
         from ray.cluster_utils import Cluster
 
         self._cluster = Cluster()
-        self._first = self._cluster.add_node(**NODE, num_cpus=cpus, temp_dir=str(folder / "1"))
-        self._second = self._cluster.add_node(**NODE, num_cpus=cpus, temp_dir=str(folder / "2"))
+        with without_api_server():
+            self._first = self._cluster.add_node(**NODE, num_cpus=cpus, temp_dir=str(folder / "1"))
+            self._second = self._cluster.add_node(**NODE, num_cpus=cpus, temp_dir=str(folder / "2"))
         self.address: str = self._cluster.address
         self.first_id, self.second_id = self._first.node_id, self._second.node_id
 
