@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from lightgen_core.train import on_ray
 from lightgen_core.train.launch import execute
 from lightgen_core.train.messages import LaunchError, Listener, Message
 from lightgen_core.train.update import NonFiniteLossError
+from tasks.settings import Settings
+from tasks.training import place
 
 TESTS = Path(__file__).parent
 LAUNCH = [sys.executable, str(TESTS / "launch_job.py")]
@@ -139,6 +142,12 @@ def test_a_machine_that_does_not_see_the_files_says_where_they_belong(tokens, mo
         on_ray._check_shared(job.model_copy(update={"files": (tokens / "gone.parquet",)}), "of this start")
 
 
+def test_the_engine_of_a_stage_is_the_launcher_of_its_training(tmp_path):
+    for engine, launcher in (("local", "torchrun"), ("ray", "ray")):
+        job = SimpleNamespace(settings=Settings(engine=engine), scratch=tmp_path)
+        assert place(job).launcher == launcher
+
+
 def test_a_row_that_is_computed_anew_is_told_once():
     told = []
     listener = Listener(told.append)
@@ -156,7 +165,7 @@ def test_a_row_that_is_computed_anew_is_told_once():
     ],
 )
 def test_an_address_without_a_cluster_is_told_from_at_once(address, said):
-    script = "from lightgen_core.cluster import connect; connect()"
+    script = "from lightgen_core.cluster import connect; import sys; assert 'ray' not in sys.modules; connect()"
     command = [sys.executable, "-c", script]
     told = subprocess.run(command, env=environment(RAY_ADDRESS=address), capture_output=True, text=True)
     assert told.returncode == 1

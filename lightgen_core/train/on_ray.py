@@ -51,7 +51,7 @@ def train_on_ray(job: TrainingJob, on_log: Callable[[dict], None] | None = None)
     Each takes `threads` CPUs and, unless the device is the CPU or the cluster has none, a GPU of its own.
     """
     check_layout(job.config, job.place.layout, job.place.layout.processes)
-    job = _absolute(job)
+    job = _for_any_machine(job)
     connect()
     listener, restarts, reached = Listener(on_log), 0, 0
     while True:
@@ -72,20 +72,22 @@ def train_on_ray(job: TrainingJob, on_log: Callable[[dict], None] | None = None)
                 "session_latest/logs of Ray's folder on their machines, /tmp/ray unless told otherwise"
             )
         logger.warning(
-            "training lost %s after step %d; its processes start again from the last checkpoint (%d of %d): %s",
-            f"machine {', '.join(lost)}" if lost else "a process",
-            *(listener.step, restarts, RESTARTS, what.strip().splitlines()[-1]),
+            "training broke off after step %d%s; its processes start again from the last checkpoint (%d of %d): %s",
+            listener.step,
+            f", machine {', '.join(lost)} is lost" if lost else "",
+            *(restarts, RESTARTS, what.strip().splitlines()[-1]),
         )
         listener.error = None
 
 
-def _absolute(job: TrainingJob) -> TrainingJob:
-    """The job with paths that do not depend on the folder that a process starts in."""
+def _for_any_machine(job: TrainingJob) -> TrainingJob:
+    """The job without what only one machine understands: paths from the present folder, the number of a GPU."""
     student, place = job.student, job.place
     name = "start" if isinstance(student, NewStudent) else "folder"
     given: Path | None = getattr(student, name)
     student = student.model_copy(update={name: given and given.absolute()})
-    place = place.model_copy(update={"folder": place.folder.absolute(), "output": place.output.absolute()})
+    changes: dict[str, Any] = {"folder": place.folder.absolute(), "output": place.output.absolute()}
+    place = place.model_copy(update=changes | {"device": place.device.partition(":")[0]})
     files = tuple(file.absolute() for file in job.files)
     return job.model_copy(update={"student": student, "files": files, "place": place})
 
