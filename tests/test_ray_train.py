@@ -96,16 +96,17 @@ def test_a_lost_machine_costs_a_restart_and_no_byte(nodes, tokens, caplog):
 
     @ray.remote(num_cpus=1)
     class Neighbour:
-        """Takes room on the first machine, so that one of two processes goes to the second."""
+        """Takes room on a machine, so that each of them holds one of two processes."""
 
-    beside = Neighbour.options(scheduling_strategy=NodeAffinitySchedulingStrategy(nodes.first_id, soft=False)).remote()
-    wait_for(lambda: free_cpus() == 3)
+    pinned = [NodeAffinitySchedulingStrategy(node, soft=False) for node in (nodes.first_id, nodes.second_id)]
+    beside = [Neighbour.options(scheduling_strategy=strategy).remote() for strategy in pinned]
+    wait_for(lambda: free_cpus() == 2, 60)
     whole, job, seen = job_in(tokens / "whole", 2), job_in(tokens / "lost", 2, "ray"), []
 
     def on_log(row):
         seen.append(row["step"])
         if row["step"] == STEPS // 2:
-            ray.kill(beside)
+            ray.kill(beside[0])
             nodes.kill_second()
 
     with caplog.at_level(logging.INFO):

@@ -72,10 +72,10 @@ def train_on_ray(job: TrainingJob, on_log: Callable[[dict], None] | None = None)
                 "session_latest/logs of Ray's folder on their machines, /tmp/ray unless told otherwise"
             )
         logger.warning(
-            "training broke off after step %d%s; its processes start again from the last checkpoint (%d of %d): %s",
+            "training broke off after step %d: %s; its processes start again from the last checkpoint (%d of %d)",
             listener.step,
-            f", machine {', '.join(lost)} is lost" if lost else "",
-            *(restarts, RESTARTS, what.strip().splitlines()[-1]),
+            f"machine {', '.join(lost)} is lost" if lost else what.strip().splitlines()[-1],
+            *(restarts, RESTARTS),
         )
         listener.error = None
 
