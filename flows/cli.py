@@ -10,22 +10,15 @@ from typing import Any
 import click
 
 from flows import console
-from flows.geometry import UnknownSize
-from flows.load import UserError, load_recipe
+from flows.load import load_recipe
+from flows.mistakes import MISTAKES
 from flows.plan import plan as make_plan
 from flows.plan import require_inputs
 from flows.selection import select
 from flows.store_commands import store as store_group
-from lightgen_core.benchmarks.prompt import PromptFileError
-from lightgen_core.content import ContentNotFound
-from lightgen_core.zoo.paths import ModelNotFound
-from storage.store import Store, StoreError
-from tasks.settings import Settings, SettingsMistake
+from storage.store import Store
+from tasks.settings import Settings
 from tasks.trackers import require_trackers
-
-WRONG_INPUT = (
-    UserError, SettingsMistake, StoreError, ModelNotFound, ContentNotFound, PromptFileError, UnknownSize
-)  # fmt: skip
 
 store_option = click.option(
     "--store", "store_uri", metavar="URI", help="Folder or fsspec URL of the artifacts; LIGHTGEN_STORE by default."
@@ -279,7 +272,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; what is finished is kept, and the same command goes on from there", err=True)
         sys.exit(1)
-    except WRONG_INPUT as error:
+    except MISTAKES as error:
         _explain(error, debug)
         sys.exit(2)
     except Exception as error:

@@ -1,7 +1,7 @@
 """From a recipe's name or path and overrides to a validated `Recipe`, or to an error a person can act on."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,8 +22,12 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply overrides of the form `section.field=value`.
+def load_recipe(name_or_path: str, overrides: Mapping[str, Any] | Sequence[str] | None = None) -> Recipe:
+    """Read a recipe and apply overrides.
+
+    Args:
+        overrides: lines `section.field=value`, or nested mappings of sections and fields as the form in the Prefect UI
+            gives them, in which None leaves a field as the recipe says.
 
     Raises:
         UserError: no such recipe, no YAML mapping, an unknown key, a value out of range.
@@ -35,8 +39,12 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{path} is not YAML: {error}") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds {type(raw).__name__}, not a mapping of recipe sections such as 'captions:'")
-    for override in overrides:
-        _set(raw, override)
+    if isinstance(overrides, Mapping):
+        for names, value in _filled_in(overrides, Recipe):
+            _put(raw, names, value, ".".join(names))
+    else:
+        for line in overrides or ():
+            _set(raw, line)
     try:
         return Recipe.model_validate({"name": path.stem, **raw})
     except ValidationError as error:
@@ -58,16 +66,32 @@ def _set(raw: dict[str, Any], override: str) -> None:
     name, separator, text = override.partition("=")
     if not separator or not name:
         raise UserError(f"--set {override!r} is not of the form section.field=value, for example pretrain.steps=2000")
-    *sections, last = name.split(".")
-    place = raw
-    for section in sections:
-        place = place.setdefault(section, {})
-        if not isinstance(place, dict):
-            raise UserError(f"--set {override!r}: {section!r} is a value, not a section")
     try:
-        place[last] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"--set {override!r}: {text!r} is not a YAML value") from error
+    _put(raw, tuple(name.split(".")), value, f"--set {override!r}")
+
+
+def _filled_in(form: Mapping[str, Any], model: type[BaseModel] | None) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield path and value of every field that a form sets; a mapping that is no section is a value."""
+    for name, value in form.items():
+        section = _section(model, name)
+        if section is not None and isinstance(value, Mapping):
+            yield from (((name, *names), inner) for names, inner in _filled_in(value, section))
+        elif value is not None:
+            yield (name,), value
+
+
+def _put(raw: dict[str, Any], names: tuple[str, ...], value: Any, said: str) -> None:
+    *sections, last = names
+    place = raw
+    for section in sections:
+        inner = place.get(section)
+        place[section] = place = {} if inner is None else inner
+        if not isinstance(place, dict):
+            raise UserError(f"{said}: {section!r} is a value, not a section")
+    place[last] = value
 
 
 def _explain(path: Path, error: ValidationError) -> str:
@@ -86,15 +110,20 @@ def _explain(path: Path, error: ValidationError) -> str:
 
 def _nearest(location: tuple[int | str, ...]) -> str:
     """Name the known fields beside an unknown one, the nearest first."""
-    model: type[BaseModel] = Recipe
+    model: type[BaseModel] | None = Recipe
     for part in location[:-1]:
-        annotation = model.model_fields[str(part)].annotation
-        sections = [
-            each for each in (annotation, *get_args(annotation)) if isinstance(each, type)
-        ]  # it may be optional
-        model = next((each for each in sections if issubclass(each, BaseModel)), BaseModel)
-        if model is BaseModel:
-            return ""
+        model = _section(model, str(part))
+    if model is None:
+        return ""
     known = list(model.model_fields)
     near = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f" Did you mean {near[0]!r}?" if near else f" Known here: {', '.join(known)}."
+
+
+def _section(model: type[BaseModel] | None, name: str) -> type[BaseModel] | None:
+    """Return the section that is a model's field, though it be optional; None where the field holds something else."""
+    if model is None or name not in model.model_fields:
+        return None
+    annotation = model.model_fields[name].annotation
+    found = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
+    return next((each for each in found if issubclass(each, BaseModel)), None)

@@ -1,17 +1,19 @@
 """The pipeline as a Prefect flow: one task run for each stage, `Cached` where nothing was left to do."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed, State
+from prefect.states import Completed, Failed, State
 
 from flows.distill import distill
+from flows.form import Overrides, RecipeName, StageName, StageNames, StoreAddress
 from flows.load import load_recipe
+from flows.mistakes import MISTAKES
 from flows.plan import plan, require_inputs
+from flows.run_name import run_name
 from flows.selection import Selection, select
 from storage.artifact import Artifact
 from storage.store import Store
@@ -71,34 +73,46 @@ class Runner:
         return artifact
 
 
-@flow(name="lightgen", flow_run_name="{recipe}", persist_result=False)
+def refused(error: Exception) -> Any:
+    """Return the state of a run whose request is wrong: its message says what and how to mend it, no traceback."""
+    return Failed(message=str(error), data=error)
+
+
+@flow(name="lightgen", flow_run_name=run_name, persist_result=False)
 def run(
-    recipe: str,
-    store: str | None = None,
-    overrides: Sequence[str] = (),
-    only: str | None = None,
-    from_stage: str | None = None,
-    until: str | None = None,
-    refresh: Sequence[str] = (),
+    recipe: RecipeName,
+    store: StoreAddress = None,
+    overrides: Overrides = None,
+    only: StageName = None,
+    from_stage: StageName = None,
+    until: StageName = None,
+    refresh: StageNames = (),
 ) -> dict[str, Any]:
     """Run a recipe, or the chosen stages of it; what is done already stays as it is.
 
     Args:
-        recipe: a recipe's name, or the path of a YAML file.
-        store: folder or URL of the artifacts; the setting `LIGHTGEN_STORE` where it is left out.
-        overrides: `section.field=value`, applied to the recipe.
-        only: run this one stage.
-        from_stage: run this stage and all after it.
-        until: run all stages up to this one.
-        refresh: make these stages again though they are done; `all` for every chosen one.
+        recipe: What is made.
+        store: Where the artifacts are; the setting LIGHTGEN_STORE of the machine that runs it, or another place.
+        overrides: What is made otherwise than the recipe says; fields left empty stay as they are.
+        only: Run this one stage.
+        from_stage: Run this stage and all after it.
+        until: Run all stages up to this one.
+        refresh: Make these stages again though they are done; all: every one that runs.
 
     Returns:
         What `lightgen run --json` prints.
     """
+    try:
+        return _run(recipe, store, overrides, select(only, from_stage, until, refresh))
+    except MISTAKES as error:
+        return refused(error)
+
+
+def _run(recipe: str, store: str | None, overrides: Overrides, selection: Selection) -> dict[str, Any]:
     started = time.monotonic()
     settings = Settings()
     require_trackers(settings.trackers)
-    loaded, selection = load_recipe(recipe, overrides), select(only, from_stage, until, refresh)
+    loaded = load_recipe(recipe, overrides)
     place = Store(store or settings.store)
     require_inputs(plan(loaded, place), selection)
     runner = Runner(loaded, settings, place, selection)

@@ -214,15 +214,21 @@ class TrainConfig(LoopConfig):
     text_drop: Fraction = Field(0.1, description="share of images trained with the null text, for guidance")
 
 
+class DpoOptimizerConfig(OptimizerConfig):
+    """The optimizer of preference tuning: a smaller rate, and no decay away from the student that it starts from."""
+
+    learning_rate: float = Field(1e-5, gt=0, description="peak learning rate")
+    weight_decay: float = Field(
+        0.0, ge=0, description="decay of matrices; biases, norms and learned vectors are not decayed"
+    )
+
+
 class DpoConfig(LoopConfig):
     """Diffusion-DPO on pairs of images, and the guards that keep the winner likely."""
 
     steps: Positive = Field(2000, description="optimizer updates")
     batch_size: Positive = Field(256, description="pairs of one update")
-    optimizer: OptimizerConfig = Field(
-        default_factory=lambda: OptimizerConfig(learning_rate=1e-5, weight_decay=0.0),
-        description="AdamW and its learning rate",
-    )
+    optimizer: DpoOptimizerConfig = Field(default_factory=DpoOptimizerConfig, description="AdamW and its learning rate")
     ema_decay: float = Field(0.99, ge=0, lt=1, description="decay of the averaged weights; smaller at first")
     log_every: Positive = Field(10, description="steps averaged into one row of the log")
     checkpoint_every: Positive = Field(100, description="steps between checkpoints, a multiple of log_every")

@@ -1,0 +1,116 @@
+"""The flow's parameters as the form in the Prefect UI: what a person can fill in follows from `Recipe` itself.
+
+Each type here is lax in Python, so that a wrong value meets the same checks and words as on the command line; its JSON
+schema is what the UI draws and the server enforces. The UI draws `anyOf` as tabs titled after its members, so a null that
+comes first keeps a section closed until it is wanted; it sends a boolean's switch even when nobody touched it, but not a
+drop-down's, and it refuses a default of null unless the schema takes null.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import GetJsonSchemaHandler, WithJsonSchema
+from pydantic_core import CoreSchema
+
+from flows.distill import NAMES
+from flows.load import recipe_names
+from lightgen_core.config import Section
+from tasks.recipe import Recipe
+
+ABOUT = ("name", "purpose", "scores_mean_nothing")
+"""What a recipe says of itself; no part of what is made."""
+LONGEST_DEFAULT = 80
+"""Characters of a default that is shown beside its field."""
+
+RecipeName = Annotated[
+    str,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"title": "comes with LightGen", "type": "string", "enum": recipe_names()},
+                {"title": "path of a YAML file", "type": "string"},
+            ]
+        }
+    ),
+]
+StoreAddress = Annotated[
+    str | None,
+    WithJsonSchema(
+        {"anyOf": [{"title": "LIGHTGEN_STORE", "type": "null"}, {"title": "folder or URL", "type": "string"}]}
+    ),
+]
+StageName = Annotated[str | None, WithJsonSchema({"enum": [*NAMES, None]})]
+StageNames = Annotated[
+    Sequence[str],
+    WithJsonSchema({"type": "array", "items": {"type": "string", "enum": ["all", *NAMES]}, "uniqueItems": True}),
+]
+
+
+class _Changes(Section):
+    recipe: Recipe  # inside another model its schema becomes a definition, as those of its sections do
+
+
+class _RecipeSchema:
+    """Draws the recipe with every field optional, or lines `section.field=value`."""
+
+    def __get_pydantic_json_schema__(self, given: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        recipe = handler(_Changes.__pydantic_core_schema__)["properties"]["recipe"]
+        whole = _loosen(recipe, handler, set())
+        whole["title"] = "form"
+        whole["properties"] = {name: field for name, field in whole["properties"].items() if name not in ABOUT}
+        lines = {"title": "section.field=value", "type": "array", "items": {"type": "string"}}
+        return {"anyOf": [{"title": "none", "type": "null"}, recipe, lines]}
+
+
+Overrides = Annotated[Mapping[str, Any] | Sequence[str] | None, _RecipeSchema()]
+"""Changes to a recipe: nested mappings of its sections and fields, in which None changes nothing, or lines."""
+
+
+def _loosen(reference: Mapping[str, Any], handler: GetJsonSchemaHandler, seen: set[str]) -> dict[str, Any]:
+    """Make every field of a section optional, and of the sections in it; return the section's own schema."""
+    section = handler.resolve_ref_schema(dict(reference))
+    if reference["$ref"] in seen:
+        return section
+    seen.add(reference["$ref"])
+    section.pop("required", None)
+    section["title"] = "change"
+    for name, field in section["properties"].items():
+        (inner,) = [_loosen(kind, handler, seen) for kind in _kinds(field) if "$ref" in kind] or [{}]
+        section["properties"][name] = {"title": name} | _optional(inner | field)
+    return section
+
+
+def _kinds(field: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what a field may be, aside from null."""
+    return [kind for kind in field.get("anyOf", (field,)) if kind.get("type") != "null"]
+
+
+def _optional(field: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a field that may be left empty; its default is in words, since the form would send a value along."""
+    described = {"description": _describe(field)}
+    kind = _kinds(field)[0]
+    if "$ref" in kind:
+        return described | {"anyOf": [{"title": "as in the recipe", "type": "null"}, {"$ref": kind["$ref"]}]}
+    leaf = {key: value for key, value in kind.items() if key not in ("title", "default")} | described
+    if leaf.get("type") == "boolean":
+        leaf["enum"] = [True, False]
+    if "enum" in leaf:
+        leaf["enum"] = [*leaf["enum"], None]
+        leaf.pop("type", None)
+    return leaf
+
+
+def _describe(field: Mapping[str, Any]) -> str:
+    """Return what a field means, and its default unless that is long."""
+    meaning, default = field.get("description", ""), field.get("default", {})
+    shown = "" if isinstance(default, dict) else _shown(default)
+    return f"{meaning} (default {shown})" if 0 < len(shown) <= LONGEST_DEFAULT else meaning
+
+
+def _shown(value: Any) -> str:
+    """Return a default as the form's own words for it."""
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value)) or "none"
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    return str(value)

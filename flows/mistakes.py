@@ -1,0 +1,11 @@
+"""What is wrong with a request rather than with the program: its message says all, and no traceback is shown."""
+
+from flows.geometry import UnknownSize
+from flows.load import UserError
+from lightgen_core.benchmarks.prompt import PromptFileError
+from lightgen_core.content import ContentNotFound
+from lightgen_core.zoo.paths import ModelNotFound
+from storage.store import StoreError
+from tasks.settings import SettingsMistake
+
+MISTAKES = (UserError, SettingsMistake, StoreError, ModelNotFound, ContentNotFound, PromptFileError, UnknownSize)
