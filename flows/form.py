@@ -1,9 +1,9 @@
 """The flow's parameters as the form in the Prefect UI: what a person can fill in follows from `Recipe` itself.
 
 Each type here is lax in Python, so that a wrong value meets the same checks and words as on the command line; its JSON
-schema is what the UI draws and the server enforces. The UI draws `anyOf` as tabs titled after its members, so a null that
-comes first keeps a section closed until it is wanted; it sends a boolean's switch even when nobody touched it, but not a
-drop-down's, and it refuses a default of null unless the schema takes null.
+schema is what the UI draws and the server enforces. The UI draws `anyOf` as tabs titled after its members, so a null in
+the first place keeps a section closed until it is wanted. It sends a boolean's switch even when nobody touched it, but
+not a drop-down's, and it refuses a default of null unless the schema takes null.
 """
 
 from collections.abc import Mapping, Sequence
