@@ -2,8 +2,8 @@
 
 Each type here is lax in Python, so that a wrong value meets the same checks and words as on the command line; its JSON
 schema is what the UI draws and the server enforces. The UI draws `anyOf` as tabs titled after its members, so a null in
-the first place keeps a section closed until it is wanted. It sends a boolean's switch even when nobody touched it, but
-not a drop-down's, and it refuses a default of null unless the schema takes null.
+the first place keeps a section closed until it is wanted, and a switch, which would otherwise be sent as false though
+nobody touched it. It refuses a default of null unless the schema takes null.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,7 @@ from tasks.recipe import Recipe
 
 ABOUT = ("name", "purpose", "scores_mean_nothing")
 """What a recipe says of itself; no part of what is made."""
+KEPT = {"title": "as in the recipe", "type": "null"}
 LONGEST_DEFAULT = 80
 """Characters of a default that is shown beside its field."""
 
@@ -39,7 +40,12 @@ StoreAddress = Annotated[
         {"anyOf": [{"title": "LIGHTGEN_STORE", "type": "null"}, {"title": "folder or URL", "type": "string"}]}
     ),
 ]
-StageName = Annotated[str | None, WithJsonSchema({"enum": [*NAMES, None]})]
+StageName = Annotated[
+    str | None,
+    WithJsonSchema(
+        {"anyOf": [{"title": "none", "type": "null"}, {"title": "stage", "type": "string", "enum": list(NAMES)}]}
+    ),
+]
 StageNames = Annotated[
     Sequence[str],
     WithJsonSchema({"type": "array", "items": {"type": "string", "enum": ["all", *NAMES]}, "uniqueItems": True}),
@@ -90,14 +96,10 @@ def _optional(field: Mapping[str, Any]) -> dict[str, Any]:
     described = {"description": _describe(field)}
     kind = _kinds(field)[0]
     if "$ref" in kind:
-        return described | {"anyOf": [{"title": "as in the recipe", "type": "null"}, {"$ref": kind["$ref"]}]}
-    leaf = {key: value for key, value in kind.items() if key not in ("title", "default")} | described
-    if leaf.get("type") == "boolean":
-        leaf["enum"] = [True, False]
-    if "enum" in leaf:
-        leaf["enum"] = [*leaf["enum"], None]
-        leaf.pop("type", None)
-    return leaf
+        return described | {"anyOf": [KEPT, {"$ref": kind["$ref"]}]}
+    if kind["type"] == "boolean":
+        return described | {"anyOf": [KEPT, {"title": "choose", "type": "boolean"}]}
+    return {key: value for key, value in kind.items() if key not in ("title", "default")} | described
 
 
 def _describe(field: Mapping[str, Any]) -> str:
