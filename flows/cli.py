@@ -75,6 +75,26 @@ def run(
 
 @cli.command()
 @click.argument("recipe")
+@click.option("--cron", required=True, metavar="SCHEDULE", help="When it runs: '0 3 * * *' is every night at three.")
+@click.option("--timezone", default="UTC", show_default=True, help="In which the schedule is meant: Europe/Berlin.")
+@store_option
+@set_option
+@click.option("--limit", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at once; more wait.")
+@click.option("--name", help="Of the deployment in the Prefect UI; the recipe's by default.")
+def serve(recipe: str, cron: str, store_uri: str | None, **options: Any) -> None:
+    """Run RECIPE on a schedule, in this one process; watch it, and start further runs, in the Prefect UI.
+
+    Reports to the Prefect server of PREFECT_API_URL, or to the one of this machine; where there is none it starts one,
+    which ends with it.
+    """
+    console.quiet_prefect()
+    from flows.serve import serve as serve_until_stopped
+
+    serve_until_stopped(recipe, cron, store=store_uri, **options)
+
+
+@cli.command()
+@click.argument("recipe")
 @store_option
 @set_option
 @json_option

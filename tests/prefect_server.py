@@ -16,7 +16,7 @@ import httpx
 from flows.console import PREFECT_DEFAULTS
 
 ROOT = Path(__file__).parent.parent
-UP_WITHIN_SECONDS = 120
+UP_WITHIN_SECONDS = 300
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,114 @@
+"""`lightgen serve`: a recipe on a schedule, in one process, watched in the Prefect UI."""
+
+import asyncio
+import datetime
+import difflib
+import zoneinfo
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.load import UserError, load_recipe
+from flows.ui_server import running_server
+from storage.store import Store
+from tasks.settings import Settings
+
+
+def serve(
+    recipe: str,
+    cron: str,
+    *,
+    store: str | None = None,
+    overrides: Sequence[str] = (),
+    timezone: str = "UTC",
+    limit: int = 1,
+    name: str | None = None,
+) -> None:
+    """Deploy a recipe with a cron schedule, and run what is due, until Ctrl-C or SIGTERM; the schedule is then paused.
+
+    Args:
+        recipe: a recipe's name, or the path of a YAML file.
+        cron: minute, hour, day of the month, month, day of the week.
+        store: folder or URL of the artifacts; the setting `LIGHTGEN_STORE` where it is left out.
+        overrides: `section.field=value`, applied to the recipe.
+        timezone: IANA name of the time zone in which the schedule is meant.
+        limit: runs at once; more wait.
+        name: of the deployment; the recipe's where it is left out.
+
+    Raises:
+        UserError: the recipe, an override, the schedule, the time zone or the server is not as it must be.
+        StoreError: the store cannot be opened.
+    """
+    loaded, place = load_recipe(recipe, overrides), Store(store or Settings().store)
+    path = Path(recipe)
+    parameters = {
+        "recipe": str(path.resolve()) if path.is_file() else recipe,
+        "store": place.uri,
+        "overrides": list(overrides),
+    }
+    first = _first_run(cron, timezone)
+    deployment = name or loaded.name
+    with running_server() as address:
+        _require_free(deployment)
+        click.echo(
+            f"serving lightgen/{deployment} at {cron!r}, next {first:%Y-%m-%d %H:%M} {timezone}; store {place.uri}\n"
+            f"watch it at {address}/deployments; Ctrl-C ends it",
+            err=True,
+        )
+        _serve(deployment, cron, timezone, parameters, loaded.purpose, limit)
+        click.echo(f"stopped: the schedule of lightgen/{deployment} is paused until it is served again", err=True)
+
+
+def _first_run(cron: str, timezone: str) -> datetime.datetime:
+    """Return when a schedule first comes due."""
+    from prefect.server.schemas.schedules import CronSchedule
+
+    if timezone not in zoneinfo.available_timezones():
+        near = difflib.get_close_matches(timezone, sorted(zoneinfo.available_timezones()), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"--timezone {timezone!r} is none.{hint} Give an IANA name such as Europe/Berlin.")
+    try:
+        (first,) = asyncio.run(CronSchedule(cron=cron, timezone=timezone).get_dates(1))
+    except ValueError as error:
+        raise UserError(
+            f"--cron {cron!r} is no schedule that ever comes due; expected minute, hour, day of the month, month and "
+            "day of the week, for example '0 3 * * *' for every night at three"
+        ) from error
+    return first
+
+
+def _require_free(deployment: str) -> None:
+    """Check that no worker serves the deployment already: a second owner would change it under the worker's feet."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        with get_client(sync_client=True) as client:
+            found = client.read_deployment_by_name(f"lightgen/{deployment}")
+    except ObjectNotFound:
+        return
+    if found.work_pool_name:
+        raise UserError(
+            f"lightgen/{deployment} is deployed already, to the workers of pool {found.work_pool_name}.\n"
+            "Give it a schedule there (its page in the UI, or prefect.yaml), or serve under another name: --name."
+        )
+
+
+def _serve(deployment: str, cron: str, timezone: str, parameters: dict[str, Any], description: str, limit: int) -> None:
+    from prefect.flows import EntrypointType
+    from prefect.schedules import Cron
+
+    from flows.run import run
+
+    run.serve(
+        name=deployment,
+        schedule=Cron(cron, timezone=timezone),
+        parameters=parameters,
+        description=description,
+        tags=["served"],
+        limit=limit,
+        print_starting_message=False,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
