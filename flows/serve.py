@@ -1,16 +1,26 @@
 """`lightgen serve`: a recipe on a schedule, in one process, watched in the Prefect UI."""
 
 import asyncio
+import contextlib
 import datetime
 import difflib
+import logging
+import signal
 import zoneinfo
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from prefect.client.orchestration import get_client
+from prefect.deployments.runner import EntrypointType, RunnerDeployment
+from prefect.exceptions import ObjectNotFound
+from prefect.runner import Runner
+from prefect.schedules import Cron
+from prefect.server.schemas.schedules import CronSchedule
 
 from flows.load import UserError, load_recipe
+from flows.run import run
 from flows.ui_server import running_server
 from storage.store import Store
 from tasks.settings import Settings
@@ -57,14 +67,23 @@ def serve(
             f"watch it at {address}/deployments; Ctrl-C ends it",
             err=True,
         )
-        _serve(deployment, cron, timezone, parameters, loaded.purpose, limit)
+        _serve(
+            RunnerDeployment.from_flow(
+                run,
+                deployment,
+                schedule=Cron(cron, timezone=timezone),
+                parameters=parameters,
+                description=loaded.purpose,
+                tags=["served"],
+                entrypoint_type=EntrypointType.MODULE_PATH,
+            ),
+            limit,
+        )
         click.echo(f"stopped: the schedule of lightgen/{deployment} is paused until it is served again", err=True)
 
 
 def _first_run(cron: str, timezone: str) -> datetime.datetime:
     """Return when a schedule first comes due."""
-    from prefect.server.schemas.schedules import CronSchedule
-
     if timezone not in zoneinfo.available_timezones():
         near = difflib.get_close_matches(timezone, sorted(zoneinfo.available_timezones()), n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -81,9 +100,6 @@ def _first_run(cron: str, timezone: str) -> datetime.datetime:
 
 def _require_free(deployment: str) -> None:
     """Check that no worker serves the deployment already: a second owner would change it under the worker's feet."""
-    from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound
-
     try:
         with get_client(sync_client=True) as client:
             found = client.read_deployment_by_name(f"lightgen/{deployment}")
@@ -96,19 +112,20 @@ def _require_free(deployment: str) -> None:
         )
 
 
-def _serve(deployment: str, cron: str, timezone: str, parameters: dict[str, Any], description: str, limit: int) -> None:
-    from prefect.flows import EntrypointType
-    from prefect.schedules import Cron
+def _serve(deployment: RunnerDeployment, limit: int) -> None:
+    """Take what is due until this process is told to stop."""
+    logging.getLogger("prefect.runner").setLevel(logging.WARNING)  # it tells every ten seconds of runs that wait
+    runner = _Runner(name=deployment.name, limit=limit)
+    runner.add_deployment(deployment)
+    signal.signal(signal.SIGINT, runner.handle_sigterm)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(runner.start())
 
-    from flows.run import run
 
-    run.serve(
-        name=deployment,
-        schedule=Cron(cron, timezone=timezone),
-        parameters=parameters,
-        description=description,
-        tags=["served"],
-        limit=limit,
-        print_starting_message=False,
-        entrypoint_type=EntrypointType.MODULE_PATH,
-    )
+class _Runner(Runner):
+    """Ends in good order by Ctrl-C and SIGTERM alike: the run in progress is cancelled, then the schedule paused."""
+
+    def handle_sigterm(self, *_: Any, **__: Any) -> None:
+        if self.stopping or not self.started:
+            raise KeyboardInterrupt  # the second time, or before there is anything to end
+        self.execute_in_background(self.astop)

@@ -48,10 +48,11 @@ def running_server() -> Iterator[str]:
     if _answers(f"{address}/api"):
         yield address
         return
-    click.echo(f"starting a Prefect server at {address}; it ends with this command", err=True)
-    process = _start()
+    log = settings.home / "lightgen-server.log"
+    click.echo(f"starting a Prefect server at {address}; it ends with this command, and logs to {log}", err=True)
+    process = _start(log)
     try:
-        _wait(process, address)
+        _wait(process, address, log)
         yield address
     finally:
         assert process.stdin is not None
@@ -75,23 +76,26 @@ def _use(api: str) -> None:
     refresh_global_settings_context()
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start(log: Path) -> subprocess.Popen[bytes]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return subprocess.Popen(
-        [sys.executable, "-m", "flows.ui_server"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": path},
-        start_new_session=True,  # Ctrl-C is for the schedule, which has to be paused on this server first
-    )
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.ui_server"],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+            env=os.environ | {"PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C is for the schedule, which has to be paused on this server first
+        )
 
 
-def _wait(process: subprocess.Popen[bytes], address: str) -> None:
+def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
     until = time.monotonic() + UP_WITHIN_SECONDS
     while not _answers(f"{address}/api"):
         if process.poll() is not None or time.monotonic() > until:
             raise UserError(
-                f"no Prefect server could be started at {address}; why is said above.\n"
+                f"no Prefect server could be started at {address}; {log} says why.\n"
                 "If another program has the port, choose one with PREFECT_SERVER_API_PORT=4201, or start a server "
                 "elsewhere and set PREFECT_API_URL."
             )
