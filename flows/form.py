@@ -99,6 +99,8 @@ def _optional(field: Mapping[str, Any]) -> dict[str, Any]:
         return described | {"anyOf": [KEPT, {"$ref": kind["$ref"]}]}
     if kind["type"] == "boolean":
         return described | {"anyOf": [KEPT, {"title": "choose", "type": "boolean"}]}
+    if "enum" in kind:  # a drop-down at once, and a way back
+        return described | {"anyOf": [{"title": "choose", "type": "string", "enum": kind["enum"]}, KEPT]}
     return {key: value for key, value in kind.items() if key not in ("title", "default")} | described
 
 

@@ -35,12 +35,13 @@ class Api:
         found = self.http.post("/flow_runs/filter", json=wanted).raise_for_status().json()
         return [run for run in found if run["state_type"] in states]
 
-    def start(self, deployment: dict, enforce: bool = True, **parameters: object) -> httpx.Response:
-        asked = {"parameters": parameters, "enforce_parameter_schema": enforce, "state": {"type": "SCHEDULED"}}
+    def ask(self, deployment: dict, **parameters: object) -> httpx.Response:
+        asked = {"parameters": parameters, "enforce_parameter_schema": True, "state": {"type": "SCHEDULED"}}
         return self.http.post(f"/deployments/{deployment['id']}/create_flow_run", json=asked)
 
-    def ended(self, run: str, seconds: float = 400) -> dict:
-        """Wait until a flow run has ended, and return it."""
+    def run(self, deployment: dict, seconds: float = 400, **parameters: object) -> dict:
+        """Start a flow run as the form does, wait until it has ended, and return it."""
+        run = self.ask(deployment, **parameters).raise_for_status().json()["id"]
         until = time.monotonic() + seconds
         while (found := self.http.get(f"/flow_runs/{run}").raise_for_status().json())["state_type"] not in ENDED:
             assert time.monotonic() < until, f"{found['name']} is still {found['state_name']}"
@@ -111,7 +112,7 @@ def test_a_deployed_schedule_really_gets_scheduled_runs_at_its_times(api):
 
 
 def test_the_server_names_the_field_of_the_form_that_is_out_of_range(api):
-    refused = api.start(api.deployment("smoke"), overrides={"captions": {"count": -1}})
+    refused = api.ask(api.deployment("smoke"), overrides={"captions": {"count": -1}})
     assert refused.status_code == 409
     assert "'overrides.captions.count'. Failure reason: -1 is less than the minimum of 1" in refused.json()["detail"]
 
@@ -122,7 +123,7 @@ def test_form_lines_and_command_line_make_the_same_artifact(server, api, worker,
     done = server.run("-m", "prefect", *command, "--param", "until=captions", "--watch", timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     (by_lines,) = api.runs(smoke, "COMPLETED")
-    by_form = api.ended(api.start(smoke, overrides=TINY_FORM, until="captions").json()["id"])
+    by_form = api.run(smoke, overrides=TINY_FORM, until="captions")
     assert by_form["name"] == by_lines["name"]
     assert (api.stages(by_lines["id"]), api.stages(by_form["id"])) == (
         {"captions": "Completed"},
@@ -137,11 +138,11 @@ def test_form_lines_and_command_line_make_the_same_artifact(server, api, worker,
 
 def test_only_from_and_refresh_choose_the_same_stages_in_a_deployment_as_on_the_command_line(server, api, worker):
     smoke = api.deployment("smoke")
-    again = api.start(smoke, overrides=TINY_FORM, only="captions", refresh=["captions"])
-    assert api.stages(api.ended(again.json()["id"])["id"]) == {"captions": "Completed"}
-    ranged = api.start(smoke, overrides=TINY, from_stage="captions", until="captions")
-    assert api.stages(api.ended(ranged.json()["id"])["id"]) == {"captions": "Cached"}
-    ahead = api.ended(api.start(smoke, overrides=TINY_FORM, only="embeddings").json()["id"])
+    again = api.run(smoke, overrides=TINY_FORM, only="captions", refresh=["captions"])
+    assert api.stages(again["id"]) == {"captions": "Completed"}
+    ranged = api.run(smoke, overrides=TINY, from_stage="captions", until="captions")
+    assert api.stages(ranged["id"]) == {"captions": "Cached"}
+    ahead = api.run(smoke, overrides=TINY_FORM, only="embeddings")
     told = server.run("-m", "flows", "run", "smoke", "--set", TINY[0], "--only", "embeddings", timeout=400)
     assert (ahead["state_type"], told.returncode) == ("FAILED", 2)
     assert told.stderr.startswith(f"lightgen: {ahead['state']['message']}\n")
@@ -149,7 +150,7 @@ def test_only_from_and_refresh_choose_the_same_stages_in_a_deployment_as_on_the_
 
 def test_a_mistake_that_the_form_lets_through_fails_the_run_with_the_words_of_the_command_line(server, api, worker):
     form, line = {"pretrain": {"model": {"heads": 5}}}, "pretrain.model.heads=5"
-    failed = api.ended(api.start(api.deployment("smoke"), overrides=form).json()["id"])
+    failed = api.run(api.deployment("smoke"), overrides=form)
     told = server.run("-m", "flows", "run", "smoke", "--set", line)
     assert (failed["state_type"], failed["name"]) == ("FAILED", "smoke")
     assert told.stderr.startswith(f"lightgen: {failed['state']['message']}\n")
@@ -201,7 +202,7 @@ def test_serve_brings_a_server_schedules_runs_takes_one_and_ends_with_its_server
             assert time.monotonic() < until
             time.sleep(0.5)
         assert {run["expected_start_time"][10:16] for run in waiting} == {"T21:00"}  # half past two in Kolkata
-        ran = api.ended(api.start(smoke, until="captions").json()["id"])
+        ran = api.run(smoke, until="captions")
         assert (ran["state_type"], api.stages(ran["id"])) == ("COMPLETED", {"captions": "Cached"})
         process.send_signal(signal.SIGINT)
         assert process.wait(120) == 0

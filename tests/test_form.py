@@ -71,7 +71,7 @@ def test_units_bounds_choices_and_defaults_come_from_the_recipe(sections):
     count, source = sections["Captions"]["count"], sections["Captions"]["source"]
     assert (count["type"], count["minimum"]) == ("integer", 1)
     assert count["description"].endswith("(default 4000)")
-    assert source["enum"] == ["scene", "file", "llm"]
+    assert source["anyOf"][0]["enum"] == ["scene", "file", "llm"]
     assert ", px (default 48)" in sections["World"]["image_size"]["description"]
     assert "(default 1e-05)" in sections["DpoOptimizerConfig"]["learning_rate"]["description"]
 
