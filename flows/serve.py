@@ -19,7 +19,7 @@ from prefect.runner import Runner
 from prefect.schedules import Cron
 from prefect.server.schemas.schedules import CronSchedule
 
-from flows.load import UserError, load_recipe
+from flows.load import UserError, load_recipe, recipe_names
 from flows.run import run
 from flows.ui_server import running_server
 from storage.store import Store
@@ -52,9 +52,8 @@ def serve(
         StoreError: the store cannot be opened.
     """
     loaded, place = load_recipe(recipe, overrides), Store(store or Settings().store)
-    path = Path(recipe)
     parameters = {
-        "recipe": str(path.resolve()) if path.is_file() else recipe,
+        "recipe": recipe if recipe in recipe_names() else str(Path(recipe).resolve()),
         "store": place.uri,
         "overrides": list(overrides),
     }
@@ -72,6 +71,7 @@ def serve(
                 run,
                 deployment,
                 schedule=Cron(cron, timezone=timezone),
+                paused=False,  # it was, when it was last served
                 parameters=parameters,
                 description=loaded.purpose,
                 tags=["served"],
