@@ -40,6 +40,7 @@ def test_help_and_plan_load_neither_torch_nor_prefect(tmp_path):
         (["run", "smoke", "--refresh", "nosuch"], "there is no stage 'nosuch'"),
         (["run", "smoke", "--engine", "spark"], "'spark' is not"),
         (["plan", "smoke", "--store", "nosuch://x"], "cannot be opened"),
+        (["serve", "smoke", "--cron", "nonsense"], "is no schedule that ever comes due"),
         (["nosuch"], "No such command"),
         (["sample", "/nosuch/folder", "a red circle"], "holds no student"),
         (["sample", "/nosuch/folder", " "], "a prompt is empty"),
