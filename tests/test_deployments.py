@@ -193,8 +193,7 @@ def test_serve_says_how_to_start_the_server_that_does_not_answer(server):
     assert "Start it (`prefect server start`" in done.stderr
 
 
-def test_serve_brings_a_server_schedules_runs_takes_one_and_ends_with_its_server(tmp_path, server, worker, home):
-    stop(worker)  # two of them on one core are slow
+def test_serve_brings_a_server_schedules_runs_takes_one_and_ends_with_its_server(tmp_path, server):
     port = str(free_port())
     own = {name: value for name, value in server.environment.items() if name != "PREFECT_API_URL"}
     own |= {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_API_PORT": port}
@@ -215,7 +214,7 @@ def test_serve_brings_a_server_schedules_runs_takes_one_and_ends_with_its_server
             time.sleep(0.5)
         assert {run["expected_start_time"][10:16] for run in waiting} == {"T21:00"}  # half past two in Kolkata
         ran = api.run(smoke, until="captions")
-        assert (ran["state_type"], api.stages(ran["id"])) == ("COMPLETED", {"captions": "Cached"})
+        assert (ran["state_type"], [*api.stages(ran["id"])]) == ("COMPLETED", ["captions"])
         process.send_signal(signal.SIGINT)
         assert process.wait(120) == 0
     finally:
