@@ -68,7 +68,9 @@ def run(
         os.environ["LIGHTGEN_ENGINE"] = engine
     console.quiet_prefect()
     from flows.run import run as flow
+    from flows.server import ensure_server
 
+    ensure_server()
     result = flow(recipe, place.uri, overrides, only, from_stage, until, refresh)
     click.echo(json.dumps(result) if as_json else console.describe_run(result))
 
