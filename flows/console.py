@@ -14,6 +14,9 @@ PREFECT_DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # its own 20 s are too short for a busy laptop
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",  # flows/automations/crashed.yaml waits for ten of them
+    # In memory, as by default, a server that restarts forgets who holds a device, and never frees it.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(LOGGERS),
     "PREFECT_CLI_COLORS": "false",
     "TQDM_DISABLE": "1",  # progress goes through the log; bars of libraries only tear it

@@ -1,0 +1,1 @@
+"""Automations of a Prefect server, one YAML file each, for `prefect automation create --from-file`."""
