@@ -7,8 +7,12 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed, State
+from prefect.tasks import exponential_backoff
 
+from flows.crashed import told_if_killed
+from flows.device_limit import device_slot
 from flows.distill import distill
+from flows.failures import in_words, may_pass
 from flows.form import Overrides, RecipeName, StageName, StageNames, StoreAddress
 from flows.load import load_recipe
 from flows.mistakes import MISTAKES
@@ -48,18 +52,28 @@ class Runner:
             return artifact
 
         @task(
-            name=stage.name, task_run_name=f"{stage.name}-{artifact.key}", cache_policy=NO_CACHE, persist_result=False
+            name=stage.name,
+            task_run_name=f"{stage.name}-{artifact.key}",
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            retries=self.settings.retries,
+            retry_delay_seconds=exponential_backoff(self.settings.retry_seconds),
+            retry_condition_fn=may_pass,
         )
+        @in_words
         def run_stage() -> State[None]:
-            refresh = stage.name in self.selection.refresh
+            refresh, device = stage.name in self.selection.refresh, device_slot(self.settings.device_limit)
             with tracked(self.recipe, self.settings, stage, artifact) as watch:
-                ran = stage.make(self.recipe, self.settings, inputs, artifact, refresh=refresh, watch=watch)
+                ran = stage.make(
+                    self.recipe, self.settings, inputs, artifact, refresh=refresh, watch=watch, device=device
+                )
             return Completed(message=artifact.uri) if ran else Completed(name="Cached", message=artifact.uri)
 
         started = time.monotonic()
         state = run_stage(return_state=True)
         if not state.is_completed():
-            raise StageFailed(f"stage {stage.name} failed: {state.message}")
+            error: Any = state.result(raise_on_failure=False)
+            raise StageFailed(f"stage {stage.name} failed: {state.message}") from error
         self.rows.append(
             {
                 "stage": stage.name,
@@ -116,7 +130,8 @@ def _run(recipe: str, store: str | None, overrides: Overrides, selection: Select
     place = Store(store or settings.store)
     require_inputs(plan(loaded, place), selection)
     runner = Runner(loaded, settings, place, selection)
-    distill(runner)
+    with told_if_killed():
+        distill(runner)
     outcome = plan(loaded, place)
     return {
         "recipe": loaded.name,

@@ -21,6 +21,10 @@ class EndpointError(Exception):
     """No request can succeed: the address, the key, the quota or the server itself. The run should stop."""
 
 
+class EndpointUnreachable(EndpointError):
+    """The server does not answer, or says that it is overloaded; it may answer later."""
+
+
 class RequestFailed(Exception):
     """This request got no usable answer, others may: refused, or failed at every attempt."""
 
@@ -96,7 +100,7 @@ class Endpoint:
 
         Raises:
             RequestFailed: this request was refused, or failed at every attempt.
-            EndpointError: any other request would fail too.
+            EndpointError: any other request would fail too; EndpointUnreachable where that may change.
         """
         trouble = _Trouble("not asked")
         for attempt in range(self.patience.attempts):
@@ -114,7 +118,9 @@ class Endpoint:
             self._gate.hold(trouble.retry_after)
         said = f"{self._name(path)} failed {self.patience.attempts} times, the last time: {trouble.why}"
         if trouble.everywhere:
-            raise EndpointError(f"{said}; check the address, and run again once it answers: what is finished is kept")
+            raise EndpointUnreachable(
+                f"{said}; check the address, and run again once it answers: what is finished is kept"
+            )
         raise RequestFailed(said)
 
     def post_all(

@@ -24,6 +24,13 @@ class Settings(BaseSettings):
     threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="CPU threads of a stage, shared by its processes"
     )
+    device_limit: str | None = Field(
+        None, description="Prefect's global concurrency limit that a stage on the device holds; none: it does not wait"
+    )
+    retries: int = Field(
+        3, ge=0, description="how often a stage is tried again after a failure that may pass: network, device taken"
+    )
+    retry_seconds: float = Field(30, gt=0, description="wait before the first of them; doubled for each further one")
     compile_head: bool = Field(False, description="sample through a compiled head: a minute once, then faster steps")
     cuda_graphs: bool = Field(False, description="on a GPU, record the head's steps and replay them as one launch")
     offload: Literal["none", "model", "sequential"] = Field(

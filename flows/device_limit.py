@@ -1,0 +1,50 @@
+"""One accelerator, many runs: the setting `device_limit` names a global concurrency limit that the stages wait for."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+from prefect.client.orchestration import get_client
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectNotFound
+
+from flows.server import TEMPORARY
+
+log = logging.getLogger("lightgen")
+
+LEASE_SECONDS = 60
+"""A slot that is not renewed for so long is free again: what a killed run leaves behind. Prefect renews it at 45 s."""
+
+
+class DeviceLimitError(Exception):
+    """The limit cannot be used as asked."""
+
+
+def device_slot(name: str | None) -> Callable[[], AbstractContextManager[Any]]:
+    """Return what gives a stage the device for as long as it works; nothing to wait for without a name."""
+    return (lambda: _slot(name)) if name else contextlib.nullcontext
+
+
+@contextlib.contextmanager
+def _slot(name: str) -> Iterator[None]:
+    """Hold a slot of a limit, waiting for it where other runs hold all of them."""
+    if TEMPORARY in os.environ:
+        raise DeviceLimitError(
+            f"LIGHTGEN_DEVICE_LIMIT={name} guards the device between runs, so they need a Prefect server in common: "
+            "start one with `prefect server start` and set PREFECT_API_URL, or unset LIGHTGEN_DEVICE_LIMIT"
+        )
+    with get_client(sync_client=True) as client:
+        try:
+            limit = client.read_global_concurrency_limit_by_name(name)
+        except ObjectNotFound as error:
+            raise DeviceLimitError(
+                f"the Prefect server has no concurrency limit {name!r}, which LIGHTGEN_DEVICE_LIMIT names; "
+                f"make it: prefect gcl create {name} --limit 1"
+            ) from error
+    if limit.active_slots >= limit.limit:
+        log.info("waiting for the device (limit %s)", name)
+    with concurrency(name, occupy=1, strict=True, lease_duration=LEASE_SECONDS):
+        yield

@@ -1,0 +1,115 @@
+"""A stage that failed: what it says to the person who has to act, and whether it is worth trying again.
+
+Tried again is what passes without anybody's help: a broken connection, a server that is down or overloaded, a device
+that another process holds. Bad input, damaged data or a loss that is not finite fail the second time as the first.
+Errors are known by the names of their types, so none of the libraries that raise them is imported here.
+"""
+
+import errno
+import functools
+import re
+import ssl
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prefect.states import Failed, State
+
+TRANSIENT_TYPES = {
+    "builtins": {"ConnectionError", "TimeoutError"},
+    "socket": {"gaierror"},
+    "http": {"IncompleteRead", "RemoteDisconnected"},
+    "httpx": {"NetworkError", "ProxyError", "RemoteProtocolError", "TimeoutException"},
+    "httpx2": {"NetworkError", "ProxyError", "RemoteProtocolError", "TimeoutException"},
+    "requests": {"ChunkedEncodingError", "ConnectionError", "Timeout"},
+    "aiohttp": {"ClientConnectionError", "ClientPayloadError"},
+    "botocore": {"ConnectionError", "HTTPClientError", "IncompleteReadError"},
+    "ray": {"NodeDiedError", "WorkerCrashedError", "ObjectLostError", "ActorDiedError"},
+    "lightgen_core": {"EndpointUnreachable"},
+}
+"""By top-level module: classes that pass, their subclasses included."""
+
+TRANSIENT_ERRNO = {
+    getattr(errno, name)
+    for name in ("EAGAIN", "EBUSY", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "EREMOTEIO", "ESTALE", "ETIMEDOUT")
+    if hasattr(errno, name)
+}
+"""Of `OSError`; s3fs says EBUSY for "slow down" and EREMOTEIO for an error inside the object store."""
+
+TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
+"""Of an HTTP answer."""
+
+OWN_PACKAGES = {"flows", "tasks", "storage", "lightgen_core"}
+OTHERS_HOLD = 2
+"""GiB on the device that are not this process's, above which another one is taken to be at work there."""
+
+
+def in_words(body: Callable[[], State[Any]]) -> Callable[[], State[Any]]:
+    """Make a task's body end in a failed state that says what went wrong, rather than raise."""
+
+    @functools.wraps(body)
+    def told() -> State[Any]:
+        try:
+            return body()
+        except Exception as error:  # whatever it is: the run ends here, and its cause is kept with the state
+            for cause in _causes(error):
+                traceback.clear_frames(cause.__traceback__)  # else their tensors hold the device in the next try
+            return Failed(message=sentence(error), data=error)
+
+    return told
+
+
+def sentence(error: BaseException) -> str:
+    """Return an error as a person should read it; one from another library carries its type's name."""
+    text = str(error).strip()
+    own = type(error).__module__.partition(".")[0] in OWN_PACKAGES
+    return text if own and text else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def may_pass(task: object, run: object, state: State[Any]) -> bool:
+    """Tell Prefect whether to try a task again that ended in this state (a `retry_condition_fn`)."""
+    error = getattr(state.data, "result", state.data)
+    return isinstance(error, BaseException) and is_transient(error)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether an error, or what caused it, passes without anybody's help."""
+    causes = list(_causes(error))
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+        return False  # clients wrap it in the error of a broken connection
+    return any(_transient_itself(cause) for cause in causes)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+
+
+def _transient_itself(error: BaseException) -> bool:
+    for kind in type(error).__mro__:
+        if kind.__name__ in TRANSIENT_TYPES.get(kind.__module__.partition(".")[0], ()):
+            return True
+    if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNO:
+        return True
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status in TRANSIENT_STATUS or _device_taken(str(error))
+
+
+def _device_taken(text: str) -> bool:
+    """Tell whether an error's words say that another process holds the device, or much of its memory."""
+    if "CUDA-capable device" in text and "busy or unavailable" in text:
+        return True
+    total, free = _gibibytes("total capacity of", text), _gibibytes("of which", text)
+    if "CUDA out of memory" not in text or total is None or free is None:
+        return False
+    ours = _gibibytes("this process has", text)
+    if ours is None:  # in a container the driver does not tell which process is this one
+        ours = (_gibibytes("Of the allocated memory", text) or 0) + (_gibibytes(r"PyTorch(?: [^.]*)?, and", text) or 0)
+    return total - free - ours > OTHERS_HOLD
+
+
+def _gibibytes(after: str, text: str) -> float | None:
+    found = re.search(rf"{after} ([\d.]+) (GiB|MiB|KiB|bytes)", text)
+    return float(found[1]) * {"GiB": 1, "MiB": 2**-10, "KiB": 2**-20, "bytes": 2**-30}[found[2]] if found else None
