@@ -13,6 +13,7 @@ PREFECT_DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the newer UI asks an analytics service for its settings
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # its own 20 s are too short for a busy laptop
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",  # flows/automations/crashed.yaml waits for ten of them
     # In memory, as by default, a server that restarts forgets who holds a device, and never frees it.

@@ -17,6 +17,8 @@ class Progress:
     """Estimated from this run's own speed; None where nothing is known yet."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """What was measured at this step of a training: loss, learning rate and so on."""
+    rows: int | None = None
+    """Rows of the finished pieces; None where pieces are not made of rows."""
 
 
 Watch = Callable[[Progress], None]
@@ -25,3 +27,13 @@ Watch = Callable[[Progress], None]
 
 def nobody(progress: Progress) -> None:
     """Watch nothing."""
+
+
+def each_of(*watches: Watch) -> Watch:
+    """Return a watch that tells several."""
+
+    def tell(progress: Progress) -> None:
+        for watch in watches:
+            watch(progress)
+
+    return tell

@@ -1,4 +1,4 @@
-"""Gathers from the artifacts of a run what its report shows."""
+"""Gathers from the artifacts of a run what its report shows, and the page of each stage in the Prefect UI."""
 
 import datetime
 import json
@@ -68,15 +68,15 @@ def gather(given: Inputs) -> ReportData:
         },
         clip_scores={who: Interval(**score) for who, score in scored.get("clip_score", {}).items()},
         scores_mean_nothing=recipe.scores_mean_nothing,
-        samples=_samples(given),
-        curves=_curves(artifacts),
-        topics=_topics(artifacts["captions"], topics),
+        samples=samples(given),
+        curves=(loss_curve(artifacts["pretrain"]), *preference_curves(artifacts["dpo"])),
+        topics=topics_of(artifacts["captions"]),
         other_topics=max(0, len(topics) - MOST_TOPICS),
         repeats=_repeats(artifacts["captions"]),
         repeated_captions=manifests["captions"].counts["repeated"],
         diversity=tuple(Diversity(**manifests["dedup"].figures["diversity"]).figures()),
-        dedup=_dedup(given),
-        pairs=_pairs(given),
+        dedup=dedup_summary(given),
+        pairs=pair_examples(given),
         pair_counts={kind: pairs[kind] for kind in ("teacher", "best_worst") if pairs[kind]},
         captions_without_pair=pairs["without_pair"],
         host=newest.host,
@@ -109,10 +109,13 @@ def _prompts(recipe: Recipe, count: int) -> str:
     return f"{count:,} captions of GenEval\N{RIGHT SINGLE QUOTATION MARK}s form (not its own list)"
 
 
-def _samples(given: Inputs) -> tuple[SampleRow, ...]:
-    """The first captions of each category: what both students drew, and what the teacher would if it can say so."""
-    samples, recipe = given.artifacts["evaluation"], given.recipe
-    about = read_table(samples, "^samples", ["student", "prompt", "category"])
+def samples(given: Inputs) -> tuple[SampleRow, ...]:
+    """The first captions of each category: what both students drew, and what the teacher would if it can say so.
+
+    Needs `evaluation`.
+    """
+    drawn, recipe = given.artifacts["evaluation"], given.recipe
+    about = read_table(drawn, "^samples", ["student", "prompt", "category"])
     # The first picture of each prompt by each student, in the order of the rows: students, then prompts.
     first: dict[tuple[str, int], int] = {}
     shown: dict[str, set[int]] = {}
@@ -124,7 +127,7 @@ def _samples(given: Inputs) -> tuple[SampleRow, ...]:
         if prompt in chosen:
             first.setdefault((student, prompt), place)
     rows: dict[int, SampleRow] = {}
-    for row in take_rows(samples, "^samples", sorted(first.values())).to_pylist():
+    for row in take_rows(drawn, "^samples", sorted(first.values())).to_pylist():
         before = rows.get(row["prompt"]) or SampleRow(row["category"], row["caption"], _teachers(recipe, row))
         sample = Sample(from_bytes(row["image"]["bytes"]), row["correct"])
         rows[row["prompt"]] = replace(before, samples={**before.samples, row["student"]: sample})
@@ -139,31 +142,31 @@ def _teachers(recipe: Recipe, row: Mapping[str, Any]) -> dict[str, Sample]:
     return {"teacher": Sample(SceneTeacher(recipe.world).draw([row["caption"]], [seed])[0])}
 
 
-def _curves(artifacts: Mapping[str, Artifact]) -> tuple[Curve, ...]:
-    loss = _log(artifacts["pretrain"])
-    tuning = _log(artifacts["dpo"])
+def loss_curve(pretrain: Artifact) -> Curve:
+    """The loss over all phases of the pre-training."""
+    loss = _log(pretrain)
     meaning = "mean over hidden tokens; lower is better"
     later = [str(before["step"]) for before, row in pairwise(loss) if row["phase"] != before["phase"]]
     if later:
         meaning += f"; the next phase begins after step {', '.join(later)}"
-    curves = [Curve("pre-training loss", *_lines(loss, ["loss"]), meaning=meaning)]
-    if tuning:
-        errors = ["winner_delta", "loser_delta"]
-        curves += [
-            Curve(
-                "preference accuracy",
-                *_lines(tuning, ["accuracy"]),
-                meaning="share of pairs won; chance is a half",
-                reference=0.5,
-            ),
-            Curve(
-                "error above the reference",
-                *_lines(tuning, errors),
-                meaning="the winner's must not rise",
-                reference=0.0,
-            ),
-        ]
-    return tuple(curves)
+    return Curve("pre-training loss", *_lines(loss, ["loss"]), meaning=meaning)
+
+
+def preference_curves(dpo: Artifact) -> tuple[Curve, ...]:
+    """How often the tuned student prefers the winner, and what both pictures' errors do; nothing of no steps."""
+    tuning = _log(dpo)
+    if not tuning:
+        return ()
+    won = "share of pairs won; chance is a half"
+    return (
+        Curve("preference accuracy", *_lines(tuning, ["accuracy"]), meaning=won, reference=0.5),
+        Curve(
+            "error above the reference",
+            *_lines(tuning, ["winner_delta", "loser_delta"]),
+            meaning="the winner's must not rise",
+            reference=0.0,
+        ),
+    )
 
 
 def _log(artifact: Artifact) -> list[dict[str, float]]:
@@ -176,8 +179,9 @@ def _lines(rows: list[dict[str, float]], names: list[str]) -> tuple[np.ndarray, 
     return steps, {name: np.array([row[name] for row in rows], dtype=np.float64) for name in names}
 
 
-def _topics(captions: Artifact, counts: Mapping[str, int]) -> tuple[Topic, ...]:
+def topics_of(captions: Artifact) -> tuple[Topic, ...]:
     """The topics with the most captions, in the captions' order, each with its first caption."""
+    counts = captions.manifest().figures["captions_by_topic"]
     largest = set(sorted(counts, key=lambda name: -counts[name])[:MOST_TOPICS])
     topics = read_table(captions, "^captions", ["topic"])["topic"].combine_chunks().dictionary_encode()
     places = np.unique(topics.indices.to_numpy(), return_index=True)[1]
@@ -192,7 +196,8 @@ def _repeats(captions: Artifact, most: int = 6) -> tuple[Repeat, ...]:
     return tuple(Repeat(row["caption"], kept[row["duplicate_of"]].as_py(), row["similarity"]) for row in shown)
 
 
-def _dedup(given: Inputs) -> DedupSummary:
+def dedup_summary(given: Inputs) -> DedupSummary:
+    """What went and why, with the copies that were hardest to tell; needs `synthesis` and `dedup`."""
     manifest = given.artifacts["dedup"].manifest()
     certificate = manifest.figures["certificate"]
     verdict = read_table(given.artifacts["dedup"], "^keep")
@@ -230,7 +235,8 @@ def _by_id(synthesis: Artifact, ids: set[int]) -> dict[int, tuple[np.ndarray, st
     return {row["id"]: (from_bytes(row["image"]["bytes"]), row["caption"]) for row in chosen}
 
 
-def _pairs(given: Inputs) -> tuple[PairExample, ...]:
+def pair_examples(given: Inputs) -> tuple[PairExample, ...]:
+    """The first pairs; needs `pairs`."""
     pairs = given.artifacts["pairs"]
     shown = min(given.recipe.report.pairs, pairs.manifest().counts["rows"])
     rows = take_rows(pairs, "^pairs", range(shown), ["caption", "kind", "winner_image", "loser_image"]).to_pylist()

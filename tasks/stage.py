@@ -49,6 +49,11 @@ class Stage:
     files: Callable[[Recipe], tuple[str, ...]]
     on_device: Callable[[Recipe], bool]
 
+    @property
+    def purpose(self) -> str:
+        """What it writes, in the words of its body's docstring."""
+        return (self.body.__doc__ or "").split("\n\n")[0]
+
     def config(self, recipe: Recipe) -> dict[str, Any]:
         """Return what of the recipe decides this stage's bytes, frozen weights and the content of files included."""
         whole = recipe.model_dump(mode="json", include=set(self.reads))
@@ -92,7 +97,7 @@ class Stage:
                 artifact.reopen()
             with device() if self.on_device(recipe) else contextlib.nullcontext():
                 job = Job(recipe, settings, artifact, watch)
-                job.say("started (%s)", found.why)
+                job.say("started (%s)", "to be made again" if refresh else found.why)
                 self.body(job, *inputs)
                 artifact.commit(self._manifest(job, inputs))
             return True

@@ -17,8 +17,8 @@ PIXEL_ART = 96
 _THUMBNAIL = 256  # larger pictures are shrunk to this side, px
 
 
-def picture_uri(picture: Picture) -> str:
-    """The picture as a data URI: small ones lossless, larger ones shrunk and as JPEG, so that the page stays small."""
+def picture_uri(picture: Picture, side: int = _THUMBNAIL) -> str:
+    """The picture as a data URI: small ones lossless, larger ones as JPEG of `side` px, so that pages stay small."""
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise ValueError(
             f"found a picture of {picture.dtype} and shape {picture.shape}; expected uint8 (height, width, 3)"
@@ -26,7 +26,7 @@ def picture_uri(picture: Picture) -> str:
     if is_pixel_art(picture):
         return "data:image/png;base64," + base64.b64encode(to_png(picture)).decode()
     small = Image.fromarray(picture)
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
     sink = io.BytesIO()
     small.save(sink, format="JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from lightgen_core.report import charts, formats
+from lightgen_core.report import charts, formats, svg
 from lightgen_core.report.data import STUDENTS, ReportData, SampleRow
 from lightgen_core.statistics import Interval
 
@@ -39,7 +39,7 @@ def render_report(data: ReportData) -> str:
     environment.filters |= {"picture": formats.picture_uri, "pixel_art": formats.is_pixel_art}
     return environment.get_template("page.html.j2").render(
         data=data,
-        style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        style=Markup(svg.style() + (_HERE / "page.css").read_text(encoding="utf-8")),
         headline=headline(data.scores),
         titles=STUDENTS | {"teacher": "Teacher"},
         students=[name for name in STUDENTS if name in data.scores],

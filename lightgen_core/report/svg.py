@@ -1,6 +1,10 @@
-"""The few SVG elements that charts are made of, and axes that end on round numbers."""
+"""The few SVG elements that charts are made of, axes that end on round numbers, and a chart as an image of its own."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -9,14 +13,38 @@ from markupsafe import Markup, escape
 Values = npt.NDArray[np.float64]
 Scale = Callable[[npt.ArrayLike], Values]
 
+_MARGIN = 14  # user units around a chart that is an image of its own
+
 
 def svg(width: float, height: float, title: str, parts: Sequence[Markup]) -> Markup:
     """A chart of this size in user units; `title` says the same in words, for those who do not see it."""
     said = escape(title)
-    head = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title>').format(
-        _short(width), _short(height), said, said
-    )
+    head = Markup(
+        '<svg width="{0}" height="{1}" viewBox="0 0 {0} {1}" role="img" aria-label="{2}"><title>{2}</title>'
+    ).format(_short(width), _short(height), said)
     return head + Markup("").join(parts) + Markup("</svg>")
+
+
+@cache
+def style() -> str:
+    """The CSS of the classes that charts use: a palette for light and dark, lines, labels."""
+    return (Path(__file__).parent / "charts.css").read_text(encoding="utf-8")
+
+
+def image_uri(chart: Markup) -> str:
+    """A chart with its style on a card, as a data URI that an <img> or Markdown shows.
+
+    Its characters are safe inside Markdown's parentheses, and base64 would make pictures in it a third larger.
+    """
+    size = re.match(r'<svg width="([\d.]+)" height="([\d.]+)"', chart)
+    assert size, "not a chart that svg() made"
+    width, height = (_short(float(side) + 2 * _MARGIN) for side in size.groups())
+    head = Markup(
+        '<svg xmlns="http://www.w3.org/2000/svg" width="{0}" height="{1}" viewBox="-{2} -{2} {0} {1}">'
+        '<style>{3}</style><rect x="-{2}" y="-{2}" width="{0}" height="{1}" rx="10" fill="var(--card)"/>'
+        '<g font-family="var(--sans)">'
+    ).format(width, height, _MARGIN, Markup(style()))
+    return "data:image/svg+xml," + quote(head + chart + Markup("</g></svg>"), safe="/:;,=+-.")
 
 
 def rect(x: float, y: float, width: float, height: float, kind: str) -> Markup:

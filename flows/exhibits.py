@@ -1,0 +1,134 @@
+"""A look at what a stage made, as Markdown with small pictures: captions, pictures, pairs, curves, scores."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from flows.live import Made
+from flows.markdown import image, plain, scores_told, table
+from lightgen_core.pictures import from_bytes
+from lightgen_core.report.charts import loss_curve
+from lightgen_core.report.data import STUDENTS, Curve, Sample, SampleRow
+from lightgen_core.report.formats import interval, number, percent, sentence, words
+from lightgen_core.report.grid import picture_grid
+from storage.artifact import Artifact
+from storage.rows import take_rows
+from tasks import report_data
+
+PICTURE_BYTES = 48_000
+"""Encoded pictures of a page, together; pages live in Prefect's database."""
+
+SPOTS, AT_A_SPOT = 4, 7
+"""Of a stage's pictures some are shown from evenly spaced spots, several captions of each: a spot costs a row group."""
+
+
+def exhibit(made: Made) -> list[str]:
+    """Return the blocks of Markdown that show what a stage made; none where there is nothing to see."""
+    show = EXHIBITS.get(made.artifact.stage)
+    return show(made) if show else []
+
+
+def _captions(made: Made) -> list[str]:
+    figures = made.artifact.manifest().figures
+    topics = report_data.topics_of(made.artifact)[:12]
+    told = [
+        table(
+            ["topic", "captions", "one of them"],
+            [(plain(words(topic.name)), number(topic.captions), plain(topic.example)) for topic in topics],
+        )
+    ]
+    dropped = figures.get("dropped_by_reason")
+    return told + ([_reasons("Dropped", dropped)] if dropped else [])
+
+
+def _synthesis(made: Made) -> list[str]:
+    quarantine = made.artifact.manifest().figures["quarantine"]
+    told = _grid("pictures of the teacher", _some_pictures(made.artifact))
+    return told + ([_reasons("In quarantine", quarantine)] if quarantine else [])
+
+
+def _some_pictures(synthesis: Artifact) -> Iterator[SampleRow]:
+    """Yield pictures of different captions; several of one caption lie side by side."""
+    rows = sum(file.rows for file in synthesis.manifest().files if file.name.startswith("images"))
+    for spot in range(SPOTS):
+        start = rows * spot // SPOTS
+        places = range(start, min(start + 8 * AT_A_SPOT, rows * (spot + 1) // SPOTS))
+        near = take_rows(synthesis, "^images", places, ["image", "caption", "topic"]).to_pylist()
+        for row in list({row["caption"]: row for row in near}.values())[:AT_A_SPOT]:
+            yield SampleRow(row["topic"], row["caption"], {"": Sample(from_bytes(row["image"]["bytes"]))})
+
+
+def _dedup(made: Made) -> list[str]:
+    found = report_data.dedup_summary(_given(made))
+    told = [_reasons("Dropped", found.reasons)] if found.reasons else []
+    if found.recall:
+        recall = f"{percent(found.recall.value)} ({interval(found.recall)})"
+        told.append(f"The search found {recall} of {number(found.pairs)} true pairs.")
+    pairs = (
+        SampleRow(
+            each.reason,
+            f"{each.similarity:.4f}: {each.dropped_caption}",
+            {"dropped": Sample(each.dropped), "kept": Sample(each.kept)},
+        )
+        for each in found.examples
+    )
+    return told + _grid("near duplicates, the hardest to tell", pairs)
+
+
+def _pretrain(made: Made) -> list[str]:
+    return _curves([report_data.loss_curve(made.artifact)])
+
+
+def _pairs(made: Made) -> list[str]:
+    rows = (
+        SampleRow(each.kind, each.caption, {"preferred": Sample(each.winner), "avoided": Sample(each.loser)})
+        for each in report_data.pair_examples(_given(made))
+    )
+    return _grid("preference pairs", rows)
+
+
+def _dpo(made: Made) -> list[str]:
+    stopped = made.artifact.manifest().figures["stopped"]
+    return ([f"Stopped early: {plain(stopped)}."] if stopped else []) + _curves(
+        report_data.preference_curves(made.artifact)
+    )
+
+
+def _evaluation(made: Made) -> list[str]:
+    scores = made.artifact.manifest().figures["scores"]
+    rows = (
+        SampleRow(
+            row.category, row.caption, {STUDENTS.get(who, sentence(who)): each for who, each in row.samples.items()}
+        )
+        for row in report_data.samples(_given(made))
+    )
+    return [*_grid("the same captions, drawn by each", rows), *scores_told(scores)]
+
+
+def _given(made: Made) -> report_data.Inputs:
+    return report_data.Inputs({each.stage: each for each in (*made.inputs, made.artifact)}, made.recipe)
+
+
+def _curves(curves: Iterable[Curve]) -> list[str]:
+    told = []
+    for curve in curves:
+        told += [f"**{sentence(curve.title)}** \N{MIDDLE DOT} {curve.meaning}", image(curve.title, loss_curve(curve))]
+    return told
+
+
+def _grid(title: str, rows: Iterable[SampleRow]) -> list[str]:
+    drawn = picture_grid(rows, PICTURE_BYTES)
+    return [f"**{sentence(title)}**", image(title, drawn)] if drawn else []
+
+
+def _reasons(title: str, reasons: Mapping[str, int]) -> str:
+    return f"{title}: " + ", ".join(f"{number(count)} {plain(reason)}" for reason, count in reasons.items())
+
+
+EXHIBITS: Mapping[str, Callable[[Made], list[str]]] = {
+    "captions": _captions,
+    "synthesis": _synthesis,
+    "dedup": _dedup,
+    "pretrain": _pretrain,
+    "pairs": _pairs,
+    "dpo": _dpo,
+    "evaluation": _evaluation,
+}

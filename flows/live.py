@@ -1,0 +1,157 @@
+"""Shows a stage in the Prefect UI while it works: a page and a progress bar that a thread changes in place."""
+
+import contextvars
+import logging
+import re
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate
+from prefect.exceptions import PrefectException
+
+from storage.artifact import Artifact
+from tasks.progress import Progress
+from tasks.recipe import Recipe
+
+log = logging.getLogger("lightgen")
+
+EVERY = 3.0
+"""Seconds between two looks at a working stage; of what it told in between only the newest is shown."""
+
+PATIENCE = 30.0
+"""Seconds for which a stage's end waits until its page is shown."""
+
+API_ERRORS = (httpx.HTTPError, PrefectException)
+"""What a server that is gone or refuses raises."""
+
+
+def page_key(recipe: str, of: str) -> str:
+    """Return the key of a page; the UI shows pages of one key, from run to run, as versions of one another."""
+    return f"{re.sub('[^a-z0-9]+', '-', recipe.lower())}-{of}"
+
+
+@dataclass
+class Heard:
+    """What a stage has told of itself so far. Written by the stage's thread, read by another."""
+
+    began: float = field(default_factory=time.monotonic)
+    first: tuple[float, Progress] | None = None
+    """The first progress of this run, and when it was heard: the speed is measured from here."""
+    news: tuple[float, Progress] | None = None
+    steps: list[tuple[int, Mapping[str, float]]] = field(default_factory=list)
+
+    def __call__(self, progress: Progress) -> None:
+        """Take in how far the stage is; returns at once."""
+        self.news = time.monotonic(), progress
+        self.first = self.first or self.news
+        if progress.figures:
+            self.steps.append((progress.done, progress.figures))
+
+    def percent(self) -> float:
+        """Return how much of the stage is done, 0 to 100."""
+        return 100 * self.news[1].done / self.news[1].total if self.news and self.news[1].total else 0.0
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished stage: what it made, from what, and the recipe."""
+
+    artifact: Artifact
+    inputs: tuple[Artifact, ...]
+    recipe: Recipe
+
+
+class Pinned:
+    """One artifact in Prefect's UI: made when it is first shown, changed in place from then on."""
+
+    def __init__(self, kind: str, **about: Any) -> None:
+        self._about = {"type": kind} | about
+        self._id: UUID | None = None
+
+    @property
+    def shown(self) -> bool:
+        """Whether it is there."""
+        return self._id is not None
+
+    def show(self, data: str | float) -> None:
+        """Show new content. Raises one of API_ERRORS where the server does not take it."""
+        client = get_client(sync_client=True)  # the run's own, by the context
+        if self._id is None:
+            self._id = client.create_artifact(ArtifactCreate(data=data, **self._about)).id
+        else:
+            # client.update_artifact would also send the whole content as an event, and events are kept for a week.
+            client.request("PATCH", "/artifacts/{id}", path_params={"id": self._id}, json={"data": data})
+
+
+class Live:
+    """Watches a stage for the UI: `with Live(...) as live: stage.make(..., watch=live.heard)`.
+
+    The stage's loop only leaves its news. A thread looks every few seconds, draws the page and calls the API; it ends
+    with the stage, and then shows what was made. Whatever goes wrong there is logged, and the stage goes on.
+    """
+
+    def __init__(self, stage: str, uri: str, key: str, purpose: str, **run: UUID) -> None:
+        self.stage, self.uri, self.heard = stage, uri, Heard()
+        self._page = Pinned("markdown", key=key, description=purpose, **run)
+        self._bar = Pinned("progress", key=f"{key}-progress", description=f"{stage}: how much is done", **run)
+        self._made: Made | None = None
+        self._error: BaseException | None = None
+        self._over, self._complained = threading.Event(), False
+        work = contextvars.copy_context().run  # the run's client and logger are found by the context
+        self._thread = threading.Thread(target=work, args=(self._watch,), name=f"live-{stage}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def done(self, made: Made) -> None:
+        """Take in what the stage made, to be shown at its end; a stage that made nothing has no page."""
+        self._made = made
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._error = error
+        self._over.set()
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive():
+            log.warning("%s: its page in the Prefect UI is not up to date after %.0f s", self.stage, PATIENCE)
+
+    def _watch(self) -> None:
+        try:
+            while not self._over.wait(EVERY):
+                self._look()
+            self._conclude()
+        except Exception:  # a page that cannot be drawn must not end a run of hours
+            log.exception(
+                "%s: its page in the Prefect UI could not be drawn; the stage is not touched by that", self.stage
+            )
+
+    def _look(self) -> None:
+        from flows.stage_page import working_page
+
+        self._show(working_page(self.stage, self.uri, self.heard), self.heard.percent())
+
+    def _conclude(self) -> None:
+        from flows.stage_page import done_page, failed_page
+
+        if self._error is not None:
+            self._show(failed_page(self.stage, self.uri, self.heard, self._error), self.heard.percent())
+        elif self._made is not None:
+            self._show(done_page(self._made), 100.0)
+        elif self._page.shown:  # it waited for another run that made it, or was long in verifying what is there
+            self._show(f"### {self.stage} is done\n\nThere was nothing to do: `{self.uri}`", 100.0)
+
+    def _show(self, page: str, percent: float) -> None:
+        try:
+            self._page.show(page)
+            self._bar.show(percent)
+        except API_ERRORS as error:
+            if not self._complained:
+                log.warning("%s: Prefect's server does not take its page (%s); the stage goes on", self.stage, error)
+            self._complained = True

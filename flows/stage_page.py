@@ -1,0 +1,96 @@
+"""What the Prefect UI shows of one stage: how far it is while it works, what it made when it is done. Markdown."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+
+from flows.exhibits import exhibit
+from flows.live import Heard, Made
+from flows.markdown import fenced, image, table
+from lightgen_core.report.charts import loss_curve
+from lightgen_core.report.data import Curve
+from lightgen_core.report.formats import duration, number, sentence, size, words
+from storage.manifest import Manifest
+
+CURVES = {"accuracy": 0.5, "loss": None}
+"""Figures of a training worth a curve while it runs, the first that is there, with a value for orientation."""
+
+DOT = " \N{MIDDLE DOT} "
+
+
+def working_page(stage: str, uri: str, heard: Heard) -> str:
+    """Return the page of a stage that is at work."""
+    told = [f"### {stage} is at work", _so_far(heard)]
+    if heard.steps:
+        told += _training(list(heard.steps))
+    at = datetime.now(UTC).strftime("%H:%M:%S UTC")
+    return "\n\n".join([*told, f"Its artifact will be `{uri}`", f"As of {at}; reload the page for newer figures."])
+
+
+def failed_page(stage: str, uri: str, heard: Heard, error: BaseException) -> str:
+    """Return the page of a stage that raised."""
+    why = fenced(f"{type(error).__name__}: {error}")
+    kept = f"What was finished is kept in `{uri}`: run the same again, and it goes on from there."
+    return "\n\n".join([f"### {stage} stopped", _so_far(heard), why, kept])
+
+
+def _so_far(heard: Heard) -> str:
+    """Return progress, time so far, time left and speed, as far as they are known."""
+    now = time.monotonic()
+    spent = f"{duration(now - heard.began)} so far"
+    if heard.news is None or heard.first is None:
+        return f"no count yet{DOT}{spent}"
+    (at, news), (first_at, first) = heard.news, heard.first
+    told = [f"**{news.done:,} of {news.total:,} {news.unit}** ({heard.percent():.0f} %)"]
+    if news.rows is not None:
+        told.append(f"{news.rows:,} rows")
+    told.append(spent)
+    if news.seconds_left is not None and news.done < news.total:
+        told.append(f"about {duration(max(0.0, news.seconds_left - (now - at)))} left")
+    if news.done > first.done and at > first_at:
+        told.append(_rate((news.done - first.done) / (at - first_at), news.unit))
+    return DOT.join(told)
+
+
+def _training(steps: Sequence[tuple[int, Mapping[str, float]]]) -> list[str]:
+    """Return the curve and the newest figures of a training."""
+    newest = table(
+        ["figure", "newest"], [(words(name), _figure(each)) for name, each in steps[-1][1].items()], right=True
+    )
+    name = next((name for name in CURVES if name in steps[-1][1]), None)
+    points = [(step, figures[name]) for step, figures in steps if name and math.isfinite(figures.get(name, math.nan))]
+    if not name or not points:
+        return [newest]
+    at, values = (np.array(column) for column in zip(*points, strict=True))
+    curve = Curve(words(name), at, {name: values.astype(np.float64)}, reference=CURVES[name])
+    return [f"**{sentence(words(name))}**", image(words(name), loss_curve(curve)), newest]
+
+
+def done_page(made: Made) -> str:
+    """Return the page of a stage that is done: counts, time, device time, where it is, and a look at it."""
+    manifest = made.artifact.manifest()
+    facts = {words(name): number(count) for name, count in manifest.counts.items()} | {
+        "time": duration(manifest.timings["seconds"]),
+        "throughput": _throughput(manifest),
+        "device time": duration(manifest.device_seconds),
+        "size": f"{size(sum(file.bytes for file in manifest.files))}, {len(manifest.files):,} files",
+    }
+    counts = table(facts, [facts.values()])
+    return "\n\n".join([f"### {made.artifact.stage} is done", counts, f"`{made.artifact.uri}`", *exhibit(made)])
+
+
+def _throughput(manifest: Manifest) -> str:
+    """Return what a stage made in a second: steps of a training, else rows."""
+    unit = "steps" if "steps" in manifest.counts else "rows"
+    return _rate(manifest.counts[unit] / max(manifest.timings["seconds"], 1e-3), unit)
+
+
+def _rate(each_second: float, unit: str) -> str:
+    return f"{number(each_second)} {unit}/s" if each_second >= 0.1 else f"{number(60 * each_second)} {unit}/min"
+
+
+def _figure(value: float) -> str:
+    return number(value) if math.isfinite(value) else str(value)

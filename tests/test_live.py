@@ -1,0 +1,186 @@
+"""What a person sees of a stage in the Prefect UI: its page at work, failed and done, and the thread that shows it."""
+
+import html
+import json
+import logging
+import re
+import time
+import xml.etree.ElementTree as ElementTree
+from urllib.parse import unquote
+
+import httpx
+import numpy as np
+import pytest
+
+from flows import live as live_module
+from flows.live import Heard, Live, page_key
+from flows.markdown import plain, scores_told, table
+from flows.stage_page import failed_page, working_page
+from lightgen_core.report.charts import loss_curve
+from lightgen_core.report.data import Curve, Sample, SampleRow
+from lightgen_core.report.grid import picture_grid
+from lightgen_core.report.svg import image_uri
+from tasks.progress import Progress
+
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 48, 48, 3), dtype=np.uint8)
+
+
+def heard(*progress: Progress, seconds_ago: float = 0.0) -> Heard:
+    """Progress that was told one second apart, the last just now."""
+    given = Heard(began=time.monotonic() - seconds_ago)
+    for turn, each in enumerate(reversed(progress)):
+        given.news = given.news or (time.monotonic(), each)
+        given.first = time.monotonic() - turn, each
+    given.steps = [(each.done, each.figures) for each in progress if each.figures]
+    return given
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What is shown in the UI, by the kind of the artifact, and looks every 20 ms."""
+    shown: dict[str, list] = {"markdown": [], "progress": []}
+
+    class Recorder:
+        def __init__(self, kind, **about):
+            self._kind = kind
+
+        @property
+        def shown(self):
+            return bool(shown[self._kind])
+
+        def show(self, data):
+            shown[self._kind].append(data)
+
+    monkeypatch.setattr(live_module, "Pinned", Recorder)
+    monkeypatch.setattr(live_module, "EVERY", 0.02)
+    return shown
+
+
+def test_the_page_of_a_working_stage_tells_count_rows_time_left_and_speed():
+    given = heard(Progress(2, 12, "shards"), Progress(6, 12, "shards", 125.4, rows=6000), seconds_ago=90)
+    page = working_page("synthesis", "/store/synthesis/key", given)
+    assert "synthesis is at work" in page
+    told = "**6 of 12 shards** (50 %) · 6,000 rows · 1 min 30 s so far · about 2 min 5 s left · 4 shards/s"
+    assert told in page
+
+
+def test_the_page_of_a_training_draws_its_loss_and_leaves_out_what_is_not_finite():
+    steps = [Progress(step, 40, "steps", figures={"loss": 1 / step}) for step in (10, 20)]
+    page = working_page("pretrain", "", heard(*steps, Progress(30, 40, "steps", figures={"loss": float("nan")})))
+    (uri,) = re.findall(r"\(data:image/svg\+xml,(\S+)\)", page)
+    (title,) = ElementTree.fromstring(unquote(uri)).iterfind(".//{*}title")
+    assert title.text == "loss over 20 steps: loss from 0.075 to 0.075"
+    assert "| loss | nan |" in page
+
+
+def test_the_page_of_a_failed_stage_says_why_and_what_is_kept():
+    page = failed_page("tokens", "/store/tokens/key", heard(Progress(3, 9, "shards")), OSError("no ```space``` left"))
+    assert "tokens stopped" in page
+    assert "\n````text\nOSError: no ```space``` left\n````\n" in page
+    assert "**3 of 9 shards** (33 %)" in page
+    assert "kept in `/store/tokens/key`" in page
+
+
+def test_of_many_news_the_newest_is_shown_and_the_stage_never_waits(shown):
+    with Live("pretrain", "", "key", "") as live:
+        slowest = 0.0
+        for step in range(2000):
+            started = time.perf_counter()
+            live.heard(Progress(step, 1999, "steps"))
+            slowest = max(slowest, time.perf_counter() - started)
+            time.sleep(0.0001)
+        time.sleep(0.1)
+    assert slowest < 0.05
+    assert 2 <= len(shown["progress"]) < 100
+    assert shown["progress"] == sorted(shown["progress"])
+    assert shown["progress"][-1] == 100.0
+
+
+def test_a_stage_that_ends_at_once_with_nothing_made_shows_nothing(shown):
+    with Live("tokens", "", "key", ""):
+        pass
+    assert shown == {"markdown": [], "progress": []}
+
+
+def test_a_stage_that_waited_for_another_run_says_so(shown):
+    with Live("tokens", "", "key", ""):
+        time.sleep(0.1)
+    assert "There was nothing to do" in shown["markdown"][-1]
+    assert shown["progress"][-1] == 100.0
+
+
+def test_the_error_of_a_stage_is_shown_and_raised(shown):
+    with pytest.raises(MemoryError), Live("tokens", "", "key", ""):
+        raise MemoryError("too much")
+    assert "MemoryError: too much" in shown["markdown"][-1]
+
+
+def test_a_server_that_refuses_is_logged_once_and_the_stage_goes_on(shown, monkeypatch, caplog):
+    def refuse(self, data):
+        raise httpx.ConnectError("nobody answers")
+
+    monkeypatch.setattr(live_module.Pinned, "show", refuse)
+    with caplog.at_level(logging.WARNING), Live("tokens", "", "key", "") as live:
+        for done in range(10):
+            live.heard(Progress(done, 10, "shards"))
+            time.sleep(0.02)
+    assert [record.getMessage() for record in caplog.records] == [
+        "tokens: Prefect's server does not take its page (nobody answers); the stage goes on"
+    ]
+
+
+def test_a_page_that_cannot_be_drawn_is_logged_and_the_stage_goes_on(shown, caplog):
+    with Live("tokens", "", "key", "") as live:
+        live.done("not a stage")
+    assert "its page in the Prefect UI could not be drawn" in caplog.text
+
+
+def test_page_keys_have_only_what_prefect_allows():
+    assert page_key("My_Recipe.v2", "dedup") == "my-recipe-v2-dedup"
+
+
+def test_a_chart_is_an_image_of_its_own_with_size_and_style_and_safe_in_markdown():
+    uri = image_uri(loss_curve(Curve("loss (mean)", np.arange(1, 4), {"loss": np.array([3.0, 2, 1])})))
+    assert not set(uri) & set('()<>" \n')
+    root = ElementTree.fromstring(unquote(uri.removeprefix("data:image/svg+xml,")))
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert (root.get("width"), root.get("height")) == ("468", "282")
+    assert "--pretrain: #3d6fa5" in root.find("{*}style").text
+
+
+def test_a_grid_holds_as_many_captions_as_its_bytes_allow():
+    rows = [SampleRow("", f"caption <{row}>", {"": Sample(NOISE[row])}) for row in range(64)]
+    one = len(re.search(r'href="([^"]+)"', picture_grid(rows[:1], 10**9))[1])
+    drawn = picture_grid(rows, 10 * one + one // 2)
+    assert drawn.count("<image ") == 10
+    assert "caption &lt;9&gt;" in drawn
+    assert picture_grid(rows, one - 1) is None
+    assert picture_grid([], 10**9) is None
+
+
+def test_a_grid_names_who_drew_and_marks_the_verdict():
+    row = SampleRow("", "two circles", {"before": Sample(NOISE[0], True), "after": Sample(NOISE[1], False)})
+    said = [text.text for text in ElementTree.fromstring(picture_grid([row], 10**9)).iterfind(".//text")]
+    assert said == ["✓", "before", "✗", "after", "two circles"]
+
+
+def test_scores_become_a_table_with_intervals_and_none_becomes_a_sentence():
+    dash = "\N{EN DASH}"
+    score = {"value": 0.821, "low": 0.797, "high": 0.844, "n": 960}
+    told, bars = scores_told({"pretrain": {"overall": score}, "dpo": {"overall": score}})
+    assert bars.startswith("![scores](data:image/svg+xml,")
+    assert told.splitlines() == [
+        "| score (95 % interval) | Pre-trained | After DPO |",
+        "| --- | ---: | ---: |",
+        f"| overall | 0.82 (0.80{dash}0.84) | 0.82 (0.80{dash}0.84) |",
+    ]
+    assert scores_told(json.loads('{"pretrain": null, "dpo": null}')) == [
+        "No scorer applies: nothing here can judge pictures of these captions."
+    ]
+
+
+def test_words_of_others_are_only_read():
+    said = plain('a <img src="http://x/y.png"> | ![dog](http://x) `cat` *of_two*\nhats, it\'s 3-D')
+    assert not set(said) & set("<>[]()|`*_!\n")
+    assert html.unescape(said) == 'a <img src="http://x/y.png"> | ![dog](http://x) `cat` *of_two* hats, it\'s 3-D'
+    assert table(["topic"], [[plain("a|b")]]).splitlines()[-1] == "| a&#124;b |"
