@@ -21,7 +21,7 @@ from prefect.server.schemas.schedules import CronSchedule
 
 from flows.load import UserError, load_recipe, recipe_names
 from flows.run import run
-from flows.ui_server import running_server
+from flows.server import running_server
 from storage.store import Store
 from tasks.settings import Settings
 

@@ -1,17 +1,25 @@
-"""A Prefect server for one run, where none is configured: it starts with the run and ends when the run's process does.
+"""Which Prefect server a command reports to; where there is none, one of its own.
 
-`python -m flows.server` is that server. It tells its address on standard output when it answers, and ends when its
-standard input does. Only the process that started it holds the other end of that pipe, so the server ends however the
+`python -m flows.server` is the latter. It tells its address on standard output once it answers, and ends when its
+standard input does. Only the process that started it holds the other end of that pipe, so the server ends however that
 process ends, kill -9 included; and not before it, so that the last states and logs still arrive.
 """
 
+import argparse
+import contextlib
 import logging
 import os
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
+
+import click
+
+from flows.load import UserError
 
 log = logging.getLogger("lightgen")
 
@@ -25,30 +33,19 @@ class ServerError(RuntimeError):
 
 
 def ensure_server() -> None:
-    """Start a temporary server unless one is configured (`PREFECT_API_URL`, or a profile of Prefect).
+    """Start a server for one run unless one is configured (`PREFECT_API_URL`, or a profile of Prefect).
 
     This process and the processes that it starts then use it. Its database is the one in `PREFECT_HOME`.
 
     Raises:
         ServerError: the server does not start; what it says is on standard error.
     """
-    from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_API_URL
 
     if PREFECT_API_URL.value():
         return
     log.info("starting a Prefect server for this run; PREFECT_API_URL names one that stays")
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows.server"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": path},
-        start_new_session=True,  # Ctrl-C is for the run, which still has to tell the server that it was stopped
-    )
-    assert process.stdout is not None
-    address = process.stdout.readline().strip()
+    process, address = _start([], None)
     if not address:
         raise ServerError(
             f"the Prefect server of this run ended with status {process.wait()} before it answered; why is said above. "
@@ -56,32 +53,108 @@ def ensure_server() -> None:
             "only. Or start a server with `prefect server start` and set PREFECT_API_URL."
         )
     _kept.append(process)
-    os.environ |= {"PREFECT_API_URL": f"{address}/api", "PREFECT_UI_URL": "", TEMPORARY: "1"}
-    refresh_global_settings_context()
+    _use(address, PREFECT_UI_URL="", **{TEMPORARY: "1"})
 
 
 _kept: list[subprocess.Popen[str]] = []
 """A `Popen` that is collected would close the pipe."""
 
 
+@contextlib.contextmanager
+def running_server() -> Iterator[str]:
+    """Yield the address of the UI of a server that answers; this process and those that it starts then use it.
+
+    `PREFECT_API_URL` or the profile of Prefect names it. Where neither does, it is the server of this machine at
+    Prefect's own port; where nobody answers there, one is started, and ended when the block is left.
+
+    Raises:
+        UserError: no server answers at the configured address, or none can be started here.
+    """
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    if settings.api.url:
+        if not _answers(settings.api.url):
+            raise UserError(
+                f"no Prefect server answers at {settings.api.url}, the address in PREFECT_API_URL or in a profile.\n"
+                "Start it (`prefect server start` on that machine), or unset it: `lightgen serve` then starts a server "
+                "of its own."
+            )
+        yield settings.api.url.removesuffix("/api")
+        return
+    address = f"http://127.0.0.1:{settings.server.api.port}"
+    _use(address)
+    if _answers(f"{address}/api"):
+        yield address
+        return
+    told = settings.home / "lightgen-server.log"
+    told.parent.mkdir(parents=True, exist_ok=True)
+    click.echo(f"starting a Prefect server at {address}; it ends with this command, and logs to {told}", err=True)
+    with told.open("w") as file:
+        process, answered = _start(["--ui", str(settings.server.api.port)], file)
+    try:
+        if not answered:
+            raise UserError(
+                f"no Prefect server could be started at {address}; {told} says why.\n"
+                "If another program has the port, choose one with PREFECT_SERVER_API_PORT=4201, or start a server "
+                "elsewhere and set PREFECT_API_URL."
+            )
+        yield address
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+
+
+def _answers(api: str) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(f"{api}/health", timeout=5).text.strip() == "true"
+    except httpx.HTTPError:
+        return False
+
+
+def _use(address: str, **more: str) -> None:
+    from prefect.context import refresh_global_settings_context
+
+    os.environ |= {"PREFECT_API_URL": f"{address}/api", **more}
+    refresh_global_settings_context()
+
+
+def _start(arguments: list[str], stderr: IO[str] | None) -> tuple[subprocess.Popen[str], str]:
+    """Start a server and wait until it answers. Returns its address; empty where it ended instead."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.server", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+        start_new_session=True,  # Ctrl-C is for its starter, which still has to tell the server that it was stopped
+    )
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
 def main() -> None:
-    """Serve on a free port of this machine until standard input ends."""
+    """Serve until standard input ends."""
     import uvicorn
     from prefect.server.api.server import create_app
 
-    listener = socket.create_server(("127.0.0.1", 0))
-    host, port = listener.getsockname()
+    parser = argparse.ArgumentParser(prog="python -m flows.server", description=__doc__)
+    parser.add_argument("--ui", type=int, metavar="PORT", help="with UI and scheduler; otherwise an API on a free port")
+    port = parser.parse_args().ui
+    listener = socket.create_server(("127.0.0.1", port or 0))
+    app = create_app(ephemeral=port is None, final=True)
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            print(f"http://{host}:{port}", flush=True)
+            print("http://{}:{}".format(*listener.getsockname()), flush=True)
 
-    server = Server(
-        uvicorn.Config(
-            create_app(ephemeral=True, final=True), log_level="error", lifespan="on", timeout_graceful_shutdown=5
-        )
-    )
+    server = Server(uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=5))
 
     def end_with_starter() -> None:
         while os.read(0, 1):
