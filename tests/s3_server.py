@@ -12,7 +12,7 @@ import boto3
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
-_OF_A_USER = "PROFILE SESSION_TOKEN ENDPOINT_URL_S3 CONFIG_FILE SHARED_CREDENTIALS_FILE".split()
+_OF_A_USER = ["PROFILE", "SESSION_TOKEN", "ENDPOINT_URL_S3", "CONFIG_FILE", "SHARED_CREDENTIALS_FILE"]
 """What else a user's environment may say under `AWS_`, and would lead elsewhere."""
 
 
