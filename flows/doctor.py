@@ -12,7 +12,8 @@ from flows.console import size
 from flows.doctor_models import Finding, find, models_of
 from flows.estimate import CHECKPOINT, Rates, estimate
 from flows.geometry import UnknownSize
-from storage.store import Store, StoreError
+from storage.files import StoreError
+from storage.store import Store
 from tasks.recipe import Recipe
 from tasks.settings import Settings
 

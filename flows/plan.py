@@ -49,7 +49,7 @@ class Planner:
 
     def report(self) -> str | None:
         """Return the address of the report page; None where it is not done."""
-        return f"{self.artifacts['report'].uri}/report.html" if self.check("report").state == "done" else None
+        return self.artifacts["report"].uri_of("report.html") if self.check("report").state == "done" else None
 
 
 def plan(recipe: Recipe, store: Store) -> Planner:

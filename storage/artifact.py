@@ -1,26 +1,49 @@
-"""An artifact: `<store>/<stage>/<key>/` with its files and, written last, its manifest."""
+"""An artifact: `<store>/<stage>/<key>/` with its files and, written last, its manifest.
+
+How two machines may make one artifact at once in a store without locks, and none spoils what the other has finished:
+
+1. A file is written once and never over another one. Where its name is taken, by bytes that are not the same, it goes
+   to a place beside it. Only then does its record say that it is whole, and where; records may replace each other.
+2. The manifest is written only if there is none. The first is the artifact; whoever comes second takes that.
+3. What the manifest does not name is swept away after it was written, never before.
+
+So whatever a manifest names is there and stays: nothing is removed from an unfinished artifact, and of a finished one
+only what is not part of it. The exceptions: `remove`, asked for by a person, and the manifest of a damaged artifact.
+"""
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
 
 from pydantic import ValidationError
 
+from storage.files import Content, Found
 from storage.manifest import MANIFEST, FileEntry, Manifest
 from storage.store import Store
 
 PROGRESS = "_progress"
 """Folder inside an unfinished artifact: one record for each finished file, and the scratch space of the maker."""
 
+_AT_ONCE = 16
+"""Records read at once."""
+
+_NOTHING = Found(-1, "")
+
 State = Literal["done", "missing", "partial", "damaged"]
 
 
 class DamagedArtifact(Exception):
     """A file of an artifact is missing or does not hold what the manifest says."""
+
+
+class FinishedElsewhere(Exception):
+    """Another machine has finished the artifact that this one was making; its files are the artifact now."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +60,7 @@ class Artifact:
     def __init__(self, store: Store, stage: str, key: str) -> None:
         self.store, self.stage, self.key = store, stage, key
         self.path = f"{stage}/{key}"
+        self._entries: dict[str, FileEntry] = {}
 
     def __repr__(self) -> str:
         return f"Artifact({self.uri!r})"
@@ -46,14 +70,24 @@ class Artifact:
         """Address of the artifact's folder."""
         return self.store.uri_of(self.path)
 
+    def uri_of(self, name: str) -> str:
+        """Return the address of one file."""
+        return self.store.uri_of(self._path(name))
+
     def manifest(self) -> Manifest:
         """Return the manifest. Raises DamagedArtifact if it is not there or not one."""
         try:
-            return Manifest.model_validate_json(self.store.read(f"{self.path}/{MANIFEST}"))
+            manifest = Manifest.model_validate_json(self.store.read(f"{self.path}/{MANIFEST}"))
         except FileNotFoundError as error:
             raise DamagedArtifact(f"{self.uri} has no {MANIFEST}: it was never finished") from error
         except ValidationError as error:
             raise DamagedArtifact(f"{self.uri}/{MANIFEST} is not a manifest: {error.errors()[0]['msg']}") from error
+        self._entries = {entry.name: entry for entry in manifest.files}
+        return manifest
+
+    def finished(self) -> bool:
+        """Tell whether there is a manifest, sound or not."""
+        return self.store.exists(f"{self.path}/{MANIFEST}")
 
     def names(self, pattern: str = "") -> list[str]:
         """Return the names of the artifact's files that match a regular expression, in the manifest's order."""
@@ -61,20 +95,54 @@ class Artifact:
 
     def open(self, name: str) -> BinaryIO:
         """Open one file for reading."""
-        return self.store.open(f"{self.path}/{name}")
+        return self.store.open(self._path(name))
+
+    def _path(self, name: str) -> str:
+        """Return where in the store a file lies."""
+        if self.store.locks:  # nobody else writes: each file has its own name
+            return f"{self.path}/{name}"
+        if name not in self._entries and not self.finished():
+            self._entries = self._records()
+        elif name not in self._entries:
+            self.manifest()
+        entry = self._entries.get(name)
+        return f"{self.path}/{entry.path if entry else name}"
 
     def local(self, name: str, scratch: Path) -> Path:
-        """Return a path on this machine that holds the file: itself in a local store, else a copy below `scratch`."""
+        """Return a path on this machine that holds a finished file: itself in a local store, else a copy in `scratch`.
+
+        A copy is compared with the manifest's hash when it is made. Files of one making are copied to one folder, those
+        of another making of the same key to another one.
+
+        Raises:
+            DamagedArtifact: the artifact has no such file, or the copy does not hold what the manifest says.
+        """
         here = self.store.local_path(f"{self.path}/{name}")
         if here is not None:
             return here
-        copy = scratch / self.stage / self.key / name
+        if name not in self._entries:
+            self.manifest()
+        if name not in self._entries:
+            raise DamagedArtifact(f"{self.uri} has no file {name}")
+        entry, making = self._entries[name], hashlib.sha256()
+        for each in self._entries.values():
+            making.update(each.sha256.encode())
+        copy = scratch / self.stage / f"{self.key}-{making.hexdigest()[:8]}" / name
         if not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            partial = copy.with_suffix(".partial")
-            partial.write_bytes(self.store.read(f"{self.path}/{name}"))
-            partial.replace(copy)
+            self._copy(entry, copy)
         return copy
+
+    def _copy(self, entry: FileEntry, copy: Path) -> None:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        partial = copy.with_name(f".{uuid.uuid4().hex}.partial")
+        try:
+            self.store.download(f"{self.path}/{entry.path}", partial)
+            with partial.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+                    raise DamagedArtifact(f"{self.uri}/{entry.path} did not come as it was written; run again")
+            partial.replace(copy)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def check(self, *, rehash: bool = False) -> Check:
         """Say whether the artifact can be used.
@@ -83,37 +151,34 @@ class Artifact:
         version of a file and remembered beside the store's locks, as an index of version control does; `rehash`
         computes all of them again.
         """
-        if not self.store.exists(f"{self.path}/{MANIFEST}"):
-            finished = self.records()
-            if finished:
-                return Check("partial", f"{len(finished)} finished files of an interrupted run")
-            return Check("missing", "never made")
         try:
             manifest = self.manifest()
         except DamagedArtifact as error:
-            return Check("damaged", str(error))
-        sizes = self.store.files(self.path)
+            if self.finished():
+                return Check("damaged", str(error))
+            finished = self._records()
+            if finished:
+                return Check("partial", f"{len(finished)} finished files of an interrupted run")
+            return Check("missing", "never made")
+        there = self.store.scan(self.path)
         known = {} if rehash else self._remembered()
         seen: dict[str, str] = {}
         for entry in manifest.files:
-            fault = self._fault(entry, sizes, known, seen)
+            fault = self._fault(entry, there, known)
             if fault:
                 return Check("damaged", fault)
+            seen[entry.name] = _version(entry, there)
         if seen != known:
-            self.store.write(self._memory, json.dumps(seen, sort_keys=True).encode())
+            self._remember(seen)
         return Check("done", f"{manifest.counts.get('rows', 0)} rows in {len(manifest.files)} files")
 
-    def _fault(
-        self, entry: FileEntry, sizes: dict[str, int], known: dict[str, str], seen: dict[str, str]
-    ) -> str | None:
-        if entry.name not in sizes:
-            return f"{entry.name} is missing"
-        if sizes[entry.name] != entry.bytes:
-            return f"{entry.name} has {sizes[entry.name]} bytes, not {entry.bytes}"
-        version = f"{self.store.fingerprint(f'{self.path}/{entry.name}')} {entry.sha256}"
-        if known.get(entry.name) != version and self.sha256(entry.name) != entry.sha256:
-            return f"the content of {entry.name} is not what was written"
-        seen[entry.name] = version
+    def _fault(self, entry: FileEntry, there: dict[str, Found], known: Mapping[str, str]) -> str | None:
+        if entry.path not in there:
+            return f"{entry.path} is missing"
+        if there[entry.path].size != entry.bytes:
+            return f"{entry.path} has {there[entry.path].size} bytes, not {entry.bytes}"
+        if known.get(entry.name) != _version(entry, there) and self._sha256(entry.path) != entry.sha256:
+            return f"the content of {entry.path} is not what was written"
         return None
 
     @property
@@ -126,67 +191,148 @@ class Artifact:
         except (FileNotFoundError, ValueError):  # a memory that is lost costs one more hash
             return {}
 
+    def _remember(self, seen: Mapping[str, str]) -> None:
+        self.store.write(self._memory, json.dumps(seen, sort_keys=True).encode())
+
     def sha256(self, name: str) -> str:
         """Return the hash of a file's present content."""
+        return self._sha256(self._path(name).removeprefix(f"{self.path}/"))
+
+    def _sha256(self, place: str) -> str:
         digest = hashlib.sha256()
-        with self.open(name) as file:
+        with self.store.open(f"{self.path}/{place}") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
         return digest.hexdigest()
 
     def records(self) -> dict[str, FileEntry]:
-        """Return what an unfinished run has finished so far: one entry for each whole file."""
-        return {entry.name: entry for entry in self._read_records()}
+        """Return what an unfinished run has finished so far: one entry for each whole file.
 
-    def _read_records(self) -> Iterator[FileEntry]:
+        Raises:
+            FinishedElsewhere: there is a manifest; records count no longer, and may be gone.
+        """
+        if not self.store.locks and self.finished():
+            raise self._finished_elsewhere()
+        self._entries = self._records()
+        return dict(self._entries)
+
+    def _records(self) -> dict[str, FileEntry]:
         folder = f"{self.path}/{PROGRESS}/files"
-        for name in self.store.files(folder):
-            yield FileEntry.model_validate_json(self.store.read(f"{folder}/{name}"))
+
+        def read(name: str) -> FileEntry | None:
+            try:
+                return FileEntry.model_validate_json(self.store.read(f"{folder}/{name}"))
+            except FileNotFoundError:  # tidied up since the listing
+                return None
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return {entry.name: entry for entry in pool.map(read, self.store.files(folder)) if entry}
+
+    def _finished_elsewhere(self) -> FinishedElsewhere:
+        self._entries = {}
+        return FinishedElsewhere(f"another machine has finished {self.uri}")
 
     def reopen(self) -> None:
         """Turn a damaged artifact back into an unfinished one: what is whole stays, the rest is made again.
 
-        The records are written before the manifest goes, so that a kill in between loses nothing.
+        The records are written before the manifest goes, so that a kill in between loses nothing. Nothing happens where
+        another run has mended it.
         """
         try:
             manifest = self.manifest()
-        except DamagedArtifact:
-            self.store.remove(f"{self.path}/{MANIFEST}")
+        except DamagedArtifact as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                self._forget()
             return
-        sizes = self.store.files(self.path)
-        for entry in manifest.files:
-            if self._fault(entry, sizes, {}, {}) is None:
-                self.record(entry)
+        there, known = self.store.scan(self.path), self._remembered()
+        whole = [entry for entry in manifest.files if self._fault(entry, there, known) is None]
+        if len(whole) == len(manifest.files):
+            return
+        for entry in whole:
+            self.record(entry)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._entries = {}
         self.store.remove(f"{self.path}/{MANIFEST}")
 
     def add(self, name: str, data: bytes, rows: int, counts: Mapping[str, int]) -> None:
-        """Write a file of an unfinished artifact, and then the record that it is whole."""
-        self.store.write(f"{self.path}/{name}", data)
-        digest = hashlib.sha256(data).hexdigest()
-        self.record(FileEntry(name=name, rows=rows, bytes=len(data), sha256=digest, counts=dict(counts)))
+        """Write a file of an unfinished artifact, and then the record that it is whole.
+
+        Raises:
+            FinishedElsewhere: there is a manifest already.
+        """
+        entry = FileEntry(name=name, rows=rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), counts=counts)
+        self._add(entry, data)
 
     def add_file(self, name: str, source: Path) -> None:
-        """Copy a local file of any size into an unfinished artifact, and then record it."""
-        self.store.upload(f"{self.path}/{name}", source)
-        self.record(FileEntry(name=name, rows=0, bytes=source.stat().st_size, sha256=self.sha256(name)))
+        """Copy a local file of any size into an unfinished artifact, and then record it; raises as `add`."""
+        with source.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self._add(FileEntry(name=name, rows=0, bytes=source.stat().st_size, sha256=digest), source)
+
+    def _add(self, entry: FileEntry, content: Content) -> None:
+        path = f"{self.path}/{entry.name}"
+        if self.store.locks:
+            self.store.write(path, content)
+        elif not self.store.create(path, content):
+            if self.finished():
+                raise self._finished_elsewhere()
+            if self._sha256(entry.name) != entry.sha256:  # of a run that differs, or damaged
+                name = PurePosixPath(entry.name)
+                place = str(name.with_name(f"{name.stem}~{uuid.uuid4().hex[:12]}{name.suffix}"))
+                self.store.write(f"{self.path}/{place}", content)
+                entry = entry.model_copy(update={"place": place})
+        self.record(entry)
 
     def record(self, entry: FileEntry) -> None:
         """Write down that a file of an unfinished artifact is whole."""
         self.store.write(f"{self.path}/{PROGRESS}/files/{entry.name}.json", entry.model_dump_json().encode())
+        self._entries[entry.name] = entry
 
     def remove(self) -> None:
-        """Remove the artifact; the manifest goes first, so that a kill half-way leaves nothing that looks done."""
-        self.store.remove(f"{self.path}/{MANIFEST}")
+        """Remove the artifact; the manifest goes first, so that a kill half-way leaves nothing that looks done.
+
+        Nobody else may be making it meanwhile.
+        """
+        self._forget()
         self.store.remove(self.path)
         self.store.remove(self._memory)
 
-    def commit(self, manifest: Manifest) -> None:
-        """Mark the artifact as done; first sweep away what is not part of it, such as the torso of a killed write."""
-        self.store.keep_only(self.path, {entry.name for entry in manifest.files}, PROGRESS)
+    def commit(self, manifest: Manifest) -> bool:
+        """Mark the artifact as done, unless another machine did so before; return whether this one did.
+
+        Then sweep away what is not part of it: records, torsos of killed writes, files of makers that came second.
+
+        Raises:
+            DamagedArtifact: a file that the manifest names is not there.
+        """
+        there = self.store.scan(self.path)
+        gone = [file.path for file in manifest.files if there.get(file.path, _NOTHING).size != file.bytes]
+        if gone and not self.finished():
+            raise DamagedArtifact(
+                f"{self.uri}/{gone[0]} was written and is gone or changed: another run has removed or refreshed this "
+                "artifact meanwhile. Run the same command again, one at a time."
+            )
         body: dict[str, Any] = json.loads(manifest.model_dump_json())
-        self.store.write(f"{self.path}/{MANIFEST}", (json.dumps(body, indent=1) + "\n").encode())
-        self.tidy()
+        text = (json.dumps(body, indent=1) + "\n").encode()
+        if gone or not self.store.create(f"{self.path}/{MANIFEST}", text):
+            self._entries = {}
+            self.tidy()
+            return False
+        if not self.store.locks:  # written once and sent with checksums: hashing it again would fetch all of it
+            self._remember({entry.name: _version(entry, there) for entry in manifest.files})
+        self._sweep(manifest.files)
+        return True
 
     def tidy(self) -> None:
-        """Remove the traces of the making; a kill right after the manifest was written can leave them."""
-        self.store.remove(f"{self.path}/{PROGRESS}")
+        """Remove from a finished artifact what is not part of it; a kill right after the manifest can leave such."""
+        self._sweep(self.manifest().files)
+
+    def _sweep(self, files: Iterable[FileEntry]) -> None:
+        self.store.keep_only(self.path, {entry.path for entry in files} | {MANIFEST})
+
+
+def _version(entry: FileEntry, there: Mapping[str, Found]) -> str:
+    """Return what must be as it was when a file's hash was computed."""
+    return f"{there[entry.path].version} {entry.sha256}"

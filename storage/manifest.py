@@ -20,6 +20,16 @@ class FileEntry(BaseModel):
     counts: dict[str, int] = Field(
         default_factory=dict, description="what the maker of this file counted, summed in the manifest"
     )
+    place: str | None = Field(
+        None,
+        exclude_if=lambda place: place is None,
+        description="path inside the artifact where the file lies; left out: at its name",
+    )
+
+    @property
+    def path(self) -> str:
+        """Path inside the artifact where the file lies."""
+        return self.place or self.name
 
 
 class Manifest(BaseModel):

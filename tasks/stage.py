@@ -13,7 +13,7 @@ from typing import Any
 
 from lightgen_core.content import content_digest, weights_digest
 from lightgen_core.references import parse
-from storage.artifact import Artifact
+from storage.artifact import Artifact, FinishedElsewhere
 from storage.keys import artifact_key
 from storage.manifest import FileEntry, Manifest
 from storage.store import Store
@@ -77,9 +77,10 @@ class Stage:
         watch: Watch = nobody,
         device: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> bool:
-        """Make the artifact, unless it is done. Return whether there was anything to do.
+        """Make the artifact, unless it is done. Return whether this call made it.
 
-        A damaged artifact keeps its whole files, an interrupted one its finished shards; only the rest is made.
+        A damaged artifact keeps its whole files, an interrupted one its finished shards; only the rest is made. In a
+        store without locks another machine may make the same one: the first to finish has made it.
 
         Args:
             watch: hears how far the making is.
@@ -98,9 +99,14 @@ class Stage:
             with device() if self.on_device(recipe) else contextlib.nullcontext():
                 job = Job(recipe, settings, artifact, watch)
                 job.say("started (%s)", "to be made again" if refresh else found.why)
-                self.body(job, *inputs)
-                artifact.commit(self._manifest(job, inputs))
-            return True
+                try:
+                    self.body(job, *inputs)
+                    first = artifact.commit(self._manifest(job, inputs))
+                except FinishedElsewhere:
+                    first = False
+            if not first:
+                log.info("%s: another machine finished it first; its artifact is taken", self.name)
+            return first
 
     def _manifest(self, job: Job, inputs: tuple[Artifact, ...]) -> Manifest:
         files = tuple(sorted(job.artifact.records().values(), key=lambda entry: entry.name))

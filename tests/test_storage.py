@@ -1,119 +1,228 @@
-"""One contract suite for every kind of store, and what an artifact promises on top of it."""
+"""The contract of a store, tested on every kind; `LIGHTGEN_TEST_STORE=URI` adds one of the user's own."""
 
-import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
-import uuid
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
-from storage.artifact import Artifact, DamagedArtifact
-from storage.keys import artifact_key, canonical_json
-from storage.manifest import Manifest
-from storage.store import Store, StoreError
-from storage.tables import IMAGE, about, schema, to_parquet
+from storage import s3
+from storage.files import StoreError
+from storage.store import Store
+from stores import KINDS, stores
+
+HOSTILE = [
+    "a b",
+    "ä/ö.bin",
+    "雪.bin",
+    "100%25.bin",
+    "a+b&c=d.bin",
+    "x#y.bin",
+    "what?.bin",
+    "a[1].bin",
+    "[b]*?.bin",
+    "~home.bin",
+    ".hidden",
+    "a::b.bin",
+    "quote'\".bin",
+    "back\\slash.bin",
+    "-rf",
+    "x.partial",
+    "n" * 250,
+]
 
 
-@pytest.fixture(params=["local", "memory"])
-def store(request, tmp_path):
-    return Store(str(tmp_path / "store") if request.param == "local" else f"memory://{uuid.uuid4().hex}")
+@pytest.fixture(scope="module")
+def make():
+    with stores() as make:
+        yield make
 
 
-def commit(artifact: Artifact) -> None:
-    files = tuple(artifact.records().values())
-    artifact.commit(
-        Manifest(
-            stage=artifact.stage,
-            key=artifact.key,
-            stage_version=1,
-            config={},
-            inputs={},
-            files=files,
-            counts={"rows": sum(file.rows for file in files)},
-            timings={"seconds": 1.0},
-            device_seconds=0.0,
-            software={},
-            host={},
-            created_at="2026-01-01T00:00:00+00:00",
-        )
-    )
-
-
-@pytest.fixture
-def artifact(store):
-    made = Artifact(store, "captions", "0123")
-    made.add("a.bin", b"first", 2, {"dropped": 1})
-    made.add("deep/b.bin", b"second", 3, {})
-    commit(made)
-    return made
+@pytest.fixture(params=KINDS)
+def store(request, make, tmp_path):
+    made = make(request.param, tmp_path)
+    yield made
+    made.remove("")
 
 
 def test_what_is_written_is_read_back_and_listed_with_its_size(store):
     store.write("x/y.bin", b"12345")
     assert (store.read("x/y.bin"), store.files("x"), store.exists("x/y.bin")) == (b"12345", {"y.bin": 5}, True)
+    with store.open("x/y.bin") as file:
+        file.seek(1)
+        assert (file.read(2), file.read()) == (b"23", b"45")
 
 
-def test_writing_again_replaces_the_bytes_and_changes_the_fingerprint(store):
-    store.write("x.bin", b"old")
-    before = store.fingerprint("x.bin")
-    store.write("x.bin", b"new and longer")
-    assert store.read("x.bin") == b"new and longer"
-    assert store.fingerprint("x.bin") != before
+def test_what_is_not_there_is_no_file_no_listing_and_nothing_to_remove(store, tmp_path):
+    for read in (store.read, store.open, lambda path: store.download(path, tmp_path / "copy")):
+        with pytest.raises(FileNotFoundError):
+            read("none")
+    assert (store.exists("none"), store.files("none"), store.folders("none")) == (False, {}, [])
+    store.remove("none")
+    store.keep_only("none", set())
 
 
-def test_another_handle_sees_a_new_file_at_once(store):
-    other = Store(store.uri)
-    assert other.files("late") == {}
-    store.write("late/file.bin", b"x")
-    assert other.files("late") == {"file.bin": 1}
+def test_an_empty_file_is_a_file(store, tmp_path):
+    store.write("empty", b"")
+    (tmp_path / "nothing").touch()
+    store.write("sent", tmp_path / "nothing")
+    store.download("empty", tmp_path / "copy")
+    with store.open("empty") as file:
+        assert file.read() == b""
+    assert (store.files(""), store.read("sent"), (tmp_path / "copy").read_bytes()) == (
+        {"empty": 0, "sent": 0},
+        b"",
+        b"",
+    )
 
 
-def test_removing_what_is_not_there_is_fine_and_removing_a_folder_takes_all_of_it(store):
-    store.remove("nothing")
-    store.write("gone/a", b"1")
-    store.write("gone/b/c", b"2")
-    store.remove("gone")
-    assert store.files("gone") == {}
-
-
-def test_folders_are_named_without_hidden_ones(store):
-    store.write("stage/key1/a", b"1")
-    store.write("stage/key2/a", b"1")
-    store.write("stage/.hidden/a", b"1")
-    assert store.folders("stage") == ["key1", "key2"]
-    assert store.folders("none") == []
+@pytest.mark.parametrize("name", HOSTILE)
+def test_any_name_is_a_name(store, name, tmp_path):
+    for path in (name, f"deep/{name}"):
+        store.write(path, b"1")
+        assert store.create(path, b"2") is False
+        assert (store.read(path), store.exists(path)) == (b"1", True)
+        store.download(path, tmp_path / "copy")
+        assert (tmp_path / "copy").read_bytes() == b"1"
+    assert store.files("deep") == {name: 1}
+    store.keep_only("deep", {name})
+    assert store.files("deep") == {name: 1}
+    store.write("deep/other", b"1")
+    store.remove(f"deep/{name}")
+    assert store.files("deep") == {"other": 1}
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../outside", "a/../../b"])
 def test_a_path_that_leaves_the_store_is_refused(store, path):
     with pytest.raises(StoreError, match="leaves the store"):
         store.read(path)
+    with pytest.raises(StoreError, match="leaves the store"):
+        store.remove(path)
 
 
-def test_an_upload_holds_the_bytes_of_the_local_file(store, tmp_path):
-    source = tmp_path / "big"
-    source.write_bytes(os.urandom(3 << 20))
-    store.upload("copy", source)
-    assert store.read("copy") == source.read_bytes()
-
-
-def test_an_unknown_protocol_is_an_error_that_says_what_is_wanted():
-    with pytest.raises(StoreError, match="fsspec URL such as"):
-        Store("nosuch://bucket")
-
-
-def test_a_failed_write_leaves_the_old_bytes_and_no_torso(tmp_path):
-    store = Store(str(tmp_path))
+def test_writing_again_replaces_the_bytes_and_changes_the_version(store):
     store.write("x.bin", b"old")
-    with pytest.raises(RuntimeError), store._whole_file("x.bin") as file:
-        file.write(b"half of the new")
-        raise RuntimeError
+    before = store.scan("")["x.bin"]
+    assert store.scan("")["x.bin"] == before
+    store.write("x.bin", b"new")
+    assert store.read("x.bin") == b"new"
+    assert store.scan("")["x.bin"].version != before.version
+
+
+@pytest.mark.parametrize("how", ["bytes", "file"])
+def test_a_file_of_several_parts_goes_up_and_comes_down_whole(store, how, tmp_path, monkeypatch):
+    monkeypatch.setattr(s3, "PART", 5 << 20)  # the least that S3 takes
+    source = tmp_path / "big"
+    source.write_bytes(os.urandom((12 << 20) + 1))
+    content = source if how == "file" else source.read_bytes()
+    store.write("copy", content)
+    assert store.create("copy", content) is False
+    assert store.create("second", content) is True
+    store.download("second", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == source.read_bytes() == store.read("copy")
+
+
+def test_a_write_that_fails_leaves_the_old_bytes_and_no_torso(store, tmp_path):
+    store.write("x.bin", b"old")
+    for write in (store.write, store.create):
+        with pytest.raises(FileNotFoundError):
+            write("x.bin", tmp_path / "not there") if write == store.write else write("y.bin", tmp_path / "not there")
     assert store.read("x.bin") == b"old"
-    assert [path.name for path in tmp_path.iterdir()] == ["x.bin"]
+    assert store.files("") == {"x.bin": 3}
+
+
+def test_another_handle_sees_what_is_written_replaced_and_removed_at_once(store):
+    other = Store(store.uri)
+    assert (other.files("late"), other.folders(""), other.exists("late/file.bin")) == ({}, [], False)
+    store.write("late/file.bin", b"x")
+    assert (other.files("late"), other.folders(""), other.read("late/file.bin")) == ({"file.bin": 1}, ["late"], b"x")
+    store.write("late/file.bin", b"longer")
+    assert (other.files("late"), other.read("late/file.bin")) == ({"file.bin": 6}, b"longer")
+    store.remove("late")
+    assert (other.files("late"), other.folders(""), other.exists("late/file.bin")) == ({}, [], False)
+
+
+def test_a_file_of_another_process_is_seen_at_once(store):
+    if store.uri.startswith("memory:"):
+        pytest.skip("memory is one process's own")
+    assert (store.files("x"), store.exists("x/a"), store.folders("")) == ({}, False, [])
+    write = "import sys; from storage.store import Store; Store(sys.argv[1]).write('x/a', b'123')"
+    subprocess.run([sys.executable, "-c", write, store.uri], check=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
+    assert (store.files("x"), store.exists("x/a"), store.folders("")) == ({"a": 3}, True, ["x"])
+
+
+def test_removing_a_folder_takes_all_of_it_and_nothing_beside_it(store):
+    for path in ("gone/a", "gone/b/c", "gone-not", "kept/a"):
+        store.write(path, b"1")
+    store.remove("gone")
+    assert store.files("") == {"gone-not": 1, "kept/a": 1}
+
+
+def test_keeping_only_some_files_removes_the_others_of_that_folder(store):
+    for path in ("f/a", "f/b/a", "f/b/c", "g/b"):
+        store.write(path, b"1")
+    store.keep_only("f", {"a", "b/c"})
+    assert store.files("") == {"f/a": 1, "f/b/c": 1, "g/b": 1}
+
+
+def test_folders_are_named_in_order_without_hidden_ones_and_files(store):
+    for path in ("stage/key2/a", "stage/key1/a", "stage/key1/b", "stage/.hidden/a", "stage/file"):
+        store.write(path, b"1")
+    assert store.folders("stage") == ["key1", "key2"]
+    assert store.files("stage/file") == {}
+
+
+def test_more_files_than_one_page_of_a_listing_holds_are_all_there_in_order(store):
+    names = [f"{number:04d}" for number in range(1003)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: store.write(f"many/{name}", b""), reversed(names)))
+    assert list(store.files("many")) == names
+    store.keep_only("many", set(names[:2]))
+    assert list(store.files("many")) == names[:2]
+
+
+def test_of_many_threads_that_create_a_file_one_does_and_its_bytes_stay(store):
+    ready = threading.Barrier(8)
+
+    def create(number: int) -> bool:
+        ready.wait()
+        return store.create("one", b"%d" % number)
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(create, range(8)))
+    assert made.count(True) == 1
+    assert store.read("one") == b"%d" % made.index(True)
+
+
+def test_of_many_processes_that_create_a_file_one_does(store):
+    if store.uri.startswith("memory:"):
+        pytest.skip("memory is one process's own")
+    code = (
+        "import sys; from storage.store import Store; store = Store(sys.argv[1]); print(flush=True); input();"
+        "print(store.create('one', sys.argv[2].encode()))"
+    )
+    command = [sys.executable, "-c", code, store.uri]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    racers = [subprocess.Popen([*command, str(n)], env=environment, **pipes) for n in range(3)]
+    for racer in racers:
+        racer.stdout.readline()
+    for racer in racers:
+        racer.stdin.write("\n")
+        racer.stdin.flush()
+    said = [racer.communicate()[0].strip() for racer in racers]
+    assert sorted(said) == ["False", "False", "True"]
+    assert store.read("one") == b"%d" % said.index("True")
+
+
+def test_a_store_that_travels_to_another_process_is_the_same_store(store):
+    store.write("x", b"1")
+    assert pickle.loads(pickle.dumps(store)).read("x") == b"1"
 
 
 def test_a_lock_of_a_killed_process_is_free(tmp_path):
@@ -129,101 +238,16 @@ def test_a_lock_of_a_killed_process_is_free(tmp_path):
         pass
 
 
-def test_a_finished_artifact_is_done_and_keeps_only_its_files(artifact):
-    assert artifact.check().state == "done"
-    assert sorted(artifact.store.files(artifact.path)) == ["a.bin", "deep/b.bin", "manifest.json"]
-    assert artifact.manifest().counts == {"rows": 5}
+def test_the_torso_of_a_killed_write_is_not_listed_and_is_swept(tmp_path):
+    store = Store(str(tmp_path))
+    store.write("f/a", b"1")
+    (tmp_path / "f" / f".{'0' * 32}.partial").write_bytes(b"torso")
+    assert store.files("f") == {"a": 1}
+    store.keep_only("f", {"a"})
+    assert [path.name for path in Path(tmp_path, "f").iterdir()] == ["a"]
 
 
-def test_a_place_with_nothing_is_missing_and_one_with_finished_files_is_partial(store):
-    place = Artifact(store, "tokens", "abc")
-    assert place.check().state == "missing"
-    place.add("part.bin", b"1", 1, {})
-    assert place.check().state == "partial"
-
-
-def test_a_deleted_file_a_cut_file_and_a_changed_byte_are_damage(artifact):
-    assert artifact.check().state == "done"
-    artifact.store.write(f"{artifact.path}/a.bin", b"firsT")
-    assert "content of a.bin" in artifact.check().why
-    artifact.store.write(f"{artifact.path}/a.bin", b"fir")
-    assert "has 3 bytes, not 5" in artifact.check().why
-    artifact.store.remove(f"{artifact.path}/a.bin")
-    assert artifact.check() == type(artifact.check())("damaged", "a.bin is missing")
-
-
-def test_a_reopened_artifact_keeps_its_whole_files_only(artifact):
-    artifact.store.write(f"{artifact.path}/a.bin", b"wrong")
-    artifact.reopen()
-    assert list(artifact.records()) == ["deep/b.bin"]
-    assert artifact.check().state == "partial"
-    artifact.add("a.bin", b"first", 2, {"dropped": 1})
-    commit(artifact)
-    assert artifact.check().state == "done"
-
-
-def test_a_manifest_that_is_none_is_damage_and_reopening_removes_it(artifact):
-    artifact.store.write(f"{artifact.path}/manifest.json", b'{"stage": 1')
-    assert artifact.check().state == "damaged"
-    artifact.reopen()
-    assert artifact.check().state == "missing"
-
-
-def test_what_a_killed_write_left_is_swept_away_by_the_commit(tmp_path):
-    artifact = Artifact(Store(str(tmp_path)), "s", "k")
-    artifact.add("a", b"1", 1, {})
-    (tmp_path / "s/k/a.1234.partial").write_bytes(b"torso")
-    commit(artifact)
-    assert sorted(path.name for path in (tmp_path / "s/k").iterdir()) == ["a", "manifest.json"]
-
-
-def test_reading_an_unfinished_artifact_says_that_it_was_never_finished(store):
-    with pytest.raises(DamagedArtifact, match="never finished"):
-        Artifact(store, "dedup", "k").manifest()
-
-
-def test_a_verified_file_is_not_hashed_again_until_it_changes(artifact, monkeypatch):
-    assert artifact.check().state == "done"
-    monkeypatch.setattr(Artifact, "sha256", lambda self, name: pytest.fail(f"hashed {name} again"))
-    assert artifact.check().state == "done"
-    with pytest.raises(pytest.fail.Exception):
-        artifact.check(rehash=True)
-
-
-def test_a_key_depends_on_each_of_its_four_parts_and_not_on_their_order():
-    base = artifact_key("dedup", 1, {"a": 1, "b": 2.5}, {"captions": "x", "synthesis": "y"})
-    assert base == artifact_key("dedup", 1, {"b": 2.5, "a": 1}, {"synthesis": "y", "captions": "x"})
-    others = {
-        artifact_key("tokens", 1, {"a": 1, "b": 2.5}, {"captions": "x", "synthesis": "y"}),
-        artifact_key("dedup", 2, {"a": 1, "b": 2.5}, {"captions": "x", "synthesis": "y"}),
-        artifact_key("dedup", 1, {"a": 2, "b": 2.5}, {"captions": "x", "synthesis": "y"}),
-        artifact_key("dedup", 1, {"a": 1, "b": 2.5}, {"captions": "z", "synthesis": "y"}),
-    }
-    assert len(others | {base}) == 5
-
-
-def test_a_key_is_the_same_on_every_machine():
-    assert artifact_key("captions", 1, {"count": 10, "share": 0.1}, {}) == "1b6e39f124f2b50a1e28"
-
-
-def test_canonical_json_refuses_what_has_no_one_form():
-    with pytest.raises(ValueError):
-        canonical_json(float("nan"))
-    with pytest.raises(TypeError):
-        canonical_json({1, 2})
-
-
-def test_equal_tables_become_equal_bytes_and_say_what_their_columns_mean():
-    kinds = {"id": pa.int64(), "image": IMAGE, "vector": pa.list_(pa.float32(), 2)}
-    columns = {"id": [1], "image": [{"bytes": b"x", "path": "1.png"}], "vector": [[1.0, 2.0]]}
-    table = pa.table(columns, schema(kinds, {"width": 2}))
-    assert to_parquet(table) == to_parquet(pa.table(columns, schema(kinds, {"width": 2})))
-    assert about(table.schema) == {"width": 2}
-    features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
-    assert features["image"] == {"_type": "Image"}
-
-
-def test_a_local_store_gives_the_file_itself_and_a_remote_one_a_copy(artifact, tmp_path):
-    path = artifact.local("deep/b.bin", tmp_path / "scratch")
-    assert Path(path).read_bytes() == b"second"
-    assert path.is_relative_to(tmp_path / "scratch") == (artifact.store.local_path("x") is None)
+@pytest.mark.parametrize("uri", ["nosuch://bucket", "http://host/folder", "simplecache::s3://bucket/x", "s3://"])
+def test_an_address_that_cannot_be_a_store_is_refused_and_says_what_is_wanted(uri):
+    with pytest.raises(StoreError, match=r"s3://bucket/prefix"):
+        Store(uri)

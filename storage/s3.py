@@ -1,0 +1,106 @@
+"""What is particular to S3: how requests are sent, and what its errors mean for the person who meets them."""
+
+import math
+import os
+from typing import Any
+
+from storage.files import StoreError, StoreUnavailable
+
+PART = 16 << 20
+"""Bytes of one request of an upload or download in several; a file below two parts is sent at once."""
+
+ONE_REQUEST = {"max_concurrency": 1}
+"""A small file is read without asking for its size first."""
+
+BLOCKS = {"block_size": 8 << 20}
+"""Bytes read ahead of an open file."""
+
+THERE, CONFLICT = "PreconditionFailed", "ConditionalRequestConflict"
+"""Errors of a conditional write: the object is there; another conditional write to it is under way."""
+
+_PARTS_AT_ONCE = 4
+_MOST_PARTS = 10_000
+_ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "TemporaryRedirect", "IllegalLocationConstraint"}
+_RIGHTS = "s3:ListBucket on the bucket; s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload below"
+
+
+def options() -> dict[str, Any]:
+    """Return the options of a connection.
+
+    The address, region and credentials come from the environment and files that AWS documents (AWS_ENDPOINT_URL,
+    AWS_ENDPOINT_URL_S3, AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID, AWS_PROFILE, ...). Transient errors are tried again by
+    botocore, with growing rests; AWS_RETRY_MODE and AWS_MAX_ATTEMPTS say how.
+    """
+    return {"config_kwargs": {"retries": {"mode": os.environ.get("AWS_RETRY_MODE", "standard")}}}
+
+
+def transfer(size: int) -> dict[str, int]:
+    """Return how a file of `size` bytes is sent or fetched in parts; memory holds `max_concurrency` of them."""
+    return {"chunksize": max(PART, math.ceil(size / _MOST_PARTS)), "max_concurrency": _PARTS_AT_ONCE}
+
+
+def faults() -> tuple[type[Exception], ...]:
+    """Return the classes of error that the client raises by itself. Raises ImportError where s3fs is missing."""
+    import s3fs  # noqa: F401
+    from botocore.exceptions import BotoCoreError
+
+    return (BotoCoreError,)
+
+
+def probe(fs: Any, root: str) -> None:
+    """Ask for one name below the root: raises where the bucket, the rights or the way to the server are missing."""
+    bucket, _, prefix = root.partition("/")
+    fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
+
+
+def endpoint(fs: Any) -> str:
+    """Return the address of the server, where a connection was set up."""
+    return fs.s3.meta.endpoint_url
+
+
+def code(error: BaseException) -> str:
+    """Return the name that S3 gave an error; nothing where it did not come from S3."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
+    return response.get("Error", {}).get("Code", "")
+
+
+def explained(error: Exception, uri: str, server: str) -> StoreError | None:
+    """Return an error that says what was found, why, and what to do; None where S3 is not at fault."""
+    from botocore import exceptions
+
+    name = code(error)
+    if isinstance(
+        error,
+        exceptions.NoCredentialsError | exceptions.PartialCredentialsError | exceptions.CredentialRetrievalError
+        | exceptions.ProfileNotFound | exceptions.TokenRetrievalError | exceptions.SSOError,
+    ):  # fmt: skip
+        return StoreError(
+            f"store {uri}: {error}. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE with a profile of "
+            "~/.aws, or give this machine a role."
+        )
+    if isinstance(error, exceptions.ParamValidationError | exceptions.InvalidRegionError):
+        return StoreError(f"store {uri} is not an address: {error}. Give s3://bucket/prefix.")
+    if isinstance(error, exceptions.BotoCoreError):
+        return StoreUnavailable(
+            f"store {uri} cannot be reached at {server}: {error}\n"
+            "Is the server up, is AWS_ENDPOINT_URL its address, and does this machine's network lead there?"
+        )
+    if name == "NoSuchBucket":
+        bucket = uri.partition("://")[2].partition("/")[0]
+        return StoreError(
+            f"store {uri}: there is no bucket {bucket!r} at {server}.\n"
+            f"Correct the address (and AWS_ENDPOINT_URL, if set), or make it: aws s3 mb s3://{bucket}"
+        )
+    if name in _ELSEWHERE:
+        return StoreError(f"store {uri} is in another region than asked for ({error}). Set AWS_DEFAULT_REGION to its.")
+    if isinstance(error, PermissionError):
+        return StoreError(
+            f"store {uri} at {server} denies access: {error} ({name}).\n"
+            f"Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their rights: {_RIGHTS} the prefix."
+        )
+    if name:
+        return StoreUnavailable(
+            f"store {uri} at {server} answered {name}, again and again: {error}\n"
+            "What is finished is kept; run the same command again."
+        )
+    return None

@@ -1,0 +1,36 @@
+"""Stores of every kind for tests that hold for all of them."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+
+from s3_server import s3_server
+from storage.store import Store
+
+OF_A_USER = os.environ.get("LIGHTGEN_TEST_STORE")
+"""Address of an empty place: the contract is tested there too."""
+
+KINDS = ["local", "memory", "s3", *([OF_A_USER] if OF_A_USER else [])]
+
+
+@contextmanager
+def stores() -> Iterator[object]:
+    """Yield a function `(kind, folder)` that gives an empty store; an S3 server is started for the first that asks."""
+    with ExitStack() as stack:
+
+        @cache
+        def server() -> str:
+            return stack.enter_context(s3_server())
+
+        def make(kind: str, folder: Path) -> Store:
+            name = uuid.uuid4().hex
+            if kind == "local":
+                return Store(str(folder / name))
+            return Store(
+                {"memory": f"memory://{name}", "s3": ""}.get(kind) or f"{server() if kind == 's3' else kind}/{name}"
+            )
+
+        yield make
