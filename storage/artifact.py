@@ -154,7 +154,7 @@ class Artifact:
         try:
             manifest = self.manifest()
         except DamagedArtifact as error:
-            if self.finished():
+            if not isinstance(error.__cause__, FileNotFoundError):
                 return Check("damaged", str(error))
             finished = self._records()
             if finished:
@@ -211,9 +211,9 @@ class Artifact:
         Raises:
             FinishedElsewhere: there is a manifest; records count no longer, and may be gone.
         """
-        if not self.store.locks and self.finished():
-            raise self._finished_elsewhere()
         self._entries = self._records()
+        if not self.store.locks and self.finished():  # asked last: the manifest comes before records go
+            raise self._finished_elsewhere()
         return dict(self._entries)
 
     def _records(self) -> dict[str, FileEntry]:

@@ -106,8 +106,10 @@ class Store:
 
 
 def _inside(path: str) -> str:
-    """Return a path as it was given. Raises StoreError where it leaves the store, or a store may read it otherwise."""
+    """Return a path as it was given. Raises StoreError where it leaves the store, or has another spelling."""
     parts = PurePosixPath(path).parts
     if path.startswith("/") or ".." in parts:
         raise StoreError(f"path {path!r} leaves the store; paths are relative and have no '..'")
+    if path not in ("", ".") and path != "/".join(parts):
+        raise StoreError(f"path {path!r} is to be written as {'/'.join(parts)!r}: to an object store they are two")
     return path

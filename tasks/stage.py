@@ -103,6 +103,7 @@ class Stage:
                     self.body(job, *inputs)
                     first = artifact.commit(self._manifest(job, inputs))
                 except FinishedElsewhere:
+                    artifact.tidy()
                     first = False
             if not first:
                 log.info("%s: another machine finished it first; its artifact is taken", self.name)

@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from stores import KINDS, stores
 
 from storage import s3
 from storage.files import StoreError
 from storage.store import Store
-from stores import KINDS, stores
 
 HOSTILE = [
     "a b",
@@ -105,6 +105,12 @@ def test_a_path_that_leaves_the_store_is_refused(store, path):
         store.remove(path)
 
 
+@pytest.mark.parametrize("path", ["a//b", "./a", "a/", "a/./b"])
+def test_a_path_with_two_spellings_is_refused_in_all_but_one(store, path):
+    with pytest.raises(StoreError, match="written as"):
+        store.write(path, b"1")
+
+
 def test_writing_again_replaces_the_bytes_and_changes_the_version(store):
     store.write("x.bin", b"old")
     before = store.scan("")["x.bin"]
@@ -152,7 +158,9 @@ def test_a_file_of_another_process_is_seen_at_once(store):
         pytest.skip("memory is one process's own")
     assert (store.files("x"), store.exists("x/a"), store.folders("")) == ({}, False, [])
     write = "import sys; from storage.store import Store; Store(sys.argv[1]).write('x/a', b'123')"
-    subprocess.run([sys.executable, "-c", write, store.uri], check=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
+    subprocess.run(
+        [sys.executable, "-c", write, store.uri], check=True, env=os.environ | {"PYTHONPATH": str(Path.cwd())}
+    )
     assert (store.files("x"), store.exists("x/a"), store.folders("")) == ({"a": 3}, True, ["x"])
 
 
@@ -177,8 +185,9 @@ def test_folders_are_named_in_order_without_hidden_ones_and_files(store):
     assert store.files("stage/file") == {}
 
 
-def test_more_files_than_one_page_of_a_listing_holds_are_all_there_in_order(store):
-    names = [f"{number:04d}" for number in range(1003)]
+def test_more_files_than_one_page_of_a_listing_holds_are_all_there_in_order(store, monkeypatch):
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "40")
+    names = [f"{number:04d}" for number in range(100)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda name: store.write(f"many/{name}", b""), reversed(names)))
     assert list(store.files("many")) == names
@@ -208,15 +217,15 @@ def test_of_many_processes_that_create_a_file_one_does(store):
     )
     command = [sys.executable, "-c", code, store.uri]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    environment = os.environ | {"PYTHONPATH": os.getcwd()}
-    racers = [subprocess.Popen([*command, str(n)], env=environment, **pipes) for n in range(3)]
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+    racers = [subprocess.Popen([*command, str(n)], env=environment, **pipes) for n in range(2)]
     for racer in racers:
         racer.stdout.readline()
     for racer in racers:
         racer.stdin.write("\n")
         racer.stdin.flush()
     said = [racer.communicate()[0].strip() for racer in racers]
-    assert sorted(said) == ["False", "False", "True"]
+    assert sorted(said) == ["False", "True"]
     assert store.read("one") == b"%d" % said.index("True")
 
 
