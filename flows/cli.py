@@ -16,6 +16,7 @@ from flows.plan import plan as make_plan
 from flows.plan import require_inputs
 from flows.selection import select
 from flows.store_commands import store as store_group
+from storage.files import StoreUnavailable
 from storage.store import Store
 from tasks.settings import Settings
 from tasks.trackers import require_trackers
@@ -296,7 +297,7 @@ def main() -> None:
         sys.exit(1)
     except MISTAKES as error:
         _explain(error, debug)
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, StoreUnavailable) else 2)
     except Exception as error:
         _explain(error, debug)
         sys.exit(1)

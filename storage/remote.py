@@ -43,10 +43,8 @@ def _told(method: Callable[Concatenate["RemoteFiles", P], R]) -> Callable[Concat
     def call(self: "RemoteFiles", *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(self, *args, **kwargs)
-        except (FileNotFoundError, FileExistsError):
-            raise
         except self.faults as error:
-            told = s3.explained(error, self.uri, self.endpoint) if self.is_s3 else None
+            told = s3.explained(error, self.uri, s3.endpoint(self._fs)) if self.is_s3 else None
             if told is None and isinstance(error, PermissionError):
                 told = StoreError(f"store {self.uri} denies access: {error}. Give its credentials the right to write.")
             if told is None:
@@ -105,12 +103,7 @@ class RemoteFiles:
 
     @_told
     def _probe(self) -> None:
-        s3.probe(self._fs, self._root)
-
-    @property
-    def endpoint(self) -> str:
-        """Address of the server, where known."""
-        return s3.endpoint(self._fs)
+        s3.probe(self._fs, self._root, self.uri)
 
     def _full(self, path: str) -> str:
         return self._root if path in ("", ".") else f"{self._root}/{path}"

@@ -47,10 +47,21 @@ def faults() -> tuple[type[Exception], ...]:
     return (BotoCoreError,)
 
 
-def probe(fs: Any, root: str) -> None:
+def probe(fs: Any, root: str, uri: str) -> None:
     """Ask for one name below the root: raises where the bucket, the rights or the way to the server are missing."""
     bucket, _, prefix = root.partition("/")
-    fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
+    try:
+        fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", MaxKeys=1)
+    except FileNotFoundError as error:  # also the answer of a server that is none of S3
+        raise _no_bucket(uri, endpoint(fs)) from error
+
+
+def _no_bucket(uri: str, server: str) -> StoreError:
+    bucket = uri.partition("://")[2].partition("/")[0]
+    return StoreError(
+        f"store {uri}: there is no bucket {bucket!r} at {server}.\n"
+        f"Correct the address (and AWS_ENDPOINT_URL, if set), or make it: aws s3 mb s3://{bucket}"
+    )
 
 
 def endpoint(fs: Any) -> str:
@@ -86,11 +97,9 @@ def explained(error: Exception, uri: str, server: str) -> StoreError | None:
             "Is the server up, is AWS_ENDPOINT_URL its address, and does this machine's network lead there?"
         )
     if name == "NoSuchBucket":
-        bucket = uri.partition("://")[2].partition("/")[0]
-        return StoreError(
-            f"store {uri}: there is no bucket {bucket!r} at {server}.\n"
-            f"Correct the address (and AWS_ENDPOINT_URL, if set), or make it: aws s3 mb s3://{bucket}"
-        )
+        return _no_bucket(uri, server)
+    if isinstance(error, FileExistsError | FileNotFoundError):
+        return None
     if name in _ELSEWHERE:
         return StoreError(f"store {uri} is in another region than asked for ({error}). Set AWS_DEFAULT_REGION to its.")
     if isinstance(error, PermissionError):

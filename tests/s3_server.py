@@ -3,7 +3,7 @@
 import os
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -11,23 +11,31 @@ from unittest import mock
 import boto3
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
+from werkzeug.wrappers import Response
 
 _OF_A_USER = ["PROFILE", "SESSION_TOKEN", "ENDPOINT_URL_S3", "CONFIG_FILE", "SHARED_CREDENTIALS_FILE"]
 """What else a user's environment may say under `AWS_`, and would lead elsewhere."""
 
 
 @contextmanager
-def s3_server(requests: list[str] | None = None) -> Iterator[str]:
+def s3_server(
+    requests: list[str] | None = None, fault: Callable[[str], tuple[int, str] | None] = lambda request: None
+) -> Iterator[str]:
     """Serve S3 with one empty bucket and point `AWS_*` of the environment at it; yield `s3://<bucket>/store`.
 
     Args:
         requests: hears "GET /bucket/key?query" of each request, in the order of their ends.
+        fault: hears of each request before it is done; may give a status and S3's name of an error to answer instead.
     """
     moto = DomainDispatcherApplication(create_backend_app)
     turn = threading.Lock()
 
     def one_at_a_time(environ: Any, start_response: Any) -> Any:
         with turn:  # moto looks whether a key is there and then writes it: S3 does both as one step
+            if wrong := fault(f"{environ['REQUEST_METHOD']} {environ['REQUEST_URI']}"):
+                environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+                error = f"<Error><Code>{wrong[1]}</Code><Message>as the test has it</Message></Error>"
+                return Response(error, wrong[0], mimetype="application/xml")(environ, start_response)
             return moto(environ, start_response)
 
     class Handler(MotoRequestHandler):
