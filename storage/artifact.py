@@ -16,22 +16,20 @@ import json
 import re
 import uuid
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
 
 from pydantic import ValidationError
 
+from storage.copies import fetch, name_of_making, sha256_of
 from storage.files import Content, Found
 from storage.manifest import MANIFEST, FileEntry, Manifest
+from storage.records import read_records, write_record
 from storage.store import Store
 
 PROGRESS = "_progress"
 """Folder inside an unfinished artifact: one record for each finished file, and the scratch space of the maker."""
-
-_AT_ONCE = 16
-"""Records read at once."""
 
 _NOTHING = Found(-1, "")
 
@@ -124,25 +122,11 @@ class Artifact:
             self.manifest()
         if name not in self._entries:
             raise DamagedArtifact(f"{self.uri} has no file {name}")
-        entry, making = self._entries[name], hashlib.sha256()
-        for each in self._entries.values():
-            making.update(each.sha256.encode())
-        copy = scratch / self.stage / f"{self.key}-{making.hexdigest()[:8]}" / name
-        if not copy.exists():
-            self._copy(entry, copy)
+        entry = self._entries[name]
+        copy = scratch / self.stage / f"{self.key}-{name_of_making(self._entries.values())}" / name
+        if not copy.exists() and not fetch(self.store, f"{self.path}/{entry.path}", entry.sha256, copy):
+            raise DamagedArtifact(f"{self.uri}/{entry.path} did not come as it was written; run again")
         return copy
-
-    def _copy(self, entry: FileEntry, copy: Path) -> None:
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        partial = copy.with_name(f".{uuid.uuid4().hex}.partial")
-        try:
-            self.store.download(f"{self.path}/{entry.path}", partial)
-            with partial.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
-                    raise DamagedArtifact(f"{self.uri}/{entry.path} did not come as it was written; run again")
-            partial.replace(copy)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def check(self, *, rehash: bool = False) -> Check:
         """Say whether the artifact can be used.
@@ -166,6 +150,8 @@ class Artifact:
         for entry in manifest.files:
             fault = self._fault(entry, there, known)
             if fault:
+                if rehash:  # what was remembered of it is wrong
+                    self._remember(seen)
                 return Check("damaged", fault)
             seen[entry.name] = _version(entry, there)
         if seen != known:
@@ -217,16 +203,7 @@ class Artifact:
         return dict(self._entries)
 
     def _records(self) -> dict[str, FileEntry]:
-        folder = f"{self.path}/{PROGRESS}/files"
-
-        def read(name: str) -> FileEntry | None:
-            try:
-                return FileEntry.model_validate_json(self.store.read(f"{folder}/{name}"))
-            except FileNotFoundError:  # tidied up since the listing
-                return None
-
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            return {entry.name: entry for entry in pool.map(read, self.store.files(folder)) if entry}
+        return read_records(self.store, f"{self.path}/{PROGRESS}/files")
 
     def _finished_elsewhere(self) -> FinishedElsewhere:
         self._entries = {}
@@ -267,9 +244,7 @@ class Artifact:
 
     def add_file(self, name: str, source: Path) -> None:
         """Copy a local file of any size into an unfinished artifact, and then record it; raises as `add`."""
-        with source.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        self._add(FileEntry(name=name, rows=0, bytes=source.stat().st_size, sha256=digest), source)
+        self._add(FileEntry(name=name, rows=0, bytes=source.stat().st_size, sha256=sha256_of(source)), source)
 
     def _add(self, entry: FileEntry, content: Content) -> None:
         path = f"{self.path}/{entry.name}"
@@ -287,7 +262,7 @@ class Artifact:
 
     def record(self, entry: FileEntry) -> None:
         """Write down that a file of an unfinished artifact is whole."""
-        self.store.write(f"{self.path}/{PROGRESS}/files/{entry.name}.json", entry.model_dump_json().encode())
+        write_record(self.store, f"{self.path}/{PROGRESS}/files", entry)
         self._entries[entry.name] = entry
 
     def remove(self) -> None:
@@ -320,7 +295,7 @@ class Artifact:
             self._entries = {}
             self.tidy()
             return False
-        if not self.store.locks:  # written once and sent with checksums: hashing it again would fetch all of it
+        if not self.store.locks:  # written once, and compared with a checksum there: to hash it is to fetch all of it
             self._remember({entry.name: _version(entry, there) for entry in manifest.files})
         self._sweep(manifest.files)
         return True

@@ -1,6 +1,7 @@
 """What an artifact promises on top of any store: keys, records, the manifest, damage found and mended."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from stores import KINDS, commit, stores
 from storage.artifact import Artifact, DamagedArtifact
 from storage.keys import artifact_key, canonical_json
 from storage.manifest import Manifest
+from storage.store import Store
 from storage.tables import IMAGE, about, schema, to_parquet
 
 
@@ -127,6 +129,21 @@ def test_a_verified_file_is_not_hashed_again_until_it_changes(artifact, monkeypa
     assert Artifact(artifact.store, "captions", "0123").check().state == "done"
     with pytest.raises(pytest.fail.Exception):
         artifact.check(rehash=True)
+
+
+def test_a_byte_that_changed_without_a_trace_is_found_by_rehashing_and_then_made_again(tmp_path):
+    artifact = Artifact(Store(str(tmp_path)), "captions", "0123")
+    artifact.add("a.bin", b"first", 2, {})
+    commit(artifact)
+    assert artifact.check().state == "done"
+    path = tmp_path / artifact.path / "a.bin"
+    before = path.stat()
+    path.write_bytes(b"firsT")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (artifact.check().state, artifact.check(rehash=True).state) == ("done", "damaged")
+    assert artifact.check().state == "damaged"
+    artifact.reopen()
+    assert artifact.check().state == "missing"
 
 
 def test_a_local_store_gives_the_file_itself_and_a_remote_one_a_copy(artifact, tmp_path):

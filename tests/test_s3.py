@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -207,9 +208,38 @@ def test_the_server_leaves_the_environment_as_it_was():
     assert dict(os.environ) == before
 
 
-def test_nothing_of_s3_is_imported_for_a_local_store(tmp_path: Path):
-    import subprocess
+MAKING = """
+import os, signal, sys
+from storage.artifact import Artifact
+from storage.store import Store
+from stores import commit
+artifact = Artifact(Store(sys.argv[1]), "tokens", "k")
+for number in range(4):
+    if f"part-{number}" not in artifact.records():
+        if number == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        artifact.add(f"part-{number}", b"%d" % number, 1, {})
+        print(number)
+commit(artifact)
+"""
 
+
+def test_a_process_killed_at_a_file_is_followed_by_one_that_makes_only_the_rest(store, tmp_path):
+    def making(die_at: int) -> tuple[int, str]:
+        path = f"{Path.cwd()}:{Path(__file__).parent}"
+        command = [sys.executable, "-c", MAKING, store.uri, str(die_at)]
+        ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+        return ended.returncode, ended.stdout
+
+    assert making(2) == (-9, "0\n1\n")
+    artifact = Artifact(store, "tokens", "k")
+    assert artifact.check().state == "partial"
+    assert making(-1) == (0, "2\n3\n")
+    assert artifact.check(rehash=True).state == "done"
+    assert artifact.names() == [f"part-{number}" for number in range(4)]
+
+
+def test_nothing_of_s3_is_imported_for_a_local_store(tmp_path: Path):
     code = f"import sys; from storage.store import Store; Store({str(tmp_path)!r}).files(''); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert {"s3fs", "botocore", "fsspec"} & set(loaded) == set()
