@@ -1,6 +1,7 @@
 """Files in a folder of this machine, or of a disk that several machines mount."""
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from storage.files import Content, Found
+from storage.lock import file_lock
+
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
 
 _TORSO = re.compile(r"^\.[0-9a-f]{32}\.partial$")
 """Name of a file that is being written, or whose writer was killed."""
@@ -39,12 +43,22 @@ class LocalFiles:
             torso.replace(self.root / path)
 
     def create(self, path: str, content: Content) -> bool:
-        """Write a whole file unless one is there: a second name is given to a file only if it is free."""
+        """Write a whole file unless one is there: a second name is given to a file only if it is free.
+
+        Where a file system has no second names (exFAT, some network drives), a lock stands in for them.
+        """
         with self._torso(path, content) as torso:
             try:
                 os.link(torso, self.root / path)
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                with file_lock(self.root / ".locks/create.lock"):
+                    if self.exists(path):
+                        return False
+                    torso.replace(self.root / path)
             return True
 
     @contextlib.contextmanager

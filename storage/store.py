@@ -9,6 +9,8 @@ from storage.files import Content, Files, Found, StoreError
 from storage.local import LocalFiles
 from storage.lock import file_lock
 
+__all__ = ["Store", "StoreError"]
+
 
 class Store:
     """Files under one URI: a local path, `s3://bucket/prefix`, `memory://name` or another of `storage.remote.PACKAGES`.

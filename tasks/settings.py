@@ -40,7 +40,11 @@ class Settings(BaseSettings):
     endpoint_requests_per_minute: float | None = Field(
         None, gt=0, description="rate limit of an endpoint; none: no limit"
     )
-    scratch: str = Field("~/.cache/lightgen", description="local folder for working copies of a remote store's files")
+    scratch: str = Field(
+        "~/.cache/lightgen",
+        description="local folder for a remote store's working copies, and for the checkpoints of a training: a killed one "
+        "goes on only where it finds them, so the folder must outlive the machine or be shared",
+    )
     trackers: tuple[Literal["wandb", "mlflow"], ...] = Field(
         (), description='what shows curves and scores beside TensorBoard: LIGHTGEN_TRACKERS=\'["wandb", "mlflow"]\''
     )

@@ -1,5 +1,6 @@
 """The contract of a store, tested on every kind; `LIGHTGEN_TEST_STORE=URI` adds one of the user's own."""
 
+import errno
 import os
 import pickle
 import signal
@@ -245,6 +246,16 @@ def test_a_lock_of_a_killed_process_is_free(tmp_path):
     holder.wait()
     with Store(str(tmp_path)).lock("k"):
         pass
+
+
+def test_where_files_have_one_name_only_a_lock_lets_one_caller_create(tmp_path, monkeypatch):
+    def no_links(*names: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda number: Store(str(tmp_path)).create("one", b"%d" % number), range(8)))
+    assert (made.count(True), Store(str(tmp_path)).read("one")) == (1, b"%d" % made.index(True))
 
 
 def test_the_torso_of_a_killed_write_is_not_listed_and_is_swept(tmp_path):
