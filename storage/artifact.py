@@ -27,6 +27,7 @@ from storage.files import Content, Found
 from storage.manifest import MANIFEST, FileEntry, Manifest
 from storage.records import read_records, write_record
 from storage.store import Store
+from storage.verified import forget, remember, remembered
 
 PROGRESS = "_progress"
 """Folder inside an unfinished artifact: one record for each finished file, and the scratch space of the maker."""
@@ -145,17 +146,17 @@ class Artifact:
                 return Check("partial", f"{len(finished)} finished files of an interrupted run")
             return Check("missing", "never made")
         there = self.store.scan(self.path)
-        known = {} if rehash else self._remembered()
+        known = {} if rehash else remembered(self.store, self.path)
         seen: dict[str, str] = {}
         for entry in manifest.files:
             fault = self._fault(entry, there, known)
             if fault:
                 if rehash:  # what was remembered of it is wrong
-                    self._remember(seen)
+                    remember(self.store, self.path, seen)
                 return Check("damaged", fault)
             seen[entry.name] = _version(entry, there)
         if seen != known:
-            self._remember(seen)
+            remember(self.store, self.path, seen)
         return Check("done", f"{manifest.counts.get('rows', 0)} rows in {len(manifest.files)} files")
 
     def _fault(self, entry: FileEntry, there: dict[str, Found], known: Mapping[str, str]) -> str | None:
@@ -166,19 +167,6 @@ class Artifact:
         if known.get(entry.name) != _version(entry, there) and self._sha256(entry.path) != entry.sha256:
             return f"the content of {entry.path} is not what was written"
         return None
-
-    @property
-    def _memory(self) -> str:
-        return f".verified/{self.stage}-{self.key}.json"
-
-    def _remembered(self) -> dict[str, str]:
-        try:
-            return json.loads(self.store.read(self._memory))
-        except (FileNotFoundError, ValueError):  # a memory that is lost costs one more hash
-            return {}
-
-    def _remember(self, seen: Mapping[str, str]) -> None:
-        self.store.write(self._memory, json.dumps(seen, sort_keys=True).encode())
 
     def sha256(self, name: str) -> str:
         """Return the hash of a file's present content."""
@@ -221,7 +209,7 @@ class Artifact:
             if not isinstance(error.__cause__, FileNotFoundError):
                 self._forget()
             return
-        there, known = self.store.scan(self.path), self._remembered()
+        there, known = self.store.scan(self.path), remembered(self.store, self.path)
         whole = [entry for entry in manifest.files if self._fault(entry, there, known) is None]
         if len(whole) == len(manifest.files):
             return
@@ -272,7 +260,7 @@ class Artifact:
         """
         self._forget()
         self.store.remove(self.path)
-        self.store.remove(self._memory)
+        forget(self.store, self.path)
 
     def commit(self, manifest: Manifest) -> bool:
         """Mark the artifact as done, unless another machine did so before; return whether this one did.
@@ -296,7 +284,7 @@ class Artifact:
             self.tidy()
             return False
         if not self.store.locks:  # written once, and compared with a checksum there: to hash it is to fetch all of it
-            self._remember({entry.name: _version(entry, there) for entry in manifest.files})
+            remember(self.store, self.path, {entry.name: _version(entry, there) for entry in manifest.files})
         self._sweep(manifest.files)
         return True
 

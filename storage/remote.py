@@ -70,7 +70,7 @@ class RemoteFiles:
         protocol = uri.partition("://")[0]
         if protocol not in PACKAGES:
             raise StoreError(
-                f"store {uri!r} cannot be used: {protocol}:// is not known to write files whole, and only where none "
+                f"store {uri!r} cannot be opened: {protocol}:// is not known to write files whole, and only where none "
                 "is, which a store must.\n"
                 f"Give a folder or an fsspec URL such as s3://bucket/prefix ({', '.join(PACKAGES)})."
             )

@@ -42,8 +42,8 @@ class Settings(BaseSettings):
     )
     scratch: str = Field(
         "~/.cache/lightgen",
-        description="local folder for a remote store's working copies, and for the checkpoints of a training: a killed one "
-        "goes on only where it finds them, so the folder must outlive the machine or be shared",
+        description="local folder for a remote store's copies, and for the checkpoints of a training: a killed one goes "
+        "on only where it finds them, so the folder must outlive the machine or be shared",
     )
     trackers: tuple[Literal["wandb", "mlflow"], ...] = Field(
         (), description='what shows curves and scores beside TensorBoard: LIGHTGEN_TRACKERS=\'["wandb", "mlflow"]\''
