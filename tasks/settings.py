@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     )
     scratch: str = Field(
         "~/.cache/lightgen",
-        description="local folder for a remote store's copies, and for the checkpoints of a training: a killed one goes "
+        description="local folder for a remote store's copies and for the checkpoints of a training: a killed one goes "
         "on only where it finds them, so the folder must outlive the machine or be shared",
     )
     trackers: tuple[Literal["wandb", "mlflow"], ...] = Field(
