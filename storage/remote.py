@@ -123,7 +123,10 @@ class RemoteFiles:
     @_told
     def download(self, path: str, target: Path) -> None:
         """Copy a file to this machine's disk; memory holds a few parts of it."""
-        self._fs.get_file(self._full(path), str(target), **(s3.transfer(0) if self.is_s3 else {}))
+        if self._in_memory:
+            target.write_bytes(self.read(path))
+        else:
+            self._fs.get_file(self._full(path), str(target), **(s3.transfer(0) if self.is_s3 else {}))
 
     @_told
     def write(self, path: str, content: Content) -> None:
