@@ -26,6 +26,7 @@ TRANSIENT_TYPES = {
     "botocore": {"ConnectionError", "HTTPClientError", "IncompleteReadError"},
     "ray": {"NodeDiedError", "WorkerCrashedError", "ObjectLostError", "ActorDiedError"},
     "lightgen_core": {"EndpointUnreachable"},
+    "storage": {"StoreUnavailable"},
 }
 """By top-level module: classes that pass, their subclasses included."""
 
