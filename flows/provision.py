@@ -1,0 +1,64 @@
+"""What a Prefect server needs before deployments can run; `python -m flows.provision` makes it, and may be repeated."""
+
+from pathlib import Path
+
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
+from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import ObjectNotFound
+from prefect.workers.process import ProcessWorker
+
+from tasks.settings import Settings
+
+WORK_POOL = "lightgen"
+AUTOMATIONS = Path(__file__).parent / "automations"
+
+
+def provision(client: SyncPrefectClient, device_limit: str | None) -> list[str]:
+    """Make what is missing: the work pool, the device's concurrency limit, the automations.
+
+    A pool that was paused and a limit that was raised stay as they are. Automations are made to say what their files
+    say, under the name there.
+
+    Returns:
+        What was found or done, in words.
+    """
+    said = [_work_pool(client)]
+    if device_limit is not None:
+        said.append(_concurrency_limit(client, device_limit))
+    return said + [_automation(client, path) for path in sorted(AUTOMATIONS.glob("*.yaml"))]
+
+
+def _work_pool(client: SyncPrefectClient) -> str:
+    try:
+        client.read_work_pool(WORK_POOL)
+        return f"work pool {WORK_POOL} is there"
+    except ObjectNotFound:
+        template = ProcessWorker.get_default_base_job_template()
+        client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process", base_job_template=template))
+        return f"work pool {WORK_POOL} made"
+
+
+def _concurrency_limit(client: SyncPrefectClient, name: str) -> str:
+    try:
+        found = client.read_global_concurrency_limit_by_name(name)
+        return f"concurrency limit {name} is there: {found.limit} at once"
+    except ObjectNotFound:
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
+        return f"concurrency limit {name} made: 1 at once"
+
+
+def _automation(client: SyncPrefectClient, path: Path) -> str:
+    wanted = AutomationCore.model_validate(yaml.safe_load(path.read_text()))
+    found = client.find_automation(wanted.name)
+    if found is None:
+        client.create_automation(wanted)
+        return f"automation {wanted.name} made"
+    client.update_automation(found.id, wanted)
+    return f"automation {wanted.name} made to say what {path.name} says"
+
+
+if __name__ == "__main__":
+    with get_client(sync_client=True) as client:
+        print(*provision(client, Settings().device_limit), sep="\n")
