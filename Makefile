@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: install demo test check clean
+.PHONY: install demo test check stack clean
 
 install: $(READY)
 
@@ -24,6 +24,9 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+stack: $(READY)
+	$(BIN)/python tests/stack.py
 
 clean:
 	rm -rf .venv
