@@ -54,6 +54,7 @@ class Stack:
         own = {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": str(ROOT),
+            "TMPDIR": str(self.folder / "tmp"),
             "PREFECT_HOME": str(self.folder / f"prefect-{service}"),
             "HF_HUB_OFFLINE": "1",
             "NO_PROXY": "127.0.0.1",
@@ -107,6 +108,7 @@ def running_stack() -> Iterator[Stack]:
     ):
         folder = Path(name)
         folder.chmod(0o711)  # PostgreSQL's user has to get through
+        (folder / "tmp").mkdir()
         stack = Stack(folder, processes, SECRETS | {"LIGHTGEN_STORE": uri})
         stack.ports["s3"] = urlsplit(os.environ["AWS_ENDPOINT_URL"]).port or 80
         start_databases(stack)
