@@ -58,7 +58,7 @@ class Api:
         ):
             assert time.monotonic() < until, f"the server knows of {found}"
             time.sleep(0.5)
-        return {task["name"].rpartition("-")[0]: task["state_name"] for task in found}
+        return {task["name"].partition(" ")[0]: task["state_name"] for task in found}
 
 
 def connect(server: PrefectServer) -> Api:

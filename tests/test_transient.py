@@ -112,6 +112,7 @@ LIBRARIES = {
     "botocore": "botocore.exceptions",
     "ray": "ray.exceptions",
     "lightgen_core": "lightgen_core.endpoint",
+    "storage": "storage.files",
 }
 
 
