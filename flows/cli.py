@@ -18,6 +18,7 @@ from flows.selection import select
 from flows.store_commands import store as store_group
 from storage.files import StoreUnavailable
 from storage.store import Store
+from tasks.engine import check as check_engine
 from tasks.settings import Settings
 from tasks.trackers import require_trackers
 
@@ -46,7 +47,7 @@ def cli(debug: bool) -> None:
 @click.option("--from", "from_stage", metavar="STAGE", help="Run this stage and all after it.")
 @click.option("--until", metavar="STAGE", help="Run all stages up to this one.")
 @click.option("--refresh", multiple=True, metavar="STAGE", help="Make a finished stage again; 'all' for every one.")
-@click.option("--engine", type=click.Choice(["local"]), help="What runs the shards of a stage.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), help="Who makes shards, and trains.")
 @json_option
 def run(
     recipe: str,
@@ -67,6 +68,7 @@ def run(
     require_trackers(settings.trackers)
     if engine:
         os.environ["LIGHTGEN_ENGINE"] = engine
+    check_engine(Settings(), place)
     console.quiet_prefect()
     from flows.run import run as flow
     from flows.server import ensure_server

@@ -6,8 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-LOGGERS = ("lightgen", "lightgen_core", "storage")
-"""What of the program speaks to the person who runs it."""
+from tasks.worker import LOGGERS
 
 PREFECT_DEFAULTS = {
     "DO_NOT_TRACK": "1",

@@ -1,5 +1,7 @@
 """The one place where a device is chosen."""
 
+import os
+
 import torch
 
 
@@ -23,6 +25,12 @@ def pick_device(name: str, threads: int) -> torch.device:
             f"device {name!r} is not usable here: {error}. Set LIGHTGEN_DEVICE to auto, cpu or cuda."
         ) from error
     return torch.device(name)
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, each as CUDA_VISIBLE_DEVICES names it: by index or UUID."""
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (named.split(",") if named else [str(index) for index in range(count)])[:count]
 
 
 def check_bf16(device: torch.device) -> None:

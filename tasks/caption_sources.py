@@ -19,6 +19,7 @@ from lightgen_core.captions import Caption
 from lightgen_core.rejected import Rejected
 from storage.tables import schema
 from tasks.job import Job
+from tasks.shards import runs
 
 ANSWERS = schema(
     {
@@ -83,7 +84,8 @@ def _written(job: Job, seed: int) -> tuple[Topics, Rows]:
     instructions = Instructions(asked.taxonomy, seed, asked.rewrite, originals)
     with ExitStack() as until_end:
         writer: Writer | None = None
-        for shard in job.shards(math.ceil(job.recipe.captions.count * asked.surplus), asked.shard_size, "answers"):
+        count = math.ceil(job.recipe.captions.count * asked.surplus)
+        for shard in job.unfinished(runs(count, asked.shard_size, "answers")):
             writer = writer or _writer(job, asked, until_end)
             given = [instructions[place] for place in range(shard.start, shard.stop)]
             answers = writer.write([each.text for each in given], [each.seed for each in given])

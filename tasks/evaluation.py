@@ -1,6 +1,5 @@
 """evaluation: both students -> pictures of captions they never saw, and scores with intervals where a judge applies."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,12 +15,16 @@ from lightgen_core.statistics import bootstrap_mean
 from storage.artifact import Artifact
 from storage.tables import IMAGE, schema
 from tasks.benchmark import evaluation_prompts, prompt_files
-from tasks.job import Job, Shard
+from tasks.job import Job
 from tasks.recipe import Recipe
+from tasks.shards import Run, runs
 from tasks.stage import stage
 
 if TYPE_CHECKING:
+    import torch
+
     from lightgen_core.clip import Clip
+    from lightgen_core.text_to_image import TextToImage
 
 STUDENTS = ("pretrain", "dpo")
 SCHEMA = schema(
@@ -54,8 +57,9 @@ def evaluation(job: Job, pretrain: Artifact, dpo: Artifact) -> None:
     """
     asked, device = job.recipe.evaluation, job.device()
     prompts = evaluation_prompts(job.recipe)
-    judge = load_judge(asked.benchmark, asked.detector, asked.color_model, device)
-    _draw(job, {"pretrain": pretrain, "dpo": dpo}, prompts, judge)
+    count = len(STUDENTS) * len(prompts) * asked.images
+    job.each(runs(count, asked.shard_size, "samples"), Sampler, {"pretrain": pretrain, "dpo": dpo}, prompts)
+    judge = _judge(job.recipe, device)
     job.counts = {"prompts": len(prompts)}
     job.figures = {"judge": JUDGES.get(asked.benchmark), "scores": _scores(job, prompts, judge)}
     if asked.clip_score:
@@ -64,41 +68,52 @@ def evaluation(job: Job, pretrain: Artifact, dpo: Artifact) -> None:
         job.figures["clip_score"] = _clip_scores(job, Clip.load(job.recipe.embeddings.model, device=device))
 
 
-def _draw(job: Job, students: dict[str, Artifact], prompts: list[Prompt], judge: Judge | None) -> None:
-    from lightgen_core.text_to_image import TextToImage
+def _judge(recipe: Recipe, device: "torch.device") -> Judge | None:
+    return load_judge(recipe.evaluation.benchmark, recipe.evaluation.detector, recipe.evaluation.color_model, device)
 
-    asked = job.recipe.evaluation
-    work = [
-        (name, prompt, image) for name in students for prompt in range(len(prompts)) for image in range(asked.images)
-    ]
-    loaded: dict[str, TextToImage] = {}
-    for shard in job.shards(len(work), asked.shard_size, "samples"):
+
+class Sampler:
+    """Draws a shard of pictures with the students, and judges them."""
+
+    def __init__(self, job: Job, students: dict[str, Artifact], prompts: list[Prompt]) -> None:
+        self.job, self.students, self.prompts = job, students, prompts
+        self.judge = _judge(job.recipe, job.device())
+        self.loaded: dict[str, TextToImage] = {}
+
+    def __call__(self, shard: Run) -> None:
         rows = []
-        for name in students:
-            mine = _of_student(work, shard, name)
+        for name in self.students:
+            mine = self._of_student(shard, name)
             if not mine:
                 continue
-            if name not in loaded:
-                folder = job.local_folder(students[name], "student/")
-                loaded[name] = TextToImage.load(folder, job.device(), acceleration=job.acceleration())
-            told = [prompts[prompt] for _, prompt, _ in mine]
-            seeds = [seed_of(job.recipe.seed, "evaluation", prompt, image) for _, prompt, image in mine]
+            told = [self.prompts[prompt] for _, prompt, _ in mine]
+            seeds = [seed_of(self.job.recipe.seed, "evaluation", prompt, image) for _, prompt, image in mine]
             captions = [prompt.caption for prompt in told]
-            pictures = loaded[name].sample(captions, seeds, sampler=job.recipe.sampler).pictures
-            verdicts = [None] * len(told) if judge is None else judge(list(pictures), told).tolist()
+            pictures = self._student(name).sample(captions, seeds, sampler=self.job.recipe.sampler).pictures
+            verdicts = [None] * len(told) if self.judge is None else self.judge(list(pictures), told).tolist()
             rows += [
                 _row(at, name, number, prompt, seed, picture, correct)
                 for (at, number, _), prompt, seed, picture, correct in zip(
                     mine, told, seeds, pictures, verdicts, strict=True
                 )
             ]
-        job.write_table(shard.name, pa.Table.from_pylist(rows, SCHEMA))
+        self.job.write_table(shard.name, pa.Table.from_pylist(rows, SCHEMA))
 
+    def _of_student(self, shard: Run, name: str) -> list[tuple[int, int, int]]:
+        """Return what of a shard a student draws: row, prompt, image. One draws all of its pictures, then the next."""
+        images = self.job.recipe.evaluation.images
+        first = list(self.students).index(name) * len(self.prompts) * images
+        last = first + len(self.prompts) * images
+        rows = range(max(shard.start, first), min(shard.stop, last))
+        return [(row, *divmod(row - first, images)) for row in rows]
 
-def _of_student(work: Sequence[tuple[str, int, int]], shard: Shard, name: str) -> list[tuple[int, int, int]]:
-    """Return what of a shard a student draws: row, prompt, image."""
-    rows = enumerate(work[shard.start : shard.stop], shard.start)
-    return [(at, prompt, image) for at, (who, prompt, image) in rows if who == name]
+    def _student(self, name: str) -> "TextToImage":
+        from lightgen_core.text_to_image import TextToImage
+
+        if name not in self.loaded:
+            folder = self.job.local_folder(self.students[name], "student/")
+            self.loaded[name] = TextToImage.load(folder, self.job.device(), acceleration=self.job.acceleration())
+        return self.loaded[name]
 
 
 def _row(

@@ -5,10 +5,10 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
@@ -17,29 +17,20 @@ from storage.tables import read_file, to_parquet
 from tasks.progress import Progress, Watch, nobody
 from tasks.recipe import Recipe
 from tasks.settings import Settings
+from tasks.shards import Shard
 
 if TYPE_CHECKING:
     import torch
 
     from lightgen_core.head_loop import Acceleration
+    from tasks.worker import Maker
 
 log = logging.getLogger("lightgen")
 
+AnyShard = TypeVar("AnyShard", bound=Shard)
+
 LOG_SECONDS = 10
 """A training loop's figures are logged at most this often."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A run of rows that is made, written and resumed as one file."""
-
-    name: str
-    start: int
-    stop: int
-
-    def beside(self, name: str) -> str:
-        """Return the name of this shard's other file, such as what was not taken."""
-        return f"{name}-{self.name.rpartition('-')[2]}"
 
 
 @dataclass
@@ -50,11 +41,19 @@ class Job:
     settings: Settings
     artifact: Artifact
     watch: Watch = nobody
+    on_device: bool = True
+    """Whether the stage works on the accelerator."""
+    worker: bool = False
+    """Whether this is the job as one of several workers has it."""
     figures: dict[str, Any] = field(default_factory=dict)
     """What the stage measured; goes into the manifest, so it must be a function of the key."""
     counts: dict[str, int] = field(default_factory=dict)
     """What the stage counted beside the rows of its files; goes into the manifest."""
     _started: float = field(default_factory=time.monotonic)
+
+    def for_worker(self, settings: Settings) -> "Job":
+        """Return the job as a worker gets it: it pickles, writes shards, and leaves clock and watch to this one."""
+        return replace(self, settings=settings, watch=nobody, worker=True, figures={}, counts={})
 
     def say(self, message: str, *values: object) -> None:
         """Log a line for the person who watches the run."""
@@ -89,42 +88,53 @@ class Job:
 
         return Acceleration(self.settings.compile_head, self.settings.cuda_graphs)
 
-    def shards(self, rows: int, size: int, name: str, beside: str | None = None) -> Iterator[Shard]:
-        """Yield the shards of `size` rows that an earlier run has not finished.
+    def each(self, shards: Sequence[Shard], maker: "Callable[..., Maker]", *inputs: Any) -> None:
+        """Have those shards made that no earlier run has finished: here, by other processes or on a Ray cluster.
 
         Args:
-            beside: name of a second file that each shard writes; a shard without it is not finished.
+            maker: a class of a module. Each worker calls it once, with a job and the inputs, to load what it needs;
+                then it calls what it got with one shard after another, each to be written in that job. Shards are
+                made in any order, some at once.
+            inputs: artifacts, and other things that pickle and are small.
+
+        Raises:
+            EngineError: the workers cannot do it. An error of a maker is raised as it is.
         """
-        every = {}
-        for number, start in enumerate(range(0, rows, size)):
-            shard = Shard(f"{name}-{number:05d}.parquet", start, min(start + size, rows))
-            every[shard.name] = shard
-        second = {given: shard.beside(beside) for given, shard in every.items()} if beside else {}
-        yield from (every[left] for left in self._unfinished(list(every), second))
+        from tasks.engine import make
 
-    def mirrored(self, source: Artifact, pattern: str, name: str) -> Iterator[tuple[str, pa.Table]]:
-        """Yield, for each file of an input without a finished counterpart here, the counterpart's name and the rows.
+        left = self._left(shards)
+        tell = self._teller(len(left), len(shards))
+        with contextlib.closing(make(self, left, maker, inputs)) as made:
+            for _ in made:
+                tell()
 
-        A file without rows has no counterpart.
-        """
-        given = [file.name for file in source.manifest().files if re.search(pattern, file.name) and file.rows]
-        pairs = {f"{name}-{index:05d}.parquet": mirrored for index, mirrored in enumerate(given)}
-        for left in self._unfinished(list(pairs)):
-            yield left, read_file(source, pairs[left])
+    def unfinished(self, shards: Sequence[AnyShard]) -> Iterator[AnyShard]:
+        """Yield the shards that no earlier run has finished, for the caller to make one after the other."""
+        left = self._left(shards)
+        tell = self._teller(len(left), len(shards))
+        for shard in left:
+            yield shard
+            tell()
 
-    def _unfinished(self, names: list[str], second: Mapping[str, str] | None = None) -> Iterator[str]:
-        """Yield the files that are still to be made, alone or with their second file; log how long they will take."""
+    def _left(self, shards: Sequence[AnyShard]) -> list[AnyShard]:
         finished = self._finished()
-        left = [name for name in names if not finished >= {name, (second or {}).get(name, name)}]
-        if len(left) < len(names):
-            self.say("%d of %d shards are there already", len(names) - len(left), len(names))
-        started, before = time.monotonic(), len(names) - len(left)
-        self.watch(Progress(before, len(names), "shards"))
-        for done, name in enumerate(left, start=1):
-            yield name
-            remaining = (time.monotonic() - started) / done * (len(left) - done)
-            self.say("shard %d of %d, %.0f s left", before + done, len(names), remaining)
-            self.watch(Progress(before + done, len(names), "shards", remaining))
+        return [shard for shard in shards if not finished.issuperset(shard.files)]
+
+    def _teller(self, left: int, total: int) -> Callable[[], None]:
+        """Return what is to be called after each shard: it tells how far the stage is, and how long it will take."""
+        done, started = total - left, time.monotonic()
+        if done:
+            self.say("%d of %d shards are there already", done, total)
+        self.watch(Progress(done, total, "shards"))
+
+        def tell() -> None:
+            nonlocal done
+            done += 1
+            remaining = (time.monotonic() - started) / (done - total + left) * (total - done)
+            self.say("shard %d of %d, %.0f s left", done, total, remaining)
+            self.watch(Progress(done, total, "shards", remaining))
+
+        return tell
 
     def written(self, pattern: str) -> pa.Table:
         """Return the rows of this artifact's own finished files whose name matches, in order."""
@@ -172,25 +182,29 @@ class Job:
     def write(self, name: str, data: bytes, rows: int = 0, counts: Mapping[str, int] | None = None) -> None:
         """Write a file of the artifact."""
         self.artifact.add(name, data, rows, counts or {})
-        self._keep_clock()
+        self.keep_clock()
 
     def add_folder(self, folder: Path, prefix: str = "") -> None:
         """Add every file of a local folder to the artifact."""
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             self.artifact.add_file(prefix + path.relative_to(folder).as_posix(), path)
-        self._keep_clock()
+        self.keep_clock()
 
-    def _keep_clock(self) -> None:
-        self.artifact.store.write(self._clock, json.dumps(self.seconds()).encode())
+    def keep_clock(self) -> None:
+        """Write down how long the making has taken so far, unless this is the job of a worker, who is not asked."""
+        if self.worker:
+            return
+        self.artifact.store.write(self.clock, json.dumps(self.seconds()).encode())
         self._started = time.monotonic()
 
     @property
-    def _clock(self) -> str:
+    def clock(self) -> str:
+        """Path in the store of the seconds that the making has taken so far."""
         return f"{self.artifact.path}/{PROGRESS}/seconds.json"
 
     def seconds(self) -> float:
         """Return the wall-clock seconds of this making and of the interrupted ones before it, where kept."""
         before = 0.0
         with contextlib.suppress(FileNotFoundError):
-            before = json.loads(self.artifact.store.read(self._clock))
+            before = json.loads(self.artifact.store.read(self.clock))
         return before + time.monotonic() - self._started

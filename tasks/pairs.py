@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from lightgen_core.captions import assign_images
@@ -15,6 +16,7 @@ from storage.rows import take_rows
 from storage.tables import IMAGE, about, read_table, schema
 from tasks.job import Job
 from tasks.recipe import Recipe
+from tasks.shards import Run, runs
 from tasks.stage import stage
 from tasks.tokens import pattern_of
 
@@ -44,31 +46,48 @@ def pairs(job: Job, pretrain: Artifact, tokens: Artifact, synthesis: Artifact) -
 
     The loser is always a sample of the student itself, the winner the teacher's picture or a better sample.
     """
-    from lightgen_core.half import to_bytes
-    from lightgen_core.text_to_image import TextToImage
-
     asked = job.recipe.pairs
-    scorer = _scorer(job)
-    samples = asked.samples
-    size, _ = job.recipe.phases[-1]  # what the student was last trained on, and samples
-    encoded = pattern_of(size)
-    chosen = _choose(tokens, encoded, asked.count, seed_of(job.recipe.seed, "pairs"))
-    ids = read_table(synthesis, "^images", ["id"])["id"].to_numpy()
-    student = TextToImage.load(job.local_folder(pretrain, "student/"), job.device(), acceleration=job.acceleration())
-    for shard in job.shards(len(chosen), asked.shard_size, "pairs"):
-        table = take_rows(tokens, encoded, chosen[shard.start : shard.stop])
+    chosen = _choose(tokens, _encoded(job.recipe), asked.count, seed_of(job.recipe.seed, "pairs"))
+    job.each(runs(len(chosen), asked.shard_size, "pairs"), Sampler, pretrain, tokens, synthesis, chosen)
+
+
+def _encoded(recipe: Recipe) -> str:
+    """Return what names the files of tokens of the size that the student was last trained on, and samples."""
+    size, _ = recipe.phases[-1]
+    return pattern_of(size)
+
+
+class Sampler:
+    """Samples the student for a shard of captions, and chooses pairs among its pictures and the teacher's."""
+
+    def __init__(
+        self, job: Job, pretrain: Artifact, tokens: Artifact, synthesis: Artifact, chosen: npt.NDArray[np.int64]
+    ) -> None:
+        from lightgen_core.text_to_image import TextToImage
+
+        self.job, self.tokens, self.synthesis, self.chosen = job, tokens, synthesis, chosen
+        self.scorer = _scorer(job)
+        self.ids = read_table(synthesis, "^images", ["id"])["id"].to_numpy()
+        folder = job.local_folder(pretrain, "student/")
+        self.student = TextToImage.load(folder, job.device(), acceleration=job.acceleration())
+
+    def __call__(self, shard: Run) -> None:
+        from lightgen_core.half import to_bytes
+
+        recipe, samples = self.job.recipe, self.job.recipe.pairs.samples
+        table = take_rows(self.tokens, _encoded(recipe), self.chosen[shard.start : shard.stop])
         rows, layout = table.to_pylist(), about(table.schema)
         layout.pop("moments", None)  # a winner is the mean
         told = [row["caption"] for row in rows]
-        teachers = _pictures_of(synthesis, ids, [row["id"] for row in rows])
+        teachers = _pictures_of(self.synthesis, self.ids, [row["id"] for row in rows])
         captions = [caption for caption in told for _ in range(samples)]
-        seeds = [seed_of(job.recipe.seed, "pairs", row["id"], k) for row in rows for k in range(samples)]
-        sampled = student.sample(captions, seeds, sampler=job.recipe.sampler)
-        scores = scorer.samples(list(sampled.pictures), captions).reshape(len(rows), samples)
-        rivals = scorer.teachers([from_bytes(picture) for picture in teachers], told)
+        seeds = [seed_of(recipe.seed, "pairs", row["id"], k) for row in rows for k in range(samples)]
+        sampled = self.student.sample(captions, seeds, sampler=recipe.sampler)
+        scores = self.scorer.samples(list(sampled.pictures), captions).reshape(len(rows), samples)
+        rivals = self.scorer.teachers([from_bytes(picture) for picture in teachers], told)
         found = []
         for number, row in enumerate(rows):
-            match = choose_pair(scores[number], rivals[number], asked.kind, scorer.margin)
+            match = choose_pair(scores[number], rivals[number], recipe.pairs.kind, self.scorer.margin)
             if match is None:
                 continue
             winner, loser = (None if place is None else number * samples + place for place in match)
@@ -84,7 +103,7 @@ def pairs(job: Job, pretrain: Artifact, tokens: Artifact, synthesis: Artifact) -
             )
         counts = {kind: sum(pair["kind"] == kind for pair in found) for kind in ("teacher", "best_worst")}
         counts |= {"samples": len(captions), "without_pair": len(rows) - len(found)}
-        job.write_table(shard.name, pa.Table.from_pylist(found, schema(KINDS, layout)), counts)
+        self.job.write_table(shard.name, pa.Table.from_pylist(found, schema(KINDS, layout)), counts)
 
 
 def _scorer(job: Job) -> Scorer:

@@ -1,7 +1,7 @@
 """Settings say where a run happens; they come from the environment and never enter an artifact's key."""
 
 import os
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -20,9 +20,25 @@ class Settings(BaseSettings):
 
     store: str = Field("lightgen-store", description="folder or fsspec URL that holds the artifacts")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...; auto takes a GPU where there is one")
-    engine: Literal["local", "ray"] = Field("local", description="what runs the shards of a stage")
+    engine: Literal["local", "ray"] = Field(
+        "local",
+        description="what makes the shards of a stage, and trains: processes of this machine, or the Ray cluster at "
+        "RAY_ADDRESS (without it, one that is started here); needs lightgen[ray]",
+    )
+    workers: int = Field(1, ge=1, description="engine local: processes that make shards at once; 1: this one")
+    shard_cpus: float = Field(1, gt=0, description="engine ray: CPUs that a worker occupies; 2 halves the workers")
+    shard_gpus: float | None = Field(
+        None,
+        ge=0,
+        description="engine ray: GPUs that a worker occupies; 0.5 puts two on each; none: 1 for a stage that works on "
+        "the device, where the cluster has GPUs and LIGHTGEN_DEVICE is not cpu, else 0",
+    )
     threads: int = Field(
-        default_factory=lambda: os.cpu_count() or 1, ge=1, description="CPU threads of a stage, shared by its processes"
+        default_factory=lambda: os.cpu_count() or 1,
+        ge=1,
+        description="CPU threads of a stage; those of a training are shared by its processes, but each process that "
+        "makes shards has as many. On a CPU, equal bytes need equal threads, so give it where they matter. Left out: "
+        "all cores, which local workers share; on Ray shard_cpus, rounded down",
     )
     device_limit: str | None = Field(
         None, description="Prefect's global concurrency limit that a stage on the device holds; none: it does not wait"
@@ -65,6 +81,18 @@ class Settings(BaseSettings):
             super().__init__(**given)
         except (SettingsError, ValidationError) as error:
             raise SettingsMistake(_explain(error)) from error
+
+    def share(self, workers: int, threads: int) -> Self:
+        """Return the settings of one of several workers.
+
+        Together they keep to an endpoint's limits. `threads` is theirs unless a number was asked for.
+        """
+        per_minute = self.endpoint_requests_per_minute
+        own: dict[str, float | None] = {
+            "endpoint_concurrency": max(1, self.endpoint_concurrency // workers),
+            "endpoint_requests_per_minute": per_minute and per_minute / workers,
+        }
+        return self.model_copy(update=own if "threads" in self.model_fields_set else own | {"threads": max(1, threads)})
 
 
 def _explain(error: SettingsError | ValidationError) -> str:

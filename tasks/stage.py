@@ -7,7 +7,6 @@ import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +20,9 @@ from tasks.job import Job
 from tasks.progress import Watch, nobody
 from tasks.recipe import Recipe
 from tasks.settings import Settings
+from tasks.worker import software
 
 log = logging.getLogger("lightgen")
-
-SOFTWARE = (
-    "lightgen",
-    "torch",
-    "numpy",
-    "pyarrow",
-    "diffusers",
-    "transformers",
-    "open_clip_torch",
-    "faiss-cpu",
-    "prefect",
-)
 
 
 @dataclass(frozen=True)
@@ -97,7 +85,7 @@ class Stage:
                 log.warning("%s: %s; making it again", self.name, found.why)
                 artifact.reopen()
             with device() if self.on_device(recipe) else contextlib.nullcontext():
-                job = Job(recipe, settings, artifact, watch)
+                job = Job(recipe, settings, artifact, watch, self.on_device(recipe))
                 job.say("started (%s)", "to be made again" if refresh else found.why)
                 try:
                     self.body(job, *inputs)
@@ -126,7 +114,7 @@ class Stage:
             models={
                 name: reference.commit() for name in self.weights(job.recipe) if (reference := parse(name)).path is None
             },
-            software={name: version(name) for name in SOFTWARE} | {"python": platform.python_version()},
+            software=software() | {"python": platform.python_version()},
             host={"machine": platform.machine(), "system": platform.system(), "device": job.settings.device},
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )

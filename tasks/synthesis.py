@@ -8,9 +8,10 @@ import pyarrow as pa
 from lightgen_core.pictures import suffix_of
 from lightgen_core.rejected import Rejected
 from storage.artifact import Artifact
-from storage.tables import IMAGE, read_table, schema
+from storage.tables import IMAGE, schema
 from tasks.job import Job
 from tasks.recipe import Recipe
+from tasks.shards import Run, runs
 from tasks.stage import stage
 from tasks.synthesis_work import Work, work_of
 
@@ -46,34 +47,47 @@ def _files(recipe: Recipe) -> tuple[str, ...]:
     return (asked.files.path,) if asked.teacher == "files" and asked.files else ()
 
 
-@stage(version=2, reads=("seed", "world", "synthesis"), weights=_weights, files=_files, on_device=True)
+@stage(
+    version=2,
+    reads=("seed", "world", "synthesis"),
+    weights=_weights,
+    files=_files,
+    on_device=lambda recipe: recipe.synthesis.teacher == "diffusers",
+)
 def synthesis(job: Job, captions: Artifact) -> None:
     """Write `images-*.parquet`, and in `quarantine-*.parquet` what could not be had, with the reason.
 
     Every picture is planned before the first is made, with its id and seed, so neither batch nor shard nor a failure
     changes another. The id of a picture in the quarantine stays unused.
     """
-    work = work_of(job, read_table(captions, "^captions"))
+    work = work_of(job.recipe, captions)
+    if "caption_not_kept" in work.counts:
+        job.say("%d samples with a kept caption, %d without", len(work), work.counts["caption_not_kept"])
     if work.faults:
         rows = [{"id": None, "source": f.key, "caption": f.caption, **_told(f.why)} for f in work.faults]
         job.write_table("quarantine-set.parquet", pa.Table.from_pylist(rows, QUARANTINE))
-    for shard in job.shards(len(work), job.recipe.synthesis.shard_size, "images", beside="quarantine"):
-        images, quarantine = _make(work, shard.start, shard.stop)
-        job.write_table(shard.beside("quarantine"), quarantine)
-        job.write_table(shard.name, images)
+    job.each(runs(len(work), job.recipe.synthesis.shard_size, "images", "quarantine"), Painter, work)
     _conclude(job, work)
 
 
-def _make(work: Work, start: int, stop: int) -> tuple[pa.Table, pa.Table]:
-    """Make the pictures of a shard: the table of those that came, and the table of the others."""
-    images, quarantine = [], []
-    for row, made in zip(work.rows(start, stop), work.pictures(start, stop), strict=True):
-        if isinstance(made, Rejected):
-            quarantine.append({name: row[name] for name in ("id", "source", "caption")} | _told(made))
-        else:
-            picture = {"bytes": made, "path": f"{row['id']:09d}.{suffix_of(made)}"}
-            images.append(row | {"image": picture, "sha256": hashlib.sha256(made).hexdigest()})
-    return pa.Table.from_pylist(images, SCHEMA), pa.Table.from_pylist(quarantine, QUARANTINE)
+class Painter:
+    """Makes the pictures of a shard: the table of those that came, and the table of the others."""
+
+    def __init__(self, job: Job, work: Work) -> None:
+        self.job, self.work, self.pictures = job, work, work.opened(job)
+
+    def __call__(self, shard: Run) -> None:
+        images, quarantine = [], []
+        rows, pictures = self.work.rows(shard.start, shard.stop), self.pictures(shard.start, shard.stop)
+        for row, made in zip(rows, pictures, strict=True):
+            if isinstance(made, Rejected):
+                quarantine.append({name: row[name] for name in ("id", "source", "caption")} | _told(made))
+            else:
+                picture = {"bytes": made, "path": f"{row['id']:09d}.{suffix_of(made)}"}
+                images.append(row | {"image": picture, "sha256": hashlib.sha256(made).hexdigest()})
+        first, second = shard.files
+        self.job.write_table(second, pa.Table.from_pylist(quarantine, QUARANTINE))
+        self.job.write_table(first, pa.Table.from_pylist(images, SCHEMA))
 
 
 def _told(why: Rejected) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What synthesis has to make: each picture's caption, seed and id, planned ahead, and who makes it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
@@ -10,20 +11,33 @@ from lightgen_core.image_sets.sample import Fault, even_space
 from lightgen_core.pictures import to_png
 from lightgen_core.rejected import Rejected
 from lightgen_core.seeds import seed_of
+from storage.artifact import Artifact
+from storage.tables import read_table
 from tasks.job import Job
+from tasks.recipe import Recipe
 
 if TYPE_CHECKING:
     from lightgen_core.teachers.teacher import Teacher
 
 COLUMNS = ("caption", "topic", "meaning", "caption_id")
 
+Pictures = Callable[[int, int], Iterator[bytes | Rejected]]
+"""Gives the pictures from one number on and before another, encoded, or why there is none."""
+
 
 class Work(Protocol):
-    """Pictures to be had, numbered from 0; the number is the picture's id."""
+    """Pictures to be had, numbered from 0; the number is the picture's id.
+
+    It pickles as what it was planned from, and is planned again where it is unpickled.
+    """
 
     faults: Sequence[Fault]
     counts: dict[str, int]
-    figures: dict[str, Any]
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What the manifest should say of the teacher."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -31,27 +45,44 @@ class Work(Protocol):
         """Return id, caption, topic, meaning, caption_id, seed and source of some pictures."""
         ...
 
-    def pictures(self, start: int, stop: int) -> Iterator[bytes | Rejected]:
-        """Yield these pictures, encoded, or why there is none."""
+    def opened(self, job: Job) -> Pictures:
+        """Load what makes the pictures."""
         ...
 
 
-def work_of(job: Job, said: pa.Table) -> Work:
+def work_of(recipe: Recipe, captions: Artifact) -> Work:
     """Return the work that a recipe's teacher has with the kept captions."""
-    said = said.rename_columns([{"id": "caption_id"}.get(name, name) for name in said.column_names])
-    return FromSet(job, said) if job.recipe.synthesis.teacher == "files" else FromPrompts(job, said)
+    return FromSet(recipe, captions) if recipe.synthesis.teacher == "files" else FromPrompts(recipe, captions)
+
+
+def _said(captions: Artifact) -> pa.Table:
+    said = read_table(captions, "^captions")
+    return said.rename_columns([{"id": "caption_id"}.get(name, name) for name in said.column_names])
 
 
 class FromPrompts:
     """Pictures drawn from the captions, evenly over captions or topics."""
 
-    def __init__(self, job: Job, said: pa.Table) -> None:
-        asked = job.recipe.synthesis
-        self._said, self._seed, self._source = said, job.recipe.seed, asked.teacher
-        self._caption_of = assign_images(said["topic"].to_pylist(), asked.count, asked.balance)
-        self._teacher, self.figures = _teacher(job)
+    def __init__(self, recipe: Recipe, captions: Artifact) -> None:
+        asked = recipe.synthesis
+        self._planned_from = recipe, captions
+        self._said, self._seed, self._source = _said(captions), recipe.seed, asked.teacher
+        self._caption_of = assign_images(self._said["topic"].to_pylist(), asked.count, asked.balance)
         self.faults: Sequence[Fault] = ()
         self.counts: dict[str, int] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FromPrompts, self._planned_from
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The class of a diffusion pipeline."""
+        asked = self._planned_from[0].synthesis
+        if asked.teacher != "diffusers" or asked.diffusers is None:
+            return {}
+        from lightgen_core.teachers.pipeline import PipelineTeacher
+
+        return {"pipeline": PipelineTeacher.name_of(asked.diffusers)}
 
     def __len__(self) -> int:
         return len(self._caption_of)
@@ -64,48 +95,58 @@ class FromPrompts:
             for image, row in enumerate(chosen, start)
         ]
 
-    def pictures(self, start: int, stop: int) -> Iterator[bytes | Rejected]:
-        """Draw some pictures."""
-        rows = self.rows(start, stop)
-        drawn = self._teacher.draw([row["caption"] for row in rows], [row["seed"] for row in rows])
-        yield from (each if isinstance(each, Rejected) else to_png(each) for each in drawn)
+    def opened(self, job: Job) -> Pictures:
+        """Load the teacher."""
+        teacher = _teacher(job)
+
+        def draw(start: int, stop: int) -> Iterator[bytes | Rejected]:
+            rows = self.rows(start, stop)
+            drawn = teacher.draw([row["caption"] for row in rows], [row["seed"] for row in rows])
+            yield from (each if isinstance(each, Rejected) else to_png(each) for each in drawn)
+
+        return draw
 
 
-def _teacher(job: Job) -> tuple["Teacher", dict[str, Any]]:
-    """Return the teacher, and what the manifest should say of it."""
+def _teacher(job: Job) -> "Teacher":
     asked, settings = job.recipe.synthesis, job.settings
     if asked.teacher == "diffusers" and asked.diffusers:
         from lightgen_core.teachers.pipeline import PipelineTeacher
 
-        pipeline = PipelineTeacher.load(asked.diffusers, job.device(), settings.offload)
-        return pipeline, {"pipeline": type(pipeline.pipeline).__name__}
+        return PipelineTeacher.load(asked.diffusers, job.device(), settings.offload)
     if asked.teacher == "endpoint" and asked.endpoint:
         from lightgen_core.endpoint import Endpoint, Patience
         from lightgen_core.teachers.endpoint import EndpointTeacher
 
         patience = Patience(requests_per_minute=settings.endpoint_requests_per_minute)
         endpoint = Endpoint(settings.images_url, settings.images_key.get_secret_value(), patience)
-        return EndpointTeacher(asked.endpoint, endpoint, settings.endpoint_concurrency), {}
+        return EndpointTeacher(asked.endpoint, endpoint, settings.endpoint_concurrency)
     from lightgen_core.teachers.scene import SceneTeacher
 
-    return SceneTeacher(job.recipe.world), {}
+    return SceneTeacher(job.recipe.world)
 
 
 class FromSet:
     """Pictures of an existing set, of the captions that were kept."""
 
-    def __init__(self, job: Job, said: pa.Table) -> None:
+    def __init__(self, recipe: Recipe, captions: Artifact) -> None:
         from lightgen_core.teachers.image_set import ImageSetTeacher
 
-        asked = job.recipe.synthesis
+        asked = recipe.synthesis
         assert asked.files is not None  # the recipe's own check
-        kept = said.select(COLUMNS).to_pylist()
+        self._planned_from = recipe, captions
+        kept = _said(captions).select(COLUMNS).to_pylist()
         self._row_of = {even_space(row["caption"]): row for row in reversed(kept)}
-        self._set = ImageSetTeacher(asked.files, self._row_of, asked.count, job.settings.threads)
+        self._set = ImageSetTeacher(asked.files, self._row_of, asked.count)
         self.faults: Sequence[Fault] = self._set.faults
         self.counts = {"caption_not_kept": self._set.not_kept, "beyond_count": self._set.beyond}
-        self.figures: dict[str, Any] = {}
-        job.say("%d samples with a kept caption, %d without", len(self), self._set.not_kept)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FromSet, self._planned_from
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
 
     def __len__(self) -> int:
         return len(self._set.samples)
@@ -117,6 +158,6 @@ class FromSet:
             for image, sample in enumerate(self._set.samples[start:stop], start)
         ]
 
-    def pictures(self, start: int, stop: int) -> Iterator[bytes | Rejected]:
-        """Read some pictures."""
-        return self._set.pictures(start, stop)
+    def opened(self, job: Job) -> Pictures:
+        """Return what reads the pictures."""
+        return partial(self._set.pictures, threads=job.settings.threads)

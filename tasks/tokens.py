@@ -13,6 +13,7 @@ from storage.artifact import Artifact
 from storage.tables import read_file, read_table, schema
 from tasks.job import Job
 from tasks.sections import Tokens
+from tasks.shards import Counterpart, counterparts
 from tasks.stage import stage
 
 if TYPE_CHECKING:
@@ -44,45 +45,54 @@ def tokens(job: Job, synthesis: Artifact, dedup: Artifact) -> None:
     a second row, `flipped`, with the latents of its mirror image, and a column `std` holds the standard deviations of
     the latents, which are their means.
     """
-    from lightgen_core.half import to_bytes
+    names = [_prefix(size) for size in job.recipe.tokens.sizes or (None,)]
+    job.each(counterparts(synthesis, "^images", *names), Encoder, synthesis, dedup)
 
-    asked = job.recipe.tokens
-    codec, text_encoder = _components(job)
-    _check_sizes(asked.sizes, codec.stride * asked.patch)
-    _check_moments(asked, codec)
-    verdict = read_table(dedup, "^keep", ["id", "kept"])
-    keep = pa.array(verdict["id"].to_pylist()).filter(verdict["kept"].combine_chunks())
-    sizes = asked.sizes or (None,)
-    told = False
-    for size in sizes:
-        for name, shard in job.mirrored(synthesis, "^images", _prefix(size)):
-            told = told or _tell_size(job, shard, codec, text_encoder.width, len(keep))
-            rows, flipped = _rows(shard.filter(pc.is_in(shard["id"], keep)), asked.flip)
-            if size == sizes[0]:
-                text, counts = _encode_text(rows["caption"].to_pylist(), text_encoder, asked)
-            else:
-                same = name.replace(_prefix(size), _prefix(sizes[0]))
-                text, counts = read_file(job.artifact, same, ["text", "words"]), {}
-            whole = _encode(codec, asked, _pictures(rows, flipped, asked.batch_size, size))
+
+class Encoder:
+    """Encodes a shard of pictures and their captions, at every size."""
+
+    def __init__(self, job: Job, synthesis: Artifact, dedup: Artifact) -> None:
+        self.job, self.asked, self.synthesis = job, job.recipe.tokens, synthesis
+        self.codec, self.text_encoder = _components(job)
+        _check_sizes(self.asked.sizes, self.codec.stride * self.asked.patch)
+        _check_moments(self.asked, self.codec)
+        verdict = read_table(dedup, "^keep", ["id", "kept"])
+        self.keep = pa.array(verdict["id"].to_pylist()).filter(verdict["kept"].combine_chunks())
+
+    def __call__(self, shard: Counterpart) -> None:
+        given = read_file(self.synthesis, shard.source)
+        if shard.number == 0:
+            _tell_size(self.job, given, self.codec, self.text_encoder.width, len(self.keep))
+        rows, flipped = _rows(given.filter(pc.is_in(given["id"], self.keep)), self.asked.flip)
+        text, counts = _encode_text(rows["caption"].to_pylist(), self.text_encoder, self.asked)
+        for size, name in zip(self.asked.sizes or (None,), shard.files, strict=True):
+            whole = _encode(self.codec, self.asked, _pictures(rows, flipped, self.asked.batch_size, size))
             if not whole:  # a shard that lost every picture still tells the layout
-                first = _encode(codec, asked, _pictures(shard.slice(0, 1), np.zeros(1, bool), 1, size))
-                whole = {column: values[:0] for column, values in first.items()}
-            about: dict[str, object] = {"dtype": asked.dtype, "text_width": text_encoder.width}
-            about |= dict(zip(("channels", "height", "width"), whole["latents"].shape[1:], strict=True))
-            about |= {"moments": True} if "std" in whole else {}
-            columns = {
-                "id": rows["id"],
-                "caption": rows["caption"],
-                "topic": rows["topic"],
-                "flipped": flipped,
-                **{
-                    column: pa.array([to_bytes(each, asked.dtype) for each in values], pa.binary())
-                    for column, values in whole.items()
-                },
-                "text": text["text"],
-                "words": text["words"],
-            }
-            job.write_table(name, pa.table(columns, schema({name: KINDS[name] for name in columns}, about)), counts)
+                one = _pictures(given.slice(0, 1), np.zeros(1, bool), 1, size)
+                whole = {column: values[:0] for column, values in _encode(self.codec, self.asked, one).items()}
+            self.job.write_table(name, self._table(rows, flipped, whole, text), counts)
+            counts = {}  # of captions; a size has its own pictures, not its own captions
+
+    def _table(self, rows: pa.Table, flipped: np.ndarray, whole: dict[str, np.ndarray], text: pa.Table) -> pa.Table:
+        from lightgen_core.half import to_bytes
+
+        about: dict[str, object] = {"dtype": self.asked.dtype, "text_width": self.text_encoder.width}
+        about |= dict(zip(("channels", "height", "width"), whole["latents"].shape[1:], strict=True))
+        about |= {"moments": True} if "std" in whole else {}
+        columns = {
+            "id": rows["id"],
+            "caption": rows["caption"],
+            "topic": rows["topic"],
+            "flipped": flipped,
+            **{
+                column: pa.array([to_bytes(each, self.asked.dtype) for each in values], pa.binary())
+                for column, values in whole.items()
+            },
+            "text": text["text"],
+            "words": text["words"],
+        }
+        return pa.table(columns, schema({name: KINDS[name] for name in columns}, about))
 
 
 def _components(job: Job) -> "tuple[LatentCodec, TextEncoder]":
@@ -100,7 +110,7 @@ def _components(job: Job) -> "tuple[LatentCodec, TextEncoder]":
     )
 
 
-def _tell_size(job: Job, shard: pa.Table, codec: "LatentCodec", text_width: int, kept: int) -> bool:
+def _tell_size(job: Job, shard: pa.Table, codec: "LatentCodec", text_width: int, kept: int) -> None:
     """Log, before the first picture is encoded, how much disk the rows take at most."""
     asked = job.recipe.tokens
     sides = [(size, size) for size in asked.sizes] or [from_bytes(shard["image"][0]["bytes"].as_py()).shape[:2]]
@@ -108,7 +118,6 @@ def _tell_size(job: Job, shard: pa.Table, codec: "LatentCodec", text_width: int,
     values = codec.channels * (2 if asked.latents == "moments" else 1)
     each = sum(2 * values * (h // codec.stride) * (w // codec.stride) + text for h, w in sides)
     job.say("at most %d rows of %d bytes, all sizes together: %.2f GB", rows, each, rows * each / 1e9)
-    return True
 
 
 def _rows(rows: pa.Table, flip: bool) -> tuple[pa.Table, np.ndarray]:

@@ -8,6 +8,7 @@ from storage.artifact import Artifact
 from storage.store import Store
 from tasks.job import Job
 from tasks.settings import Settings
+from tasks.shards import runs
 from tasks.stage import stage
 
 RECIPE = load_recipe("smoke")
@@ -26,7 +27,7 @@ class Counter:
 
         @stage(version=1, reads=("seed", "captions"))
         def captions(job: Job) -> None:
-            for shard in job.shards(10, 2, "part"):
+            for shard in job.unfinished(runs(10, 2, "part")):
                 if shard.name == self.die_before:
                     raise Stop
                 self.made.append(shard.name)

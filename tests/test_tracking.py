@@ -17,6 +17,7 @@ from lightgen_core.pictures import to_png
 from storage.store import Store
 from tasks.job import Job
 from tasks.settings import Settings
+from tasks.shards import runs
 from tasks.stage import Stage, stage
 from tasks.tracking import Aside, tracked, tracking_folder
 
@@ -73,7 +74,7 @@ def evaluation_stage(scores: dict | None) -> Stage:
             for category in ("circle", "square")
             for png in (to_png(np.full((6, 8, 3), level + number, np.uint8)) for number in range(2))
         ]
-        for shard in job.shards(1, 1, "samples"):
+        for shard in job.unfinished(runs(1, 1, "samples")):
             job.write_table(shard.name, pa.Table.from_pylist(rows))
         job.figures = {"scores": {"pretrain": scores, "dpo": scores}, "clip_score": {"dpo": {"value": 0.25}}}
 
@@ -103,7 +104,7 @@ def test_a_done_stage_and_one_without_figures_write_nothing(store):
 
     @stage(version=1, reads=("seed",))
     def captions(job: Job) -> None:
-        for shard in job.shards(4, 2, "part"):
+        for shard in job.unfinished(runs(4, 2, "part")):
             job.write_table(shard.name, pa.table({"id": [1, 2]}))
 
     make(store, captions)

@@ -21,6 +21,7 @@ from flows.selection import Selection
 from storage.store import Store
 from tasks.job import Job
 from tasks.settings import Settings
+from tasks.shards import runs
 from tasks.stage import stage
 
 SHARDS = 3
@@ -31,7 +32,7 @@ BOTH = frozenset({"captions", "synthesis"})
 
 def make_shards(job: Job, rows: int) -> None:
     folder = job.artifact.store.local_path("")
-    for shard in job.shards(rows, 1, job.artifact.stage):
+    for shard in job.unfinished(runs(rows, 1, job.artifact.stage)):
         if shard.start == 1:
             meet_trouble(folder)
         job.write_table(shard.name, pa.table({"id": [shard.start]}))

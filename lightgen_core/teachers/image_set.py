@@ -20,7 +20,7 @@ class ImageSetTeacher:
         beyond: samples with a kept caption that were too many.
     """
 
-    def __init__(self, config: ImageSetConfig, captions: Iterable[str], count: int, threads: int) -> None:
+    def __init__(self, config: ImageSetConfig, captions: Iterable[str], count: int) -> None:
         self.set = open_set(
             config.path,
             config.format,
@@ -41,13 +41,12 @@ class ImageSetTeacher:
                 self.samples.append(found)
             else:
                 self.beyond += 1
-        self._threads = threads
         self._decoder = Untrusted(config.max_pixels, config.size)
 
-    def pictures(self, start: int, stop: int) -> Iterator[bytes | Rejected]:
-        """Yield the encoded pictures of `samples[start:stop]`, or why there is none."""
+    def pictures(self, start: int, stop: int, threads: int = 1) -> Iterator[bytes | Rejected]:
+        """Yield the encoded pictures of `samples[start:stop]`, checked by so many threads, or why there is none."""
         places = [sample.place for sample in self.samples[start:stop]]
-        yield from map_ahead(self._checked, self.set.read(places), self._threads)
+        yield from map_ahead(self._checked, self.set.read(places), threads)
 
     def _checked(self, data: bytes | Rejected) -> bytes | Rejected:
         if isinstance(data, Rejected):

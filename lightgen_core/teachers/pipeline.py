@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from diffusers import AutoPipelineForText2Image, DiffusionPipeline
+from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING, _get_task_class
 
 from lightgen_core.references import parse
 from lightgen_core.rejected import Reason, Rejected
@@ -70,6 +71,14 @@ class PipelineTeacher:
         else:
             pipeline.enable_sequential_cpu_offload(device=device)
         return cls(pipeline, config)
+
+    @staticmethod
+    def name_of(config: DiffusersConfig) -> str:
+        """Return the name of the pipeline's class, without loading any weights. Raises ModelNotFound, OSError."""
+        reference = parse(config.model)
+        saved = DiffusionPipeline.load_config(reference.source, **reference.options)["_class_name"]
+        from_text = _get_task_class(AUTO_TEXT2IMAGE_PIPELINES_MAPPING, saved, throw_error_if_not_exist=False)
+        return from_text.__name__ if from_text else saved
 
     def _checked(self, config: DiffusersConfig) -> dict[str, Any]:
         """Return the arguments of every call."""
