@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -63,9 +64,18 @@ class Job:
     def scratch(self) -> Path:
         """A local folder that lives until the artifact is committed: checkpoints go here."""
         here = self.artifact.store.local_path(f"{self.artifact.path}/{PROGRESS}/scratch")
-        folder = here or Path(self.settings.scratch).expanduser() / self.artifact.path
+        folder = here or self._scratch
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    @property
+    def _scratch(self) -> Path:
+        return Path(self.settings.scratch).expanduser() / self.artifact.path
+
+    def clear_scratch(self) -> None:
+        """Remove the scratch folder of a committed artifact; that in a local store goes with its traces."""
+        if self.artifact.store.local_path(self.artifact.path) is None and self._scratch.exists():
+            shutil.rmtree(self._scratch)
 
     def local(self, artifact: Artifact, name: str) -> Path:
         """Return a path on this machine that holds a file of an input artifact."""
@@ -103,36 +113,37 @@ class Job:
         from tasks.engine import make
 
         left = self._left(shards)
-        tell = self._teller(len(left), len(shards))
+        tell = self._teller(left, shards)
         with contextlib.closing(make(self, left, maker, inputs)) as made:
-            for _ in made:
-                tell()
+            for shard in made:
+                tell(shard)
 
     def unfinished(self, shards: Sequence[AnyShard]) -> Iterator[AnyShard]:
         """Yield the shards that no earlier run has finished, for the caller to make one after the other."""
         left = self._left(shards)
-        tell = self._teller(len(left), len(shards))
+        tell = self._teller(left, shards)
         for shard in left:
             yield shard
-            tell()
+            tell(shard)
 
     def _left(self, shards: Sequence[AnyShard]) -> list[AnyShard]:
         finished = self._finished()
         return [shard for shard in shards if not finished.issuperset(shard.files)]
 
-    def _teller(self, left: int, total: int) -> Callable[[], None]:
-        """Return what is to be called after each shard: it tells how far the stage is, and how long it will take."""
-        done, started = total - left, time.monotonic()
+    def _teller(self, left: Sequence[Shard], shards: Sequence[Shard]) -> Callable[[Shard], None]:
+        """Return what is to be called with each finished shard: it tells how far the stage is, and the time left."""
+        total, before, started = len(shards), len(shards) - len(left), time.monotonic()
+        done, rows = before, sum(shard.rows for shard in shards) - sum(shard.rows for shard in left)
         if done:
             self.say("%d of %d shards are there already", done, total)
-        self.watch(Progress(done, total, "shards"))
+        self.watch(Progress(done, total, "shards", rows=rows))
 
-        def tell() -> None:
-            nonlocal done
-            done += 1
-            remaining = (time.monotonic() - started) / (done - total + left) * (total - done)
+        def tell(shard: Shard) -> None:
+            nonlocal done, rows
+            done, rows = done + 1, rows + shard.rows
+            remaining = (time.monotonic() - started) / (done - before) * (total - done)
             self.say("shard %d of %d, %.0f s left", done, total, remaining)
-            self.watch(Progress(done, total, "shards", remaining))
+            self.watch(Progress(done, total, "shards", remaining, rows=rows))
 
         return tell
 
@@ -165,13 +176,18 @@ class Job:
         return on_log
 
     def _finished(self) -> set[str]:
-        """Return the files that are whole; one whose bytes have changed since is taken for unfinished."""
-        finished = set()
-        for name, entry in self.artifact.records().items():
-            if (
-                self.artifact.store.exists(f"{self.artifact.path}/{name}")
-                and self.artifact.sha256(name) == entry.sha256
-            ):
+        """Return the files that are whole; one that has changed since is taken for unfinished.
+
+        On a disk the bytes are hashed again. What lies elsewhere was checked when it arrived there, and is as whole as
+        its size says: to fetch all that is finished would take as long as the stage has taken.
+        """
+        artifact, finished = self.artifact, set()
+        there = artifact.store.scan(artifact.path)
+        for name, entry in artifact.records().items():
+            found = there.get(entry.path)
+            if found is None or found.size != entry.bytes:
+                continue
+            if artifact.store.local_path(artifact.path) is None or artifact.sha256(name) == entry.sha256:
                 finished.add(name)
         return finished
 

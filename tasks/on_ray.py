@@ -9,7 +9,7 @@ from lightgen_core.cluster import connect
 from tasks.job import Job
 from tasks.settings import Settings
 from tasks.shards import Shard
-from tasks.worker import EngineError, HandOn, Maker, Said, Work, Worker, repeat
+from tasks.worker import EngineError, Failure, HandOn, Maker, Said, Work, Worker, repeat
 
 ATTEMPTS = 3
 """So many workers may die while they make one shard; then it is taken for the cause."""
@@ -25,14 +25,14 @@ class _Actor:
         HandOn(self._said.append)
         self._worker = Worker(work)
 
-    def ready(self) -> tuple[list[Said], Exception | None]:
+    def ready(self) -> tuple[list[Said], Failure | None]:
         """Answer as soon as the cluster has found room for this one."""
         return [], None
 
-    def make(self, shard: Shard) -> tuple[list[Said], Exception | None]:
-        """Make a shard. Return what was logged meanwhile, and the error, if there was one."""
-        error = self._worker.make(shard)
-        return [self._said.popleft() for _ in range(len(self._said))], error
+    def make(self, shard: Shard) -> tuple[list[Said], Failure | None]:
+        """Make a shard. Return what was logged meanwhile, and how it failed, if it did."""
+        failure = self._worker.make(shard)
+        return [self._said.popleft() for _ in range(len(self._said))], failure
 
 
 def make_on_ray(
@@ -68,12 +68,12 @@ def make_on_ray(
                         job.say("lost the worker of %s; another makes it: %s", shard.name, _first_line(answer))
                         waiting.appendleft(shard)
                     continue
-                said, error = answer
+                said, failure = answer
                 for each in said:
                     repeat(each)
-                if error is not None:
+                if failure is not None:
                     crew.give(worker, None)
-                    raise error
+                    raise failure.error()
                 crew.give(worker, waiting.popleft() if waiting else None)
                 if shard is not None:
                     yield shard
@@ -110,7 +110,7 @@ class _Crew:
         else:
             self._busy[worker.make.remote(shard)] = worker, shard
 
-    def answers(self) -> Iterator[tuple[Any, Shard | None, tuple[list[Said], Exception | None] | Exception]]:
+    def answers(self) -> Iterator[tuple[Any, Shard | None, tuple[list[Said], Failure | None] | Exception]]:
         """Wait, and yield workers with what they made and what they say of it, or how they were lost."""
         import ray
 

@@ -19,7 +19,7 @@ from typing import Any
 from tasks.job import Job
 from tasks.settings import Settings
 from tasks.shards import Shard
-from tasks.worker import EngineError, HandOn, Maker, Said, Work, Worker, repeat
+from tasks.worker import EngineError, Failure, HandOn, Maker, Said, Work, Worker, repeat
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,14 +61,14 @@ def make_in_pool(
                 if isinstance(message, tuple):
                     repeat(message)
                 elif message is not None:
-                    raise message
+                    raise message.error()
                 else:
                     yield shard
                     idle.append(process)
                     del working[connection]
 
 
-def _received(process: "_Process", shard: Shard) -> Said | Exception | None:
+def _received(process: "_Process", shard: Shard) -> Said | Failure | None:
     try:
         return process.connection.recv()
     except (EOFError, ConnectionError):
@@ -125,7 +125,7 @@ def main() -> None:
     threading.Thread(target=_listen, args=(connection, given), daemon=True).start()
     sending = threading.Lock()
 
-    def send(message: Said | Exception | None) -> None:
+    def send(message: Said | Failure | None) -> None:
         with sending:
             connection.send(message)
 

@@ -13,6 +13,8 @@ class Shard:
     number: int
     """Of all shards of the artifact, from 0."""
     files: tuple[str, ...]
+    rows: int
+    """Rows that it is made from: of the input, or asked for."""
 
     @property
     def name(self) -> str:
@@ -37,14 +39,14 @@ class Counterpart(Shard):
 
 def runs(rows: int, size: int, *names: str) -> list[Run]:
     """Return the shards of `size` rows, each with a file of every name."""
-    starts = enumerate(range(0, rows, size))
-    return [Run(number, _files(names, number), start, min(start + size, rows)) for number, start in starts]
+    spans = [(start, min(start + size, rows)) for start in range(0, rows, size)]
+    return [Run(number, _files(names, number), stop - start, start, stop) for number, (start, stop) in enumerate(spans)]
 
 
 def counterparts(source: Artifact, pattern: str, *names: str) -> list[Counterpart]:
     """Return a shard for each file of an input that has rows and whose name matches, with a file of every name."""
-    given = [file.name for file in source.manifest().files if re.search(pattern, file.name) and file.rows]
-    return [Counterpart(number, _files(names, number), name) for number, name in enumerate(given)]
+    given = [file for file in source.manifest().files if re.search(pattern, file.name) and file.rows]
+    return [Counterpart(number, _files(names, number), file.rows, file.name) for number, file in enumerate(given)]
 
 
 def _files(names: tuple[str, ...], number: int) -> tuple[str, ...]:

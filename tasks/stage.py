@@ -93,6 +93,7 @@ class Stage:
                 except FinishedElsewhere:
                     artifact.tidy()
                     first = False
+            job.clear_scratch()
             if not first:
                 log.info("%s: another machine finished it first; its artifact is taken", self.name)
             return first

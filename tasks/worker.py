@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any, Protocol
 
 from tasks.job import Job
@@ -58,6 +59,29 @@ class Work:
         return pickle.dumps(cls(job, maker, inputs, software()))
 
 
+@dataclass(frozen=True)
+class Failure:
+    """An error on its way to another process, with its causes, which pickle by itself leaves behind."""
+
+    chain: tuple[BaseException, ...]
+
+    @classmethod
+    def of(cls, error: Exception) -> "Failure":
+        """Return an error, then what caused it, and so on."""
+        chain: list[BaseException] = []
+        cause: BaseException | None = error
+        while cause is not None:
+            chain.append(_portable(cause))
+            cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+        return cls(tuple(chain))
+
+    def error(self) -> BaseException:
+        """Return the error, to be raised."""
+        for error, cause in pairwise(self.chain):
+            error.__cause__ = cause
+        return self.chain[0]
+
+
 class Worker:
     """Makes shards of packed work. Models are loaded with the first."""
 
@@ -65,14 +89,14 @@ class Worker:
         self._work = work
         self._maker: Maker | None = None
 
-    def make(self, shard: Shard) -> Exception | None:
-        """Make one shard. Return the error, if there was one, to be raised in the process that waits for it."""
+    def make(self, shard: Shard) -> Failure | None:
+        """Make one shard. Return how that failed, if it did, for the process that waits for it."""
         try:
             self._maker = self._maker or _maker(pickle.loads(self._work))
             self._maker(shard)
         except Exception as error:  # whatever it is, it is for the driver to handle
             error.add_note(f"in a worker on {platform.node()}:\n{traceback.format_exc()}")
-            return _portable(error)
+            return Failure.of(error)
         return None
 
 
@@ -119,12 +143,12 @@ def software() -> dict[str, str]:
     return {name: version(name) for name in SOFTWARE}
 
 
-def _portable(error: Exception) -> Exception:
+def _portable(error: BaseException) -> BaseException:
     """Return an error that survives the way to another process; those of some libraries do not."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # their __init__ or what they hold may raise anything
         told = RuntimeError(f"{type(error).__name__}: {error}")
-        told.__notes__ = error.__notes__
+        told.__notes__ = getattr(error, "__notes__", [])
         return told
     return error

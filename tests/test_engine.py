@@ -1,6 +1,7 @@
 """Shards made by a pool of processes equal those made in this one, and nothing of it is lost or left over."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from two_nodes import wait_for
 
 from flows.cli import cli
 from flows.distill import STAGES
+from flows.failures import is_transient
 from flows.load import load_recipe
 from flows.plan import plan
 from storage.artifact import Artifact
@@ -21,7 +23,7 @@ from tasks import engine
 from tasks.job import Job
 from tasks.progress import Progress
 from tasks.settings import Settings, SettingsMistake
-from tasks.worker import EngineError
+from tasks.worker import EngineError, Failure
 
 TESTS = Path(__file__).parent
 HERE = Settings(device="cpu", threads=1)
@@ -92,7 +94,7 @@ def test_the_watcher_hears_of_every_shard_once_and_what_workers_say_is_logged_he
     heard: list[Progress] = []
     with caplog.at_level("INFO", logger="lightgen"):
         artifact = make(store, notes, Numbers, POOL, watch=heard.append)
-    assert [(each.done, each.total) for each in heard] == [(n, 4) for n in range(5)]
+    assert [(each.done, each.total, each.rows) for each in heard] == [(n, 4, 2 * n) for n in range(5)]
     assert {f"numbers: making part-{n:05d}.parquet" for n in range(4)} <= set(caplog.messages)
     assert contents(artifact) == expected(tmp_path)
     assert artifact.manifest().counts == {"rows": 8, "odd": 4}
@@ -131,6 +133,20 @@ def test_an_error_of_a_maker_is_raised_as_it_is(store, notes, settings):
     with pytest.raises(TooBlue) as raised:
         make(store, notes, FailsAtTwo, settings)
     assert str(raised.value) == "part-00002.parquet is too blue"
+
+
+def test_an_error_of_a_worker_arrives_with_what_caused_it():
+    def failing() -> None:
+        try:
+            raise ConnectionResetError("reset by peer")
+        except ConnectionResetError as error:
+            raise TooBlue("part-00002.parquet") from error
+
+    with pytest.raises(TooBlue) as raised:
+        failing()
+    arrived = pickle.loads(pickle.dumps(Failure.of(raised.value))).error()
+    assert [type(arrived), type(arrived.__cause__)] == [TooBlue, ConnectionResetError]
+    assert is_transient(arrived)  # so a stage is tried again wherever the connection broke
 
 
 def test_an_error_that_cannot_travel_is_told_in_words(store, notes):

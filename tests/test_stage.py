@@ -84,6 +84,42 @@ def test_a_finished_shard_that_was_damaged_before_the_end_is_made_again(store):
     assert artifact.check().state == "done"
 
 
+def test_the_scratch_folder_of_a_remote_store_lives_until_the_artifact_is_committed(tmp_path):
+    seen = []
+
+    @stage(version=1, reads=("seed",))
+    def captions(job: Job) -> None:
+        seen.append(job.scratch)
+        (job.scratch / "checkpoint").touch()
+        if len(seen) == 1:
+            raise Stop
+        job.write_table("part.parquet", pa.table({"id": [1]}))
+
+    store, settings = Store(f"memory://{tmp_path.name}"), Settings(scratch=str(tmp_path))
+    artifact = captions.artifact(RECIPE, store, ())
+    with pytest.raises(Stop):
+        captions.make(RECIPE, settings, (), artifact, refresh=False)
+    assert (seen[0] / "checkpoint").exists()
+    assert captions.make(RECIPE, settings, (), artifact, refresh=False)
+    assert seen[0] == seen[1] and not seen[0].exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_shard_of_a_remote_store_that_is_not_whole_is_made_again(damage, tmp_path):
+    store, counter = Store(f"memory://{tmp_path.name}"), Counter()
+    counter.die_before = "part-00003.parquet"
+    with pytest.raises(Stop):
+        counter.make(store)
+    path = f"{counter.stage.artifact(RECIPE, store, ()).path}/part-00001.parquet"
+    whole = store.read(path)
+    store.remove(path)
+    if damage == "cut":
+        store.write(path, whole[:-1])
+    counter.die_before, counter.made = None, []
+    counter.make(store)
+    assert counter.made == ["part-00001.parquet", "part-00003.parquet", "part-00004.parquet"]
+
+
 @pytest.mark.parametrize("damage", ["delete", "change"])
 def test_only_the_damaged_file_of_a_finished_artifact_is_made_again(store, damage):
     counter = Counter()
