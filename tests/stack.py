@@ -46,7 +46,7 @@ def run_recipe(stack: Stack) -> dict[str, str]:
 
         def all_told() -> bool:
             tasks = api.post("/task_runs/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}}).raise_for_status()
-            states.update({task["name"].split("-")[0]: task["state_name"] for task in tasks.json()})
+            states.update({task["name"].partition(" ")[0]: task["state_name"] for task in tasks.json()})
             return states.keys() == set(NAMES) and not {"Pending", "Running"} & set(states.values())
 
         stack.started["server"].wait_until(all_told, 60)
@@ -77,6 +77,8 @@ def check_server(stack: Stack) -> None:
     assert asyncio.run(runs_in_postgres(stack)) == 2
     events = redis.Redis(port=stack.ports["redis"], password=stack.variables["REDIS_PASSWORD"])
     assert events.exists("events"), events.keys()
+    log = stack.started["server"].log.read_text()
+    assert "ConnectionError" not in log, log  # every part of it that uses Redis knows where that is
 
 
 def check_set_up(stack: Stack) -> None:

@@ -11,6 +11,7 @@ import yaml
 from compose_file import COMPOSE, ROOT, compose, example, filled, services, variables
 from prefect.settings import Settings as PrefectSettings
 from prefect.settings.legacy import _get_settings_fields
+from prefect_redis.cleanup_queue import RedisWorkerCleanupQueueSettings
 from prefect_redis.client import RedisMessagingSettings
 from prefect_redis.messaging import RedisMessagingPublisherSettings
 
@@ -76,8 +77,12 @@ def test_a_secret_is_never_written_down():
 
 def test_no_setting_is_misspelt():
     known = set(_get_settings_fields(PrefectSettings))
-    for owner, prefix in ((RedisMessagingSettings, ""), (RedisMessagingPublisherSettings, "PUBLISHER_")):
-        known |= {f"PREFECT_REDIS_MESSAGING_{prefix}{name.upper()}" for name in owner.model_fields}
+    redis = {
+        "MESSAGING": RedisMessagingSettings,
+        "MESSAGING_PUBLISHER": RedisMessagingPublisherSettings,
+        "WORKER_CLEANUP_QUEUE": RedisWorkerCleanupQueueSettings,
+    }
+    known |= {f"PREFECT_REDIS_{part}_{name.upper()}" for part, owner in redis.items() for name in owner.model_fields}
     known |= {f"LIGHTGEN_{name.upper()}" for name in Settings.model_fields}
     for name in OURS:
         given = {name for name in services()[name]["environment"] if name.startswith(("PREFECT_", "LIGHTGEN_"))}

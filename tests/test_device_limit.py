@@ -61,9 +61,9 @@ def orphan(server, tmp_path_factory):
 
 
 def test_a_limit_that_is_missing_fails_the_run_with_the_command_that_makes_it(server, orphan, tmp_path):
-    done = limited(server, "gpu7").run("-m", "flows", "run", "smoke", "--store", str(tmp_path), "--until", "synthesis")
+    done = limited(server, "gpu7").run("-m", "flows", "run", "smoke", "--store", str(tmp_path), "--until", "embeddings")
     told = (
-        "stage synthesis failed: the Prefect server has no concurrency limit 'gpu7', which LIGHTGEN_DEVICE_LIMIT "
+        "stage embeddings failed: the Prefect server has no concurrency limit 'gpu7', which LIGHTGEN_DEVICE_LIMIT "
         "names; make it: prefect gcl create gpu7 --limit 1"
     )
     assert (done.returncode, done.stdout) == (1, "")

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_student import PATCH, TOKEN_WIDTH, tiny_student, write_rows
 
-from lightgen_core.config import DpoConfig, MaskConfig, OptimizerConfig
+from lightgen_core.config import DpoConfig, DpoOptimizerConfig, MaskConfig
 from lightgen_core.dpo import Preference, doubled, dpo_loss, loser_factor, tune, winner_rise
 from lightgen_core.draw import step_generator
 from lightgen_core.objectives import objective
@@ -33,7 +33,7 @@ def settings(**changes):
     values = {
         "steps": 6,
         "batch_size": 3,
-        "optimizer": OptimizerConfig(learning_rate=3e-3, warmup_steps=0, weight_decay=0.0),
+        "optimizer": DpoOptimizerConfig(learning_rate=3e-3, warmup_steps=0, weight_decay=0.0),
         "draws_per_token": 2,
         "mask": MaskConfig(kind="uniform", low=0.0),
         "precision": "fp32",

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from tiny_student import PATCH, tiny_student, tiny_training
 
-from lightgen_core.config import DpoConfig, Layout, MaskConfig, OptimizerConfig
+from lightgen_core.config import DpoConfig, DpoOptimizerConfig, Layout, MaskConfig, OptimizerConfig
 from lightgen_core.dpo import tune
 from lightgen_core.train.data import PairSource, TokenSource
 from lightgen_core.train.loop import TrainResult
@@ -26,7 +26,7 @@ FRUGAL = Layout(parallel="fsdp", micro_batch=1, recompute=True, compile=True)
 DPO = DpoConfig(
     steps=6,
     batch_size=4,
-    optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=0),
+    optimizer=DpoOptimizerConfig(learning_rate=3e-3, warmup_steps=0),
     draws_per_token=2,
     mask=MaskConfig(kind="uniform", low=0.0),
     precision="fp32",
