@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 from prefect_server import PrefectServer
 
 
 def get(server: PrefectServer, path: str) -> Any:
-    return httpx.get(f"{server.api}/{path}", trust_env=False).raise_for_status().json()
+    with server.client() as client:
+        return client.get(path).raise_for_status().json()
 
 
 def post(server: PrefectServer, path: str, **body: Any) -> Any:
-    return httpx.post(f"{server.api}/{path}", json=body, trust_env=False).raise_for_status().json()
+    with server.client() as client:
+        return client.post(path, json=body).raise_for_status().json()
 
 
 def newest_run(server: PrefectServer) -> dict[str, Any]:

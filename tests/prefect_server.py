@@ -45,6 +45,23 @@ class PrefectServer:
                 start_new_session=True,
             )
 
+    def client(self) -> httpx.Client:
+        """Return a client of the API."""
+        return httpx.Client(base_url=self.api, timeout=60, transport=_Patient())
+
+
+class _Patient(httpx.HTTPTransport):
+    """Asks again, as Prefect's own client does, when SQLite was locked: the server then answers 503."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        for seconds in (0.5, 1, 2, 4):
+            response = super().handle_request(request)
+            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                return response
+            response.close()
+            time.sleep(seconds)
+        return super().handle_request(request)
+
 
 @contextmanager
 def prefect_server(home: Path, **environment: str) -> Iterator[PrefectServer]:

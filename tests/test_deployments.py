@@ -62,7 +62,7 @@ class Api:
 
 
 def connect(server: PrefectServer) -> Api:
-    return Api(httpx.Client(base_url=server.api, timeout=60, trust_env=False))
+    return Api(server.client())
 
 
 @pytest.fixture(scope="module")

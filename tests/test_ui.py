@@ -45,8 +45,8 @@ class Api:
     server: PrefectServer
 
     def __call__(self, of: str, **filters: object) -> list[dict]:
-        found = httpx.post(f"{self.server.api}/{of}/filter", json=filters, trust_env=False)
-        return found.raise_for_status().json()
+        with self.server.client() as client:
+            return client.post(f"{of}/filter", json=filters).raise_for_status().json()
 
     def runs(self) -> list[dict]:
         return self("flow_runs", sort="START_TIME_ASC")
