@@ -109,9 +109,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--keep", action="store_true", help="leave it running until Ctrl-C, and say where to look")
     keep = parser.parse_args().keep
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # ignored where a script has started this in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script may have started this with it ignored
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that every process is ended then too
     try:
         with running_stack() as stack:
