@@ -30,6 +30,17 @@ def quiet_prefect() -> None:
         os.environ.setdefault(name, value)
 
 
+def log_to_prefect() -> None:
+    """Show the program's own messages in the run's log, also where a worker started the run without our environment."""
+    prefect = logging.getLogger("prefect.extra")
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        for handler in prefect.handlers:
+            if handler not in logger.handlers:
+                logger.addHandler(handler)
+        logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
+
+
 def log_to_stderr() -> None:
     """Send the program's own messages, and warnings of all others, to standard error; no bars of libraries."""
     os.environ.setdefault("TQDM_DISABLE", PREFECT_DEFAULTS["TQDM_DISABLE"])

@@ -78,6 +78,8 @@ def is_transient(error: BaseException) -> bool:
     causes = list(_causes(error))
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return False  # clients wrap it in the error of a broken connection
+    if any(type(cause).__name__ == "ClusterError" for cause in causes):
+        return False  # a cluster that is not there was waited for already
     return any(_transient_itself(cause) for cause in causes)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from prefect import flow
 from prefect.states import Failed
 
+from flows.console import log_to_prefect
 from flows.crashed import told_if_killed
 from flows.distill import NAMES, distill
 from flows.form import Overrides, RecipeName, StageName, StageNames, StoreAddress
@@ -60,6 +61,7 @@ def run(
 
 def _run(recipe: str, store: str | None, overrides: Overrides, selection: Selection) -> dict[str, Any]:
     started = time.monotonic()
+    log_to_prefect()
     settings = Settings()
     require_trackers(settings.trackers)
     loaded = load_recipe(recipe, overrides)

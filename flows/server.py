@@ -38,19 +38,23 @@ def ensure_server() -> None:
     This process and the processes that it starts then use it. Its database is the one in `PREFECT_HOME`.
 
     Raises:
-        ServerError: the server does not start; what it says is on standard error.
+        UserError: no server answers at the configured address.
+        ServerError: the server does not start.
     """
-    from prefect.settings import PREFECT_API_URL
+    from prefect.settings import get_current_settings
 
-    if PREFECT_API_URL.value():
+    settings = get_current_settings()
+    if settings.api.url:
+        _require(settings.api.url)
         return
     log.info("starting a Prefect server for this run; PREFECT_API_URL names one that stays")
-    process, address = _start([], None)
+    with _log_file(settings.home) as file:
+        process, address = _start([], file)
     if not address:
         raise ServerError(
-            f"the Prefect server of this run ended with status {process.wait()} before it answered; why is said above. "
-            "If its database is damaged, move PREFECT_HOME/prefect.db (~/.prefect) away: it holds the history of runs "
-            "only. Or start a server with `prefect server start` and set PREFECT_API_URL."
+            f"the Prefect server of this run ended with status {process.wait()} before it answered; {file.name} says "
+            "why. If its database is damaged, move PREFECT_HOME/prefect.db (~/.prefect) away: it holds the history of "
+            "runs only. Or start a server with `prefect server start` and set PREFECT_API_URL."
         )
     _kept.append(process)
     _use(address, PREFECT_UI_URL="", **{TEMPORARY: "1"})
@@ -74,12 +78,7 @@ def running_server() -> Iterator[str]:
 
     settings = get_current_settings()
     if settings.api.url:
-        if not _answers(settings.api.url):
-            raise UserError(
-                f"no Prefect server answers at {settings.api.url}, the address in PREFECT_API_URL or in a profile.\n"
-                "Start it (`prefect server start` on that machine), or unset it: `lightgen serve` then starts a server "
-                "of its own."
-            )
+        _require(settings.api.url)
         yield settings.api.url.removesuffix("/api")
         return
     address = f"http://127.0.0.1:{settings.server.api.port}"
@@ -87,15 +86,15 @@ def running_server() -> Iterator[str]:
     if _answers(f"{address}/api"):
         yield address
         return
-    told = settings.home / "lightgen-server.log"
-    told.parent.mkdir(parents=True, exist_ok=True)
-    click.echo(f"starting a Prefect server at {address}; it ends with this command, and logs to {told}", err=True)
-    with told.open("w") as file:
+    with _log_file(settings.home) as file:
+        click.echo(
+            f"starting a Prefect server at {address}; it ends with this command, and logs to {file.name}", err=True
+        )
         process, answered = _start(["--ui", str(settings.server.api.port)], file)
     try:
         if not answered:
             raise UserError(
-                f"no Prefect server could be started at {address}; {told} says why.\n"
+                f"no Prefect server could be started at {address}; {file.name} says why.\n"
                 "If another program has the port, choose one with PREFECT_SERVER_API_PORT=4201, or start a server "
                 "elsewhere and set PREFECT_API_URL."
             )
@@ -104,6 +103,25 @@ def running_server() -> Iterator[str]:
         assert process.stdin is not None
         process.stdin.close()
         process.wait()
+
+
+def _require(api: str) -> None:
+    """Raise UserError where nobody answers at the address that the user gave; any answer will do here."""
+    import httpx
+
+    try:
+        httpx.get(f"{api}/health", timeout=30)
+    except httpx.TransportError as error:
+        raise UserError(
+            f"no Prefect server answers at {api}, the address in PREFECT_API_URL or in a profile ({error}).\n"
+            "Start it (`prefect server start` on that machine), or unset it: the command then starts one of its own."
+        ) from error
+
+
+def _log_file(home: Path) -> IO[str]:
+    """Open what a server writes; those of several runs share it."""
+    home.mkdir(parents=True, exist_ok=True)
+    return (home / "lightgen-server.log").open("a")
 
 
 def _answers(api: str) -> bool:
@@ -122,7 +140,7 @@ def _use(address: str, **more: str) -> None:
     refresh_global_settings_context()
 
 
-def _start(arguments: list[str], stderr: IO[str] | None) -> tuple[subprocess.Popen[str], str]:
+def _start(arguments: list[str], stderr: IO[str]) -> tuple[subprocess.Popen[str], str]:
     """Start a server and wait until it answers. Returns its address; empty where it ended instead."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(

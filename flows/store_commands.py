@@ -114,7 +114,7 @@ def verify(uri: str | None, as_json: bool) -> None:
             f"{checked} artifacts are whole, {len(faults)} damaged; a run of their recipe remakes what is damaged"
         )
     if faults:
-        click.get_current_context().exit(1)
+        raise SystemExit(1)
 
 
 @store.command()

@@ -26,7 +26,7 @@ class Store:
         if "://" in uri and not uri.startswith("file://"):
             from storage.remote import RemoteFiles  # what it needs is not loaded for a folder
 
-            self.uri = uri.rstrip("/")
+            self.uri = uri if uri.endswith("://") else uri.rstrip("/")
             self._files, self._root = RemoteFiles(self.uri), None
         else:
             self._root = Path(uri.removeprefix("file://")).expanduser().absolute()

@@ -14,9 +14,9 @@ from storage.manifest import Manifest
 from storage.store import Store
 
 OF_A_USER = os.environ.get("LIGHTGEN_TEST_STORE")
-"""Address of an empty place: the contract is tested there too."""
+"""Address of an empty place: the contract is tested there instead of on an S3 server of the tests' own."""
 
-KINDS = ["local", "memory", "s3", *([OF_A_USER] if OF_A_USER else [])]
+KINDS = ["local", "memory", OF_A_USER or "s3"]
 
 
 @contextmanager

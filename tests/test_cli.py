@@ -5,10 +5,13 @@ import subprocess
 import sys
 
 import pytest
+from stores import commit
 
 from flows.load import UserError
 from flows.sample import changed_sampler
 from lightgen_core.config import SamplerConfig
+from storage.artifact import Artifact
+from storage.store import Store
 
 
 def lightgen(*arguments: str) -> subprocess.CompletedProcess:
@@ -97,3 +100,14 @@ def test_set_changes_any_field_of_the_sampler():
 def test_a_sampler_that_cannot_be_is_refused(override, message):
     with pytest.raises(UserError, match=message):
         changed_sampler(SamplerConfig(), {}, (override,))
+
+
+def test_verify_exits_with_1_where_something_is_damaged(tmp_path):
+    store = Store(str(tmp_path))
+    artifact = Artifact(store, "captions", "0" * 20)
+    artifact.add("part.parquet", b"whole", 1, {})
+    commit(artifact)
+    assert lightgen("store", "verify", "--store", str(tmp_path)).returncode == 0
+    store.write(f"{artifact.path}/part.parquet", b"spoil")
+    found = lightgen("store", "verify", "--store", str(tmp_path))
+    assert found.returncode == 1 and "the content of part.parquet" in found.stdout

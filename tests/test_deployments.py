@@ -5,7 +5,7 @@ import importlib
 import json
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -13,6 +13,7 @@ import pytest
 import yaml
 from prefect_server import ROOT, PrefectServer, free_port, prefect_server, stop
 
+from flows.console import PREFECT_DEFAULTS
 from flows.load import load_recipe, recipe_names
 from flows.mistakes import MISTAKES
 from flows.serve import serve
@@ -87,7 +88,9 @@ def api(server):
 
 @pytest.fixture(scope="module")
 def worker(server, api, home):
-    process = server.start("-m", "prefect", "worker", "start", "--pool", "lightgen", log=home / "worker.log")
+    """A worker that somebody started without the settings that the command line makes for itself."""
+    bare = replace(server, environment={k: v for k, v in server.environment.items() if k not in PREFECT_DEFAULTS})
+    process = bare.start("-m", "prefect", "worker", "start", "--pool", "lightgen", log=home / "worker.log")
     yield process
     stop(process)
 
@@ -136,6 +139,8 @@ def test_form_lines_and_command_line_make_the_same_artifact(server, api, worker,
         {"captions": "Completed"},
         {"captions": "Cached"},
     )
+    said = api.http.post("/logs/filter", json={"logs": {"flow_run_id": {"any_": [by_lines["id"]]}}}).json()
+    assert "captions: started (never made)" in [each["message"] for each in said if each["name"] == "lightgen"]
     arguments = ["run", "smoke", "--until", "captions", "--json"]
     done = server.run("-m", "flows", *arguments, "--set", TINY[0], timeout=400)
     (stage,) = json.loads(done.stdout)["stages"]

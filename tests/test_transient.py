@@ -9,6 +9,7 @@ import pytest
 from prefect.states import State
 
 from flows.failures import TRANSIENT_TYPES, in_words, is_transient, may_pass, sentence
+from lightgen_core.cluster import ClusterError
 from lightgen_core.endpoint import EndpointError, EndpointUnreachable
 from lightgen_core.train.update import NonFiniteLossError
 from storage.store import StoreError
@@ -18,6 +19,13 @@ def certificate_refused() -> httpx.ConnectError:
     error = httpx.ConnectError("certificate verify failed")
     error.__cause__ = ssl.SSLCertVerificationError("self-signed certificate")
     return error
+
+
+def no_cluster() -> Exception:
+    try:
+        raise ClusterError("no Ray cluster answers") from ConnectionRefusedError(111, "Connection refused")
+    except ClusterError as error:
+        return error
 
 
 def wrapped(error: Exception) -> StoreError:
@@ -64,6 +72,7 @@ PERMANENT = {
     "permission": PermissionError(errno.EACCES, "denied"),
     "loss": NonFiniteLossError("loss is nan at step 3"),
     "key": EndpointError("endpoint answers 401"),
+    "no cluster": no_cluster(),
     "status 404": answered(404),
     "certificate": certificate_refused(),
     "own memory": out_of_memory("Including non-PyTorch memory, this process has 78.90 GiB memory in use. ", "77 GiB"),
