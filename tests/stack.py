@@ -121,6 +121,7 @@ def main() -> int:
                 check_server(stack)
             with step("the set-up once more: one pool, one limit, each automation once"):
                 check_set_up(stack)
+            print("all is well", flush=True)
             if keep:
                 print(f"http://127.0.0.1:{stack.ports['server']}  Prefect, password {stack.variables['PREFECT_AUTH']}")
                 print(f"{os.environ['AWS_ENDPOINT_URL']}  S3, key and secret test; {stack.variables['LIGHTGEN_STORE']}")
