@@ -68,7 +68,7 @@ def test_a_limit_that_is_missing_fails_the_run_with_the_command_that_makes_it(se
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-2:] == [f"lightgen: {told}", "`lightgen --debug ...` shows the traceback."]
-    assert told in newest_run(server)["state"]["message"]
+    assert told in newest_run(server, tmp_path)["state"]["message"]
 
 
 def test_two_runs_never_have_the_device_at_once_and_both_finish(server, orphan, tmp_path):

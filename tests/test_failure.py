@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from prefect.settings.models.flows import FlowsSettings
-from prefect_runs import get, history, kill, newest_run, post, state_of, task_runs, wait_until
+from prefect_runs import get, history, kill, newest_run, post, runs_of, state_of, task_runs, wait_for_states, wait_until
 from prefect_server import ROOT, PrefectServer, prefect_server, stop
 
 from flows.console import PREFECT_DEFAULTS
@@ -43,11 +43,9 @@ def test_a_stage_that_loses_its_connection_goes_on_at_the_shard_where_it_lost_it
     done = server.run("tests/two_stages.py", str(store))
     assert done.returncode == 0, done.stderr
     assert made(store) == SHARDS
-    states = wait_until(
-        lambda: (
-            (found := history(server, task_runs(server, newest_run(server))["synthesis"]))[-1] == "Completed" and found
-        )
-    )
+    run = newest_run(server, store)
+    wait_for_states(server, run, captions="Completed", synthesis="Completed")
+    states = history(server, task_runs(server, run)["synthesis"])
     assert [state for state in states if state not in ("Pending", "Running")] == [
         "AwaitingRetry",
         "Retrying",
@@ -60,9 +58,10 @@ def test_bad_input_fails_at_once_and_says_so_with_one_traceback(server, store):
     done = server.run("tests/two_stages.py", str(store))
     assert done.returncode == 1
     told = "ValueError: found trouble, expected none"
-    run = newest_run(server)
+    run = newest_run(server, store)
     assert run["state"]["type"] == "FAILED" and f"stage synthesis failed: {told}" in run["state"]["message"]
-    wait_until(lambda: task_runs(server, run)["synthesis"]["state"]["message"] == told, seconds=30)
+    wait_for_states(server, run, captions="Completed", synthesis="Failed")
+    assert task_runs(server, run)["synthesis"]["state"]["message"] == told
     assert (store / "trouble").read_text() == "ValueError"  # it was met once
 
     def told_by() -> list[str]:
@@ -76,16 +75,18 @@ def test_a_killed_run_is_marked_as_crashed_by_a_later_one_and_a_living_one_is_no
     (store / "trouble").write_text("wait")
     process = server.start("tests/two_stages.py", str(store), log=store / "log")
     wait_until((store / "waits").exists)
-    first = newest_run(server)
+    first = newest_run(server, store)
     beside = server.start("tests/two_stages.py", str(store), log=store / "log")  # waits: the first one holds the stage
-    wait_until(lambda: task_runs(server, newest_run(server)).keys() == {"captions", "synthesis"})
+    wait_until(lambda: len(runs_of(server, store)) == 2)
+    second = newest_run(server, store)
+    wait_until(lambda: task_runs(server, second).keys() == {"captions", "synthesis"})
     assert state_of(server, first) == "RUNNING"
     kill(process)
     (store / "trouble").unlink()
     assert beside.wait(240) == 0
     assert server.run("tests/two_stages.py", str(store)).returncode == 0
     assert state_of(server, first) == "CRASHED"
-    assert task_runs(server, first)["synthesis"]["state"]["type"] == "CRASHED"
+    wait_for_states(server, first, captions="Completed", synthesis="Crashed")
     assert made(store) == SHARDS
     assert not list(Path(server.environment["PREFECT_HOME"]).glob("lightgen/running/*/*"))
 
@@ -134,16 +135,15 @@ def test_under_a_worker_a_killed_run_crashes_a_copy_goes_on_and_a_retry_ends_it(
         copy = start_run(server, deployment, store)
         wait_until(lambda: state_of(server, copy) == "FAILED")
         assert made(store) == SHARDS[:2]
-        assert task_runs(server, copy)["captions"]["state"]["name"] == "Cached"
-        assert task_runs(server, killed)["synthesis"]["state"]["type"] == "CRASHED"
+        wait_for_states(server, copy, captions="Cached", synthesis="Failed")
+        wait_for_states(server, killed, captions="Completed", synthesis="Crashed")
 
         state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the Prefect UI"}
         assert post(server, f"flow_runs/{copy['id']}/set_state", state=state)["status"] == "ACCEPT"
         wait_until(lambda: state_of(server, copy) == "COMPLETED")
         assert get(server, f"flow_runs/{copy['id']}")["run_count"] == 2
         assert made(store) == SHARDS
-        states = {name: task_run["state"]["name"] for name, task_run in task_runs(server, copy).items()}
-        assert states == {"captions": "Cached", "synthesis": "Completed"}
+        wait_for_states(server, copy, captions="Cached", synthesis="Completed")
     finally:
         stop(worker)
 
@@ -176,12 +176,12 @@ def test_the_automation_marks_a_run_without_heartbeats_and_none_that_works_hard(
     assert done.returncode == 0, done.stderr + done.stdout
     (store / "trouble").write_text("count")
     assert server.run("-c", BEATING, str(store)).returncode == 0
-    healthy = newest_run(server)
+    healthy = newest_run(server, store)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "trouble").write_text("wait")
     process = server.start("-c", BEATING, str(tmp_path / "other"), log=tmp_path / "log")
     wait_until((tmp_path / "other" / "waits").exists)
-    killed = newest_run(server)
+    killed = newest_run(server, tmp_path / "other")
     kill(process)
     wait_until(lambda: state_of(server, killed) == "CRASHED", seconds=60)
     assert "No heartbeat" in get(server, f"flow_runs/{killed['id']}")["state"]["message"]
