@@ -2,11 +2,13 @@
 
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
 from prefect.states import Completed, State
 from prefect.tasks import exponential_backoff
 
@@ -28,6 +30,12 @@ class StageFailed(Exception):
     """A stage raised; what it had finished is kept, and the same command goes on from there."""
 
 
+def _flow_run_began() -> datetime:
+    context = FlowRunContext.get()
+    assert context is not None and context.flow_run is not None and context.flow_run.created is not None
+    return context.flow_run.created
+
+
 @dataclass
 class Runner:
     """Makes the chosen stages in Prefect task runs.
@@ -41,6 +49,8 @@ class Runner:
     store: Store
     selection: Selection
     rows: list[dict[str, Any]] = field(default_factory=list)
+    began: datetime = field(default_factory=_flow_run_began)
+    """When the flow run was made: what it is to make again and is younger, an earlier attempt of this run has made."""
 
     def __call__(self, stage: Stage, *inputs: Artifact) -> Artifact:
         artifact = stage.artifact(self.recipe, self.store, inputs)
@@ -82,11 +92,18 @@ class Runner:
         """Make a stage while its page in the UI shows how far it is; return the state of its task run."""
         run = {"flow_run_id": UUID(runtime.flow_run.id), "task_run_id": UUID(runtime.task_run.id)}
         with Live(stage.name, artifact.uri, page_key(self.recipe.name, stage.name), stage.purpose, **run) as live:
-            refresh, device = stage.name in self.selection.refresh, device_slot(self.settings.device_limit)
+            device = device_slot(self.settings.device_limit)
+            remake_before = self.began if stage.name in self.selection.refresh else None
             with tracked(self.recipe, self.settings, stage, artifact) as tracking:
                 watch = each_of(live.heard, tracking)
                 ran = stage.make(
-                    self.recipe, self.settings, inputs, artifact, refresh=refresh, watch=watch, device=device
+                    self.recipe,
+                    self.settings,
+                    inputs,
+                    artifact,
+                    remake_before=remake_before,
+                    watch=watch,
+                    device=device,
                 )
             if ran:
                 live.done(Made(artifact, inputs, self.recipe))

@@ -10,16 +10,19 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Hold `path` exclusively, waiting as long as another process holds it.
+def file_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold `path` exclusively, waiting as long as another process holds it; yield whether it is held.
 
-    `flock` belongs to the open file, so a holder that is killed leaves no lock behind.
+    Without `wait` it may not be. `flock` belongs to the open file, so a holder that is killed leaves no lock behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not wait:
+                yield False
+                return
             log.info("waiting for another run that is making %s", path.stem)
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield True

@@ -1,13 +1,10 @@
-"""A store: files under one address, written whole, with locks where the machines have them in common."""
+"""A store: files under one address, written whole."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from storage.files import Content, Files, Found, StoreError
 from storage.local import LocalFiles
-from storage.lock import file_lock
 
 __all__ = ["Store", "StoreError"]
 
@@ -38,7 +35,11 @@ class Store:
 
     @property
     def locks(self) -> bool:
-        """Whether `lock` holds against every other process that uses the store."""
+        """Whether a lock on a file in the store holds against every other process that uses it.
+
+        Where it does, one maker of an artifact holds it alone (`tasks.scratch`) and may write over what is there. That
+        is so for a folder of one machine; machines that share one need a file system whose `flock` works across them.
+        """
         return self._root is not None
 
     def uri_of(self, path: str) -> str:
@@ -92,19 +93,6 @@ class Store:
     def folders(self, folder: str) -> list[str]:
         """Return the names of the folders directly in a folder, sorted, hidden ones aside."""
         return sorted(name for name in self._files.folders(_inside(folder)) if not name.startswith("."))
-
-    @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Hold a name against other processes, waiting as long as one of them holds it.
-
-        A lock spares doing work twice; nothing depends on it for correctness (see `storage.artifact`). An object store
-        has none, and goes without.
-        """
-        if self._root is None:
-            yield
-            return
-        with file_lock(self._root / _inside(f".locks/{name}.lock")):
-            yield
 
 
 def _inside(path: str) -> str:

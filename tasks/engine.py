@@ -37,7 +37,7 @@ def make(
             make_one(shard)
             yield shard
         return
-    job.keep_clock()  # that a worker sees it shows that it shares the store
+    job.keep_clock()  # a worker that does not find this file does not see our store
     with closing(make_elsewhere(job, shards, maker, inputs)) as made:
         for shard in made:
             job.keep_clock()

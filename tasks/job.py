@@ -1,10 +1,8 @@
 """What a stage's body is given to work with: where things are, what is still to be made, and where to put it."""
 
 import contextlib
-import json
 import logging
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,10 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from storage.artifact import PROGRESS, Artifact
+from storage.artifact import Artifact
 from storage.tables import read_file, to_parquet
+from tasks.clock import Clock
 from tasks.progress import Progress, Watch, nobody
 from tasks.recipe import Recipe
+from tasks.scratch import Scratch
 from tasks.settings import Settings
 from tasks.shards import Shard
 
@@ -50,11 +50,16 @@ class Job:
     """What the stage measured; goes into the manifest, so it must be a function of the key."""
     counts: dict[str, int] = field(default_factory=dict)
     """What the stage counted beside the rows of its files; goes into the manifest."""
-    _started: float = field(default_factory=time.monotonic)
+    must_hold: set[str] = field(default_factory=set)
+    """Files without which the artifact is not complete: those of its shards, and what was written beside them."""
+    clock: Clock = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.clock = Clock(self.artifact)
 
     def for_worker(self, settings: Settings) -> "Job":
         """Return the job as a worker gets it: it pickles, writes shards, and leaves clock and watch to this one."""
-        return replace(self, settings=settings, watch=nobody, worker=True, figures={}, counts={})
+        return replace(self, settings=settings, watch=nobody, worker=True, figures={}, counts={}, must_hold=set())
 
     def say(self, message: str, *values: object) -> None:
         """Log a line for the person who watches the run."""
@@ -63,19 +68,7 @@ class Job:
     @property
     def scratch(self) -> Path:
         """A local folder that lives until the artifact is committed: checkpoints go here."""
-        here = self.artifact.store.local_path(f"{self.artifact.path}/{PROGRESS}/scratch")
-        folder = here or self._scratch
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    @property
-    def _scratch(self) -> Path:
-        return Path(self.settings.scratch).expanduser() / self.artifact.path
-
-    def clear_scratch(self) -> None:
-        """Remove the scratch folder of a committed artifact; that in a local store goes with its traces."""
-        if self.artifact.store.local_path(self.artifact.path) is None and self._scratch.exists():
-            shutil.rmtree(self._scratch)
+        return Scratch(self.artifact, self.settings).folder
 
     def local(self, artifact: Artifact, name: str) -> Path:
         """Return a path on this machine that holds a file of an input artifact."""
@@ -127,6 +120,7 @@ class Job:
             tell(shard)
 
     def _left(self, shards: Sequence[AnyShard]) -> list[AnyShard]:
+        self.must_hold.update(name for shard in shards for name in shard.files)
         finished = self._finished()
         return [shard for shard in shards if not finished.issuperset(shard.files)]
 
@@ -198,29 +192,18 @@ class Job:
     def write(self, name: str, data: bytes, rows: int = 0, counts: Mapping[str, int] | None = None) -> None:
         """Write a file of the artifact."""
         self.artifact.add(name, data, rows, counts or {})
+        self.must_hold.add(name)
         self.keep_clock()
 
     def add_folder(self, folder: Path, prefix: str = "") -> None:
         """Add every file of a local folder to the artifact."""
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            self.artifact.add_file(prefix + path.relative_to(folder).as_posix(), path)
+            name = prefix + path.relative_to(folder).as_posix()
+            self.artifact.add_file(name, path)
+            self.must_hold.add(name)
         self.keep_clock()
 
     def keep_clock(self) -> None:
-        """Write down how long the making has taken so far, unless this is the job of a worker, who is not asked."""
-        if self.worker:
-            return
-        self.artifact.store.write(self.clock, json.dumps(self.seconds()).encode())
-        self._started = time.monotonic()
-
-    @property
-    def clock(self) -> str:
-        """Path in the store of the seconds that the making has taken so far."""
-        return f"{self.artifact.path}/{PROGRESS}/seconds.json"
-
-    def seconds(self) -> float:
-        """Return the wall-clock seconds of this making and of the interrupted ones before it, where kept."""
-        before = 0.0
-        with contextlib.suppress(FileNotFoundError):
-            before = json.loads(self.artifact.store.read(self.clock))
-        return before + time.monotonic() - self._started
+        """Write down how long the making has taken so far; a worker is not asked."""
+        if not self.worker:
+            self.clock.keep()

@@ -12,17 +12,23 @@ from typing import Any
 
 from lightgen_core.content import content_digest, weights_digest
 from lightgen_core.references import parse
-from storage.artifact import Artifact, FinishedElsewhere
+from storage.artifact import Artifact, DamagedArtifact, FinishedElsewhere
 from storage.keys import artifact_key
 from storage.manifest import FileEntry, Manifest
 from storage.store import Store
+from tasks.clock import Clock
 from tasks.job import Job
 from tasks.progress import Watch, nobody
 from tasks.recipe import Recipe
+from tasks.scratch import Scratch
 from tasks.settings import Settings
 from tasks.worker import software
 
 log = logging.getLogger("lightgen")
+
+
+class InputChanged(Exception):
+    """A file that a stage reads is not what it was when the stage began, so its key no longer tells what was made."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Stage:
         inputs: tuple[Artifact, ...],
         artifact: Artifact,
         *,
-        refresh: bool,
+        remake_before: datetime.datetime | None = None,
         watch: Watch = nobody,
         device: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> bool:
@@ -71,12 +77,20 @@ class Stage:
         store without locks another machine may make the same one: the first to finish has made it.
 
         Args:
+            remake_before: an artifact that was made, or begun, before this moment is made again from nothing. It
+                is one for all attempts of a run, so that a second attempt goes on with what the first has made.
             watch: hears how far the making is.
             device: gives the accelerator to a stage that needs it, for as long as it works; it may wait for it.
+
+        Raises:
+            InputChanged: a file that the stage reads was changed while it worked.
         """
-        with artifact.store.lock(f"{self.name}-{artifact.key}"):
+        scratch = Scratch(artifact, settings)
+        with scratch.lock():
+            refresh = remake_before is not None and _older(artifact, remake_before)
             if refresh:
                 artifact.remove()
+                scratch.clear()
             found = artifact.check()
             if found.state == "done":
                 artifact.tidy()
@@ -84,29 +98,46 @@ class Stage:
             if found.state == "damaged":
                 log.warning("%s: %s; making it again", self.name, found.why)
                 artifact.reopen()
-            with device() if self.on_device(recipe) else contextlib.nullcontext():
-                job = Job(recipe, settings, artifact, watch, self.on_device(recipe))
-                job.say("started (%s)", "to be made again" if refresh else found.why)
-                try:
+            try:
+                with device() if self.on_device(recipe) else contextlib.nullcontext():
+                    artifact.records()  # raises where another machine has finished it while this one waited
+                    job = Job(recipe, settings, artifact, watch, self.on_device(recipe))
+                    job.say("started (%s)", "to be made again" if refresh else found.why)
+                    job.keep_clock()
                     self.body(job, *inputs)
                     first = artifact.commit(self._manifest(job, inputs))
-                except FinishedElsewhere:
-                    artifact.tidy()
-                    first = False
-            job.clear_scratch()
+            except (FinishedElsewhere, FileNotFoundError):  # its sweep takes away what this one was reading
+                if artifact.store.locks or not artifact.finished():
+                    raise
+                artifact.tidy()
+                first = False
+            scratch.clear()
             if not first:
                 log.info("%s: another machine finished it first; its artifact is taken", self.name)
             return first
 
     def _manifest(self, job: Job, inputs: tuple[Artifact, ...]) -> Manifest:
-        files = tuple(sorted(job.artifact.records().values(), key=lambda entry: entry.name))
-        seconds = round(job.seconds(), 3)
+        records, config = job.artifact.records(), self.config(job.recipe)
+        keys = {artifact.stage: artifact.key for artifact in inputs}
+        if artifact_key(self.name, self.version, config, keys) != job.artifact.key:
+            job.artifact.remove()
+            raise InputChanged(
+                f"{self.name}: a file that it reads was changed meanwhile ({', '.join(self.files(job.recipe))}, or "
+                "weights); what was made of the old and the new is thrown away. Run the same command again."
+            )
+        if lost := sorted(job.must_hold - records.keys()):
+            raise DamagedArtifact(
+                f"{job.artifact.uri}: {lost[0]} was written, and its record is gone: another run has removed or "
+                "refreshed this artifact meanwhile. Run the same command again, one at a time."
+            )
+        seconds = round(job.clock.seconds(), 3)
+        files = tuple(records[name] for name in sorted(records))
         return Manifest(
             stage=self.name,
             key=job.artifact.key,
             stage_version=self.version,
-            config=self.config(job.recipe),
-            inputs={artifact.stage: artifact.key for artifact in inputs},
+            config=config,
+            inputs=keys,
             files=files,
             counts=_total(files) | job.counts,
             figures=job.figures,
@@ -119,6 +150,16 @@ class Stage:
             host={"machine": platform.machine(), "system": platform.system(), "device": job.settings.device},
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
+
+
+def _older(artifact: Artifact, moment: datetime.datetime) -> bool:
+    """Tell whether an artifact was made before a moment, or, where it is unfinished, begun before it."""
+    made: datetime.datetime | None
+    try:
+        made = datetime.datetime.fromisoformat(artifact.manifest().created_at)
+    except DamagedArtifact:
+        made = Clock(artifact).began()
+    return made is None or made < moment
 
 
 def _total(files: tuple[FileEntry, ...]) -> dict[str, int]:

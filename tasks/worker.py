@@ -130,7 +130,7 @@ def _maker(work: Work) -> Maker:
             f"{platform.node()} has {', '.join(other)}: its shards could differ from those of the others. Install the "
             "same versions on every node."
         )
-    if not store.exists(work.job.clock):
+    if not store.exists(work.job.clock.path):
         raise EngineError(
             f"{platform.node()} does not see what this run has written to the store {store.uri}. LIGHTGEN_STORE must "
             "be a folder that all nodes share under one path, or an address such as s3://bucket/prefix."

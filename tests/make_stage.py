@@ -16,7 +16,7 @@ def main(store: str, name: str, *overrides: str) -> None:
     planner = plan(recipe, place)
     stage = next(stage for stage in STAGES if stage.name == name)
     inputs = tuple(planner.found[given][0] for given in planner.inputs[name])
-    stage.make(recipe, Settings(), inputs, planner.found[name][0], refresh=False)
+    stage.make(recipe, Settings(), inputs, planner.found[name][0])
 
 
 if __name__ == "__main__":

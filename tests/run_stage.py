@@ -1,5 +1,6 @@
 """Runs the synthesis stage alone: captions go in as an artifact, the tables and the manifest come out."""
 
+import datetime
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +54,9 @@ def run_recipe(tmp_path: Path, captions: list[str], recipe: Recipe, settings: Se
     store = Store(str(tmp_path / "store"))
     settings = settings or Settings(device="cpu", threads=1)
     given = captions_stage(captions).artifact(recipe, store, ())
-    captions_stage(captions).make(recipe, settings, (), given, refresh=True)
+    captions_stage(captions).make(recipe, settings, (), given, remake_before=datetime.datetime.now(datetime.UTC))
     artifact = synthesis.artifact(recipe, store, (given,))
-    synthesis.make(recipe, settings, (given,), artifact, refresh=False)
+    synthesis.make(recipe, settings, (given,), artifact)
     tables = (read_table(artifact, pattern) for pattern in ("^images", "^quarantine"))
     return Made(artifact, *tables, artifact.manifest())
 

@@ -44,7 +44,7 @@ def make(
 
     notes.mkdir(exist_ok=True)
     artifact = numbers.artifact(RECIPE, store, ())
-    numbers.make(RECIPE, settings, (), artifact, refresh=False, watch=watch)
+    numbers.make(RECIPE, settings, (), artifact, watch=watch)
     return artifact
 
 

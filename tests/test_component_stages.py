@@ -1,5 +1,6 @@
 """The stages embeddings, dedup and tokens with components, pictures and captions other than the zoo's."""
 
+import datetime
 import json
 import re
 
@@ -59,7 +60,7 @@ def rows_of(captions: list[str], pictures: list[np.ndarray], first: int = 0) -> 
 
 def made(what: Stage, store: Store, recipe, *inputs: Artifact) -> Artifact:
     artifact = what.artifact(recipe, store, inputs)
-    what.make(recipe, Settings(), inputs, artifact, refresh=True)
+    what.make(recipe, Settings(), inputs, artifact, remake_before=datetime.datetime.now(datetime.UTC))
     return artifact
 
 

@@ -81,7 +81,7 @@ def test_a_pool_of_two_makes_the_bytes_of_every_stage_that_one_process_makes(tmp
             artifact, inputs = places.found[stage.name][0], places.inputs[stage.name]
             heard: list[Progress] = []
             given = tuple(places.found[name][0] for name in inputs)
-            stage.make(recipe, settings, given, artifact, refresh=False, watch=heard.append)
+            stage.make(recipe, settings, given, artifact, watch=heard.append)
             if stage.name in FANNED:
                 shards[stage.name] = heard[-1].done
                 same = made.setdefault(stage.name, contents(artifact))
@@ -208,4 +208,4 @@ def test_the_job_of_a_worker_leaves_the_clock_alone(store, notes):
     artifact = make(store, notes, Numbers, HERE)
     job = Job(load_recipe("smoke"), HERE, artifact).for_worker(HERE)
     job.keep_clock()
-    assert not store.exists(job.clock)
+    assert not store.exists(job.clock.path)

@@ -43,9 +43,9 @@ def test_a_node_dies_half_way_and_the_run_ends_with_the_same_bytes_and_no_finish
     recipe, store, notes = recipe_of(count=10, shard_size=2), Store(str(tmp_path / "store")), tmp_path / "notes"
     said = captions_stage(["a red circle", "a blue star", "a green ring"])
     captions = said.artifact(recipe, store, ())
-    said.make(recipe, ON_RAY, (), captions, refresh=False)
+    said.make(recipe, ON_RAY, (), captions)
     expected = synthesis.artifact(recipe, store, (captions,))
-    synthesis.make(recipe, Settings(device="cpu", threads=1), (captions,), expected, refresh=False)
+    synthesis.make(recipe, Settings(device="cpu", threads=1), (captions,), expected)
 
     @stage(version=1, reads=("seed", "world", "synthesis"))
     def held(job: Job, captions: Artifact) -> None:
@@ -70,7 +70,7 @@ def test_a_node_dies_half_way_and_the_run_ends_with_the_same_bytes_and_no_finish
     artifact = held.artifact(recipe, store, (captions,))
     with ThreadPoolExecutor(1) as other:
         killed = other.submit(kill)
-        held.make(recipe, ON_RAY, (captions,), artifact, refresh=False, watch=heard.append)
+        held.make(recipe, ON_RAY, (captions,), artifact, watch=heard.append)
     assert contents(artifact) == contents(expected)
     assert made_shards(notes) == Counter(range(5)) + Counter([killed.result()])
     assert [each.done for each in heard] == list(range(6))

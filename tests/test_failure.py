@@ -53,6 +53,14 @@ def test_a_stage_that_loses_its_connection_goes_on_at_the_shard_where_it_lost_it
     ]
 
 
+def test_what_is_to_be_made_again_is_begun_once_for_all_attempts_of_a_run(server, store):
+    assert server.run("tests/two_stages.py", str(store)).returncode == 0
+    (store / "trouble").write_text("ConnectionError")
+    done = server.run("tests/two_stages.py", str(store), "--refresh")
+    assert done.returncode == 0, done.stderr
+    assert made(store) == SHARDS + SHARDS
+
+
 def test_bad_input_fails_at_once_and_says_so_with_one_traceback(server, store):
     (store / "trouble").write_text("ValueError\nValueError")
     done = server.run("tests/two_stages.py", str(store))

@@ -61,7 +61,7 @@ def make(store: Store, recipe: Recipe, *names: str) -> dict[str, Artifact]:
     for stage in STAGES:
         if stage.name in names:
             inputs = tuple(artifacts[name] for name in planner.inputs[stage.name])
-            stage.make(recipe, Settings(), inputs, artifacts[stage.name], refresh=False)
+            stage.make(recipe, Settings(), inputs, artifacts[stage.name])
     return artifacts
 
 

@@ -1,15 +1,19 @@
 """The machinery that every stage runs through: caching, resuming, remaking what is damaged."""
 
+import contextlib
+import datetime
+
 import pyarrow as pa
 import pytest
 
 from flows.load import load_recipe
-from storage.artifact import Artifact
+from storage.artifact import Artifact, DamagedArtifact
 from storage.store import Store
 from tasks.job import Job
+from tasks.scratch import Scratch
 from tasks.settings import Settings
 from tasks.shards import runs
-from tasks.stage import stage
+from tasks.stage import InputChanged, stage
 
 RECIPE = load_recipe("smoke")
 
@@ -36,9 +40,9 @@ class Counter:
 
         self.stage = captions
 
-    def make(self, store: Store, recipe=RECIPE, refresh: bool = False) -> tuple[bool, Artifact]:
+    def make(self, store: Store, recipe=RECIPE, **how) -> tuple[bool, Artifact]:
         artifact = self.stage.artifact(recipe, store, ())
-        return self.stage.make(recipe, Settings(), (), artifact, refresh=refresh), artifact
+        return self.stage.make(recipe, Settings(), (), artifact, **how), artifact
 
 
 @pytest.fixture
@@ -98,9 +102,9 @@ def test_the_scratch_folder_of_a_remote_store_lives_until_the_artifact_is_commit
     store, settings = Store(f"memory://{tmp_path.name}"), Settings(scratch=str(tmp_path))
     artifact = captions.artifact(RECIPE, store, ())
     with pytest.raises(Stop):
-        captions.make(RECIPE, settings, (), artifact, refresh=False)
+        captions.make(RECIPE, settings, (), artifact)
     assert (seen[0] / "checkpoint").exists()
-    assert captions.make(RECIPE, settings, (), artifact, refresh=False)
+    assert captions.make(RECIPE, settings, (), artifact)
     assert seen[0] == seen[1] and not seen[0].exists()
 
 
@@ -138,8 +142,119 @@ def test_only_the_damaged_file_of_a_finished_artifact_is_made_again(store, damag
 def test_refresh_makes_everything_again_and_the_bytes_are_the_same(store):
     counter = Counter()
     before = contents(counter.make(store)[1])
-    again, artifact = counter.make(store, refresh=True)
+    began = datetime.datetime.now(datetime.UTC)
+    again, artifact = counter.make(store, remake_before=began)
     assert (again, len(counter.made), contents(artifact) == before) == (True, 10, True)
+
+
+@pytest.mark.parametrize("kind", ["local", "memory"])
+def test_a_second_attempt_to_make_again_goes_on_and_does_not_begin_again(kind, tmp_path):
+    store = Store(str(tmp_path / "store") if kind == "local" else f"memory://{tmp_path.name}")
+    counter = Counter()
+    counter.make(store)
+    counter.made, counter.die_before = [], "part-00003.parquet"
+    began = datetime.datetime.now(datetime.UTC)
+    with pytest.raises(Stop):
+        counter.make(store, remake_before=began)
+    assert counter.made == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+    counter.die_before = None
+    assert counter.make(store, remake_before=began)[0] is True
+    assert counter.made == [f"part-0000{number}.parquet" for number in range(5)]
+    assert counter.make(store, remake_before=datetime.datetime.now(datetime.UTC))[0] is True
+    assert len(counter.made) == 10
+
+
+@pytest.mark.parametrize("kind", ["local", "memory"])
+def test_making_again_begins_without_the_checkpoints_of_before_and_keeps_its_own(kind, tmp_path):
+    seen = []
+
+    @stage(version=1, reads=("seed",))
+    def dpo(job: Job) -> None:
+        seen.append([path.name for path in job.scratch.iterdir()])
+        (job.scratch / "step-00000100").touch()
+        if len(seen) < 4:
+            raise Stop
+        job.write("student", b"x")
+
+    store = Store(str(tmp_path / "store") if kind == "local" else f"memory://{tmp_path.name}")
+    settings, artifact = Settings(scratch=str(tmp_path / "scratch")), dpo.artifact(RECIPE, store, ())
+    for _ in range(2):
+        with pytest.raises(Stop):
+            dpo.make(RECIPE, settings, (), artifact)
+    now = datetime.datetime.now(datetime.UTC)
+    with pytest.raises(Stop):
+        dpo.make(RECIPE, settings, (), artifact, remake_before=now)
+    assert dpo.make(RECIPE, settings, (), artifact, remake_before=now)
+    assert seen == [[], ["step-00000100"], [], ["step-00000100"]]
+
+
+@pytest.mark.parametrize("kind", ["local", "memory"])
+def test_an_artifact_whose_records_somebody_removed_meanwhile_is_not_committed_without_them(kind, tmp_path):
+    store, counter = Store(str(tmp_path / "store") if kind == "local" else f"memory://{tmp_path.name}"), Counter()
+    artifact = counter.stage.artifact(RECIPE, store, ())
+
+    class Removing(list):
+        def append(self, name: str) -> None:
+            super().append(name)
+            if name == "part-00003.parquet":
+                artifact.remove()
+
+    counter.made = Removing()
+    with pytest.raises(DamagedArtifact, match=r"part-00000\.parquet was written, and its record is gone"):
+        counter.make(store)
+    assert artifact.check().state == "partial"
+
+
+def test_bytes_of_a_file_that_changed_while_it_was_read_are_thrown_away(store, tmp_path):
+    file = tmp_path / "captions.txt"
+    file.write_text("a cat")
+
+    @stage(version=1, reads=("seed",), files=lambda recipe: (str(file),))
+    def captions(job: Job) -> None:
+        job.write("read", file.read_bytes())
+        file.write_text("a dog")
+
+    artifact = captions.artifact(RECIPE, store, ())
+    with pytest.raises(InputChanged, match=r"captions: a file that it reads was changed meanwhile \(.*captions.txt"):
+        captions.make(RECIPE, Settings(), (), artifact)
+    assert artifact.check().state == "missing"
+    new = captions.artifact(RECIPE, store, ())
+    assert captions.make(RECIPE, Settings(), (), new)
+
+
+def test_what_another_machine_finished_while_this_one_waited_for_the_device_is_not_made_again(tmp_path):
+    made = []
+
+    @stage(version=1, reads=("seed",), on_device=True)
+    def pretrain(job: Job) -> None:
+        made.append(job.settings.scratch)
+        job.write("student", b"x")
+
+    store, mine, theirs = Store(f"memory://{tmp_path.name}"), tmp_path / "mine", tmp_path / "theirs"
+
+    @contextlib.contextmanager
+    def slot():
+        other = pretrain.artifact(RECIPE, store, ())
+        assert pretrain.make(RECIPE, Settings(scratch=str(theirs)), (), other)
+        yield
+
+    artifact = pretrain.artifact(RECIPE, store, ())
+    assert not pretrain.make(RECIPE, Settings(scratch=str(mine)), (), artifact, device=slot)
+    assert made == [str(theirs)]
+
+
+def test_two_makers_of_one_machine_wait_for_each_other_also_where_the_store_has_no_locks(tmp_path):
+    store, settings = Store(f"memory://{tmp_path.name}"), Settings(scratch=str(tmp_path))
+    held = []
+
+    @stage(version=1, reads=("seed",))
+    def dpo(job: Job) -> None:
+        with Scratch(job.artifact, settings).lock(wait=False) as mine:
+            held.append(mine)
+        job.write("student", b"x")
+
+    dpo.make(RECIPE, settings, (), dpo.artifact(RECIPE, store, ()))
+    assert held == [False]
 
 
 def test_the_key_follows_what_the_stage_reads_and_nothing_else(store):

@@ -15,6 +15,7 @@ from stores import KINDS, stores
 
 from storage import s3
 from storage.files import StoreError
+from storage.lock import file_lock
 from storage.store import Store
 
 HOSTILE = [
@@ -237,15 +238,17 @@ def test_a_store_that_travels_to_another_process_is_the_same_store(store):
 
 def test_a_lock_of_a_killed_process_is_free(tmp_path):
     code = (
-        "import sys, time; from storage.store import Store\n"
-        f"with Store({str(tmp_path)!r}).lock('k'):\n print('held', flush=True); time.sleep(60)"
+        "import time; from pathlib import Path; from storage.lock import file_lock\n"
+        f"with file_lock(Path({str(tmp_path)!r}) / 'k'):\n print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"held\n"
+    with file_lock(tmp_path / "k", wait=False) as mine:
+        assert not mine
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
-    with Store(str(tmp_path)).lock("k"):
-        pass
+    with file_lock(tmp_path / "k", wait=False) as mine:
+        assert mine
 
 
 def test_where_files_have_one_name_only_a_lock_lets_one_caller_create(tmp_path, monkeypatch):

@@ -211,9 +211,9 @@ def test_the_captions_stage_filters_a_set_and_the_evaluations_prompts_stay_out_o
     recipe = recipe.model_copy(update={"synthesis": Synthesis(**asked)})
     store = Store(str(tmp_path / "store"))
     said = captions.artifact(recipe, store, ())
-    captions.make(recipe, SETTINGS, (), said, refresh=False)
+    captions.make(recipe, SETTINGS, (), said)
     artifact = synthesis.artifact(recipe, store, (said,))
-    synthesis.make(recipe, SETTINGS, (said,), artifact, refresh=False)
+    synthesis.make(recipe, SETTINGS, (said,), artifact)
     assert read_table(artifact, "^images")["source"].to_pylist() == ["000", "001", "003", "005"]
     counts = artifact.manifest().counts
     assert (counts["caption_not_kept"], counts["quarantined"]) == (1, 1)
@@ -238,7 +238,7 @@ def test_later_stages_go_on_without_the_pictures_that_are_missing(tmp_path):
     ):
         given = tuple(inputs[name] for name in needs)
         inputs[stage.name] = stage.artifact(recipe, made.artifact.store, given)
-        stage.make(recipe, SETTINGS, given, inputs[stage.name], refresh=False)
+        stage.make(recipe, SETTINGS, given, inputs[stage.name])
     assert read_table(inputs["embeddings"], "^embeddings")["id"].to_pylist() == [1, 2, 3, 8, 9, 10, 11]
     assert inputs["embeddings"].names("^emb") == ["embeddings-00000.parquet", "embeddings-00001.parquet"]
     kept = read_table(inputs["dedup"], "^keep").filter(pc.field("kept"))["id"].to_pylist()

@@ -132,7 +132,7 @@ def test_tracking_changes_neither_the_bytes_of_an_artifact_nor_what_store_verbs_
     tracked_one = make(store, pretrain_stage(1, 3))
     plain = pretrain_stage(1, 3)
     other = plain.artifact(RECIPE, Store(str(tmp_path / "other")), ())
-    plain.make(RECIPE, Settings(), (), other, refresh=False)
+    plain.make(RECIPE, Settings(), (), other)
     files = [entry.model_dump() for entry in tracked_one.manifest().files]
     assert files == [entry.model_dump() for entry in other.manifest().files]
     assert [row["stage"] for row in json.loads(verb("ls", "--json"))["artifacts"]] == ["pretrain"]
@@ -236,7 +236,7 @@ def test_mlflow_gets_one_run_that_a_later_attempt_goes_on_with(store, tmp_path, 
     failing = pretrain_stage(1, 4)
     artifact = failing.artifact(RECIPE, Store(str(store)), ())
     with pytest.raises(RuntimeError), tracked(RECIPE, settings, failing, artifact) as watch:
-        failing.make(RECIPE, settings, (), artifact, refresh=False, watch=watch)
+        failing.make(RECIPE, settings, (), artifact, watch=watch)
         artifact.remove()
         raise RuntimeError("stands for what ends a stage")
     client = mlflow.MlflowClient()

@@ -180,7 +180,7 @@ def test_a_stage_that_comes_second_takes_what_the_first_has_made(empty, tmp_path
 
     def make_stage(store: Store, who: str) -> bool:
         made = staged(who)
-        return made.make(RECIPE, Settings(), (), made.artifact(RECIPE, store, ()), refresh=False)
+        return made.make(RECIPE, Settings(scratch=str(tmp_path / who)), (), made.artifact(RECIPE, store, ()))
 
     results = []
     for number in range(1, 100):

@@ -39,7 +39,7 @@ def make(store: Path, what: Stage, settings: Settings | None = None) -> Artifact
     settings = settings or Settings()
     artifact = what.artifact(RECIPE, Store(str(store)), ())
     with tracked(RECIPE, settings, what, artifact) as watch:
-        what.make(RECIPE, settings, (), artifact, refresh=False, watch=watch)
+        what.make(RECIPE, settings, (), artifact, watch=watch)
     return artifact
 
 

@@ -68,14 +68,16 @@ def synthesis(job: Job, given: object) -> None:
 
 
 @flow(name="lightgen", persist_result=False)
-def two_stages(store: str) -> dict[str, str]:
+def two_stages(store: str, refresh: bool = False) -> dict[str, str]:
     """Return the state of each stage."""
     with told_if_killed():
-        runner = Runner(load_recipe("smoke"), Settings(), Store(store), Selection(chosen=BOTH, refresh=frozenset()))
+        runner = Runner(
+            load_recipe("smoke"), Settings(), Store(store), Selection(BOTH, BOTH if refresh else frozenset())
+        )
         runner(synthesis, runner(captions))
         return {row["stage"]: row["state"] for row in runner.rows}
 
 
 if __name__ == "__main__":
     log_to_stderr()
-    print(two_stages(sys.argv[1]))
+    print(two_stages(sys.argv[1], refresh=sys.argv[2:] == ["--refresh"]))
