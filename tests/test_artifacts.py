@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from stores import KINDS, commit, stores
+from stores import commit
 
 from storage.artifact import Artifact, DamagedArtifact
 from storage.keys import artifact_key, canonical_json
@@ -15,18 +15,7 @@ from storage.manifest import Manifest
 from storage.store import Store
 from storage.tables import IMAGE, about, schema, to_parquet
 
-
-@pytest.fixture(scope="module")
-def make():
-    with stores() as make:
-        yield make
-
-
-@pytest.fixture(params=KINDS)
-def store(request, make, tmp_path):
-    made = make(request.param, tmp_path)
-    yield made
-    made.remove("")
+pytest_plugins = ["every_store"]
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from stores import KINDS, stores
 
 from storage import s3
 from storage.files import StoreError
 from storage.lock import file_lock
 from storage.store import Store
+
+pytest_plugins = ["every_store"]
 
 HOSTILE = [
     "a b",
@@ -37,19 +38,6 @@ HOSTILE = [
     "x.partial",
     "n" * 250,
 ]
-
-
-@pytest.fixture(scope="module")
-def make():
-    with stores() as make:
-        yield make
-
-
-@pytest.fixture(params=KINDS)
-def store(request, make, tmp_path):
-    made = make(request.param, tmp_path)
-    yield made
-    made.remove("")
 
 
 def test_what_is_written_is_read_back_and_listed_with_its_size(store):

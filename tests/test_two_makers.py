@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from stores import commit, stores
+from stores import commit
 
 from flows.load import load_recipe
 from storage.artifact import Artifact, FinishedElsewhere
@@ -15,6 +15,8 @@ from storage.store import Store
 from tasks.job import Job
 from tasks.settings import Settings
 from tasks.stage import stage
+
+pytest_plugins = ["every_store"]
 
 FILES = ["page.html", "part-0", "part-1"]
 REQUESTS = ("cat_file", "pipe_file", "put_file", "find", "rm_file", "info", "open")
@@ -84,12 +86,6 @@ def clean(store: Store, key: str = "k") -> None:
     """Hold that nothing is left but the artifact."""
     manifest = Artifact(store, "report", key).manifest()
     assert sorted(store.files(f"report/{key}")) == sorted(["manifest.json", *(entry.path for entry in manifest.files)])
-
-
-@pytest.fixture(scope="module")
-def empty():
-    with stores() as make:
-        yield make
 
 
 def requests_of(store: Store) -> int:
