@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefect_server import free_port
+from ports import free_port
 from processes import Processes
 
 
@@ -37,7 +37,7 @@ def start_postgres(processes: Processes, folder: Path, *, user: str, password: s
     settings = [word for option in options for word in ("-c", option)]
     server = processes.start("postgres", [_postgres("postgres"), *place, *settings], user=plain_user)
     there = ["-h", "127.0.0.1", "-p", str(port)]
-    server.wait_until(lambda: subprocess.run([_postgres("pg_isready"), "-q", *there]).returncode == 0, 60)
+    server.wait_until(lambda: subprocess.run([_postgres("pg_isready"), "-q", *there]).returncode == 0)
     login = dict(os.environ, PGUSER=user, PGPASSWORD=password)
     processes.run("createdb", [_postgres("createdb"), *there, database], environment=login)
     return port
@@ -51,7 +51,7 @@ def start_redis(processes: Processes, folder: Path, command: Sequence[str], *, p
     server = processes.start("redis", [_program(command[0]), *command[1:], *place])
     ask = [_program("redis-cli"), "-h", "127.0.0.1", "-p", str(port), "ping"]
     login = dict(os.environ, REDISCLI_AUTH=password)
-    server.wait_until(lambda: "PONG" in subprocess.run(ask, env=login, capture_output=True, text=True).stdout, 30)
+    server.wait_until(lambda: "PONG" in subprocess.run(ask, env=login, capture_output=True, text=True).stdout)
     return port
 
 

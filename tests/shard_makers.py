@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from two_nodes import wait_for
+from waiting import wait_until
 
 from flows.load import load_recipe
 from storage.artifact import Artifact
@@ -118,7 +118,7 @@ class Held(Numbers):
 
     def __call__(self, shard: Run) -> None:
         note(self.notes, "began", shard=shard.number, pid=os.getpid())
-        wait_for((self.notes / "never").exists, seconds=300)
+        wait_until((self.notes / "never").exists)
 
 
 class HeldPainter(Painter):
@@ -133,5 +133,5 @@ class HeldPainter(Painter):
 
         note(self.notes, "began", shard=shard.number, node=ray.get_runtime_context().get_node_id())
         if shard.number:
-            wait_for((self.notes / "go").exists, seconds=120)
+            wait_until((self.notes / "go").exists)
         super().__call__(shard)

@@ -12,13 +12,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
 from compose_file import ROOT, filled, services
 from databases import require_databases, start_postgres, start_redis
-from prefect_server import free_port
+from ports import free_port
+from prefect_api import PrefectApi
+from prefect_server import answers
 from processes import Process, Processes
 from s3_server import s3_server
 
@@ -77,11 +79,11 @@ class Stack:
         self.started[service] = self.processes.start(service, self.command(service), environment=environment)
         return self.started[service]
 
-    def api(self) -> httpx.Client:
-        """Return a client of the Prefect API that gives the password."""
+    @cached_property
+    def api(self) -> PrefectApi:
+        """A client of the Prefect API that gives the password."""
         user, password = self.variables["PREFECT_AUTH"].split(":")
-        url = f"http://127.0.0.1:{self.ports['server']}/api"
-        return httpx.Client(base_url=url, auth=(user, password), timeout=30, trust_env=False)
+        return PrefectApi(f"http://127.0.0.1:{self.ports['server']}/api", (user, password))
 
 
 @contextmanager
@@ -144,24 +146,16 @@ def start_server(stack: Stack) -> None:
         place = {"PREFECT_SERVER_API_HOST": "127.0.0.1", "PREFECT_SERVER_API_PORT": str(stack.ports["server"])}
         server = stack.start("server", **place)
         url = f"http://127.0.0.1:{stack.ports['server']}/api/ready"
-        server.wait_until(lambda: _answers(url), 300)
+        server.wait_until(lambda: answers(url))
 
 
 def start_worker(stack: Stack) -> None:
     """Start the worker and wait until its health check says that it polls."""
     port = free_port()
     worker = stack.start("worker", PREFECT_WORKER_WEBSERVER_HOST="127.0.0.1", PREFECT_WORKER_WEBSERVER_PORT=str(port))
-    with stack.api() as api:
 
-        def polls() -> bool:
-            found = api.post("/work_pools/lightgen/workers/filter", json={}).raise_for_status().json()
-            return any(one["status"] == "ONLINE" for one in found) and _answers(f"http://127.0.0.1:{port}/health")
+    def polls() -> bool:
+        found = stack.api.post("work_pools/lightgen/workers/filter")
+        return any(one["status"] == "ONLINE" for one in found) and answers(f"http://127.0.0.1:{port}/health")
 
-        worker.wait_until(polls, 120)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5, trust_env=False).is_success
-    except httpx.TransportError:
-        return False
+    worker.wait_until(polls)

@@ -4,14 +4,18 @@ import datetime
 import importlib
 import json
 import signal
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import yaml
-from prefect_server import ROOT, PrefectServer, free_port, prefect_server, stop
+from ports import free_port
+from prefect_api import ENDED, PrefectApi
+from prefect_server import ROOT, PrefectServer, prefect_server
+from processes import Process, stop
+from waiting import PATIENCE, wait_until
 
 from flows.console import PREFECT_DEFAULTS
 from flows.load import load_recipe, recipe_names
@@ -21,49 +25,6 @@ from flows.serve import serve
 DECLARED = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
 TINY = ["captions.count=40"]
 TINY_FORM = {"captions": {"count": 40, "source": None, "llm": None}, "seed": None, "report": None}
-ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-
-@dataclass(frozen=True)
-class Api:
-    """The server's REST interface."""
-
-    http: httpx.Client
-
-    def deployment(self, name: str) -> dict:
-        return self.http.get(f"/deployments/name/lightgen/{name}").raise_for_status().json()
-
-    def runs(self, deployment: dict, *states: str) -> list[dict]:
-        wanted = {"deployments": {"id": {"any_": [deployment["id"]]}}, "sort": "EXPECTED_START_TIME_ASC"}
-        found = self.http.post("/flow_runs/filter", json=wanted).raise_for_status().json()
-        return [run for run in found if run["state_type"] in states]
-
-    def ask(self, deployment: dict, **parameters: object) -> httpx.Response:
-        asked = {"parameters": parameters, "enforce_parameter_schema": True, "state": {"type": "SCHEDULED"}}
-        return self.http.post(f"/deployments/{deployment['id']}/create_flow_run", json=asked)
-
-    def run(self, deployment: dict, seconds: float = 400, **parameters: object) -> dict:
-        """Start a flow run as the form does, wait until it has ended, and return it."""
-        run = self.ask(deployment, **parameters).raise_for_status().json()["id"]
-        until = time.monotonic() + seconds
-        while (found := self.http.get(f"/flow_runs/{run}").raise_for_status().json())["state_type"] not in ENDED:
-            assert time.monotonic() < until, f"{found['name']} is still {found['state_name']}"
-            time.sleep(0.5)
-        return found
-
-    def stages(self, run: str) -> dict[str, str]:
-        """Return the state's name of every stage of a flow run that has ended; they may arrive after it."""
-        wanted, until = {"flow_runs": {"id": {"any_": [run]}}}, time.monotonic() + 60
-        while not (found := self.http.post("/task_runs/filter", json=wanted).json()) or any(
-            task["state_type"] not in ENDED for task in found
-        ):
-            assert time.monotonic() < until, f"the server knows of {found}"
-            time.sleep(0.5)
-        return {task["name"].partition(" ")[0]: task["state_name"] for task in found}
-
-
-def connect(server: PrefectServer) -> Api:
-    return Api(server.client())
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +44,7 @@ def api(server):
     for command in (("work-pool", "create", "lightgen", "--type", "process"), ("--no-prompt", "deploy", "--all")):
         done = server.run("-m", "prefect", *command, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
-    return connect(server)
+    return server.api
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +54,22 @@ def worker(server, api, home):
     process = bare.start("-m", "prefect", "worker", "start", "--pool", "lightgen", log=home / "worker.log")
     yield process
     stop(process)
+
+
+def scheduled(api: PrefectApi, name: str, least: int, **options: Any) -> list[dict[str, Any]]:
+    """Wait until a deployment has so many scheduled runs; return them, the next one first."""
+    only = {"id": {"any_": [api.deployment(name)["id"]]}}
+
+    def found() -> list[dict[str, Any]]:
+        return [run for run in api.flow_runs(deployments=only) if run["state_type"] == "SCHEDULED"]
+
+    wait_until(lambda: len(found()) >= least, **options)
+    return found()
+
+
+def ran(api: PrefectApi, name: str, **parameters: Any) -> dict[str, Any]:
+    """Start a run of a deployment as the form does, wait until it has ended, and return it."""
+    return api.wait_for_state(api.start(api.deployment(name), **parameters), *ENDED)
 
 
 def test_every_recipe_is_deployed_under_its_name_with_its_purpose_and_runs_wait_for_each_other():
@@ -111,14 +88,11 @@ def test_only_the_cheapest_recipe_runs_unasked():
 
 
 def test_a_deployed_schedule_really_gets_scheduled_runs_at_its_times(api):
-    until = time.monotonic() + 120
-    while len(found := api.runs(api.deployment("smoke"), "SCHEDULED")) < 3:
-        assert time.monotonic() < until, "no runs: is SQLAlchemy pinned below 2.1?"
-        time.sleep(0.5)
+    found = scheduled(api, "smoke", 3, said=lambda: "is SQLAlchemy pinned below 2.1?")
     times = [datetime.datetime.fromisoformat(run["expected_start_time"]) for run in found[:3]]
     assert [(when.hour, when.minute) for when in times] == [(3, 0)] * 3
     assert times[1] - times[0] == times[2] - times[1] == datetime.timedelta(days=1)
-    assert api.runs(api.deployment("demo"), "SCHEDULED") == []
+    assert scheduled(api, "demo", 0) == []
 
 
 def test_the_server_names_the_field_of_the_form_that_is_out_of_range(api):
@@ -127,42 +101,40 @@ def test_the_server_names_the_field_of_the_form_that_is_out_of_range(api):
     assert "'overrides.captions.count'. Failure reason: -1 is less than the minimum of 1" in refused.json()["detail"]
 
 
-def test_form_lines_and_command_line_make_the_same_artifact(server, api, worker, home):
-    smoke = api.deployment("smoke")
-    command = ("deployment", "run", "lightgen/smoke", "--param", f"overrides={json.dumps(TINY)}")
-    done = server.run("-m", "prefect", *command, "--param", "until=captions", "--watch", timeout=400)
+def test_form_lines_and_command_line_make_the_same_artifact(server, api, worker, tmp_path):
+    place = {"until": "captions", "store": str(tmp_path)}
+    given = {"overrides": json.dumps(TINY)} | place
+    words = [word for name, value in given.items() for word in ("--param", f"{name}={value}")]
+    done = server.run("-m", "prefect", "deployment", "run", "lightgen/smoke", *words, "--watch")
     assert done.returncode == 0, done.stdout + done.stderr
-    (by_lines,) = api.runs(smoke, "COMPLETED")
-    by_form = api.run(smoke, overrides=TINY_FORM, until="captions")
+    (by_lines,) = api.runs_in(tmp_path)
+    by_form = ran(api, "smoke", overrides=TINY_FORM, **place)
     assert by_form["name"] == by_lines["name"]
-    assert (api.stages(by_lines["id"]), api.stages(by_form["id"])) == (
-        {"captions": "Completed"},
-        {"captions": "Cached"},
-    )
-    said = api.http.post("/logs/filter", json={"logs": {"flow_run_id": {"any_": [by_lines["id"]]}}}).json()
-    assert "captions: started (never made)" in [each["message"] for each in said if each["name"] == "lightgen"]
-    arguments = ["run", "smoke", "--until", "captions", "--json"]
-    done = server.run("-m", "flows", *arguments, "--set", TINY[0], timeout=400)
+    api.wait_for_states(by_lines, captions="Completed")
+    api.wait_for_states(by_form, captions="Cached")
+    said = [line["message"] for line in api.logs(by_lines) if line["name"] == "lightgen"]
+    assert "captions: started (never made)" in said
+    arguments = ["run", "smoke", "--until", "captions", "--store", str(tmp_path), "--json"]
+    done = server.run("-m", "flows", *arguments, "--set", TINY[0])
     (stage,) = json.loads(done.stdout)["stages"]
     assert (stage["stage"], stage["state"]) == ("captions", "cached")
     assert by_form["name"] == f"smoke-captions-{stage['key'][:8]}"
 
 
 def test_only_from_and_refresh_choose_the_same_stages_in_a_deployment_as_on_the_command_line(server, api, worker):
-    smoke = api.deployment("smoke")
-    again = api.run(smoke, overrides=TINY_FORM, only="captions", refresh=["captions"])
-    assert api.stages(again["id"]) == {"captions": "Completed"}
-    ranged = api.run(smoke, overrides=TINY, from_stage="captions", until="captions")
-    assert api.stages(ranged["id"]) == {"captions": "Cached"}
-    ahead = api.run(smoke, overrides=TINY_FORM, only="embeddings")
-    told = server.run("-m", "flows", "run", "smoke", "--set", TINY[0], "--only", "embeddings", timeout=400)
+    again = ran(api, "smoke", overrides=TINY_FORM, only="captions", refresh=["captions"])
+    api.wait_for_states(again, captions="Completed")
+    ranged = ran(api, "smoke", overrides=TINY, from_stage="captions", until="captions")
+    api.wait_for_states(ranged, captions="Cached")
+    ahead = ran(api, "smoke", overrides=TINY_FORM, only="embeddings")
+    told = server.run("-m", "flows", "run", "smoke", "--set", TINY[0], "--only", "embeddings")
     assert (ahead["state_type"], told.returncode) == ("FAILED", 2)
     assert told.stderr.startswith(f"lightgen: {ahead['state']['message']}\n")
 
 
 def test_a_mistake_that_the_form_lets_through_fails_the_run_with_the_words_of_the_command_line(server, api, worker):
     form, line = {"pretrain": {"model": {"heads": 5}}}, "pretrain.model.heads=5"
-    failed = api.run(api.deployment("smoke"), overrides=form)
+    failed = ran(api, "smoke", overrides=form)
     told = server.run("-m", "flows", "run", "smoke", "--set", line)
     assert (failed["state_type"], failed["name"]) == ("FAILED", "smoke")
     assert told.stderr.startswith(f"lightgen: {failed['state']['message']}\n")
@@ -199,29 +171,26 @@ def test_serve_says_how_to_start_the_server_that_does_not_answer(server):
 
 
 def test_serve_brings_a_server_schedules_runs_takes_one_and_ends_with_its_server(tmp_path, server):
-    port = str(free_port())
+    port, log = str(free_port()), tmp_path / "serve.log"
     own = {name: value for name, value in server.environment.items() if name != "PREFECT_API_URL"}
     own |= {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_API_PORT": port}
-    log = tmp_path / "serve.log"
-    serving = PrefectServer(f"http://127.0.0.1:{port}/api", f"http://127.0.0.1:{port}", own)
-    command = ("-m", "flows", "serve", "smoke", "--cron", "30 2 * * *", "--timezone", "Asia/Kolkata", "--set", TINY[0])
-    process, api = serving.start(*command, log=log), connect(serving)
+    serving = PrefectServer(f"http://127.0.0.1:{port}", own)
+    utc = (datetime.datetime.now(datetime.UTC).hour + 12) % 24  # not while this test runs
+    command = ("-m", "flows", "serve", "smoke", "--cron", f"30 {(utc + 5) % 24} * * *", "--timezone", "Asia/Kolkata")
+    process, api = serving.start(*command, "--set", TINY[0], log=log), serving.api
     try:
-        until = time.monotonic() + 400
-        while "Ctrl-C ends it" not in log.read_text() or not api.http.post("/deployments/filter", json={}).json():
-            assert process.poll() is None and time.monotonic() < until, log.read_text()
-            time.sleep(0.5)
-        smoke = api.deployment("smoke")
-        (schedule,) = smoke["schedules"]
-        assert schedule["active"] and schedule["schedule"]["cron"] == "30 2 * * *"
-        while not (waiting := api.runs(smoke, "SCHEDULED")):
-            assert time.monotonic() < until
-            time.sleep(0.5)
-        assert {run["expected_start_time"][10:16] for run in waiting} == {"T21:00"}  # half past two in Kolkata
-        ran = api.run(smoke, until="captions")
-        assert (ran["state_type"], [*api.stages(ran["id"])]) == ("COMPLETED", ["captions"])
+        Process("serve", log, process).wait_until(
+            lambda: "Ctrl-C ends it" in log.read_text() and api.post("deployments/filter")
+        )
+        (schedule,) = api.deployment("smoke")["schedules"]
+        assert schedule["active"] and schedule["schedule"]["cron"] == command[5]
+        waiting = scheduled(api, "smoke", 1)
+        assert {run["expected_start_time"][10:16] for run in waiting} == {f"T{utc:02}:00"}
+        done = ran(api, "smoke", until="captions")
+        assert done["state_type"] == "COMPLETED"
+        api.wait_for_states(done, captions="Completed")
         process.send_signal(signal.SIGINT)
-        assert process.wait(120) == 0
+        assert process.wait(PATIENCE) == 0
     finally:
         stop(process)
     assert log.read_text().endswith("stopped: the schedule of lightgen/smoke is paused until it is served again\n")

@@ -1,13 +1,16 @@
 """One device, many runs: a stage that needs it holds a slot of a global concurrency limit for as long as it works."""
 
-import time
+import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
-from prefect_runs import get, kill, newest_run, wait_until
 from prefect_server import PrefectServer, prefect_server
+from processes import kill, stop
+from waiting import PATIENCE, wait_until
 
 from flows.device_limit import LEASE_SECONDS
 
@@ -39,25 +42,45 @@ def new_store(folder: Path, trouble: str = "") -> Path:
     return folder
 
 
-def waits_for_the_device(log: Path, name: str) -> bool:
-    return f"waiting for the device (limit {name})" in log.read_text()
+def wait_for_the_device(log: Path, name: str) -> None:
+    """Wait until a run says that another has the device."""
+    wait_until(lambda: f"waiting for the device (limit {name})" in log.read_text(), said=log.read_text)
+
+
+def lease_of(server: PrefectServer, name: str) -> datetime:
+    """Return when the only lease of a limit ends."""
+    limit = server.api.get(f"v2/concurrency_limits/{name}")["id"]
+    files = Path(server.environment["PREFECT_HOME"], "concurrency_leases").glob("????????-*.json")
+    (lease,) = [lease for lease in (json.loads(path.read_text()) for path in files) if limit in lease["resource_ids"]]
+    return datetime.fromisoformat(lease["expiration"])
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """A run was killed that had the device, and another waits for it."""
+
+    expires: datetime
+    """When the lease of the killed run ends."""
+    died: datetime
+    folder: Path
+    waiting: Popen[bytes]
 
 
 @pytest.fixture(scope="module")
-def orphan(server, tmp_path_factory):
-    """A run that was killed with the device, when that was, how its lease was renewed before, and one that waits."""
+def orphan(server, tmp_path_factory) -> Iterator[Orphan]:
     folder, gpu1 = tmp_path_factory.mktemp("killed"), limited(server, "gpu1")
     killed = gpu1.start("-c", OFTEN, str(new_store(folder / "a", "wait")), log=folder / "a.log")
     wait_until((folder / "a" / "waits").exists)
-    (lease,) = Path(server.environment["PREFECT_HOME"]).glob("concurrency_leases/????????-*.json")
-    seen: set[int] = set()
-    wait_until(lambda: seen.add(lease.stat().st_mtime_ns) or len(seen) == 3)
-    kill(killed)
-    died = time.time()
+    first = lease_of(server, "gpu1")
     waiting = gpu1.start("tests/two_stages.py", str(new_store(folder / "b")), log=folder / "b.log")
-    yield folder, died, waiting
-    waiting.kill()
-    waiting.wait()
+    try:
+        wait_for_the_device(folder / "b.log", "gpu1")
+        wait_until(lambda: lease_of(server, "gpu1") > first)
+        kill(killed)
+        yield Orphan(lease_of(server, "gpu1"), datetime.now(UTC), folder, waiting)
+    finally:
+        stop(killed)
+        stop(waiting)
 
 
 def test_a_limit_that_is_missing_fails_the_run_with_the_command_that_makes_it(server, orphan, tmp_path):
@@ -68,7 +91,7 @@ def test_a_limit_that_is_missing_fails_the_run_with_the_command_that_makes_it(se
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-2:] == [f"lightgen: {told}", "`lightgen --debug ...` shows the traceback."]
-    assert told in newest_run(server, tmp_path)["state"]["message"]
+    assert told in server.api.newest_run(tmp_path)["state"]["message"]
 
 
 def test_two_runs_never_have_the_device_at_once_and_both_finish(server, orphan, tmp_path):
@@ -77,14 +100,14 @@ def test_two_runs_never_have_the_device_at_once_and_both_finish(server, orphan, 
     one = gpu0.start("tests/two_stages.py", str(first), log=tmp_path / "one.log")
     wait_until((first / "waits").exists)
     two = gpu0.start("tests/two_stages.py", str(second), log=tmp_path / "two.log")
-    wait_until(lambda: waits_for_the_device(tmp_path / "two.log", "gpu0"))
+    wait_for_the_device(tmp_path / "two.log", "gpu0")
     assert (second / "made").read_text().split() == ["captions-00000.parquet"]
     (first / "trouble").unlink()
-    assert (one.wait(240), two.wait(240)) == (0, 0)
+    assert (one.wait(PATIENCE), two.wait(PATIENCE)) == (0, 0)
     (manifest,) = first.glob("synthesis/*/manifest.json")
     (shard,) = second.glob("synthesis/*/synthesis-00000.parquet")
     assert manifest.stat().st_mtime_ns < shard.stat().st_mtime_ns
-    assert get(server, "v2/concurrency_limits/gpu0")["active_slots"] == 0
+    assert server.api.get("v2/concurrency_limits/gpu0")["active_slots"] == 0
 
 
 def test_a_stage_that_is_done_asks_for_no_device(server, orphan, tmp_path):
@@ -94,11 +117,10 @@ def test_a_stage_that_is_done_asks_for_no_device(server, orphan, tmp_path):
 
 
 def test_a_killed_run_gives_the_device_back_when_its_lease_ends(orphan):
-    folder, died, waiting = orphan
-    assert waits_for_the_device(folder / "b.log", "gpu1")
-    assert waiting.wait(LEASE_SECONDS + 240) == 0
-    (shard,) = folder.glob("b/synthesis/*/synthesis-00000.parquet")
-    assert LEASE_SECONDS - 10 < shard.stat().st_mtime - died < LEASE_SECONDS + 30
+    assert orphan.expires - orphan.died <= timedelta(seconds=LEASE_SECONDS)
+    assert orphan.waiting.wait(PATIENCE) == 0
+    (shard,) = orphan.folder.glob("b/synthesis/*/synthesis-00000.parquet")
+    assert shard.stat().st_mtime >= orphan.expires.timestamp()
 
 
 def test_a_limit_without_a_server_in_common_is_an_error(monkeypatch):

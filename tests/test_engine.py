@@ -2,15 +2,15 @@
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from processes import is_running, kill
 from shard_makers import FailsAtTwo, FailsUnportably, KilledAtTwo, Numbers, TooBlue, made_shards, make, noted
-from two_nodes import wait_for
+from waiting import wait_until
 
 from flows.cli import cli
 from flows.distill import STAGES
@@ -163,12 +163,11 @@ def test_workers_end_with_a_driver_that_is_killed(tmp_path, notes):
     )
     driver = subprocess.Popen([sys.executable, "-c", code], cwd=TESTS.parent)
     try:
-        wait_for(lambda: len(noted(notes, "began")) == 2, seconds=120)
+        wait_until(lambda: len(noted(notes, "began")) == 2)
     finally:
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
+        kill(driver)
     workers = {each["pid"] for each in noted(notes, "began")}
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    wait_until(lambda: not any(map(is_running, workers)))
 
 
 def test_workers_end_with_a_stage_that_is_interrupted(store, notes):
@@ -178,7 +177,7 @@ def test_workers_end_with_a_stage_that_is_interrupted(store, notes):
 
     with pytest.raises(KeyboardInterrupt):
         make(store, notes, Numbers, POOL, rows=400, watch=interrupt)
-    assert not any(Path(f"/proc/{each['pid']}").exists() for each in noted(notes, "loaded"))
+    assert not any(is_running(each["pid"]) for each in noted(notes, "loaded"))
 
 
 def test_a_store_in_memory_is_refused_with_the_setting_to_change(notes):

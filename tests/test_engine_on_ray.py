@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from run_stage import captions_stage, recipe_of
 from shard_makers import FailsAtTwo, HeldPainter, KilledAtTwo, Numbers, TooBlue, made_shards, make, noted
-from two_nodes import two_nodes, wait_for
+from two_nodes import two_nodes
+from waiting import wait_until
 
 from storage.artifact import Artifact
 from storage.store import Store
@@ -60,7 +61,7 @@ def test_a_node_dies_half_way_and_the_run_ends_with_the_same_bytes_and_no_finish
         def begun() -> list[int]:
             return [each["shard"] for each in noted(notes, "began") if each["node"] == cluster.second_id]
 
-        wait_for(lambda: any(each.done for each in heard) and any(begun()), seconds=120)
+        wait_until(lambda: any(each.done for each in heard) and any(begun()))
         lost = max(begun())
         cluster.kill_second()
         (notes / "go").touch()

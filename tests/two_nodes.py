@@ -4,8 +4,7 @@ import contextlib
 import os
 import signal
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -71,11 +70,3 @@ def two_nodes(cpus: float = 1) -> Iterator[TwoNodes]:
                 yield nodes
             finally:
                 nodes.close()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Waits until a condition holds; fails after so many seconds."""
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, f"not within {seconds:.0f} s"
-        time.sleep(0.1)
