@@ -1,5 +1,10 @@
-"""Makes one stage of a recipe in a process of its own, without Prefect: something that a test can kill."""
+"""Makes one stage of a recipe in a process of its own: `python make_stage.py STORE STAGE KILL OVERRIDE...`.
 
+There is no Prefect. It kills itself as soon as KILL pieces (shards, steps) are done; 0: never.
+"""
+
+import os
+import signal
 import sys
 
 from flows.console import log_to_stderr
@@ -7,16 +12,22 @@ from flows.distill import STAGES
 from flows.load import load_recipe
 from flows.plan import plan
 from storage.store import Store
+from tasks.progress import Progress
 from tasks.settings import Settings
 
 
-def main(store: str, name: str, *overrides: str) -> None:
+def main(store: str, name: str, last: str, *overrides: str) -> None:
     log_to_stderr()
     recipe, place = load_recipe("smoke", overrides), Store(store)
     planner = plan(recipe, place)
     stage = next(stage for stage in STAGES if stage.name == name)
     inputs = tuple(planner.found[given][0] for given in planner.inputs[name])
-    stage.make(recipe, Settings(), inputs, planner.found[name][0])
+
+    def die(progress: Progress) -> None:
+        if progress.done == int(last) > 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    stage.make(recipe, Settings(), inputs, planner.found[name][0], watch=die)
 
 
 if __name__ == "__main__":

