@@ -9,7 +9,7 @@ from lightgen_core.config import Layout
 from lightgen_core.train.job import NewStudent, Place, TrainingJob
 from lightgen_core.train.launch import execute
 
-STEPS, LAST = 60, "step-00000060"
+STEPS, HALF, LAST = 60, "step-00000030", "step-00000060"
 
 
 def job_in(folder, processes, launcher="torchrun", **changes):

@@ -174,6 +174,7 @@ def test_serve_brings_a_server_schedules_runs_takes_one_and_ends_with_its_server
     port, log = str(free_port()), tmp_path / "serve.log"
     own = {name: value for name, value in server.environment.items() if name != "PREFECT_API_URL"}
     own |= {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_API_PORT": port}
+    own |= {"LIGHTGEN_STORE": str(tmp_path / "store")}
     serving = PrefectServer(f"http://127.0.0.1:{port}", own)
     utc = (datetime.datetime.now(datetime.UTC).hour + 12) % 24  # not while this test runs
     command = ("-m", "flows", "serve", "smoke", "--cron", f"30 {(utc + 5) % 24} * * *", "--timezone", "Asia/Kolkata")

@@ -1,18 +1,19 @@
 """A training job in words: done in this process, or in two that torchrun starts."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from launch_job import LAST, STEPS, files_of, job_in
+from held import hold_at
+from launch_job import HALF, LAST, STEPS, files_of, job_in
+from processes import kill
 from safetensors.torch import load_file
 from tiny_student import CHANNELS, PATCH, SIDE, write_rows
+from waiting import wait_until
 
 from lightgen_core.config import Layout
 from lightgen_core.pretrained import load_student
@@ -70,25 +71,22 @@ def test_the_launched_student_is_that_of_the_last_checkpoint(whole):
     assert all(tensor.equal(averaged[name]) for name, tensor in averages.items())
 
 
-def test_a_killed_launcher_takes_its_processes_with_it_and_a_rerun_has_the_same_bytes(whole):
+def test_a_killed_launcher_takes_its_processes_with_it_and_a_rerun_has_the_same_bytes(whole, tmp_path):
     folder, done, outcome, _ = whole
     job = job_in(folder / "killed", 2)
     (folder / "killed.json").write_text(job.model_dump_json())
     command = [sys.executable, str(TESTS / "launch_job.py"), str(folder / "killed.json")]
-    environment = os.environ | {"PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
+    hold = hold_at(tmp_path, HALF)
+    hold.flag.touch()
+    environment = os.environ | {"PYTHONPATH": f"{hold.path}{os.pathsep}{TESTS.parent}", "OMP_NUM_THREADS": "1"}
     launcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    assert any(int(line) >= 8 for line in launcher.stdout)
+    assert any(int(line) == STEPS // 2 for line in launcher.stdout)
     assert len(processes_of(job)) >= 2
-    launcher.send_signal(signal.SIGKILL)
-    launcher.wait()
-    until = time.monotonic() + 30
-    while processes_of(job):
-        assert time.monotonic() < until, "the processes outlived their launcher"
-        time.sleep(0.05)
-    assert not (job.place.folder / LAST).exists(), "it had finished before it was killed"
+    kill(launcher)
+    wait_until(lambda: not processes_of(job))
     again = []
     assert execute(job, on_log=again.append) == outcome
-    assert 3 < again[0]["step"] < STEPS
+    assert again[0]["step"] == 28  # after the last of the checkpoints, one for each three steps
     assert files_of(job.place.folder / LAST) == files_of(done.place.folder / LAST)
     assert files_of(job.place.output) == files_of(done.place.output)
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from launch_job import LAST, STEPS, files_of, job_in
+from held import hold_at
+from launch_job import HALF, LAST, STEPS, files_of, job_in
 from no_outside import watched
+from processes import kill
 from tiny_student import CHANNELS, SIDE, write_rows
-from two_nodes import two_nodes, wait_for
+from two_nodes import two_nodes
+from waiting import wait_until
 
 from lightgen_core.cluster import ClusterError, connect
 from lightgen_core.train import on_ray
@@ -29,9 +31,16 @@ LAUNCH = [sys.executable, str(TESTS / "launch_job.py")]
 
 
 @pytest.fixture(scope="module")
-def nodes():
-    """Two machines of two CPUs each, for all tests; the last one kills the second machine."""
-    with two_nodes(cpus=2) as cluster:
+def hold(tmp_path_factory):
+    """Holds trainings on the cluster half-way, where a test wants it."""
+    return hold_at(tmp_path_factory.mktemp("hold"), HALF)
+
+
+@pytest.fixture(scope="module")
+def nodes(hold):
+    """Two machines of two CPUs each, for all tests; one of them kills the second machine."""
+    with two_nodes(cpus=2) as cluster, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", hold.path, prepend=os.pathsep)
         connect()
         yield cluster
 
@@ -54,23 +63,23 @@ def free_cpus():
     return ray.available_resources().get("CPU", 0)
 
 
-def test_processes_on_ray_end_with_a_killed_launcher_and_a_rerun_has_the_bytes_of_one_process(nodes, tokens):
+def test_processes_on_ray_end_with_a_killed_launcher_and_a_rerun_has_the_bytes_of_one_process(nodes, hold, tokens):
     torch.set_num_threads(1)
     here, job = job_in(tokens / "here", 1), job_in(tokens / "killed", 1, "ray")
     outcome = execute(here)
     (tokens / "killed.json").write_text(job.model_dump_json())
-    launcher = subprocess.Popen(
-        [*LAUNCH, str(tokens / "killed.json")], stdout=subprocess.PIPE, text=True, env=environment()
-    )
-    assert any(int(line) >= 8 for line in launcher.stdout)
-    assert free_cpus() == 3
-    launcher.send_signal(signal.SIGKILL)
-    launcher.wait()
-    wait_for(lambda: free_cpus() == 4, 60)
-    assert not (job.place.folder / LAST).exists(), "it had finished before it was killed"
+    hold.flag.touch()
+    path = f"{hold.path}{os.pathsep}{TESTS.parent}"
+    command = [*LAUNCH, str(tokens / "killed.json")]
+    launcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(PYTHONPATH=path))
+    assert any(int(line) == STEPS // 2 for line in launcher.stdout)
+    wait_until(lambda: free_cpus() == 3)
+    kill(launcher)
+    wait_until(lambda: free_cpus() == 4)
+    hold.flag.unlink()
     again = []
     assert execute(job, on_log=again.append) == outcome
-    assert 3 < again[0]["step"] < STEPS and again[-1]["step"] == STEPS
+    assert (again[0]["step"], again[-1]["step"]) == (28, STEPS)  # there is a checkpoint for each three steps
     assert files_of(job.place.folder / LAST) == files_of(here.place.folder / LAST)
     assert files_of(job.place.output) == files_of(here.place.output)
 
@@ -90,7 +99,7 @@ def test_more_processes_than_the_machines_hold_are_refused_at_once(nodes, tokens
         execute(job_in(tokens / "many", 8, "ray", batch_size=8))
 
 
-def test_a_lost_machine_costs_a_restart_and_no_byte(nodes, tokens, caplog):
+def test_a_lost_machine_costs_a_restart_and_no_byte(nodes, hold, tokens, caplog):
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -100,7 +109,7 @@ def test_a_lost_machine_costs_a_restart_and_no_byte(nodes, tokens, caplog):
 
     pinned = [NodeAffinitySchedulingStrategy(node, soft=False) for node in (nodes.first_id, nodes.second_id)]
     beside = [Neighbour.options(scheduling_strategy=strategy).remote() for strategy in pinned]
-    wait_for(lambda: free_cpus() == 2, 60)
+    wait_until(lambda: free_cpus() == 2)
     whole, job, seen = job_in(tokens / "whole", 2), job_in(tokens / "lost", 2, "ray"), []
 
     def on_log(row):
@@ -108,12 +117,14 @@ def test_a_lost_machine_costs_a_restart_and_no_byte(nodes, tokens, caplog):
         if row["step"] == STEPS // 2:
             ray.kill(beside[0])
             nodes.kill_second()
+            hold.flag.unlink()
 
+    hold.flag.touch()
     with caplog.at_level(logging.INFO):
         outcome = execute(job, on_log=on_log)
     assert seen == list(range(1, STEPS + 1))
     assert "start again from the last checkpoint (1 of 3)" in caplog.text
-    assert "going on from step" in caplog.text
+    assert "going on from step 27" in caplog.text
     assert outcome == execute(whole)
     assert files_of(job.place.folder / LAST) == files_of(whole.place.folder / LAST)
     assert files_of(job.place.output) == files_of(whole.place.output)

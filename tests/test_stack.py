@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from compose_file import ROOT
 from databases import NotInstalled, require_databases
+from processes import kill
+from waiting import PATIENCE, wait_until
 
 COMMAND = [sys.executable, str(ROOT / "tests/stack.py")]
 
@@ -33,36 +36,36 @@ def folder():
         yield Path(name)
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+@pytest.fixture
+def stack(folder) -> Iterator[subprocess.Popen[str]]:
+    """The script, as it starts in the folder."""
     environment = dict(os.environ, PYTHONPATH=str(ROOT), TMPDIR=str(folder))
-    return subprocess.Popen(
-        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    )
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(COMMAND, env=environment, **pipe) as process:
+        yield process
+        kill(process)
 
 
 @pytest.mark.timeout(2400)
-def test_the_recipe_runs_through_worker_and_s3_store_and_once_more_from_what_is_there(folder):
-    stack = start(folder)
+def test_the_recipe_runs_through_worker_and_s3_store_and_once_more_from_what_is_there(stack, folder):
     output, _ = stack.communicate(timeout=2300)
     assert stack.returncode == 0, output
     print(output)
-    assert list(folder.iterdir()) == []
-    assert running_with(folder) == []
+    assert left_in(folder) == []
 
 
-def test_ctrl_c_ends_everything_and_leaves_nothing(folder):
-    stack = start(folder)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_however_it_is_stopped_it_ends_everything_and_leaves_nothing(stack, folder, number, status):
     lines = iter(stack.stdout.readline, "")
     assert next(line for line in lines if "Redis" in line)
-    stack.send_signal(signal.SIGINT)
-    assert stack.wait(60) == 130
-    assert list(folder.iterdir()) == []
-    assert running_with(folder) == []
+    stack.send_signal(number)
+    assert stack.wait(PATIENCE) == status
+    wait_until(lambda: left_in(folder) == [], said=lambda: left_in(folder))
 
 
-def running_with(folder: Path) -> list[str]:
-    """Return the command lines of the processes that stand in a folder, or whose environment names it."""
-    found = []
+def left_in(folder: Path) -> list[str]:
+    """Return the files in a folder, and the commands of processes that stand in it or whose environment names it."""
+    found = [str(path) for path in folder.iterdir()]
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # another user's, or gone
             if str(folder).encode() in os.fsencode((process / "cwd").readlink()) + (process / "environ").read_bytes():
