@@ -60,10 +60,11 @@ def plan(recipe: Recipe, store: Store) -> Planner:
 
 
 def require_inputs(planner: Planner, selection: Selection) -> None:
-    """Check that what the chosen stages need, and the run leaves out, is done.
+    """Check that what the chosen stages need, and the run leaves out, is done, and that the store takes the rest.
 
     Raises:
         UserError: names the input and the stage to run first.
+        StoreError: the store cannot be written to.
     """
     planner.check("report")  # a store that cannot be reached is told now, not when Prefect has started
     for name, inputs in planner.inputs.items():
@@ -79,3 +80,4 @@ def require_inputs(planner: Planner, selection: Selection) -> None:
                     f"{name} needs {needed} {given.key}, which is {state.state} in {planner.store.uri} ({state.why}).\n"
                     f"Run it first: lightgen run {planner.recipe.name} --until {needed}; or drop --only and --from."
                 )
+    planner.store.require_writable()

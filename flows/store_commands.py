@@ -26,7 +26,14 @@ def store() -> None:
 
 
 def _open(uri: str | None) -> Store:
-    return Store(uri or Settings().store)
+    place = Store(uri or Settings().store)
+    folder = place.local_path("")
+    if folder is not None and not folder.is_dir():
+        raise UserError(
+            f"there is no folder {folder}, so no store: nothing was ever made there.\n"
+            "Name the store with --store or LIGHTGEN_STORE; a first run makes it."
+        )
+    return place
 
 
 def _artifacts(place: Store) -> Iterator[Artifact]:

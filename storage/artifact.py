@@ -279,7 +279,9 @@ class Artifact:
             )
         body: dict[str, Any] = json.loads(manifest.model_dump_json())
         text = (json.dumps(body, indent=1) + "\n").encode()
-        if gone or not self.store.create(f"{self.path}/{MANIFEST}", text):
+        place = f"{self.path}/{MANIFEST}"
+        # where an answer is lost on its way, the write is sent again, and meets itself
+        if gone or not (self.store.create(place, text) or self.store.read(place) == text):
             self._entries = {}
             self.tidy()
             return False

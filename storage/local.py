@@ -10,20 +10,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from storage.files import Content, Found
+from storage.files import Content, Found, StoreError
 from storage.lock import file_lock
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 _TORSO = re.compile(r"^\.[0-9a-f]{32}\.partial$")
 """Name of a file that is being written, or whose writer was killed."""
 
 
 class LocalFiles:
-    """Files below a folder; see `storage.files.Files`. The folder is made when the first file is written."""
+    """Files below a folder; see `storage.files.Files`. The folder is made when the first file is written.
+
+    Raises:
+        StoreError: it cannot be made, for there is a file in its way.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        there = next(place for place in (root, *root.parents) if place.exists())
+        if not there.is_dir():
+            raise StoreError(f"store {root}: {there} is a file. Name a folder with --store or LIGHTGEN_STORE.")
 
     def read(self, path: str) -> bytes:
         """Return a small file's bytes."""
@@ -64,20 +72,26 @@ class LocalFiles:
     @contextlib.contextmanager
     def _torso(self, path: str, content: Content) -> Iterator[Path]:
         whole = self.root / path
-        whole.parent.mkdir(parents=True, exist_ok=True)
         torso = whole.with_name(f".{uuid.uuid4().hex}.partial")
         try:
-            with torso.open("wb") as file:
-                if isinstance(content, bytes):
-                    file.write(content)
-                else:
-                    with content.open("rb") as source:
-                        shutil.copyfileobj(source, file, 1 << 24)
-                file.flush()
-                os.fsync(file.fileno())
+            with self._told():
+                whole.parent.mkdir(parents=True, exist_ok=True)
+                _write(torso, content)
             yield torso
         finally:
-            torso.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # there is no such place
+                torso.unlink()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _FULL:
+                advice = "Make room (`lightgen store gc` tells what can go); the same command then goes on from there"
+            else:
+                advice = "Give a folder that can be made and written to, by --store or LIGHTGEN_STORE"
+            raise StoreError(f"store {self.root} cannot be written to: {error}.\n{advice}.") from error
 
     def exists(self, path: str) -> bool:
         """Tell whether there is a file of this path."""
@@ -122,3 +136,15 @@ class LocalFiles:
             return [entry.name for entry in os.scandir(self.root / folder) if entry.is_dir()]
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+
+def _write(path: Path, content: Content) -> None:
+    """Write a file and wait until the disk has it."""
+    with path.open("wb") as file:
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            with content.open("rb") as source:
+                shutil.copyfileobj(source, file, 1 << 24)
+        file.flush()
+        os.fsync(file.fileno())

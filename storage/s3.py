@@ -20,6 +20,8 @@ THERE, CONFLICT = "PreconditionFailed", "ConditionalRequestConflict"
 
 _PARTS_AT_ONCE = 4
 _MOST_PARTS = 10_000
+_PASS = {408, 409, 429, "RequestTimeout", "NoSuchUpload"}
+"""Errors below status 500 that pass, by status or name; the last is that of an upload whose end was asked for twice."""
 _ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "TemporaryRedirect", "IllegalLocationConstraint"}
 _RIGHTS = "s3:ListBucket on the bucket; s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload below"
 
@@ -71,8 +73,20 @@ def endpoint(fs: Any) -> str:
 
 def code(error: BaseException) -> str:
     """Return the name that S3 gave an error; nothing where it did not come from S3."""
-    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
-    return response.get("Error", {}).get("Code", "")
+    return _response(error).get("Error", {}).get("Code", "")
+
+
+def _status(error: BaseException) -> int:
+    """Return the HTTP status of an error; 0 where it did not come from S3."""
+    return _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+
+
+def _response(error: BaseException | None) -> dict[str, Any]:
+    while error is not None:
+        if response := getattr(error, "response", None):
+            return response
+        error = error.__cause__
+    return {}
 
 
 def explained(error: Exception, uri: str, server: str) -> StoreError | None:
@@ -98,7 +112,7 @@ def explained(error: Exception, uri: str, server: str) -> StoreError | None:
         )
     if name == "NoSuchBucket":
         return _no_bucket(uri, server)
-    if isinstance(error, FileExistsError | FileNotFoundError):
+    if isinstance(error, FileExistsError | FileNotFoundError) and name not in _PASS:
         return None
     if name in _ELSEWHERE:
         return StoreError(f"store {uri} is in another region than asked for ({error}). Set AWS_DEFAULT_REGION to its.")
@@ -107,9 +121,16 @@ def explained(error: Exception, uri: str, server: str) -> StoreError | None:
             f"store {uri} at {server} denies access: {error} ({name}).\n"
             f"Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their rights: {_RIGHTS} the prefix."
         )
-    if name:
+    if _status(error) == 501:
+        return StoreError(
+            f"store {uri} at {server} answered {name}: {error}\nA store must know If-None-Match, the write that is "
+            "refused where a file is. Use a server that does, or a newer version of this one."
+        )
+    if _status(error) >= 500 or _status(error) in _PASS or name in _PASS:
         return StoreUnavailable(
-            f"store {uri} at {server} answered {name}, again and again: {error}\n"
+            f"store {uri} at {server} answered {name}, however often it was asked: {error}\n"
             "What is finished is kept; run the same command again."
         )
+    if name:
+        return StoreError(f"store {uri} at {server} refused a request: {error} ({name}).")
     return None

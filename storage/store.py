@@ -1,5 +1,6 @@
 """A store: files under one address, written whole."""
 
+import uuid
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -69,6 +70,23 @@ class Store:
     def create(self, path: str, content: Content) -> bool:
         """Write a whole file where none is; return whether it was written. One of many callers is told True."""
         return self._files.create(_inside(path), content)
+
+    def require_writable(self) -> None:
+        """Try what a run will need.
+
+        Raises:
+            StoreError: nothing can be written, or a file can be put over another where that was to be refused.
+        """
+        name = f".probe-{uuid.uuid4().hex}"
+        self.create(name, b"")
+        again = self.create(name, b"")
+        self.remove(name)
+        if again:
+            raise StoreError(
+                f"store {self.uri} lets a second file take the place of a first, though it was asked not to "
+                "(If-None-Match of S3): two machines could spoil each other's work. Use another server, or a newer "
+                "version of this one."
+            )
 
     def exists(self, path: str) -> bool:
         """Tell whether there is a file of this path."""

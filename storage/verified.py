@@ -1,14 +1,16 @@
 """Which versions of an artifact's files were found to have the right hash: kept in the store, beside its locks."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 
-from storage.store import Store
+from storage.store import Store, StoreError
 
 
 def remember(store: Store, artifact: str, seen: Mapping[str, str]) -> None:
-    """Write down the version and hash of each file that was verified."""
-    store.write(_place(artifact), json.dumps(seen, sort_keys=True).encode())
+    """Write down the version and hash of each file that was verified, where the store can be written to."""
+    with contextlib.suppress(StoreError):
+        store.write(_place(artifact), json.dumps(seen, sort_keys=True).encode())
 
 
 def remembered(store: Store, artifact: str) -> dict[str, str]:

@@ -1,5 +1,7 @@
+import errno
 import json
 import logging
+import os
 
 import pytest
 import torch
@@ -104,6 +106,19 @@ def test_what_a_kill_leaves_half_written_is_not_a_checkpoint(tmp_path, monkeypat
     checkpoint.save(tmp_path, state_after(6), keep=2)
     assert checkpoint.latest(tmp_path).step == 6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000006"]
+
+
+def test_a_full_disk_keeps_nothing_of_the_new_checkpoint_and_all_of_the_old(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, state_after(3), keep=2)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left on device; .* kept: .*step-00000006") as raised:
+        checkpoint.save(tmp_path, state_after(6), keep=2)
+    assert raised.value.errno == errno.ENOSPC
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

@@ -47,7 +47,11 @@ def test_help_and_plan_load_neither_torch_nor_prefect(tmp_path):
         (["nosuch"], "No such command"),
         (["sample", "/nosuch/folder", "a red circle"], "holds no student"),
         (["sample", "/nosuch/folder", " "], "a prompt is empty"),
-        (["store", "show", "captions/zzz", "--store", "/nonexistent/store"], "names no artifacts"),
+        (["store", "show", "captions/zzz", "--store", "flows"], "names no artifacts"),
+        (["store", "ls", "--store", "/nonexistent/store"], "no folder /nonexistent/store"),
+        (["store", "gc", "--keep", "smoke", "--store", "/nonexistent/store"], "--store or LIGHTGEN_STORE"),
+        (["run", "smoke", "--store", "/proc/nope"], "/proc/nope cannot be written to"),
+        (["run", "smoke", "--store", "README.md/below"], "README.md is a file"),
     ],
 )
 def test_a_mistake_exits_with_2_and_a_few_lines_on_standard_error(arguments, message):

@@ -111,6 +111,43 @@ def test_a_passing_error_of_the_server_is_waited_out(server, store, status, code
     assert store.read("x") == b"1"
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "message"),
+    [
+        (503, "SlowDown", StoreUnavailable, "run the same command again"),
+        (500, "InternalError", StoreUnavailable, "run the same command again"),
+        (400, "RequestTimeout", StoreUnavailable, "run the same command again"),
+        (501, "NotImplemented", StoreError, "If-None-Match"),
+        (400, "InvalidArgument", StoreError, "refused a request.*InvalidArgument"),
+        (403, "QuotaExceeded", StoreError, "refused a request.*QuotaExceeded"),
+    ],
+)
+def test_only_what_passes_is_unavailable_and_told_to_be_tried_again(
+    server, store, monkeypatch, status, code, kind, message
+):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    server.faults.append(("PUT", status, code, 99))
+    with pytest.raises(StoreError, match=f"(?s){message}") as raised:
+        Store(store.uri).create("x", b"1")
+    assert type(raised.value) is kind
+
+
+def test_whose_manifest_arrived_though_the_answer_was_lost_has_finished_it(server, store):
+    """The write is sent again by the client, and refused, as its own first one is there."""
+    put = store._files._put
+
+    def twice(path, content, mode):
+        put(path, content, mode)
+        put(path, content, mode)
+
+    artifact = Artifact(store, "captions", "0123")
+    artifact.add("a", b"1", 1, {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store._files, "_put", twice)
+        assert commit(artifact)
+    assert Artifact(store, "captions", "0123").check().state == "done"
+
+
 @pytest.mark.parametrize(("code", "created"), [("ConditionalRequestConflict", True), ("PreconditionFailed", False)])
 def test_a_conditional_write_is_tried_again_after_a_conflict_and_ends_where_a_file_is(server, store, code, created):
     server.faults.append(("PUT", 409 if created else 412, code, 2))

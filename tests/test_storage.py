@@ -262,3 +262,36 @@ def test_the_torso_of_a_killed_write_is_not_listed_and_is_swept(tmp_path):
 def test_an_address_that_cannot_be_a_store_is_refused_and_says_what_is_wanted(uri):
     with pytest.raises(StoreError, match=r"s3://bucket/prefix"):
         Store(uri)
+
+
+def test_a_store_that_holds_its_promises_is_found_to_be_writable_and_left_as_it_was(store):
+    store.require_writable()
+    assert store.files("") == {}
+
+
+def test_a_server_that_replaces_what_it_was_asked_to_keep_is_no_store(make, tmp_path, monkeypatch):
+    store = make("s3", tmp_path)
+    put = store._files._put
+    monkeypatch.setattr(store._files, "_put", lambda path, content, mode: put(path, content, "overwrite"))
+    with pytest.raises(StoreError, match="If-None-Match"):
+        store.require_writable()
+    assert store.files("") == {}
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"), [(errno.ENOSPC, "Make room"), (errno.EDQUOT, "Make room"), (errno.EROFS, "LIGHTGEN_STORE")]
+)
+def test_a_disk_that_does_not_take_a_file_is_named_with_what_to_do_and_keeps_nothing_of_it(
+    tmp_path, monkeypatch, number, advice
+):
+    store = Store(str(tmp_path))
+    store.write("f/kept", b"1")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    for write in (store.write, store.create):
+        with pytest.raises(StoreError, match=f"(?s){tmp_path} cannot be written to: .*{os.strerror(number)}.*{advice}"):
+            write("f/new", b"2")
+    assert [path.name for path in (tmp_path / "f").iterdir()] == ["kept"]

@@ -32,6 +32,20 @@ def write_folder(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], reco
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f"{_PARTIAL}{folder.name}"
     shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write_partial(partial, tensors, record)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)  # it may have filled the disk
+        raise OSError(
+            error.errno, f"{error.strerror}; could not be written, and what was saved before is kept", str(folder)
+        ) from error
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+    _sync_directory(folder.parent)
+
+
+def _write_partial(partial: Path, tensors: Mapping[str, Mapping[str, Tensor]], record: Mapping[str, dict]) -> None:
     partial.mkdir()
     sums = {}
 
@@ -45,10 +59,6 @@ def write_folder(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], reco
         write(f"{name}.json", json_bytes(value))
     write_synced(partial / CHECKSUMS, json_bytes(sums))
     _sync_directory(partial)
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
-    _sync_directory(folder.parent)
 
 
 def verify_folder(folder: Path) -> None:
