@@ -115,7 +115,7 @@ def test_a_full_disk_keeps_nothing_of_the_new_checkpoint_and_all_of_the_old(tmp_
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left on device; .* kept: .*step-00000006") as raised:
+    with pytest.raises(OSError, match=r"No space left on device; .* kept: .*step-00000006") as raised:
         checkpoint.save(tmp_path, state_after(6), keep=2)
     assert raised.value.errno == errno.ENOSPC
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
