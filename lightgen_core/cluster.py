@@ -15,6 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OBJECT_STORE = 256 * 2**20
 """Bytes of shared memory for objects on the way between processes. Files go through the store, so these are small."""
+SENT = ("HF_HUB_OFFLINE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION")
+"""Variables of this process that those on the cluster get too: where things are. Credentials are each machine's own."""
 ANSWERS_WITHIN = 10
 """Seconds that the cluster's first node has to answer; Ray itself would wait for minutes."""
 
@@ -86,7 +88,7 @@ def _environment() -> dict[str, str]:
     paths += [str(Path(path).absolute()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     # Without the override a process that asked for no GPU sees all of them.
     given = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    return given | {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "AWS_ENDPOINT_URL") if name in os.environ}
+    return given | {name: os.environ[name] for name in SENT if name in os.environ}
 
 
 def _check(address: str) -> None:
