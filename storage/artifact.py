@@ -94,7 +94,13 @@ class Artifact:
 
     def open(self, name: str) -> BinaryIO:
         """Open one file for reading."""
-        return self.store.open(self._path(name))
+        return self._open(self._path(name))
+
+    def _open(self, path: str) -> BinaryIO:
+        try:
+            return self.store.open(path)
+        except FileNotFoundError as error:
+            raise self.meddled_with(path.removeprefix(f"{self.path}/")) from error
 
     def _path(self, name: str) -> str:
         """Return where in the store a file lies."""
@@ -174,7 +180,7 @@ class Artifact:
 
     def _sha256(self, place: str) -> str:
         digest = hashlib.sha256()
-        with self.store.open(f"{self.path}/{place}") as file:
+        with self._open(f"{self.path}/{place}") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
         return digest.hexdigest()
@@ -253,6 +259,13 @@ class Artifact:
         write_record(self.store, f"{self.path}/{PROGRESS}/files", entry)
         self._entries[entry.name] = entry
 
+    def meddled_with(self, name: str) -> DamagedArtifact:
+        """Return the error that a file is not there which was."""
+        return DamagedArtifact(
+            f"{self.uri}/{name} was written and is gone or changed: another run has removed or refreshed this "
+            "artifact meanwhile. Run the same command again, one at a time."
+        )
+
     def remove(self) -> None:
         """Remove the artifact; the manifest goes first, so that a kill half-way leaves nothing that looks done.
 
@@ -273,10 +286,7 @@ class Artifact:
         there = self.store.scan(self.path)
         gone = [file.path for file in manifest.files if there.get(file.path, _NOTHING).size != file.bytes]
         if gone and not self.finished():
-            raise DamagedArtifact(
-                f"{self.uri}/{gone[0]} was written and is gone or changed: another run has removed or refreshed this "
-                "artifact meanwhile. Run the same command again, one at a time."
-            )
+            raise self.meddled_with(gone[0])
         body: dict[str, Any] = json.loads(manifest.model_dump_json())
         text = (json.dumps(body, indent=1) + "\n").encode()
         place = f"{self.path}/{MANIFEST}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from storage.artifact import Artifact
+from storage.manifest import FileEntry
 from storage.tables import read_file, to_parquet
 from tasks.clock import Clock
 from tasks.progress import Progress, Watch, nobody
@@ -141,13 +142,25 @@ class Job:
 
         return tell
 
+    def records(self) -> dict[str, FileEntry]:
+        """Return the record of each file of the artifact, once all shards are made.
+
+        Raises:
+            DamagedArtifact: one that must be there is not; another run has removed it.
+            FinishedElsewhere: another machine has finished the artifact.
+        """
+        records = self.artifact.records()
+        if lost := self.must_hold - records.keys():
+            raise self.artifact.meddled_with(min(lost))
+        return records
+
     def written(self, pattern: str) -> pa.Table:
         """Return the rows of this artifact's own finished files whose name matches, in order."""
         return pa.concat_tables(self.each_written(pattern))
 
     def each_written(self, pattern: str) -> Iterator[pa.Table]:
         """Yield the rows of this artifact's own finished files whose name matches, a file at a time."""
-        names = sorted(name for name in self.artifact.records() if re.search(pattern, name))
+        names = sorted(name for name in self.records() if re.search(pattern, name))
         yield from (read_file(self.artifact, name) for name in names)
 
     def progress(self, steps: int) -> Callable[[dict[str, Any]], None]:

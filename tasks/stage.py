@@ -106,7 +106,11 @@ class Stage:
                     job.keep_clock()
                     self.body(job, *inputs)
                     first = artifact.commit(self._manifest(job, inputs))
-            except (FinishedElsewhere, FileNotFoundError):  # its sweep takes away what this one was reading
+            except (
+                FinishedElsewhere,
+                DamagedArtifact,
+                FileNotFoundError,
+            ):  # its sweep takes away what this one was reading
                 if artifact.store.locks or not artifact.finished():
                     raise
                 artifact.tidy()
@@ -117,18 +121,13 @@ class Stage:
             return first
 
     def _manifest(self, job: Job, inputs: tuple[Artifact, ...]) -> Manifest:
-        records, config = job.artifact.records(), self.config(job.recipe)
+        records, config = job.records(), self.config(job.recipe)
         keys = {artifact.stage: artifact.key for artifact in inputs}
         if artifact_key(self.name, self.version, config, keys) != job.artifact.key:
             job.artifact.remove()
             raise InputChanged(
                 f"{self.name}: a file that it reads was changed meanwhile ({', '.join(self.files(job.recipe))}, or "
                 "weights); what was made of the old and the new is thrown away. Run the same command again."
-            )
-        if lost := sorted(job.must_hold - records.keys()):
-            raise DamagedArtifact(
-                f"{job.artifact.uri}: {lost[0]} was written, and its record is gone: another run has removed or "
-                "refreshed this artifact meanwhile. Run the same command again, one at a time."
             )
         seconds = round(job.clock.seconds(), 3)
         files = tuple(records[name] for name in sorted(records))

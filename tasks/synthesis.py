@@ -97,7 +97,7 @@ def _told(why: Rejected) -> dict[str, str]:
 
 def _conclude(job: Job, work: Work) -> None:
     """Count what was made and what was not. Raises NothingDrawn if nothing was made."""
-    records = job.artifact.records()
+    records = job.records()
     made = sum(entry.rows for name, entry in records.items() if name.startswith("images"))
     gone = sum(entry.rows for name, entry in records.items() if name.startswith("quarantine"))
     reasons = Counter(job.written("^quarantine")["reason"].to_pylist()) if gone else Counter()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from processes import is_running, kill
+from s3_server import s3_server
 from shard_makers import FailsAtTwo, FailsUnportably, KilledAtTwo, Numbers, TooBlue, made_shards, make, noted
 from waiting import wait_until
 
@@ -178,6 +179,14 @@ def test_workers_end_with_a_stage_that_is_interrupted(store, notes):
     with pytest.raises(KeyboardInterrupt):
         make(store, notes, Numbers, POOL, rows=400, watch=interrupt)
     assert not any(is_running(each["pid"]) for each in noted(notes, "loaded"))
+
+
+def test_a_pool_makes_the_same_bytes_in_an_object_store(notes, tmp_path):
+    with s3_server() as uri:
+        made = make(Store(uri), notes, Numbers, POOL)
+        assert contents(made) == expected(tmp_path)
+        assert made.check(rehash=True).state == "done"
+    assert len(noted(notes, "loaded")) == 2
 
 
 def test_a_store_in_memory_is_refused_with_the_setting_to_change(notes):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from run_stage import captions_stage, recipe_of
+from s3_server import s3_server
 from shard_makers import FailsAtTwo, HeldPainter, KilledAtTwo, Numbers, TooBlue, made_shards, make, noted
 from two_nodes import two_nodes
 from waiting import wait_until
@@ -28,7 +29,13 @@ ON_RAY = Settings(engine="ray", device="cpu", threads=1)
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def s3():
+    with s3_server() as uri:
+        yield uri
+
+
+@pytest.fixture(scope="module")
+def cluster(s3):
     with pytest.MonkeyPatch.context() as patch:
         path = filter(None, [str(TESTS), os.environ.get("PYTHONPATH")])
         patch.setenv("PYTHONPATH", os.pathsep.join(path))  # so that workers find the makers of the tests
@@ -86,6 +93,13 @@ def test_each_worker_loads_once_and_what_it_says_is_logged_here(cluster, tmp_pat
     loaded = noted(tmp_path / "notes", "loaded")
     assert len(loaded) == len({each["pid"] for each in loaded}) <= 2
     assert [(each["prefect"], each["gpu"]) for each in loaded] == [(False, "")] * len(loaded)
+
+
+def test_the_cluster_makes_the_same_bytes_in_an_object_store(cluster, s3, tmp_path):
+    made = make(Store(s3), tmp_path / "notes", Numbers, ON_RAY)
+    here = make(Store(str(tmp_path / "here")), tmp_path / "here-notes", Numbers, Settings(device="cpu", threads=1))
+    assert contents(made) == contents(here)
+    assert made.check(rehash=True).state == "done"
 
 
 def test_an_error_of_a_maker_is_raised_as_it_is(cluster, tmp_path):

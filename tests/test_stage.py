@@ -200,7 +200,7 @@ def test_an_artifact_whose_records_somebody_removed_meanwhile_is_not_committed_w
                 artifact.remove()
 
     counter.made = Removing()
-    with pytest.raises(DamagedArtifact, match=r"part-00000\.parquet was written, and its record is gone"):
+    with pytest.raises(DamagedArtifact, match=r"part-00000\.parquet was written and is gone"):
         counter.make(store)
     assert artifact.check().state == "partial"
 

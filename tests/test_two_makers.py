@@ -10,10 +10,11 @@ import pytest
 from stores import commit
 
 from flows.load import load_recipe
-from storage.artifact import Artifact, FinishedElsewhere
+from storage.artifact import Artifact, DamagedArtifact, FinishedElsewhere
 from storage.store import Store
 from tasks.job import Job
 from tasks.settings import Settings
+from tasks.shards import runs
 from tasks.stage import stage
 
 pytest_plugins = ["every_store"]
@@ -192,3 +193,55 @@ def test_a_stage_that_comes_second_takes_what_the_first_has_made(empty, tmp_path
         assert artifact.open("page.html").read() == (b"me" if first else b"the other") + b" saw 4 rows"
         assert artifact.manifest().counts == {"rows": 4}
     assert set(results) == {(True, False), (False, True)}
+
+
+def rows(start: int, stop: int) -> pa.Table:
+    return pa.table({"id": list(range(start, stop))})
+
+
+def staged_shards() -> Any:
+    """A stage of three shards and a page that tells of them."""
+
+    @stage(version=1, reads=("seed",))
+    def report(job: Job) -> None:
+        for shard in job.unfinished(runs(6, 2, "part")):
+            job.write_table(shard.name, rows(shard.start, shard.stop))
+        job.write("page.html", f"{job.written('^part').num_rows} rows".encode())
+
+    return report
+
+
+def removed(store: Store) -> None:
+    staged_shards().artifact(RECIPE, store, ()).remove()
+
+
+def begun_anew(store: Store) -> None:
+    """What `--refresh` of another machine has done when its second shard takes long."""
+    removed(store)
+    Job(RECIPE, Settings(), staged_shards().artifact(RECIPE, store, ())).write_table("part-00000.parquet", rows(0, 2))
+
+
+def whole(artifact: Artifact) -> None:
+    assert artifact.check(rehash=True).state == "done"
+    assert (len(artifact.names("^part")), artifact.open("page.html").read()) == (3, b"6 rows")
+
+
+@pytest.mark.parametrize("meddle", [removed, begun_anew])
+def test_whenever_another_machine_removes_or_refreshes_it_what_is_done_is_whole(meddle, empty, tmp_path):
+    made, errors = staged_shards(), []
+    for number in range(1, 100):
+        store = empty("memory", tmp_path)
+        mine, told = handle(store), []
+        stopped(mine, number, lambda store=store, told=told: told.append(meddle(store)))
+        artifact = made.artifact(RECIPE, store, ())
+        try:
+            made.make(RECIPE, Settings(), (), made.artifact(RECIPE, mine, ()))
+        except DamagedArtifact as error:
+            errors.append(str(error))
+        if not told:
+            break
+        if artifact.check().state == "done":
+            whole(artifact)
+        made.make(RECIPE, Settings(), (), artifact)
+        whole(artifact)
+    assert {"removed or refreshed" in error for error in errors} == {True}
