@@ -2,9 +2,9 @@
 
 import json
 import os
+import signal
 import sys
 import traceback
-from pathlib import Path
 from typing import Any
 
 import click
@@ -12,31 +12,37 @@ import click
 from flows import console
 from flows.load import load_recipe
 from flows.mistakes import MISTAKES
+from flows.options import json_option, set_option, store_option
 from flows.plan import plan as make_plan
 from flows.plan import require_inputs
 from flows.selection import select
 from flows.store_commands import store as store_group
+from flows.student_commands import STUDENT_COMMANDS
 from storage.files import StoreUnavailable
 from storage.store import Store
 from tasks.engine import check as check_engine
 from tasks.settings import Settings
 from tasks.trackers import require_trackers
 
-store_option = click.option(
-    "--store", "store_uri", metavar="URI", help="Folder or fsspec URL of the artifacts; LIGHTGEN_STORE by default."
-)
-set_option = click.option(
-    "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override one field, e.g. pretrain.steps=2000."
-)
-file_argument = click.Path(path_type=Path, exists=True, dir_okay=False)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+
+class _InOrder(click.Group):
+    """Lists its commands in the order in which a person needs them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return them as they were added."""
+        return list(self.commands)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="lightgen")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
-    """Distil a text-to-image teacher into a small student."""
+    """Distil a text-to-image teacher into a small student.
+
+    \b
+    lightgen run demo       all stages, on any machine in minutes
+    lightgen COMMAND -h     what a command does, and its options
+    """
 
 
 @cli.command()
@@ -60,7 +66,15 @@ def run(
     engine: str | None,
     as_json: bool,
 ) -> None:
-    """Run RECIPE (a name or a YAML file). Finished stages are kept; a killed run goes on where it stopped."""
+    """Run RECIPE: make what is missing, keep what is done.
+
+    RECIPE is the name of one that comes along (demo, smoke), or a YAML file of yours. A run that was killed goes on where it stopped.
+
+    \b
+    lightgen run demo
+    lightgen run demo --set pretrain.steps=8000     make what depends on it again
+    lightgen run demo --only dedup --refresh dedup
+    """
     # What is wrong with the request is said at once, before the minute that a Prefect server may take to start.
     settings = Settings()
     loaded, place = load_recipe(recipe, overrides), Store(store_uri or settings.store)
@@ -80,31 +94,15 @@ def run(
 
 @cli.command()
 @click.argument("recipe")
-@click.option("--cron", required=True, metavar="SCHEDULE", help="When it runs: '0 3 * * *' is every night at three.")
-@click.option("--timezone", default="UTC", show_default=True, help="In which the schedule is meant: Europe/Berlin.")
-@store_option
-@set_option
-@click.option("--limit", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at once; more wait.")
-@click.option("--name", help="Of the deployment in the Prefect UI; the recipe's by default.")
-def serve(recipe: str, cron: str, store_uri: str | None, **options: Any) -> None:
-    """Run RECIPE on a schedule, in this one process; watch it, and start further runs, in the Prefect UI.
-
-    Reports to the Prefect server of PREFECT_API_URL, or to the one of this machine; where there is none it starts one,
-    which ends with it.
-    """
-    console.quiet_prefect()
-    from flows.serve import serve as serve_until_stopped
-
-    serve_until_stopped(recipe, cron, store=store_uri, **options)
-
-
-@cli.command()
-@click.argument("recipe")
 @store_option
 @set_option
 @json_option
 def plan(recipe: str, store_uri: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Say what a run of RECIPE would do, and why."""
+    """Say what a run of RECIPE would do, and why.
+
+    \b
+    lightgen plan demo --set pretrain.steps=8000
+    """
     loaded, place = load_recipe(recipe, overrides), Store(store_uri or Settings().store)
     found = make_plan(loaded, place).found
     stages = [
@@ -116,111 +114,26 @@ def plan(recipe: str, store_uri: str | None, overrides: tuple[str, ...], as_json
 
 
 @cli.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.argument("prompts", nargs=-1, required=True, metavar='"A PROMPT" ...')
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="Folder for the PNG files."
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--num-images", type=click.IntRange(min=1), default=1, show_default=True, help="Images of each prompt.")
-@click.option("--steps", type=click.IntRange(min=1), help="Iterations of the reveal.")
-@click.option("--cfg", type=click.FloatRange(min=1), help="Classifier-free guidance; 1 is none.")
-@click.option("--height", type=click.IntRange(min=1), help="Pixels.")
-@click.option("--width", type=click.IntRange(min=1), help="Pixels.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field of the sampler: head_steps=12."
-)
-def sample(checkpoint: Path, prompts: tuple[str, ...], **options: Any) -> None:
-    """Sample images from CHECKPOINT: a folder with a student, such as `STORE/report/KEY/model`."""
-    from flows.sample import sample_to_files
+@click.argument("recipe")
+@click.option("--cron", required=True, metavar="SCHEDULE", help="When it runs: '0 3 * * *' is every night at three.")
+@click.option("--timezone", default="UTC", show_default=True, help="In which the schedule is meant: Europe/Berlin.")
+@store_option
+@set_option
+@click.option("--limit", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at once; more wait.")
+@click.option("--name", help="Of the deployment in the Prefect UI; the recipe's by default.")
+def serve(recipe: str, cron: str, store_uri: str | None, **options: Any) -> None:
+    """Run RECIPE on a schedule, watched in the Prefect UI.
 
-    for path in sample_to_files(checkpoint, prompts, **options):
-        click.echo(path)
+    This one process runs what is due, and what is started in the UI. It reports to the Prefect server of
+    PREFECT_API_URL, or to the one of this machine; where there is none it starts one, which ends with it.
 
-
-@cli.command("eval")
-@click.argument("model", metavar="CHECKPOINT|diffusers:MODEL")
-@click.option("--benchmark", type=click.Choice(["scene", "geneval"]), help="By default the recipe's, or scene.")
-@click.option("--recipe", metavar="RECIPE", help="Take world, sampler, seed and numbers from here.")
-@click.option("--images", type=click.IntRange(min=1), help="Images of each prompt.")
-@click.option("--per-category", type=click.IntRange(min=1), help="Prompts of each category, at most.")
-@click.option("--seed", type=click.IntRange(min=0), help="Of prompts and images.")
-@click.option("--steps", type=click.IntRange(min=1), help="Iterations of a student, denoising steps of a pipeline.")
-@click.option("--cfg", type=click.FloatRange(min=0), help="Classifier-free guidance.")
-@click.option(
-    "--metadata",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    metavar="FILE",
-    help="GenEval's own evaluation_metadata.jsonl; without it, prompts of the same form.",
-)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Keep the images in this folder."
-)
-@json_option
-def evaluate(model: str, as_json: bool, **options: Any) -> None:
-    """Score a student (a folder, such as `STORE/report/KEY/model`) or a diffusers pipeline (folder or hub id).
-
-    With --recipe NAME a student is asked and sampled exactly as that recipe's own evaluation does it.
+    \b
+    lightgen serve demo --cron "0 3 * * *"     every night at three
     """
-    from flows.evaluate import evaluate as score
+    console.quiet_prefect()
+    from flows.serve import serve as serve_until_stopped
 
-    result = score(model, **options)
-    click.echo(json.dumps(result) if as_json else console.describe_evaluation(result))
-
-
-@cli.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.argument("image", type=file_argument)
-@click.argument("mask", type=file_argument)
-@click.argument("prompt", metavar='"A PROMPT"')
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="PNG file; IMAGE-inpainted.png by default."
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--steps", type=click.IntRange(min=1), help="Iterations of the reveal.")
-@click.option("--cfg", type=click.FloatRange(min=1), help="Classifier-free guidance; 1 is none.")
-@click.option(
-    "--keep-pixels/--decode-all",
-    default=True,
-    show_default=True,
-    help="Outside the mask's tokens: IMAGE's own pixels, or what the autoencoder makes of them.",
-)
-def inpaint(checkpoint: Path, image: Path, mask: Path, prompt: str, **options: Any) -> None:
-    """Sample the part of IMAGE anew that is white in MASK, to fit A PROMPT and what is around it.
-
-    MASK is a picture of IMAGE's size. A token (a square of pixels) is sampled anew if any of its pixels is white; all
-    others are kept.
-    """
-    from flows.inpaint import inpaint_to_file
-
-    click.echo(inpaint_to_file(checkpoint, image, mask, prompt, **options))
-
-
-@cli.command("import-upstream")
-@click.argument("file", type=file_argument)
-@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="CHECKPOINT")
-@click.option("--weights", type=click.Choice(["ema", "raw"]), help="Take only these; by default both, where FILE has.")
-@click.option(
-    "--num-heads", type=click.IntRange(min=1), help="Attention heads; the released sizes have 12 (base) and 16."
-)
-@click.option(
-    "--codec",
-    default="stabilityai/stable-diffusion-3.5-large/vae",
-    show_default=True,
-    metavar="REF",
-    help="Image autoencoder: hub id or folder.",
-)
-@click.option(
-    "--text-encoder", default="google/flan-t5-xxl", show_default=True, metavar="REF", help="Hub id or folder."
-)
-@click.option(
-    "--max-words", type=click.IntRange(min=1), default=128, show_default=True, help="Text tokens; captions are padded."
-)
-def import_upstream(file: Path, **options: Any) -> None:
-    """Turn the released weights in FILE (.pth or .safetensors) into CHECKPOINT, a folder that `sample` takes."""
-    from flows.import_upstream import import_to_folder
-
-    click.echo(import_to_folder(file, **options))
+    serve_until_stopped(recipe, cron, store=store_uri, **options)
 
 
 @cli.command()
@@ -259,7 +172,14 @@ def estimate(
     price: float | None,
     as_json: bool,
 ) -> None:
-    """Say what RECIPE will take - images, tokens, disk, FLOPs, device-hours, money - before anything runs."""
+    """Say what RECIPE will take before anything runs.
+
+    Images, tokens, disk, FLOPs, device-hours and, with a --price, money.
+
+    \b
+    lightgen estimate lightgen-0.7b-256 --price 2.50
+    lightgen estimate demo --throughput pretrain=420     images per second, measured
+    """
     from flows.estimate import Rates, parse_throughput
     from flows.estimate import estimate as make_estimate
 
@@ -272,7 +192,10 @@ def estimate(
 @click.argument("recipe", required=False)
 @json_option
 def doctor(recipe: str | None, as_json: bool) -> None:
-    """Say whether this machine is ready, and what is missing."""
+    """Say whether this machine is ready, and what is missing.
+
+    With a RECIPE also whether its models, disk and device memory are there. Downloads nothing.
+    """
     from flows.doctor import examine
 
     findings = examine(load_recipe(recipe) if recipe else None, Settings())
@@ -281,27 +204,33 @@ def doctor(recipe: str | None, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-cli.add_command(store_group)
+for command in (*STUDENT_COMMANDS, store_group):
+    cli.add_command(command)
 
 
 def main() -> None:
-    """Run the command line and turn errors into exit codes: 2 for the caller's input, 1 for a failed stage."""
+    """Run the command line and turn errors into exit codes.
+
+    2: the caller's input is wrong; 1: a stage failed, or the store does not answer; 130: Ctrl-C, as in shells.
+    """
     console.log_to_stderr()
     arguments = [word for word in sys.argv[1:] if word != "--debug"]  # it may stand anywhere
     debug = len(arguments) < len(sys.argv) - 1
     try:
-        cli(arguments, standalone_mode=False)
+        cli(arguments, prog_name="lightgen", standalone_mode=False)
     except click.ClickException as error:
         error.show(sys.stderr)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; what is finished is kept, and the same command goes on from there", err=True)
-        sys.exit(1)
-    except MISTAKES as error:
+        sys.exit(128 + signal.SIGINT)
+    except MISTAKES as error:  # the message says all; a traceback would tell of the program, not of the mistake
         _explain(error, debug)
         sys.exit(1 if isinstance(error, StoreUnavailable) else 2)
     except Exception as error:
         _explain(error, debug)
+        if not debug:
+            click.echo("`lightgen --debug ...` shows the traceback.", err=True)
         sys.exit(1)
 
 
@@ -309,5 +238,3 @@ def _explain(error: Exception, debug: bool) -> None:
     click.echo(f"lightgen: {error or type(error).__name__}", err=True)
     if debug:
         traceback.print_exception(error)
-    else:
-        click.echo("`lightgen --debug ...` shows the traceback.", err=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from flows.did_you_mean import did_you_mean
 from flows.distill import NAMES
 from flows.geometry import Size, embedding_width, picture_size, token_sizes
 from flows.known_models import known
@@ -218,8 +219,8 @@ def parse_throughput(given: Sequence[str]) -> dict[str, float]:
             rates[stage] = 0.0
         if stage not in NAMES or not rates[stage] > 0:
             raise UserError(
-                f"--throughput {text!r} is not of the form STAGE=ITEMS_PER_SECOND, for example pretrain=420; "
-                f"stages: {', '.join(NAMES)}"
+                f"--throughput {text!r} is not of the form STAGE=ITEMS_PER_SECOND, for example pretrain=420."
+                f"{'' if stage in NAMES else did_you_mean(stage, NAMES)} Stages: {', '.join(NAMES)}."
             )
     return rates
 

@@ -1,6 +1,5 @@
 """From a recipe's name or path and overrides to a validated `Recipe`, or to an error a person can act on."""
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -8,6 +7,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from flows.did_you_mean import did_you_mean
 from tasks.recipe import Recipe
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -48,7 +48,7 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, Any] | Sequence[str] 
     try:
         return Recipe.model_validate({"name": path.stem, **raw})
     except ValidationError as error:
-        raise UserError(_explain(path, error)) from error
+        raise UserError(_explain(f"{path} with its overrides" if overrides else str(path), error)) from error
 
 
 def _find(name_or_path: str) -> Path:
@@ -56,8 +56,7 @@ def _find(name_or_path: str) -> Path:
     for path in (inside, Path(name_or_path)):
         if path.is_file():
             return path
-    near = difflib.get_close_matches(name_or_path, recipe_names(), n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name_or_path, recipe_names())
     known = ", ".join(recipe_names())
     raise UserError(f"there is no recipe {name_or_path!r}.{hint} Known: {known}; or give the path of a YAML file.")
 
@@ -94,8 +93,8 @@ def _put(raw: dict[str, Any], names: tuple[str, ...], value: Any, said: str) -> 
     place[last] = value
 
 
-def _explain(path: Path, error: ValidationError) -> str:
-    lines = [f"recipe {path} is not valid:"]
+def _explain(what: str, error: ValidationError) -> str:
+    lines = [f"recipe {what} is not valid:"]
     for fault in error.errors():
         name = ".".join(str(part) for part in fault["loc"]) or "the recipe"
         if fault["type"] == "extra_forbidden":
@@ -116,8 +115,7 @@ def _nearest(location: tuple[int | str, ...]) -> str:
     if model is None:
         return ""
     known = list(model.model_fields)
-    near = difflib.get_close_matches(str(location[-1]), known, n=1)
-    return f" Did you mean {near[0]!r}?" if near else f" Known here: {', '.join(known)}."
+    return did_you_mean(str(location[-1]), known) or f" Known here: {', '.join(known)}."
 
 
 def _section(model: type[BaseModel] | None, name: str) -> type[BaseModel] | None:

@@ -1,9 +1,9 @@
 """Which stages a run may make: `only`, `from`, `until` and `refresh`, the same in the UI and on the command line."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flows.did_you_mean import did_you_mean
 from flows.distill import NAMES
 from flows.load import UserError
 
@@ -25,10 +25,8 @@ def select(
         UserError: an unknown stage, `only` with a range, an empty range, a refresh outside the selection.
     """
     for name in (only, from_stage, until, *refresh):
-        if name is not None and name not in NAMES and not (name == "all" and name in refresh):
-            near = difflib.get_close_matches(name, NAMES, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"there is no stage {name!r}.{hint} Stages: {', '.join(NAMES)}.")
+        if name is not None and not (name == "all" and name in refresh):
+            require_stage(name)
     if only and (from_stage or until):
         raise UserError("--only runs one stage; it does not go with --from or --until")
     first, last = NAMES.index(from_stage or only or NAMES[0]), NAMES.index(until or only or NAMES[-1])
@@ -42,3 +40,9 @@ def select(
         left_out, runs = ", ".join(sorted(again - chosen)), ", ".join(NAMES[first : last + 1])
         raise UserError(f"--refresh {left_out} names a stage that this run leaves out; it runs {runs}")
     return Selection(chosen, again)
+
+
+def require_stage(name: str) -> None:
+    """Raise UserError, with the nearest right name, where there is no stage of this name."""
+    if name not in NAMES:
+        raise UserError(f"there is no stage {name!r}.{did_you_mean(name, NAMES)} Stages: {', '.join(NAMES)}.")

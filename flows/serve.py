@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import datetime
-import difflib
 import logging
 import signal
 import zoneinfo
@@ -19,6 +18,7 @@ from prefect.runner import Runner
 from prefect.schedules import Cron
 from prefect.server.schemas.schedules import CronSchedule
 
+from flows.did_you_mean import did_you_mean
 from flows.load import UserError, load_recipe, recipe_names
 from flows.run import run
 from flows.server import running_server
@@ -85,8 +85,7 @@ def serve(
 def _first_run(cron: str, timezone: str) -> datetime.datetime:
     """Return when a schedule first comes due."""
     if timezone not in zoneinfo.available_timezones():
-        near = difflib.get_close_matches(timezone, sorted(zoneinfo.available_timezones()), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(timezone, zoneinfo.available_timezones())
         raise UserError(f"--timezone {timezone!r} is none.{hint} Give an IANA name such as Europe/Berlin.")
     try:
         (first,) = asyncio.run(CronSchedule(cron=cron, timezone=timezone).get_dates(1))

@@ -9,15 +9,11 @@ import click
 from flows.console import table
 from flows.distill import NAMES
 from flows.load import UserError, load_recipe
+from flows.options import json_option, store_option
 from flows.plan import plan
 from storage.artifact import Artifact, DamagedArtifact
 from storage.store import Store
 from tasks.settings import Settings
-
-store_option = click.option(
-    "--store", "uri", metavar="URI", help="Folder or fsspec URL of the artifacts; LIGHTGEN_STORE by default."
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 
 
 @click.group("store")
@@ -45,9 +41,9 @@ def _artifacts(place: Store) -> Iterator[Artifact]:
 @store.command("ls")
 @store_option
 @json_option
-def list_artifacts(uri: str | None, as_json: bool) -> None:
+def list_artifacts(store_uri: str | None, as_json: bool) -> None:
     """List the artifacts: stage, key, state, rows, bytes, when made."""
-    place = _open(uri)
+    place = _open(store_uri)
     rows = [_summary(place, artifact) for artifact in _artifacts(place)]
     if as_json:
         click.echo(json.dumps({"store": place.uri, "artifacts": rows}))
@@ -85,9 +81,9 @@ def _summary(place: Store, artifact: Artifact) -> dict[str, Any]:
 @store.command()
 @click.argument("artifact", metavar="STAGE/KEY")
 @store_option
-def show(artifact: str, uri: str | None) -> None:
+def show(artifact: str, store_uri: str | None) -> None:
     """Print the manifest of an artifact; the first digits of its key are enough."""
-    place = _open(uri)
+    place = _open(store_uri)
     stage, _, start = artifact.partition("/")
     found = [key for key in place.folders(stage) if key.startswith(start)] if stage in NAMES else []
     if len(found) != 1:
@@ -102,9 +98,9 @@ def show(artifact: str, uri: str | None) -> None:
 @store.command()
 @store_option
 @json_option
-def verify(uri: str | None, as_json: bool) -> None:
+def verify(store_uri: str | None, as_json: bool) -> None:
     """Hash every file again and compare it with its manifest; exit status 1 where something is damaged."""
-    place = _open(uri)
+    place = _open(store_uri)
     faults = []
     checked = 0
     for artifact in _artifacts(place):
@@ -135,9 +131,9 @@ def verify(uri: str | None, as_json: bool) -> None:
 )
 @click.option("--delete", is_flag=True, help="Delete; without it the command only says what it would delete.")
 @store_option
-def gc(recipes: tuple[str, ...], delete: bool, uri: str | None) -> None:
+def gc(recipes: tuple[str, ...], delete: bool, store_uri: str | None) -> None:
     """Delete the artifacts that none of the given recipes needs."""
-    place = _open(uri)
+    place = _open(store_uri)
     needed = {found.path for recipe in recipes for found, _ in plan(load_recipe(recipe), place).found.values()}
     freed = 0
     for artifact in _artifacts(place):

@@ -1,0 +1,161 @@
+"""The verbs for a student that is there: `lightgen sample`, `inpaint`, `eval` and `import-upstream`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows import console
+from flows.options import json_option
+
+file_argument = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("prompts", nargs=-1, required=True, metavar='"A PROMPT" ...')
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    help="Folder for the PNG files; this one by default.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of a prompt's first image; each further one adds 1.",
+)
+@click.option("--num-images", type=click.IntRange(min=1), default=1, show_default=True, help="Images of each prompt.")
+@click.option("--steps", type=click.IntRange(min=1), help="Iterations of the reveal.")
+@click.option("--cfg", type=click.FloatRange(min=1), help="Classifier-free guidance; 1 is none.")
+@click.option("--height", type=click.IntRange(min=1), help="Pixels.")
+@click.option("--width", type=click.IntRange(min=1), help="Pixels.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field of the sampler: head_steps=12."
+)
+def sample(checkpoint: Path, prompts: tuple[str, ...], **options: Any) -> None:
+    """Draw prompts with the student in CHECKPOINT.
+
+    CHECKPOINT is a folder such as STORE/report/KEY/model; `lightgen run` prints where its report is, and
+    `lightgen store ls` lists the keys.
+
+    \b
+    lightgen sample STORE/report/KEY/model "a red circle" "two blue stars" -o out
+    """
+    from flows.sample import sample_to_files
+
+    for path in sample_to_files(checkpoint, prompts, **options):
+        click.echo(path)
+
+
+@click.command("eval")
+@click.argument("model", metavar="CHECKPOINT|diffusers:MODEL")
+@click.option("--benchmark", type=click.Choice(["scene", "geneval"]), help="By default the recipe's, or scene.")
+@click.option("--recipe", metavar="RECIPE", help="Take world, sampler, seed and numbers from here.")
+@click.option("--images", type=click.IntRange(min=1), help="Images of each prompt.")
+@click.option("--per-category", type=click.IntRange(min=1), help="Prompts of each category, at most.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of prompts and images.")
+@click.option("--steps", type=click.IntRange(min=1), help="Iterations of a student, denoising steps of a pipeline.")
+@click.option("--cfg", type=click.FloatRange(min=0), help="Classifier-free guidance.")
+@click.option(
+    "--metadata",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="GenEval's own evaluation_metadata.jsonl; without it, prompts of the same form.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Keep the images in this folder."
+)
+@json_option
+def evaluate(model: str, as_json: bool, **options: Any) -> None:
+    """Score a student or a diffusers pipeline.
+
+    A student is a folder such as STORE/report/KEY/model, a pipeline `diffusers:` and a folder or hub id. With --recipe
+    a student is asked and sampled exactly as that recipe's own evaluation does it.
+
+    \b
+    lightgen eval STORE/report/KEY/model --recipe demo
+    lightgen eval diffusers:MODEL --benchmark geneval
+    """
+    from flows.evaluate import evaluate as score
+
+    result = score(model, **options)
+    click.echo(json.dumps(result) if as_json else console.describe_evaluation(result))
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("image", type=file_argument)
+@click.argument("mask", type=file_argument)
+@click.argument("prompt", metavar='"A PROMPT"')
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="PNG file; IMAGE-inpainted.png by default."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another one, another picture.")
+@click.option("--steps", type=click.IntRange(min=1), help="Iterations of the reveal.")
+@click.option("--cfg", type=click.FloatRange(min=1), help="Classifier-free guidance; 1 is none.")
+@click.option(
+    "--keep-pixels/--decode-all",
+    default=True,
+    show_default=True,
+    help="Outside the mask's tokens: IMAGE's own pixels, or what the autoencoder makes of them.",
+)
+def inpaint(checkpoint: Path, image: Path, mask: Path, prompt: str, **options: Any) -> None:
+    """Draw the part of IMAGE anew that is white in MASK.
+
+    It is made to fit A PROMPT and what is around it. MASK is a picture of IMAGE's size. A token (a square of pixels) is
+    sampled anew if any of its pixels is white; all others are kept.
+
+    \b
+    lightgen inpaint STORE/report/KEY/model photo.png mask.png "a green star"
+    """
+    from flows.inpaint import inpaint_to_file
+
+    click.echo(inpaint_to_file(checkpoint, image, mask, prompt, **options))
+
+
+@click.command("import-upstream")
+@click.argument("file", type=file_argument)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="CHECKPOINT",
+    help="Folder to write.",
+)
+@click.option("--weights", type=click.Choice(["ema", "raw"]), help="Take only these; by default both, where FILE has.")
+@click.option(
+    "--num-heads", type=click.IntRange(min=1), help="Attention heads; the released sizes have 12 (base) and 16."
+)
+@click.option(
+    "--codec",
+    default="stabilityai/stable-diffusion-3.5-large/vae",
+    show_default=True,
+    metavar="REF",
+    help="Image autoencoder: hub id or folder.",
+)
+@click.option(
+    "--text-encoder", default="google/flan-t5-xxl", show_default=True, metavar="REF", help="Hub id or folder."
+)
+@click.option(
+    "--max-words", type=click.IntRange(min=1), default=128, show_default=True, help="Text tokens; captions are padded."
+)
+def import_upstream(file: Path, **options: Any) -> None:
+    """Turn the paper's released weights into a CHECKPOINT.
+
+    FILE is .pth or .safetensors; CHECKPOINT a folder that sample, inpaint, eval and `pretrain.start` take.
+
+    \b
+    lightgen import-upstream released.pth -o CHECKPOINT
+    """
+    from flows.import_upstream import import_to_folder
+
+    click.echo(import_to_folder(file, **options))
+
+
+STUDENT_COMMANDS = (sample, inpaint, evaluate, import_upstream)
