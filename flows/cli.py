@@ -68,7 +68,8 @@ def run(
 ) -> None:
     """Run RECIPE: make what is missing, keep what is done.
 
-    RECIPE is the name of one that comes along (demo, smoke), or a YAML file of yours. A run that was killed goes on where it stopped.
+    RECIPE is the name of one that comes along (demo, smoke), or a YAML file of yours. A run that was killed goes on
+    where it stopped.
 
     \b
     lightgen run demo
@@ -104,10 +105,10 @@ def plan(recipe: str, store_uri: str | None, overrides: tuple[str, ...], as_json
     lightgen plan demo --set pretrain.steps=8000
     """
     loaded, place = load_recipe(recipe, overrides), Store(store_uri or Settings().store)
-    found = make_plan(loaded, place).found
+    planner = make_plan(loaded, place)
     stages = [
-        {"stage": name, "key": artifact.key, "state": check.state, "why": check.why}
-        for name, (artifact, check) in found.items()
+        {"stage": name, "key": artifact.key, "state": check.state, "why": planner.why(name)}
+        for name, (artifact, check) in planner.found.items()
     ]
     result = {"recipe": loaded.name, "store": place.uri, "stages": stages}
     click.echo(json.dumps(result) if as_json else console.describe_plan(result))

@@ -3,9 +3,14 @@
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
+
+from storage.manifest import Manifest
+from storage.plural import counted
 from tasks.worker import LOGGERS
 
 PREFECT_DEFAULTS = {
@@ -22,6 +27,10 @@ PREFECT_DEFAULTS = {
     "PREFECT_CLI_COLORS": "false",
     "TQDM_DISABLE": "1",  # progress goes through the log; bars of libraries only tear it
 }
+
+
+FILES_SHOWN = 20
+"""Files of an artifact that are listed to a person."""
 
 
 def quiet_prefect() -> None:
@@ -52,7 +61,7 @@ def log_to_stderr() -> None:
 def describe_run(result: Mapping[str, Any]) -> str:
     """Return the end of a run in words: stages, scores, the report's place."""
     rows = [
-        (stage["stage"], stage["state"], f"{stage['seconds']:.1f} s", f"{stage['rows']} rows")
+        (stage["stage"], stage["state"], f"{stage['seconds']:.1f} s", counted(stage["rows"], "row"))
         for stage in result["stages"]
     ]
     lines = table(rows)
@@ -92,10 +101,50 @@ def _interval(score: Mapping[str, float]) -> str:
 
 
 def describe_plan(result: Mapping[str, Any]) -> str:
-    """Return a plan as a table."""
+    """Return a plan as a table, and how much there is to do."""
+    rows = [(stage["stage"], stage["state"], stage["key"], stage["why"]) for stage in result["stages"]]
+    to_make = sum(stage["state"] != "done" for stage in result["stages"])
+    said = f"{to_make} of {counted(len(rows), 'stage')} to make" if to_make else "nothing to do: every stage is done"
+    return "\n".join([*table(rows), f"{said}; artifacts in {result['store']}"])
+
+
+def describe_artifact(uri: str, manifest: Manifest) -> str:
+    """Return what an artifact is and how it was made, for a person; its manifest says all of it."""
+    inputs = ", ".join(f"{stage}/{key}" for stage, key in manifest.inputs.items())
+    software = ", ".join(f"{name} {version}" for name, version in manifest.software.items() if name != "lightgen")
+    spent = f"{manifest.timings['seconds']:,.1f} s, {manifest.device_seconds:,.1f} s of them with the device"
+    facts = [
+        ("artifact", f"{manifest.stage}/{manifest.key}"),
+        ("place", uri),
+        ("made", f"{moment(manifest.created_at)} UTC in {spent}"),
+        ("by", f"lightgen {manifest.software.get('lightgen', '?')}, stage version {manifest.stage_version}"),
+        ("with", software),
+        ("on", ", ".join(f"{name} {what}" for name, what in manifest.host.items())),
+        ("from", inputs or "the recipe alone"),
+        ("counts", ", ".join(f"{name} {count:,}" for name, count in manifest.counts.items())),
+        ("figures", f"{', '.join(manifest.figures)}; --json shows them" if manifest.figures else ""),
+    ]
+    files = [
+        (f"  {file.name}", size(file.bytes), counted(file.rows, "row") if file.rows else "")
+        for file in manifest.files[:FILES_SHOWN]
+    ]
+    more = len(manifest.files) - len(files)
+    config = yaml.safe_dump(manifest.config, sort_keys=False, default_flow_style=None, width=100)
     return "\n".join(
-        table([(stage["stage"], stage["state"], stage["key"], stage["why"]) for stage in result["stages"]])
+        [
+            *table([(name, text) for name, text in facts if text]),
+            f"{counted(len(manifest.files), 'file')}, {size(sum(file.bytes for file in manifest.files))}",
+            *table(files),
+            *([f"  and {more:,} more"] if more else []),
+            "the part of the recipe that decides it",
+            textwrap.indent(config, "  ").rstrip(),
+        ]
     )
+
+
+def moment(created_at: str) -> str:
+    """Return a manifest's point in time to the minute, UTC."""
+    return created_at[:16].replace("T", " ")
 
 
 def describe_estimate(result: Mapping[str, Any]) -> str:
@@ -108,11 +157,11 @@ def describe_estimate(result: Mapping[str, Any]) -> str:
     rows.append(("in all", "", *_costs(total), ""))
     assumed, tokens = result["assumed"], result["tokens_per_image"]
     lines = [
-        f"{result['images']:,} images; {result['parameters'] / 1e6:,.1f} M parameters; "
-        + "; ".join(f"{count} tokens for pictures of {name} px" for name, count in tokens.items()).replace(
+        f"{counted(result['images'], 'image')}; {result['parameters'] / 1e6:,.1f} M parameters; "
+        + "; ".join(f"{counted(count, 'token')} for pictures of {name} px" for name, count in tokens.items()).replace(
             "of as they are px", "as they are"
         )
-        + f"; {result['words_per_caption']} words a caption",
+        + f"; {counted(result['words_per_caption'], 'word')} a caption",
         "",
         *table(rows),
         "",

@@ -20,11 +20,12 @@ class Planner:
     store: Store
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     inputs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _stages: dict[str, Stage] = field(default_factory=dict)
     _checks: dict[str, Check] = field(default_factory=dict)
 
     def __call__(self, stage: Stage, *inputs: Artifact) -> Artifact:
         artifact = stage.artifact(self.recipe, self.store, inputs)
-        self.artifacts[stage.name] = artifact
+        self.artifacts[stage.name], self._stages[stage.name] = artifact, stage
         self.inputs[stage.name] = tuple(given.stage for given in inputs)
         return artifact
 
@@ -33,6 +34,14 @@ class Planner:
         if name not in self._checks:
             self._checks[name] = self.artifacts[name].check()
         return self._checks[name]
+
+    def why(self, name: str) -> str:
+        """Say of a stage's artifact why it is as it is; of one that is missing, what is unlike the nearest there is."""
+        found = self.check(name)
+        if found.state != "missing":
+            return found.why
+        inputs = tuple(self.artifacts[given] for given in self.inputs[name])
+        return self._stages[name].why_missing(self.recipe, inputs, self.artifacts[name])
 
     @property
     def found(self) -> dict[str, tuple[Artifact, Check]]:
@@ -77,7 +86,8 @@ def require_inputs(planner: Planner, selection: Selection) -> None:
             given, state = planner.artifacts[needed], planner.check(needed)
             if state.state != "done":
                 raise UserError(
-                    f"{name} needs {needed} {given.key}, which is {state.state} in {planner.store.uri} ({state.why}).\n"
+                    f"{name} needs {needed} {given.key}, which is {state.state} in {planner.store.uri} "
+                    f"({planner.why(needed)}).\n"
                     f"Run it first: lightgen run {planner.recipe.name} --until {needed}; or drop --only and --from."
                 )
     planner.store.require_writable()

@@ -13,6 +13,7 @@ from flows.live import API_ERRORS, Pinned, page_key
 from flows.markdown import scores_told, table
 from flows.plan import Planner
 from lightgen_core.report.formats import duration, number, size
+from storage.plural import counted
 
 log = logging.getLogger("lightgen")
 
@@ -62,7 +63,8 @@ def run_page(result: Mapping[str, Any], outcome: Planner, pages: Mapping[str, st
 
 def _in_short(result: Mapping[str, Any]) -> str:
     states = [row["state"] for row in result["stages"]]
-    return f"{states.count('ran')} stages made, {states.count('cached')} cached, in {duration(result['seconds'])}"
+    made = counted(states.count("ran"), "stage")
+    return f"{made} made, {states.count('cached')} cached, in {duration(result['seconds'])}"
 
 
 def _costs(outcome: Planner, states: Mapping[str, str], pages: Mapping[str, str]) -> str:

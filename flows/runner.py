@@ -17,7 +17,6 @@ from flows.failures import in_words, may_pass
 from flows.live import Live, Made, page_key
 from flows.selection import Selection
 from storage.artifact import Artifact
-from storage.manifest import Manifest
 from storage.store import Store
 from tasks.progress import each_of
 from tasks.recipe import Recipe
@@ -110,10 +109,5 @@ class Runner:
         manifest = artifact.manifest()
         if ran:
             seconds = manifest.timings["seconds"]
-            return Completed(message=f"{stage.name} made {_extent(manifest)} in {seconds:.1f} s")
-        return Completed(name="Cached", message=f"{stage.name} was done already: {_extent(manifest)}")
-
-
-def _extent(manifest: Manifest) -> str:
-    files = len(manifest.files)
-    return f"{manifest.counts['rows']:,} rows in {files:,} {'file' if files == 1 else 'files'}"
+            return Completed(message=f"{stage.name} made {manifest.extent} in {seconds:.1f} s")
+        return Completed(name="Cached", message=f"{stage.name} was done already: {manifest.extent}")

@@ -14,6 +14,7 @@ from lightgen_core.report.charts import loss_curve
 from lightgen_core.report.data import Curve
 from lightgen_core.report.formats import duration, number, sentence, size, words
 from storage.manifest import Manifest
+from storage.plural import counted
 
 CURVES = {"accuracy": 0.5, "loss": None}
 """Figures of a training worth a curve while it runs, the first that is there, with a value for orientation."""
@@ -44,9 +45,9 @@ def _so_far(heard: Heard) -> str:
     if heard.news is None or heard.first is None:
         return f"no count yet{DOT}{spent}"
     (at, news), (first_at, first) = heard.news, heard.first
-    told = [f"**{news.done:,} of {news.total:,} {news.unit}** ({heard.percent():.0f} %)"]
+    told = [f"**{news.done:,} of {counted(news.total, news.unit.removesuffix('s'))}** ({heard.percent():.0f} %)"]
     if news.rows is not None:
-        told.append(f"{news.rows:,} rows")
+        told.append(counted(news.rows, "row"))
     told.append(spent)
     if news.seconds_left is not None and news.done < news.total:
         told.append(f"about {duration(max(0.0, news.seconds_left - (now - at)))} left")
@@ -76,7 +77,7 @@ def done_page(made: Made) -> str:
         "time": duration(manifest.timings["seconds"]),
         "throughput": _throughput(manifest),
         "device time": duration(manifest.device_seconds),
-        "size": f"{size(sum(file.bytes for file in manifest.files))}, {len(manifest.files):,} files",
+        "size": f"{size(sum(file.bytes for file in manifest.files))}, {counted(len(manifest.files), 'file')}",
     }
     counts = table(facts, [facts.values()])
     return "\n\n".join([f"### {made.artifact.stage} is done", counts, f"`{made.artifact.uri}`", *exhibit(made)])

@@ -6,12 +6,14 @@ from typing import Any
 
 import click
 
-from flows.console import table
+from flows.console import describe_artifact, moment, size, table
 from flows.distill import NAMES
 from flows.load import UserError, load_recipe
 from flows.options import json_option, store_option
 from flows.plan import plan
+from flows.selection import require_stage
 from storage.artifact import Artifact, DamagedArtifact
+from storage.plural import counted
 from storage.store import Store
 from tasks.settings import Settings
 
@@ -42,7 +44,7 @@ def _artifacts(place: Store) -> Iterator[Artifact]:
 @store_option
 @json_option
 def list_artifacts(store_uri: str | None, as_json: bool) -> None:
-    """List the artifacts: stage, key, state, rows, bytes, when made."""
+    """List the artifacts: stage, key, state, rows, size, when made."""
     place = _open(store_uri)
     rows = [_summary(place, artifact) for artifact in _artifacts(place)]
     if as_json:
@@ -54,15 +56,15 @@ def list_artifacts(store_uri: str | None, as_json: bool) -> None:
                 row["stage"],
                 row["key"],
                 row["state"],
-                f"{row['rows']} rows",
-                f"{row['bytes'] / 1e6:.1f} MB",
-                row["created_at"],
+                counted(row["rows"], "row"),
+                size(row["bytes"]),
+                moment(row["created_at"]),
             )
             for row in rows
         ]
     ):
         click.echo(line)
-    click.echo(f"{len(rows)} artifacts in {place.uri}")
+    click.echo(f"{counted(len(rows), 'artifact')} in {place.uri}")
 
 
 def _summary(place: Store, artifact: Artifact) -> dict[str, Any]:
@@ -81,25 +83,40 @@ def _summary(place: Store, artifact: Artifact) -> dict[str, Any]:
 @store.command()
 @click.argument("artifact", metavar="STAGE/KEY")
 @store_option
-def show(artifact: str, store_uri: str | None) -> None:
-    """Print the manifest of an artifact; the first digits of its key are enough."""
+@json_option
+def show(artifact: str, store_uri: str | None, as_json: bool) -> None:
+    """Show what an artifact is and how it was made.
+
+    The first digits of its KEY are enough; --json prints its manifest.
+
+    \b
+    lightgen store show pretrain/90ec
+    """
     place = _open(store_uri)
     stage, _, start = artifact.partition("/")
-    found = [key for key in place.folders(stage) if key.startswith(start)] if stage in NAMES else []
+    require_stage(stage)
+    found = [key for key in place.folders(stage) if key.startswith(start)]
     if len(found) != 1:
-        raise UserError(f"{artifact!r} names {len(found) or 'no'} artifacts of {place.uri}; see `lightgen store ls`")
+        those = f": {', '.join(found)}" if found else ""
+        raise UserError(
+            f"{artifact!r} names {len(found) or 'no'} artifacts of {place.uri}{those}; see `lightgen store ls`"
+        )
+    shown = Artifact(place, stage, found[0])
     try:
-        manifest = Artifact(place, stage, found[0]).manifest()
+        manifest = shown.manifest()
     except DamagedArtifact as error:
         raise UserError(f"{error}. Run its recipe again to finish it.") from error
-    click.echo(manifest.model_dump_json(indent=1))
+    click.echo(manifest.model_dump_json(indent=1) if as_json else describe_artifact(shown.uri, manifest))
 
 
 @store.command()
 @store_option
 @json_option
 def verify(store_uri: str | None, as_json: bool) -> None:
-    """Hash every file again and compare it with its manifest; exit status 1 where something is damaged."""
+    """Hash every file again, and compare.
+
+    Exit status 1 where a file is missing or is not what its manifest says.
+    """
     place = _open(store_uri)
     faults = []
     checked = 0
@@ -114,7 +131,8 @@ def verify(store_uri: str | None, as_json: bool) -> None:
         for fault in faults:
             click.echo(f"damaged: {fault['stage']}/{fault['key']}: {fault['why']}")
         click.echo(
-            f"{checked} artifacts are whole, {len(faults)} damaged; a run of their recipe remakes what is damaged"
+            f"{counted(checked + len(faults), 'artifact')}: {checked} whole, {len(faults)} damaged"
+            f"{'; a run of the recipe remakes what is damaged' if faults else ''}"
         )
     if faults:
         raise SystemExit(1)
@@ -132,16 +150,24 @@ def verify(store_uri: str | None, as_json: bool) -> None:
 @click.option("--delete", is_flag=True, help="Delete; without it the command only says what it would delete.")
 @store_option
 def gc(recipes: tuple[str, ...], delete: bool, store_uri: str | None) -> None:
-    """Delete the artifacts that none of the given recipes needs."""
+    """Delete what none of the given recipes needs.
+
+    \b
+    lightgen store gc --keep demo              say what would go
+    lightgen store gc --keep demo --delete     delete it
+    """
     place = _open(store_uri)
     needed = {found.path for recipe in recipes for found, _ in plan(load_recipe(recipe), place).found.values()}
     freed = 0
     for artifact in _artifacts(place):
         if artifact.path in needed:
             continue
-        size = sum(place.files(artifact.path).values())
-        freed += size
-        click.echo(f"{'deleted' if delete else 'would delete'} {artifact.path} ({size / 1e6:.1f} MB)")
+        there = sum(place.files(artifact.path).values())
+        freed += there
+        click.echo(f"{'deleted' if delete else 'would delete'} {artifact.path} ({size(there)})")
         if delete:
             artifact.remove()
-    click.echo(f"{freed / 1e6:.1f} MB {'freed' if delete else 'could be freed; add --delete'}")
+    if not freed:
+        click.echo(f"nothing to delete: {' and '.join(recipes)} need all that is in {place.uri}")
+    else:
+        click.echo(f"{size(freed)} {'freed' if delete else 'could be freed; add --delete'}")

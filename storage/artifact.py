@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from storage.copies import fetch, name_of_making, sha256_of
 from storage.files import Content, Found
 from storage.manifest import MANIFEST, FileEntry, Manifest
+from storage.plural import counted
 from storage.records import read_records, write_record
 from storage.store import Store
 from storage.verified import forget, remember, remembered
@@ -147,9 +148,10 @@ class Artifact:
         except DamagedArtifact as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 return Check("damaged", str(error))
-            finished = self._records()
-            if finished:
-                return Check("partial", f"{len(finished)} finished files of an interrupted run")
+            if finished := self._records():
+                return Check("partial", f"{counted(len(finished), 'finished file')} of an interrupted run")
+            if self.store.locks and self.store.folders(f"{self.path}/{PROGRESS}/scratch"):
+                return Check("partial", "unfinished work of an interrupted run")
             return Check("missing", "never made")
         there = self.store.scan(self.path)
         known = {} if rehash else remembered(self.store, self.path)
@@ -163,7 +165,7 @@ class Artifact:
             seen[entry.name] = _version(entry, there)
         if seen != known:
             remember(self.store, self.path, seen)
-        return Check("done", f"{manifest.counts.get('rows', 0)} rows in {len(manifest.files)} files")
+        return Check("done", manifest.extent)
 
     def _fault(self, entry: FileEntry, there: dict[str, Found], known: Mapping[str, str]) -> str | None:
         if entry.path not in there:

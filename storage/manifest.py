@@ -4,6 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from storage.plural import counted
+
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 
@@ -58,3 +60,8 @@ class Manifest(BaseModel):
     software: dict[str, str] = Field(description="versions of what made the bytes")
     host: dict[str, str] = Field(description="machine and device")
     created_at: str = Field(description="UTC, ISO 8601")
+
+    @property
+    def extent(self) -> str:
+        """Rows and files in words: 480 rows in 8 files."""
+        return f"{counted(self.counts.get('rows', 0), 'row')} in {counted(len(self.files), 'file')}"

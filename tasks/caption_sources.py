@@ -17,6 +17,7 @@ from lightgen_core.captioning.scene import scene_captions
 from lightgen_core.captioning.taxonomy import Instruction, Instructions
 from lightgen_core.captions import Caption
 from lightgen_core.rejected import Rejected
+from storage.plural import counted
 from storage.tables import schema
 from tasks.job import Job
 from tasks.shards import runs
@@ -72,7 +73,7 @@ def _read(job: Job) -> tuple[list[Caption], Rows]:
             damaged.append(asdict(read))
         else:
             found.append(read)
-    job.say("%d captions in %s, %d rows are damaged", len(found), source.path, len(damaged))
+    job.say("%s in %s, damaged rows: %d", counted(len(found), "caption"), source.path, len(damaged))
     return found, damaged
 
 

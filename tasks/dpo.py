@@ -5,6 +5,7 @@ import json
 from lightgen_core.seeds import seed_of
 from lightgen_core.train.job import SavedStudent, TrainingJob
 from storage.artifact import Artifact
+from storage.plural import counted
 from tasks.job import Job
 from tasks.stage import stage
 from tasks.training import place, rows_of
@@ -16,7 +17,8 @@ def dpo(job: Job, pretrain: Artifact, pairs: Artifact) -> None:
     from lightgen_core.train.launch import execute
 
     asked = job.recipe.dpo
-    job.say("%d pairs, %d steps of %d", rows_of(pairs, "^pairs"), asked.steps, asked.batch_size)
+    told = counted(rows_of(pairs, "^pairs"), "pair"), counted(asked.steps, "step")
+    job.say("%s, %s of %d", *told, asked.batch_size)
     training = TrainingJob(
         student=SavedStudent(folder=job.local_folder(pretrain, "student/"), weights="ema"),
         files=tuple(job.local(pairs, name) for name in pairs.names("^pairs")),

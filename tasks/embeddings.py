@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from lightgen_core.pictures import from_bytes
 from storage.artifact import Artifact
+from storage.plural import counted
 from storage.tables import read_file, schema
 from tasks.job import Job
 from tasks.shards import Counterpart, counterparts
@@ -47,4 +48,4 @@ class Embedder:
         columns = schema({"id": pa.int64(), "image": vector, "text": vector, "score": pa.float32()})
         self.job.write_table(shard.name, pa.table(vectors, columns))
         rate = len(pictures) / (time.monotonic() - started)
-        self.job.say("%d images at %.1f images/s", len(pictures), rate)
+        self.job.say("%s at %.1f images/s", counted(len(pictures), "image"), rate)

@@ -10,6 +10,7 @@ from lightgen_core.seeds import seed_of
 from lightgen_core.train.job import NewStudent, SavedStudent, TrainingJob
 from lightgen_core.zoo.paths import ModelNotFound
 from storage.artifact import Artifact
+from storage.plural import counted
 from storage.tables import about, read_table
 from tasks.job import Job
 from tasks.recipe import Recipe
@@ -63,7 +64,7 @@ def pretrain(job: Job, tokens: Artifact) -> None:
     for number in range(len(recipe.phases)):
         done = rows[-1]["step"] if rows else 0
         phase = _phase(job, tokens, student, number)
-        job.say("phase %d: %d steps of %d", number + 1, phase.config.steps, phase.config.batch_size)
+        job.say("phase %d: %s of %d", number + 1, counted(phase.config.steps, "step"), phase.config.batch_size)
         outcome = execute(phase, _after(done, on_log))
         rows += [row | {"phase": number + 1, "step": done + row["step"]} for row in outcome.rows]
         student = SavedStudent(folder=phase.place.output, weights="raw")

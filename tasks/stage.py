@@ -18,6 +18,7 @@ from storage.manifest import FileEntry, Manifest
 from storage.store import Store
 from tasks.clock import Clock
 from tasks.job import Job
+from tasks.nearest import Wanted, never_made
 from tasks.progress import Watch, nobody
 from tasks.recipe import Recipe
 from tasks.scratch import Scratch
@@ -59,6 +60,11 @@ class Stage:
         """Return the place of what this stage makes of a recipe and inputs. Nothing is made."""
         keys = {artifact.stage: artifact.key for artifact in inputs}
         return Artifact(store, self.name, artifact_key(self.name, self.version, self.config(recipe), keys))
+
+    def why_missing(self, recipe: Recipe, inputs: tuple[Artifact, ...], artifact: Artifact) -> str:
+        """Say of an artifact that is not there how it differs from the nearest that is."""
+        keys = {given.stage: given.key for given in inputs}
+        return never_made(artifact, Wanted(self.version, self.config(recipe), keys))
 
     def make(
         self,
@@ -102,7 +108,12 @@ class Stage:
                 with device() if self.on_device(recipe) else contextlib.nullcontext():
                     artifact.records()  # raises where another machine has finished it while this one waited
                     job = Job(recipe, settings, artifact, watch, self.on_device(recipe))
-                    job.say("started (%s)", "to be made again" if refresh else found.why)
+                    if found.state == "partial":
+                        job.say("going on: %s", found.why)
+                    elif found.state == "missing" and not refresh:
+                        job.say("started (%s)", self.why_missing(recipe, inputs, artifact))
+                    else:
+                        job.say("started (to be made again)")
                     job.keep_clock()
                     self.body(job, *inputs)
                     first = artifact.commit(self._manifest(job, inputs))

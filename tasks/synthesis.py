@@ -8,6 +8,7 @@ import pyarrow as pa
 from lightgen_core.pictures import suffix_of
 from lightgen_core.rejected import Rejected
 from storage.artifact import Artifact
+from storage.plural import counted
 from storage.tables import IMAGE, schema
 from tasks.job import Job
 from tasks.recipe import Recipe
@@ -62,7 +63,7 @@ def synthesis(job: Job, captions: Artifact) -> None:
     """
     work = work_of(job.recipe, captions)
     if "caption_not_kept" in work.counts:
-        job.say("%d samples with a kept caption, %d without", len(work), work.counts["caption_not_kept"])
+        job.say("%s with a kept caption, %d without", counted(len(work), "sample"), work.counts["caption_not_kept"])
     if work.faults:
         rows = [{"id": None, "source": f.key, "caption": f.caption, **_told(f.why)} for f in work.faults]
         job.write_table("quarantine-set.parquet", pa.Table.from_pylist(rows, QUARANTINE))
@@ -110,4 +111,5 @@ def _conclude(job: Job, work: Work) -> None:
     job.counts = {"rows": made, "quarantined": gone} | work.counts
     job.figures = {"quarantine": dict(sorted(reasons.items()))} | work.figures
     if gone:
-        job.say("%d pictures, %d in quarantine: %s", made, gone, ", ".join(f"{n} {why}" for why, n in reasons.items()))
+        why = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
+        job.say("%s, %d in quarantine: %s", counted(made, "picture"), gone, why)

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from lightgen_core.mirror import mirrorable
 from lightgen_core.pictures import from_bytes, resize_square
 from storage.artifact import Artifact
+from storage.plural import counted
 from storage.tables import read_file, read_table, schema
 from tasks.job import Job
 from tasks.sections import Tokens
@@ -117,7 +118,7 @@ def _tell_size(job: Job, shard: pa.Table, codec: "LatentCodec", text_width: int,
     rows, text = kept * (2 if asked.flip else 1), 2 * asked.max_words * text_width
     values = codec.channels * (2 if asked.latents == "moments" else 1)
     each = sum(2 * values * (h // codec.stride) * (w // codec.stride) + text for h, w in sides)
-    job.say("at most %d rows of %d bytes, all sizes together: %.2f GB", rows, each, rows * each / 1e9)
+    job.say("at most %s of %d bytes, all sizes together: %.2f GB", counted(rows, "row"), each, rows * each / 1e9)
 
 
 def _rows(rows: pa.Table, flip: bool) -> tuple[pa.Table, np.ndarray]:
