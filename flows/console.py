@@ -149,13 +149,15 @@ def moment(created_at: str) -> str:
 
 def describe_estimate(result: Mapping[str, Any]) -> str:
     """Return what `estimate` reckons as a table, with what it assumes."""
-    rows = [("stage", "items", "disk", "scratch", "FLOPs", "device-hours", "money", "")]
-    for row in result["stages"]:
-        items = f"{row['items']:,} {row['unit']}"
-        rows.append((row["stage"], items, *_costs(row), row["note"]))
     total = result["total"] | {"scratch_bytes": result["total"]["largest_scratch_bytes"]}
-    rows.append(("in all", "", *_costs(total), ""))
+    rows = [
+        ("stage", "items", "disk", "scratch", "FLOPs", "device-hours", "money", ""),
+        *((row["stage"], _items(row), *_costs(row), row["note"]) for row in result["stages"]),
+        ("in all", "", *_costs(total), ""),
+    ]
     assumed, tokens = result["assumed"], result["tokens_per_image"]
+    if assumed["price"] is None:
+        rows = [(*row[:6], row[7]) for row in rows]
     lines = [
         f"{counted(result['images'], 'image')}; {result['parameters'] / 1e6:,.1f} M parameters; "
         + "; ".join(f"{counted(count, 'token')} for pictures of {name} px" for name, count in tokens.items()).replace(
@@ -172,6 +174,10 @@ def describe_estimate(result: Mapping[str, Any]) -> str:
     if total["not_counted"]:
         lines.append(f"Time not known, give --throughput: {', '.join(total['not_counted'])}")
     return "\n".join(lines)
+
+
+def _items(row: Mapping[str, Any]) -> str:
+    return counted(row["items"], row["unit"].removesuffix("s"))
 
 
 def _costs(row: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
@@ -198,8 +204,10 @@ def size(count: float) -> str:
 
 
 def describe_checks(findings: Sequence[Mapping[str, str]]) -> str:
-    """Return what `doctor` found as a table."""
-    return "\n".join(table([(finding["check"], finding["state"], finding["found"]) for finding in findings]))
+    """Return what `doctor` found as a table, and whether the machine is ready."""
+    rows = table([(finding["check"], finding["word"], finding["found"]) for finding in findings])
+    lacking = [finding["check"] for finding in findings if finding["state"] == "missing"]
+    return "\n".join([*rows, f"not ready: {', '.join(lacking)}" if lacking else "ready"])
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

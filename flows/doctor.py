@@ -13,6 +13,7 @@ from flows.doctor_models import Finding, find, models_of
 from flows.estimate import CHECKPOINT, Rates, estimate
 from flows.geometry import UnknownSize
 from storage.files import StoreError
+from storage.plural import counted
 from storage.store import Store
 from tasks.recipe import Recipe
 from tasks.settings import Settings
@@ -32,7 +33,9 @@ PACKAGES = (
 
 
 def examine(recipe: Recipe | None, settings: Settings) -> list[dict[str, str]]:
-    """Return one row for each check: what was looked at, "ok", "note" or "missing", and what was found.
+    """Return one row for each check: what was looked at, its state, the word for that, and what was found.
+
+    The state is "ok", "note" or "missing": something the machine is not ready without. The word says how it is missing.
 
     Raises:
         ModelNotFound: the recipe starts from a checkpoint that is not there.
@@ -42,11 +45,12 @@ def examine(recipe: Recipe | None, settings: Settings) -> list[dict[str, str]]:
             "python",
             "ok" if sys.version_info >= (3, 11) else "missing",
             f"{platform.python_version()}; 3.11 or newer is needed",
+            "too old",
         )
     ]
     checks += [_package(name) for name in PACKAGES]
     checks += [_store(settings), _device(settings)]
-    checks.append(_row("memory", "ok", f"{_memory() / 2**30:.0f} GiB, {os.cpu_count()} cores"))
+    checks.append(_row("memory", "ok", f"{_memory() / 2**30:.0f} GiB, {counted(os.cpu_count() or 1, 'core')}"))
     if recipe is not None:
         checks += _needs(recipe, settings)
     return checks
@@ -63,8 +67,9 @@ def _needs(recipe: Recipe, settings: Settings) -> list[dict[str, str]]:
     return checks + _keys(recipe)
 
 
-def _row(check: str, state: str, found: str) -> dict[str, str]:
-    return {"check": check, "state": state, "found": found}
+def _row(check: str, state: str, found: str, lack: str = "missing") -> dict[str, str]:
+    """lack: the word for what is there and does not do; the state is "missing" then, too."""
+    return {"check": check, "state": state, "word": lack if state == "missing" else state, "found": found}
 
 
 def _package(name: str) -> dict[str, str]:
@@ -78,16 +83,13 @@ def _store(settings: Settings) -> dict[str, str]:
     try:
         store = Store(settings.store)
     except StoreError as error:
-        return _row("store", "missing", str(error))
+        return _row("store", "missing", str(error), "unusable")
     there = _folder(store)
     if there is None:
         return _row("store", "ok", store.uri)
-    free = f"{store.uri}, {shutil.disk_usage(there).free / 2**30:.0f} GiB free"
-    return _row(
-        "store",
-        "ok" if os.access(there, os.W_OK) else "missing",
-        free if os.access(there, os.W_OK) else f"{there} is not writable",
-    )
+    if not os.access(there, os.W_OK):
+        return _row("store", "missing", f"{there} is not writable", "read-only")
+    return _row("store", "ok", f"{store.uri}, {shutil.disk_usage(there).free / 2**30:.0f} GiB free")
 
 
 def _folder(store: Store) -> Path | None:
@@ -126,7 +128,7 @@ def _room(check: str, needed: float, folder: Path | None, said: str) -> dict[str
     if folder is None:
         return _row(check, "note", f"{said}; the store is not on this machine's disk, see there")
     free = shutil.disk_usage(folder).free
-    return _row(check, "ok" if free >= needed else "missing", f"{said}; {size(free)} free at {folder}")
+    return _row(check, "ok" if free >= needed else "missing", f"{said}; {size(free)} free at {folder}", "too small")
 
 
 def _device(settings: Settings) -> dict[str, str]:
@@ -139,13 +141,13 @@ def _device(settings: Settings) -> dict[str, str]:
     try:
         device = pick_device(settings.device, settings.threads)
     except ValueError as error:
-        return _row("device", "missing", str(error))
+        return _row("device", "missing", str(error), "unusable")
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return _row(
             "device", "ok", f"{torch.cuda.get_device_name(device)}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
         )
-    return _row("device", "note", f"cpu, {settings.threads} threads: enough for the recipes demo and smoke")
+    return _row("device", "note", f"cpu, {counted(settings.threads, 'thread')}: enough for the recipes demo and smoke")
 
 
 def _device_memory(recipe: Recipe, settings: Settings, models: dict[str, Finding]) -> dict[str, str]:
