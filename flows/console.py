@@ -150,7 +150,7 @@ def moment(created_at: str) -> str:
 def describe_estimate(result: Mapping[str, Any]) -> str:
     """Return what `estimate` reckons as a table, with what it assumes."""
     total = result["total"] | {"scratch_bytes": result["total"]["largest_scratch_bytes"]}
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("stage", "items", "disk", "scratch", "FLOPs", "device-hours", "money", ""),
         *((row["stage"], _items(row), *_costs(row), row["note"]) for row in result["stages"]),
         ("in all", "", *_costs(total), ""),

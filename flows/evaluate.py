@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from flows.load import UserError, load_recipe
+from flows.student_folder import require_student, require_writable
 from lightgen_core.benchmarks.geneval_prompts import Requirement
 from lightgen_core.benchmarks.judge import JUDGES, Judge, load_judge
 from lightgen_core.benchmarks.prompt import Prompt
 from lightgen_core.benchmarks.scores import score_table
 from lightgen_core.config import SamplerConfig
 from lightgen_core.pictures import to_png
+from lightgen_core.references import parse
 from lightgen_core.rejected import Reason, Rejected
 from lightgen_core.seeds import seed_of
 from lightgen_core.teachers.config import DiffusersConfig
@@ -89,12 +91,20 @@ def evaluate(
         What `lightgen eval --json` prints.
 
     Raises:
-        UserError: no such model, a benchmark that nobody judges, or a prompt that the pipeline cannot draw.
+        UserError: no such model, a benchmark that nobody judges, a prompt that the pipeline cannot draw, or nowhere to
+            write.
+        ModelNotFound: a path of a pipeline at which there is nothing.
         PromptFileError: metadata that are not of GenEval's form.
     """
+    asked = _asked(recipe, benchmark, images, per_category, seed, metadata)
+    if model.startswith(DIFFUSERS):
+        parse(model.removeprefix(DIFFUSERS))
+    else:
+        require_student(Path(model))
+    if output is not None:
+        require_writable(output)
     from lightgen_core.device import pick_device
 
-    asked = _asked(recipe, benchmark, images, per_category, seed, metadata)
     prompts, settings, started = evaluation_prompts(asked), Settings(), time.monotonic()
     device = pick_device(settings.device, settings.threads)
     try:

@@ -1,11 +1,11 @@
 """`lightgen import-upstream`: the paper's released weights -> a student checkpoint to sample from, train on or tune."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Literal
 
 from flows.load import UserError
+from flows.student_folder import require_writable, student_config
 
 log = logging.getLogger("lightgen")
 
@@ -30,13 +30,14 @@ def import_to_folder(
     Raises:
         UserError: a file or tensor that does not fit, or a folder that holds something else.
     """
+    output = output.resolve()
+    _refuse_to_replace(output)
+    require_writable(output.parent)
     from lightgen_core.mar.upstream import UpstreamError, upstream_student
     from lightgen_core.mar.upstream_file import read_kinds
     from lightgen_core.pretrained import save_student
     from lightgen_core.text_to_image import StudentInfo
 
-    output = output.resolve()
-    _refuse_to_replace(output)
     try:
         kinds = read_kinds(file)
         chosen = {kind: kinds[kind] for kind in ((weights,) if weights else ("raw", "ema")) if kind in kinds}
@@ -76,12 +77,5 @@ def _channels(token_width: int) -> int:
 
 def _refuse_to_replace(folder: Path) -> None:
     """Raise UserError if something lies there that is not a student."""
-    if folder.is_dir() and any(folder.iterdir()) and not _is_student(folder):
+    if folder.is_dir() and any(folder.iterdir()) and student_config(folder) is None:
         raise UserError(f"{folder} holds something else than a student; give a new folder, or an empty one")
-
-
-def _is_student(folder: Path) -> bool:
-    try:
-        return {"mar", "head", "info"} <= json.loads((folder / "config.json").read_bytes()).keys()
-    except (OSError, ValueError, AttributeError):
-        return False

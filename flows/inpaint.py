@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from flows.load import UserError
+from flows.student_folder import require_student, require_writable
 from lightgen_core.config import SamplerConfig
 from tasks.settings import Settings
 
@@ -29,13 +30,15 @@ def inpaint_to_file(
     keep_pixels: outside the mask's tokens the picture's own pixels, else what the autoencoder makes of them.
 
     Raises:
-        UserError: no student there, no picture, or a picture and mask that do not fit.
+        UserError: no student there, no picture, a picture and mask that do not fit, or nowhere to write.
     """
     target = output or Path(f"{image.stem}-inpainted.png")
     if target.suffix.lower() != ".png":
         raise UserError(f"{target} does not end in .png: the result is a PNG, so that kept pixels stay as they are")
     picture = np.array(_open(image).convert("RGB"))
     wanted = np.asarray(_open(mask).convert("L")) >= WHITE_FROM
+    require_student(checkpoint)
+    require_writable(target.parent)
     from lightgen_core.device import pick_device
     from lightgen_core.inpaint import InpaintError, inpaint
     from lightgen_core.pictures import to_png
@@ -50,7 +53,6 @@ def inpaint_to_file(
         made = inpaint(student, picture, wanted, prompt, seed, SamplerConfig.model_validate(asked))
     except (StudentError, InpaintError) as error:
         raise UserError(str(error)) from error
-    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(to_png(made.pasted if keep_pixels else made.decoded))
     return target
 

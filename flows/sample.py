@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import ValidationError
 
+from flows.did_you_mean import did_you_mean
 from flows.load import UserError
+from flows.student_folder import require_student, require_writable
 from lightgen_core.config import SamplerConfig
 from tasks.settings import Settings
 
@@ -31,10 +33,15 @@ def sample_to_files(
     """Sample `num_images` images of each prompt into a folder; the k-th image of a prompt depends on seed + k alone.
 
     Raises:
-        UserError: no student there, an empty prompt, a size that its tokens do not divide, or a sampler that is none.
+        UserError: no student there, an empty prompt, a size that its tokens do not divide, a sampler that is none, or
+            nowhere to write.
     """
     if not all(prompt.strip() for prompt in prompts):
         raise UserError("a prompt is empty: say what to draw")
+    changes = {name: value for name, value in {"iterations": steps, "guidance": cfg}.items() if value is not None}
+    changes |= read_overrides(overrides)
+    require_student(checkpoint)
+    require_writable(output)
     from lightgen_core.device import pick_device
     from lightgen_core.head_loop import Acceleration
     from lightgen_core.head_samplers import UnfitSamplerError
@@ -51,8 +58,7 @@ def sample_to_files(
         )
     except StudentError as error:
         raise UserError(str(error)) from error
-    changes = {name: value for name, value in {"iterations": steps, "guidance": cfg}.items() if value is not None}
-    sampler = changed_sampler(student.sampler, changes, overrides)
+    sampler = changed_sampler(student.sampler, changes)
     grid = _grid(student, height, width)
     captions = [prompt for prompt in prompts for _ in range(num_images)]
     seeds = [seed + k for _ in prompts for k in range(num_images)]
@@ -60,32 +66,32 @@ def sample_to_files(
         pictures = student.sample(captions, seeds, sampler=sampler, grid=grid).pictures
     except UnfitSamplerError as error:
         raise UserError(str(error)) from error
-    output.mkdir(parents=True, exist_ok=True)
     paths = [output / f"{number:03d}-{_slug(caption)}.png" for number, caption in enumerate(captions)]
     for path, picture in zip(paths, pictures, strict=True):
         path.write_bytes(to_png(picture))
     return paths
 
 
-def changed_sampler(sampler: SamplerConfig, changes: Mapping[str, Any], overrides: tuple[str, ...]) -> SamplerConfig:
-    """The sampler with changed fields and `field=value` overrides.
-
-    Raises:
-        UserError: an unknown field, or a value that it does not take.
-    """
-    values = sampler.model_dump() | dict(changes)
+def read_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Read `field=value`. Raises UserError for another form, an unknown field, or no YAML."""
+    values = {}
     for override in overrides:
         name, separator, text = override.partition("=")
-        if not separator or name not in SamplerConfig.model_fields:
-            raise UserError(
-                f"--set {override!r}: expected FIELD=VALUE with one of {', '.join(SamplerConfig.model_fields)}"
-            )
+        fields = SamplerConfig.model_fields
+        if not separator or name not in fields:
+            hint = "" if name in fields else did_you_mean(name, fields)
+            raise UserError(f"--set {override!r}: expected FIELD=VALUE with one of {', '.join(fields)}.{hint}")
         try:
             values[name] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UserError(f"--set {override!r}: {text!r} is not a YAML value") from error
+    return values
+
+
+def changed_sampler(sampler: SamplerConfig, changes: Mapping[str, Any]) -> SamplerConfig:
+    """The sampler with changed fields. Raises UserError for a value that a field does not take."""
     try:
-        return SamplerConfig.model_validate(values)
+        return SamplerConfig.model_validate(sampler.model_dump() | dict(changes))
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise UserError(f"this sampler is not valid: {faults}") from error

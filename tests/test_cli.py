@@ -8,7 +8,7 @@ import pytest
 from stores import commit
 
 from flows.load import UserError
-from flows.sample import changed_sampler
+from flows.sample import changed_sampler, read_overrides
 from lightgen_core.config import SamplerConfig
 from storage.artifact import Artifact
 from storage.store import Store
@@ -85,7 +85,7 @@ def test_doctor_finds_this_machine_ready_and_says_so_as_json():
 
 def test_set_changes_any_field_of_the_sampler():
     overrides = ("head_steps_last=4", "guidance_schedule=interval", "guidance_interval=[0, 0.7]")
-    changed = changed_sampler(SamplerConfig(head_steps=12), {"iterations": 6}, overrides)
+    changed = changed_sampler(SamplerConfig(head_steps=12), {"iterations": 6} | read_overrides(overrides))
     assert changed == SamplerConfig(
         iterations=6, head_steps=12, head_steps_last=4, guidance_schedule="interval", guidance_interval=(0, 0.7)
     )
@@ -94,7 +94,7 @@ def test_set_changes_any_field_of_the_sampler():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("head_stepz=4", "one of iterations, head_steps"),
+        ("head_stepz=4", "one of iterations, head_steps.*Did you mean 'head_steps'"),
         ("head_steps", "expected FIELD=VALUE"),
         ("head_steps=-1", "head_steps: Input should be greater"),
         ("head_steps_last=101", "exceeds head_steps 100; lower it"),
@@ -103,7 +103,7 @@ def test_set_changes_any_field_of_the_sampler():
 )
 def test_a_sampler_that_cannot_be_is_refused(override, message):
     with pytest.raises(UserError, match=message):
-        changed_sampler(SamplerConfig(), {}, (override,))
+        changed_sampler(SamplerConfig(), read_overrides((override,)))
 
 
 def test_verify_exits_with_1_where_something_is_damaged(tmp_path):

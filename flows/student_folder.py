@@ -1,0 +1,41 @@
+"""What can be said of a student's folder, and of the folder for the results, before torch is loaded."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from flows.load import UserError
+
+
+def student_config(folder: Path) -> dict[str, Any] | None:
+    """Return the configuration of the student in a folder; None where there is none."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) and {"mar", "head", "info"} <= config.keys() else None
+
+
+def require_student(folder: Path) -> None:
+    """Raise UserError where a folder holds no student, with the folder in it that does, if there is one."""
+    if student_config(folder) is not None:
+        return
+    if not folder.is_dir():
+        why = "there is no such folder"
+    elif (folder / "config.json").exists():
+        why = "its config.json is not a student's"
+    else:
+        why = "no config.json"
+    inside = [folder / name for name in ("model", "student") if student_config(folder / name) is not None]
+    hint = f"did you mean {inside[0]}?" if inside else "give a folder such as STORE/report/KEY/model"
+    raise UserError(f"{folder} holds no student ({why}); {hint}")
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder, if it is not there. Raise UserError where no file can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"nothing can be written to {folder}: {error.strerror}; -o names another place") from error
