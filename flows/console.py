@@ -22,7 +22,6 @@ PREFECT_DEFAULTS = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",  # flows/automations/crashed.yaml waits for ten of them
     # In memory, as by default, a server that restarts forgets who holds a device, and never frees it.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(LOGGERS),
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # what is said before a run is for the console only
     "PREFECT_CLI_COLORS": "false",
     "TQDM_DISABLE": "1",  # progress goes through the log; bars of libraries only tear it
