@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lightgen_core.benchmarks.judge import JUDGES, Judge, load_judge
 from lightgen_core.benchmarks.prompt import Prompt, shuffled
@@ -141,8 +140,8 @@ def _scores(job: Job, prompts: list[Prompt], judge: Judge | None) -> dict[str, A
     verdicts: dict[str, list[bool]] = {name: [] for name in (*STUDENTS, "shuffled")}
     for samples in job.each_written("^samples"):
         for name in STUDENTS:
-            verdicts[name] += samples.filter(pc.equal(samples["student"], name))["correct"].to_pylist()
-        mine = samples.filter(pc.equal(samples["student"], "pretrain"))
+            verdicts[name] += _of(samples, name)["correct"].to_pylist()
+        mine = _of(samples, "pretrain")
         other = [against[number] for number in mine["prompt"].to_pylist()]
         verdicts["shuffled"] += judge(_pictures(mine), other).tolist() if other else []
     shape = (len(prompts), asked.images)
@@ -154,13 +153,20 @@ def _scores(job: Job, prompts: list[Prompt], judge: Judge | None) -> dict[str, A
     }
 
 
+def _of(samples: pa.Table, student: str) -> pa.Table:
+    """Return the samples of one student."""
+    import pyarrow.compute as pc  # late: it takes as long as all the rest of pyarrow
+
+    return samples.filter(pc.equal(samples["student"], student))
+
+
 def _clip_scores(job: Job, clip: "Clip") -> dict[str, dict[str, float | int]]:
     """Return each student's mean cosine of picture and caption, with an interval bootstrapped over captions."""
     cosines: dict[str, list[float]] = {name: [] for name in STUDENTS}
     captions: dict[str, list[str]] = {name: [] for name in STUDENTS}
     for samples in job.each_written("^samples"):
         for name in STUDENTS:
-            mine = samples.filter(pc.equal(samples["student"], name))
+            mine = _of(samples, name)
             if len(mine):
                 told = mine["caption"].to_pylist()
                 cosines[name] += clip.scores(_pictures(mine), told).tolist()

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lightgen_core.mirror import mirrorable
 from lightgen_core.pictures import from_bytes, resize_square
@@ -62,6 +61,8 @@ class Encoder:
         self.keep = pa.array(verdict["id"].to_pylist()).filter(verdict["kept"].combine_chunks())
 
     def __call__(self, shard: Counterpart) -> None:
+        import pyarrow.compute as pc  # late: it takes as long as all the rest of pyarrow
+
         given = read_file(self.synthesis, shard.source)
         if shard.number == 0:
             _tell_size(self.job, given, self.codec, self.text_encoder.width, len(self.keep))
