@@ -56,8 +56,12 @@ def _find(name_or_path: str) -> Path:
     for path in (inside, Path(name_or_path)):
         if path.is_file():
             return path
-    hint = did_you_mean(name_or_path, recipe_names())
     known = ", ".join(recipe_names())
+    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
+        raise UserError(
+            f"there is no file {name_or_path!r}; give a recipe's YAML file, or one that comes along: {known}"
+        )
+    hint = did_you_mean(name_or_path, recipe_names())
     raise UserError(f"there is no recipe {name_or_path!r}.{hint} Known: {known}; or give the path of a YAML file.")
 
 
@@ -99,6 +103,10 @@ def _explain(what: str, error: ValidationError) -> str:
         name = ".".join(str(part) for part in fault["loc"]) or "the recipe"
         if fault["type"] == "extra_forbidden":
             lines.append(f"  {name}: unknown field.{_nearest(fault['loc'])}")
+        elif fault["type"] == "model_type":
+            lines.append(
+                f"  {name}: found {fault['input']!r}; it is a section: give its fields, as in {name}.field=value"
+            )
         elif fault["type"] == "missing":
             lines.append(f"  {name}: is missing, and has no default")
         else:
