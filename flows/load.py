@@ -104,9 +104,7 @@ def _explain(what: str, error: ValidationError) -> str:
         if fault["type"] == "extra_forbidden":
             lines.append(f"  {name}: unknown field.{_nearest(fault['loc'])}")
         elif fault["type"] == "model_type":
-            lines.append(
-                f"  {name}: found {fault['input']!r}; it is a section: give its fields, as in {name}.field=value"
-            )
+            lines.append(f"  {name}: found {fault['input']!r}; a section takes its fields, as in {name}.field=value")
         elif fault["type"] == "missing":
             lines.append(f"  {name}: is missing, and has no default")
         else:
