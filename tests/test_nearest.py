@@ -83,7 +83,7 @@ def test_the_nearest_is_chosen_by_fields_then_by_inputs_then_by_age(store):
     assert "differs from one-fiel (made 2026-11-22) in pretrain.steps: 2000, there 4" in why(store)
 
 
-def test_sixteen_manifests_are_read_at_most_and_those_the_newest(store, monkeypatch):
+def test_a_bounded_number_of_manifests_is_read_and_those_the_newest(store, monkeypatch):
     monkeypatch.setattr(nearest, "LOOKED_AT", 3)
     for day in range(10, 20):
         made(store, f"day-{day}", changed(steps=day), day=day)
