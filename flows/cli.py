@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from flows import console
-from flows.folders import require_writable
 from flows.load import load_recipe
 from flows.mistakes import MISTAKES
 from flows.options import json_option, set_option, store_option
@@ -81,8 +80,6 @@ def run(
     settings = Settings()
     loaded, place = load_recipe(recipe, overrides), Store(store_uri or settings.store)
     require_inputs(make_plan(loaded, place), select(only, from_stage, until, refresh))
-    if folder := place.local_path("."):
-        require_writable(folder, "--store or LIGHTGEN_STORE")
     require_trackers(settings.trackers)
     if engine:
         os.environ["LIGHTGEN_ENGINE"] = engine

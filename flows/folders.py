@@ -1,4 +1,4 @@
-"""Folders that a command reads or writes: what can be said of them before torch or Prefect is loaded."""
+"""Folders that a command reads or writes: what can be said of them before torch is loaded."""
 
 import json
 import tempfile
@@ -32,12 +32,10 @@ def require_student(folder: Path) -> None:
     raise UserError(f"{folder} holds no student ({why}); {hint}")
 
 
-def require_writable(folder: Path, option: str = "-o") -> None:
-    """Make a folder, if it is not there. Raise UserError, with the option to change, where it takes no file."""
+def require_writable(folder: Path) -> None:
+    """Make a folder, if it is not there. Raise UserError where it takes no file."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise UserError(
-            f"nothing can be written to {folder}: {error.strerror}; {option} names another place"
-        ) from error
+        raise UserError(f"nothing can be written to {folder}: {error.strerror}; -o names another place") from error

@@ -29,9 +29,6 @@ class Store:
         else:
             self._root = Path(uri.removeprefix("file://")).expanduser().absolute()
             self.uri = str(self._root)
-            there = next(path for path in (self._root, *self._root.parents) if path.exists())
-            if not there.is_dir():
-                raise StoreError(f"store {uri!r} cannot be opened: {there} is a file. Give a folder, or a URL.")
             self._files = LocalFiles(self._root)
 
     def __repr__(self) -> str:

@@ -78,11 +78,6 @@ def test_store_show_tells_what_an_artifact_is_and_json_prints_its_manifest(tmp_p
     assert lightgen("store", "verify", "--store", store.uri) == "1 artifact: 1 whole, 0 damaged\n"
 
 
-def test_a_store_that_is_not_there_is_noted(tmp_path):
-    result = CliRunner().invoke(cli, ["store", "ls", "--store", str(tmp_path / "mistyped")])
-    assert (result.exit_code, "there is no folder" in result.stderr) == (0, True)
-
-
 def test_ctrl_c_ends_with_130(monkeypatch, capsys):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
