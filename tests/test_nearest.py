@@ -1,6 +1,7 @@
 """Why an artifact was never made: the nearest one of its stage is named, and what differs; at a bounded price."""
 
 import contextlib
+import datetime
 import logging
 import os
 
@@ -117,16 +118,18 @@ def captions(job: Job) -> None:
 def test_a_stage_says_in_the_log_why_it_starts_and_from_where_it_goes_on(store, caplog):
     caplog.set_level(logging.INFO, "lightgen")
 
-    def make(refresh: bool = False, **fields: int) -> list[str]:
+    def make(remake_before: datetime.datetime | None = None, **fields: int) -> list[str]:
         caplog.clear()
         recipe = load_recipe("smoke").model_copy(update=fields)
         artifact = captions.artifact(recipe, store, ())
         with contextlib.suppress(InterruptedError):
-            captions.make(recipe, Settings(), (), artifact, refresh=refresh)
+            captions.make(recipe, Settings(), (), artifact, remake_before=remake_before)
         return [line for line in caplog.messages if "shard " not in line]
 
     assert make() == ["captions: started (never made)"]
-    assert make(refresh=True) == ["captions: started (to be made again)"]
+    assert make(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=2)) == [
+        "captions: started (to be made again)"
+    ]
     (said,) = make(seed=7)
     assert said.startswith("captions: started (never made; differs from") and said.endswith("in seed: 7, there 0)")
     going_on, there = make(seed=7)
