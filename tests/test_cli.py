@@ -15,7 +15,7 @@ from storage.store import Store
 
 
 def lightgen(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "flows", *arguments], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-m", "flows", *arguments], capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("module", ["flows.cli", "flows.run", "flows.distill", "tasks.stage"])

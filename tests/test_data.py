@@ -179,6 +179,6 @@ def test_prefetching_is_as_deep_as_asked_and_no_deeper():
     steps = prefetched(prepare, range(10), depth=3)
     assert next(steps) == 0
     for _ in range(4):
-        assert go_on.acquire(timeout=60)
+        assert go_on.acquire(timeout=300)
     assert started == [0, 1, 2, 3] and not go_on.acquire(timeout=0.05)
     assert list(steps) == [*range(1, 10)]

@@ -27,8 +27,8 @@ def server(tmp_path_factory) -> Iterator[PrefectServer]:
     with prefect_server(
         tmp_path_factory.mktemp("server"), PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS="1"
     ) as running:
-        for name in ("gpu0", "gpu1"):
-            assert running.run("-m", "prefect", "gcl", "create", name, "--limit", "1").returncode == 0
+        assert running.run("-m", "prefect", "gcl", "create", "gpu0", "--limit", "1").returncode == 0
+        running.api.post("v2/concurrency_limits/", name="gpu1", limit=1)
         yield running
 
 
@@ -84,7 +84,9 @@ def orphan(server, tmp_path_factory) -> Iterator[Orphan]:
 
 
 def test_a_limit_that_is_missing_fails_the_run_with_the_command_that_makes_it(server, orphan, tmp_path):
-    done = limited(server, "gpu7").run("-m", "flows", "run", "smoke", "--store", str(tmp_path), "--until", "embeddings")
+    few = ["--set", "captions.count=40", "--set", "synthesis.count=40"]
+    command = ["-m", "flows", "run", "smoke", "--store", str(tmp_path), "--until", "embeddings", *few]
+    done = limited(server, "gpu7").run(*command)
     told = (
         "stage embeddings failed: the Prefect server has no concurrency limit 'gpu7', which LIGHTGEN_DEVICE_LIMIT "
         "names; make it: prefect gcl create gpu7 --limit 1"

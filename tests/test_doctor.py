@@ -178,7 +178,7 @@ def test_the_keys_of_endpoints_are_told_as_set_or_not_and_never_shown(monkeypatc
 
 def test_a_recipe_whose_models_are_missing_exits_with_1_and_names_them():
     command = [sys.executable, "-m", "flows", "doctor", "lightgen-0.7b-256", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     checks = {row["check"]: row for row in json.loads(done.stdout)["checks"]}
     assert done.returncode == 1
     assert checks["black-forest-labs/FLUX.1-dev"]["state"] == "missing"

@@ -1,11 +1,11 @@
 """The whole pipeline on the smoke recipe, through the command line, as a user runs it."""
 
 import json
+import resource
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -45,9 +45,15 @@ def plan(store: Path) -> dict[str, str]:
 def finished(tmp_path_factory):
     """A store in which the smoke recipe has run once, and what that run printed."""
     store = tmp_path_factory.mktemp("finished") / "store"
-    started = time.monotonic()
+    before = cpu_seconds()
     result = run(store)
-    return store, result, time.monotonic() - started
+    return store, result, cpu_seconds() - before
+
+
+def cpu_seconds() -> float:
+    """What all processes that this one has started and waited for have computed, on all cores together."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.fixture
@@ -65,10 +71,10 @@ def contents(store: Path, stage: str) -> dict[str, str]:
     return files
 
 
-def test_ten_stages_run_in_order_and_within_twice_the_promised_minute(finished):
+def test_ten_stages_run_in_order_and_within_the_promised_minute_of_four_cores(finished):
     _, result, seconds = finished
     assert [(stage["stage"], stage["state"]) for stage in result["stages"]] == [(name, "ran") for name in NAMES]
-    assert seconds < 120  # a test machine may be busy
+    assert seconds < 240  # not by the clock: a test machine may be busy
 
 
 def test_the_result_has_the_agreed_fields(finished):

@@ -54,7 +54,11 @@ def test_the_recipe_runs_through_worker_and_s3_store_and_once_more_from_what_is_
     assert left_in(folder) == []
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
+    ids=["interrupted", "terminated", "killed"],
+)
 def test_however_it_is_stopped_it_ends_everything_and_leaves_nothing(stack, folder, number, status):
     lines = iter(stack.stdout.readline, "")
     assert next(line for line in lines if "Redis" in line)

@@ -184,7 +184,7 @@ def test_a_tracker_that_cannot_be_had_is_said_before_anything_runs(store, tmp_pa
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{TESTS.parent}")
     monkeypatch.setenv("LIGHTGEN_TRACKERS", trackers)
     command = [sys.executable, "-m", "flows", "run", "smoke", "--store", str(store)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout, store.exists()) == (2, "", False)
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -133,7 +133,7 @@ def both_stopped(store: Store, mine_stops: int, theirs_stops: int) -> None:
 
     def wait() -> None:
         waiting.set()
-        assert go_on.wait(30)
+        assert go_on.wait(300)
 
     def other() -> None:
         said.append(make(theirs, "the other"))
@@ -143,7 +143,7 @@ def both_stopped(store: Store, mine_stops: int, theirs_stops: int) -> None:
 
     def meanwhile() -> None:
         thread.start()
-        assert waiting.wait(30)
+        assert waiting.wait(300)
         sound(store)
 
     stopped(theirs, theirs_stops, wait)

@@ -31,7 +31,7 @@ def test_what_is_written_is_the_state_at_the_call(tmp_path, monkeypatch):
     changed, save = threading.Event(), checkpoint.save
 
     def held(*given):
-        assert changed.wait(10)
+        assert changed.wait(300)
         return save(*given)
 
     monkeypatch.setattr("lightgen_core.train.checkpoint.save", held)
