@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -124,7 +125,7 @@ def test_a_lost_machine_costs_a_restart_and_no_byte(nodes, hold, tokens, caplog)
         outcome = execute(job, on_log=on_log)
     assert seen == list(range(1, STEPS + 1))
     assert "start again from the last checkpoint (1 of 3)" in caplog.text
-    assert "going on from step 27" in caplog.text
+    assert re.search("going on from step (27|30)", caplog.text)  # the other machine may have named the checkpoint of 30
     assert outcome == execute(whole)
     assert files_of(job.place.folder / LAST) == files_of(whole.place.folder / LAST)
     assert files_of(job.place.output) == files_of(whole.place.output)
