@@ -14,7 +14,7 @@ _LINES_OF_A_LOG = 40
 _END_OF_ORPHANS = """
 while read -r group; do groups="$groups -$group"; done
 exec 2> /dev/null
-kill -INT -- $groups; sleep 5; kill -KILL -- $groups; rm -rf -- "$0"
+kill -s INT -- $groups; sleep 5; kill -s KILL -- $groups; rm -rf -- "$0"
 """
 """Reads process groups until its input ends, which it does when the process that wrote them is gone."""
 
