@@ -28,7 +28,7 @@ from storage.manifest import MANIFEST, FileEntry, Manifest
 from storage.plural import counted
 from storage.records import read_records, write_record
 from storage.store import Store
-from storage.verified import forget, remember, remembered
+from storage.verified import faults, forget, sha256, trust
 
 PROGRESS = "_progress"
 """Folder inside an unfinished artifact: one record for each finished file, and the scratch space of the maker."""
@@ -137,11 +137,10 @@ class Artifact:
         return copy
 
     def check(self, *, rehash: bool = False) -> Check:
-        """Say whether the artifact can be used.
+        """Say whether the artifact can be used: every file must be there with the size and hash of the manifest.
 
-        Every file must be there with the size and hash that the manifest gives. A hash is computed once for each
-        version of a file and remembered beside the store's locks, as an index of version control does; `rehash`
-        computes all of them again.
+        Args:
+            rehash: compute every hash again, also of files that have not changed since the last time.
         """
         try:
             manifest = self.manifest()
@@ -153,39 +152,14 @@ class Artifact:
             if self.store.locks and self.store.folders(f"{self.path}/{PROGRESS}/scratch"):
                 return Check("partial", "unfinished work of an interrupted run")
             return Check("missing", "never made")
-        there = self.store.scan(self.path)
-        known = {} if rehash else remembered(self.store, self.path)
-        seen: dict[str, str] = {}
-        for entry in manifest.files:
-            fault = self._fault(entry, there, known)
-            if fault:
-                if rehash:  # what was remembered of it is wrong
-                    remember(self.store, self.path, seen)
-                return Check("damaged", fault)
-            seen[entry.name] = _version(entry, there)
-        if seen != known:
-            remember(self.store, self.path, seen)
+        if found := faults(self.store, self.path, manifest.files, rehash=rehash):
+            return Check("damaged", next(iter(found.values())))
         return Check("done", manifest.extent)
-
-    def _fault(self, entry: FileEntry, there: dict[str, Found], known: Mapping[str, str]) -> str | None:
-        if entry.path not in there:
-            return f"{entry.path} is missing"
-        if there[entry.path].size != entry.bytes:
-            return f"{entry.path} has {there[entry.path].size} bytes, not {entry.bytes}"
-        if known.get(entry.name) != _version(entry, there) and self._sha256(entry.path) != entry.sha256:
-            return f"the content of {entry.path} is not what was written"
-        return None
 
     def sha256(self, name: str) -> str:
         """Return the hash of a file's present content."""
-        return self._sha256(self._path(name).removeprefix(f"{self.path}/"))
-
-    def _sha256(self, place: str) -> str:
-        digest = hashlib.sha256()
-        with self._open(f"{self.path}/{place}") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
+        with self.open(name) as file:
+            return sha256(file)
 
     def records(self) -> dict[str, FileEntry]:
         """Return what an unfinished run has finished so far: one entry for each whole file.
@@ -197,6 +171,15 @@ class Artifact:
         if not self.store.locks and self.finished():  # asked last: the manifest comes before records go
             raise self._finished_elsewhere()
         return dict(self._entries)
+
+    def whole(self) -> set[str]:
+        """Return the names of the files that an unfinished run has finished and that are still as it wrote them.
+
+        What lies in a store without locks was checked when it arrived there, and is as whole as its size says: to fetch
+        all that is finished would take as long as the stage has taken. Raises FinishedElsewhere as `records` does.
+        """
+        records = self.records()
+        return records.keys() - faults(self.store, self.path, records.values(), sizes_only=not self.store.locks).keys()
 
     def _records(self) -> dict[str, FileEntry]:
         return read_records(self.store, f"{self.path}/{PROGRESS}/files")
@@ -217,13 +200,11 @@ class Artifact:
             if not isinstance(error.__cause__, FileNotFoundError):
                 self._forget()
             return
-        there, known = self.store.scan(self.path), remembered(self.store, self.path)
-        whole = [entry for entry in manifest.files if self._fault(entry, there, known) is None]
-        if len(whole) == len(manifest.files):
-            return
-        for entry in whole:
-            self.record(entry)
-        self._forget()
+        if found := faults(self.store, self.path, manifest.files):
+            for entry in manifest.files:
+                if entry.name not in found:
+                    self.record(entry)
+            self._forget()
 
     def _forget(self) -> None:
         self._entries = {}
@@ -249,7 +230,9 @@ class Artifact:
         elif not self.store.create(path, content):
             if self.finished():
                 raise self._finished_elsewhere()
-            if self._sha256(entry.name) != entry.sha256:  # of a run that differs, or damaged
+            with self._open(path) as file:
+                differs = sha256(file) != entry.sha256
+            if differs:  # of another run, or damaged
                 name = PurePosixPath(entry.name)
                 place = str(name.with_name(f"{name.stem}~{uuid.uuid4().hex[:12]}{name.suffix}"))
                 self.store.write(f"{self.path}/{place}", content)
@@ -298,7 +281,7 @@ class Artifact:
             self.tidy()
             return False
         if not self.store.locks:  # written once, and compared with a checksum there: to hash it is to fetch all of it
-            remember(self.store, self.path, {entry.name: _version(entry, there) for entry in manifest.files})
+            trust(self.store, self.path, manifest.files, there)
         self._sweep(manifest.files)
         return True
 
@@ -308,8 +291,3 @@ class Artifact:
 
     def _sweep(self, files: Iterable[FileEntry]) -> None:
         self.store.keep_only(self.path, {entry.path for entry in files} | {MANIFEST})
-
-
-def _version(entry: FileEntry, there: Mapping[str, Found]) -> str:
-    """Return what must be as it was when a file's hash was computed."""
-    return f"{there[entry.path].version} {entry.sha256}"

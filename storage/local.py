@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import re
 import shutil
@@ -73,10 +74,11 @@ class LocalFiles:
     def _torso(self, path: str, content: Content) -> Iterator[Path]:
         whole = self.root / path
         torso = whole.with_name(f".{uuid.uuid4().hex}.partial")
+        source = io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
         try:
-            with self._told():
+            with source, self._told():
                 whole.parent.mkdir(parents=True, exist_ok=True)
-                _write(torso, content)
+                _write(torso, source)
             yield torso
         finally:
             with contextlib.suppress(OSError):  # there is no such place
@@ -138,13 +140,9 @@ class LocalFiles:
             return []
 
 
-def _write(path: Path, content: Content) -> None:
+def _write(path: Path, source: BinaryIO) -> None:
     """Write a file and wait until the disk has it."""
     with path.open("wb") as file:
-        if isinstance(content, bytes):
-            file.write(content)
-        else:
-            with content.open("rb") as source:
-                shutil.copyfileobj(source, file, 1 << 24)
+        shutil.copyfileobj(source, file, 1 << 24)
         file.flush()
         os.fsync(file.fileno())

@@ -122,7 +122,7 @@ class Job:
 
     def _left(self, shards: Sequence[AnyShard]) -> list[AnyShard]:
         self.must_hold.update(name for shard in shards for name in shard.files)
-        finished = self._finished()
+        finished = self.artifact.whole()
         return [shard for shard in shards if not finished.issuperset(shard.files)]
 
     def _teller(self, left: Sequence[Shard], shards: Sequence[Shard]) -> Callable[[Shard], None]:
@@ -181,22 +181,6 @@ class Job:
             logged, before = time.monotonic(), step
 
         return on_log
-
-    def _finished(self) -> set[str]:
-        """Return the files that are whole; one that has changed since is taken for unfinished.
-
-        On a disk the bytes are hashed again. What lies elsewhere was checked when it arrived there, and is as whole as
-        its size says: to fetch all that is finished would take as long as the stage has taken.
-        """
-        artifact, finished = self.artifact, set()
-        there = artifact.store.scan(artifact.path)
-        for name, entry in artifact.records().items():
-            found = there.get(entry.path)
-            if found is None or found.size != entry.bytes:
-                continue
-            if artifact.store.local_path(artifact.path) is None or artifact.sha256(name) == entry.sha256:
-                finished.add(name)
-        return finished
 
     def write_table(self, name: str, table: pa.Table, counts: Mapping[str, int] | None = None) -> None:
         """Write a table as a Parquet file of the artifact, with what was counted while making it."""
