@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Literal
 
 from pydantic import ValidationError
 
-from storage.copies import fetch, name_of_making, sha256_of
+from storage.copies import fetch, name_of_making, note_use, sha256_of
 from storage.files import Content, Found
 from storage.manifest import MANIFEST, FileEntry, Manifest
 from storage.plural import counted
@@ -118,7 +118,7 @@ class Artifact:
         """Return a path on this machine that holds a finished file: itself in a local store, else a copy in `scratch`.
 
         A copy is compared with the manifest's hash when it is made. Files of one making are copied to one folder, those
-        of another making of the same key to another one.
+        of another making of the same key to another one. Those that nobody asked for in 30 days are removed.
 
         Raises:
             DamagedArtifact: the artifact has no such file, or the copy does not hold what the manifest says.
@@ -131,9 +131,11 @@ class Artifact:
         if name not in self._entries:
             raise DamagedArtifact(f"{self.uri} has no file {name}")
         entry = self._entries[name]
-        copy = scratch / self.stage / f"{self.key}-{name_of_making(self._entries.values())}" / name
+        making = scratch / self.stage / f"{self.key}-{name_of_making(self._entries.values())}"
+        copy = making / name
         if not copy.exists() and not fetch(self.store, f"{self.path}/{entry.path}", entry.sha256, copy):
-            raise DamagedArtifact(f"{self.uri}/{entry.path} did not come as it was written; run again")
+            raise DamagedArtifact(f"{self.uri}/{entry.path} is gone, or did not come as it was written; run again")
+        note_use(making)
         return copy
 
     def check(self, *, rehash: bool = False) -> Check:

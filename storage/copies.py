@@ -1,12 +1,19 @@
 """Copies of a remote store's files on this machine's disk, each compared with its hash."""
 
+import contextlib
 import hashlib
+import os
+import shutil
+import time
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
 from storage.manifest import FileEntry
 from storage.store import Store
+
+UNUSED = 30 * 24 * 3600
+"""Seconds without use after which copies are removed: longer than any training, which asks for its files once."""
 
 
 def name_of_making(entries: Iterable[FileEntry]) -> str:
@@ -30,8 +37,19 @@ def fetch(store: Store, path: str, sha256: str, copy: Path) -> bool:
         if whole:
             partial.replace(copy)
         return whole
+    except FileNotFoundError:  # removed by another run
+        return False
     finally:
         partial.unlink(missing_ok=True)
+
+
+def note_use(making: Path) -> None:
+    """Note that a folder of copies is in use, and remove the folders beside it that were not for long."""
+    os.utime(making)
+    for other in making.parent.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another run removes it too
+            if time.time() - other.stat().st_mtime > UNUSED:
+                shutil.rmtree(other)
 
 
 def sha256_of(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -161,11 +162,25 @@ def test_copies_of_one_artifact_lie_together_and_those_of_another_making_elsewhe
     assert first[1].parent.parent == first[0].parent
 
 
+def test_copies_that_nobody_asked_for_in_thirty_days_go_when_others_come(empty, tmp_path):
+    store, scratch = empty("memory", tmp_path), tmp_path / "scratch"
+    copies = []
+    for key in ("old", "recent", "new"):
+        artifact = Artifact(store, "tokens", key)
+        artifact.add("a", key.encode(), 0, {})
+        commit(artifact)
+        copies.append(artifact.local("a", scratch))
+        for copy, days in zip(copies, (31, 29), strict=False):
+            if copy.exists():
+                os.utime(copy.parent, (time.time() - days * 86400,) * 2)
+    assert [copy.exists() for copy in copies] == [False, True, True]
+
+
 def test_a_copy_that_did_not_come_whole_is_refused_and_leaves_nothing(artifact, tmp_path):
     if artifact.store.locks:
         pytest.skip("a local store makes no copies")
     artifact.store.write(f"{artifact.path}/a.bin", b"firsT")
-    with pytest.raises(DamagedArtifact, match="did not come as it was written"):
+    with pytest.raises(DamagedArtifact, match="is gone, or did not come as it was written"):
         artifact.local("a.bin", tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
