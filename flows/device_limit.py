@@ -1,5 +1,6 @@
 """One accelerator, many runs: the setting `device_limit` names a global concurrency limit that the stages wait for."""
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -15,12 +16,17 @@ from flows.server import TEMPORARY
 
 log = logging.getLogger("lightgen")
 
-LEASE_SECONDS = 60
-"""A slot that is not renewed for so long is free again: what a killed run leaves behind. Prefect renews it at 45 s."""
+LEASE_SECONDS = 180
+"""A slot that is not renewed for so long is free again: what a killed run leaves behind. Prefect renews it at three
+quarters of that, so a server may be away for 45 s at any moment."""
 
 
 class DeviceLimitError(Exception):
     """The limit cannot be used as asked."""
+
+
+class DeviceLost(Exception):
+    """The slot was not renewed, so another run may have the device by now; this passes when the server is back."""
 
 
 def device_slot(name: str | None) -> Callable[[], AbstractContextManager[Any]]:
@@ -46,5 +52,11 @@ def _slot(name: str) -> Iterator[None]:
             ) from error
     if limit.active_slots >= limit.limit:
         log.info("waiting for the device (limit %s)", name)
-    with concurrency(name, occupy=1, strict=True, lease_duration=LEASE_SECONDS):
-        yield
+    try:
+        with concurrency(name, occupy=1, strict=True, lease_duration=LEASE_SECONDS):
+            yield
+    except asyncio.CancelledError as error:  # so Prefect ends a holder whose lease it cannot renew, and nobody else
+        raise DeviceLost(
+            f"the Prefect server did not renew this stage's slot of {name}, so another run may have the device by now; "
+            "what is finished is kept"
+        ) from error

@@ -25,6 +25,7 @@ TRANSIENT_TYPES = {
     "aiohttp": {"ClientConnectionError", "ClientPayloadError"},
     "botocore": {"ConnectionError", "HTTPClientError", "IncompleteReadError"},
     "ray": {"NodeDiedError", "WorkerCrashedError", "ObjectLostError", "ActorDiedError"},
+    "flows": {"DeviceLost"},
     "lightgen_core": {"EndpointUnreachable"},
     "storage": {"StoreUnavailable"},
 }

@@ -55,7 +55,8 @@ def make_in_pool(
                 working[process.connection] = process, shard
             if not working:
                 return
-            for connection in wait(list(working)):
+            # An error that another thread raises in this one, as Prefect does, comes only between two waits.
+            for connection in wait(list(working), timeout=1):
                 process, shard = working[connection]
                 message = _received(process, shard)
                 if isinstance(message, tuple):

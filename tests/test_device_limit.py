@@ -1,6 +1,7 @@
 """One device, many runs: a stage that needs it holds a slot of a global concurrency limit for as long as it works."""
 
 import json
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -12,13 +13,30 @@ from prefect_server import PrefectServer, prefect_server
 from processes import kill, stop
 from waiting import PATIENCE, wait_until
 
-from flows.device_limit import LEASE_SECONDS
+from flows.device_limit import require_device_limit
+from flows.load import UserError
+from flows.server import TEMPORARY
 
-OFTEN = """
-import runpy, sys, prefect.concurrency._leases as leases
-leases._RENEWAL_FRACTION = 0.05
+LEASE_SECONDS = 60  # Prefect allows no shorter one
+OFTEN = f"""
+import runpy, sys, prefect.concurrency._leases as leases, flows.device_limit as device_limit
+leases._RENEWAL_FRACTION, device_limit.LEASE_SECONDS = 0.05, {LEASE_SECONDS}
 sys.argv[0] = "tests/two_stages.py"
 runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+# While there is a file `away` in the store's folder, the lease that is held then is lost: it is never renewed again.
+AWAY = """
+import pathlib, sys, httpx
+from prefect.client.orchestration import SyncPrefectClient as Client
+away, renew, lost = pathlib.Path(sys.argv[1]) / "away", Client.renew_concurrency_lease, set()
+
+def renew_or_not(self, lease_id, lease_duration):
+    lost.update({lease_id} if away.exists() else {})
+    if lease_id in lost:
+        raise httpx.ConnectError("connection refused")
+    renew(self, lease_id, lease_duration)
+
+Client.renew_concurrency_lease = renew_or_not
 """
 
 
@@ -28,12 +46,14 @@ def server(tmp_path_factory) -> Iterator[PrefectServer]:
         tmp_path_factory.mktemp("server"), PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS="1"
     ) as running:
         assert running.run("-m", "prefect", "gcl", "create", "gpu0", "--limit", "1").returncode == 0
-        running.api.post("v2/concurrency_limits/", name="gpu1", limit=1)
+        for name in ("gpu1", "gpu2"):
+            running.api.post("v2/concurrency_limits/", name=name, limit=1)
         yield running
 
 
 def limited(server: PrefectServer, name: str) -> PrefectServer:
-    return replace(server, environment=server.environment | {"LIGHTGEN_DEVICE_LIMIT": name})
+    more = {"LIGHTGEN_DEVICE_LIMIT": name, "LIGHTGEN_RETRY_SECONDS": "0.1"}
+    return replace(server, environment=server.environment | more)
 
 
 def new_store(folder: Path, trouble: str = "") -> Path:
@@ -83,17 +103,17 @@ def orphan(server, tmp_path_factory) -> Iterator[Orphan]:
         stop(waiting)
 
 
-def test_a_limit_that_is_missing_fails_the_run_with_the_command_that_makes_it(server, orphan, tmp_path):
-    few = ["--set", "captions.count=40", "--set", "synthesis.count=40"]
-    command = ["-m", "flows", "run", "smoke", "--store", str(tmp_path), "--until", "embeddings", *few]
-    done = limited(server, "gpu7").run(*command)
+def test_a_limit_that_is_missing_is_told_before_the_first_stage_with_the_command_that_makes_it(server, orphan, tmp_path):
+    done = limited(server, "gpu7").run("-m", "flows", "run", "smoke", "--store", str(tmp_path), "--until", "embeddings")
     told = (
-        "stage embeddings failed: the Prefect server has no concurrency limit 'gpu7', which LIGHTGEN_DEVICE_LIMIT "
-        "names; make it: prefect gcl create gpu7 --limit 1"
+        "the Prefect server has no concurrency limit 'gpu7', which LIGHTGEN_DEVICE_LIMIT names; make it: prefect gcl "
+        "create gpu7 --limit 1"
     )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-2:] == [f"lightgen: {told}", "`lightgen --debug ...` shows the traceback."]
-    assert told in server.api.newest_run(tmp_path)["state"]["message"]
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1] == f"lightgen: {told}"
+    run = server.api.newest_run(tmp_path)
+    assert (run["state"]["type"], run["state"]["message"]) == ("FAILED", told)
+    assert server.api.task_runs(run) == {} and not list(tmp_path.glob("captions/*"))
 
 
 def test_two_runs_never_have_the_device_at_once_and_both_finish(server, orphan, tmp_path):
@@ -118,6 +138,40 @@ def test_a_stage_that_is_done_asks_for_no_device(server, orphan, tmp_path):
     assert limited(server, "gpu7").run("tests/two_stages.py", str(store)).returncode == 0  # there is no such limit
 
 
+def test_a_slot_that_cannot_be_renewed_ends_the_attempt_and_the_next_one_takes_a_slot_and_goes_on(server, tmp_path):
+    gpu2, store = limited(server, "gpu2"), new_store(tmp_path / "store", "wait")
+    process = gpu2.start("-c", AWAY + OFTEN, str(store), log=tmp_path / "log")
+    wait_until((store / "waits").exists)
+    (store / "away").touch()
+    lost = "did not renew this stage's slot of gpu2"
+    wait_until(lambda: process.poll() is not None or lost in (tmp_path / "log").read_text())
+    (store / "away").unlink()
+    (store / "trouble").unlink()
+    assert process.wait(PATIENCE) == 0
+    shards = [f"synthesis-0000{number}.parquet" for number in range(3)]
+    assert (store / "made").read_text().split() == ["captions-00000.parquet", *shards]
+    run = server.api.newest_run(store)
+    server.api.wait_for_states(run, captions="Completed", synthesis="Completed")
+    states = server.api.history(server.api.task_runs(run)["synthesis"])
+    told = [state for state in states if state not in ("Pending", "Running")]
+    assert told == ["AwaitingRetry", "Retrying", "Completed"]
+    assert server.api.state_of(run) == "COMPLETED"
+    assert server.api.get("v2/concurrency_limits/gpu2")["active_slots"] == 0
+
+
+def test_a_run_that_is_told_to_stop_while_it_has_the_device_stops_and_gives_it_back(server, tmp_path):
+    gpu2, store = limited(server, "gpu2"), new_store(tmp_path / "store", "wait")
+    process = gpu2.start("-c", AWAY + OFTEN, str(store), log=tmp_path / "log")
+    wait_until((store / "waits").exists)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) != 0
+    run = server.api.newest_run(store)
+    server.api.wait_for_states(run, captions="Completed", synthesis="Crashed")
+    assert "AwaitingRetry" not in server.api.history(server.api.task_runs(run)["synthesis"])
+    assert server.api.state_of(run) == "CRASHED"
+    assert server.api.get("v2/concurrency_limits/gpu2")["active_slots"] == 0
+
+
 def test_a_killed_run_gives_the_device_back_when_its_lease_ends(orphan):
     assert orphan.expires - orphan.died <= timedelta(seconds=LEASE_SECONDS)
     assert orphan.waiting.wait(PATIENCE) == 0
@@ -126,9 +180,7 @@ def test_a_killed_run_gives_the_device_back_when_its_lease_ends(orphan):
 
 
 def test_a_limit_without_a_server_in_common_is_an_error(monkeypatch):
-    from flows.device_limit import DeviceLimitError, device_slot
-    from flows.server import TEMPORARY
-
     monkeypatch.setenv(TEMPORARY, "1")
-    with pytest.raises(DeviceLimitError, match="prefect server start"), device_slot("gpu0")():
-        pass
+    with pytest.raises(UserError, match="prefect server start"):
+        require_device_limit("gpu0")
+    require_device_limit(None)

@@ -1,16 +1,19 @@
 """Shards made by a pool of processes equal those made in this one, and nothing of it is lost or left over."""
 
+import ctypes
 import os
 import pickle
 import subprocess
 import sys
+import threading
+from asyncio import CancelledError
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from processes import is_running, kill
 from s3_server import s3_server
-from shard_makers import FailsAtTwo, FailsUnportably, KilledAtTwo, Numbers, TooBlue, made_shards, make, noted
+from shard_makers import FailsAtTwo, FailsUnportably, Held, KilledAtTwo, Numbers, TooBlue, made_shards, make, noted
 from waiting import wait_until
 
 from flows.cli import cli
@@ -187,6 +190,22 @@ def test_a_pool_makes_the_same_bytes_in_an_object_store(notes, tmp_path):
         assert contents(made) == expected(tmp_path)
         assert made.check(rehash=True).state == "done"
     assert len(noted(notes, "loaded")) == 2
+
+
+def test_workers_end_with_a_stage_that_another_thread_interrupts_within_a_shard(store, notes):
+    """So Prefect ends a stage that has lost its slot of the device: the error is raised at the next line of Python."""
+    here = ctypes.c_ulong(threading.get_ident())
+
+    def interrupt() -> None:
+        wait_until(lambda: len(noted(notes, "began")) == 2)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(here, ctypes.py_object(CancelledError))
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(CancelledError):
+        make(store, notes, Held, POOL)
+    thread.join()
+    assert not any(is_running(each["pid"]) for each in noted(notes, "began"))
 
 
 def test_a_store_in_memory_is_refused_with_the_setting_to_change(notes):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from asyncio import CancelledError
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,18 @@ def test_a_killed_launcher_takes_its_processes_with_it_and_a_rerun_has_the_same_
     assert again[0]["step"] == 28  # after the last of the checkpoints, one for each three steps
     assert files_of(job.place.folder / LAST) == files_of(done.place.folder / LAST)
     assert files_of(job.place.output) == files_of(done.place.output)
+
+
+def test_a_launcher_that_is_interrupted_goes_on_when_its_processes_have_ended(whole):
+    folder, *_ = whole
+    job = job_in(folder / "interrupted", 2)
+
+    def interrupt(row):
+        raise CancelledError  # so Prefect ends a stage that has lost its slot of the device
+
+    with pytest.raises(CancelledError):
+        execute(job, on_log=interrupt)
+    assert processes_of(job) == []
 
 
 def test_an_error_of_a_launched_process_is_raised_here_in_its_own_words(tmp_path):
