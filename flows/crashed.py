@@ -6,12 +6,12 @@ number by now. A worker watches over its own runs; those of other machines are l
 (`flows/automations/crashed.yaml`).
 """
 
+import atexit
 import fcntl
 import logging
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 from uuid import UUID
@@ -33,6 +33,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_HOME
 from prefect.states import Crashed
 
+from flows.live import API_ERRORS
+
 log = logging.getLogger("lightgen")
 
 MESSAGE = "the process ended without a word: killed, out of memory, or the machine stopped. A rerun goes on from there."
@@ -40,35 +42,41 @@ FORGOTTEN = 30 * 24 * 3600
 """Seconds after which the file of a run that this server does not know (another's, a deleted one) is removed."""
 
 
-@contextmanager
-def told_if_killed() -> Iterator[None]:
-    """Around a flow's body: mark what died here before, and let a later run do the same for this one."""
+_held: list[IO[str]] = []
+"""Locked files. Not the body's end but the process's frees them: until then the run's last state is on its way."""
+
+
+def tell_if_killed() -> None:
+    """At the beginning of a flow: let a later run tell if this one dies, and tell of those that died here before."""
     context = FlowRunContext.get()
     assert context is not None and context.flow_run is not None
-    mark_crashed(context.flow_run.flow_id)
-    if context.flow_run.work_queue_id is not None:  # a worker started it
-        yield
-        return
-    path = _folder() / str(context.flow_run.id)
+    if context.flow_run.work_queue_id is None:  # else a worker watches over it
+        _hold(context.flow_run.id)
+    try:
+        mark_crashed(context.flow_run.flow_id)
+    except API_ERRORS as error:  # of other runs; this one goes on
+        log.warning("runs that were killed here could not be marked as crashed (%s)", error)
+
+
+def _hold(run_id: UUID) -> None:
+    """Lock the file of a run. It is made where nobody looks, so nobody finds it unlocked."""
+    path = _folder() / str(run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    with new.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        new.rename(path)  # so nobody finds it unlocked
-        try:
-            yield
-        finally:
-            path.unlink()
+    new = path.parent.parent / f"{run_id}.new"
+    file = new.open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    new.rename(path)
+    _held.append(file)
+    atexit.register(path.unlink, missing_ok=True)
 
 
 def mark_crashed(flow_id: UUID) -> None:
     """Set a flow's runs to crashed that died on this machine, and what they or others left as running task runs."""
     with get_client(sync_client=True) as client:
-        with suppress(FileNotFoundError):
-            for path in _folder().iterdir():
-                with path.open() as file:
-                    if _locked(file):
-                        _mark(client, path)
+        for path in _folder().glob("*"):
+            with suppress(FileNotFoundError), path.open() as file:  # another run looks here too, or that one has ended
+                if _locked(file):
+                    _mark(client, path)
         left = client.read_task_runs(
             flow_filter=FlowFilter(id=FlowFilterId(any_=[flow_id])),
             flow_run_filter=FlowRunFilter(
@@ -84,7 +92,7 @@ def mark_crashed(flow_id: UUID) -> None:
 
 def _mark(client: SyncPrefectClient, path: Path) -> None:
     try:
-        run = client.read_flow_run(UUID(path.stem))
+        run = client.read_flow_run(UUID(path.name))
     except ObjectNotFound:
         if time.time() - path.stat().st_mtime > FORGOTTEN:
             path.unlink()

@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.states import Failed
 
 from flows.console import log_to_prefect
-from flows.crashed import told_if_killed
+from flows.crashed import tell_if_killed
 from flows.distill import NAMES, distill
 from flows.form import Overrides, RecipeName, StageName, StageNames, StoreAddress
 from flows.load import load_recipe
@@ -69,8 +69,8 @@ def _run(recipe: str, store: str | None, overrides: Overrides, selection: Select
     require_inputs(plan(loaded, place), selection)
     runner = Runner(loaded, settings, place, selection)
     log.info("%s: %s; store %s", loaded.name, ", ".join(name for name in NAMES if name in selection.chosen), place.uri)
-    with told_if_killed():
-        distill(runner)
+    tell_if_killed()
+    distill(runner)
     outcome = plan(loaded, place)
     result = {
         "recipe": loaded.name,

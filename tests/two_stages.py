@@ -14,7 +14,7 @@ import pyarrow as pa
 from prefect import flow
 
 from flows.console import log_to_stderr
-from flows.crashed import told_if_killed
+from flows.crashed import tell_if_killed
 from flows.load import load_recipe
 from flows.run import Runner
 from flows.selection import Selection
@@ -70,12 +70,10 @@ def synthesis(job: Job, given: object) -> None:
 @flow(name="lightgen", persist_result=False)
 def two_stages(store: str, refresh: bool = False) -> dict[str, str]:
     """Return the state of each stage."""
-    with told_if_killed():
-        runner = Runner(
-            load_recipe("smoke"), Settings(), Store(store), Selection(BOTH, BOTH if refresh else frozenset())
-        )
-        runner(synthesis, runner(captions))
-        return {row["stage"]: row["state"] for row in runner.rows}
+    tell_if_killed()
+    runner = Runner(load_recipe("smoke"), Settings(), Store(store), Selection(BOTH, BOTH if refresh else frozenset()))
+    runner(synthesis, runner(captions))
+    return {row["stage"]: row["state"] for row in runner.rows}
 
 
 if __name__ == "__main__":
