@@ -19,7 +19,7 @@ log = logging.getLogger("lightgen")
 
 
 def show_run_page(result: Mapping[str, Any], outcome: Planner) -> None:
-    """Add a page to the flow run that is ending; where the server does not take it, only log that."""
+    """Add a page to the flow run that is ending; where that fails, only log it."""
     log.info(
         "%s: %s%s", result["recipe"], _in_short(result), f"; report: {result['report']}" if result["report"] else ""
     )
@@ -30,6 +30,8 @@ def show_run_page(result: Mapping[str, Any], outcome: Planner) -> None:
         page.show(run_page(result, outcome, _pages(result["recipe"], outcome)))
     except API_ERRORS as error:
         log.warning("Prefect's server does not take the page of the run (%s)", error)
+    except Exception:  # a page that cannot be drawn must not end a run of days
+        log.exception("the page of the run in the Prefect UI could not be drawn; the run is not touched by that")
 
 
 def _pages(recipe: str, outcome: Planner) -> dict[str, str]:
