@@ -14,15 +14,12 @@ from flows.load import load_recipe
 from flows.mistakes import MISTAKES
 from flows.options import json_option, set_option, store_option
 from flows.plan import plan as make_plan
-from flows.plan import require_inputs
-from flows.selection import select
+from flows.request import understand
 from flows.store_commands import store as store_group
 from flows.student_commands import STUDENT_COMMANDS
 from storage.files import StoreUnavailable
 from storage.store import Store
-from tasks.engine import check as check_engine
 from tasks.settings import Settings
-from tasks.trackers import require_trackers
 
 
 class _InOrder(click.Group):
@@ -76,20 +73,16 @@ def run(
     lightgen run demo --set pretrain.steps=8000     make what depends on it again
     lightgen run demo --only dedup --refresh dedup
     """
-    # What is wrong with the request is said at once, before the minute that a Prefect server may take to start.
-    settings = Settings()
-    loaded, place = load_recipe(recipe, overrides), Store(store_uri or settings.store)
-    require_inputs(make_plan(loaded, place), select(only, from_stage, until, refresh))
-    require_trackers(settings.trackers)
     if engine:
         os.environ["LIGHTGEN_ENGINE"] = engine
-    check_engine(Settings(), place)
+    # What is wrong with the request is said at once, before the minute that a Prefect server may take to start.
+    request = understand(recipe, store_uri, overrides, only, from_stage, until, refresh)
     console.quiet_prefect()
     from flows.run import run as flow
     from flows.server import ensure_server
 
     ensure_server()
-    result = flow(recipe, place.uri, overrides, only, from_stage, until, refresh)
+    result = flow(recipe, request.store.uri, overrides, only, from_stage, until, refresh)
     click.echo(json.dumps(result) if as_json else console.describe_run(result))
 
 

@@ -9,9 +9,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
+from flows.load import UserError
 from flows.server import TEMPORARY
 
 log = logging.getLogger("lightgen")
@@ -21,12 +23,14 @@ LEASE_SECONDS = 180
 quarters of that, so a server may be away for 45 s at any moment."""
 
 
-class DeviceLimitError(Exception):
-    """The limit cannot be used as asked."""
-
-
 class DeviceLost(Exception):
     """The slot was not renewed, so another run may have the device by now; this passes when the server is back."""
+
+
+def require_device_limit(name: str | None) -> None:
+    """Raise UserError where there is no such limit: it is better said before the first stage than hours later."""
+    if name:
+        _limit(name)
 
 
 def device_slot(name: str | None) -> Callable[[], AbstractContextManager[Any]]:
@@ -34,22 +38,26 @@ def device_slot(name: str | None) -> Callable[[], AbstractContextManager[Any]]:
     return (lambda: _slot(name)) if name else contextlib.nullcontext
 
 
-@contextlib.contextmanager
-def _slot(name: str) -> Iterator[None]:
-    """Hold a slot of a limit, waiting for it where other runs hold all of them."""
+def _limit(name: str) -> GlobalConcurrencyLimitResponse:
     if TEMPORARY in os.environ:
-        raise DeviceLimitError(
+        raise UserError(
             f"LIGHTGEN_DEVICE_LIMIT={name} guards the device between runs, so they need a Prefect server in common: "
             "start one with `prefect server start` and set PREFECT_API_URL, or unset LIGHTGEN_DEVICE_LIMIT"
         )
     with get_client(sync_client=True) as client:
         try:
-            limit = client.read_global_concurrency_limit_by_name(name)
+            return client.read_global_concurrency_limit_by_name(name)
         except ObjectNotFound as error:
-            raise DeviceLimitError(
+            raise UserError(
                 f"the Prefect server has no concurrency limit {name!r}, which LIGHTGEN_DEVICE_LIMIT names; "
                 f"make it: prefect gcl create {name} --limit 1"
             ) from error
+
+
+@contextlib.contextmanager
+def _slot(name: str) -> Iterator[None]:
+    """Hold a slot of a limit, waiting for it where other runs hold all of them."""
+    limit = _limit(name)
     if limit.active_slots >= limit.limit:
         log.info("waiting for the device (limit %s)", name)
     try:

@@ -9,17 +9,14 @@ from prefect.states import Failed
 
 from flows.console import log_to_prefect
 from flows.crashed import tell_if_killed
+from flows.device_limit import require_device_limit
 from flows.distill import NAMES, distill
 from flows.form import Overrides, RecipeName, StageName, StageNames, StoreAddress
-from flows.load import load_recipe
 from flows.mistakes import MISTAKES
-from flows.plan import plan, require_inputs
+from flows.plan import plan
+from flows.request import Request, understand
 from flows.run_name import run_name
 from flows.runner import Runner, StageFailed
-from flows.selection import Selection, select
-from storage.store import Store
-from tasks.settings import Settings
-from tasks.trackers import require_trackers
 
 log = logging.getLogger("lightgen")
 
@@ -53,27 +50,26 @@ def run(
     Returns:
         What `lightgen run --json` prints.
     """
+    started = time.monotonic()
+    log_to_prefect()
     try:
-        return _run(recipe, store, overrides, select(only, from_stage, until, refresh))
+        return _run(understand(recipe, store, overrides, only, from_stage, until, refresh), started)
     except (*MISTAKES, StageFailed) as error:
         return refused(error)
 
 
-def _run(recipe: str, store: str | None, overrides: Overrides, selection: Selection) -> dict[str, Any]:
-    started = time.monotonic()
-    log_to_prefect()
-    settings = Settings()
-    require_trackers(settings.trackers)
-    loaded = load_recipe(recipe, overrides)
-    place = Store(store or settings.store)
-    require_inputs(plan(loaded, place), selection)
-    runner = Runner(loaded, settings, place, selection)
-    log.info("%s: %s; store %s", loaded.name, ", ".join(name for name in NAMES if name in selection.chosen), place.uri)
+def _run(request: Request, started: float) -> dict[str, Any]:
+    name, place = request.recipe.name, request.store
+    if request.on_device:
+        require_device_limit(request.settings.device_limit)
+    runner = Runner(request.recipe, request.settings, place, request.selection)
+    chosen = ", ".join(stage for stage in NAMES if stage in request.selection.chosen)
+    log.info("%s: %s; store %s", name, chosen, place.uri)
     tell_if_killed()
     distill(runner)
-    outcome = plan(loaded, place)
+    outcome = plan(request.recipe, place)
     result = {
-        "recipe": loaded.name,
+        "recipe": name,
         "store": place.uri,
         "seconds": round(time.monotonic() - started, 3),
         "stages": runner.rows,

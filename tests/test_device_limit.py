@@ -103,7 +103,7 @@ def orphan(server, tmp_path_factory) -> Iterator[Orphan]:
         stop(waiting)
 
 
-def test_a_limit_that_is_missing_is_told_before_the_first_stage_with_the_command_that_makes_it(server, orphan, tmp_path):
+def test_a_limit_that_is_missing_is_told_before_the_first_stage_with_how_to_make_it(server, orphan, tmp_path):
     done = limited(server, "gpu7").run("-m", "flows", "run", "smoke", "--store", str(tmp_path), "--until", "embeddings")
     told = (
         "the Prefect server has no concurrency limit 'gpu7', which LIGHTGEN_DEVICE_LIMIT names; make it: prefect gcl "
@@ -155,7 +155,7 @@ def test_a_slot_that_cannot_be_renewed_ends_the_attempt_and_the_next_one_takes_a
     states = server.api.history(server.api.task_runs(run)["synthesis"])
     told = [state for state in states if state not in ("Pending", "Running")]
     assert told == ["AwaitingRetry", "Retrying", "Completed"]
-    assert server.api.state_of(run) == "COMPLETED"
+    server.api.wait_for_state(run, "COMPLETED")
     assert server.api.get("v2/concurrency_limits/gpu2")["active_slots"] == 0
 
 
@@ -168,7 +168,7 @@ def test_a_run_that_is_told_to_stop_while_it_has_the_device_stops_and_gives_it_b
     run = server.api.newest_run(store)
     server.api.wait_for_states(run, captions="Completed", synthesis="Crashed")
     assert "AwaitingRetry" not in server.api.history(server.api.task_runs(run)["synthesis"])
-    assert server.api.state_of(run) == "CRASHED"
+    server.api.wait_for_state(run, "CRASHED")
     assert server.api.get("v2/concurrency_limits/gpu2")["active_slots"] == 0
 
 
