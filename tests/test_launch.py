@@ -1,6 +1,7 @@
 """A training job in words: done in this process, or in two that torchrun starts."""
 
 import os
+import select
 import subprocess
 import sys
 from asyncio import CancelledError
@@ -22,7 +23,7 @@ from lightgen_core.train import launch
 from lightgen_core.train.data import TokenSource
 from lightgen_core.train.job import SavedStudent, TrainingJob
 from lightgen_core.train.launch import execute
-from lightgen_core.train.messages import MARK, Listener
+from lightgen_core.train.messages import MARK, Listener, read, send
 from lightgen_core.train.update import NonFiniteLossError
 from tasks.settings import Settings
 
@@ -152,6 +153,27 @@ def test_what_a_dead_process_printed_last_is_kept_and_the_first_error_counts():
     listener = Listener(None)
     assert launch._follow(lines, listener) == ["Segmentation fault", "more"]
     assert listener.error == {"kind": "OSError", "text": "gone"}
+
+
+@pytest.mark.parametrize("kind", ["log", "error"])
+def test_a_message_however_long_is_written_in_a_piece_that_no_pipe_tears(kind, monkeypatch):
+    written = []
+    monkeypatch.setattr("os.write", lambda _, data: written.append(data))
+    for text in ("я" * 5000, "x" * 100_000, 'short "and"\nwhole'):
+        send(kind, {"level": 20, "text": text})
+        line = written.pop()
+        assert len(line) <= select.PIPE_BUF
+        assert line[:1] + line[-1:] == b"\n\n" and line.count(b"\n") == 2
+        found = read(line.decode().strip())
+        assert (found.kind, found.content["level"]) == (kind, 20)
+        assert text.startswith(found.content["text"])
+        assert found.content["text"] == text or len(line) > 0.85 * select.PIPE_BUF
+
+
+def test_a_line_that_a_library_printed_into_is_kept_as_one_that_was_printed():
+    torn, listener = f'{MARK}["error", {{"kind": "RunSegmentation fault\n', Listener(None)
+    assert launch._follow([torn], listener) == [torn.strip()]
+    assert listener.error is None
 
 
 def test_the_layout_comes_from_the_environment(monkeypatch):

@@ -6,6 +6,7 @@ Under torchrun a message is a line of standard output, among whatever libraries 
 import json
 import logging
 import os
+import select
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,9 +18,6 @@ from lightgen_core.train.update import NonFiniteLossError
 logger = logging.getLogger(__name__)
 
 MARK = "lightgen-training "
-LONGEST_ERROR = 3000
-"""Characters of an error's text that are sent."""
-
 
 KNOWN = {error.__name__: error for error in (NonFiniteLossError, CheckpointError, DataError, StudentError, ValueError)}
 """Errors that say what is wrong with the run, and would come again. All others may be a process or a machine lost."""
@@ -37,14 +35,21 @@ class Message(NamedTuple):
 
 
 def send(kind: str, content: dict[str, Any]) -> None:
-    """Writes a message in one piece: processes share the pipe, and a line of up to 4 KB is not torn."""
-    line = MARK + json.dumps([kind, content])
-    os.write(1, f"\n{line}\n".encode())
+    """Writes a message in one piece: processes share the pipe, and PIPE_BUF bytes are not torn. A long text is cut."""
+    while len(line := f"\n{MARK}{json.dumps([kind, content])}\n".encode()) > select.PIPE_BUF:
+        text = content["text"]
+        content = content | {"text": text[: min(select.PIPE_BUF, len(text) * 9 // 10)]}
+    os.write(1, line)
 
 
 def read(line: str) -> Message | None:
-    """The message of a line, None for any other line."""
-    return Message(*json.loads(line.removeprefix(MARK))) if line.startswith(MARK) else None
+    """The message of a line, None for any other line, and for one that a library has printed into."""
+    if not line.startswith(MARK):
+        return None
+    try:
+        return Message(*json.loads(line.removeprefix(MARK)))
+    except json.JSONDecodeError:
+        return None
 
 
 class LogMessages(logging.Handler):
@@ -61,7 +66,7 @@ class LogMessages(logging.Handler):
 
 def error_message(error: BaseException) -> dict[str, str]:
     """What is sent of an error."""
-    return {"kind": type(error).__name__, "text": str(error)[:LONGEST_ERROR]}
+    return {"kind": type(error).__name__, "text": str(error)}
 
 
 class Listener:
