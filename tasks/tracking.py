@@ -1,17 +1,16 @@
 """Shows a stage while it is made: curves of what trains, scores and pictures of what is evaluated.
 
-What trackers show is a copy of what artifacts hold. So a tracker on another machine that fails is reported and left
-out, and the stage goes on; TensorBoard's files have all of it.
+What trackers show is a copy of what artifacts hold. So one that fails is reported and left out, and the stage goes on.
 """
 
 import contextlib
 import contextvars
 import logging
+import queue
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from storage.artifact import Artifact
 from storage.rows import take_rows
@@ -24,6 +23,9 @@ from tasks.stage import Stage
 from tasks.trackers import REMOTE, Picture, Subject, TensorBoard, Tracker
 
 log = logging.getLogger("lightgen")
+
+PATIENCE = 120.0
+"""Seconds for which a stage's end waits until a tracker on another machine has taken what it was told."""
 
 
 @contextlib.contextmanager
@@ -68,7 +70,8 @@ class _Shown:
     def trackers(self) -> Sequence[Tracker]:
         if not self._open:
             subject, root = self._subject, self._subject.root
-            self._open = [TensorBoard(subject), *(Aside(name, partial(REMOTE[name], subject)) for name in self._remote)]
+            here = Spared("TensorBoard", partial(TensorBoard, subject))
+            self._open = [here, *(Aside(name, partial(REMOTE[name], subject)) for name in self._remote)]
             beside = f"; also in {', '.join(self._remote)}" if self._remote else ""
             log.info("%s: for its curves: tensorboard --logdir %s%s", subject.stage, root, beside)
         return self._open
@@ -78,13 +81,13 @@ class _Shown:
             tracker.close(finished=self.finished)
 
 
-class Aside:
-    """A tracker behind a thread of its own: whoever trains neither waits for it nor fails with it."""
+class Spared:
+    """A tracker that whoever trains does not fail with: the first time that it does, it is left out."""
 
     def __init__(self, name: str, open_tracker: Callable[[], Tracker]) -> None:
-        self._name, self._lost = name, False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._tracker = self._submit(open_tracker)
+        self._name, self._open_tracker = name, open_tracker
+        self._tracker: Tracker | None = None
+        self._lost = False
 
     def figures(self, step: int, figures: Mapping[str, float]) -> None:
         self._tell(lambda tracker: tracker.figures(step, figures))
@@ -93,23 +96,43 @@ class Aside:
         self._tell(lambda tracker: tracker.pictures(pictures))
 
     def close(self, *, finished: bool) -> None:
-        """End the run; waits until what was told has arrived."""
         self._tell(lambda tracker: tracker.close(finished=finished))
-        self._thread.shutdown()
 
     def _tell(self, tell: Callable[[Tracker], None]) -> None:
-        self._submit(lambda: None if self._lost else tell(self._tracker.result()))
-
-    def _submit(self, work: Callable[[], Any]) -> Future:
-        future, caller = self._thread.submit(work), contextvars.copy_context()
-        future.add_done_callback(lambda done: caller.run(self._after, done))  # what it logs belongs to the caller's run
-        return future
-
-    def _after(self, future: Future) -> None:
-        error = future.exception()
-        if error is not None and not self._lost:
+        if self._lost:
+            return
+        try:
+            self._tracker = self._tracker or self._open_tracker()
+            tell(self._tracker)
+        except Exception as error:  # whatever a library raises where its disk is full or its server gone
             self._lost = True
             log.warning("%s shows no more of this stage, which goes on without it: %s", self._name, error)
+
+
+class Aside(Spared):
+    """One behind a thread of its own: whoever trains does not wait for it either, and at the end not for long."""
+
+    def __init__(self, name: str, open_tracker: Callable[[], Tracker]) -> None:
+        super().__init__(name, open_tracker)
+        self._told = queue.SimpleQueue[Callable[[Tracker], None] | None]()
+        work = contextvars.copy_context().run  # what it logs belongs to the caller's run
+        self._thread = threading.Thread(target=work, args=(self._listen,), name=name, daemon=True)
+        self._thread.start()
+
+    def close(self, *, finished: bool) -> None:
+        """End the run, and wait until what was told has arrived, unless that takes too long."""
+        super().close(finished=finished)
+        self._told.put(None)
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive():
+            log.warning("%s has not taken all of this stage within %.0f s; the run goes on", self._name, PATIENCE)
+
+    def _tell(self, tell: Callable[[Tracker], None]) -> None:
+        self._told.put(tell)
+
+    def _listen(self) -> None:
+        while (tell := self._told.get()) is not None:
+            super()._tell(tell)
 
 
 def _show_scores(shown: _Shown, artifact: Artifact) -> None:

@@ -171,6 +171,22 @@ def test_a_tracker_that_fails_is_reported_once_and_left_out(caplog):
     ]
 
 
+def test_a_disk_that_tensorboard_cannot_write_to_costs_a_training_nothing_but_a_line(store, tmp_path, caplog):
+    (tmp_path / "full").touch()
+    artifact = make(store, pretrain_stage(1, 5), Settings(tracking_folder=str(tmp_path / "full")))
+    assert artifact.check().state == "done"
+    assert [record.getMessage()[:38] for record in caplog.records] == ["TensorBoard shows no more of this stage"[:38]]
+
+
+def test_a_tracker_that_hangs_holds_neither_a_stage_nor_the_program(tmp_path):
+    code = (
+        "import threading; from tasks import tracking; tracking.PATIENCE = 0.1; "
+        "aside = tracking.Aside('wandb', threading.Event().wait); aside.figures(1, {}); aside.close(finished=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=TESTS.parent, timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "wandb has not taken all of this stage within 0 s; the run goes on\n")
+
+
 @pytest.mark.parametrize(
     ("trackers", "message"),
     [
