@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from asyncio import CancelledError
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -98,6 +99,19 @@ def test_more_processes_than_the_machines_hold_are_refused_at_once(nodes, tokens
         LaunchError, match=r"wants 8 processes with 1 CPU each, and the 2 machines .* have room for 4\."
     ):
         execute(job_in(tokens / "many", 8, "ray", batch_size=8))
+
+
+def test_an_interrupted_launcher_goes_on_when_its_processes_have_ended(nodes, tokens, monkeypatch):
+    fit, ended = on_ray._fit, []
+    monkeypatch.setattr(on_ray, "_fit", lambda *given: ended.append(fit(*given)))
+
+    def interrupt(row):
+        raise CancelledError  # so Prefect ends a stage that has lost its slot of the device
+
+    job = job_in(tokens / "interrupted", 1, "ray", steps=2400, log_every=24, checkpoint_every=24)
+    with pytest.raises(CancelledError):
+        execute(job, on_log=interrupt)
+    assert len(ended) == 1 and ended[0][0] is None
 
 
 def test_a_lost_machine_costs_a_restart_and_no_byte(nodes, hold, tokens, caplog):

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,6 +33,8 @@ RESTARTS = 3
 """Times in a row that lost processes are started again without a step gained."""
 PLACED_WITHIN = 600
 """Seconds that processes wait for CPUs and GPUs that others are using."""
+ENDED_WITHIN = 60
+"""Seconds for which an interrupted launcher waits until its processes have ended."""
 SEEN_WITHIN = 30
 """Seconds until another machine sees a new file: network file systems remember for a while that there was none."""
 TOKEN = "shared-by"
@@ -141,7 +143,10 @@ def _attempt(job: TrainingJob, workers: Workers, listener: Listener) -> tuple[st
     try:
         _listen(box, ended, listener)
     finally:
-        box.shutdown(force=True)  # where this thread was interrupted, the processes end when they have nobody to tell
+        # Where this thread was interrupted, the processes end when they find that they have nobody to tell. Another
+        # attempt must not begin on their folder and their GPUs before.
+        box.shutdown(force=True)
+        wait([ended], ENDED_WITHIN)
     return ended.result()
 
 
@@ -201,6 +206,7 @@ def _work(given: dict[str, Any]) -> str:
     def send(kind: str, content: dict[str, Any]) -> None:
         box.put(Message(kind, content))
 
+    threading.Thread(target=_end_with, args=(box,), daemon=True).start()
     if os.environ["RANK"] == "0":
         program = logging.getLogger("lightgen_core")
         program.addHandler(LogMessages(send))
@@ -211,6 +217,17 @@ def _work(given: dict[str, Any]) -> str:
     except (RuntimeError, ValueError, OSError) as error:
         send("error", error_message(error))
         raise
+
+
+def _end_with(box: "Queue") -> None:
+    """Ends this process when the launcher's box is gone."""
+    from ray.exceptions import RayError
+
+    with contextlib.suppress(RayError):
+        while True:
+            box.size()
+            time.sleep(1)
+    os._exit(1)
 
 
 def _check_shared(job: TrainingJob, token: str) -> None:
