@@ -35,8 +35,12 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, Any] | Sequence[str] 
     path = _find(name_or_path)
     try:
         raw = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text in UTF-8, so no recipe") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
+        raise UserError(f"{path} is not YAML: {_without_content(error)}") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds {type(raw).__name__}, not a mapping of recipe sections such as 'captions:'")
     if isinstance(overrides, Mapping):
@@ -63,6 +67,14 @@ def _find(name_or_path: str) -> Path:
         )
     hint = did_you_mean(name_or_path, recipe_names())
     raise UserError(f"there is no recipe {name_or_path!r}.{hint} Known: {known}; or give the path of a YAML file.")
+
+
+def _without_content(error: yaml.YAMLError) -> str:
+    """Say what is wrong with a file and where, without a line of it: the file may be a secret that was named by mistake."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return type(error).__name__
+    mark = error.problem_mark
+    return f"{error.problem}, in line {mark.line + 1}, column {mark.column + 1}"
 
 
 def _set(raw: dict[str, Any], override: str) -> None:

@@ -9,12 +9,13 @@ import click
 from flows.console import describe_artifact, moment, size, table
 from flows.distill import NAMES
 from flows.load import UserError, load_recipe
-from flows.options import json_option, store_option
+from flows.options import json_option, set_option, store_option
 from flows.plan import plan
 from flows.selection import require_stage
 from storage.artifact import Artifact, DamagedArtifact
 from storage.plural import counted
 from storage.store import Store
+from tasks.scratch import Scratch
 from tasks.settings import Settings
 
 
@@ -68,7 +69,7 @@ def list_artifacts(store_uri: str | None, as_json: bool) -> None:
 
 
 def _summary(place: Store, artifact: Artifact) -> dict[str, Any]:
-    state = artifact.check().state
+    state = artifact.check(sizes_only=True).state  # to hash is for `verify`
     manifest = artifact.manifest() if state == "done" else None
     return {
         "stage": artifact.stage,
@@ -147,27 +148,44 @@ def verify(store_uri: str | None, as_json: bool) -> None:
     metavar="RECIPE",
     help="Keep what this recipe needs; may be given again.",
 )
+@set_option
 @click.option("--delete", is_flag=True, help="Delete; without it the command only says what it would delete.")
+@click.option(
+    "--unfinished", is_flag=True, help="Of a remote store also what is unfinished; no machine may be at work."
+)
 @store_option
-def gc(recipes: tuple[str, ...], delete: bool, store_uri: str | None) -> None:
+def gc(
+    recipes: tuple[str, ...], overrides: tuple[str, ...], delete: bool, unfinished: bool, store_uri: str | None
+) -> None:
     """Delete what none of the given recipes needs.
+
+    What a run on this machine is making stays. A remote store cannot tell what other machines are making, so there
+    all that is unfinished stays, unless --unfinished says otherwise. --set counts for each of the recipes.
 
     \b
     lightgen store gc --keep demo              say what would go
     lightgen store gc --keep demo --delete     delete it
     """
-    place = _open(store_uri)
-    needed = {found.path for recipe in recipes for found, _ in plan(load_recipe(recipe), place).found.values()}
+    place, settings = _open(store_uri), Settings()
+    plans = [plan(load_recipe(recipe, overrides), place) for recipe in recipes]
+    needed = {artifact.path for planner in plans for artifact in planner.artifacts.values()}
     freed = 0
     for artifact in _artifacts(place):
         if artifact.path in needed:
             continue
-        there = sum(place.files(artifact.path).values())
-        freed += there
-        click.echo(f"{'deleted' if delete else 'would delete'} {artifact.path} ({size(there)})")
-        if delete:
-            artifact.remove()
+        if not (unfinished or place.locks or artifact.finished()):
+            click.echo(f"left alone, unfinished: {artifact.path}")
+            continue
+        with Scratch(artifact, settings).lock(wait=False) as held:
+            if not held:
+                click.echo(f"left alone, it is being made: {artifact.path}")
+                continue
+            there = sum(place.files(artifact.path).values())
+            freed += there
+            if delete:
+                artifact.remove()
+            click.echo(f"{'deleted' if delete else 'would delete'} {artifact.path} ({size(there)})")
     if not freed:
-        click.echo(f"nothing to delete: {' and '.join(recipes)} need all that is in {place.uri}")
+        click.echo(f"nothing to delete in {place.uri}")
     else:
         click.echo(f"{size(freed)} {'freed' if delete else 'could be freed; add --delete'}")

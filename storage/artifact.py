@@ -138,7 +138,7 @@ class Artifact:
         note_use(making)
         return copy
 
-    def check(self, *, rehash: bool = False) -> Check:
+    def check(self, *, rehash: bool = False, sizes_only: bool = False) -> Check:
         """Say whether the artifact can be used: every file must be there with the size and hash of the manifest.
 
         Args:
@@ -154,7 +154,7 @@ class Artifact:
             if self.store.locks and self.store.folders(f"{self.path}/{PROGRESS}/scratch"):
                 return Check("partial", "unfinished work of an interrupted run")
             return Check("missing", "never made")
-        if found := faults(self.store, self.path, manifest.files, rehash=rehash):
+        if found := faults(self.store, self.path, manifest.files, rehash=rehash, sizes_only=sizes_only):
             return Check("damaged", next(iter(found.values())))
         return Check("done", manifest.extent)
 

@@ -70,8 +70,19 @@ def test_a_recipe_may_be_a_file_and_a_file_that_is_none_is_explained(tmp_path):
     with pytest.raises(UserError, match="holds list, not a mapping"):
         load_recipe(str(path))
     path.write_text("a: [unclosed")
-    with pytest.raises(UserError, match="is not YAML"):
+    with pytest.raises(UserError, match=r"is not YAML: expected ',' or ']'.*, in line 1, column 13$"):
         load_recipe(str(path))
+    path.write_bytes(b"a: \xff")
+    with pytest.raises(UserError, match="not a text in UTF-8"):
+        load_recipe(str(path))
+
+
+def test_a_file_that_is_no_recipe_is_not_read_aloud(tmp_path):
+    path = tmp_path / "credentials"
+    path.write_text("[default]\naws_access_key_id = AKIAEXAMPLE\n")
+    with pytest.raises(UserError) as told:
+        load_recipe(str(path))
+    assert "line 2" in str(told.value) and "AKIA" not in str(told.value) and "aws" not in str(told.value)
 
 
 def test_a_recipe_cannot_be_changed_after_it_was_read():
