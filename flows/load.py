@@ -70,7 +70,7 @@ def _find(name_or_path: str) -> Path:
 
 
 def _without_content(error: yaml.YAMLError) -> str:
-    """Say what is wrong with a file and where, without a line of it: the file may be a secret that was named by mistake."""
+    """Say what is wrong and where, without a line of the file: it may be a secret that was named by mistake."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return type(error).__name__
     mark = error.problem_mark

@@ -93,9 +93,9 @@ def show(artifact: str, store_uri: str | None, as_json: bool) -> None:
     \b
     lightgen store show pretrain/90ec
     """
-    place = _open(store_uri)
     stage, _, start = artifact.partition("/")
     require_stage(stage)
+    place = _open(store_uri)
     found = [key for key in place.folders(stage) if key.startswith(start)]
     if len(found) != 1:
         those = f": {', '.join(found)}" if found else ""
@@ -150,9 +150,7 @@ def verify(store_uri: str | None, as_json: bool) -> None:
 )
 @set_option
 @click.option("--delete", is_flag=True, help="Delete; without it the command only says what it would delete.")
-@click.option(
-    "--unfinished", is_flag=True, help="Of a remote store also what is unfinished; no machine may be at work."
-)
+@click.option("--unfinished", is_flag=True, help="In a remote store also what is unfinished; nobody may be at work.")
 @store_option
 def gc(
     recipes: tuple[str, ...], overrides: tuple[str, ...], delete: bool, unfinished: bool, store_uri: str | None
