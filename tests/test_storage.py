@@ -269,8 +269,8 @@ def test_a_store_that_holds_its_promises_is_found_to_be_writable_and_left_as_it_
     assert store.files("") == {}
 
 
-def test_a_server_that_replaces_what_it_was_asked_to_keep_is_no_store(make, tmp_path, monkeypatch):
-    store = make("s3", tmp_path)
+def test_a_server_that_replaces_what_it_was_asked_to_keep_is_no_store(empty, tmp_path, monkeypatch):
+    store = empty("s3", tmp_path)
     put = store._files._put
     monkeypatch.setattr(store._files, "_put", lambda path, content, mode: put(path, content, "overwrite"))
     with pytest.raises(StoreError, match="If-None-Match"):
