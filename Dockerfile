@@ -1,7 +1,7 @@
 # Everything that is ours runs from this image: the Prefect server, the worker, the command `lightgen`.
 FROM python:3.11.14-slim-bookworm
 
-ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 DO_NOT_TRACK=1
 # A volume takes the owner of the folder it is first mounted on.
 RUN useradd --uid 1000 --create-home lightgen && install --directory --owner lightgen /cache
 
@@ -15,7 +15,7 @@ extras = [project['optional-dependencies'][name] for name in sys.argv[1].split('
 print(*project['dependencies'], *sum(extras, []), sep='\n')" "$EXTRAS" > /tmp/requirements.txt \
     && pip install --constraint constraints.txt --requirement /tmp/requirements.txt
 
-COPY README.md LICENSE prefect.yaml ./
+COPY README.md LICENSE prefect.yaml prefect.toml ./
 COPY flows flows
 COPY tasks tasks
 COPY storage storage

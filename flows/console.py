@@ -4,7 +4,9 @@ import logging
 import os
 import sys
 import textwrap
+import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,19 +15,19 @@ from storage.manifest import Manifest
 from storage.plural import counted
 from tasks.worker import LOGGERS
 
-PREFECT_DEFAULTS = {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the newer UI asks an analytics service for its settings
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # its own 20 s are too short for a busy laptop
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",  # flows/automations/crashed.yaml waits for ten of them
-    # In memory, as by default, a server that restarts forgets who holds a device, and never frees it.
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # what is said before a run is for the console only
-    "PREFECT_CLI_COLORS": "false",
-    "TQDM_DISABLE": "1",  # progress goes through the log; bars of libraries only tear it
-}
+
+def _variables(name: str, value: Any) -> dict[str, str]:
+    """Return a table of settings as Prefect's environment variables."""
+    if not isinstance(value, dict):
+        return {name: str(value)}
+    return {
+        full: text for key, inner in value.items() for full, text in _variables(f"{name}_{key.upper()}", inner).items()
+    }
+
+
+PREFECT_TOML = Path(__file__).parent / "prefect.toml"
+PREFECT_DEFAULTS = _variables("PREFECT", tomllib.loads(PREFECT_TOML.read_text())) | {"DO_NOT_TRACK": "1"}
+"""Environment variables. Where a command starts in the checkout, Prefect reads the file itself."""
 
 
 FILES_SHOWN = 20
@@ -39,7 +41,8 @@ def quiet_prefect() -> None:
 
 
 def log_to_prefect() -> None:
-    """Show the program's own messages in the run's log, also where a worker started the run without our environment."""
+    """Send the program's own messages to the log of the flow run that is going on; no bars of libraries."""
+    _no_bars()
     prefect = logging.getLogger("prefect.extra")
     for name in LOGGERS:
         logger = logging.getLogger(name)
@@ -51,10 +54,14 @@ def log_to_prefect() -> None:
 
 def log_to_stderr() -> None:
     """Send the program's own messages, and warnings of all others, to standard error; no bars of libraries."""
-    os.environ.setdefault("TQDM_DISABLE", PREFECT_DEFAULTS["TQDM_DISABLE"])
+    _no_bars()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.INFO)
+
+
+def _no_bars() -> None:
+    os.environ.setdefault("TQDM_DISABLE", "1")  # progress goes through the log; bars only tear it
 
 
 def describe_run(result: Mapping[str, Any]) -> str:

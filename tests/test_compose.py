@@ -1,6 +1,8 @@
 """docker-compose.yml, Dockerfile and .env.example: what can be held against them without a Docker engine."""
 
 import importlib
+import json
+import os
 import re
 import subprocess
 import sys
@@ -87,6 +89,7 @@ def test_no_setting_is_misspelt():
     for name in OURS:
         given = {name for name in services()[name]["environment"] if name.startswith(("PREFECT_", "LIGHTGEN_"))}
         assert given - known == set()
+    assert PREFECT_DEFAULTS.keys() - known == {"DO_NOT_TRACK"}
 
 
 def test_messages_leases_and_clean_up_go_through_redis_by_modules_that_exist():
@@ -96,11 +99,16 @@ def test_messages_leases_and_clean_up_go_through_redis_by_modules_that_exist():
         importlib.import_module(module)
 
 
-def test_prefect_is_set_as_the_command_line_sets_it():
-    of_a_server_in_the_process = re.compile(r"EPHEMERAL|LEASE_STORAGE")
-    wanted = {name: value for name, value in PREFECT_DEFAULTS.items() if not of_a_server_in_the_process.search(name)}
-    for name in OURS:
-        assert wanted.items() <= services()[name]["environment"].items()
+def test_prefect_reads_in_the_checkout_and_in_the_image_what_the_command_line_sets(tmp_path):
+    told = "import json, prefect.settings as s; print(json.dumps(s.get_current_settings().to_environment_variables()))"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    clean["PREFECT_HOME"] = str(tmp_path)
+    done = subprocess.run([sys.executable, "-c", told], cwd=ROOT, env=clean, capture_output=True, text=True, check=True)
+    assert (PREFECT_DEFAULTS.items() - {("DO_NOT_TRACK", "1")}) <= json.loads(done.stdout).items()
+    assert len(PREFECT_DEFAULTS) == 10
+    assert re.search(r"^ENV .*DO_NOT_TRACK=1", DOCKERFILE, re.M)
+    assert re.search(r"^WORKDIR /lightgen$", DOCKERFILE, re.M)
+    assert re.search(r"^COPY .*\bprefect.toml \./$", DOCKERFILE, re.M)
 
 
 def test_the_worker_has_the_gpu_and_its_twin_without_one_differs_in_nothing_else():
