@@ -7,7 +7,7 @@ from tasks.job import Job
 from tasks.stage import stage
 
 
-@stage(version=3, reads=("name", "purpose", "scores_mean_nothing", "seed", "world", "sampler", "report", "dedup"))
+@stage(version=4, reads=("name", "purpose", "scores_mean_nothing", "seed", "world", "sampler", "report", "dedup"))
 def report(job: Job, *inputs: Artifact) -> None:
     """Write `report.html`, `ledger.json` (seconds, device seconds, rows and bytes by stage) and `model/`."""
     from lightgen_core.report.page import render_report

@@ -74,6 +74,7 @@ def gather(given: Inputs) -> ReportData:
         other_topics=max(0, len(topics) - MOST_TOPICS),
         repeats=_repeats(artifacts["captions"]),
         repeated_captions=manifests["captions"].counts["repeated"],
+        quarantine=manifests["synthesis"].figures["quarantine"],
         diversity=tuple(Diversity(**manifests["dedup"].figures["diversity"]).figures()),
         dedup=dedup_summary(given),
         pairs=pair_examples(given),

@@ -223,6 +223,15 @@ def test_topics_beyond_those_listed_and_captions_without_a_pair_are_counted():
     assert "gave no pair" not in render_report(report())
 
 
+def test_pictures_in_quarantine_are_counted_by_reason_and_a_page_without_them_is_silent():
+    said = "1,203 pictures could not be had (undecodable 1,200, too many pixels 3)"
+    quarantine = {"undecodable": 1200, "too many pixels": 3}
+    assert said in render_report(report(quarantine=quarantine))
+    alone = ReportData("bare", "", (), STAGES[0].created_at, quarantine=quarantine)
+    assert said in render_report(alone) and '<a href="#data">' in render_report(alone)
+    assert "quarantine" not in render_report(report())
+
+
 def test_every_image_and_chart_has_words():
     page = render_report(report())
     images = Page(page).images

@@ -154,6 +154,7 @@ class ReportData:
         curves: of the training stages.
         topics: captions by topic, `other_topics` that are not listed, and `unused_topics` that no caption covers.
         repeats: captions left out as near duplicates (examples), `repeated_captions` of them in all.
+        quarantine: reason -> pictures that could not be had.
         diversity: figures of the pictures kept.
         dedup: what went and why.
         pairs: preference pairs (examples), `pair_counts` of each kind in all, `captions_without_pair` that gave none.
@@ -180,6 +181,7 @@ class ReportData:
     unused_topics: tuple[str, ...] = ()
     repeats: tuple[Repeat, ...] = ()
     repeated_captions: int = 0
+    quarantine: Mapping[str, int] = field(default_factory=dict)
     diversity: tuple[Figure, ...] = ()
     dedup: DedupSummary | None = None
     pairs: tuple[PairExample, ...] = ()
