@@ -205,8 +205,9 @@ for command in (*STUDENT_COMMANDS, store_group):
 def main() -> None:
     """Run the command line and turn errors into exit codes.
 
-    2: the caller's input is wrong; 1: a stage failed, or the store does not answer; 130: Ctrl-C, as in shells.
+    2: the caller's input is wrong; 1: a stage failed, or the store does not answer; 130: stopped by Ctrl-C or SIGTERM.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends a command as Ctrl-C does: with a word
     console.log_to_stderr()
     arguments = [word for word in sys.argv[1:] if word != "--debug"]  # it may stand anywhere
     debug = len(arguments) < len(sys.argv) - 1

@@ -120,3 +120,11 @@ def test_verify_exits_with_1_where_something_is_damaged(tmp_path):
     store.write(f"{artifact.path}/part.parquet", b"spoil")
     found = lightgen("store", "verify", "--store", str(tmp_path))
     assert found.returncode == 1 and "the content of part.parquet" in found.stdout
+
+
+def test_sigterm_ends_a_command_with_a_word_as_ctrl_c_does(tmp_path):
+    told = "cli.cli = lambda *_, **__: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(60))"
+    code = f"import os, signal, time\nfrom flows import cli\n{told}\ncli.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "stopped; what is finished is kept, and the same command goes on from there\n"
