@@ -7,6 +7,7 @@ Errors are known by the names of their types, so none of the libraries that rais
 
 import errno
 import functools
+import logging
 import re
 import ssl
 import traceback
@@ -46,6 +47,10 @@ OTHERS_HOLD = 2
 """GiB on the device that are not this process's, above which another one is taken to be at work there."""
 
 
+class StageFailed(Exception):
+    """A stage raised; what it had finished is kept, and the same command goes on from there."""
+
+
 def in_words(body: Callable[[], State[Any]]) -> Callable[[], State[Any]]:
     """Make a task's body end in a failed state that says what went wrong, rather than raise."""
 
@@ -64,8 +69,20 @@ def in_words(body: Callable[[], State[Any]]) -> Callable[[], State[Any]]:
 def sentence(error: BaseException) -> str:
     """Return an error as a person should read it; one from another library carries its type's name."""
     text = str(error).strip()
-    own = type(error).__module__.partition(".")[0] in OWN_PACKAGES
-    return text if own and text else f"{type(error).__name__}: {text}".removesuffix(": ")
+    return text if _ours(error) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def without_traceback(record: logging.LogRecord) -> bool:
+    """Let an error of ours, which says all in its words, be logged in them alone (a filter for Prefect's loggers)."""
+    error = record.exc_info[1] if record.exc_info else None
+    cause = error.__cause__ if isinstance(error, StageFailed) else error
+    if cause is not None and _ours(cause):
+        record.msg, record.args, record.exc_info = str(error), (), None
+    return True
+
+
+def _ours(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] in OWN_PACKAGES
 
 
 def may_pass(task: object, run: object, state: State[Any]) -> bool:

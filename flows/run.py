@@ -2,28 +2,31 @@
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from prefect import flow
-from prefect.states import Failed
+from prefect.states import Cancelled, Failed, State
 
 from flows.console import log_to_prefect
 from flows.crashed import tell_if_killed
 from flows.device_limit import require_device_limit
 from flows.distill import NAMES, distill
+from flows.failures import StageFailed, without_traceback
 from flows.form import Overrides, RecipeName, StageName, StageNames, StoreAddress
 from flows.mistakes import MISTAKES
 from flows.plan import plan
 from flows.request import Request, understand
 from flows.run_name import run_name
-from flows.runner import Runner, StageFailed
+from flows.runner import Runner
+from flows.unwanted import Unwanted, ended_if_unwanted
 
 log = logging.getLogger("lightgen")
 
 
-def refused(error: Exception) -> Any:
+def told(state: Callable[..., State[Any]], error: Exception) -> Any:
     """Return the state of a run that ends with an error in words: what is wrong and how to mend it, no traceback."""
-    return Failed(message=str(error), data=error)
+    return state(message=str(error), data=error)
 
 
 @flow(name="lightgen", flow_run_name=run_name, persist_result=False)
@@ -41,7 +44,8 @@ def run(
     Args:
         recipe: What is made.
         store: Where the artifacts are; the setting LIGHTGEN_STORE of the machine that runs it, or another place.
-        overrides: What is made otherwise than the recipe says; fields left empty stay as they are.
+        overrides: What is made otherwise than the recipe says; fields left empty stay as they are there. A default in
+            brackets is what counts where the recipe says nothing.
         only: Run this one stage.
         from_stage: Run this stage and all after it.
         until: Run all stages up to this one.
@@ -52,10 +56,13 @@ def run(
     """
     started = time.monotonic()
     log_to_prefect()
+    logging.getLogger("prefect.flow_runs").addFilter(without_traceback)
     try:
         return _run(understand(recipe, store, overrides, only, from_stage, until, refresh), started)
     except (*MISTAKES, StageFailed) as error:
-        return refused(error)
+        return told(Failed, error)
+    except Unwanted as error:
+        return told(Cancelled, error)
 
 
 def _run(request: Request, started: float) -> dict[str, Any]:
@@ -66,7 +73,8 @@ def _run(request: Request, started: float) -> dict[str, Any]:
     chosen = ", ".join(stage for stage in NAMES if stage in request.selection.chosen)
     log.info("%s: %s; store %s", name, chosen, place.uri)
     tell_if_killed()
-    distill(runner)
+    with ended_if_unwanted():
+        distill(runner)
     outcome = plan(request.recipe, place)
     result = {
         "recipe": name,

@@ -13,7 +13,7 @@ from prefect.states import Completed, State
 from prefect.tasks import exponential_backoff
 
 from flows.device_limit import device_slot
-from flows.failures import in_words, may_pass
+from flows.failures import StageFailed, in_words, may_pass
 from flows.live import Live, Made, page_key
 from flows.selection import Selection
 from storage.artifact import Artifact
@@ -23,10 +23,6 @@ from tasks.recipe import Recipe
 from tasks.settings import Settings
 from tasks.stage import Stage
 from tasks.tracking import tracked
-
-
-class StageFailed(Exception):
-    """A stage raised; what it had finished is kept, and the same command goes on from there."""
 
 
 def _flow_run_began() -> datetime:

@@ -16,6 +16,7 @@ from prefect_server import ROOT, PrefectServer, prefect_server
 from processes import children, is_running, kill, stop
 from waiting import PATIENCE, wait_until
 
+from flows import unwanted
 from flows.console import PREFECT_DEFAULTS
 
 
@@ -158,6 +159,29 @@ def test_under_a_worker_a_killed_run_crashes_a_copy_goes_on_and_a_retry_ends_it(
 
 AUTOMATION = ROOT / "flows" / "automations" / "crashed.yaml"
 BEAT_SECONDS, WITHIN_SECONDS = 1, 15  # a busy machine may delay a beat; Prefect allows no `within` below ten
+IMPATIENT = """
+from flows import cli, unwanted
+unwanted.EVERY = 0.5
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("how", ["cancelled", "deleted"])
+def test_a_run_that_no_worker_watches_ends_when_it_is_cancelled_or_deleted(server, store, how):
+    counts = ["--set", "captions.count=40", "--set", "synthesis.count=200000"]
+    recipe = ["run", "smoke", "--store", str(store), "--until", "synthesis", *counts]
+    process = server.start("-c", IMPATIENT, *recipe, log=store / "log")
+    wait_until(lambda: "synthesis: shard 1 of" in (store / "log").read_text())
+    run = server.api.newest_run(store)
+    if how == "deleted":
+        server.api.http.delete(f"flow_runs/{run['id']}").raise_for_status()
+    else:
+        server.api.post(f"flow_runs/{run['id']}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+    assert process.wait(PATIENCE) == 1
+    assert unwanted.MESSAGE in (store / "log").read_text()
+    assert how == "deleted" or server.api.flow_run(run)["state_type"] == "CANCELLED"
+
+
 BEATING = f"""
 import runpy, sys, prefect.flow_engine as engine
 engine.MINIMUM_HEARTBEAT_INTERVAL = engine.BaseFlowRunEngine.heartbeat_seconds = {BEAT_SECONDS}

@@ -122,6 +122,7 @@ LIBRARIES = {
     "ray": "ray.exceptions",
     "lightgen_core": "lightgen_core.endpoint",
     "storage": "storage.files",
+    "flows": "flows.device_limit",
 }
 
 

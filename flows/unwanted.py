@@ -1,0 +1,76 @@
+"""A run that was cancelled or deleted in the UI ends, also where nobody tells its process.
+
+A worker passes a cancellation on, but not any more to a run that was at work while the server was away, nor to a
+suspended one; nobody tells a run of `lightgen run`, or one that was deleted.
+"""
+
+import contextvars
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound, PrefectException, TerminationSignal
+
+log = logging.getLogger("lightgen")
+
+EVERY = 10.0
+"""Seconds between two questions; the server has to say twice that a run is unwanted, so a worker is first to act."""
+
+
+MESSAGE = "the run was cancelled or deleted in the Prefect UI; what is finished is kept"
+
+
+class Unwanted(Exception):
+    """The run was cancelled or deleted while it worked."""
+
+
+@contextmanager
+def ended_if_unwanted() -> Iterator[None]:
+    """Around a flow's body: end it once the server does not want the run any more. Raises Unwanted then."""
+    context = FlowRunContext.get()
+    assert context is not None and context.flow_run is not None
+    if threading.current_thread() is not threading.main_thread():  # signals reach that one only
+        yield
+        return
+    run, over, found = context.flow_run.id, threading.Event(), threading.Event()
+
+    def watch() -> None:
+        times = 0
+        while not over.wait(EVERY):
+            times = times + 1 if _unwanted(run) else 0
+            if times == 2:
+                found.set()
+                log.warning("%s", MESSAGE)
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    work = contextvars.copy_context().run  # the run's client is found by the context
+    threading.Thread(target=work, args=(watch,), name="unwanted", daemon=True).start()
+    try:
+        yield
+    except TerminationSignal as error:
+        if not found.is_set():
+            raise
+        raise Unwanted(MESSAGE) from error
+    finally:
+        over.set()
+
+
+def _unwanted(run: UUID) -> bool:
+    """Ask the server; one that does not answer wants every run to go on."""
+    try:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(run).state
+    except ObjectNotFound:
+        return True
+    except (httpx.HTTPError, PrefectException):
+        return False
+    return state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED)
