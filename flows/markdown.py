@@ -14,14 +14,16 @@ from lightgen_core.statistics import Interval
 
 
 def plain(text: str) -> str:
-    """Return words that are not ours, so that they are only read: a caption may hold HTML, a link or a picture."""
-    return re.sub(r"[^\w\s,.;'-]", lambda sign: f"&#{ord(sign[0])};", " ".join(text.split())).replace("_", "&#95;")
+    """Return words that are not ours, so that they are only read: a caption may hold HTML, a link or a picture.
+
+    By backslashes, since the UI shows the name of an entity (`&#58;`) rather than its sign.
+    """
+    return re.sub(r"([!-/:-@[-`{-~])", r"\\\1", " ".join(text.split()))
 
 
-def fenced(text: str) -> str:
-    """Return a text of several lines as it is, in a block that it cannot end."""
-    fence = "`" * (1 + max([2, *map(len, re.findall("`+", text))]))
-    return f"{fence}text\n{text}\n{fence}"
+def quoted(text: str) -> str:
+    """Return a text of several lines that is not ours as a quotation, which breaks lines where the page ends."""
+    return "\n".join(f"> {plain(line)}  " for line in text.splitlines())
 
 
 def image(alt: str, chart: Markup) -> str:

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from flows import failures
 from flows.exhibits import exhibit
 from flows.live import Heard, Made
-from flows.markdown import fenced, image, table
+from flows.markdown import image, quoted, table
 from lightgen_core.report.charts import loss_curve
 from lightgen_core.report.data import Curve
 from lightgen_core.report.formats import duration, number, sentence, size, words
@@ -24,21 +25,24 @@ DOT = " \N{MIDDLE DOT} "
 
 def working_page(stage: str, uri: str, heard: Heard) -> str:
     """Return the page of a stage that is at work."""
-    told = [f"### {stage} is at work", _so_far(heard)]
-    if heard.steps:
-        told += _training(list(heard.steps))
+    told = [f"### {stage} is at work", _so_far(heard), *_training(list(heard.steps))]
     at = datetime.now(UTC).strftime("%H:%M:%S UTC")
     return "\n\n".join([*told, f"Its artifact will be `{uri}`", f"As of {at}; reload the page for newer figures."])
 
 
 def failed_page(stage: str, uri: str, heard: Heard, error: BaseException) -> str:
-    """Return the page of a stage that raised."""
-    why = fenced(f"{type(error).__name__}: {error}")
+    """Return the page of a stage that raised, or was told to stop."""
+    failed = isinstance(error, Exception)  # a signal is none
+    why = (
+        quoted(failures.sentence(error))
+        if failed
+        else "It was told to stop: the run was cancelled, or its worker ended."
+    )
     kept = f"What was finished is kept in `{uri}`: run the same again, and it goes on from there."
-    return "\n\n".join([f"### {stage} stopped", _so_far(heard), why, kept])
+    return "\n\n".join([f"### {stage} stopped", _so_far(heard, left=False), why, kept, *_training(list(heard.steps))])
 
 
-def _so_far(heard: Heard) -> str:
+def _so_far(heard: Heard, left: bool = True) -> str:
     """Return progress, time so far, time left and speed, as far as they are known."""
     now = time.monotonic()
     spent = f"{duration(now - heard.began)} so far"
@@ -49,7 +53,7 @@ def _so_far(heard: Heard) -> str:
     if news.rows is not None:
         told.append(counted(news.rows, "row"))
     told.append(spent)
-    if news.seconds_left is not None and news.done < news.total:
+    if left and news.seconds_left is not None and news.done < news.total:
         told.append(f"about {duration(max(0.0, news.seconds_left - (now - at)))} left")
     if news.done > first.done and at > first_at:
         told.append(_rate((news.done - first.done) / (at - first_at), news.unit))
@@ -57,7 +61,9 @@ def _so_far(heard: Heard) -> str:
 
 
 def _training(steps: Sequence[tuple[int, Mapping[str, float]]]) -> list[str]:
-    """Return the curve and the newest figures of a training."""
+    """Return the curve and the newest figures of a training; nothing of other stages."""
+    if not steps:
+        return []
     newest = table(
         ["figure", "newest"], [(words(name), _figure(each)) for name, each in steps[-1][1].items()], right=True
     )

@@ -1,6 +1,5 @@
 """What a person sees of a stage in the Prefect UI: its page at work, failed and done, and the thread that shows it."""
 
-import html
 import json
 import logging
 import re
@@ -12,16 +11,20 @@ from urllib.parse import unquote
 import httpx
 import numpy as np
 import pytest
+from prefect.exceptions import TerminationSignal
 from waiting import PATIENCE, wait_until
 
 from flows import live as live_module
+from flows.failures import StageFailed, without_traceback
 from flows.live import Heard, Live, page_key
+from flows.load import UserError
 from flows.markdown import plain, scores_told, table
 from flows.stage_page import failed_page, working_page
 from lightgen_core.report.charts import loss_curve
 from lightgen_core.report.data import Curve, Sample, SampleRow
 from lightgen_core.report.grid import picture_grid
 from lightgen_core.report.svg import image_uri
+from storage.store import StoreError
 from tasks.progress import Progress
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 48, 48, 3), dtype=np.uint8)
@@ -35,6 +38,11 @@ def heard(*progress: Progress, seconds_ago: float = 0.0) -> Heard:
         given.first = time.monotonic() - turn, each
     given.steps = [(each.done, each.figures) for each in progress if each.figures]
     return given
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
 
 
 @pytest.fixture
@@ -76,11 +84,35 @@ def test_the_page_of_a_training_draws_its_loss_and_leaves_out_what_is_not_finite
 
 
 def test_the_page_of_a_failed_stage_says_why_and_what_is_kept():
-    page = failed_page("tokens", "/store/tokens/key", heard(Progress(3, 9, "shards")), OSError("no ```space``` left"))
+    page = failed_page("tokens", "/store/tokens/key", heard(Progress(3, 9, "shards")), OSError("no *space*\nleft"))
     assert "tokens stopped" in page
-    assert "\n````text\nOSError: no ```space``` left\n````\n" in page
+    assert "\n> OSError\\: no \\*space\\*  \n> left  \n" in page
     assert "**3 of 9 shards** (33 %)" in page
     assert "kept in `/store/tokens/key`" in page
+
+
+def test_the_page_of_a_cancelled_training_keeps_its_curve_and_promises_no_time():
+    given = heard(*(Progress(step, 40, "steps", 900.0, figures={"loss": 1 / step}) for step in (10, 20)))
+    page = failed_page("pretrain", "", given, TerminationSignal(15))
+    assert "It was told to stop" in page
+    assert page.count("data:image/svg") == 1
+    assert " left" in working_page("pretrain", "", given)
+    assert " left" not in page
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (UserError("no field 'cuont'"), "no field 'cuont'"),
+        (caused(StageFailed("stage tokens failed: gone"), StoreError("gone")), "stage tokens failed: gone"),
+        (caused(StageFailed("stage tokens failed: broken"), RuntimeError("broken")), None),
+        (RuntimeError("broken"), None),
+    ],
+)
+def test_an_error_of_ours_is_logged_in_its_words_and_any_other_with_its_traceback(error, said):
+    record = logging.LogRecord("", logging.ERROR, "", 0, "exited unexpectedly", (), (type(error), error, None))
+    assert without_traceback(record)
+    assert (record.getMessage(), record.exc_info is None) == (said or "exited unexpectedly", said is not None)
 
 
 def test_of_many_news_the_newest_is_shown_and_the_stage_never_waits(shown, monkeypatch):
@@ -118,7 +150,7 @@ def test_a_stage_that_waited_for_another_run_says_so(shown):
 def test_the_error_of_a_stage_is_shown_and_raised(shown):
     with pytest.raises(MemoryError), Live("tokens", "", "key", ""):
         raise MemoryError("too much")
-    assert "MemoryError: too much" in shown["markdown"][-1]
+    assert "MemoryError\\: too much" in shown["markdown"][-1]
 
 
 def test_a_server_that_refuses_is_logged_once_and_the_stage_goes_on(shown, monkeypatch, caplog):
@@ -186,8 +218,8 @@ def test_scores_become_a_table_with_intervals_and_none_becomes_a_sentence():
     ]
 
 
-def test_words_of_others_are_only_read():
-    said = plain('a <img src="http://x/y.png"> | ![dog](http://x) `cat` *of_two*\nhats, it\'s 3-D')
-    assert not set(said) & set("<>[]()|`*_!\n")
-    assert html.unescape(said) == 'a <img src="http://x/y.png"> | ![dog](http://x) `cat` *of_two* hats, it\'s 3-D'
-    assert table(["topic"], [[plain("a|b")]]).splitlines()[-1] == "| a&#124;b |"
+def test_every_sign_of_others_that_markdown_could_read_is_escaped():
+    said = plain('a <img> | ![dog](http://x) `cat` *of_two*\nhats, it\'s "3-D" \\ 1.')
+    assert re.sub(r"\\([!-/:-@[-`{-~])", "", said).replace(" ", "").isalnum()
+    assert re.sub(r"\\(.)", r"\1", said) == 'a <img> | ![dog](http://x) `cat` *of_two* hats, it\'s "3-D" \\ 1.'
+    assert table(["topic"], [[plain("a|b")]]).splitlines()[-1] == "| a\\|b |"

@@ -12,6 +12,7 @@ from processes import Process, stop
 from waiting import PATIENCE
 
 from flows.distill import NAMES
+from flows.markdown import plain, quoted, table
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
@@ -184,6 +185,16 @@ def test_a_second_run_is_cached_stage_by_stage_and_says_so(first, server, browse
     with browser.expect_popup() as opened:
         browser.get_by_role("link", name="pretrain").click()
     see(opened.value, "pretrain is done", first["name"])  # the page of the run that made it
+
+
+def test_words_of_others_are_shown_sign_by_sign_and_never_read(server, browser):
+    said = 'a <img src="http://x.example/y.png"> | ![dog](http://x.example) `cat` *of_two* & &#60; \\ www.x.example: 1.'
+    page = "\n\n".join([plain(said), quoted(said), table(["first"], [[plain(said)]])])
+    made = server.api.post("artifacts/", type="markdown", key="words", data=page)
+    browser.goto(f"{server.url}/artifacts/artifact/{made['id']}")
+    see(browser, "first")
+    assert browser.get_by_text(said, exact=True).count() == 3
+    assert browser.locator('img[src*="x.example"], a[href*="x.example"]').count() == 0
 
 
 def test_the_first_page_is_the_dashboard_and_nothing_outside_this_machine_was_asked(first, server, browser, asked):
