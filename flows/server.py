@@ -53,8 +53,9 @@ def ensure_server() -> None:
     if not address:
         raise ServerError(
             f"the Prefect server of this run ended with status {process.wait()} before it answered; {file.name} says "
-            "why. If its database is damaged, move PREFECT_HOME/prefect.db (~/.prefect) away: it holds the history of "
-            "runs only. Or start a server with `prefect server start` and set PREFECT_API_URL."
+            "why, unless that disk is full. If its database is damaged, move PREFECT_HOME/prefect.db (~/.prefect) "
+            "away: it holds the history of runs only. Or start a server with `prefect server start` and set "
+            "PREFECT_API_URL."
         )
     _kept.append(process)
     _use(address, PREFECT_UI_URL="", **{TEMPORARY: "1"})
