@@ -22,8 +22,9 @@ from tasks.recipe import Recipe
 
 log = logging.getLogger("lightgen")
 
-EVERY = 3.0
-"""Seconds between two looks at a working stage; of what it told in between only the newest is shown."""
+EVERY, LATER, LONG = 3.0, 30.0, 300.0
+"""Seconds between two looks at a working stage, and between those at one that has worked for LONG; of what it told in
+between only the newest is shown."""
 
 PATIENCE = 30.0
 """Seconds for which a stage's end waits until its page is shown."""
@@ -102,6 +103,7 @@ class Live:
         self._page = Pinned("markdown", key=key, description=purpose, **run)
         self._bar = Pinned("progress", key=f"{key}-progress", description=f"{stage}: how much is done", **run)
         self._made: Made | None = None
+        self._seen: tuple[float, Progress] | None = None
         self._error: BaseException | None = None
         self._over, self._complained = threading.Event(), False
         work = contextvars.copy_context().run  # the run's client and logger are found by the context
@@ -124,7 +126,7 @@ class Live:
 
     def _watch(self) -> None:
         try:
-            while not self._over.wait(EVERY):
+            while not self._over.wait(EVERY if time.monotonic() - self.heard.began < LONG else LATER):
                 self._look()
             self._conclude()
         except Exception:  # a page that cannot be drawn must not end a run of hours
@@ -135,6 +137,9 @@ class Live:
     def _look(self) -> None:
         from flows.stage_page import working_page
 
+        if self._page.shown and self.heard.news is self._seen:
+            return
+        self._seen = self.heard.news
         self._show(working_page(self.stage, self.uri, self.heard), self.heard.percent())
 
     def _conclude(self) -> None:

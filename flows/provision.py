@@ -19,7 +19,7 @@ def provision(client: SyncPrefectClient, device_limit: str | None) -> list[str]:
     """Make what is missing: the work pool, the device's concurrency limit, the automations.
 
     A pool that was paused and a limit that was raised stay as they are. Automations are made to say what their files
-    say, under the name there.
+    say, under the name there; one that was switched off stays off.
 
     Returns:
         What was found or done, in words.
@@ -55,7 +55,7 @@ def _automation(client: SyncPrefectClient, path: Path) -> str:
     if found is None:
         client.create_automation(wanted)
         return f"automation {wanted.name} made"
-    client.update_automation(found.id, wanted)
+    client.update_automation(found.id, wanted.model_copy(update={"enabled": found.enabled}))
     return f"automation {wanted.name} made to say what {path.name} says"
 
 

@@ -1,21 +1,18 @@
 """How a flow run is called in the Prefect UI: after its recipe and the key of what it ends with."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prefect.context import FlowRunContext
 
-from flows.distill import NAMES, distill
+from flows.distill import NAMES
 from flows.load import load_recipe
 from flows.mistakes import MISTAKES
+from flows.plan import plan
 from flows.selection import select
-from storage.artifact import Artifact
 from storage.store import Store
-from tasks.recipe import Recipe
 from tasks.settings import Settings
-from tasks.stage import Stage
 
 SHORT = 8
 """Digits of a key that are shown: enough to tell runs apart, and to find the artifact by."""
@@ -44,24 +41,9 @@ def name_of(
     try:
         chosen = select(only, from_stage, until, refresh).chosen
         loaded = load_recipe(recipe, overrides)
-        keys = _Keys(loaded, Store(store or Settings().store))
-        distill(keys)
+        artifacts = plan(loaded, Store(store or Settings().store)).artifacts
     except MISTAKES:
         return Path(recipe).stem
     last = max(chosen, key=NAMES.index)
     whole = last == NAMES[-1]
-    return "-".join([loaded.name, *([] if whole else [last]), keys.found[last][:SHORT]])
-
-
-@dataclass
-class _Keys:
-    """Walks the pipeline and looks at nothing but recipe and models."""
-
-    recipe: Recipe
-    store: Store
-    found: dict[str, str] = field(default_factory=dict)
-
-    def __call__(self, stage: Stage, *inputs: Artifact) -> Artifact:
-        artifact = stage.artifact(self.recipe, self.store, inputs)
-        self.found[stage.name] = artifact.key
-        return artifact
+    return "-".join([loaded.name, *([] if whole else [last]), artifacts[last].key[:SHORT]])

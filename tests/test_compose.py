@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -18,7 +19,7 @@ from prefect_redis.client import RedisMessagingSettings
 from prefect_redis.messaging import RedisMessagingPublisherSettings
 
 from flows.console import PREFECT_DEFAULTS
-from flows.provision import WORK_POOL
+from flows.provision import AUTOMATIONS, WORK_POOL, _automation
 from tasks.settings import Settings
 
 OURS = ("server", "setup", "worker", "worker-cpu", "lightgen")
@@ -125,6 +126,14 @@ def test_the_worker_polls_the_pool_that_is_made_and_deployed_to():
     assert command[command.index("--pool") + 1] == WORK_POOL
     deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     assert {deployment["work_pool"]["name"] for deployment in deployments} == {WORK_POOL}
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_an_automation_that_was_switched_off_stays_off_when_the_set_up_is_repeated(enabled):
+    there, told = SimpleNamespace(id="1", enabled=enabled), []
+    server = SimpleNamespace(find_automation=lambda _: there, update_automation=lambda _, wanted: told.append(wanted))
+    _automation(server, AUTOMATIONS / "crashed.yaml")
+    assert [(wanted.name, wanted.enabled) for wanted in told] == [("lightgen run crashed", enabled)]
 
 
 def test_every_volume_is_declared_and_used():

@@ -134,6 +134,21 @@ def test_of_many_news_the_newest_is_shown_and_the_stage_never_waits(shown, monke
     assert set(shown["progress"]) == {0.0, 100.0}
 
 
+def test_a_stage_without_news_is_shown_once_and_one_that_works_for_long_is_looked_at_less_often(shown, monkeypatch):
+    with Live("pretrain", "", "key", "") as live:
+        wait_until(lambda: shown["progress"] == [0.0])
+        time.sleep(10 * live_module.EVERY)
+        assert shown["progress"] == [0.0]
+        live.heard(Progress(1, 2, "steps"))
+        wait_until(lambda: shown["progress"] == [0.0, 50.0])
+    monkeypatch.setattr(live_module, "LONG", 0.0)
+    shown["markdown"].clear()
+    with Live("pretrain", "", "key", "") as live:
+        live.heard(Progress(1, 2, "steps"))
+        time.sleep(10 * live_module.EVERY)
+        assert shown["markdown"] == []
+
+
 def test_a_stage_that_ends_at_once_with_nothing_made_shows_nothing(shown):
     with Live("tokens", "", "key", ""):
         pass
