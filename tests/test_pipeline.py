@@ -1,6 +1,7 @@
 """The whole pipeline on the smoke recipe, through the command line, as a user runs it."""
 
 import json
+import re
 import resource
 import shutil
 import signal
@@ -142,8 +143,8 @@ def test_a_missing_input_is_named_with_the_stage_to_run_first(tmp_path):
 @pytest.mark.parametrize(
     ("stage", "last", "message"),
     [
-        ("synthesis", 2, "2 of 12 shards are there already"),
-        ("tokens", 2, "2 of 3 shards are there already"),
+        ("synthesis", 2, r"2 of \d+ shards are there already"),
+        ("tokens", 2, r"2 of \d+ shards are there already"),
         ("pretrain", 9, "going on from step 8"),
         ("dpo", 3, "going on from step 2"),
     ],
@@ -156,7 +157,7 @@ def test_a_stage_killed_half_way_goes_on_and_ends_with_the_same_bytes(finished, 
     whole = list(store.glob(f"{stage}/*/*.parquet"))  # of training: none, and the log tells its step
     written = {path: path.stat().st_mtime_ns for path in whole}
     again = subprocess.run([*command, "0", *FINE], capture_output=True, text=True, check=True)
-    assert message in again.stderr
+    assert re.search(message, again.stderr)
     assert contents(store, stage) == expected
     assert {path: path.stat().st_mtime_ns for path in whole} == written
 
