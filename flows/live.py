@@ -50,10 +50,10 @@ class Heard:
 
     def __call__(self, progress: Progress) -> None:
         """Take in how far the stage is; returns at once."""
-        self.news = time.monotonic(), progress
-        self.first = self.first or self.news
         if progress.figures:
             self.steps.append((progress.done, progress.figures))
+        self.news = time.monotonic(), progress  # last: it is what the other thread looks for
+        self.first = self.first or self.news
 
     def percent(self) -> float:
         """Return how much of the stage is done, 0 to 100."""

@@ -108,7 +108,7 @@ def first(server, browser, tmp_path_factory) -> dict[str, Any]:
     log, go_on = folder / "run.log", folder / "go on"
     process = server.start("-c", HELD, str(go_on), *ARGUMENTS, log=log)
     try:
-        Process("the run", log, process).wait_until(lambda: "data:image" in training(server.api).get("data", ""))
+        Process("the run", log, process).wait_until(lambda: "30 of 40 steps" in training(server.api).get("data", ""))
         browser.goto(f"{server.url}/artifacts/artifact/{training(server.api)['id']}")
         see(browser, "pretrain is at work", "30 of 40 steps", " left", " steps/s", "newest")
         assert pictures(browser) == [468]
