@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from flows.console import PREFECT_DEFAULTS
+from flows.environment import PREFECT_DEFAULTS
 
 ROOT = Path(__file__).parents[1]
 BAR = 5.0

@@ -9,14 +9,15 @@ from typing import Any
 
 import click
 
-from flows import console
+from flows.environment import log_to_stderr, quiet_prefect
 from flows.load import load_recipe
 from flows.mistakes import MISTAKES
-from flows.options import json_option, set_option, store_option
 from flows.plan import plan as make_plan
 from flows.request import understand
-from flows.store_commands import store as store_group
-from flows.student_commands import STUDENT_COMMANDS
+from flows.verbs import console
+from flows.verbs.options import json_option, set_option, store_option
+from flows.verbs.store_commands import store as store_group
+from flows.verbs.student_commands import STUDENT_COMMANDS
 from storage.files import StoreUnavailable
 from storage.store import Store
 from tasks.settings import Settings
@@ -77,9 +78,9 @@ def run(
         os.environ["LIGHTGEN_ENGINE"] = engine
     # What is wrong with the request is said at once, before the minute that a Prefect server may take to start.
     request = understand(recipe, store_uri, overrides, only, from_stage, until, refresh)
-    console.quiet_prefect()
+    quiet_prefect()
+    from flows.operations.server import ensure_server
     from flows.run import run as flow
-    from flows.server import ensure_server
 
     ensure_server()
     result = flow(recipe, request.store.uri, overrides, only, from_stage, until, refresh)
@@ -124,8 +125,8 @@ def serve(recipe: str, cron: str, store_uri: str | None, **options: Any) -> None
     \b
     lightgen serve demo --cron "0 3 * * *"     every night at three
     """
-    console.quiet_prefect()
-    from flows.serve import serve as serve_until_stopped
+    quiet_prefect()
+    from flows.operations.serve import serve as serve_until_stopped
 
     serve_until_stopped(recipe, cron, store=store_uri, **options)
 
@@ -174,8 +175,8 @@ def estimate(
     lightgen estimate lightgen-0.7b-256 --price 2.50
     lightgen estimate demo --throughput pretrain=420     images per second, measured
     """
-    from flows.estimate import Rates, parse_throughput
-    from flows.estimate import estimate as make_estimate
+    from flows.verbs.estimate import Rates, parse_throughput
+    from flows.verbs.estimate import estimate as make_estimate
 
     rates = Rates(parse_throughput(throughput), tflops, mfu, price)
     result = make_estimate(load_recipe(recipe, overrides), rates, words)
@@ -190,7 +191,7 @@ def doctor(recipe: str | None, as_json: bool) -> None:
 
     With a RECIPE also whether its models, disk and device memory are there. Downloads nothing.
     """
-    from flows.doctor import examine
+    from flows.verbs.doctor import examine
 
     findings = examine(load_recipe(recipe) if recipe else None, Settings())
     click.echo(json.dumps({"checks": findings}) if as_json else console.describe_checks(findings))
@@ -208,7 +209,7 @@ def main() -> None:
     2: the caller's input is wrong; 1: a stage failed, or the store does not answer; 130: stopped by Ctrl-C or SIGTERM.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends a command as Ctrl-C does: with a word
-    console.log_to_stderr()
+    log_to_stderr()
     arguments = [word for word in sys.argv[1:] if word != "--debug"]  # it may stand anywhere
     debug = len(arguments) < len(sys.argv) - 1
     try:

@@ -1,7 +1,7 @@
 """What is wrong with a request rather than with the program: its message says all, and no traceback is shown."""
 
-from flows.geometry import UnknownSize
 from flows.load import UserError
+from flows.verbs.geometry import UnknownSize
 from lightgen_core.benchmarks.prompt import PromptFileError
 from lightgen_core.content import ContentNotFound
 from lightgen_core.zoo.paths import ModelNotFound

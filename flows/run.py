@@ -8,18 +8,18 @@ from typing import Any
 from prefect import flow
 from prefect.states import Cancelled, Failed, State
 
-from flows.console import log_to_prefect
-from flows.crashed import tell_if_killed
-from flows.device_limit import require_device_limit
 from flows.distill import NAMES, distill
-from flows.failures import StageFailed, without_traceback
-from flows.form import Overrides, RecipeName, StageName, StageNames, StoreAddress
+from flows.environment import log_to_prefect
 from flows.mistakes import MISTAKES
+from flows.operations.crashed import tell_if_killed
+from flows.operations.device_limit import require_device_limit
+from flows.operations.failures import StageFailed, without_traceback
+from flows.operations.form import Overrides, RecipeName, StageName, StageNames, StoreAddress
+from flows.operations.run_name import run_name
+from flows.operations.unwanted import Unwanted, ended_if_unwanted
 from flows.plan import plan
 from flows.request import Request, understand
-from flows.run_name import run_name
 from flows.runner import Runner
-from flows.unwanted import Unwanted, ended_if_unwanted
 
 log = logging.getLogger("lightgen")
 
@@ -84,7 +84,7 @@ def _run(request: Request, started: float) -> dict[str, Any]:
         "scores": outcome.scores(),
         "report": outcome.report(),
     }
-    from flows.run_page import show_run_page  # late: it draws
+    from flows.pages.run_page import show_run_page  # late: it draws
 
     show_run_page(result, outcome)
     return result

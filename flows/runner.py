@@ -12,9 +12,10 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, State
 from prefect.tasks import exponential_backoff
 
-from flows.device_limit import device_slot
-from flows.failures import StageFailed, in_words, may_pass
-from flows.live import Live, Made, page_key
+from flows.operations.device_limit import device_slot
+from flows.operations.failures import StageFailed, in_words, may_pass
+from flows.pages.heard import Made
+from flows.pages.live import Live, page_key
 from flows.selection import Selection
 from storage.artifact import Artifact
 from storage.store import Store

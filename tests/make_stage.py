@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 
-from flows.console import log_to_stderr
 from flows.distill import STAGES
+from flows.environment import log_to_stderr
 from flows.load import load_recipe
 from flows.plan import plan
 from storage.store import Store

@@ -14,7 +14,7 @@ from ports import free_port
 from prefect_api import PrefectApi
 from processes import Process, stop
 
-from flows.console import PREFECT_DEFAULTS
+from flows.environment import PREFECT_DEFAULTS
 
 ROOT = Path(__file__).parent.parent
 

@@ -18,8 +18,8 @@ from stack_services import Stack, running_stack, step
 
 from flows.distill import NAMES
 from flows.load import load_recipe
+from flows.operations.provision import AUTOMATIONS
 from flows.plan import plan
-from flows.provision import AUTOMATIONS
 from storage.store import Store
 
 RECIPE = "smoke"
@@ -66,7 +66,7 @@ def check_server(stack: Stack) -> None:
 def check_set_up(stack: Stack) -> None:
     """Assert that the set-up made a limit of one and every automation, each once, though it is done again."""
     environment = stack.environment("setup")
-    stack.processes.run("provision", [sys.executable, "-m", "flows.provision"], environment=environment)
+    stack.processes.run("provision", [sys.executable, "-m", "flows.operations.provision"], environment=environment)
     limits = stack.api.post("v2/concurrency_limits/filter")
     named = [limit for limit in limits if limit["name"] == environment["LIGHTGEN_DEVICE_LIMIT"]]
     assert [(limit["limit"], limit["active"]) for limit in named] == [(1, True)], limits

@@ -18,8 +18,8 @@ from prefect_redis.cleanup_queue import RedisWorkerCleanupQueueSettings
 from prefect_redis.client import RedisMessagingSettings
 from prefect_redis.messaging import RedisMessagingPublisherSettings
 
-from flows.console import PREFECT_DEFAULTS
-from flows.provision import AUTOMATIONS, WORK_POOL, _automation
+from flows.environment import PREFECT_DEFAULTS
+from flows.operations.provision import AUTOMATIONS, WORK_POOL, _automation
 from tasks.settings import Settings
 
 OURS = ("server", "setup", "worker", "worker-cpu", "lightgen")

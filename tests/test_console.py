@@ -10,9 +10,9 @@ from stores import commit
 
 from flows import cli as command_line
 from flows.cli import cli, main
-from flows.console import describe_checks, describe_estimate, describe_plan
-from flows.estimate import Rates, estimate
 from flows.load import UserError, load_recipe
+from flows.verbs.console import describe_checks, describe_estimate, describe_plan
+from flows.verbs.estimate import Rates, estimate
 from storage.artifact import Artifact
 from storage.plural import counted
 from storage.store import Store

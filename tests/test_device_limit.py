@@ -13,13 +13,13 @@ from prefect_server import PrefectServer, prefect_server
 from processes import kill, stop
 from waiting import PATIENCE, wait_until
 
-from flows.device_limit import require_device_limit
 from flows.load import UserError
-from flows.server import TEMPORARY
+from flows.operations.device_limit import require_device_limit
+from flows.operations.server import TEMPORARY
 
 LEASE_SECONDS = 60  # Prefect allows no shorter one
 OFTEN = f"""
-import runpy, sys, prefect.concurrency._leases as leases, flows.device_limit as device_limit
+import runpy, sys, prefect.concurrency._leases as leases, flows.operations.device_limit as device_limit
 leases._RENEWAL_FRACTION, device_limit.LEASE_SECONDS = 0.05, {LEASE_SECONDS}
 sys.argv[0] = "tests/two_stages.py"
 runpy.run_path(sys.argv[0], run_name="__main__")

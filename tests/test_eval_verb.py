@@ -12,8 +12,8 @@ from PIL import Image
 from tiny_geneval import save_tiny_detector
 from tiny_pipelines import clip_tokenizer, save_sd_that_flags_everything, save_sdxl
 
-from flows.evaluate import evaluate
 from flows.load import UserError
+from flows.verbs.evaluate import evaluate
 
 CATEGORIES = ["single_object", "two_object", "counting", "colors", "position", "color_attr"]
 

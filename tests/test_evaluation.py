@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from tiny_geneval import save_tiny_detector
 
-from flows.console import describe_evaluation, describe_run
 from flows.distill import distill
-from flows.evaluate import evaluate
 from flows.load import load_recipe
 from flows.plan import plan
+from flows.verbs.console import describe_evaluation, describe_run
+from flows.verbs.evaluate import evaluate
 from lightgen_core.benchmarks.prompt import Prompt, PromptFileError, at_most, read_prompts, shuffled
 from lightgen_core.benchmarks.scene import judge_scenes, scene_prompts
 from lightgen_core.benchmarks.scores import score_table

@@ -16,8 +16,8 @@ from prefect_server import ROOT, PrefectServer, prefect_server
 from processes import children, is_running, kill, stop
 from waiting import PATIENCE, wait_until
 
-from flows import unwanted
-from flows.console import PREFECT_DEFAULTS
+from flows.environment import PREFECT_DEFAULTS
+from flows.operations import unwanted
 
 
 @pytest.fixture(scope="module")

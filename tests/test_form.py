@@ -8,10 +8,10 @@ import pytest
 from prefect.utilities.callables import parameter_schema
 
 from flows.distill import NAMES
-from flows.form import ABOUT
 from flows.load import UserError, load_recipe, recipe_names
+from flows.operations.form import ABOUT
+from flows.operations.run_name import name_of
 from flows.run import run
-from flows.run_name import name_of
 from lightgen_core.config import Section
 from tasks.recipe import Recipe
 
@@ -141,7 +141,7 @@ def test_a_run_that_cannot_be_is_named_after_what_was_asked(wrong):
     assert name_of(**wrong) == wrong["recipe"]
 
 
-@pytest.mark.parametrize("module", ["flows.run", "flows.serve", "flows.form"])
+@pytest.mark.parametrize("module", ["flows.run", "flows.operations.serve", "flows.operations.form"])
 def test_deploying_and_serving_load_no_library_of_models(module):
     code = (
         f"import sys, {module}; sys.exit(bool({{'torch', 'transformers', 'diffusers', 'datasets'}} & set(sys.modules)))"

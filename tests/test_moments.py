@@ -10,8 +10,8 @@ import torch
 from diffusers import AutoencoderKL
 
 from flows.distill import distill
-from flows.estimate import Rates, estimate
 from flows.load import load_recipe
+from flows.verbs.estimate import Rates, estimate
 from lightgen_core.codec import CodecError, LatentCodec
 from lightgen_core.pictures import to_png
 from lightgen_core.train.data import TokenSource

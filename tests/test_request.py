@@ -7,9 +7,9 @@ from uuid import uuid4
 import pytest
 from click.testing import CliRunner
 
-from flows import run_page
 from flows.cli import cli
 from flows.mistakes import MISTAKES
+from flows.pages import run_page
 from flows.plan import plan
 from flows.request import understand
 from flows.run import run

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from prefect.states import State
 
-from flows.failures import TRANSIENT_TYPES, in_words, is_transient, may_pass, sentence
+from flows.operations.failures import TRANSIENT_TYPES, in_words, is_transient, may_pass, sentence
 from lightgen_core.cluster import ClusterError
 from lightgen_core.endpoint import EndpointError, EndpointUnreachable
 from lightgen_core.train.update import NonFiniteLossError
@@ -122,7 +122,7 @@ LIBRARIES = {
     "ray": "ray.exceptions",
     "lightgen_core": "lightgen_core.endpoint",
     "storage": "storage.files",
-    "flows": "flows.device_limit",
+    "flows": "flows.operations.device_limit",
 }
 
 

@@ -12,7 +12,7 @@ from processes import Process, stop
 from waiting import PATIENCE
 
 from flows.distill import NAMES
-from flows.markdown import plain, quoted, table
+from flows.pages.markdown import plain, quoted, table
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
@@ -32,7 +32,7 @@ HELD = """
 import sys
 from pathlib import Path
 from flows.cli import main
-from flows.live import Heard
+from flows.pages.heard import Heard
 sys.path.append("tests")
 from waiting import wait_until
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pyarrow as pa
 from prefect import flow
 
-from flows.console import log_to_stderr
-from flows.crashed import tell_if_killed
+from flows.environment import log_to_stderr
 from flows.load import load_recipe
+from flows.operations.crashed import tell_if_killed
 from flows.run import Runner
 from flows.selection import Selection
 from storage.store import Store

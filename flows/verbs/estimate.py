@@ -9,9 +9,9 @@ from typing import Any
 
 from flows.did_you_mean import did_you_mean
 from flows.distill import NAMES
-from flows.geometry import Size, embedding_width, picture_size, token_sizes
-from flows.known_models import known
 from flows.load import UserError
+from flows.verbs.geometry import Size, embedding_width, picture_size, token_sizes
+from flows.verbs.known_models import known
 from lightgen_core.config import LoopConfig
 from lightgen_core.flops import expected_training_flops, forward_flops, hidden_counts, sampling_flops
 from lightgen_core.parameters import student_parameters

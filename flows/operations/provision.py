@@ -1,4 +1,7 @@
-"""What a Prefect server needs before deployments can run; `python -m flows.provision` makes it, and may be repeated."""
+"""What a Prefect server needs before deployments can run.
+
+`python -m flows.operations.provision` makes it, and may be repeated.
+"""
 
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from prefect.workers.process import ProcessWorker
 from tasks.settings import Settings
 
 WORK_POOL = "lightgen"
-AUTOMATIONS = Path(__file__).parent / "automations"
+AUTOMATIONS = Path(__file__).parents[1] / "automations"
 
 
 def provision(client: SyncPrefectClient, device_limit: str | None) -> list[str]:

@@ -5,8 +5,6 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -16,9 +14,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.exceptions import PrefectException
 
-from storage.artifact import Artifact
+from flows.pages.heard import Heard, Made
 from tasks.progress import Progress
-from tasks.recipe import Recipe
 
 log = logging.getLogger("lightgen")
 
@@ -36,37 +33,6 @@ API_ERRORS = (httpx.HTTPError, PrefectException)
 def page_key(recipe: str, of: str) -> str:
     """Return the key of a page; the UI shows pages of one key, from run to run, as versions of one another."""
     return f"{re.sub('[^a-z0-9]+', '-', recipe.lower())}-{of}"
-
-
-@dataclass
-class Heard:
-    """What a stage has told of itself so far. Written by the stage's thread, read by another."""
-
-    began: float = field(default_factory=time.monotonic)
-    first: tuple[float, Progress] | None = None
-    """The first progress of this run, and when it was heard: the speed is measured from here."""
-    news: tuple[float, Progress] | None = None
-    steps: list[tuple[int, Mapping[str, float]]] = field(default_factory=list)
-
-    def __call__(self, progress: Progress) -> None:
-        """Take in how far the stage is; returns at once."""
-        if progress.figures:
-            self.steps.append((progress.done, progress.figures))
-        self.news = time.monotonic(), progress  # last: it is what the other thread looks for
-        self.first = self.first or self.news
-
-    def percent(self) -> float:
-        """Return how much of the stage is done, 0 to 100."""
-        return 100 * self.news[1].done / self.news[1].total if self.news and self.news[1].total else 0.0
-
-
-@dataclass(frozen=True)
-class Made:
-    """A finished stage: what it made, from what, and the recipe."""
-
-    artifact: Artifact
-    inputs: tuple[Artifact, ...]
-    recipe: Recipe
 
 
 class Pinned:
@@ -135,7 +101,7 @@ class Live:
             )
 
     def _look(self) -> None:
-        from flows.stage_page import working_page
+        from flows.pages.stage_page import working_page
 
         if self._page.shown and self.heard.news is self._seen:
             return
@@ -143,7 +109,7 @@ class Live:
         self._show(working_page(self.stage, self.uri, self.heard), self.heard.percent())
 
     def _conclude(self) -> None:
-        from flows.stage_page import done_page, failed_page
+        from flows.pages.stage_page import done_page, failed_page
 
         if self._error is not None:
             self._show(failed_page(self.stage, self.uri, self.heard, self._error), self.heard.percent())

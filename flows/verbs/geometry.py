@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.known_models import known
+from flows.verbs.known_models import known
 from lightgen_core.references import parse
 from tasks.recipe import Recipe
 

@@ -33,7 +33,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_HOME
 from prefect.states import Crashed
 
-from flows.live import API_ERRORS
+from flows.pages.live import API_ERRORS
 
 log = logging.getLogger("lightgen")
 

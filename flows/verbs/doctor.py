@@ -8,10 +8,10 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from flows.console import size
-from flows.doctor_models import Finding, find, models_of
-from flows.estimate import CHECKPOINT, Rates, estimate
-from flows.geometry import UnknownSize
+from flows.verbs.console import size
+from flows.verbs.doctor_models import Finding, find, models_of
+from flows.verbs.estimate import CHECKPOINT, Rates, estimate
+from flows.verbs.geometry import UnknownSize
 from storage.files import StoreError
 from storage.plural import counted
 from storage.store import Store

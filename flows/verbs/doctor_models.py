@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.distill import STAGES
-from flows.hub import HubError, look_up
-from flows.known_models import KnownModel, known
+from flows.verbs.hub import HubError, look_up
+from flows.verbs.known_models import KnownModel, known
 from lightgen_core.content import WEIGHTS, weights_digest
 from lightgen_core.references import Reference, parse
 from lightgen_core.zoo.paths import ModelNotFound

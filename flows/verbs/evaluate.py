@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from flows.folders import require_student, require_writable
 from flows.load import UserError, load_recipe
+from flows.verbs.folders import require_student, require_writable
 from lightgen_core.benchmarks.geneval_prompts import Requirement
 from lightgen_core.benchmarks.judge import JUDGES, Judge, load_judge
 from lightgen_core.benchmarks.prompt import Prompt

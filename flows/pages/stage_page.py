@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from flows import failures
-from flows.exhibits import exhibit
-from flows.live import Heard, Made
-from flows.markdown import image, quoted, table
+from flows.operations import failures
+from flows.pages.exhibits import exhibit
+from flows.pages.heard import Heard, Made
+from flows.pages.markdown import image, quoted, table
 from lightgen_core.report.charts import loss_curve
 from lightgen_core.report.data import Curve
 from lightgen_core.report.formats import duration, number, sentence, size, words

@@ -20,8 +20,8 @@ from prefect.server.schemas.schedules import CronSchedule
 
 from flows.did_you_mean import did_you_mean
 from flows.load import UserError, load_recipe, recipe_names
+from flows.operations.server import running_server
 from flows.run import run
-from flows.server import running_server
 from storage.store import Store
 from tasks.settings import Settings
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from flows.live import Made
-from flows.markdown import image, plain, scores_told, table
+from flows.pages.heard import Made
+from flows.pages.markdown import image, plain, scores_told, table
 from lightgen_core.pictures import from_bytes
 from lightgen_core.report.charts import loss_curve
 from lightgen_core.report.data import STUDENTS, Curve, Sample, SampleRow

@@ -14,7 +14,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
 from flows.load import UserError
-from flows.server import TEMPORARY
+from flows.operations.server import TEMPORARY
 
 log = logging.getLogger("lightgen")
 

@@ -9,8 +9,8 @@ from prefect import runtime
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
 
-from flows.live import API_ERRORS, Pinned, page_key
-from flows.markdown import scores_told, table
+from flows.pages.live import API_ERRORS, Pinned, page_key
+from flows.pages.markdown import scores_told, table
 from flows.plan import Planner
 from lightgen_core.report.formats import duration, number, size
 from storage.plural import counted

@@ -1,8 +1,8 @@
 """Which Prefect server a command reports to; where there is none, one of its own.
 
-`python -m flows.server` is the latter. It tells its address on standard output once it answers, and ends when its
-standard input does. Only the process that started it holds the other end of that pipe, so the server ends however that
-process ends, kill -9 included; and not before it, so that the last states and logs still arrive.
+`python -m flows.operations.server` is the latter. It tells its address on standard output once it answers, and ends
+when its standard input does. Only the process that started it holds the other end of that pipe, so the server ends
+however that process ends, kill -9 included; and not before it, so that the last states and logs still arrive.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from flows.load import UserError
 
 log = logging.getLogger("lightgen")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TEMPORARY = "LIGHTGEN_TEMPORARY_SERVER"
 """Environment variable that is set where the run's server ends with the run."""
 
@@ -145,7 +145,7 @@ def _start(arguments: list[str], stderr: IO[str]) -> tuple[subprocess.Popen[str]
     """Start a server and wait until it answers. Returns its address; empty where it ended instead."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.server", *arguments],
+        [sys.executable, "-m", "flows.operations.server", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
@@ -162,7 +162,7 @@ def main() -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
-    parser = argparse.ArgumentParser(prog="python -m flows.server", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m flows.operations.server", description=__doc__)
     parser.add_argument("--ui", type=int, metavar="PORT", help="with UI and scheduler; otherwise an API on a free port")
     port = parser.parse_args().ui
     listener = socket.create_server(("127.0.0.1", port or 0))

@@ -1,0 +1,54 @@
+"""What Prefect is told before it is imported, and where the program's own messages go."""
+
+import logging
+import os
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from tasks.worker import LOGGERS
+
+
+def _variables(name: str, value: Any) -> dict[str, str]:
+    """Return a table of settings as Prefect's environment variables."""
+    if not isinstance(value, dict):
+        return {name: str(value)}
+    return {
+        full: text for key, inner in value.items() for full, text in _variables(f"{name}_{key.upper()}", inner).items()
+    }
+
+
+PREFECT_TOML = Path(__file__).parent / "prefect.toml"
+PREFECT_DEFAULTS = _variables("PREFECT", tomllib.loads(PREFECT_TOML.read_text())) | {"DO_NOT_TRACK": "1"}
+"""Environment variables. Where a command starts in the checkout, Prefect reads the file itself."""
+
+
+def quiet_prefect() -> None:
+    """Set Prefect's environment, as far as the caller has not; call it before Prefect is imported."""
+    for name, value in PREFECT_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
+def log_to_prefect() -> None:
+    """Send the program's own messages to the log of the flow run that is going on; no bars of libraries."""
+    _no_bars()
+    prefect = logging.getLogger("prefect.extra")
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        for handler in prefect.handlers:
+            if handler not in logger.handlers:
+                logger.addHandler(handler)
+        logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
+
+
+def log_to_stderr() -> None:
+    """Send the program's own messages, and warnings of all others, to standard error; no bars of libraries."""
+    _no_bars()
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def _no_bars() -> None:
+    os.environ.setdefault("TQDM_DISABLE", "1")  # progress goes through the log; bars only tear it
