@@ -160,7 +160,8 @@ def test_under_a_worker_a_killed_run_crashes_a_copy_goes_on_and_a_retry_ends_it(
 AUTOMATION = ROOT / "flows" / "automations" / "crashed.yaml"
 BEAT_SECONDS, WITHIN_SECONDS = 1, 15  # a busy machine may delay a beat; Prefect allows no `within` below ten
 IMPATIENT = """
-from flows import cli, unwanted
+from flows import cli
+from flows.operations import unwanted
 unwanted.EVERY = 0.5
 cli.main()
 """
