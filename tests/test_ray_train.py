@@ -81,7 +81,8 @@ def test_processes_on_ray_end_with_a_killed_launcher_and_a_rerun_has_the_bytes_o
     hold.flag.unlink()
     again = []
     assert execute(job, on_log=again.append) == outcome
-    assert (again[0]["step"], again[-1]["step"]) == (28, STEPS)  # there is a checkpoint for each three steps
+    # There is a checkpoint for each three steps; Ray lets a process go that may still name that of step 30.
+    assert (again[0]["step"] in (28, 31), again[-1]["step"]) == (True, STEPS)
     assert files_of(job.place.folder / LAST) == files_of(here.place.folder / LAST)
     assert files_of(job.place.output) == files_of(here.place.output)
 
