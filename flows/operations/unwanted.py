@@ -24,6 +24,8 @@ log = logging.getLogger("lightgen")
 EVERY = 10.0
 """Seconds between two questions; the server has to say twice that a run is unwanted, so a worker is first to act."""
 
+PATIENCE = 6
+"""So many times as long a run has to end before it is told again."""
 
 MESSAGE = "the run was cancelled or deleted in the Prefect UI; what is finished is kept"
 
@@ -44,13 +46,15 @@ def ended_if_unwanted() -> Iterator[None]:
 
     def watch() -> None:
         times = 0
-        while not over.wait(EVERY):
-            times = times + 1 if _unwanted(run) else 0
-            if times == 2:
-                found.set()
-                log.warning("%s", MESSAGE)
-                os.kill(os.getpid(), signal.SIGTERM)
+        while times < 2:
+            if over.wait(EVERY):
                 return
+            times = times + 1 if _unwanted(run) else 0
+        found.set()
+        log.warning("%s", MESSAGE)
+        while not over.is_set():  # again: what a signal raises may be lost, as in a callback of a library
+            os.kill(os.getpid(), signal.SIGTERM)
+            over.wait(PATIENCE * EVERY)
 
     work = contextvars.copy_context().run  # the run's client is found by the context
     threading.Thread(target=work, args=(watch,), name="unwanted", daemon=True).start()
