@@ -117,11 +117,8 @@ class Stage:
                     job.keep_clock()
                     self.body(job, *inputs)
                     first = artifact.commit(self._manifest(job, inputs))
-            except (
-                FinishedElsewhere,
-                DamagedArtifact,
-                FileNotFoundError,
-            ):  # its sweep takes away what this one was reading
+            except (FinishedElsewhere, DamagedArtifact, FileNotFoundError):
+                # Whoever finishes sweeps away what this one may have been reading.
                 if artifact.store.locks or not artifact.finished():
                     raise
                 artifact.tidy()
