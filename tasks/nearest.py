@@ -48,6 +48,8 @@ def never_made(artifact: Artifact, wanted: Wanted) -> str:
         return "never made"
     if inputs:
         fields.append(f"its input {inputs[0]}" if len(inputs) == 1 else f"{len(inputs)} of its inputs")
+    if not fields:
+        return "never made"
     return f"never made; differs from {made.key[:8]} (made {made.created_at[:10]}) in {'; '.join(fields)}"
 
 
@@ -80,7 +82,7 @@ def _differences(
         ours, theirs = here.get(name, _NOTHING), there.get(name, _NOTHING)
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
             yield from _differences(ours, theirs, *path, name)
-        elif ours != theirs and not (path in (("weights",), ("files",)) and _NOTHING in (ours, theirs)):
+        elif ours != theirs and not (_NOTHING in (ours, theirs) and (*path, name)[0] in ("weights", "files")):
             yield (*path, name), ours, theirs  # which weights and files are read, a field of the recipe says
 
 

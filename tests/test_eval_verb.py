@@ -13,6 +13,7 @@ from tiny_geneval import save_tiny_detector
 from tiny_pipelines import clip_tokenizer, save_sd_that_flags_everything, save_sdxl
 
 from flows.load import UserError
+from flows.mistakes import MISTAKES
 from flows.verbs.evaluate import evaluate
 
 CATEGORIES = ["single_object", "two_object", "counting", "colors", "position", "color_attr"]
@@ -126,7 +127,7 @@ def test_a_recipe_that_nobody_judges_needs_another_benchmark(pipeline, tmp_path)
 
 @pytest.mark.parametrize("model", ["/no/such/folder", "diffusers:/no/such/folder"])
 def test_a_model_that_is_not_there_is_the_caller_s_mistake(model):
-    with pytest.raises(UserError, match="/no/such/folder"):
+    with pytest.raises(MISTAKES, match="/no/such/folder"):
         evaluate(model)
 
 

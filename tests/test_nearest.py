@@ -58,6 +58,7 @@ def changed(**fields: object) -> dict:
         ({"config": changed(new="a")}, 'pretrain.new: "a", there nothing'),
         ({"config": CONFIG | {"weights": {"zoo:t5": "bb"}}}, "the weights of zoo:t5"),
         ({"config": changed(steps=1) | {"weights": {"other": "bb"}}}, "pretrain.steps: 1, there 2000"),
+        ({"config": changed(steps=1) | {"files": {"prompts.txt": "cc"}}}, "pretrain.steps: 1, there 2000"),
         ({"inputs": INPUTS | {"tokens": "t2"}}, "its input tokens"),
         ({"inputs": {"tokens": "t2", "captions": "c2"}}, "2 of its inputs"),
         ({"inputs": INPUTS | {"tokens": "t2"}, "config": CONFIG | {"seed": 1}}, "seed: 1, there 0; its input tokens"),
