@@ -88,6 +88,7 @@ def require_inputs(planner: Planner, selection: Selection) -> None:
                 raise UserError(
                     f"{name} needs {needed} {given.key}, which is {state.state} in {planner.store.uri} "
                     f"({planner.why(needed)}).\n"
-                    f"Run it first: lightgen run {planner.recipe.name} --until {needed}; or drop --only and --from."
+                    f"Run it first, with the same --set and --store: lightgen run {planner.recipe.name} --until "
+                    f"{needed}; or drop --only and --from."
                 )
     planner.store.require_writable()

@@ -20,6 +20,7 @@ from flows.operations.unwanted import Unwanted, ended_if_unwanted
 from flows.plan import plan
 from flows.request import Request, understand
 from flows.runner import Runner
+from tasks.scratch import in_use
 
 log = logging.getLogger("lightgen")
 
@@ -73,7 +74,7 @@ def _run(request: Request, started: float) -> dict[str, Any]:
     chosen = ", ".join(stage for stage in NAMES if stage in request.selection.chosen)
     log.info("%s: %s; store %s", name, chosen, place.uri)
     tell_if_killed()
-    with ended_if_unwanted():
+    with ended_if_unwanted(), in_use(place, request.settings):
         distill(runner)
     outcome = plan(request.recipe, place)
     result = {

@@ -10,19 +10,21 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold `path` exclusively, waiting as long as another process holds it; yield whether it is held.
+def file_lock(path: Path, *, wait: bool = True, shared: bool = False) -> Iterator[bool]:
+    """Hold `path` alone, or shared with others, waiting as long as another process stands against it.
 
-    Without `wait` it may not be. `flock` belongs to the open file, so a holder that is killed leaves no lock behind.
+    Yields whether it is held; without `wait` it may not be. `flock` belongs to the open file, so a holder that is killed
+    leaves no lock behind.
     """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if not wait:
                 yield False
                 return
             log.info("waiting for another run that is making %s", path.stem)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, kind)
         yield True

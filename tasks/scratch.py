@@ -1,5 +1,6 @@
-"""What a maker needs on its own machine's disk: a lock against other makers there, and a folder for its checkpoints."""
+"""What a run needs on its own machine's disk: locks against others there, and a folder for checkpoints."""
 
+import hashlib
 import shutil
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -7,7 +8,26 @@ from pathlib import Path
 
 from storage.artifact import PROGRESS, Artifact
 from storage.lock import file_lock
+from storage.store import Store
 from tasks.settings import Settings
+
+
+def in_use(store: Store, settings: Settings) -> AbstractContextManager[bool]:
+    """Hold a store as each run on this machine does, for as long as it works, so that nobody deletes from it."""
+    return file_lock(_lock_of(store, settings), shared=True)
+
+
+def unused(store: Store, settings: Settings) -> AbstractContextManager[bool]:
+    """Hold a store against the runs of this machine, to delete from it; tells whether none is at work."""
+    return file_lock(_lock_of(store, settings), wait=False)
+
+
+def _lock_of(store: Store, settings: Settings) -> Path:
+    folder = store.local_path(".locks")
+    if folder is not None:
+        return folder / "in-use.lock"
+    name = hashlib.sha256(store.uri.encode()).hexdigest()[:20]
+    return Path(settings.scratch).expanduser() / ".locks" / f"in-use-{name}.lock"
 
 
 @dataclass(frozen=True)

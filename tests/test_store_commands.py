@@ -1,17 +1,21 @@
 """`lightgen store`: what it deletes and what it leaves alone, without a stage's work."""
 
+import contextlib
 import json
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
 from flows.cli import cli
-from flows.load import load_recipe
+from flows.load import UserError, load_recipe
 from flows.plan import plan
+from flows.request import understand
+from flows.run import _run
 from storage.artifact import Artifact
 from storage.manifest import Manifest
 from storage.store import Store
-from tasks.scratch import Scratch
+from tasks.scratch import in_use, unused
 from tasks.settings import Settings
 
 
@@ -44,7 +48,8 @@ def made(store: Store, stage: str, key: str) -> Artifact:
 
 def gc(store: Store, *options: str) -> str:
     done = CliRunner().invoke(cli, ["store", "gc", "--keep", "smoke", "--store", store.uri, *options])
-    assert done.exit_code == 0, done.output
+    if done.exception is not None:
+        raise done.exception
     return done.stdout
 
 
@@ -63,13 +68,31 @@ def test_gc_keeps_what_a_recipe_with_overrides_needs(store):
     assert needed.finished()
 
 
-def test_gc_leaves_alone_what_a_run_of_this_machine_is_making(store):
+def test_gc_deletes_nothing_while_a_run_of_this_machine_is_at_work(store):
     artifact = begun(store, "captions", "0" * 20)
-    with Scratch(artifact, Settings()).lock():
-        assert f"left alone, it is being made: {artifact.path}" in gc(store, "--delete", "--unfinished")
+    with in_use(store, Settings()), in_use(store, Settings()):
+        with pytest.raises(UserError, match=r"a run of this machine is at work in .*nothing was deleted"):
+            gc(store, "--delete", "--unfinished")
+        assert f"would delete {artifact.path}" in gc(store, "--unfinished")
     assert list(artifact.records()) == ["part.parquet"]
     assert f"deleted {artifact.path}" in gc(store, "--delete", "--unfinished")
     assert store.folders("captions") == []
+
+
+def test_a_run_holds_its_store_from_its_first_stage_to_its_last(monkeypatch, tmp_path):
+    store, held = Store(str(tmp_path / "store")), []
+    monkeypatch.setattr("flows.run.distill", lambda runner: held.append(alone(store)))
+    monkeypatch.setattr("flows.run.tell_if_killed", lambda: None)
+    monkeypatch.setattr("flows.run.ended_if_unwanted", contextlib.nullcontext)
+    monkeypatch.setattr("flows.run.Runner", lambda *given: SimpleNamespace(rows=[]))
+    monkeypatch.setattr("flows.pages.run_page.show_run_page", lambda *given: None)
+    _run(understand("smoke", store.uri), 0.0)
+    assert (held, alone(store)) == ([False], True)
+
+
+def alone(store: Store) -> bool:
+    with unused(store, Settings()) as held:
+        return held
 
 
 def test_gc_of_a_remote_store_leaves_unfinished_work_to_other_machines(tmp_path):

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -26,6 +27,10 @@ log = logging.getLogger("lightgen")
 ROOT = Path(__file__).parents[2]
 TEMPORARY = "LIGHTGEN_TEMPORARY_SERVER"
 """Environment variable that is set where the run's server ends with the run."""
+
+
+STARTS_WITHIN = 15.0
+"""Seconds: `prefect server start --background` returns before the server answers."""
 
 
 class ServerError(RuntimeError):
@@ -110,13 +115,19 @@ def _require(api: str) -> None:
     """Raise UserError where nobody answers at the address that the user gave; any answer will do here."""
     import httpx
 
-    try:
-        httpx.get(f"{api}/health", timeout=30)
-    except httpx.TransportError as error:
-        raise UserError(
-            f"no Prefect server answers at {api}, the address in PREFECT_API_URL or in a profile ({error}).\n"
-            "Start it (`prefect server start` on that machine), or unset it: the command then starts one of its own."
-        ) from error
+    until = time.monotonic() + STARTS_WITHIN
+    while True:
+        try:
+            httpx.get(f"{api}/health", timeout=30)
+            return
+        except httpx.TransportError as error:
+            if time.monotonic() > until:
+                raise UserError(
+                    f"no Prefect server answers at {api}, the address in PREFECT_API_URL or in a profile ({error}).\n"
+                    "Start it (`prefect server start` on that machine), or unset it: the command then starts one of "
+                    "its own."
+                ) from error
+            time.sleep(0.5)
 
 
 def _log_file(home: Path) -> IO[str]:

@@ -15,7 +15,7 @@ from flows.verbs.options import json_option, set_option, store_option
 from storage.artifact import Artifact, DamagedArtifact
 from storage.plural import counted
 from storage.store import Store
-from tasks.scratch import Scratch
+from tasks.scratch import unused
 from tasks.settings import Settings
 
 
@@ -157,8 +157,9 @@ def gc(
 ) -> None:
     """Delete what none of the given recipes needs.
 
-    What a run on this machine is making stays. A remote store cannot tell what other machines are making, so there
-    all that is unfinished stays, unless --unfinished says otherwise. --set counts for each of the recipes.
+    Deletes nothing while a run of this machine is at work in the store. A remote store cannot tell what other machines
+    are making, so there all that is unfinished stays, unless --unfinished says otherwise; what their runs have finished
+    and still need, only --keep protects. --set counts for each of the recipes.
 
     \b
     lightgen store gc --keep demo              say what would go
@@ -168,15 +169,17 @@ def gc(
     plans = [plan(load_recipe(recipe, overrides), place) for recipe in recipes]
     needed = {artifact.path for planner in plans for artifact in planner.artifacts.values()}
     freed = 0
-    for artifact in _artifacts(place):
-        if artifact.path in needed:
-            continue
-        if not (unfinished or place.locks or artifact.finished()):
-            click.echo(f"left alone, unfinished: {artifact.path}")
-            continue
-        with Scratch(artifact, settings).lock(wait=False) as held:
-            if not held:
-                click.echo(f"left alone, it is being made: {artifact.path}")
+    with unused(place, settings) as alone:
+        if delete and not alone:
+            raise UserError(
+                f"a run of this machine is at work in {place.uri}, and may need what would go: nothing was deleted.\n"
+                "Give the command again when that run has ended."
+            )
+        for artifact in _artifacts(place):
+            if artifact.path in needed:
+                continue
+            if not (unfinished or place.locks or artifact.finished()):
+                click.echo(f"left alone, unfinished: {artifact.path}")
                 continue
             there = sum(place.files(artifact.path).values())
             freed += there
