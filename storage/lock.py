@@ -13,8 +13,8 @@ log = logging.getLogger(__name__)
 def file_lock(path: Path, *, wait: bool = True, shared: bool = False) -> Iterator[bool]:
     """Hold `path` alone, or shared with others, waiting as long as another process stands against it.
 
-    Yields whether it is held; without `wait` it may not be. `flock` belongs to the open file, so a holder that is killed
-    leaves no lock behind.
+    Yields whether it is held; without `wait` it may not be. `flock` belongs to the open file, so a holder that is
+    killed leaves no lock behind.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     path.parent.mkdir(parents=True, exist_ok=True)
