@@ -1,6 +1,8 @@
 """The demo's own student, precision and optimizer on two threads: equal runs have equal bytes, killed or not."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -74,3 +76,21 @@ def test_a_run_on_two_threads_has_the_weights_of_an_equal_run_and_of_one_that_wa
     resumed = weights(tokens, tmp_path / "killed", kind)
     assert all(again[name].equal(whole[name]) for name in whole)
     assert all(resumed[name].equal(whole[name]) for name in whole)
+
+
+PRODUCTS = """
+import hashlib, sys, torch
+from lightgen_core.device import pick_device
+pick_device("cpu", int(sys.argv[1]))
+torch.manual_seed(0)
+told = hashlib.sha256()
+for rows, inner, columns in [(7, 64, 64), (13, 512, 128), (77, 1024, 64), (16, 2048, 96), (128, 4096, 33), (1, 3000, 10)]:
+    told.update((torch.randn(rows, inner) @ torch.randn(inner, columns)).numpy().tobytes())
+print(told.hexdigest())
+"""
+
+
+def test_products_are_the_same_with_any_number_of_threads():
+    command = [sys.executable, "-c", PRODUCTS]
+    told = {subprocess.run([*command, str(threads)], capture_output=True, text=True).stdout for threads in (1, 2, 3)}
+    assert len(told) == 1 and len(told.pop().strip()) == 64
