@@ -84,7 +84,7 @@ from lightgen_core.device import pick_device
 pick_device("cpu", int(sys.argv[1]))
 torch.manual_seed(0)
 told = hashlib.sha256()
-for rows, inner, columns in [(7, 64, 64), (13, 512, 128), (77, 1024, 64), (16, 2048, 96), (128, 4096, 33), (1, 3000, 10)]:
+for rows, inner, columns in [(13, 512, 128), (77, 1024, 64), (16, 2048, 96), (128, 4096, 33), (3, 700, 1000)]:
     told.update((torch.randn(rows, inner) @ torch.randn(inner, columns)).numpy().tobytes())
 print(told.hexdigest())
 """
