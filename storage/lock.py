@@ -25,6 +25,6 @@ def file_lock(path: Path, *, wait: bool = True, shared: bool = False) -> Iterato
             if not wait:
                 yield False
                 return
-            log.info("waiting for another run that is making %s", path.stem)
+            log.info("waiting for another run, which holds %s", path.stem)
             fcntl.flock(file, kind)
         yield True
