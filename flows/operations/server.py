@@ -29,7 +29,7 @@ TEMPORARY = "LIGHTGEN_TEMPORARY_SERVER"
 """Environment variable that is set where the run's server ends with the run."""
 
 
-STARTS_WITHIN = 15.0
+STARTS_WITHIN = 30.0
 """Seconds: `prefect server start --background` returns before the server answers."""
 
 
