@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.captioning.answers import Answer, Writer, caption_of
 from lightgen_core.captioning.config import AnswerFilters, LanguageModel
-from lightgen_core.captioning.files import Damaged, excerpt, read_captions
+from lightgen_core.captioning.parse import Answer, Writer, caption_of
+from lightgen_core.captioning.prompts import Instruction, Instructions
+from lightgen_core.captioning.readers import Damaged, excerpt, read_captions
 from lightgen_core.captioning.scene import scene_captions
-from lightgen_core.captioning.taxonomy import Instruction, Instructions
-from lightgen_core.captions import Caption
+from lightgen_core.captioning.select import Caption
 from lightgen_core.rejected import Rejected
 from storage.plural import counted
 from storage.tables import schema
@@ -107,10 +107,10 @@ def _written(job: Job, seed: int) -> tuple[Topics, Rows]:
 
 def _writer(job: Job, asked: LanguageModel, until_end: ExitStack) -> Writer:
     if asked.backend == "transformers":
-        from lightgen_core.captioning.language_model import CausalWriter
+        from lightgen_core.captioning.hf_captioner import CausalWriter
 
         return CausalWriter.load(asked, device=job.device())
-    from lightgen_core.captioning.chat import ChatWriter
+    from lightgen_core.captioning.openai_captioner import ChatWriter
     from lightgen_core.endpoint import Endpoint, Patience
 
     settings = job.settings

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from lightgen_core.captioning.scene import held_out_captions
-from lightgen_core.captions import Choice, choose_captions, in_turn
+from lightgen_core.captioning.select import Choice, choose_captions, in_turn
 from lightgen_core.seeds import seed_of
 from storage.tables import schema
 from tasks.benchmark import evaluation_captions, prompt_files
@@ -76,8 +76,8 @@ def captions(job: Job) -> None:
 def _choose(job: Job, topics: Topics, seed: int) -> tuple[Choice, dict[str, Any]]:
     """Return the captions chosen, and the proof that none of them is an evaluation prompt."""
     from lightgen_core.captioning.contamination import EvaluationPrompts
+    from lightgen_core.captioning.dedup import repeated_meaning, repeated_words
     from lightgen_core.captioning.embedding import caption_embedder
-    from lightgen_core.captioning.repeats import repeated_meaning, repeated_words
 
     asked, space = job.recipe.captions, job.recipe.captions.embedding
     embed = caption_embedder(space, job.device()) if space else None

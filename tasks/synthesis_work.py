@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
-from lightgen_core.captions import assign_images
+from lightgen_core.captioning.select import assign_images
 from lightgen_core.image_sets.sample import Fault, even_space
 from lightgen_core.pictures import to_png
 from lightgen_core.rejected import Rejected

@@ -2,9 +2,9 @@
 
 import pytest
 
-from lightgen_core.captioning.answers import Answer, caption_of, shared_run
 from lightgen_core.captioning.config import AnswerFilters
-from lightgen_core.captioning.taxonomy import Instruction
+from lightgen_core.captioning.parse import Answer, caption_of, shared_run
+from lightgen_core.captioning.prompts import Instruction
 from lightgen_core.rejected import Rejected
 
 ASKED = Instruction("Write a caption of a cat on a mat in the old town. Answer with the caption alone.", "cat", {}, 0)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lightgen_core.captioning.reasons import Reason
-from lightgen_core.captions import Caption, Fault, assign_images, choose_captions, in_turn
+from lightgen_core.captioning.select import Caption, Fault, assign_images, choose_captions, in_turn
 
 
 def said(*texts, topic="t"):

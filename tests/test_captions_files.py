@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset, DatasetDict, Image
 
 from lightgen_core.captioning.config import CaptionFile
-from lightgen_core.captioning.files import CaptionFileError, Damaged, read_captions
+from lightgen_core.captioning.readers import CaptionFileError, Damaged, read_captions
 
 
 def read(path, **source):

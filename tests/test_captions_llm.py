@@ -5,10 +5,10 @@ import torch
 from local_endpoint import Reply, serving
 from tiny_language_model import save_tiny_language_model
 
-from lightgen_core.captioning.answers import Answer
-from lightgen_core.captioning.chat import ChatWriter
 from lightgen_core.captioning.config import LanguageModel
-from lightgen_core.captioning.language_model import CausalWriter, SeededSampling
+from lightgen_core.captioning.hf_captioner import CausalWriter, SeededSampling
+from lightgen_core.captioning.openai_captioner import ChatWriter
+from lightgen_core.captioning.parse import Answer
 from lightgen_core.endpoint import Endpoint, EndpointError, Patience
 
 CASES = [

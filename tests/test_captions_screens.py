@@ -5,9 +5,9 @@ import pytest
 
 from lightgen_core.captioning.config import CaptionEmbedding, Decontamination
 from lightgen_core.captioning.contamination import EvaluationPrompts, Match
+from lightgen_core.captioning.dedup import repeated_meaning, repeated_words, similar_vectors
 from lightgen_core.captioning.embedding import caption_embedder
-from lightgen_core.captioning.repeats import repeated_meaning, repeated_words, similar_vectors
-from lightgen_core.captions import Caption
+from lightgen_core.captioning.select import Caption
 from lightgen_core.neighbours import nearest
 
 PROMPTS = [

@@ -164,7 +164,7 @@ def test_with_the_default_filters_noise_is_dropped_and_each_answer_has_its_reaso
 
 
 def test_a_killed_run_writes_only_the_shards_that_are_left_and_ends_with_the_same_bytes(tmp_path, model, monkeypatch):
-    from lightgen_core.captioning.language_model import CausalWriter
+    from lightgen_core.captioning.hf_captioner import CausalWriter
 
     recipe = from_tiny_model(tmp_path, model)
     whole = make(tmp_path, recipe)

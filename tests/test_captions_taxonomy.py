@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from lightgen_core.captioning.config import LanguageModel, Rewriting, Taxonomy
-from lightgen_core.captioning.taxonomy import Instructions
-from lightgen_core.captions import Caption
+from lightgen_core.captioning.prompts import Instructions
+from lightgen_core.captioning.select import Caption
 
 AXES = {
     "subject": ("a cat", "a dog", "a boat"),

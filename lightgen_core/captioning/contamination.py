@@ -11,7 +11,7 @@ from typing import Any, Literal
 from lightgen_core.captioning.config import Decontamination
 from lightgen_core.captioning.embedding import Embed
 from lightgen_core.captioning.reasons import Reason
-from lightgen_core.captions import Caption, Fault
+from lightgen_core.captioning.select import Caption, Fault
 from lightgen_core.near_duplicates import words_of
 from lightgen_core.neighbours import nearest
 

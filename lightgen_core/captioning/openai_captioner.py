@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lightgen_core.captioning.answers import Answer
 from lightgen_core.captioning.config import LanguageModel
+from lightgen_core.captioning.parse import Answer
 from lightgen_core.endpoint import Endpoint, EndpointError, RequestFailed
 
 _SEEDS = 2**31  # servers keep the seed in 32 bits with a sign

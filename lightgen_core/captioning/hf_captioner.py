@@ -17,8 +17,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lightgen_core.captioning.answers import Answer
 from lightgen_core.captioning.config import LanguageModel
+from lightgen_core.captioning.parse import Answer
 from lightgen_core.references import parse
 
 

@@ -8,7 +8,7 @@ from string import Formatter
 import numpy as np
 
 from lightgen_core.captioning.config import Rewriting, Taxonomy
-from lightgen_core.captions import Caption
+from lightgen_core.captioning.select import Caption
 from lightgen_core.seeds import seed_of
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lightgen_core.captioning.config import AnswerFilters
-from lightgen_core.captioning.files import clean
+from lightgen_core.captioning.prompts import Instruction
+from lightgen_core.captioning.readers import clean
 from lightgen_core.captioning.reasons import Reason
-from lightgen_core.captioning.taxonomy import Instruction
 from lightgen_core.near_duplicates import words_of
 from lightgen_core.rejected import Rejected
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from lightgen_core.captioning.embedding import Embed
 from lightgen_core.captioning.reasons import Reason
-from lightgen_core.captions import Caption, Fault, Screen
+from lightgen_core.captioning.select import Caption, Fault, Screen
 from lightgen_core.near_duplicates import CaptionDuplicates, near_duplicate_captions
 from lightgen_core.neighbours import NeighbourSearch, Subset, Vectors, index_factory, spaced
 
