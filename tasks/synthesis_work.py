@@ -17,7 +17,7 @@ from tasks.job import Job
 from tasks.recipe import Recipe
 
 if TYPE_CHECKING:
-    from lightgen_core.teachers.teacher import Teacher
+    from lightgen_core.teachers.base import Teacher
 
 COLUMNS = ("caption", "topic", "meaning", "caption_id")
 
@@ -80,7 +80,7 @@ class FromPrompts:
         asked = self._planned_from[0].synthesis
         if asked.teacher != "diffusers" or asked.diffusers is None:
             return {}
-        from lightgen_core.teachers.pipeline import PipelineTeacher
+        from lightgen_core.teachers.diffusers_teacher import PipelineTeacher
 
         return {"pipeline": PipelineTeacher.name_of(asked.diffusers)}
 
@@ -110,7 +110,7 @@ class FromPrompts:
 def _teacher(job: Job) -> "Teacher":
     asked, settings = job.recipe.synthesis, job.settings
     if asked.teacher == "diffusers" and asked.diffusers:
-        from lightgen_core.teachers.pipeline import PipelineTeacher
+        from lightgen_core.teachers.diffusers_teacher import PipelineTeacher
 
         return PipelineTeacher.load(asked.diffusers, job.device(), settings.offload)
     if asked.teacher == "endpoint" and asked.endpoint:

@@ -141,7 +141,7 @@ def test_a_pipeline_draws_the_same_picture_whatever_shard_it_is_in(tmp_path):
 
 
 def test_a_prompt_that_the_pipeline_cannot_take_is_quarantined_by_the_stage(tmp_path, monkeypatch):
-    from lightgen_core.teachers.pipeline import PipelineTeacher
+    from lightgen_core.teachers.diffusers_teacher import PipelineTeacher
 
     attempt = PipelineTeacher._attempt
 

@@ -8,9 +8,9 @@ import tiny_pipelines
 import torch
 
 from lightgen_core.rejected import Reason
+from lightgen_core.teachers.base import TeacherError
 from lightgen_core.teachers.config import DiffusersConfig
-from lightgen_core.teachers.pipeline import PipelineTeacher
-from lightgen_core.teachers.teacher import TeacherError
+from lightgen_core.teachers.diffusers_teacher import PipelineTeacher
 
 PROMPTS = ["a red circle", "a dog on the moon", "two green squares, and a cat"]
 SEEDS = [11, 12, 13]

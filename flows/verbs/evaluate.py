@@ -30,7 +30,7 @@ from tasks.settings import Settings
 if TYPE_CHECKING:
     import torch
 
-    from lightgen_core.teachers.pipeline import Offload
+    from lightgen_core.teachers.diffusers_teacher import Offload
 
 log = logging.getLogger("lightgen")
 
@@ -191,8 +191,8 @@ def _pipeline(reference: str, device: "torch.device", offload: "Offload", steps:
     Raises:
         UserError: it is no text-to-image pipeline, or takes no steps or no guidance.
     """
-    from lightgen_core.teachers.pipeline import PipelineTeacher
-    from lightgen_core.teachers.teacher import TeacherError
+    from lightgen_core.teachers.base import TeacherError
+    from lightgen_core.teachers.diffusers_teacher import PipelineTeacher
 
     dtype: Literal["float32", "bfloat16"] = "float32" if device.type == "cpu" else "bfloat16"
     asked = DiffusersConfig(model=reference, dtype=dtype, steps=steps, guidance=cfg, batch_size=_PIPELINE_AT_ONCE)

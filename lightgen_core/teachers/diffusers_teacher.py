@@ -13,8 +13,8 @@ from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
 
 from lightgen_core.references import parse
 from lightgen_core.rejected import Reason, Rejected
+from lightgen_core.teachers.base import TeacherError
 from lightgen_core.teachers.config import DiffusersConfig
-from lightgen_core.teachers.teacher import TeacherError
 
 log = logging.getLogger("lightgen")
 
