@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.pictures import from_bytes
+from lightgen_core.images.codec import from_bytes
 from storage.artifact import Artifact
 from storage.plural import counted
 from storage.tables import read_file, schema

@@ -8,7 +8,7 @@ import pyarrow as pa
 from lightgen_core.benchmarks.judge import JUDGES, Judge, load_judge
 from lightgen_core.benchmarks.prompt import Prompt, shuffled
 from lightgen_core.benchmarks.scores import score_table
-from lightgen_core.pictures import from_bytes, to_png
+from lightgen_core.images.codec import from_bytes, to_png
 from lightgen_core.seeds import seed_of
 from lightgen_core.statistics import bootstrap_mean
 from storage.artifact import Artifact

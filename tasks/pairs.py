@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lightgen_core.captioning.select import assign_images
-from lightgen_core.pictures import from_bytes, to_png
+from lightgen_core.images.codec import from_bytes, to_png
 from lightgen_core.preferences import ClipScorer, DetectorScorer, PaperScorer, Scorer, choose_pair
 from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact

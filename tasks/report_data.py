@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import yaml
 
 from lightgen_core.diversity import Diversity
-from lightgen_core.pictures import from_bytes
+from lightgen_core.images.codec import from_bytes
 from lightgen_core.report.data import (
     Curve,
     DedupSummary,

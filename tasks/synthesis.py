@@ -5,7 +5,7 @@ from collections import Counter
 
 import pyarrow as pa
 
-from lightgen_core.pictures import suffix_of
+from lightgen_core.images.codec import suffix_of
 from lightgen_core.rejected import Rejected
 from storage.artifact import Artifact
 from storage.plural import counted

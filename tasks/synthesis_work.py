@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 
 from lightgen_core.captioning.select import assign_images
-from lightgen_core.image_sets.sample import Fault, even_space
-from lightgen_core.pictures import to_png
+from lightgen_core.images.codec import to_png
+from lightgen_core.images.sample import Fault, even_space
 from lightgen_core.rejected import Rejected
 from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact

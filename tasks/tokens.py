@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.mirror import mirrorable
-from lightgen_core.pictures import from_bytes, resize_square
+from lightgen_core.images.codec import from_bytes, resize_square
+from lightgen_core.images.flip import mirrorable
 from storage.artifact import Artifact
 from storage.plural import counted
 from storage.tables import read_file, read_table, schema

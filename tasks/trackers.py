@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from lightgen_core.pictures import from_bytes
+from lightgen_core.images.codec import from_bytes
 from tasks.settings import SettingsMistake
 
 PARAMETERS_AT_ONCE = 100

@@ -15,8 +15,8 @@ from flows.distill import distill
 from flows.load import load_recipe
 from lightgen_core.codec import LatentCodec
 from lightgen_core.config import World
-from lightgen_core.mirror import mirrorable
-from lightgen_core.pictures import to_png
+from lightgen_core.images.codec import to_png
+from lightgen_core.images.flip import mirrorable
 from lightgen_core.scene.grammar import phrasings
 from lightgen_core.scene.split import split
 from lightgen_core.text_encoder import TextEncoder

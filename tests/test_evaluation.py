@@ -15,7 +15,7 @@ from lightgen_core.benchmarks.prompt import Prompt, PromptFileError, at_most, re
 from lightgen_core.benchmarks.scene import judge_scenes, scene_prompts
 from lightgen_core.benchmarks.scores import score_table
 from lightgen_core.config import World
-from lightgen_core.pictures import from_bytes
+from lightgen_core.images.codec import from_bytes
 from lightgen_core.preferences import choose_pair
 from lightgen_core.scene.split import split
 from storage.artifact import Artifact

@@ -18,11 +18,11 @@ from hostile_tars import END, bomb, member
 from PIL import Image
 from run_stage import run_synthesis
 
-from lightgen_core.image_sets.reading import ImageSetError, open_set
-from lightgen_core.image_sets.sample import Fault, Sample
-from lightgen_core.pictures import from_bytes, to_png
+from lightgen_core.images.codec import from_bytes, to_png
+from lightgen_core.images.image_set import ImageSetError, open_set
+from lightgen_core.images.sample import Fault, Sample
+from lightgen_core.images.untrusted import Untrusted
 from lightgen_core.rejected import Reason, Rejected
-from lightgen_core.untrusted import Untrusted
 
 SIX = [f"caption {n}" for n in range(6)]
 

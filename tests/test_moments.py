@@ -13,7 +13,7 @@ from flows.distill import distill
 from flows.load import load_recipe
 from flows.verbs.estimate import Rates, estimate
 from lightgen_core.codec import CodecError, LatentCodec
-from lightgen_core.pictures import to_png
+from lightgen_core.images.codec import to_png
 from lightgen_core.train.data import TokenSource
 from storage.artifact import Artifact
 from storage.store import Store

@@ -17,7 +17,7 @@ from PIL import Image
 from flows.distill import STAGES
 from flows.load import UserError, load_recipe
 from flows.plan import plan
-from lightgen_core.pictures import from_bytes, resize_square
+from lightgen_core.images.codec import from_bytes, resize_square
 from lightgen_core.zoo.paths import ModelNotFound
 from storage.artifact import Artifact
 from storage.store import Store

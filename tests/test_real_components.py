@@ -14,7 +14,7 @@ from tiny_language_model import save_tiny_language_model
 from tiny_pipelines import WIDTH, save_flux, t5, t5_tokenizer
 
 from flows.distill import NAMES
-from lightgen_core.pictures import to_png
+from lightgen_core.images.codec import to_png
 from storage.artifact import Artifact
 from storage.store import Store
 from storage.tables import iter_tables, read_table

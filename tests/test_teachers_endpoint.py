@@ -15,7 +15,7 @@ from run_stage import recipe_of, run_recipe
 from waiting import PATIENCE
 
 from lightgen_core.endpoint import Endpoint, EndpointError, Patience
-from lightgen_core.pictures import from_bytes, to_png
+from lightgen_core.images.codec import from_bytes, to_png
 from lightgen_core.rejected import Reason, Rejected
 from lightgen_core.teachers.config import ImageEndpointConfig
 from lightgen_core.teachers.endpoint import EndpointTeacher

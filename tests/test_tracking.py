@@ -13,7 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tracked_stage import RECIPE, make, pretrain_stage
 
-from lightgen_core.pictures import to_png
+from lightgen_core.images.codec import to_png
 from storage.store import Store
 from tasks.job import Job
 from tasks.settings import Settings

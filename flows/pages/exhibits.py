@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from flows.pages.heard import Made
 from flows.pages.markdown import image, plain, scores_told, table
-from lightgen_core.pictures import from_bytes
+from lightgen_core.images.codec import from_bytes
 from lightgen_core.report.charts import loss_curve
 from lightgen_core.report.data import STUDENTS, Curve, Sample, SampleRow
 from lightgen_core.report.formats import interval, number, percent, sentence, words

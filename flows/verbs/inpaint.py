@@ -40,8 +40,8 @@ def inpaint_to_file(
     require_student(checkpoint)
     require_writable(target.parent)
     from lightgen_core.device import pick_device
+    from lightgen_core.images.codec import to_png
     from lightgen_core.inpaint import InpaintError, inpaint
-    from lightgen_core.pictures import to_png
     from lightgen_core.pretrained import StudentError
     from lightgen_core.text_to_image import TextToImage
 

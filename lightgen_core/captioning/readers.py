@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from lightgen_core.captioning.config import CaptionFile
 from lightgen_core.captioning.reasons import Reason
 from lightgen_core.captioning.select import Caption
-from lightgen_core.image_sets.reading import CAPTION_FIELDS, ImageSetError, open_set
-from lightgen_core.image_sets.sample import Sample
+from lightgen_core.images.image_set import CAPTION_FIELDS, ImageSetError, open_set
+from lightgen_core.images.sample import Sample
 from lightgen_core.rejected import Rejected
 
 TOPIC = "captions"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 from PIL import Image
 
-from lightgen_core.pictures import to_png
+from lightgen_core.images.codec import to_png
 from lightgen_core.report.data import Picture
 from lightgen_core.statistics import Interval
 

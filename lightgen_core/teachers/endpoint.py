@@ -9,10 +9,10 @@ import httpx
 import numpy as np
 
 from lightgen_core.endpoint import Endpoint, EndpointError, RequestFailed, RequestRefused
-from lightgen_core.ordered import map_ahead
+from lightgen_core.images.ordered_map import map_ahead
+from lightgen_core.images.untrusted import Untrusted
 from lightgen_core.rejected import Reason, Rejected
 from lightgen_core.teachers.config import ImageEndpointConfig
-from lightgen_core.untrusted import Untrusted
 
 _FETCHES = 3
 _HOPELESS = 20  # prompts in a row without an answer: the server is broken, not the prompts

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 
-from lightgen_core.image_sets.reading import open_set
-from lightgen_core.image_sets.sample import Fault, Sample
-from lightgen_core.ordered import map_ahead
+from lightgen_core.images.image_set import open_set
+from lightgen_core.images.ordered_map import map_ahead
+from lightgen_core.images.sample import Fault, Sample
+from lightgen_core.images.untrusted import Untrusted
 from lightgen_core.rejected import Rejected
 from lightgen_core.teachers.config import ImageSetConfig
-from lightgen_core.untrusted import Untrusted
 
 
 class ImageSetTeacher:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lightgen_core.image_sets.reading import ImageSetError
-from lightgen_core.image_sets.sample import Fault, Place, Sample, clean_caption
+from lightgen_core.images.sample import Fault, ImageSetError, Place, Sample, clean_caption
 from lightgen_core.rejected import Reason, Rejected
 
 CAPTIONS_AT_ONCE = 4096

@@ -19,6 +19,10 @@ CAPTION_CHARACTERS = 10_000
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
 
 
+class ImageSetError(ValueError):
+    """The path holds no image set of the requested format."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a picture lies: a file of the set, and the bytes in it; of a Parquet file, the row, and 1."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from lightgen_core.pictures import resize_square, to_png
+from lightgen_core.images.codec import resize_square, to_png
 from lightgen_core.rejected import Reason, Rejected
 
 _FORMATS = ("PNG", "JPEG", "WEBP")

@@ -4,16 +4,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from lightgen_core.image_sets.sample import Fault, Place, Sample
+from lightgen_core.images.folder_set import FolderSet
+from lightgen_core.images.parquet_set import ParquetSet
+from lightgen_core.images.sample import Fault, ImageSetError, Place, Sample
+from lightgen_core.images.webdataset_set import WebDatasetSet
 from lightgen_core.rejected import Rejected
 
 Format = Literal["webdataset", "parquet", "folder"]
 CAPTION_FIELDS = ("prompt", "caption", "text")
 PICTURE_BYTES = 1 << 26
-
-
-class ImageSetError(ValueError):
-    """What was given is no set of the format that was said."""
 
 
 class ImageSet(Protocol):
@@ -49,10 +48,6 @@ def open_set(
     Raises:
         ImageSetError: nothing of that format is there.
     """
-    from lightgen_core.image_sets.folder import FolderSet
-    from lightgen_core.image_sets.parquet import ParquetSet
-    from lightgen_core.image_sets.webdataset import WebDatasetSet
-
     root, fields = Path(path).expanduser(), tuple(caption_fields)
     if format == "folder":
         if not root.is_dir():

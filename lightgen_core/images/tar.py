@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from lightgen_core.image_sets.sample import safe_name
+from lightgen_core.images.sample import safe_name
 from lightgen_core.rejected import Reason, Rejected
 
 BLOCK = 512

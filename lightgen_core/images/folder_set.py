@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from lightgen_core.image_sets.sample import (
+from lightgen_core.images.sample import (
     CAPTION_FILE_BYTES,
     CAPTIONS,
     PICTURES,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from lightgen_core.image_sets.sample import (
+from lightgen_core.images.sample import (
     CAPTION_FILE_BYTES,
     CAPTIONS,
     PICTURES,
@@ -16,7 +16,7 @@ from lightgen_core.image_sets.sample import (
     Sample,
     key_and_suffix,
 )
-from lightgen_core.image_sets.tar import Member, Stream, members
+from lightgen_core.images.tar import Member, Stream, members
 from lightgen_core.rejected import Reason, Rejected
 
 
