@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
+from lightgen_core.encoders.model_ref import ModelNotFound, parse
 from lightgen_core.file_hashes import digest_of, sha256_of
-from lightgen_core.references import parse
-from lightgen_core.zoo.paths import ModelNotFound
 
 WEIGHTS = "*.safetensors"
 _BESIDE = ("*.json", "*.txt", "*.model")

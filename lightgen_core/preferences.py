@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from lightgen_core.benchmarks.scene import judge_scenes
 
 if TYPE_CHECKING:
-    from lightgen_core.clip import Clip
+    from lightgen_core.encoders.clip import Clip
 
 Kind = Literal["teacher", "best_worst", "both"]
 Picture = UInt8[np.ndarray, "height width 3"]

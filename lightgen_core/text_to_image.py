@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightgen_core.codec import LatentCodec
 from lightgen_core.config import Positive, SamplerConfig, Section
-from lightgen_core.half import PRECISIONS
+from lightgen_core.encoders.autoencoder import LatentCodec
+from lightgen_core.encoders.dtypes import PRECISIONS
+from lightgen_core.encoders.text_encoder import TextEncoder
 from lightgen_core.head_loop import Acceleration, HeadLoop
 from lightgen_core.mar.patch import unpatchify
 from lightgen_core.mar.student import Student
 from lightgen_core.pretrained import StudentError, load_student
 from lightgen_core.sampling import pad_text, sample
-from lightgen_core.text_encoder import TextEncoder
 
 
 class StudentInfo(Section):

@@ -24,7 +24,7 @@ class Embedder:
     """Embeds a shard of pictures and their captions."""
 
     def __init__(self, job: Job, synthesis: Artifact) -> None:
-        from lightgen_core.clip import Clip
+        from lightgen_core.encoders.clip import Clip
 
         asked = job.recipe.embeddings
         self.job, self.synthesis, self.batch_size = job, synthesis, asked.batch_size

@@ -22,7 +22,7 @@ from tasks.stage import stage
 if TYPE_CHECKING:
     import torch
 
-    from lightgen_core.clip import Clip
+    from lightgen_core.encoders.clip import Clip
     from lightgen_core.text_to_image import TextToImage
 
 STUDENTS = ("pretrain", "dpo")
@@ -62,7 +62,7 @@ def evaluation(job: Job, pretrain: Artifact, dpo: Artifact) -> None:
     job.counts = {"prompts": len(prompts)}
     job.figures = {"judge": JUDGES.get(asked.benchmark), "scores": _scores(job, prompts, judge)}
     if asked.clip_score:
-        from lightgen_core.clip import Clip
+        from lightgen_core.encoders.clip import Clip
 
         job.figures["clip_score"] = _clip_scores(job, Clip.load(job.recipe.embeddings.model, device=device))
 

@@ -72,7 +72,7 @@ class Sampler:
         self.student = TextToImage.load(folder, job.device(), acceleration=job.acceleration())
 
     def __call__(self, shard: Run) -> None:
-        from lightgen_core.half import to_bytes
+        from lightgen_core.encoders.dtypes import to_bytes
 
         recipe, samples = self.job.recipe, self.job.recipe.pairs.samples
         table = take_rows(self.tokens, _encoded(recipe), self.chosen[shard.start : shard.stop])
@@ -112,7 +112,7 @@ def _scorer(job: Job) -> Scorer:
         return PaperScorer()
     if asked.scorer == "detector":
         return DetectorScorer()
-    from lightgen_core.clip import Clip
+    from lightgen_core.encoders.clip import Clip
 
     return ClipScorer(Clip.load(job.recipe.embeddings.model, device=job.device()), asked.margin)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from lightgen_core.config import TrainConfig
+from lightgen_core.encoders.model_ref import ModelNotFound
 from lightgen_core.seeds import seed_of
 from lightgen_core.train.job import NewStudent, SavedStudent, TrainingJob
-from lightgen_core.zoo.paths import ModelNotFound
 from storage.artifact import Artifact
 from storage.plural import counted
 from storage.tables import about, read_table

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightgen_core.content import content_digest, weights_digest
-from lightgen_core.references import parse
+from lightgen_core.encoders.model_ref import parse
 from storage.artifact import Artifact, DamagedArtifact, FinishedElsewhere
 from storage.keys import artifact_key
 from storage.manifest import FileEntry, Manifest

@@ -17,8 +17,8 @@ from tasks.shards import Counterpart, counterparts
 from tasks.stage import stage
 
 if TYPE_CHECKING:
-    from lightgen_core.codec import LatentCodec
-    from lightgen_core.text_encoder import TextEncoder
+    from lightgen_core.encoders.autoencoder import LatentCodec
+    from lightgen_core.encoders.text_encoder import TextEncoder
 
 KINDS: dict[str, pa.DataType] = {
     "id": pa.int64(),
@@ -77,7 +77,7 @@ class Encoder:
             counts = {}  # of captions; a size has its own pictures, not its own captions
 
     def _table(self, rows: pa.Table, flipped: np.ndarray, whole: dict[str, np.ndarray], text: pa.Table) -> pa.Table:
-        from lightgen_core.half import to_bytes
+        from lightgen_core.encoders.dtypes import to_bytes
 
         about: dict[str, object] = {"dtype": self.asked.dtype, "text_width": self.text_encoder.width}
         about |= dict(zip(("channels", "height", "width"), whole["latents"].shape[1:], strict=True))
@@ -98,9 +98,9 @@ class Encoder:
 
 
 def _components(job: Job) -> "tuple[LatentCodec, TextEncoder]":
-    from lightgen_core.codec import LatentCodec
-    from lightgen_core.half import PRECISIONS
-    from lightgen_core.text_encoder import TextEncoder
+    from lightgen_core.encoders.autoencoder import LatentCodec
+    from lightgen_core.encoders.dtypes import PRECISIONS
+    from lightgen_core.encoders.text_encoder import TextEncoder
 
     asked, device = job.recipe.tokens, job.device()
     return LatentCodec.load(asked.codec, device=device, dtype=PRECISIONS[asked.codec_precision]), TextEncoder.load(
@@ -140,7 +140,7 @@ def _encode(codec: "LatentCodec", asked: Tokens, batches: Iterable[np.ndarray]) 
 
 def _encode_text(said: list[str], text_encoder: "TextEncoder", asked: Tokens) -> tuple[pa.Table, dict[str, int]]:
     """Return a table with the states and the number of words of each caption, and how many were encoded."""
-    from lightgen_core.half import to_bytes
+    from lightgen_core.encoders.dtypes import to_bytes
 
     captions, back = np.unique(said, return_inverse=True)
     states = text_encoder.encode(captions.tolist(), padded=asked.pad_text)

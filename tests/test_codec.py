@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
 
-from lightgen_core.codec import CodecError, LatentCodec
+from lightgen_core.encoders.autoencoder import CodecError, LatentCodec
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 32, 48, 3), dtype=np.uint8)
 

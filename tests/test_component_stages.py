@@ -13,17 +13,17 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from flows.distill import distill
 from flows.load import load_recipe
-from lightgen_core.codec import LatentCodec
 from lightgen_core.config import World
+from lightgen_core.encoders.autoencoder import LatentCodec
+from lightgen_core.encoders.model_ref import resolve
+from lightgen_core.encoders.text_encoder import TextEncoder
 from lightgen_core.images.codec import to_png
 from lightgen_core.images.flip import mirrorable
 from lightgen_core.scene.grammar import phrasings
 from lightgen_core.scene.split import split
-from lightgen_core.text_encoder import TextEncoder
 from lightgen_core.text_image_score import shows_caption
 from lightgen_core.text_to_image import TextToImage
 from lightgen_core.train.data import TokenSource
-from lightgen_core.zoo.paths import resolve
 from storage.artifact import Artifact
 from storage.store import Store
 from storage.tables import about, read_table

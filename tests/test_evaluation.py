@@ -200,7 +200,7 @@ def test_the_paper_s_pairs_are_the_teacher_s_picture_over_the_student_s_only_sam
 
 
 def test_clip_s_pairs_lead_by_the_margin_and_the_others_are_counted(geneval):
-    from lightgen_core.clip import Clip
+    from lightgen_core.encoders.clip import Clip
 
     recipe, made = geneval
     counts, pairs = made["pairs"].manifest().counts, read_table(made["pairs"], "^pairs").to_pylist()

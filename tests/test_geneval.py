@@ -21,7 +21,7 @@ from lightgen_core.benchmarks.geneval_prompts import (
 )
 from lightgen_core.benchmarks.geneval_rules import Detected, alone, counted, meets, relations
 from lightgen_core.benchmarks.prompt import Prompt, PromptFileError
-from lightgen_core.clip import Clip
+from lightgen_core.encoders.clip import Clip
 
 PICTURE = np.zeros((100, 100, 3), np.uint8)
 

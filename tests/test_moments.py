@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from flows.distill import distill
 from flows.load import load_recipe
 from flows.verbs.estimate import Rates, estimate
-from lightgen_core.codec import CodecError, LatentCodec
+from lightgen_core.encoders.autoencoder import CodecError, LatentCodec
 from lightgen_core.images.codec import to_png
 from lightgen_core.train.data import TokenSource
 from storage.artifact import Artifact
@@ -113,7 +113,7 @@ def test_the_stage_stores_both_moments_of_a_picture_and_of_its_mirror_image(tmp_
 
 
 def test_moments_of_an_autoencoder_that_has_none_are_refused_before_a_picture_is_encoded(tmp_path, monkeypatch):
-    monkeypatch.setattr("lightgen_core.codec.LatentCodec.encode", None)
+    monkeypatch.setattr("lightgen_core.encoders.autoencoder.LatentCodec.encode", None)
     with pytest.raises(ValueError, match=r"tokens\.latents=moments: zoo:autoencoder is an AutoencoderDC"):
         encoded(tmp_path, "tokens.latents=moments")
 

@@ -17,8 +17,8 @@ from PIL import Image
 from flows.distill import STAGES
 from flows.load import UserError, load_recipe
 from flows.plan import plan
+from lightgen_core.encoders.model_ref import ModelNotFound
 from lightgen_core.images.codec import from_bytes, resize_square
-from lightgen_core.zoo.paths import ModelNotFound
 from storage.artifact import Artifact
 from storage.store import Store
 from storage.tables import about, read_file, read_table
@@ -101,7 +101,7 @@ def test_sizes_share_rows_and_text_and_differ_in_latents(phased):
 
 
 def test_latents_of_a_size_are_those_of_the_resized_picture(phased):
-    from lightgen_core.codec import LatentCodec
+    from lightgen_core.encoders.autoencoder import LatentCodec
 
     _, artifacts = phased
     row = read_table(artifacts["tokens"], pattern_of(32)).slice(5, 1).to_pylist()[0]

@@ -9,8 +9,7 @@ import huggingface_hub.constants
 import pytest
 
 from lightgen_core.content import weights_digest
-from lightgen_core.references import Reference, parse
-from lightgen_core.zoo.paths import ModelNotFound, resolve
+from lightgen_core.encoders.model_ref import ModelNotFound, Reference, parse, resolve
 
 COMMIT = "3d7c5902f1a4b6e8d0c2a4b6e8d0c2a4b6e8d0c2"
 

@@ -20,8 +20,8 @@ from transformers import (
     ViTConfig,
 )
 
-from lightgen_core.text_encoder import TextEncoder, TextEncoderError
-from lightgen_core.zoo.paths import resolve
+from lightgen_core.encoders.model_ref import resolve
+from lightgen_core.encoders.text_encoder import TextEncoder, TextEncoderError
 
 CAPTIONS = [
     "a red circle",

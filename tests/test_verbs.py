@@ -16,17 +16,17 @@ from PIL import Image
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from flows.cli import main
-from lightgen_core.codec import LatentCodec
 from lightgen_core.config import HeadConfig, MarConfig, SamplerConfig
+from lightgen_core.encoders.autoencoder import LatentCodec
+from lightgen_core.encoders.model_ref import resolve
+from lightgen_core.encoders.text_encoder import TextEncoder
 from lightgen_core.inpaint import inpaint
 from lightgen_core.mar.patch import patchify
 from lightgen_core.mar.student import new_student
 from lightgen_core.mar.upstream import upstream_student
 from lightgen_core.pretrained import load_student, save_student
 from lightgen_core.sampling import sample
-from lightgen_core.text_encoder import TextEncoder
 from lightgen_core.text_to_image import StudentInfo, TextToImage
-from lightgen_core.zoo.paths import resolve
 
 CPU = torch.device("cpu")
 WORDS = 12

@@ -10,16 +10,16 @@ import torch
 from open_clip.push_to_hf_hub import save_for_hf
 from torch.nn import functional
 
-from lightgen_core.clip import Clip
-from lightgen_core.codec import LatentCodec
 from lightgen_core.config import World
+from lightgen_core.encoders.autoencoder import LatentCodec
+from lightgen_core.encoders.clip import Clip
+from lightgen_core.encoders.model_ref import MODELS, ModelNotFound, resolve
+from lightgen_core.encoders.text_encoder import TextEncoder
 from lightgen_core.scene.grammar import meanings, parse, phrasings
 from lightgen_core.scene.split import split
 from lightgen_core.scene.vocabulary import CATEGORIES, COLORS, SHAPES
-from lightgen_core.text_encoder import TextEncoder
 from lightgen_core.zoo import train_autoencoder, train_clip, train_t5
 from lightgen_core.zoo.captioned import Captioned, make_lesson
-from lightgen_core.zoo.paths import MODELS, ModelNotFound, resolve
 from lightgen_core.zoo.quality import WORLDS, latent_spread, picks, probe, reconstruction
 from lightgen_core.zoo.teaching import full_world, mirrored, seen_meanings
 from lightgen_core.zoo.tokenizer import make_tokenizer

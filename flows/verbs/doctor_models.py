@@ -8,8 +8,7 @@ from flows.distill import STAGES
 from flows.verbs.hub import HubError, look_up
 from flows.verbs.known_models import KnownModel, known
 from lightgen_core.content import WEIGHTS, weights_digest
-from lightgen_core.references import Reference, parse
-from lightgen_core.zoo.paths import ModelNotFound
+from lightgen_core.encoders.model_ref import ModelNotFound, Reference, parse
 from tasks.recipe import Recipe
 
 

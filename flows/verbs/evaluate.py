@@ -17,8 +17,8 @@ from lightgen_core.benchmarks.judge import JUDGES, Judge, load_judge
 from lightgen_core.benchmarks.prompt import Prompt
 from lightgen_core.benchmarks.scores import score_table
 from lightgen_core.config import SamplerConfig
+from lightgen_core.encoders.model_ref import parse
 from lightgen_core.images.codec import to_png
-from lightgen_core.references import parse
 from lightgen_core.rejected import Reason, Rejected
 from lightgen_core.seeds import seed_of
 from lightgen_core.teachers.config import DiffusersConfig

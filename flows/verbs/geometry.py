@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.verbs.known_models import known
-from lightgen_core.references import parse
+from lightgen_core.encoders.model_ref import parse
 from tasks.recipe import Recipe
 
 NATIVE = 1024

@@ -6,7 +6,7 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-from lightgen_core.references import Reference
+from lightgen_core.encoders.model_ref import Reference
 
 TIMEOUT = 5.0
 """Seconds after which the hub counts as unreachable."""

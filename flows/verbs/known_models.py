@@ -6,7 +6,7 @@ autoencoders were counted with torch's FlopCounterMode on models of their config
 
 from dataclasses import dataclass
 
-from lightgen_core.references import Reference
+from lightgen_core.encoders.model_ref import Reference
 
 
 @dataclass(frozen=True)

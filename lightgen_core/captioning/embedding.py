@@ -19,8 +19,8 @@ _BLOCK = 4096
 
 def caption_embedder(asked: CaptionEmbedding, device: "torch.device") -> Embed:
     """Load the model: CLIP's text tower, or a text encoder, of whose states a caption's mean is taken."""
-    from lightgen_core.clip import Clip
-    from lightgen_core.text_encoder import TextEncoder
+    from lightgen_core.encoders.clip import Clip
+    from lightgen_core.encoders.text_encoder import TextEncoder
 
     if asked.kind == "clip":
         embed = Clip.load(asked.model, device=device).embed_texts

@@ -19,7 +19,7 @@ from transformers import (
 
 from lightgen_core.captioning.config import LanguageModel
 from lightgen_core.captioning.parse import Answer
-from lightgen_core.references import parse
+from lightgen_core.encoders.model_ref import parse
 
 
 class SeededSampling(LogitsProcessor):
@@ -82,7 +82,7 @@ class CausalWriter:
 
     @classmethod
     def load(cls, asked: LanguageModel, *, device: torch.device | str = "cpu") -> Self:
-        """Load a folder or a hub id (see `lightgen_core.references`); safetensors only, and no code of theirs is run.
+        """Load a folder or a hub id (see `encoders.model_ref`); only safetensors, and no code of the repository runs.
 
         Raises:
             OSError: there is no such model, or its weights are not safetensors.

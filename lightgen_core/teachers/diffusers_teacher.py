@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING, _get_task_class
 
-from lightgen_core.references import parse
+from lightgen_core.encoders.model_ref import parse
 from lightgen_core.rejected import Reason, Rejected
 from lightgen_core.teachers.base import TeacherError
 from lightgen_core.teachers.config import DiffusersConfig

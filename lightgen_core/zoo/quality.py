@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightgen_core.clip import Clip
-from lightgen_core.codec import LatentCodec
 from lightgen_core.config import World
+from lightgen_core.encoders.autoencoder import LatentCodec
+from lightgen_core.encoders.clip import Clip
+from lightgen_core.encoders.text_encoder import TextEncoder
 from lightgen_core.scene.detect import satisfies
 from lightgen_core.scene.grammar import meanings
 from lightgen_core.scene.meaning import Meaning, excludes
 from lightgen_core.scene.render import render
 from lightgen_core.scene.split import split
-from lightgen_core.text_encoder import TextEncoder
 from lightgen_core.zoo.captioned import phrased
 from lightgen_core.zoo.teaching import balanced, full_world
 

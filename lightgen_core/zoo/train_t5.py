@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import T5Config, T5EncoderModel
 
-from lightgen_core.clip import Clip
+from lightgen_core.encoders.clip import Clip
 from lightgen_core.zoo.captioned import Captioned, make_lesson
 from lightgen_core.zoo.muon import KernelMuon, split_parameters
 from lightgen_core.zoo.reader import Reader

@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lightgen_core.references import parse
+from lightgen_core.encoders.model_ref import parse
 
 
 class TextEncoderError(ValueError):
@@ -66,7 +66,7 @@ class TextEncoder:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """Load "zoo:t5", a folder, or a hub id (see `lightgen_core.references`); safetensors only.
+        """Load "zoo:t5", a folder, or a hub id (see `lightgen_core.encoders.model_ref`); safetensors only.
 
         Of a model with encoder and decoder (T5 and its kin) the encoder is used, of a causal language model (Qwen,
         Llama, Gemma, ...) everything below its output layer.

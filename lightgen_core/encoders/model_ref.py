@@ -13,12 +13,32 @@ part of every key that the name enters.
 
 import re
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lightgen_core.zoo.paths import ModelNotFound, resolve
-
+PREFIX = "zoo:"
+MODELS = ("autoencoder", "clip", "t5")
 _CONFIGS = ("config.json", "model_index.json", "open_clip_config.json")
+
+
+class ModelNotFound(ValueError):
+    """A reference to a model that is not there."""
+
+
+def resolve(reference: str) -> str:
+    """The packaged folder of a zoo reference ("zoo:autoencoder"); any other reference unchanged.
+
+    Raises:
+        ModelNotFound: a zoo reference to a model that the zoo does not have.
+    """
+    if not reference.startswith(PREFIX):
+        return reference
+    name = reference.removeprefix(PREFIX)
+    if name not in MODELS:
+        wanted = ", ".join(PREFIX + model for model in MODELS)
+        raise ModelNotFound(f"found model {reference!r}; the zoo has {wanted}; other models go by folder or hub id")
+    return str(resources.files("lightgen_core.zoo") / name)
 
 
 @dataclass(frozen=True)

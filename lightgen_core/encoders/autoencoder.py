@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightgen_core.references import Reference, parse
+from lightgen_core.encoders.model_ref import Reference, parse
 
 CLASSES = ("AutoencoderKL", "AutoencoderDC")
 """diffusers classes that can be loaded; a folder's config.json names its own."""
@@ -46,7 +46,7 @@ class LatentCodec:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """Load "zoo:autoencoder", a folder, or a hub id (see `lightgen_core.references`); safetensors only.
+        """Load "zoo:autoencoder", a folder, or a hub id (see `lightgen_core.encoders.model_ref`); safetensors only.
 
         A hub id of a whole pipeline ends with its folder: "stabilityai/stable-diffusion-3.5-large/vae@<commit>".
 

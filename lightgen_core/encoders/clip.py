@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
-from lightgen_core.half import PRECISIONS
-from lightgen_core.references import Reference, parse
+from lightgen_core.encoders.dtypes import PRECISIONS
+from lightgen_core.encoders.model_ref import Reference, parse
 
 _FILES = ["open_clip_*.safetensors", "*.json", "*.txt", "*.model"]
 

@@ -1,0 +1,1 @@
+"""Frozen encoders: CLIP, the image autoencoder, the text encoder, and how a recipe names them."""
