@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from lightgen_core.dedup.score_filter import shows_caption
 from lightgen_core.seeds import seed_of
-from lightgen_core.text_image_score import shows_caption
 from storage.artifact import Artifact
 from storage.tables import read_table, schema
 from tasks.job import Job
 from tasks.stage import stage
 
 if TYPE_CHECKING:
-    from lightgen_core.dedup import Deduplication
+    from lightgen_core.dedup.images import Deduplication
 
 SCHEMA = schema(
     {
@@ -37,8 +37,8 @@ def dedup(job: Job, synthesis: Artifact, embeddings: Artifact) -> None:
 
     A picture that does not show its caption goes first, and is then nobody's duplicate.
     """
-    from lightgen_core.dedup import find_duplicates
-    from lightgen_core.diversity import diversity
+    from lightgen_core.dedup.diversity import diversity
+    from lightgen_core.dedup.images import find_duplicates
 
     asked = job.recipe.dedup
     pictures = read_table(synthesis, "^images", ["id", "topic", "meaning", "sha256"])

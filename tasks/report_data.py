@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 import yaml
 
-from lightgen_core.diversity import Diversity
+from lightgen_core.dedup.diversity import Diversity
 from lightgen_core.images.codec import from_bytes
 from lightgen_core.report.data import (
     Curve,

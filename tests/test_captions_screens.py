@@ -8,7 +8,7 @@ from lightgen_core.captioning.contamination import EvaluationPrompts, Match
 from lightgen_core.captioning.dedup import repeated_meaning, repeated_words, similar_vectors
 from lightgen_core.captioning.embedding import caption_embedder
 from lightgen_core.captioning.select import Caption
-from lightgen_core.neighbours import nearest
+from lightgen_core.dedup.search import nearest
 
 PROMPTS = [
     "a photo of a bench",

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from lightgen_core.config import DedupConfig
-from lightgen_core.dedup import find_duplicates
-from lightgen_core.neighbours import NeighbourSearch, Subset, index_factory
+from lightgen_core.dedup.images import find_duplicates
+from lightgen_core.dedup.search import NeighbourSearch, Subset, index_factory
 
 CONFIG = DedupConfig(threshold=0.95)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lightgen_core.config import DedupConfig
-from lightgen_core.diversity import (
+from lightgen_core.dedup.diversity import (
     cluster_entropy,
     diversity,
     k_centre_radius,

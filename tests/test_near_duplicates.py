@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lightgen_core.near_duplicates import bands_and_rows, near_duplicate_captions, topic_coverage
+from lightgen_core.dedup.minhash import bands_and_rows, near_duplicate_captions, topic_coverage
 
 LONG = "a weathered wooden boat with a torn white sail drifting on a calm lake under heavy grey clouds at dawn"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightgen_core.diversity import Figure
+from lightgen_core.dedup.diversity import Figure
 from lightgen_core.report.charts import loss_curve, running_mean, score_bars, time_bars
 from lightgen_core.report.data import (
     Curve,

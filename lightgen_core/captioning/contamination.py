@@ -12,8 +12,8 @@ from lightgen_core.captioning.config import Decontamination
 from lightgen_core.captioning.embedding import Embed
 from lightgen_core.captioning.reasons import Reason
 from lightgen_core.captioning.select import Caption, Fault
-from lightgen_core.near_duplicates import words_of
-from lightgen_core.neighbours import nearest
+from lightgen_core.dedup.minhash import words_of
+from lightgen_core.dedup.search import nearest
 
 Kind = Literal["exact", "n-gram", "embedding"]
 

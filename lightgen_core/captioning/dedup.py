@@ -7,8 +7,8 @@ import numpy as np
 from lightgen_core.captioning.embedding import Embed
 from lightgen_core.captioning.reasons import Reason
 from lightgen_core.captioning.select import Caption, Fault, Screen
-from lightgen_core.near_duplicates import CaptionDuplicates, near_duplicate_captions
-from lightgen_core.neighbours import NeighbourSearch, Subset, Vectors, index_factory, spaced
+from lightgen_core.dedup.minhash import CaptionDuplicates, near_duplicate_captions
+from lightgen_core.dedup.search import NeighbourSearch, Subset, Vectors, index_factory, spaced
 
 _NEIGHBOURS, _TUNING_QUERIES, _RECALL = 64, 1000, 0.99
 

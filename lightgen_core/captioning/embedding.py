@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightgen_core.captioning.config import CaptionEmbedding
-from lightgen_core.neighbours import Vectors
+from lightgen_core.dedup.search import Vectors
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ from lightgen_core.captioning.config import AnswerFilters
 from lightgen_core.captioning.prompts import Instruction
 from lightgen_core.captioning.readers import clean
 from lightgen_core.captioning.reasons import Reason
-from lightgen_core.near_duplicates import words_of
+from lightgen_core.dedup.minhash import words_of
 from lightgen_core.rejected import Rejected
 
 _THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from lightgen_core.diversity import Figure
+from lightgen_core.dedup.diversity import Figure
 from lightgen_core.statistics import Interval
 
 Picture = npt.NDArray[np.uint8]

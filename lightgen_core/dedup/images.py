@@ -20,7 +20,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from lightgen_core.config import DedupConfig
-from lightgen_core.neighbours import NeighbourSearch, Pairs, Places, Subset, Vectors, index_factory, spaced
+from lightgen_core.dedup.search import NeighbourSearch, Pairs, Places, Subset, Vectors, index_factory, spaced
 from lightgen_core.statistics import Interval, wilson
 
 Reason = Literal["exact copy", "near duplicate", "chain"]

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lightgen_core.config import DedupConfig
-from lightgen_core.near_duplicates import topic_coverage
-from lightgen_core.neighbours import Subset, Vectors
+from lightgen_core.dedup.minhash import topic_coverage
+from lightgen_core.dedup.search import Subset, Vectors
 
 
 @dataclass(frozen=True)
