@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lightgen_core.train.data import TokenSource, prefetched
+from lightgen_core.data.batches import TokenSource, prefetched
 from storage.tables import schema, to_parquet
 
 BATCH, FILES, BUFFER = 256, 16, 1000

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.layouts import BATCH, KINDS, READERS, SIZES, Size, write
-from lightgen_core.train.data import TokenSource
+from lightgen_core.data.batches import TokenSource
 from storage.tables import schema
 
 BAR = 2.0

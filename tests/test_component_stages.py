@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from flows.distill import distill
 from flows.load import load_recipe
 from lightgen_core.config import World
+from lightgen_core.data.batches import TokenSource
 from lightgen_core.dedup.score_filter import shows_caption
 from lightgen_core.encoders.autoencoder import LatentCodec
 from lightgen_core.encoders.model_ref import resolve
@@ -23,7 +24,6 @@ from lightgen_core.images.flip import mirrorable
 from lightgen_core.scene.grammar import phrasings
 from lightgen_core.scene.split import split
 from lightgen_core.text_to_image import TextToImage
-from lightgen_core.train.data import TokenSource
 from storage.artifact import Artifact
 from storage.store import Store
 from storage.tables import about, read_table

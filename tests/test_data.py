@@ -7,9 +7,9 @@ import pytest
 import torch
 from tiny_student import GRID, LAYOUT, LONGEST, PATCH, SIDE, TEXT_WIDTH, TOKEN_WIDTH, TOKENS, write_rows
 
+from lightgen_core.data.batches import DataError, PairSource, TokenSource, prefetched
+from lightgen_core.data.shuffle import keyed_permutation, rows_at
 from lightgen_core.mar.patch import unpatchify
-from lightgen_core.train.data import DataError, PairSource, TokenSource, prefetched
-from lightgen_core.train.order import keyed_permutation, rows_at
 
 
 def source_of(files, batch_size=4, seed=0, kind=TokenSource, **limits):

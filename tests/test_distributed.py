@@ -14,7 +14,7 @@ from tiny_student import CHANNELS, PATCH, SIDE, tiny_training, write_rows
 from train_as_rank import DDP, KINDS, SHARDED, Interrupted, fitted
 
 from lightgen_core.config import Layout, OptimizerConfig
-from lightgen_core.train.data import TokenSource
+from lightgen_core.data.batches import TokenSource
 from lightgen_core.train.parallel import Ranks, check_layout
 
 TESTS = Path(__file__).parent

@@ -18,9 +18,9 @@ from tiny_student import CHANNELS, PATCH, SIDE, write_rows
 from waiting import wait_until
 
 from lightgen_core.config import Layout
+from lightgen_core.data.batches import TokenSource
 from lightgen_core.pretrained import load_student
 from lightgen_core.train import launch
-from lightgen_core.train.data import TokenSource
 from lightgen_core.train.job import SavedStudent, TrainingJob
 from lightgen_core.train.launch import execute
 from lightgen_core.train.messages import MARK, Listener, read, send

@@ -12,9 +12,9 @@ from diffusers import AutoencoderKL
 from flows.distill import distill
 from flows.load import load_recipe
 from flows.verbs.estimate import Rates, estimate
+from lightgen_core.data.batches import TokenSource
 from lightgen_core.encoders.autoencoder import CodecError, LatentCodec
 from lightgen_core.images.codec import to_png
-from lightgen_core.train.data import TokenSource
 from storage.artifact import Artifact
 from storage.store import Store
 from storage.tables import about, read_table

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_student import LAYOUT, PATCH, TEXT_WIDTH, write_rows
 
-from lightgen_core.train import rows as rows_module
-from lightgen_core.train.data import DataError, TokenSource
-from lightgen_core.train.pages import plain_ranges
-from lightgen_core.train.rows import Rows
+from lightgen_core.data import row_reader as rows_module
+from lightgen_core.data.batches import DataError, TokenSource
+from lightgen_core.data.parquet_pages import plain_ranges
+from lightgen_core.data.row_reader import Rows
 from storage.tables import ROW_GROUP_BYTES, schema, to_parquet
 
 COLUMNS = ("latents", "text")

@@ -24,10 +24,10 @@ from tiny_student import (
 from torch import nn
 
 from lightgen_core.config import OptimizerConfig
+from lightgen_core.data.batches import TokenSource
 from lightgen_core.objectives import objective
 from lightgen_core.seeds import seed_of
 from lightgen_core.train.checkpoint import CheckpointError
-from lightgen_core.train.data import TokenSource
 from lightgen_core.train.ema import Ema, ema_decay
 from lightgen_core.train.optimizer import decay_groups, learning_rate, make_optimizer
 from lightgen_core.train.parallel import shards

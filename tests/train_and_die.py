@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tiny_student import PATCH, tiny_student, tiny_training
 
-from lightgen_core.train.data import TokenSource
+from lightgen_core.data.batches import TokenSource
 from lightgen_core.train.pretrain import train
 
 

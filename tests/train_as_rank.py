@@ -12,8 +12,8 @@ import torch.distributed as dist
 from tiny_student import PATCH, tiny_student, tiny_training
 
 from lightgen_core.config import DpoConfig, DpoOptimizerConfig, Layout, MaskConfig, OptimizerConfig
+from lightgen_core.data.batches import PairSource, TokenSource
 from lightgen_core.dpo import tune
-from lightgen_core.train.data import PairSource, TokenSource
 from lightgen_core.train.loop import TrainResult
 from lightgen_core.train.pretrain import train
 from lightgen_core.train.update import NonFiniteLossError

@@ -10,9 +10,9 @@ import select
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from lightgen_core.data.batches import DataError
 from lightgen_core.pretrained import StudentError
 from lightgen_core.train.checkpoint import CheckpointError
-from lightgen_core.train.data import DataError
 from lightgen_core.train.update import NonFiniteLossError
 
 logger = logging.getLogger(__name__)

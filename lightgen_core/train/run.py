@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from lightgen_core.config import DpoConfig
+from lightgen_core.data.batches import PairSource, TokenSource
 from lightgen_core.device import pick_device
 from lightgen_core.dpo import tune
 from lightgen_core.mar.student import Student, new_student
 from lightgen_core.pretrained import load_student, save_student
-from lightgen_core.train.data import PairSource, TokenSource
 from lightgen_core.train.job import NewStudent, Outcome, Place, TrainingJob
 from lightgen_core.train.loop import TrainResult
 from lightgen_core.train.parallel import Ranks

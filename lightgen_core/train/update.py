@@ -25,7 +25,7 @@ ALONE = Layout()
 
 
 class Source(Protocol):
-    """Where batches come from; see `lightgen_core.train.data`."""
+    """Where batches come from; see `lightgen_core.data.batches`."""
 
     batch_size: int
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lightgen_core.train.parquet import DataError, Piece
+from lightgen_core.data.token_file import DataError, Piece
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from lightgen_core.train.pages import PREFIX
-from lightgen_core.train.parquet import DataError, check_sizes, read_piece, wrong_size
-from lightgen_core.train.relayout import plain_copies
+from lightgen_core.data.parquet_pages import PREFIX
+from lightgen_core.data.rewrite import plain_copies
+from lightgen_core.data.token_file import DataError, check_sizes, read_piece, wrong_size
 
 MAPPED_FILES = 256
 """Files that a set keeps mapped and open; of more, those used last."""

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from lightgen_core.train.pages import PREFIX, plain_ranges
+from lightgen_core.data.parquet_pages import PREFIX, plain_ranges
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 

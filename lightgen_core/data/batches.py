@@ -5,7 +5,7 @@ values as bytes; text is words x width values as bytes, ragged. The schema metad
 with `dtype` ("float16" or "bfloat16"), `channels`, `height`, `width` and `text_width`. Where it says `moments`,
 `latents` are means, and a column `std` of the same form holds their standard deviations.
 
-Only an index is held in memory (`lightgen_core.train.rows`); a batch is read when it is asked for, and nothing but its
+Only an index is held in memory (`lightgen_core.data.row_reader`); a batch is read when it is asked for, and nothing but its
 rows. So a source's only state is the step, an integer, and sets of any size train alike.
 """
 
@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightgen_core.data.row_reader import Rows
+from lightgen_core.data.shuffle import rows_at
+from lightgen_core.data.token_file import DataError, has_moments
 from lightgen_core.mar.patch import patchify
-from lightgen_core.train.order import rows_at
-from lightgen_core.train.parquet import DataError, has_moments
-from lightgen_core.train.rows import Rows
 
 __all__ = ["Batch", "DataError", "PairBatch", "PairSource", "TokenSource", "prefetched"]
 

@@ -1,0 +1,1 @@
+"""Token files to training batches: rows by arithmetic, shuffled, prefetched."""
