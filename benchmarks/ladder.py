@@ -13,9 +13,9 @@ from torch import Tensor
 from lightgen_core.config import SamplerConfig
 from lightgen_core.head_loop import HeadLoop
 from lightgen_core.head_samplers import noises_per_token, steps_at
-from lightgen_core.mar.blocks import KeyValue
-from lightgen_core.mar.model import Mar, take_tokens, visible_first
-from lightgen_core.mar.student import Student
+from lightgen_core.model.blocks import KeyValue
+from lightgen_core.model.mar import Mar, take_tokens, visible_first
+from lightgen_core.model.student import Student
 from lightgen_core.sampling import _noises, _orders, guidance_at, reveal_counts
 
 

@@ -27,8 +27,8 @@ from lightgen_core.benchmarks.scores import score_table
 from lightgen_core.config import SamplerConfig, World
 from lightgen_core.device import pick_device
 from lightgen_core.head_loop import Acceleration, HeadLoop
-from lightgen_core.mar.patch import unpatchify
-from lightgen_core.mar.student import Student, new_student
+from lightgen_core.model.patchify import unpatchify
+from lightgen_core.model.student import Student, new_student
 from lightgen_core.sampling import sample
 from lightgen_core.scene.vocabulary import CATEGORIES
 from lightgen_core.text_to_image import TextToImage

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightgen_core.config import SamplerConfig
 from lightgen_core.head_samplers import Step, head_steps, sample_head
-from lightgen_core.mar.head import TokenDenoiser
+from lightgen_core.model.head import TokenDenoiser
 from lightgen_core.objectives import objective
 
 

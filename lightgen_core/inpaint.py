@@ -8,7 +8,7 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from lightgen_core.config import SamplerConfig
-from lightgen_core.mar.patch import patchify, unpatchify
+from lightgen_core.model.patchify import patchify, unpatchify
 from lightgen_core.sampling import sample
 from lightgen_core.text_to_image import TextToImage
 

@@ -4,7 +4,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lightgen_core.draw import Draw
-from lightgen_core.mar.student import gather_tokens
+from lightgen_core.model.student import gather_tokens
 
 
 def token_losses(

@@ -33,7 +33,7 @@ def report(job: Job, *inputs: Artifact) -> None:
 
 def _export_model(job: Job, tuned: Artifact) -> None:
     """Save the tuned student once more, and in its config how the recipe samples it."""
-    from lightgen_core.pretrained import load_student, save_student
+    from lightgen_core.model.save import load_student, save_student
 
     folder, saved = job.scratch / "model", job.local_folder(tuned, "student/")
     student, info = load_student(saved, weights="raw")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightgen_core.mar.blocks import attention
+from lightgen_core.model.blocks import attention
 
 
 @pytest.mark.parametrize("masked", [False, True])

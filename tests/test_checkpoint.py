@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_student import tiny_student, tiny_training
 
-from lightgen_core.pretrained import StudentError, load_student, save_student
+from lightgen_core.model.save import StudentError, load_student, save_student
 from lightgen_core.train import checkpoint
 from lightgen_core.train.state import TrainingState
 
@@ -176,7 +176,7 @@ def test_a_student_of_another_kind_is_refused(saved_student, monkeypatch, change
     folder, _ = saved_student
     config = json.loads((folder / "config.json").read_bytes())
     (folder / "config.json").write_text(json.dumps(config | change))
-    monkeypatch.setattr("lightgen_core.pretrained.verify_folder", lambda folder: None)
+    monkeypatch.setattr("lightgen_core.model.save.verify_folder", lambda folder: None)
     with pytest.raises(StudentError, match=message):
         load_student(folder)
 

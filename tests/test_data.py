@@ -9,7 +9,7 @@ from tiny_student import GRID, LAYOUT, LONGEST, PATCH, SIDE, TEXT_WIDTH, TOKEN_W
 
 from lightgen_core.data.batches import DataError, PairSource, TokenSource, prefetched
 from lightgen_core.data.shuffle import keyed_permutation, rows_at
-from lightgen_core.mar.patch import unpatchify
+from lightgen_core.model.patchify import unpatchify
 
 
 def source_of(files, batch_size=4, seed=0, kind=TokenSource, **limits):

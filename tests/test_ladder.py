@@ -11,7 +11,7 @@ from torch._dynamo.testing import CompileCounter
 
 from benchmarks.ladder import Rungs, sample_by_rungs
 from lightgen_core.head_loop import Acceleration, HeadLoop
-from lightgen_core.mar.model import take_tokens
+from lightgen_core.model.mar import take_tokens
 from lightgen_core.sampling import sample
 
 SEEDS = [1, 2]

@@ -19,7 +19,7 @@ from waiting import wait_until
 
 from lightgen_core.config import Layout
 from lightgen_core.data.batches import TokenSource
-from lightgen_core.pretrained import load_student
+from lightgen_core.model.save import load_student
 from lightgen_core.train import launch
 from lightgen_core.train.job import SavedStudent, TrainingJob
 from lightgen_core.train.launch import execute

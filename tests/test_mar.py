@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from lightgen_core.config import HeadConfig, MarConfig
-from lightgen_core.mar.blocks import attention
-from lightgen_core.mar.model import Mar
-from lightgen_core.mar.patch import patchify, unpatchify
-from lightgen_core.mar.positions import positions_for
-from lightgen_core.mar.student import new_student
+from lightgen_core.model.blocks import attention
+from lightgen_core.model.mar import Mar
+from lightgen_core.model.patchify import patchify, unpatchify
+from lightgen_core.model.positions import positions_for
+from lightgen_core.model.student import new_student
 
 GRID, TOKENS, WORDS = (3, 4), 12, 5
 SIZES = {

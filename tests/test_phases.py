@@ -140,7 +140,7 @@ def test_the_student_has_learned_in_both_phases_and_samples_at_the_last_size(pha
 
 def test_a_later_phase_goes_on_from_the_weights_of_the_one_before(phased, tmp_path):
     """With a rate of nearly nothing the second phase ends where the first one did."""
-    from lightgen_core.pretrained import load_student
+    from lightgen_core.model.save import load_student
 
     folder, _ = phased
     store = Store(str(shutil.copytree(folder, tmp_path / "store")))
@@ -205,7 +205,7 @@ def student_of(artifact: Artifact) -> Path:
 
 
 def test_a_start_gives_its_averaged_weights_and_enters_the_key(phased, tmp_path):
-    from lightgen_core.pretrained import load_student
+    from lightgen_core.model.save import load_student
 
     folder, artifacts = phased
     start = shutil.copytree(student_of(artifacts["pretrain"]), tmp_path / "start")

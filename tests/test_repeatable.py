@@ -12,7 +12,7 @@ import torch
 
 from flows.load import load_recipe
 from lightgen_core.data.batches import TokenSource
-from lightgen_core.mar.student import new_student
+from lightgen_core.model.student import new_student
 from lightgen_core.train.pretrain import train
 
 ROWS, WORDS = 192, 9

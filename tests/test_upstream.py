@@ -9,8 +9,8 @@ import released_formula as released
 import safetensors.torch
 import torch
 
-from lightgen_core.mar.upstream import UpstreamError, load_upstream, upstream_student
-from lightgen_core.mar.upstream_file import read_upstream
+from lightgen_core.model.upstream import UpstreamError, load_upstream, upstream_student
+from lightgen_core.model.upstream_file import read_upstream
 
 
 @pytest.fixture(scope="module")

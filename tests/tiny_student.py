@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lightgen_core.config import HeadConfig, MarConfig, MaskConfig, OptimizerConfig, TrainConfig
-from lightgen_core.mar.student import Student, new_student
+from lightgen_core.model.student import Student, new_student
 
 CHANNELS, SIDE, PATCH, TEXT_WIDTH, LONGEST = 2, 6, 2, 6, 5
 GRID = (SIDE // PATCH, SIDE // PATCH)

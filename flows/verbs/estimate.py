@@ -14,8 +14,8 @@ from flows.verbs.geometry import Size, embedding_width, picture_size, token_size
 from flows.verbs.known_models import known
 from lightgen_core.config import LoopConfig
 from lightgen_core.encoders.model_ref import parse
-from lightgen_core.flops import expected_training_flops, forward_flops, hidden_counts, sampling_flops
-from lightgen_core.parameters import student_parameters
+from lightgen_core.model.flops import expected_training_flops, forward_flops, hidden_counts, sampling_flops
+from lightgen_core.model.parameters import student_parameters
 from lightgen_core.scene.vocabulary import CATEGORIES
 from tasks.recipe import Recipe
 

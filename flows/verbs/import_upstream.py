@@ -33,9 +33,9 @@ def import_to_folder(
     output = output.resolve()
     _refuse_to_replace(output)
     require_writable(output.parent)
-    from lightgen_core.mar.upstream import UpstreamError, upstream_student
-    from lightgen_core.mar.upstream_file import read_kinds
-    from lightgen_core.pretrained import save_student
+    from lightgen_core.model.save import save_student
+    from lightgen_core.model.upstream import UpstreamError, upstream_student
+    from lightgen_core.model.upstream_file import read_kinds
     from lightgen_core.text_to_image import StudentInfo
 
     try:

@@ -42,7 +42,7 @@ def inpaint_to_file(
     from lightgen_core.device import pick_device
     from lightgen_core.images.codec import to_png
     from lightgen_core.inpaint import InpaintError, inpaint
-    from lightgen_core.pretrained import StudentError
+    from lightgen_core.model.save import StudentError
     from lightgen_core.text_to_image import TextToImage
 
     settings = Settings()

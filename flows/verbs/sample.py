@@ -46,7 +46,7 @@ def sample_to_files(
     from lightgen_core.head_loop import Acceleration
     from lightgen_core.head_samplers import UnfitSamplerError
     from lightgen_core.images.codec import to_png
-    from lightgen_core.pretrained import StudentError
+    from lightgen_core.model.save import StudentError
     from lightgen_core.text_to_image import TextToImage
 
     settings = Settings()

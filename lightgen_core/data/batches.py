@@ -24,7 +24,7 @@ from torch import Tensor
 from lightgen_core.data.row_reader import Rows
 from lightgen_core.data.shuffle import rows_at
 from lightgen_core.data.token_file import DataError, has_moments
-from lightgen_core.mar.patch import patchify
+from lightgen_core.model.patchify import patchify
 
 __all__ = ["Batch", "DataError", "PairBatch", "PairSource", "TokenSource", "prefetched"]
 

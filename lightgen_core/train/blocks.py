@@ -9,8 +9,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lightgen_core.config import Layout
-from lightgen_core.mar.blocks import Block, TextBlock
-from lightgen_core.mar.head import ModulatedBlock
+from lightgen_core.model.blocks import Block, TextBlock
+from lightgen_core.model.head import ModulatedBlock
 
 SHAPES = 128
 """Shapes for which one kind of block is compiled before it is an error; some ten are normal."""

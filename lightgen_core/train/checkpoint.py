@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lightgen_core.train.files import DamagedFolderError, verify_folder, write_folder
+from lightgen_core.model.atomic_folder import DamagedFolderError, verify_folder, write_folder
 from lightgen_core.train.state import TrainingState
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightgen_core.train.files import json_bytes, write_synced
+from lightgen_core.model.atomic_folder import json_bytes, write_synced
 
 
 class Window:

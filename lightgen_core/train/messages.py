@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lightgen_core.data.batches import DataError
-from lightgen_core.pretrained import StudentError
+from lightgen_core.model.save import StudentError
 from lightgen_core.train.checkpoint import CheckpointError
 from lightgen_core.train.update import NonFiniteLossError
 

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lightgen_core.config import Layout, LoopConfig
 from lightgen_core.draw import Draw, step_generator
-from lightgen_core.mar.model import Mar
+from lightgen_core.model.mar import Mar
 from lightgen_core.seeds import seed_of
 from lightgen_core.train.blocks import blocks_of
 from lightgen_core.train.optimizer import learning_rate, set_learning_rate

@@ -1,7 +1,7 @@
 """How many parameters a student has, from its configuration alone. Free of torch."""
 
 from lightgen_core.config import HeadConfig, MarConfig
-from lightgen_core.flops import TIME_FEATURES
+from lightgen_core.model.flops import TIME_FEATURES
 
 
 def _linear(inputs: int, outputs: int) -> int:

@@ -5,8 +5,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
 from lightgen_core.config import HeadConfig, MarConfig
-from lightgen_core.mar.head import TokenDenoiser
-from lightgen_core.mar.model import Mar, take_tokens
+from lightgen_core.model.head import TokenDenoiser
+from lightgen_core.model.mar import Mar, take_tokens
 
 
 def gather_tokens(

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
 from lightgen_core.config import MarConfig
-from lightgen_core.mar.aligner import TextAligner
-from lightgen_core.mar.blocks import Block, KeyValue, TextBlock, layer_norm
-from lightgen_core.mar.positions import positions_for
+from lightgen_core.model.blocks import Block, KeyValue, TextBlock, layer_norm
+from lightgen_core.model.positions import positions_for
+from lightgen_core.model.text_aligner import TextAligner
 
 
 def visible_first(hidden: Bool[Tensor, "batch tokens"]) -> Int[Tensor, "batch tokens"]:

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lightgen_core.mar.upstream import UpstreamError
+from lightgen_core.model.upstream import UpstreamError
 
 Kind = Literal["raw", "ema"]
 _KEYS: dict[Kind, str] = {"raw": "model", "ema": "model_ema"}

@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from lightgen_core.config import HeadConfig
-from lightgen_core.mar.blocks import NORM_EPS, layer_norm
+from lightgen_core.model.blocks import NORM_EPS, layer_norm
 
 FREQUENCIES = 128
 LONGEST_PERIOD = 10_000.0

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lightgen_core.config import HeadConfig, MarConfig
-from lightgen_core.mar.student import Student
-from lightgen_core.train.files import DamagedFolderError, verify_folder, write_folder
+from lightgen_core.model.atomic_folder import DamagedFolderError, verify_folder, write_folder
+from lightgen_core.model.student import Student
 
 FORMAT = 1
 _FILES = {"raw": "model.safetensors", "ema": "ema.safetensors"}

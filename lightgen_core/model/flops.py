@@ -10,7 +10,7 @@ import math
 from lightgen_core.config import HeadConfig, MarConfig, MaskConfig, SamplerConfig
 
 TIME_FEATURES = 256
-"""Values that tell the head its time step (`lightgen_core.mar.head.time_features`)."""
+"""Values that tell the head its time step (`lightgen_core.model.head.time_features`)."""
 
 
 def linear(rows: float, inputs: int, outputs: int) -> float:

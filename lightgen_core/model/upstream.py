@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from lightgen_core.config import HeadConfig, MarConfig
-from lightgen_core.mar.head import TokenDenoiser
-from lightgen_core.mar.model import Mar
-from lightgen_core.mar.student import Student
+from lightgen_core.model.head import TokenDenoiser
+from lightgen_core.model.mar import Mar
+from lightgen_core.model.student import Student
 
 HEADS = {768: 12, 1024: 16, 1280: 16}
 """Attention heads of the released models by their width: base, large, huge."""

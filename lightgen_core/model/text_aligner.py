@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightgen_core.config import MarConfig
-from lightgen_core.mar.blocks import Block, layer_norm
+from lightgen_core.model.blocks import Block, layer_norm
 
 
 class TextAligner(nn.Module):
