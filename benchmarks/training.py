@@ -22,10 +22,10 @@ from benchmarks.sizes import GRID, SIZES, WORDS
 from lightgen_core.config import Layout, TrainConfig
 from lightgen_core.data.batches import Batch
 from lightgen_core.device import pick_device
+from lightgen_core.diffusion.objectives import objective
 from lightgen_core.model.flops import training_flops
 from lightgen_core.model.patchify import patchify, unpatchify
 from lightgen_core.model.student import Student, new_student
-from lightgen_core.objectives import objective
 from lightgen_core.train.blocks import laid_out
 from lightgen_core.train.pretrain import Denoising
 from lightgen_core.train.update import Updater

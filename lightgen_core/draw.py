@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from lightgen_core.config import MaskConfig
-from lightgen_core.objectives import Objective
+from lightgen_core.diffusion.objectives import Objective
 from lightgen_core.seeds import seed_of
 
 LARGEST_SEED = 2**32

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightgen_core.config import SamplerConfig
+from lightgen_core.diffusion.objectives import objective
 from lightgen_core.head_samplers import Step, head_steps, sample_head
 from lightgen_core.model.head import TokenDenoiser
-from lightgen_core.objectives import objective
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightgen_core.config import SamplerConfig
-from lightgen_core.gaussian import between
-from lightgen_core.noise_schedule import NUM_TRAIN_STEPS, cosine_alpha_bar, spaced_steps
-from lightgen_core.objectives import Objective, objective
+from lightgen_core.diffusion.gaussian import between
+from lightgen_core.diffusion.objectives import Objective, objective
+from lightgen_core.diffusion.schedule import NUM_TRAIN_STEPS, cosine_alpha_bar, spaced_steps
 
 Denoiser = Callable[[Tensor, int], Tensor]
 """denoiser(noisy (rows, values), which of the sampler's steps) -> the head's output (rows, outputs)."""

@@ -8,9 +8,9 @@ from tiny_student import PATCH, TOKEN_WIDTH, tiny_student, write_rows
 
 from lightgen_core.config import DpoConfig, DpoOptimizerConfig, MaskConfig
 from lightgen_core.data.batches import PairSource
+from lightgen_core.diffusion.objectives import objective
 from lightgen_core.dpo import Preference, doubled, dpo_loss, loser_factor, tune, winner_rise
 from lightgen_core.draw import step_generator
-from lightgen_core.objectives import objective
 
 CPU = torch.device("cpu")
 

@@ -6,6 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightgen_core.config import HeadConfig, MarConfig, MaskConfig, SamplerConfig
+from lightgen_core.diffusion.objectives import objective
 from lightgen_core.draw import draw, hidden_count
 from lightgen_core.losses import token_losses
 from lightgen_core.model.flops import (
@@ -17,7 +18,6 @@ from lightgen_core.model.flops import (
 )
 from lightgen_core.model.parameters import student_parameters
 from lightgen_core.model.student import Student, new_student
-from lightgen_core.objectives import objective
 from lightgen_core.sampling import sample
 
 GRID, WORDS, DRAWS, BATCH = (4, 4), 5, 3, 2

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lightgen_core.config import Layout, MaskConfig
 from lightgen_core.data.batches import DataError, TokenSource
+from lightgen_core.diffusion.objectives import objective
 from lightgen_core.draw import draw, step_generator
 from lightgen_core.model.patchify import patchify
-from lightgen_core.objectives import objective
 from lightgen_core.train.parallel import Ranks
 from lightgen_core.train.pretrain import Denoising, train
 from lightgen_core.train.update import ALONE, Updater

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightgen_core import gaussian
-from lightgen_core.noise_schedule import cosine_alpha_bar, schedule_on, spaced_steps
-from lightgen_core.objectives import OBJECTIVES, objective
+from lightgen_core.diffusion import gaussian
+from lightgen_core.diffusion.objectives import OBJECTIVES, objective
+from lightgen_core.diffusion.schedule import cosine_alpha_bar, schedule_on, spaced_steps
 
 GENERATOR_SEED = 11
 

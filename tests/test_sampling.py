@@ -6,10 +6,10 @@ from pydantic import ValidationError
 from tiny_student import GRID, TEXT_WIDTH, TOKEN_WIDTH, TOKENS, tiny_student
 
 from lightgen_core.config import SamplerConfig
+from lightgen_core.diffusion.objectives import objective
+from lightgen_core.diffusion.schedule import schedule_on
 from lightgen_core.head_loop import HeadLoop
 from lightgen_core.head_samplers import UnfitSamplerError, head_steps, levels, noises_per_token, sample_head, steps_at
-from lightgen_core.noise_schedule import schedule_on
-from lightgen_core.objectives import objective
 from lightgen_core.sampling import guidance_at, pad_text, reveal_counts, sample
 
 SAMPLERS = [("ddpm", "ddpm"), ("ddpm", "ddim"), ("v", "ddpm"), ("v", "ddim"), ("flow", "euler")]

@@ -25,7 +25,7 @@ from torch import nn
 
 from lightgen_core.config import OptimizerConfig
 from lightgen_core.data.batches import TokenSource
-from lightgen_core.objectives import objective
+from lightgen_core.diffusion.objectives import objective
 from lightgen_core.seeds import seed_of
 from lightgen_core.train.checkpoint import CheckpointError
 from lightgen_core.train.ema import Ema, ema_decay

@@ -12,9 +12,9 @@ from torch._dynamo.utils import counters
 from lightgen_core.config import Layout, MarConfig, MaskConfig, OptimizerConfig
 from lightgen_core.data.batches import TokenSource
 from lightgen_core.device import check_bf16
+from lightgen_core.diffusion.objectives import objective
 from lightgen_core.model.blocks import Block
 from lightgen_core.model.student import new_student
-from lightgen_core.objectives import objective
 from lightgen_core.train import blocks
 from lightgen_core.train.blocks import TooManyShapesError, blocks_of, laid_out
 from lightgen_core.train.pretrain import Denoising, train

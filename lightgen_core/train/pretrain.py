@@ -9,10 +9,10 @@ from torch import Generator, Tensor
 
 from lightgen_core.config import Layout, TrainConfig
 from lightgen_core.data.batches import Batch, TokenSource
+from lightgen_core.diffusion.objectives import Objective, objective
 from lightgen_core.draw import Draw, draw
 from lightgen_core.losses import token_losses
 from lightgen_core.model.student import Student
-from lightgen_core.objectives import Objective, objective
 from lightgen_core.train.loop import TrainResult, fit
 from lightgen_core.train.update import ALONE, Losses
 

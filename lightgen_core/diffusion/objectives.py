@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightgen_core import gaussian
-from lightgen_core.noise_schedule import NUM_TRAIN_STEPS, schedule_on
+from lightgen_core.diffusion import gaussian
+from lightgen_core.diffusion.schedule import NUM_TRAIN_STEPS, schedule_on
 
 Timestep = Float[Tensor, "*rows"] | Int[Tensor, "*rows"]
 
