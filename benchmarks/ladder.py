@@ -1,4 +1,4 @@
-"""The plain way to sample, and the rungs that lead from it to `lightgen_core.sampling.sample`, one switch each.
+"""The plain way to sample, and the rungs that lead from it to `lightgen_core.sampling.unmask.sample`, one switch each.
 
 Every rung here is exact: it leaves out work whose result is not used or has been computed before, so that all rungs
 draw the same tokens but for the rounding of sums. `sample` has all of them built in.
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from lightgen_core.config import SamplerConfig
-from lightgen_core.head_loop import HeadLoop
-from lightgen_core.head_samplers import noises_per_token, steps_at
 from lightgen_core.model.blocks import KeyValue
 from lightgen_core.model.mar import Mar, take_tokens, visible_first
 from lightgen_core.model.student import Student
-from lightgen_core.sampling import _noises, _orders, guidance_at, reveal_counts
+from lightgen_core.sampling.head_samplers import noises_per_token, steps_at
+from lightgen_core.sampling.token_sampler import HeadLoop
+from lightgen_core.sampling.unmask import _noises, _orders, guidance_at, reveal_counts
 
 
 @dataclass(frozen=True)

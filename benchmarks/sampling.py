@@ -26,12 +26,12 @@ from lightgen_core.benchmarks.scene import judge_scenes, scene_prompts
 from lightgen_core.benchmarks.scores import score_table
 from lightgen_core.config import SamplerConfig, World
 from lightgen_core.device import pick_device
-from lightgen_core.head_loop import Acceleration, HeadLoop
 from lightgen_core.model.patchify import unpatchify
 from lightgen_core.model.student import Student, new_student
-from lightgen_core.sampling import sample
+from lightgen_core.sampling.text_to_image import TextToImage
+from lightgen_core.sampling.token_sampler import Acceleration, HeadLoop
+from lightgen_core.sampling.unmask import sample
 from lightgen_core.scene.vocabulary import CATEGORIES
-from lightgen_core.text_to_image import TextToImage
 
 LAST_RUNGS = {"ddpm": ("ddpm", 25, 6), "v": ("ddim", 12, 4), "flow": ("euler", 12, 4)}
 """For each objective the sampler of the lower rungs, and its head steps at first and at last."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from lightgen_core.encoders.clip import Clip
-    from lightgen_core.text_to_image import TextToImage
+    from lightgen_core.sampling.text_to_image import TextToImage
 
 STUDENTS = ("pretrain", "dpo")
 SCHEMA = schema(
@@ -107,7 +107,7 @@ class Sampler:
         return [(row, *divmod(row - first, images)) for row in rows]
 
     def _student(self, name: str) -> "TextToImage":
-        from lightgen_core.text_to_image import TextToImage
+        from lightgen_core.sampling.text_to_image import TextToImage
 
         if name not in self.loaded:
             folder = self.job.local_folder(self.students[name], "student/")

@@ -24,7 +24,7 @@ from tasks.shards import Shard
 if TYPE_CHECKING:
     import torch
 
-    from lightgen_core.head_loop import Acceleration
+    from lightgen_core.sampling.token_sampler import Acceleration
     from tasks.worker import Maker
 
 log = logging.getLogger("lightgen")
@@ -88,7 +88,7 @@ class Job:
 
     def acceleration(self) -> "Acceleration":
         """Return how a student's head is run where images are sampled."""
-        from lightgen_core.head_loop import Acceleration
+        from lightgen_core.sampling.token_sampler import Acceleration
 
         return Acceleration(self.settings.compile_head, self.settings.cuda_graphs)
 

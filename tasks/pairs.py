@@ -63,7 +63,7 @@ class Sampler:
     def __init__(
         self, job: Job, pretrain: Artifact, tokens: Artifact, synthesis: Artifact, chosen: npt.NDArray[np.int64]
     ) -> None:
-        from lightgen_core.text_to_image import TextToImage
+        from lightgen_core.sampling.text_to_image import TextToImage
 
         self.job, self.tokens, self.synthesis, self.chosen = job, tokens, synthesis, chosen
         self.scorer = _scorer(job)

@@ -79,7 +79,7 @@ def _phase(job: Job, tokens: Artifact, student: NewStudent | SavedStudent, numbe
 
     The first phase has the seed and the folder of a training without phases.
     """
-    from lightgen_core.text_to_image import StudentInfo
+    from lightgen_core.sampling.text_to_image import StudentInfo
 
     recipe, (size, config) = job.recipe, job.recipe.phases[number]
     files, own = tokens.names(pattern_of(size)), [number + 1] if number else []

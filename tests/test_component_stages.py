@@ -21,9 +21,9 @@ from lightgen_core.encoders.model_ref import resolve
 from lightgen_core.encoders.text_encoder import TextEncoder
 from lightgen_core.images.codec import to_png
 from lightgen_core.images.flip import mirrorable
+from lightgen_core.sampling.text_to_image import TextToImage
 from lightgen_core.scene.grammar import phrasings
 from lightgen_core.scene.split import split
-from lightgen_core.text_to_image import TextToImage
 from storage.artifact import Artifact
 from storage.store import Store
 from storage.tables import about, read_table

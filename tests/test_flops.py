@@ -18,7 +18,7 @@ from lightgen_core.model.flops import (
 )
 from lightgen_core.model.parameters import student_parameters
 from lightgen_core.model.student import Student, new_student
-from lightgen_core.sampling import sample
+from lightgen_core.sampling.unmask import sample
 
 GRID, WORDS, DRAWS, BATCH = (4, 4), 5, 3, 2
 MASK = MaskConfig(kind="uniform", low=0.5)

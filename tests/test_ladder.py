@@ -10,9 +10,9 @@ from tiny_student import GRID, TOKEN_WIDTH
 from torch._dynamo.testing import CompileCounter
 
 from benchmarks.ladder import Rungs, sample_by_rungs
-from lightgen_core.head_loop import Acceleration, HeadLoop
 from lightgen_core.model.mar import take_tokens
-from lightgen_core.sampling import sample
+from lightgen_core.sampling.token_sampler import Acceleration, HeadLoop
+from lightgen_core.sampling.unmask import sample
 
 SEEDS = [1, 2]
 

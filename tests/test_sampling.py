@@ -8,9 +8,16 @@ from tiny_student import GRID, TEXT_WIDTH, TOKEN_WIDTH, TOKENS, tiny_student
 from lightgen_core.config import SamplerConfig
 from lightgen_core.diffusion.objectives import objective
 from lightgen_core.diffusion.schedule import schedule_on
-from lightgen_core.head_loop import HeadLoop
-from lightgen_core.head_samplers import UnfitSamplerError, head_steps, levels, noises_per_token, sample_head, steps_at
-from lightgen_core.sampling import guidance_at, pad_text, reveal_counts, sample
+from lightgen_core.sampling.head_samplers import (
+    UnfitSamplerError,
+    head_steps,
+    levels,
+    noises_per_token,
+    sample_head,
+    steps_at,
+)
+from lightgen_core.sampling.token_sampler import HeadLoop
+from lightgen_core.sampling.unmask import guidance_at, pad_text, reveal_counts, sample
 
 SAMPLERS = [("ddpm", "ddpm"), ("ddpm", "ddim"), ("v", "ddpm"), ("v", "ddim"), ("flow", "euler")]
 

@@ -176,7 +176,7 @@ def _asked(
 def _student(
     folder: Path, device: "torch.device", sampler: SamplerConfig | None, steps: int | None, cfg: float | None
 ) -> Draw:
-    from lightgen_core.text_to_image import TextToImage
+    from lightgen_core.sampling.text_to_image import TextToImage
 
     student = TextToImage.load(folder, device)
     given = {"iterations": steps, "guidance": cfg}

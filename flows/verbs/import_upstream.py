@@ -36,7 +36,7 @@ def import_to_folder(
     from lightgen_core.model.save import save_student
     from lightgen_core.model.upstream import UpstreamError, upstream_student
     from lightgen_core.model.upstream_file import read_kinds
-    from lightgen_core.text_to_image import StudentInfo
+    from lightgen_core.sampling.text_to_image import StudentInfo
 
     try:
         kinds = read_kinds(file)

@@ -41,9 +41,9 @@ def inpaint_to_file(
     require_writable(target.parent)
     from lightgen_core.device import pick_device
     from lightgen_core.images.codec import to_png
-    from lightgen_core.inpaint import InpaintError, inpaint
     from lightgen_core.model.save import StudentError
-    from lightgen_core.text_to_image import TextToImage
+    from lightgen_core.sampling.inpaint import InpaintError, inpaint
+    from lightgen_core.sampling.text_to_image import TextToImage
 
     settings = Settings()
     try:

@@ -15,7 +15,7 @@ from lightgen_core.config import SamplerConfig
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
-    from lightgen_core.text_to_image import TextToImage
+    from lightgen_core.sampling.text_to_image import TextToImage
 
 
 def sample_to_files(
@@ -43,11 +43,11 @@ def sample_to_files(
     require_student(checkpoint)
     require_writable(output)
     from lightgen_core.device import pick_device
-    from lightgen_core.head_loop import Acceleration
-    from lightgen_core.head_samplers import UnfitSamplerError
     from lightgen_core.images.codec import to_png
     from lightgen_core.model.save import StudentError
-    from lightgen_core.text_to_image import TextToImage
+    from lightgen_core.sampling.head_samplers import UnfitSamplerError
+    from lightgen_core.sampling.text_to_image import TextToImage
+    from lightgen_core.sampling.token_sampler import Acceleration
 
     settings = Settings()
     try:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lightgen_core.config import SamplerConfig
 from lightgen_core.diffusion.objectives import objective
-from lightgen_core.head_samplers import Step, head_steps, sample_head
 from lightgen_core.model.head import TokenDenoiser
+from lightgen_core.sampling.head_samplers import Step, head_steps, sample_head
 
 
 @dataclass(frozen=True)

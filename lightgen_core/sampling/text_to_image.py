@@ -13,11 +13,11 @@ from lightgen_core.config import Positive, SamplerConfig, Section
 from lightgen_core.encoders.autoencoder import LatentCodec
 from lightgen_core.encoders.dtypes import PRECISIONS
 from lightgen_core.encoders.text_encoder import TextEncoder
-from lightgen_core.head_loop import Acceleration, HeadLoop
 from lightgen_core.model.patchify import unpatchify
 from lightgen_core.model.save import StudentError, load_student
 from lightgen_core.model.student import Student
-from lightgen_core.sampling import pad_text, sample
+from lightgen_core.sampling.token_sampler import Acceleration, HeadLoop
+from lightgen_core.sampling.unmask import pad_text, sample
 
 
 class StudentInfo(Section):

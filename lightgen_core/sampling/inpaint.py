@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lightgen_core.config import SamplerConfig
 from lightgen_core.model.patchify import patchify, unpatchify
-from lightgen_core.sampling import sample
-from lightgen_core.text_to_image import TextToImage
+from lightgen_core.sampling.text_to_image import TextToImage
+from lightgen_core.sampling.unmask import sample
 
 
 class InpaintError(ValueError):

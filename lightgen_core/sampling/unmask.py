@@ -13,10 +13,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lightgen_core.config import SamplerConfig
 from lightgen_core.diffusion.objectives import objective
-from lightgen_core.head_loop import HeadLoop
-from lightgen_core.head_samplers import check_sampler, noises_per_token, steps_at
 from lightgen_core.model.mar import Mar
 from lightgen_core.model.student import Student
+from lightgen_core.sampling.head_samplers import check_sampler, noises_per_token, steps_at
+from lightgen_core.sampling.token_sampler import HeadLoop
 
 
 def pad_text(

@@ -1,0 +1,1 @@
+"""From text to images: the unmasking loop, the head's samplers, inpainting."""
