@@ -26,9 +26,9 @@ from lightgen_core.diffusion.objectives import objective
 from lightgen_core.model.flops import training_flops
 from lightgen_core.model.patchify import patchify, unpatchify
 from lightgen_core.model.student import Student, new_student
-from lightgen_core.train.blocks import laid_out
+from lightgen_core.train.compile import laid_out
 from lightgen_core.train.pretrain import Denoising
-from lightgen_core.train.update import Updater
+from lightgen_core.train.train_step import Updater
 
 TOKENS = GRID[0] * GRID[1]
 MEAN_HIDDEN = 0.867

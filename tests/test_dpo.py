@@ -9,8 +9,8 @@ from tiny_student import PATCH, TOKEN_WIDTH, tiny_student, write_rows
 from lightgen_core.config import DpoConfig, DpoOptimizerConfig, MaskConfig
 from lightgen_core.data.batches import PairSource
 from lightgen_core.diffusion.objectives import objective
-from lightgen_core.dpo import Preference, doubled, dpo_loss, loser_factor, tune, winner_rise
-from lightgen_core.draw import step_generator
+from lightgen_core.train.dpo import Preference, doubled, dpo_loss, loser_factor, tune, winner_rise
+from lightgen_core.train.step_noise import step_generator
 
 CPU = torch.device("cpu")
 
@@ -237,7 +237,7 @@ def test_the_rise_is_an_average_over_the_log():
 @pytest.mark.parametrize(("first_bad", "kept"), [(2, 0), (5, 3)])
 def test_a_rise_beyond_the_tolerance_brings_back_the_last_checkpoint(pairs, tmp_path, monkeypatch, first_bad, kept):
     before, _, _ = run(pairs, tmp_path / "before", steps=6)
-    monkeypatch.setattr("lightgen_core.dpo.winner_rise", lambda rows, horizon: float(len(rows) >= first_bad))
+    monkeypatch.setattr("lightgen_core.train.dpo.winner_rise", lambda rows, horizon: float(len(rows) >= first_bad))
     policy, _, result = run(pairs, tmp_path / "stopped", steps=6, tolerance=0.1)
     assert result.step == kept and "rose 100.0% above the reference's; the tolerance is 10.0%" in result.stopped
     assert [row["step"] for row in result.rows] == list(range(1, first_bad + 1))

@@ -7,9 +7,9 @@ from scipy import stats
 
 from lightgen_core.config import HeadConfig, MarConfig, MaskConfig
 from lightgen_core.diffusion.objectives import OBJECTIVES, objective
-from lightgen_core.draw import Draw, draw, hidden_count, step_generator
-from lightgen_core.losses import token_losses, token_residuals
 from lightgen_core.model.student import new_student
+from lightgen_core.train.losses import token_losses, token_residuals
+from lightgen_core.train.step_noise import Draw, draw, hidden_count, step_generator
 
 TENSORS = ("hidden", "index", "text_dropped", "timestep", "noise")
 BATCH, TOKENS, WIDTH, WORDS = 6, 9, 4, 3

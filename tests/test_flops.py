@@ -7,8 +7,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lightgen_core.config import HeadConfig, MarConfig, MaskConfig, SamplerConfig
 from lightgen_core.diffusion.objectives import objective
-from lightgen_core.draw import draw, hidden_count
-from lightgen_core.losses import token_losses
 from lightgen_core.model.flops import (
     expected_training_flops,
     forward_flops,
@@ -19,6 +17,8 @@ from lightgen_core.model.flops import (
 from lightgen_core.model.parameters import student_parameters
 from lightgen_core.model.student import Student, new_student
 from lightgen_core.sampling.unmask import sample
+from lightgen_core.train.losses import token_losses
+from lightgen_core.train.step_noise import draw, hidden_count
 
 GRID, WORDS, DRAWS, BATCH = (4, 4), 5, 3, 2
 MASK = MaskConfig(kind="uniform", low=0.5)

@@ -12,11 +12,11 @@ from torch import Tensor
 from lightgen_core.config import Layout, MaskConfig
 from lightgen_core.data.batches import DataError, TokenSource
 from lightgen_core.diffusion.objectives import objective
-from lightgen_core.draw import draw, step_generator
 from lightgen_core.model.patchify import patchify
 from lightgen_core.train.parallel import Ranks
 from lightgen_core.train.pretrain import Denoising, train
-from lightgen_core.train.update import ALONE, Updater
+from lightgen_core.train.step_noise import draw, step_generator
+from lightgen_core.train.train_step import ALONE, Updater
 
 CPU = torch.device("cpu")
 MEAN, NOISE = torch.randn(2, 10, 2, SIDE, SIDE, generator=torch.Generator().manual_seed(3)).half()

@@ -24,7 +24,7 @@ from lightgen_core.train import launch
 from lightgen_core.train.job import SavedStudent, TrainingJob
 from lightgen_core.train.launch import execute
 from lightgen_core.train.messages import MARK, Listener, read, send
-from lightgen_core.train.update import NonFiniteLossError
+from lightgen_core.train.train_step import NonFiniteLossError
 from tasks.settings import Settings
 
 TESTS = Path(__file__).parent

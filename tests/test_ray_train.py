@@ -24,7 +24,7 @@ from lightgen_core.cluster import ClusterError, connect
 from lightgen_core.train import on_ray
 from lightgen_core.train.launch import execute
 from lightgen_core.train.messages import LaunchError, Listener, Message
-from lightgen_core.train.update import NonFiniteLossError
+from lightgen_core.train.train_step import NonFiniteLossError
 from tasks.settings import Settings
 from tasks.training import place
 

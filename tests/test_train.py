@@ -32,7 +32,7 @@ from lightgen_core.train.ema import Ema, ema_decay
 from lightgen_core.train.optimizer import decay_groups, learning_rate, make_optimizer
 from lightgen_core.train.parallel import shards
 from lightgen_core.train.pretrain import Denoising, train
-from lightgen_core.train.update import NonFiniteLossError, Updater
+from lightgen_core.train.train_step import NonFiniteLossError, Updater
 
 CPU = torch.device("cpu")
 TESTS = Path(__file__).parent

@@ -15,10 +15,10 @@ from lightgen_core.device import check_bf16
 from lightgen_core.diffusion.objectives import objective
 from lightgen_core.model.blocks import Block
 from lightgen_core.model.student import new_student
-from lightgen_core.train import blocks
-from lightgen_core.train.blocks import TooManyShapesError, blocks_of, laid_out
+from lightgen_core.train import compile as blocks
+from lightgen_core.train.compile import TooManyShapesError, blocks_of, laid_out
 from lightgen_core.train.pretrain import Denoising, train
-from lightgen_core.train.update import Updater
+from lightgen_core.train.train_step import Updater
 
 CPU = torch.device("cpu")
 BUCKETS = MaskConfig(kind="uniform", low=0.3, multiple=3)

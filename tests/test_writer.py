@@ -7,7 +7,7 @@ import torch
 from test_checkpoint import files_of, state_after
 
 from lightgen_core.train import checkpoint
-from lightgen_core.train.writer import Writer
+from lightgen_core.train.async_checkpoint import Writer
 
 CPU = torch.device("cpu")
 

@@ -13,10 +13,10 @@ from tiny_student import PATCH, tiny_student, tiny_training
 
 from lightgen_core.config import DpoConfig, DpoOptimizerConfig, Layout, MaskConfig, OptimizerConfig
 from lightgen_core.data.batches import PairSource, TokenSource
-from lightgen_core.dpo import tune
+from lightgen_core.train.dpo import tune
 from lightgen_core.train.loop import TrainResult
 from lightgen_core.train.pretrain import train
-from lightgen_core.train.update import NonFiniteLossError
+from lightgen_core.train.train_step import NonFiniteLossError
 
 OBJECTIVES = ("ddpm", "v", "flow")
 KINDS = (*OBJECTIVES, "dpo", "muon")

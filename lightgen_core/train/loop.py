@@ -17,11 +17,11 @@ from lightgen_core.config import Layout, LoopConfig
 from lightgen_core.data.batches import prefetched
 from lightgen_core.device import check_bf16
 from lightgen_core.train import checkpoint as checkpoints
-from lightgen_core.train.blocks import laid_out
-from lightgen_core.train.log import Clock, Window
+from lightgen_core.train.async_checkpoint import Writer
+from lightgen_core.train.compile import laid_out
+from lightgen_core.train.metrics import Clock, Window
 from lightgen_core.train.optimizer import learning_rate
-from lightgen_core.train.update import ALONE, Criterion, MicroBatch, Source, Updater
-from lightgen_core.train.writer import Writer
+from lightgen_core.train.train_step import ALONE, Criterion, MicroBatch, Source, Updater
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from lightgen_core.data.batches import DataError
 from lightgen_core.model.save import StudentError
 from lightgen_core.train.checkpoint import CheckpointError
-from lightgen_core.train.update import NonFiniteLossError
+from lightgen_core.train.train_step import NonFiniteLossError
 
 logger = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lightgen_core.draw import Draw
 from lightgen_core.model.student import gather_tokens
+from lightgen_core.train.step_noise import Draw
 
 
 def token_losses(

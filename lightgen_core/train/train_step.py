@@ -12,13 +12,13 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from lightgen_core.config import Layout, LoopConfig
-from lightgen_core.draw import Draw, step_generator
 from lightgen_core.model.mar import Mar
 from lightgen_core.seeds import seed_of
-from lightgen_core.train.blocks import blocks_of
+from lightgen_core.train.compile import blocks_of
 from lightgen_core.train.optimizer import learning_rate, set_learning_rate
 from lightgen_core.train.parallel import Ranks, check_layout, spread, whole_norm
 from lightgen_core.train.state import TrainingState
+from lightgen_core.train.step_noise import Draw, step_generator
 
 ALONE = Layout()
 """One process, whole batches, nothing compiled or recomputed."""

@@ -19,11 +19,11 @@ from torch.nn import functional
 from lightgen_core.config import DpoConfig, Layout
 from lightgen_core.data.batches import PairBatch, PairSource
 from lightgen_core.diffusion.objectives import Objective, objective
-from lightgen_core.draw import Draw, draw
-from lightgen_core.losses import token_residuals
 from lightgen_core.model.student import Student
 from lightgen_core.train.loop import TrainResult, fit
-from lightgen_core.train.update import ALONE, Losses
+from lightgen_core.train.losses import token_residuals
+from lightgen_core.train.step_noise import Draw, draw
+from lightgen_core.train.train_step import ALONE, Losses
 
 
 class PairLosses(NamedTuple):
