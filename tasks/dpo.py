@@ -2,8 +2,8 @@
 
 import json
 
+from lightgen_core.launch.job import SavedStudent, TrainingJob
 from lightgen_core.seeds import seed_of
-from lightgen_core.train.job import SavedStudent, TrainingJob
 from storage.artifact import Artifact
 from storage.plural import counted
 from tasks.job import Job
@@ -14,7 +14,7 @@ from tasks.training import place, rows_of
 @stage(version=1, reads=("seed", "dpo"), on_device=True)
 def dpo(job: Job, pretrain: Artifact, pairs: Artifact) -> None:
     """Write the tuned student (raw and EMA weights, config) and `log.json`: accuracy, winner's and loser's error."""
-    from lightgen_core.train.launch import execute
+    from lightgen_core.launch.torchrun import execute
 
     asked = job.recipe.dpo
     told = counted(rows_of(pairs, "^pairs"), "pair"), counted(asked.steps, "step")

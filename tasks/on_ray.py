@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
-from lightgen_core.cluster import connect
+from lightgen_core.launch.ray_cluster import connect
 from tasks.job import Job
 from tasks.settings import Settings
 from tasks.shards import Shard

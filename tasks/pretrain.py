@@ -7,8 +7,8 @@ from typing import Any
 
 from lightgen_core.config import TrainConfig
 from lightgen_core.encoders.model_ref import ModelNotFound
+from lightgen_core.launch.job import NewStudent, SavedStudent, TrainingJob
 from lightgen_core.seeds import seed_of
-from lightgen_core.train.job import NewStudent, SavedStudent, TrainingJob
 from storage.artifact import Artifact
 from storage.plural import counted
 from storage.tables import about, read_table
@@ -49,7 +49,7 @@ def start_of(recipe: Recipe) -> tuple[str, ...]:
 @stage(version=2, reads=("seed", "pretrain", "tokens"), weights=start_of, on_device=True)
 def pretrain(job: Job, tokens: Artifact) -> None:
     """Write the student (raw and EMA weights, config) and `log.json`, the loss curve over all phases."""
-    from lightgen_core.train.launch import execute
+    from lightgen_core.launch.torchrun import execute
 
     recipe = job.recipe
     job.say("phases of training: %d", len(recipe.phases))

@@ -2,7 +2,7 @@
 
 import re
 
-from lightgen_core.train.job import Place
+from lightgen_core.launch.job import Place
 from storage.artifact import Artifact
 from tasks.job import Job
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from tiny_student import PATCH, tiny_student, tiny_training
 
 from lightgen_core.config import Layout
-from lightgen_core.train.job import NewStudent, Place, TrainingJob
-from lightgen_core.train.launch import execute
+from lightgen_core.launch.job import NewStudent, Place, TrainingJob
+from lightgen_core.launch.torchrun import execute
 
 STEPS, HALF, LAST = 60, "step-00000030", "step-00000060"
 

@@ -19,11 +19,11 @@ from waiting import wait_until
 
 from lightgen_core.config import Layout
 from lightgen_core.data.batches import TokenSource
+from lightgen_core.launch import torchrun as launch
+from lightgen_core.launch.job import SavedStudent, TrainingJob
+from lightgen_core.launch.messages import MARK, Listener, read, send
+from lightgen_core.launch.torchrun import execute
 from lightgen_core.model.save import load_student
-from lightgen_core.train import launch
-from lightgen_core.train.job import SavedStudent, TrainingJob
-from lightgen_core.train.launch import execute
-from lightgen_core.train.messages import MARK, Listener, read, send
 from lightgen_core.train.train_step import NonFiniteLossError
 from tasks.settings import Settings
 

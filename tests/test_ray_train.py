@@ -20,10 +20,10 @@ from tiny_student import CHANNELS, SIDE, write_rows
 from two_nodes import two_nodes
 from waiting import wait_until
 
-from lightgen_core.cluster import ClusterError, connect
-from lightgen_core.train import on_ray
-from lightgen_core.train.launch import execute
-from lightgen_core.train.messages import LaunchError, Listener, Message
+from lightgen_core.launch import ray_train as on_ray
+from lightgen_core.launch.messages import LaunchError, Listener, Message
+from lightgen_core.launch.ray_cluster import ClusterError, connect
+from lightgen_core.launch.torchrun import execute
 from lightgen_core.train.train_step import NonFiniteLossError
 from tasks.settings import Settings
 from tasks.training import place
@@ -193,7 +193,9 @@ def test_a_row_that_is_computed_anew_is_told_once():
     ],
 )
 def test_an_address_without_a_cluster_is_told_from_at_once(address, said):
-    script = "from lightgen_core.cluster import connect; import sys; assert 'ray' not in sys.modules; connect()"
+    script = (
+        "from lightgen_core.launch.ray_cluster import connect; import sys; assert 'ray' not in sys.modules; connect()"
+    )
     command = [sys.executable, "-c", script]
     told = subprocess.run(command, env=environment(RAY_ADDRESS=address), capture_output=True, text=True)
     assert told.returncode == 1

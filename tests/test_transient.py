@@ -9,8 +9,8 @@ import pytest
 from prefect.states import State
 
 from flows.operations.failures import TRANSIENT_TYPES, in_words, is_transient, may_pass, sentence
-from lightgen_core.cluster import ClusterError
 from lightgen_core.endpoint import EndpointError, EndpointUnreachable
+from lightgen_core.launch.ray_cluster import ClusterError
 from lightgen_core.train.train_step import NonFiniteLossError
 from storage.store import StoreError
 

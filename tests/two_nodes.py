@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
-from lightgen_core.cluster import without_api_server
+from lightgen_core.launch.ray_cluster import without_api_server
 
 NODE = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 QUIET = {  # a dead node is missed after five periods; a slow one has its usual ten seconds to answer each time

@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from lightgen_core.train.job import OUTCOME, Outcome, TrainingJob
-from lightgen_core.train.messages import LaunchError, Listener, read
-from lightgen_core.train.on_ray import train_on_ray
+from lightgen_core.launch.job import OUTCOME, Outcome, TrainingJob
+from lightgen_core.launch.messages import LaunchError, Listener, read
+from lightgen_core.launch.ray_train import train_on_ray
+from lightgen_core.launch.run import run
 from lightgen_core.train.parallel import check_layout
-from lightgen_core.train.run import run
 
 ROOT = Path(__file__).parents[2]
 LINES_KEPT = 40

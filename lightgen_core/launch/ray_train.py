@@ -18,11 +18,11 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lightgen_core.cluster import connect
-from lightgen_core.train.job import NewStudent, Outcome, TrainingJob
-from lightgen_core.train.messages import LaunchError, Listener, LogMessages, Message, error_message
+from lightgen_core.launch.job import NewStudent, Outcome, TrainingJob
+from lightgen_core.launch.messages import LaunchError, Listener, LogMessages, Message, error_message
+from lightgen_core.launch.ray_cluster import connect
+from lightgen_core.launch.run import run
 from lightgen_core.train.parallel import check_layout
-from lightgen_core.train.run import run
 
 if TYPE_CHECKING:
     from ray.util.queue import Queue

@@ -9,10 +9,10 @@ import torch
 from lightgen_core.config import DpoConfig
 from lightgen_core.data.batches import PairSource, TokenSource
 from lightgen_core.device import pick_device
+from lightgen_core.launch.job import NewStudent, Outcome, Place, TrainingJob
 from lightgen_core.model.save import load_student, save_student
 from lightgen_core.model.student import Student, new_student
 from lightgen_core.train.dpo import tune
-from lightgen_core.train.job import NewStudent, Outcome, Place, TrainingJob
 from lightgen_core.train.loop import TrainResult
 from lightgen_core.train.parallel import Ranks
 from lightgen_core.train.pretrain import train

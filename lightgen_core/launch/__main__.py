@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from lightgen_core.train.job import OUTCOME, TrainingJob
-from lightgen_core.train.messages import LogMessages, error_message, send
-from lightgen_core.train.run import run
+from lightgen_core.launch.job import OUTCOME, TrainingJob
+from lightgen_core.launch.messages import LogMessages, error_message, send
+from lightgen_core.launch.run import run
 
 
 def main() -> int:
