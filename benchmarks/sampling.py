@@ -21,11 +21,11 @@ from benchmarks import interleaved
 from benchmarks.ladder import Rungs, sample_by_rungs
 from benchmarks.released import released_model, sampler
 from benchmarks.sizes import GRID, SIZES, WORDS
-from lightgen_core.benchmarks.prompt import Prompt
-from lightgen_core.benchmarks.scene import judge_scenes, scene_prompts
-from lightgen_core.benchmarks.scores import score_table
 from lightgen_core.config import SamplerConfig, World
 from lightgen_core.device import pick_device
+from lightgen_core.evaluation.prompt import Prompt
+from lightgen_core.evaluation.scene import judge_scenes, scene_prompts
+from lightgen_core.evaluation.scores import score_table
 from lightgen_core.model.patchify import unpatchify
 from lightgen_core.model.student import Student, new_student
 from lightgen_core.sampling.text_to_image import TextToImage

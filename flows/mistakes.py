@@ -2,9 +2,9 @@
 
 from flows.load import UserError
 from flows.verbs.geometry import UnknownSize
-from lightgen_core.benchmarks.prompt import PromptFileError
 from lightgen_core.content import ContentNotFound
 from lightgen_core.encoders.model_ref import ModelNotFound
+from lightgen_core.evaluation.prompt import PromptFileError
 from storage.store import StoreError
 from tasks.settings import SettingsMistake
 

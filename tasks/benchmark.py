@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from lightgen_core.benchmarks.catalogue import benchmark_prompts
-from lightgen_core.benchmarks.prompt import Prompt
+from lightgen_core.evaluation.benchmarks import benchmark_prompts
+from lightgen_core.evaluation.prompt import Prompt
 from lightgen_core.seeds import seed_of
 from tasks.recipe import Recipe
 

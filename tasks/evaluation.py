@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.benchmarks.judge import JUDGES, Judge, load_judge
-from lightgen_core.benchmarks.prompt import Prompt, shuffled
-from lightgen_core.benchmarks.scores import score_table
+from lightgen_core.evaluation.judge import JUDGES, Judge, load_judge
+from lightgen_core.evaluation.prompt import Prompt, shuffled
+from lightgen_core.evaluation.scores import score_table
 from lightgen_core.images.codec import from_bytes, to_png
+from lightgen_core.intervals import bootstrap_mean
 from lightgen_core.seeds import seed_of
-from lightgen_core.statistics import bootstrap_mean
 from storage.artifact import Artifact
 from storage.tables import IMAGE, schema
 from tasks.benchmark import evaluation_prompts, prompt_files

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lightgen_core.captioning.select import assign_images
+from lightgen_core.evaluation.preference import ClipScorer, DetectorScorer, PaperScorer, Scorer, choose_pair
 from lightgen_core.images.codec import from_bytes, to_png
-from lightgen_core.preferences import ClipScorer, DetectorScorer, PaperScorer, Scorer, choose_pair
 from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact
 from storage.rows import take_rows

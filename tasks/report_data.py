@@ -14,6 +14,7 @@ import yaml
 
 from lightgen_core.dedup.diversity import Diversity
 from lightgen_core.images.codec import from_bytes
+from lightgen_core.intervals import Interval
 from lightgen_core.report.data import (
     Curve,
     DedupSummary,
@@ -27,7 +28,6 @@ from lightgen_core.report.data import (
     Topic,
 )
 from lightgen_core.seeds import seed_of
-from lightgen_core.statistics import Interval
 from lightgen_core.teachers.scene import SceneTeacher
 from storage.artifact import Artifact
 from storage.rows import take_rows

@@ -11,10 +11,10 @@ from local_endpoint import Reply, serving
 from tiny_language_model import save_tiny_language_model
 
 from flows.load import FOLDER, UserError, load_recipe
-from lightgen_core.benchmarks.geneval_prompts import geneval_prompts
 from lightgen_core.content import ContentNotFound
 from lightgen_core.dedup.minhash import near_duplicate_captions
 from lightgen_core.endpoint import EndpointError
+from lightgen_core.evaluation.geneval_prompts import geneval_prompts
 from storage.artifact import Artifact
 from storage.store import Store
 from storage.tables import read_table

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from tiny_geneval import SURE_OF, save_tiny_detector
 
-from lightgen_core.benchmarks.geneval import ColorNamer, Detector, DetectorError, GenEvalJudge
-from lightgen_core.benchmarks.geneval_prompts import (
+from lightgen_core.encoders.clip import Clip
+from lightgen_core.evaluation.geneval import ColorNamer, Detector, DetectorError, GenEvalJudge
+from lightgen_core.evaluation.geneval_prompts import (
     COCO_NAMES,
     NAMES,
     SIZES,
@@ -19,9 +20,8 @@ from lightgen_core.benchmarks.geneval_prompts import (
     plural,
     read_metadata,
 )
-from lightgen_core.benchmarks.geneval_rules import Detected, alone, counted, meets, relations
-from lightgen_core.benchmarks.prompt import Prompt, PromptFileError
-from lightgen_core.encoders.clip import Clip
+from lightgen_core.evaluation.geneval_rules import Detected, alone, counted, meets, relations
+from lightgen_core.evaluation.prompt import Prompt, PromptFileError
 
 PICTURE = np.zeros((100, 100, 3), np.uint8)
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from lightgen_core.dedup.diversity import Figure
+from lightgen_core.intervals import Interval
 from lightgen_core.report.charts import loss_curve, running_mean, score_bars, time_bars
 from lightgen_core.report.data import (
     Curve,
@@ -27,7 +28,6 @@ from lightgen_core.report.data import (
 from lightgen_core.report.formats import duration, number, percent, picture_uri, size, when
 from lightgen_core.report.page import headline, render_report, without_run_facts
 from lightgen_core.report.svg import log_ticks, round_ticks
-from lightgen_core.statistics import Interval
 
 CATEGORIES = ("overall", "single_object", "two_object", "counting", "colors", "position", "color_attr")
 NOISE = np.random.default_rng(0).integers(0, 256, (400, 48, 48, 3), dtype=np.uint8)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lightgen_core.statistics import Interval, bootstrap_mean, overall, wilson
+from lightgen_core.intervals import Interval, bootstrap_mean, overall, wilson
 
 
 @pytest.mark.parametrize(

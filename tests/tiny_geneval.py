@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor, SwinConfig
 
-from lightgen_core.benchmarks.geneval_prompts import COCO_NAMES
+from lightgen_core.evaluation.geneval_prompts import COCO_NAMES
 
 SURE_OF = "mouse"
 

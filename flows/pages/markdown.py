@@ -6,11 +6,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lightgen_core.intervals import Interval
 from lightgen_core.report.charts import score_bars
 from lightgen_core.report.data import STUDENTS
 from lightgen_core.report.formats import interval, words
 from lightgen_core.report.svg import image_uri
-from lightgen_core.statistics import Interval
 
 
 def plain(text: str) -> str:

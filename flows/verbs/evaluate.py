@@ -12,12 +12,12 @@ import numpy as np
 
 from flows.load import UserError, load_recipe
 from flows.verbs.folders import require_student, require_writable
-from lightgen_core.benchmarks.geneval_prompts import Requirement
-from lightgen_core.benchmarks.judge import JUDGES, Judge, load_judge
-from lightgen_core.benchmarks.prompt import Prompt
-from lightgen_core.benchmarks.scores import score_table
 from lightgen_core.config import SamplerConfig
 from lightgen_core.encoders.model_ref import parse
+from lightgen_core.evaluation.geneval_prompts import Requirement
+from lightgen_core.evaluation.judge import JUDGES, Judge, load_judge
+from lightgen_core.evaluation.prompt import Prompt
+from lightgen_core.evaluation.scores import score_table
 from lightgen_core.images.codec import to_png
 from lightgen_core.rejected import Reason, Rejected
 from lightgen_core.seeds import seed_of

@@ -21,7 +21,7 @@ from scipy.sparse.csgraph import connected_components
 
 from lightgen_core.config import DedupConfig
 from lightgen_core.dedup.search import NeighbourSearch, Pairs, Places, Subset, Vectors, index_factory, spaced
-from lightgen_core.statistics import Interval, wilson
+from lightgen_core.intervals import Interval, wilson
 
 Reason = Literal["exact copy", "near duplicate", "chain"]
 Id = str | int

@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
+from lightgen_core.intervals import Interval
 from lightgen_core.report.data import STUDENTS, Curve, StageRow
 from lightgen_core.report.formats import duration, number, percent, words
 from lightgen_core.report.svg import Scale, Values, legend, line, log_ticks, path, rect, round_ticks, scale, svg, text
-from lightgen_core.statistics import Interval
 
 _WIDTH = 440  # user units; the page scales a chart to its column
 _DECADE = 8.0  # from this ratio of largest to smallest value on, a curve's axis is logarithmic

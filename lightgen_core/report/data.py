@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightgen_core.dedup.diversity import Figure
-from lightgen_core.statistics import Interval
+from lightgen_core.intervals import Interval
 
 Picture = npt.NDArray[np.uint8]
 """(height, width, 3) sRGB."""

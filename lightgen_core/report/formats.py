@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from lightgen_core.images.codec import to_png
+from lightgen_core.intervals import Interval
 from lightgen_core.report.data import Picture
-from lightgen_core.statistics import Interval
 
 PIXEL_ART = 96
 """Pictures up to this many pixels a side are shown pixel for pixel; larger ones are photographs to the page."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from lightgen_core.intervals import Interval
 from lightgen_core.report import charts, formats, svg
 from lightgen_core.report.data import STUDENTS, ReportData, SampleRow
-from lightgen_core.statistics import Interval
 
 _HERE = Path(__file__).parent
 _RUN_FACTS = re.compile(r'<section id="run".*?</section>', re.DOTALL)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from lightgen_core.benchmarks.scene import judge_scenes
+from lightgen_core.evaluation.scene import judge_scenes
 
 if TYPE_CHECKING:
     from lightgen_core.encoders.clip import Clip

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Bool, UInt8
 from transformers import AutoConfig, AutoImageProcessor, Mask2FormerForUniversalSegmentation
 
-from lightgen_core.benchmarks.geneval_prompts import COCO_NAMES, COLORS, SPOKEN, Color, Requirement
-from lightgen_core.benchmarks.geneval_rules import CONFIDENCE, Detected, alone, counted, meets
-from lightgen_core.benchmarks.prompt import Prompt
 from lightgen_core.encoders.clip import Clip
 from lightgen_core.encoders.model_ref import resolve
+from lightgen_core.evaluation.geneval_prompts import COCO_NAMES, COLORS, SPOKEN, Color, Requirement
+from lightgen_core.evaluation.geneval_rules import CONFIDENCE, Detected, alone, counted, meets
+from lightgen_core.evaluation.prompt import Prompt
 
 _COLOR_TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from lightgen_core.benchmarks.geneval_prompts import Color, Requirement
+from lightgen_core.evaluation.geneval_prompts import Color, Requirement
 
 CONFIDENCE, COUNTING_CONFIDENCE = 0.3, 0.9
 """An object counts from above this score; where objects are to be counted, from above the second."""

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from lightgen_core.benchmarks.catalogue import Benchmark
-from lightgen_core.benchmarks.prompt import Prompt
-from lightgen_core.benchmarks.scene import judge_scenes
+from lightgen_core.evaluation.benchmarks import Benchmark
+from lightgen_core.evaluation.prompt import Prompt
+from lightgen_core.evaluation.scene import judge_scenes
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ def load_judge(benchmark: Benchmark, detector: str, color_model: str, device: "t
         DetectorError, ClipError, OSError: "geneval": a model that is not there, or not of that kind.
     """
     if benchmark == "geneval":
-        from lightgen_core.benchmarks.geneval import GenEvalJudge
+        from lightgen_core.evaluation.geneval import GenEvalJudge
 
         return GenEvalJudge.load(detector, color_model, device)
     return _scene_judge if benchmark == "scene" else None

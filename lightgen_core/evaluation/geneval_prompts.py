@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lightgen_core.benchmarks.prompt import Prompt, PromptFileError, numbered_lines
+from lightgen_core.evaluation.prompt import Prompt, PromptFileError, numbered_lines
 from lightgen_core.scene.vocabulary import NUMBERS, with_article
 
 SIZES = {"single_object": 80, "two_object": 99, "counting": 80, "colors": 94, "position": 100, "color_attr": 100}

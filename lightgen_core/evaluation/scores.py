@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lightgen_core.benchmarks.prompt import Prompt
-from lightgen_core.statistics import bootstrap_mean, overall
+from lightgen_core.evaluation.prompt import Prompt
+from lightgen_core.intervals import bootstrap_mean, overall
 
 
 def score_table(
