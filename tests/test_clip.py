@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from lightgen_core.config import World
 from lightgen_core.encoders.clip import Clip, ClipError, resized
 from lightgen_core.encoders.model_ref import resolve
-from lightgen_core.zoo.teaching import pictures
+from lightgen_core.zoo.training import pictures
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from lightgen_core.scene.vocabulary import CATEGORIES, COLORS, SHAPES
 from lightgen_core.zoo import train_autoencoder, train_clip, train_t5
 from lightgen_core.zoo.captioned import Captioned, make_lesson
 from lightgen_core.zoo.quality import WORLDS, latent_spread, picks, probe, reconstruction
-from lightgen_core.zoo.teaching import full_world, mirrored, seen_meanings
 from lightgen_core.zoo.tokenizer import make_tokenizer
+from lightgen_core.zoo.training import full_world, mirrored, seen_meanings
 
 FOLDERS = [Path(resolve(f"zoo:{name}")) for name in MODELS]
 

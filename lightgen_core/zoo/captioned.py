@@ -14,7 +14,7 @@ from lightgen_core.scene.grammar import phrasings
 from lightgen_core.scene.meaning import Meaning
 from lightgen_core.scene.render import render
 from lightgen_core.scene.vocabulary import CATEGORIES, COLORS, RELATIONS, SHAPES
-from lightgen_core.zoo.teaching import full_world
+from lightgen_core.zoo.training import full_world
 
 CATEGORY_WEIGHTS = (1.0, 2.0, 3.0, 2.0, 5.0, 5.0)
 """How often each of CATEGORIES is drawn: what binds and relates words is hardest."""

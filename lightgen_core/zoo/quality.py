@@ -19,7 +19,7 @@ from lightgen_core.scene.meaning import Meaning, excludes
 from lightgen_core.scene.render import render
 from lightgen_core.scene.split import split
 from lightgen_core.zoo.captioned import phrased
-from lightgen_core.zoo.teaching import balanced, full_world
+from lightgen_core.zoo.training import balanced, full_world
 
 WORLDS = {
     "default": World(),

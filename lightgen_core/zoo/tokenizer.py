@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from lightgen_core.scene.grammar import meanings, phrasings
-from lightgen_core.zoo.teaching import full_world
+from lightgen_core.zoo.training import full_world
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 """Ids 0, 1 and 2, as in T5."""

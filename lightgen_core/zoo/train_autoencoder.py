@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from lightgen_core.config import World
 from lightgen_core.zoo.muon import KernelMuon, split_parameters
-from lightgen_core.zoo.teaching import full_world, learning_rate, pictures
+from lightgen_core.zoo.training import full_world, learning_rate, pictures
 
 log = logging.getLogger("lightgen.zoo.autoencoder")
 

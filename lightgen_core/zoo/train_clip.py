@@ -20,8 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightgen_core.zoo.captioned import WORDS, Captioned, make_lesson
 from lightgen_core.zoo.muon import KernelMuon, split_parameters
-from lightgen_core.zoo.teaching import learning_rate, seen_meanings
 from lightgen_core.zoo.tokenizer import make_tokenizer
+from lightgen_core.zoo.training import learning_rate, seen_meanings
 
 log = logging.getLogger("lightgen.zoo.clip")
 

@@ -22,9 +22,9 @@ from lightgen_core.encoders.clip import Clip
 from lightgen_core.zoo.captioned import Captioned, make_lesson
 from lightgen_core.zoo.muon import KernelMuon, split_parameters
 from lightgen_core.zoo.reader import Reader
-from lightgen_core.zoo.teaching import learning_rate, mirrored, seen_meanings
 from lightgen_core.zoo.tokenizer import END, PAD, make_tokenizer
 from lightgen_core.zoo.train_clip import contrastive
+from lightgen_core.zoo.training import learning_rate, mirrored, seen_meanings
 
 log = logging.getLogger("lightgen.zoo.t5")
 
