@@ -21,7 +21,7 @@ from benchmarks import interleaved
 from benchmarks.ladder import Rungs, sample_by_rungs
 from benchmarks.released import released_model, sampler
 from benchmarks.sizes import GRID, SIZES, WORDS
-from lightgen_core.config import SamplerConfig, World
+from lightgen_core.config import SamplerConfig
 from lightgen_core.device import pick_device
 from lightgen_core.evaluation.prompt import Prompt
 from lightgen_core.evaluation.scene import judge_scenes, scene_prompts
@@ -31,6 +31,7 @@ from lightgen_core.model.student import Student, new_student
 from lightgen_core.sampling.text_to_image import TextToImage
 from lightgen_core.sampling.token_sampler import Acceleration, HeadLoop
 from lightgen_core.sampling.unmask import sample
+from lightgen_core.scene.config import World
 from lightgen_core.scene.vocabulary import CATEGORIES
 
 LAST_RUNGS = {"ddpm": ("ddpm", 25, 6), "v": ("ddim", 12, 4), "flow": ("euler", 12, 4)}

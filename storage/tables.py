@@ -63,7 +63,7 @@ def to_parquet(table: pa.Table) -> bytes:
     """Return a table as the bytes of a Parquet file; the same table gives the same bytes.
 
     Columns of bytes (latents, text states: half-precision numbers, which hardly compress) are stored as they are, in
-    one page of a row group, so that training finds a row in the file by arithmetic (`lightgen_core.data.parquet_pages`).
+    one page of a row group, so that training finds a row in the file by arithmetic (`lightgen_core/data`).
     """
     size = max(1, min(ROW_GROUP, ROW_GROUP_BYTES * table.num_rows // max(1, table.nbytes)))
     raw = [field.name for field in table.schema if field.type in (pa.binary(), pa.large_binary())]

@@ -2,7 +2,8 @@
 
 from pydantic import Field, model_validator
 
-from lightgen_core.config import DedupConfig, DpoConfig, SamplerConfig, Section, World
+from lightgen_core.config import DedupConfig, DpoConfig, SamplerConfig, Section
+from lightgen_core.scene.config import World
 from tasks.sections import Captions, Embeddings, Evaluation, Pairs, Pretrain, Report, Synthesis, Tokens
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from lightgen_core.config import World
 from lightgen_core.encoders.clip import Clip, ClipError, resized
 from lightgen_core.encoders.model_ref import resolve
+from lightgen_core.scene.config import World
 from lightgen_core.zoo.training import pictures
 
 

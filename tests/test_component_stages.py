@@ -13,7 +13,6 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from flows.distill import distill
 from flows.load import load_recipe
-from lightgen_core.config import World
 from lightgen_core.data.batches import TokenSource
 from lightgen_core.dedup.score_filter import shows_caption
 from lightgen_core.encoders.autoencoder import LatentCodec
@@ -22,6 +21,7 @@ from lightgen_core.encoders.text_encoder import TextEncoder
 from lightgen_core.images.codec import to_png
 from lightgen_core.images.flip import mirrorable
 from lightgen_core.sampling.text_to_image import TextToImage
+from lightgen_core.scene.config import World
 from lightgen_core.scene.grammar import phrasings
 from lightgen_core.scene.split import split
 from storage.artifact import Artifact

@@ -11,12 +11,12 @@ from flows.load import load_recipe
 from flows.plan import plan
 from flows.verbs.console import describe_evaluation, describe_run
 from flows.verbs.evaluate import evaluate
-from lightgen_core.config import World
 from lightgen_core.evaluation.preference import choose_pair
 from lightgen_core.evaluation.prompt import Prompt, PromptFileError, at_most, read_prompts, shuffled
 from lightgen_core.evaluation.scene import judge_scenes, scene_prompts
 from lightgen_core.evaluation.scores import score_table
 from lightgen_core.images.codec import from_bytes
+from lightgen_core.scene.config import World
 from lightgen_core.scene.split import split
 from storage.artifact import Artifact
 from storage.store import Store

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from lightgen_core.config import World
+from lightgen_core.scene.config import World
 from lightgen_core.scene.detect import Detection, detect, relations, satisfies
 from lightgen_core.scene.grammar import meanings, parse
 from lightgen_core.scene.meaning import Meaning, excludes

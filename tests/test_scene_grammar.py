@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from lightgen_core.config import World
+from lightgen_core.scene.config import World
 from lightgen_core.scene.grammar import CaptionError, meanings, parse, phrasings
 from lightgen_core.scene.meaning import Meaning, Object, excludes
 from lightgen_core.scene.split import split

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from lightgen_core.config import World
+from lightgen_core.scene.config import World
 from lightgen_core.scene.grammar import meanings, parse
 from lightgen_core.scene.meaning import Meaning
 from lightgen_core.scene.render import Placed, arrange, render

@@ -15,8 +15,8 @@ from run_stage import captions_stage, recipe_of, run_recipe, run_synthesis
 
 from flows.load import UserError, load_recipe
 from lightgen_core.captioning.scene import scene_captions
-from lightgen_core.config import World
 from lightgen_core.images.codec import from_bytes, to_png
+from lightgen_core.scene.config import World
 from lightgen_core.teachers.scene import SceneTeacher
 from storage.store import Store
 from storage.tables import read_table

@@ -10,11 +10,11 @@ import torch
 from open_clip.push_to_hf_hub import save_for_hf
 from torch.nn import functional
 
-from lightgen_core.config import World
 from lightgen_core.encoders.autoencoder import LatentCodec
 from lightgen_core.encoders.clip import Clip
 from lightgen_core.encoders.model_ref import MODELS, ModelNotFound, resolve
 from lightgen_core.encoders.text_encoder import TextEncoder
+from lightgen_core.scene.config import World
 from lightgen_core.scene.grammar import meanings, parse, phrasings
 from lightgen_core.scene.split import split
 from lightgen_core.scene.vocabulary import CATEGORIES, COLORS, SHAPES

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lightgen_core.captioning.select import Caption
-from lightgen_core.config import World
+from lightgen_core.scene.config import World
 from lightgen_core.scene.grammar import phrasings
 from lightgen_core.scene.split import split
 

@@ -5,7 +5,7 @@ values as bytes; text is words x width values as bytes, ragged. The schema metad
 with `dtype` ("float16" or "bfloat16"), `channels`, `height`, `width` and `text_width`. Where it says `moments`,
 `latents` are means, and a column `std` of the same form holds their standard deviations.
 
-Only an index is held in memory (`lightgen_core.data.row_reader`); a batch is read when it is asked for, and nothing but its
+Only an index is held in memory (`data/row_reader.py`); a batch is read when it is asked for, and only its
 rows. So a source's only state is the step, an integer, and sets of any size train alike.
 """
 

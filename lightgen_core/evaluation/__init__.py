@@ -1,1 +1,1 @@
-"""Benchmarks: what students are asked to draw, and who judges the pictures."""
+"""Evaluation: benchmarks, their prompts, the judges of images, and scores with intervals."""

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from lightgen_core.config import World
 from lightgen_core.evaluation.geneval_prompts import geneval_prompts, read_metadata
 from lightgen_core.evaluation.prompt import Prompt, at_most, read_prompts
 from lightgen_core.evaluation.scene import scene_prompts
+from lightgen_core.scene.config import World
 
 Benchmark = Literal["scene", "geneval", "prompts"]
 

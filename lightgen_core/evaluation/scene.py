@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from lightgen_core.config import World
 from lightgen_core.evaluation.prompt import Prompt
+from lightgen_core.scene.config import World
 from lightgen_core.scene.grammar import parse, phrasings
 from lightgen_core.scene.split import split
 from lightgen_core.scene.vocabulary import CATEGORIES

@@ -57,7 +57,7 @@ def execute(job: TrainingJob, on_log: Callable[[dict], None] | None = None) -> O
 def _torchrun(description: Path, processes: int) -> subprocess.Popen:
     """torchrun over the job's processes. They hold the other end of its standard input, and end when it closes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += ["-m", "lightgen_core.train", str(description), "--launched"]
+    command += ["-m", "lightgen_core.launch", str(description), "--launched"]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         command,

@@ -1,1 +1,1 @@
-"""The masked autoregressive student: model, per-token head, patches, and the import of released weights."""
+"""The student: masked autoregressive transformer, per-token head, patches, released weights, save and load."""

@@ -88,7 +88,7 @@ def sampling_flops(mar: MarConfig, head: HeadConfig, sampler: SamplerConfig, *, 
 
 
 def hidden_counts(tokens: int, mask: MaskConfig) -> dict[int, float]:
-    """Every number of tokens that a step may hide, with its probability (`lightgen_core.train.step_noise.hidden_count`)."""
+    """Every number of tokens that a step may hide, with its probability (`train/step_noise.py`)."""
     if mask.kind == "uniform":
         fewest = max(1, math.ceil(mask.low * tokens))
         raw = dict.fromkeys(range(fewest, tokens + 1), 1 / (tokens + 1 - fewest))

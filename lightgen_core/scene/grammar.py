@@ -3,7 +3,7 @@
 import re
 from itertools import combinations, permutations, product
 
-from lightgen_core.config import World
+from lightgen_core.scene.config import World
 from lightgen_core.scene.meaning import NUMBER_WORDS, Meaning, Object
 from lightgen_core.scene.vocabulary import COLORS, NUMBERS, RELATIONS, SHAPES, plural, with_article
 

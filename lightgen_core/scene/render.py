@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lightgen_core.config import World
+from lightgen_core.scene.config import World
 from lightgen_core.scene.meaning import Meaning
 from lightgen_core.scene.shapes import coverage
 from lightgen_core.scene.vocabulary import CLEARANCE, COLORS

@@ -3,7 +3,7 @@
 from collections import Counter
 from hashlib import blake2b
 
-from lightgen_core.config import World
+from lightgen_core.scene.config import World
 from lightgen_core.scene.grammar import meanings
 from lightgen_core.scene.meaning import Meaning
 from lightgen_core.scene.vocabulary import CATEGORIES

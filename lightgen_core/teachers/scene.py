@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lightgen_core.config import World
+from lightgen_core.scene.config import World
 from lightgen_core.scene.grammar import parse
 from lightgen_core.scene.render import render
 

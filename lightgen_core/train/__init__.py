@@ -1,1 +1,1 @@
-"""Training: optimizer, weight average, data order, checkpoints, and the loop that ties them together."""
+"""Training: one update after another, its losses, optimizer, weight average and checkpoints."""

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lightgen_core.config import World
+from lightgen_core.scene.config import World
 from lightgen_core.scene.detect import Detection, detect, relations
 from lightgen_core.scene.grammar import phrasings
 from lightgen_core.scene.meaning import Meaning

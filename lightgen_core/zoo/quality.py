@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightgen_core.config import World
 from lightgen_core.encoders.autoencoder import LatentCodec
 from lightgen_core.encoders.clip import Clip
 from lightgen_core.encoders.text_encoder import TextEncoder
+from lightgen_core.scene.config import World
 from lightgen_core.scene.detect import satisfies
 from lightgen_core.scene.grammar import meanings
 from lightgen_core.scene.meaning import Meaning, excludes

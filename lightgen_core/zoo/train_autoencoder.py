@@ -18,7 +18,7 @@ from diffusers import AutoencoderDC
 from torch import Tensor
 from torch.nn import functional
 
-from lightgen_core.config import World
+from lightgen_core.scene.config import World
 from lightgen_core.zoo.muon import KernelMuon, split_parameters
 from lightgen_core.zoo.training import full_world, learning_rate, pictures
 

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from lightgen_core.config import World
+from lightgen_core.scene.config import World
 from lightgen_core.scene.grammar import meanings
 from lightgen_core.scene.meaning import Meaning, Object
 from lightgen_core.scene.render import render
