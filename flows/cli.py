@@ -18,9 +18,9 @@ from flows.verbs import console
 from flows.verbs.options import json_option, set_option, store_option
 from flows.verbs.store_commands import store as store_group
 from flows.verbs.student_commands import STUDENT_COMMANDS
-from storage.files import StoreUnavailable
+from storage.base import StoreUnavailable
 from storage.store import Store
-from tasks.settings import Settings
+from tasks.config.settings import Settings
 
 
 class _InOrder(click.Group):

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from flows.did_you_mean import did_you_mean
-from tasks.recipe import Recipe
+from tasks.config.recipe import Recipe
 
 FOLDER = Path(__file__).parent / "recipes"
 

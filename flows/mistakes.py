@@ -2,10 +2,10 @@
 
 from flows.load import UserError
 from flows.verbs.geometry import UnknownSize
-from lightgen_core.content import ContentNotFound
 from lightgen_core.encoders.model_ref import ModelNotFound
 from lightgen_core.evaluation.prompt import PromptFileError
 from storage.store import StoreError
-from tasks.settings import SettingsMistake
+from tasks.config.settings import SettingsMistake
+from tasks.context.digests import ContentNotFound
 
 MISTAKES = (UserError, SettingsMistake, StoreError, ModelNotFound, ContentNotFound, PromptFileError, UnknownSize)

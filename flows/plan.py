@@ -8,7 +8,7 @@ from flows.load import UserError
 from flows.selection import Selection
 from storage.artifact import Artifact, Check
 from storage.store import Store
-from tasks.recipe import Recipe
+from tasks.config.recipe import Recipe
 from tasks.stage import Stage
 
 

@@ -9,10 +9,10 @@ from flows.load import load_recipe
 from flows.plan import plan, require_inputs
 from flows.selection import Selection, select
 from storage.store import Store
-from tasks.engine import check as check_engine
-from tasks.recipe import Recipe
-from tasks.settings import Settings
-from tasks.trackers import require_trackers
+from tasks.config.recipe import Recipe
+from tasks.config.settings import Settings
+from tasks.executors.select import check as check_engine
+from tasks.tracking.trackers import require_trackers
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from flows.operations.unwanted import Unwanted, ended_if_unwanted
 from flows.plan import plan
 from flows.request import Request, understand
 from flows.runner import Runner
-from tasks.scratch import in_use
+from tasks.context.scratch import in_use
 
 log = logging.getLogger("lightgen")
 

@@ -19,11 +19,11 @@ from flows.pages.live import Live, page_key
 from flows.selection import Selection
 from storage.artifact import Artifact
 from storage.store import Store
-from tasks.progress import each_of
-from tasks.recipe import Recipe
-from tasks.settings import Settings
+from tasks.config.recipe import Recipe
+from tasks.config.settings import Settings
+from tasks.context.progress import each_of
 from tasks.stage import Stage
-from tasks.tracking import tracked
+from tasks.tracking.report import tracked
 
 
 def _flow_run_began() -> datetime:

@@ -22,13 +22,13 @@ from typing import Any, BinaryIO, Literal
 
 from pydantic import ValidationError
 
-from storage.copies import fetch, name_of_making, note_use, sha256_of
-from storage.files import Content, Found
+from storage.base import Content, Found
+from storage.integrity import faults, forget, sha256, trust
+from storage.local_cache import fetch, name_of_making, note_use, sha256_of
 from storage.manifest import MANIFEST, FileEntry, Manifest
 from storage.plural import counted
 from storage.records import read_records, write_record
 from storage.store import Store
-from storage.verified import faults, forget, sha256, trust
 
 PROGRESS = "_progress"
 """Folder inside an unfinished artifact: one record for each finished file, and the scratch space of the maker."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from storage.files import Content, Found, StoreError
+from storage.base import Content, Found, StoreError
 from storage.lock import file_lock
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
@@ -22,7 +22,7 @@ _TORSO = re.compile(r"^\.[0-9a-f]{32}\.partial$")
 
 
 class LocalFiles:
-    """Files below a folder; see `storage.files.Files`. The folder is made when the first file is written.
+    """Files below a folder; see `storage.base.Files`. The folder is made when the first file is written.
 
     Raises:
         StoreError: it cannot be made, for there is a file in its way.

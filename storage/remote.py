@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, ClassVar, Concatenate, ParamSpec, TypeVar
 import fsspec
 
 from storage import s3
-from storage.files import Content, Found, StoreError
+from storage.base import Content, Found, StoreError
 
 PACKAGES = {
     "memory": "fsspec",
@@ -55,7 +55,7 @@ def _told(method: Callable[Concatenate["RemoteFiles", P], R]) -> Callable[Concat
 
 
 class RemoteFiles:
-    """Files below `protocol://bucket/prefix`; see `storage.files.Files`.
+    """Files below `protocol://bucket/prefix`; see `storage.base.Files`.
 
     Run against S3 (moto) and memory; for Google's and Azure's stores the promises are those of their documentation, and
     `LIGHTGEN_TEST_STORE=gs://bucket/prefix pytest tests/test_storage.py` checks them.

@@ -4,7 +4,7 @@ import math
 import os
 from typing import Any
 
-from storage.files import StoreError, StoreUnavailable
+from storage.base import StoreError, StoreUnavailable
 
 PART = 16 << 20
 """Bytes of one request of an upload or download in several; a file below two parts is sent at once."""

@@ -4,7 +4,7 @@ import uuid
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from storage.files import Content, Files, Found, StoreError
+from storage.base import Content, Files, Found, StoreError
 from storage.local import LocalFiles
 
 __all__ = ["Store", "StoreError"]
@@ -13,7 +13,7 @@ __all__ = ["Store", "StoreError"]
 class Store:
     """Files under one URI: a local path, `s3://bucket/prefix`, `memory://name` or another of `storage.remote.PACKAGES`.
 
-    What it promises is said, and tested, in one place: `storage.files.Files`.
+    What it promises is said, and tested, in one place: `storage.base.Files`.
 
     Raises:
         StoreError: the URI does not open; the message says what is missing.
@@ -38,7 +38,7 @@ class Store:
     def locks(self) -> bool:
         """Whether a lock on a file in the store holds against every other process that uses it.
 
-        Where it does, one maker of an artifact holds it alone (`tasks.scratch`) and may write over what is there. That
+        Where it does, one maker of an artifact holds it alone (`tasks.context.scratch`) and may write over what is there. That
         is so for a folder of one machine; machines that share one need a file system whose `flock` works across them.
         """
         return self._root is not None

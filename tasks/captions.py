@@ -9,10 +9,10 @@ from lightgen_core.captioning.scene import held_out_captions
 from lightgen_core.captioning.select import Choice, choose_captions, in_turn
 from lightgen_core.seeds import seed_of
 from storage.tables import schema
-from tasks.benchmark import evaluation_captions, prompt_files
-from tasks.caption_sources import Topics, candidates
-from tasks.job import Job
-from tasks.recipe import Recipe
+from tasks.captions_sources import Topics, candidates
+from tasks.config.recipe import Recipe
+from tasks.context.context import Job
+from tasks.evaluation_prompts import evaluation_captions, prompt_files
 from tasks.stage import stage
 
 SCHEMA = schema(

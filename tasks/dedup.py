@@ -11,7 +11,7 @@ from lightgen_core.dedup.score_filter import shows_caption
 from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact
 from storage.tables import read_table, schema
-from tasks.job import Job
+from tasks.context.context import Job
 from tasks.stage import stage
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from lightgen_core.launch.job import SavedStudent, TrainingJob
 from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact
 from storage.plural import counted
-from tasks.job import Job
+from tasks.context.context import Job
 from tasks.stage import stage
 from tasks.training import place, rows_of
 

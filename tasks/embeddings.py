@@ -9,8 +9,8 @@ from lightgen_core.images.codec import from_bytes
 from storage.artifact import Artifact
 from storage.plural import counted
 from storage.tables import read_file, schema
-from tasks.job import Job
-from tasks.shards import Counterpart, counterparts
+from tasks.context.context import Job
+from tasks.context.shards import Counterpart, counterparts
 from tasks.stage import stage
 
 

@@ -13,10 +13,10 @@ from lightgen_core.intervals import bootstrap_mean
 from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact
 from storage.tables import IMAGE, schema
-from tasks.benchmark import evaluation_prompts, prompt_files
-from tasks.job import Job
-from tasks.recipe import Recipe
-from tasks.shards import Run, runs
+from tasks.config.recipe import Recipe
+from tasks.context.context import Job
+from tasks.context.shards import Run, runs
+from tasks.evaluation_prompts import evaluation_prompts, prompt_files
 from tasks.stage import stage
 
 if TYPE_CHECKING:

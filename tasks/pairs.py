@@ -14,9 +14,9 @@ from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact
 from storage.rows import take_rows
 from storage.tables import IMAGE, about, read_table, schema
-from tasks.job import Job
-from tasks.recipe import Recipe
-from tasks.shards import Run, runs
+from tasks.config.recipe import Recipe
+from tasks.context.context import Job
+from tasks.context.shards import Run, runs
 from tasks.stage import stage
 from tasks.tokens import pattern_of
 

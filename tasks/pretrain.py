@@ -12,8 +12,8 @@ from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact
 from storage.plural import counted
 from storage.tables import about, read_table
-from tasks.job import Job
-from tasks.recipe import Recipe
+from tasks.config.recipe import Recipe
+from tasks.context.context import Job
 from tasks.stage import stage
 from tasks.tokens import pattern_of
 from tasks.training import place

@@ -3,7 +3,7 @@
 import json
 
 from storage.artifact import Artifact
-from tasks.job import Job
+from tasks.context.context import Job
 from tasks.stage import stage
 
 

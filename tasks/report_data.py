@@ -32,7 +32,7 @@ from lightgen_core.teachers.scene import SceneTeacher
 from storage.artifact import Artifact
 from storage.rows import take_rows
 from storage.tables import read_table
-from tasks.recipe import Recipe
+from tasks.config.recipe import Recipe
 
 MOST_TOPICS = 24
 """Topics that the page lists; a taxonomy of thousands would bury the rest."""

@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightgen_core.content import content_digest, weights_digest
 from lightgen_core.encoders.model_ref import parse
 from storage.artifact import Artifact, DamagedArtifact, FinishedElsewhere
 from storage.keys import artifact_key
 from storage.manifest import FileEntry, Manifest
 from storage.store import Store
-from tasks.clock import Clock
-from tasks.job import Job
-from tasks.nearest import Wanted, never_made
-from tasks.progress import Watch, nobody
-from tasks.recipe import Recipe
-from tasks.scratch import Scratch
-from tasks.settings import Settings
-from tasks.worker import software
+from tasks.config.recipe import Recipe
+from tasks.config.settings import Settings
+from tasks.context.context import Job
+from tasks.context.digests import content_digest, weights_digest
+from tasks.context.elapsed import Clock
+from tasks.context.explain import Wanted, never_made
+from tasks.context.progress import Watch, nobody
+from tasks.context.scratch import Scratch
+from tasks.executors.worker import software
 
 log = logging.getLogger("lightgen")
 

@@ -10,11 +10,11 @@ from lightgen_core.rejected import Rejected
 from storage.artifact import Artifact
 from storage.plural import counted
 from storage.tables import IMAGE, schema
-from tasks.job import Job
-from tasks.recipe import Recipe
-from tasks.shards import Run, runs
+from tasks.config.recipe import Recipe
+from tasks.context.context import Job
+from tasks.context.shards import Run, runs
 from tasks.stage import stage
-from tasks.synthesis_work import Work, work_of
+from tasks.synthesis_plan import Work, work_of
 
 SCHEMA = schema(
     {

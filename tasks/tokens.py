@@ -11,9 +11,9 @@ from lightgen_core.images.flip import mirrorable
 from storage.artifact import Artifact
 from storage.plural import counted
 from storage.tables import read_file, read_table, schema
-from tasks.job import Job
-from tasks.sections import Tokens
-from tasks.shards import Counterpart, counterparts
+from tasks.config.sections import Tokens
+from tasks.context.context import Job
+from tasks.context.shards import Counterpart, counterparts
 from tasks.stage import stage
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import re
 
 from lightgen_core.launch.job import Place
 from storage.artifact import Artifact
-from tasks.job import Job
+from tasks.context.context import Job
 
 
 def place(job: Job, *phase: int) -> Place:

@@ -12,8 +12,8 @@ from flows.environment import log_to_stderr
 from flows.load import load_recipe
 from flows.plan import plan
 from storage.store import Store
-from tasks.progress import Progress
-from tasks.settings import Settings
+from tasks.config.settings import Settings
+from tasks.context.progress import Progress
 
 
 def main(store: str, name: str, last: str, *overrides: str) -> None:

@@ -13,9 +13,9 @@ from storage.manifest import Manifest
 from storage.store import Store
 from storage.tables import read_table
 from tasks.captions import SCHEMA
-from tasks.job import Job
-from tasks.recipe import Recipe
-from tasks.settings import Settings
+from tasks.config.recipe import Recipe
+from tasks.config.settings import Settings
+from tasks.context.context import Job
 from tasks.stage import Stage, stage
 from tasks.synthesis import synthesis
 

@@ -16,14 +16,14 @@ from waiting import wait_until
 from flows.load import load_recipe
 from storage.artifact import Artifact
 from storage.store import Store
-from tasks.job import Job
-from tasks.progress import Watch, nobody
-from tasks.settings import Settings
-from tasks.shards import Run, runs
+from tasks.config.settings import Settings
+from tasks.context.context import Job
+from tasks.context.progress import Watch, nobody
+from tasks.context.shards import Run, runs
+from tasks.executors.worker import Maker
 from tasks.stage import stage
 from tasks.synthesis import Painter
-from tasks.synthesis_work import Work
-from tasks.worker import Maker
+from tasks.synthesis_plan import Work
 
 RECIPE = load_recipe("smoke")
 

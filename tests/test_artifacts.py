@@ -115,7 +115,7 @@ def test_a_commit_that_lacks_a_recorded_file_is_refused(store):
 
 def test_a_verified_file_is_not_hashed_again_until_it_changes(artifact, monkeypatch):
     assert artifact.check().state == "done"
-    monkeypatch.setattr("storage.verified._sha256", lambda store, path: pytest.fail(f"hashed {path} again"))
+    monkeypatch.setattr("storage.integrity._sha256", lambda store, path: pytest.fail(f"hashed {path} again"))
     assert Artifact(artifact.store, "captions", "0123").check().state == "done"
     with pytest.raises(pytest.fail.Exception):
         artifact.check(rehash=True)
@@ -128,7 +128,7 @@ def test_what_an_interrupted_run_has_finished_is_hashed_once_however_often_it_go
     (tmp_path / "tokens/abc/b").write_bytes(b"X")
     assert artifact.whole() == {"a", "c"}
     hashed = []
-    monkeypatch.setattr("storage.verified._sha256", lambda store, path: hashed.append(path))
+    monkeypatch.setattr("storage.integrity._sha256", lambda store, path: hashed.append(path))
     assert (artifact.whole(), hashed) == ({"a", "c"}, ["tokens/abc/b"])
 
 

@@ -11,7 +11,6 @@ from local_endpoint import Reply, serving
 from tiny_language_model import save_tiny_language_model
 
 from flows.load import FOLDER, UserError, load_recipe
-from lightgen_core.content import ContentNotFound
 from lightgen_core.dedup.minhash import near_duplicate_captions
 from lightgen_core.endpoint import EndpointError
 from lightgen_core.evaluation.geneval_prompts import geneval_prompts
@@ -19,7 +18,8 @@ from storage.artifact import Artifact
 from storage.store import Store
 from storage.tables import read_table
 from tasks.captions import captions
-from tasks.settings import Settings
+from tasks.config.settings import Settings
+from tasks.context.digests import ContentNotFound
 
 SMOKE_ROWS = "fdda513d3726af573315094561fda0e34fc845f10dce2f62c1eaba2ee1cce125"
 KEY = "sk-do-not-show-me"

@@ -27,10 +27,10 @@ from lightgen_core.scene.split import split
 from storage.artifact import Artifact
 from storage.store import Store
 from storage.tables import about, read_table
+from tasks.config.settings import Settings
+from tasks.context.context import Job
 from tasks.dedup import dedup
 from tasks.embeddings import embeddings
-from tasks.job import Job
-from tasks.settings import Settings
 from tasks.stage import Stage, stage
 from tasks.synthesis import SCHEMA
 from tasks.tokens import tokens

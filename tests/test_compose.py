@@ -20,7 +20,7 @@ from prefect_redis.messaging import RedisMessagingPublisherSettings
 
 from flows.environment import PREFECT_DEFAULTS
 from flows.operations.provision import AUTOMATIONS, WORK_POOL, _automation
-from tasks.settings import Settings
+from tasks.config.settings import Settings
 
 OURS = ("server", "setup", "worker", "worker-cpu", "lightgen")
 LONG_RUNNING = ("postgres", "redis", "s3", "server", "worker", "worker-cpu")

@@ -15,7 +15,7 @@ import pytest
 from flows.load import load_recipe
 from flows.verbs import doctor, hub
 from flows.verbs.doctor_models import find, models_of
-from tasks.settings import Settings
+from tasks.config.settings import Settings
 
 COMMIT = "3d7c5902f1a4b6e8d0c2a4b6e8d0c2a4b6e8d0c2"
 WEIGHTS = [{"rfilename": "model.safetensors", "size": 3_000_000_000}, {"rfilename": "vae/model.safetensors", "size": 9}]

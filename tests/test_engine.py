@@ -23,11 +23,11 @@ from flows.operations.failures import is_transient
 from flows.plan import plan
 from storage.artifact import Artifact
 from storage.store import Store
-from tasks import engine
-from tasks.job import Job
-from tasks.progress import Progress
-from tasks.settings import Settings, SettingsMistake
-from tasks.worker import EngineError, Failure
+from tasks.config.settings import Settings, SettingsMistake
+from tasks.context.context import Job
+from tasks.context.progress import Progress
+from tasks.executors import select as engine
+from tasks.executors.worker import EngineError, Failure
 
 TESTS = Path(__file__).parent
 HERE = Settings(device="cpu", threads=1)

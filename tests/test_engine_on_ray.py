@@ -14,15 +14,15 @@ from waiting import wait_until
 
 from storage.artifact import Artifact
 from storage.store import Store
-from tasks.job import Job
-from tasks.on_ray import needs_of
-from tasks.progress import Progress
-from tasks.settings import Settings
-from tasks.shards import runs
+from tasks.config.settings import Settings
+from tasks.context.context import Job
+from tasks.context.progress import Progress
+from tasks.context.shards import runs
+from tasks.executors.ray_actors import needs_of
+from tasks.executors.worker import EngineError
 from tasks.stage import stage
 from tasks.synthesis import synthesis
-from tasks.synthesis_work import work_of
-from tasks.worker import EngineError
+from tasks.synthesis_plan import work_of
 
 TESTS = Path(__file__).parent
 ON_RAY = Settings(engine="ray", device="cpu", threads=1)

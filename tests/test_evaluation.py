@@ -21,9 +21,9 @@ from lightgen_core.scene.split import split
 from storage.artifact import Artifact
 from storage.store import Store
 from storage.tables import read_table
-from tasks.benchmark import evaluation_captions, evaluation_prompts
-from tasks.recipe import Recipe
-from tasks.settings import Settings
+from tasks.config.recipe import Recipe
+from tasks.config.settings import Settings
+from tasks.evaluation_prompts import evaluation_captions, evaluation_prompts
 
 CATEGORIES = ["single_object", "two_object", "counting", "colors", "position", "color_attr"]
 SMALL = (

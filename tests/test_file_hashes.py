@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from lightgen_core import file_hashes
-from lightgen_core.content import ContentNotFound, content_digest
-from lightgen_core.file_hashes import digest_of, sha256_of
+from storage import hash_cache as file_hashes
+from storage.hash_cache import digest_of, sha256_of
+from tasks.context.digests import ContentNotFound, content_digest
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from flows.operations.form import ABOUT
 from flows.operations.run_name import name_of
 from flows.run import run
 from lightgen_core.config import Section
-from tasks.recipe import Recipe
+from tasks.config.recipe import Recipe
 
 LINES = ["seed=7", "captions.count=40", "tokens.flip=true", "dpo.optimizer.clip=1.5"]
 FORM = {

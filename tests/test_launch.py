@@ -25,7 +25,7 @@ from lightgen_core.launch.messages import MARK, Listener, read, send
 from lightgen_core.launch.torchrun import execute
 from lightgen_core.model.save import load_student
 from lightgen_core.train.train_step import NonFiniteLossError
-from tasks.settings import Settings
+from tasks.config.settings import Settings
 
 TESTS = Path(__file__).parent
 

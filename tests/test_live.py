@@ -26,7 +26,7 @@ from lightgen_core.report.data import Curve, Sample, SampleRow
 from lightgen_core.report.grid import picture_grid
 from lightgen_core.report.svg import image_uri
 from storage.store import StoreError
-from tasks.progress import Progress
+from tasks.context.progress import Progress
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 48, 48, 3), dtype=np.uint8)
 

@@ -18,7 +18,7 @@ from lightgen_core.images.codec import to_png
 from storage.artifact import Artifact
 from storage.store import Store
 from storage.tables import about, read_table
-from tasks.settings import Settings
+from tasks.config.settings import Settings
 from tasks.stage import Job, Stage, stage
 from tasks.tokens import tokens
 

@@ -12,11 +12,11 @@ from flows.plan import plan
 from storage.artifact import Artifact, Check
 from storage.manifest import MANIFEST, Manifest
 from storage.store import Store
-from tasks import nearest
-from tasks.job import Job
-from tasks.nearest import Wanted, never_made
-from tasks.settings import Settings
-from tasks.shards import runs
+from tasks.config.settings import Settings
+from tasks.context import explain as nearest
+from tasks.context.context import Job
+from tasks.context.explain import Wanted, never_made
+from tasks.context.shards import runs
 from tasks.stage import stage
 
 CONFIG = {"seed": 0, "pretrain": {"steps": 2000, "mask": {"low": 0.0}, "sizes": [64]}, "weights": {"zoo:t5": "aa"}}

@@ -22,9 +22,9 @@ from lightgen_core.images.codec import from_bytes, resize_square
 from storage.artifact import Artifact
 from storage.store import Store
 from storage.tables import about, read_file, read_table
-from tasks.recipe import Recipe
+from tasks.config.recipe import Recipe
+from tasks.config.settings import Settings
 from tasks.report_data import loss_curve, preference_curves
-from tasks.settings import Settings
 from tasks.tokens import pattern_of
 
 TESTS = Path(__file__).parent

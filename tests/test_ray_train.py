@@ -25,7 +25,7 @@ from lightgen_core.launch.messages import LaunchError, Listener, Message
 from lightgen_core.launch.ray_cluster import ClusterError, connect
 from lightgen_core.launch.torchrun import execute
 from lightgen_core.train.train_step import NonFiniteLossError
-from tasks.settings import Settings
+from tasks.config.settings import Settings
 from tasks.training import place
 
 TESTS = Path(__file__).parent

@@ -18,7 +18,7 @@ from lightgen_core.images.codec import to_png
 from storage.artifact import Artifact
 from storage.store import Store
 from storage.tables import iter_tables, read_table
-from tasks.recipe import Recipe
+from tasks.config.recipe import Recipe
 from tasks.report_data import Inputs, gather
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ import yaml
 
 from flows.load import UserError, load_recipe, recipe_names
 from flows.selection import select
-from tasks.recipe import Recipe
+from tasks.config.recipe import Recipe
 
 
 @pytest.mark.parametrize("name", recipe_names())

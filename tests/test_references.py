@@ -8,8 +8,8 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from lightgen_core.content import weights_digest
 from lightgen_core.encoders.model_ref import ModelNotFound, Reference, parse, resolve
+from tasks.context.digests import weights_digest
 
 COMMIT = "3d7c5902f1a4b6e8d0c2a4b6e8d0c2a4b6e8d0c2"
 

@@ -17,7 +17,7 @@ from stores import commit
 from flows.cli import cli, main
 from storage import s3
 from storage.artifact import Artifact
-from storage.files import StoreError, StoreUnavailable
+from storage.base import StoreError, StoreUnavailable
 from storage.store import Store
 
 

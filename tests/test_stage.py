@@ -9,10 +9,10 @@ import pytest
 from flows.load import load_recipe
 from storage.artifact import Artifact, DamagedArtifact
 from storage.store import Store
-from tasks.job import Job
-from tasks.scratch import Scratch
-from tasks.settings import Settings
-from tasks.shards import runs
+from tasks.config.settings import Settings
+from tasks.context.context import Job
+from tasks.context.scratch import Scratch
+from tasks.context.shards import runs
 from tasks.stage import InputChanged, stage
 
 RECIPE = load_recipe("smoke")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from storage import s3
-from storage.files import StoreError
+from storage.base import StoreError
 from storage.lock import file_lock
 from storage.store import Store
 

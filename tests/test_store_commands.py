@@ -15,8 +15,8 @@ from flows.run import _run
 from storage.artifact import Artifact
 from storage.manifest import Manifest
 from storage.store import Store
-from tasks.scratch import in_use, unused
-from tasks.settings import Settings
+from tasks.config.settings import Settings
+from tasks.context.scratch import in_use, unused
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,7 @@ def test_gc_of_a_remote_store_leaves_unfinished_work_to_other_machines(tmp_path)
 
 def test_ls_hashes_nothing(store, monkeypatch):
     artifact = made(store, "captions", "0" * 20)
-    monkeypatch.setattr("storage.verified._sha256", lambda *given: pytest.fail("a file was hashed"))
+    monkeypatch.setattr("storage.integrity._sha256", lambda *given: pytest.fail("a file was hashed"))
     done = CliRunner().invoke(cli, ["store", "ls", "--store", store.uri, "--json"])
     (row,) = json.loads(done.stdout)["artifacts"]
     assert (row["stage"], row["key"], row["state"], row["rows"]) == ("captions", artifact.key, "done", 1)

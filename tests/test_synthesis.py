@@ -21,10 +21,10 @@ from lightgen_core.teachers.scene import SceneTeacher
 from storage.store import Store
 from storage.tables import read_table
 from tasks.captions import captions
+from tasks.config.sections import Synthesis
+from tasks.config.settings import Settings
 from tasks.dedup import dedup
 from tasks.embeddings import embeddings
-from tasks.sections import Synthesis
-from tasks.settings import Settings
 from tasks.synthesis import NothingDrawn, synthesis
 from tasks.tokens import tokens
 

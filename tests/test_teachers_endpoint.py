@@ -19,8 +19,8 @@ from lightgen_core.images.codec import from_bytes, to_png
 from lightgen_core.rejected import Reason, Rejected
 from lightgen_core.teachers.config import ImageEndpointConfig
 from lightgen_core.teachers.endpoint import EndpointTeacher
-from tasks.recipe import Recipe
-from tasks.settings import Settings
+from tasks.config.recipe import Recipe
+from tasks.config.settings import Settings
 from tasks.synthesis import NothingDrawn, synthesis
 
 KEY = "sk-do-not-show-me"

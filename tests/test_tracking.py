@@ -15,11 +15,11 @@ from tracked_stage import RECIPE, make, pretrain_stage
 
 from lightgen_core.images.codec import to_png
 from storage.store import Store
-from tasks.job import Job
-from tasks.settings import Settings
-from tasks.shards import runs
+from tasks.config.settings import Settings
+from tasks.context.context import Job
+from tasks.context.shards import runs
 from tasks.stage import Stage, stage
-from tasks.tracking import Aside, tracked, tracking_folder
+from tasks.tracking.report import Aside, tracked, tracking_folder
 
 TESTS = Path(__file__).parent
 

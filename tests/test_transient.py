@@ -121,7 +121,7 @@ LIBRARIES = {
     "botocore": "botocore.exceptions",
     "ray": "ray.exceptions",
     "lightgen_core": "lightgen_core.endpoint",
-    "storage": "storage.files",
+    "storage": "storage.base",
     "flows": "flows.operations.device_limit",
 }
 

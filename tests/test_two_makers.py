@@ -12,9 +12,9 @@ from stores import commit
 from flows.load import load_recipe
 from storage.artifact import Artifact, DamagedArtifact, FinishedElsewhere
 from storage.store import Store
-from tasks.job import Job
-from tasks.settings import Settings
-from tasks.shards import runs
+from tasks.config.settings import Settings
+from tasks.context.context import Job
+from tasks.context.shards import runs
 from tasks.stage import stage
 
 pytest_plugins = ["every_store"]

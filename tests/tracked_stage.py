@@ -11,10 +11,10 @@ from pathlib import Path
 from flows.load import load_recipe
 from storage.artifact import Artifact
 from storage.store import Store
-from tasks.job import Job
-from tasks.settings import Settings
+from tasks.config.settings import Settings
+from tasks.context.context import Job
 from tasks.stage import Stage, stage
-from tasks.tracking import tracked
+from tasks.tracking.report import tracked
 
 RECIPE = load_recipe("smoke")
 

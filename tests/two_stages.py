@@ -19,9 +19,9 @@ from flows.operations.crashed import tell_if_killed
 from flows.run import Runner
 from flows.selection import Selection
 from storage.store import Store
-from tasks.job import Job
-from tasks.settings import Settings
-from tasks.shards import runs
+from tasks.config.settings import Settings
+from tasks.context.context import Job
+from tasks.context.shards import runs
 from tasks.stage import stage
 
 SHARDS = 3

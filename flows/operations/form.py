@@ -15,7 +15,7 @@ from pydantic_core import CoreSchema
 from flows.distill import NAMES
 from flows.load import recipe_names
 from lightgen_core.config import Section
-from tasks.recipe import Recipe
+from tasks.config.recipe import Recipe
 
 ABOUT = ("name", "purpose", "scores_mean_nothing")
 """What a recipe says of itself; no part of what is made."""

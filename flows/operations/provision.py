@@ -12,7 +12,7 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
-from tasks.settings import Settings
+from tasks.config.settings import Settings
 
 WORK_POOL = "lightgen"
 AUTOMATIONS = Path(__file__).parents[1] / "automations"

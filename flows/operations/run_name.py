@@ -12,7 +12,7 @@ from flows.mistakes import MISTAKES
 from flows.plan import plan
 from flows.selection import select
 from storage.store import Store
-from tasks.settings import Settings
+from tasks.config.settings import Settings
 
 SHORT = 8
 """Digits of a key that are shown: enough to tell runs apart, and to find the artifact by."""

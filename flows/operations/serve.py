@@ -23,7 +23,7 @@ from flows.load import UserError, load_recipe, recipe_names
 from flows.operations.server import running_server
 from flows.run import run
 from storage.store import Store
-from tasks.settings import Settings
+from tasks.config.settings import Settings
 
 
 def serve(

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from storage.artifact import Artifact
-from tasks.progress import Progress
-from tasks.recipe import Recipe
+from tasks.config.recipe import Recipe
+from tasks.context.progress import Progress
 
 
 @dataclass

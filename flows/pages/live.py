@@ -15,7 +15,7 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.exceptions import PrefectException
 
 from flows.pages.heard import Heard, Made
-from tasks.progress import Progress
+from tasks.context.progress import Progress
 
 log = logging.getLogger("lightgen")
 

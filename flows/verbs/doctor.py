@@ -12,11 +12,11 @@ from flows.verbs.console import size
 from flows.verbs.doctor_models import Finding, find, models_of
 from flows.verbs.estimate import CHECKPOINT, Rates, estimate
 from flows.verbs.geometry import UnknownSize
-from storage.files import StoreError
+from storage.base import StoreError
 from storage.plural import counted
 from storage.store import Store
-from tasks.recipe import Recipe
-from tasks.settings import Settings
+from tasks.config.recipe import Recipe
+from tasks.config.settings import Settings
 
 PACKAGES = (
     "torch",

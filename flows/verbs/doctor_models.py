@@ -7,9 +7,9 @@ from pathlib import Path
 from flows.distill import STAGES
 from flows.verbs.hub import HubError, look_up
 from flows.verbs.known_models import KnownModel, known
-from lightgen_core.content import WEIGHTS, weights_digest
 from lightgen_core.encoders.model_ref import ModelNotFound, Reference, parse
-from tasks.recipe import Recipe
+from tasks.config.recipe import Recipe
+from tasks.context.digests import WEIGHTS, weights_digest
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from lightgen_core.encoders.model_ref import parse
 from lightgen_core.model.flops import expected_training_flops, forward_flops, hidden_counts, sampling_flops
 from lightgen_core.model.parameters import student_parameters
 from lightgen_core.scene.vocabulary import CATEGORIES
-from tasks.recipe import Recipe
+from tasks.config.recipe import Recipe
 
 CAPTION = 200
 """Bytes of a caption with its topic, meaning and ids."""

@@ -22,10 +22,10 @@ from lightgen_core.images.codec import to_png
 from lightgen_core.rejected import Reason, Rejected
 from lightgen_core.seeds import seed_of
 from lightgen_core.teachers.config import DiffusersConfig
-from tasks.benchmark import evaluation_prompts
-from tasks.recipe import Recipe
-from tasks.sections import Evaluation
-from tasks.settings import Settings
+from tasks.config.recipe import Recipe
+from tasks.config.sections import Evaluation
+from tasks.config.settings import Settings
+from tasks.evaluation_prompts import evaluation_prompts
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.verbs.known_models import known
 from lightgen_core.encoders.model_ref import parse
-from tasks.recipe import Recipe
+from tasks.config.recipe import Recipe
 
 NATIVE = 1024
 """Side of a picture where neither recipe nor teacher says it, px: what today's pipelines draw by default."""

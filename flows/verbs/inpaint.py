@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from flows.load import UserError
 from flows.verbs.folders import require_student, require_writable
 from lightgen_core.config import SamplerConfig
-from tasks.settings import Settings
+from tasks.config.settings import Settings
 
 WHITE_FROM = 128
 """Grey value from which a mask's pixel counts as white."""

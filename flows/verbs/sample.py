@@ -12,7 +12,7 @@ from flows.did_you_mean import did_you_mean
 from flows.load import UserError
 from flows.verbs.folders import require_student, require_writable
 from lightgen_core.config import SamplerConfig
-from tasks.settings import Settings
+from tasks.config.settings import Settings
 
 if TYPE_CHECKING:
     from lightgen_core.sampling.text_to_image import TextToImage

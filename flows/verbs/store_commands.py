@@ -15,8 +15,8 @@ from flows.verbs.options import json_option, set_option, store_option
 from storage.artifact import Artifact, DamagedArtifact
 from storage.plural import counted
 from storage.store import Store
-from tasks.scratch import unused
-from tasks.settings import Settings
+from tasks.config.settings import Settings
+from tasks.context.scratch import unused
 
 
 @click.group("store")

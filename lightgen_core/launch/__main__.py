@@ -1,4 +1,4 @@
-"""One process of a training job: `torchrun --standalone --nproc-per-node=2 -m lightgen_core.train JOB.json`.
+"""One process of a training job: `torchrun --standalone --nproc-per-node=2 -m lightgen_core.launch JOB.json`.
 
 JOB.json is a `TrainingJob`. The first process writes the student to the job's `output`, and `outcome.json` to its
 `folder`. With `--launched` standard input is held open by the launcher, and its end is the end of this process.
@@ -22,7 +22,7 @@ from lightgen_core.launch.run import run
 
 def main() -> int:
     """Take part in a job; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lightgen_core.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lightgen_core.launch", description=__doc__)
     parser.add_argument("job", type=Path, help="file that holds a TrainingJob as JSON")
     parser.add_argument("--launched", action="store_true", help="end when standard input does")
     given = parser.parse_args()

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from lightgen_core.encoders.model_ref import ModelNotFound, parse
-from lightgen_core.file_hashes import digest_of, sha256_of
+from storage.hash_cache import digest_of, sha256_of
 
 WEIGHTS = "*.safetensors"
 _BESIDE = ("*.json", "*.txt", "*.model")

@@ -1,4 +1,4 @@
-"""Shards made by several processes of this machine: `python -m tasks.pool FD` is one of them."""
+"""Shards made by several processes of this machine: `python -m tasks.executors.process_pool FD` is one of them."""
 
 import contextlib
 import os
@@ -16,10 +16,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from tasks.job import Job
-from tasks.settings import Settings
-from tasks.shards import Shard
-from tasks.worker import EngineError, Failure, HandOn, Maker, Said, Work, Worker, repeat
+from tasks.config.settings import Settings
+from tasks.context.context import Job
+from tasks.context.shards import Shard
+from tasks.executors.worker import EngineError, Failure, HandOn, Maker, Said, Work, Worker, repeat
 
 ROOT = Path(__file__).parents[1]
 
@@ -91,7 +91,7 @@ class _Process:
         with theirs:
             self._process = subprocess.Popen(
                 # -P: no folder that this runs in is taken for a part of the program
-                [sys.executable, "-P", "-m", "tasks.pool", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "tasks.executors.process_pool", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # standard output is the result's alone

@@ -6,10 +6,10 @@ from contextlib import closing
 from typing import Any
 
 from lightgen_core.launch.ray_cluster import connect
-from tasks.job import Job
-from tasks.settings import Settings
-from tasks.shards import Shard
-from tasks.worker import EngineError, Failure, HandOn, Maker, Said, Work, Worker, repeat
+from tasks.config.settings import Settings
+from tasks.context.context import Job
+from tasks.context.shards import Shard
+from tasks.executors.worker import EngineError, Failure, HandOn, Maker, Said, Work, Worker, repeat
 
 ATTEMPTS = 3
 """So many workers may die while they make one shard; then it is taken for the cause."""

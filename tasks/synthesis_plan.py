@@ -13,8 +13,8 @@ from lightgen_core.rejected import Rejected
 from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact
 from storage.tables import read_table
-from tasks.job import Job
-from tasks.recipe import Recipe
+from tasks.config.recipe import Recipe
+from tasks.context.context import Job
 
 if TYPE_CHECKING:
     from lightgen_core.teachers.base import Teacher

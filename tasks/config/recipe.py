@@ -4,7 +4,7 @@ from pydantic import Field, model_validator
 
 from lightgen_core.config import DedupConfig, DpoConfig, SamplerConfig, Section
 from lightgen_core.scene.config import World
-from tasks.sections import Captions, Embeddings, Evaluation, Pairs, Pretrain, Report, Synthesis, Tokens
+from tasks.config.sections import Captions, Embeddings, Evaluation, Pairs, Pretrain, Report, Synthesis, Tokens
 
 
 class Recipe(Section):

@@ -14,18 +14,18 @@ import pyarrow as pa
 from storage.artifact import Artifact
 from storage.manifest import FileEntry
 from storage.tables import read_file, to_parquet
-from tasks.clock import Clock
-from tasks.progress import Progress, Watch, nobody
-from tasks.recipe import Recipe
-from tasks.scratch import Scratch
-from tasks.settings import Settings
-from tasks.shards import Shard
+from tasks.config.recipe import Recipe
+from tasks.config.settings import Settings
+from tasks.context.elapsed import Clock
+from tasks.context.progress import Progress, Watch, nobody
+from tasks.context.scratch import Scratch
+from tasks.context.shards import Shard
 
 if TYPE_CHECKING:
     import torch
 
     from lightgen_core.sampling.token_sampler import Acceleration
-    from tasks.worker import Maker
+    from tasks.executors.worker import Maker
 
 log = logging.getLogger("lightgen")
 
@@ -104,7 +104,7 @@ class Job:
         Raises:
             EngineError: the workers cannot do it. An error of a maker is raised as it is.
         """
-        from tasks.engine import make
+        from tasks.executors.select import make
 
         left = self._left(shards)
         tell = self._teller(left, shards)

@@ -19,8 +19,8 @@ from lightgen_core.captioning.select import Caption
 from lightgen_core.rejected import Rejected
 from storage.plural import counted
 from storage.tables import schema
-from tasks.job import Job
-from tasks.shards import runs
+from tasks.context.context import Job
+from tasks.context.shards import runs
 
 ANSWERS = schema(
     {

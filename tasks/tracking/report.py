@@ -16,11 +16,11 @@ from storage.artifact import Artifact
 from storage.rows import take_rows
 from storage.store import Store
 from storage.tables import read_table
-from tasks.progress import Progress, Watch
-from tasks.recipe import Recipe
-from tasks.settings import Settings
+from tasks.config.recipe import Recipe
+from tasks.config.settings import Settings
+from tasks.context.progress import Progress, Watch
 from tasks.stage import Stage
-from tasks.trackers import REMOTE, Picture, Subject, TensorBoard, Tracker
+from tasks.tracking.trackers import REMOTE, Picture, Subject, TensorBoard, Tracker
 
 log = logging.getLogger("lightgen")
 

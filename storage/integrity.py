@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import BinaryIO
 
-from storage.files import Found
+from storage.base import Found
 from storage.manifest import FileEntry
 from storage.store import Store, StoreError
 

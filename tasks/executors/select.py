@@ -6,12 +6,12 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from storage.store import Store
-from tasks.settings import Settings, SettingsMistake
-from tasks.shards import Shard
-from tasks.worker import Maker
+from tasks.config.settings import Settings, SettingsMistake
+from tasks.context.shards import Shard
+from tasks.executors.worker import Maker
 
 if TYPE_CHECKING:
-    from tasks.job import Job
+    from tasks.context.context import Job
 
 
 def make(
@@ -28,9 +28,9 @@ def make(
     if not shards:
         return
     if job.settings.engine == "ray":
-        from tasks.on_ray import make_on_ray as make_elsewhere
+        from tasks.executors.ray_actors import make_on_ray as make_elsewhere
     elif job.settings.workers > 1:
-        from tasks.pool import make_in_pool as make_elsewhere
+        from tasks.executors.process_pool import make_in_pool as make_elsewhere
     else:
         make_one = maker(job, *inputs)
         for shard in shards:

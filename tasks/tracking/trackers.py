@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lightgen_core.images.codec import from_bytes
-from tasks.settings import SettingsMistake
+from tasks.config.settings import SettingsMistake
 
 PARAMETERS_AT_ONCE = 100
 """MLflow takes no more in one request."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from storage.artifact import PROGRESS, Artifact
 from storage.lock import file_lock
 from storage.store import Store
-from tasks.settings import Settings
+from tasks.config.settings import Settings
 
 
 def in_use(store: Store, settings: Settings) -> AbstractContextManager[bool]:

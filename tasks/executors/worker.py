@@ -10,8 +10,8 @@ from importlib.metadata import version
 from itertools import pairwise
 from typing import Any, Protocol
 
-from tasks.job import Job
-from tasks.shards import Shard
+from tasks.context.context import Job
+from tasks.context.shards import Shard
 
 SOFTWARE = (
     "lightgen",

@@ -5,7 +5,7 @@ from pathlib import Path
 from lightgen_core.evaluation.benchmarks import benchmark_prompts
 from lightgen_core.evaluation.prompt import Prompt
 from lightgen_core.seeds import seed_of
-from tasks.recipe import Recipe
+from tasks.config.recipe import Recipe
 
 
 def evaluation_prompts(recipe: Recipe) -> list[Prompt]:

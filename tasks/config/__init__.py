@@ -1,0 +1,1 @@
+"""Recipe and settings: what is made, and where it runs."""

@@ -1,0 +1,1 @@
+"""The context of a stage: its artifact, shards, progress, scratch folder and digests."""
