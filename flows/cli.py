@@ -9,15 +9,15 @@ from typing import Any
 
 import click
 
+from flows.commands import console
+from flows.commands.options import json_option, set_option, store_option
+from flows.commands.store_commands import store as store_group
+from flows.commands.student_commands import STUDENT_COMMANDS
 from flows.environment import log_to_stderr, quiet_prefect
+from flows.errors import MISTAKES
 from flows.load import load_recipe
-from flows.mistakes import MISTAKES
 from flows.plan import plan as make_plan
 from flows.request import understand
-from flows.verbs import console
-from flows.verbs.options import json_option, set_option, store_option
-from flows.verbs.store_commands import store as store_group
-from flows.verbs.student_commands import STUDENT_COMMANDS
 from storage.base import StoreUnavailable
 from storage.store import Store
 from tasks.config.settings import Settings
@@ -126,7 +126,7 @@ def serve(recipe: str, cron: str, store_uri: str | None, **options: Any) -> None
     lightgen serve demo --cron "0 3 * * *"     every night at three
     """
     quiet_prefect()
-    from flows.operations.serve import serve as serve_until_stopped
+    from flows.commands.serve import serve as serve_until_stopped
 
     serve_until_stopped(recipe, cron, store=store_uri, **options)
 
@@ -175,8 +175,8 @@ def estimate(
     lightgen estimate lightgen-0.7b-256 --price 2.50
     lightgen estimate demo --throughput pretrain=420     images per second, measured
     """
-    from flows.verbs.estimate import Rates, parse_throughput
-    from flows.verbs.estimate import estimate as make_estimate
+    from flows.commands.estimate import Rates, parse_throughput
+    from flows.commands.estimate import estimate as make_estimate
 
     rates = Rates(parse_throughput(throughput), tflops, mfu, price)
     result = make_estimate(load_recipe(recipe, overrides), rates, words)
@@ -191,7 +191,7 @@ def doctor(recipe: str | None, as_json: bool) -> None:
 
     With a RECIPE also whether its models, disk and device memory are there. Downloads nothing.
     """
-    from flows.verbs.doctor import examine
+    from flows.commands.doctor import examine
 
     findings = examine(load_recipe(recipe) if recipe else None, Settings())
     click.echo(json.dumps({"checks": findings}) if as_json else console.describe_checks(findings))

@@ -42,7 +42,7 @@ def understand(
     """Check all that can be wrong with a run before anything of it is made, the settings of this machine included.
 
     Raises:
-        one of `flows.mistakes.MISTAKES`.
+        one of `flows.errors.MISTAKES`.
     """
     selection, settings = select(only, from_stage, until, refresh), Settings()
     require_trackers(settings.trackers)

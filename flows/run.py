@@ -10,13 +10,13 @@ from prefect.states import Cancelled, Failed, State
 
 from flows.distill import NAMES, distill
 from flows.environment import log_to_prefect
-from flows.mistakes import MISTAKES
-from flows.operations.crashed import tell_if_killed
+from flows.errors import MISTAKES
+from flows.operations.cancellation import Unwanted, ended_if_unwanted
+from flows.operations.crash_detection import tell_if_killed
 from flows.operations.device_limit import require_device_limit
-from flows.operations.failures import StageFailed, without_traceback
 from flows.operations.form import Overrides, RecipeName, StageName, StageNames, StoreAddress
+from flows.operations.retries import StageFailed, without_traceback
 from flows.operations.run_name import run_name
-from flows.operations.unwanted import Unwanted, ended_if_unwanted
 from flows.plan import plan
 from flows.request import Request, understand
 from flows.runner import Runner

@@ -13,9 +13,9 @@ from prefect.states import Completed, State
 from prefect.tasks import exponential_backoff
 
 from flows.operations.device_limit import device_slot
-from flows.operations.failures import StageFailed, in_words, may_pass
-from flows.pages.heard import Made
+from flows.operations.retries import StageFailed, in_words, may_pass
 from flows.pages.live import Live, page_key
+from flows.pages.progress_log import Made
 from flows.selection import Selection
 from storage.artifact import Artifact
 from storage.store import Store

@@ -7,8 +7,8 @@ import sys
 import pytest
 from stores import commit
 
+from flows.commands.sample import changed_sampler, read_overrides
 from flows.load import UserError
-from flows.verbs.sample import changed_sampler, read_overrides
 from lightgen_core.config import SamplerConfig
 from storage.artifact import Artifact
 from storage.store import Store

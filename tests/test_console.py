@@ -10,9 +10,9 @@ from stores import commit
 
 from flows import cli as command_line
 from flows.cli import cli, main
+from flows.commands.console import describe_checks, describe_estimate, describe_plan
+from flows.commands.estimate import Rates, estimate
 from flows.load import UserError, load_recipe
-from flows.verbs.console import describe_checks, describe_estimate, describe_plan
-from flows.verbs.estimate import Rates, estimate
 from storage.artifact import Artifact
 from storage.plural import counted
 from storage.store import Store
@@ -111,7 +111,7 @@ def test_mistakes_with_a_student_are_told_before_torch_is_loaded(tmp_path):
     (student / "config.json").write_text('{"mar": {}, "head": {}, "info": {}}')
     Image.new("RGB", (16, 16)).save(student / "x.png")
     code = (
-        "import sys; from flows.cli import cli; from flows.mistakes import MISTAKES\n"
+        "import sys; from flows.cli import cli; from flows.errors import MISTAKES\n"
         f"for arguments in {mistakes(str(student), str(student / 'x.png/out'))!r}:\n"
         "    try: cli(arguments, standalone_mode=False)\n"
         "    except MISTAKES as error: print(error)\n"

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from prefect.client.schemas.objects import State, StateType
 
-from flows.operations import crashed
-from flows.operations.crashed import mark_crashed, tell_if_killed
+from flows.operations import crash_detection as crashed
+from flows.operations.crash_detection import mark_crashed, tell_if_killed
 
 FLOW = uuid4()
 

@@ -17,10 +17,10 @@ from prefect_server import ROOT, PrefectServer, prefect_server
 from processes import Process, stop
 from waiting import PATIENCE, wait_until
 
+from flows.commands.serve import serve
 from flows.environment import PREFECT_DEFAULTS
+from flows.errors import MISTAKES
 from flows.load import load_recipe, recipe_names
-from flows.mistakes import MISTAKES
-from flows.operations.serve import serve
 
 DECLARED = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
 TINY = ["captions.count=40"]
@@ -152,7 +152,7 @@ def test_a_mistake_that_the_form_lets_through_fails_the_run_with_the_words_of_th
     ],
 )
 def test_serve_refuses_a_wrong_request_before_it_looks_for_a_server(monkeypatch, wrong, message):
-    monkeypatch.setattr("flows.operations.serve.running_server", lambda: pytest.fail("a server was looked for"))
+    monkeypatch.setattr("flows.commands.serve.running_server", lambda: pytest.fail("a server was looked for"))
     with pytest.raises(MISTAKES, match=message):
         serve(**({"recipe": "smoke", "cron": "0 3 * * *"} | wrong))
 

@@ -12,9 +12,9 @@ from typing import ClassVar
 import huggingface_hub.constants
 import pytest
 
+from flows.commands import doctor, hub
+from flows.commands.doctor_models import find, models_of
 from flows.load import load_recipe
-from flows.verbs import doctor, hub
-from flows.verbs.doctor_models import find, models_of
 from tasks.config.settings import Settings
 
 COMMIT = "3d7c5902f1a4b6e8d0c2a4b6e8d0c2a4b6e8d0c2"

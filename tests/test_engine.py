@@ -19,7 +19,7 @@ from waiting import wait_until
 from flows.cli import cli
 from flows.distill import STAGES
 from flows.load import load_recipe
-from flows.operations.failures import is_transient
+from flows.operations.retries import is_transient
 from flows.plan import plan
 from storage.artifact import Artifact
 from storage.store import Store

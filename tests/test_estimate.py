@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from flows.commands.estimate import Rates, estimate, parse_throughput
+from flows.commands.sizes import UnknownSize, codec_stride, embedding_width, token_sizes
 from flows.load import UserError, load_recipe
-from flows.verbs.estimate import Rates, estimate, parse_throughput
-from flows.verbs.geometry import UnknownSize, codec_stride, embedding_width, token_sizes
 
 DOC = Path(__file__).parents[1] / "docs" / "estimate.md"
 

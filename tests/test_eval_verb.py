@@ -12,9 +12,9 @@ from PIL import Image
 from tiny_geneval import save_tiny_detector
 from tiny_pipelines import clip_tokenizer, save_sd_that_flags_everything, save_sdxl
 
+from flows.commands.evaluate import evaluate
+from flows.errors import MISTAKES
 from flows.load import UserError
-from flows.mistakes import MISTAKES
-from flows.verbs.evaluate import evaluate
 
 CATEGORIES = ["single_object", "two_object", "counting", "colors", "position", "color_attr"]
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from tiny_geneval import save_tiny_detector
 
+from flows.commands.console import describe_evaluation, describe_run
+from flows.commands.evaluate import evaluate
 from flows.distill import distill
 from flows.load import load_recipe
 from flows.plan import plan
-from flows.verbs.console import describe_evaluation, describe_run
-from flows.verbs.evaluate import evaluate
 from lightgen_core.evaluation.preference import choose_pair
 from lightgen_core.evaluation.prompt import Prompt, PromptFileError, at_most, read_prompts, shuffled
 from lightgen_core.evaluation.scene import judge_scenes, scene_prompts

@@ -17,7 +17,7 @@ from processes import children, is_running, kill, stop
 from waiting import PATIENCE, wait_until
 
 from flows.environment import PREFECT_DEFAULTS
-from flows.operations import unwanted
+from flows.operations import cancellation as unwanted
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ AUTOMATION = ROOT / "flows" / "automations" / "crashed.yaml"
 BEAT_SECONDS, WITHIN_SECONDS = 1, 15  # a busy machine may delay a beat; Prefect allows no `within` below ten
 IMPATIENT = """
 from flows import cli
-from flows.operations import unwanted
+from flows.operations import cancellation as unwanted
 unwanted.EVERY = 0.5
 cli.main()
 """

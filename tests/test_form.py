@@ -141,7 +141,7 @@ def test_a_run_that_cannot_be_is_named_after_what_was_asked(wrong):
     assert name_of(**wrong) == wrong["recipe"]
 
 
-@pytest.mark.parametrize("module", ["flows.run", "flows.operations.serve", "flows.operations.form"])
+@pytest.mark.parametrize("module", ["flows.run", "flows.commands.serve", "flows.operations.form"])
 def test_deploying_and_serving_load_no_library_of_models(module):
     code = (
         f"import sys, {module}; sys.exit(bool({{'torch', 'transformers', 'diffusers', 'datasets'}} & set(sys.modules)))"

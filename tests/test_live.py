@@ -15,11 +15,11 @@ from prefect.exceptions import TerminationSignal
 from waiting import PATIENCE, wait_until
 
 from flows.load import UserError
-from flows.operations.failures import StageFailed, without_traceback
+from flows.operations.retries import StageFailed, without_traceback
 from flows.pages import live as live_module
-from flows.pages.heard import Heard
 from flows.pages.live import Live, page_key
 from flows.pages.markdown import plain, scores_told, table
+from flows.pages.progress_log import Heard
 from flows.pages.stage_page import failed_page, working_page
 from lightgen_core.report.charts import loss_curve
 from lightgen_core.report.data import Curve, Sample, SampleRow

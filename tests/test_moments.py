@@ -9,9 +9,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
+from flows.commands.estimate import Rates, estimate
 from flows.distill import distill
 from flows.load import load_recipe
-from flows.verbs.estimate import Rates, estimate
 from lightgen_core.data.batches import TokenSource
 from lightgen_core.encoders.autoencoder import CodecError, LatentCodec
 from lightgen_core.images.codec import to_png

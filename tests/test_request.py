@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from flows.cli import cli
-from flows.mistakes import MISTAKES
+from flows.errors import MISTAKES
 from flows.pages import run_page
 from flows.plan import plan
 from flows.request import understand

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from prefect.states import State
 
-from flows.operations.failures import TRANSIENT_TYPES, in_words, is_transient, may_pass, sentence
+from flows.operations.retries import TRANSIENT_TYPES, in_words, is_transient, may_pass, sentence
 from lightgen_core.endpoint import EndpointError, EndpointUnreachable
 from lightgen_core.launch.ray_cluster import ClusterError
 from lightgen_core.train.train_step import NonFiniteLossError

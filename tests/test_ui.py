@@ -32,7 +32,7 @@ HELD = """
 import sys
 from pathlib import Path
 from flows.cli import main
-from flows.pages.heard import Heard
+from flows.pages.progress_log import Heard
 sys.path.append("tests")
 from waiting import wait_until
 

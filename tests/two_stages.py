@@ -15,7 +15,7 @@ from prefect import flow
 
 from flows.environment import log_to_stderr
 from flows.load import load_recipe
-from flows.operations.crashed import tell_if_killed
+from flows.operations.crash_detection import tell_if_killed
 from flows.run import Runner
 from flows.selection import Selection
 from storage.store import Store

@@ -7,8 +7,8 @@ from typing import Any
 from prefect.context import FlowRunContext
 
 from flows.distill import NAMES
+from flows.errors import MISTAKES
 from flows.load import load_recipe
-from flows.mistakes import MISTAKES
 from flows.plan import plan
 from flows.selection import select
 from storage.store import Store

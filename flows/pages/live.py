@@ -14,7 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.exceptions import PrefectException
 
-from flows.pages.heard import Heard, Made
+from flows.pages.progress_log import Heard, Made
 from tasks.context.progress import Progress
 
 log = logging.getLogger("lightgen")

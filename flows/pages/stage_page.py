@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from flows.operations import failures
-from flows.pages.exhibits import exhibit
-from flows.pages.heard import Heard, Made
+from flows.operations import retries as failures
 from flows.pages.markdown import image, quoted, table
+from flows.pages.previews import exhibit
+from flows.pages.progress_log import Heard, Made
 from lightgen_core.report.charts import loss_curve
 from lightgen_core.report.data import Curve
 from lightgen_core.report.formats import duration, number, sentence, size, words

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from flows.verbs import console
-from flows.verbs.options import json_option
+from flows.commands import console
+from flows.commands.options import json_option
 
 file_argument = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -46,7 +46,7 @@ def sample(checkpoint: Path, prompts: tuple[str, ...], **options: Any) -> None:
     \b
     lightgen sample STORE/report/KEY/model "a red circle" "two blue stars" -o out
     """
-    from flows.verbs.sample import sample_to_files
+    from flows.commands.sample import sample_to_files
 
     for path in sample_to_files(checkpoint, prompts, **options):
         click.echo(path)
@@ -81,7 +81,7 @@ def evaluate(model: str, as_json: bool, **options: Any) -> None:
     lightgen eval STORE/report/KEY/model --recipe demo
     lightgen eval diffusers:MODEL --benchmark geneval
     """
-    from flows.verbs.evaluate import evaluate as score
+    from flows.commands.evaluate import evaluate as score
 
     result = score(model, **options)
     click.echo(json.dumps(result) if as_json else console.describe_evaluation(result))
@@ -113,7 +113,7 @@ def inpaint(checkpoint: Path, image: Path, mask: Path, prompt: str, **options: A
     \b
     lightgen inpaint STORE/report/KEY/model photo.png mask.png "a green star"
     """
-    from flows.verbs.inpaint import inpaint_to_file
+    from flows.commands.inpaint import inpaint_to_file
 
     click.echo(inpaint_to_file(checkpoint, image, mask, prompt, **options))
 
@@ -153,7 +153,7 @@ def import_upstream(file: Path, **options: Any) -> None:
     \b
     lightgen import-upstream released.pth -o CHECKPOINT
     """
-    from flows.verbs.import_upstream import import_to_folder
+    from flows.commands.import_upstream import import_to_folder
 
     click.echo(import_to_folder(file, **options))
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import ValidationError
 
+from flows.commands.folders import require_student, require_writable
 from flows.did_you_mean import did_you_mean
 from flows.load import UserError
-from flows.verbs.folders import require_student, require_writable
 from lightgen_core.config import SamplerConfig
 from tasks.config.settings import Settings
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from flows.commands.known_models import known
+from flows.commands.sizes import Size, embedding_width, picture_size, token_sizes
 from flows.did_you_mean import did_you_mean
 from flows.distill import NAMES
 from flows.load import UserError
-from flows.verbs.geometry import Size, embedding_width, picture_size, token_sizes
-from flows.verbs.known_models import known
 from lightgen_core.config import LoopConfig
 from lightgen_core.encoders.model_ref import parse
 from lightgen_core.model.flops import expected_training_flops, forward_flops, hidden_counts, sampling_flops

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from flows.commands.folders import require_student, require_writable
 from flows.load import UserError
-from flows.verbs.folders import require_student, require_writable
 from lightgen_core.config import SamplerConfig
 from tasks.config.settings import Settings
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
+from flows.commands.console import describe_artifact, moment, size, table
+from flows.commands.options import json_option, set_option, store_option
 from flows.distill import NAMES
 from flows.load import UserError, load_recipe
 from flows.plan import plan
 from flows.selection import require_stage
-from flows.verbs.console import describe_artifact, moment, size, table
-from flows.verbs.options import json_option, set_option, store_option
 from storage.artifact import Artifact, DamagedArtifact
 from storage.plural import counted
 from storage.store import Store

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.verbs.known_models import known
+from flows.commands.known_models import known
 from lightgen_core.encoders.model_ref import parse
 from tasks.config.recipe import Recipe
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from flows.commands.folders import require_student, require_writable
 from flows.load import UserError, load_recipe
-from flows.verbs.folders import require_student, require_writable
 from lightgen_core.config import SamplerConfig
 from lightgen_core.encoders.model_ref import parse
 from lightgen_core.evaluation.geneval_prompts import Requirement

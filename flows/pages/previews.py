@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from flows.pages.heard import Made
 from flows.pages.markdown import image, plain, scores_told, table
+from flows.pages.progress_log import Made
 from lightgen_core.images.codec import from_bytes
 from lightgen_core.report.charts import loss_curve
 from lightgen_core.report.data import STUDENTS, Curve, Sample, SampleRow

@@ -4,9 +4,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.commands.hub import HubError, look_up
+from flows.commands.known_models import KnownModel, known
 from flows.distill import STAGES
-from flows.verbs.hub import HubError, look_up
-from flows.verbs.known_models import KnownModel, known
 from lightgen_core.encoders.model_ref import ModelNotFound, Reference, parse
 from tasks.config.recipe import Recipe
 from tasks.context.digests import WEIGHTS, weights_digest

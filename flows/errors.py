@@ -1,7 +1,7 @@
 """What is wrong with a request rather than with the program: its message says all, and no traceback is shown."""
 
+from flows.commands.sizes import UnknownSize
 from flows.load import UserError
-from flows.verbs.geometry import UnknownSize
 from lightgen_core.encoders.model_ref import ModelNotFound
 from lightgen_core.evaluation.prompt import PromptFileError
 from storage.store import StoreError

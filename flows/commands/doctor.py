@@ -8,10 +8,10 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from flows.verbs.console import size
-from flows.verbs.doctor_models import Finding, find, models_of
-from flows.verbs.estimate import CHECKPOINT, Rates, estimate
-from flows.verbs.geometry import UnknownSize
+from flows.commands.console import size
+from flows.commands.doctor_models import Finding, find, models_of
+from flows.commands.estimate import CHECKPOINT, Rates, estimate
+from flows.commands.sizes import UnknownSize
 from storage.base import StoreError
 from storage.plural import counted
 from storage.store import Store
