@@ -21,7 +21,7 @@ from tasks.context.context import Job
 from tasks.context.shards import Shard
 from tasks.executors.worker import EngineError, Failure, HandOn, Maker, Said, Work, Worker, repeat
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def make_in_pool(
