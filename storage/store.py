@@ -38,7 +38,7 @@ class Store:
     def locks(self) -> bool:
         """Whether a lock on a file in the store holds against every other process that uses it.
 
-        Where it does, one maker of an artifact holds it alone (`tasks/context/scratch.py`) and may write over what is there. That
+        Where it does, one maker of an artifact holds it alone (`scratch.lock`) and may write over what is there. That
         is so for a folder of one machine; machines that share one need a file system whose `flock` works across them.
         """
         return self._root is not None
