@@ -92,7 +92,7 @@ def test_an_unreadable_retry_after_is_ignored():
         assert ask(asked) == {"ok": 1}
 
 
-def test_a_server_that_asks_for_a_long_wait_stops_the_run_at_once():
+def test_a_server_that_wants_a_long_wait_stops_the_run_at_once():
     spent = Reply({"error": "quota"}, 429, {"Retry-After": "3600"})
     words = r"asks to wait 3600 s: status 429: .*quota.*; run again then"
     with serving([spent]) as asked, pytest.raises(EndpointError, match=words):
@@ -114,13 +114,13 @@ def test_a_server_that_asks_for_a_long_wait_stops_the_run_at_once():
         (Reply(status=302, headers={"Location": "http://127.0.0.1:1/"}), EndpointError, 1),
     ],
 )
-def test_what_fails_for_one_request_is_told_from_what_fails_for_all(reply, error, requests):
+def test_failures_of_one_request_differ_from_those_of_all(reply, error, requests):
     with serving([reply]) as asked, pytest.raises(error):
         ask(asked)
     assert len(asked.bodies) == requests
 
 
-def test_an_endpoint_that_is_not_there_stops_the_run_and_is_named():
+def test_a_missing_endpoint_stops_the_run_and_is_named():
     with socket.socket() as taken:  # bound and not listening: connections are refused
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
@@ -165,7 +165,7 @@ def test_after_a_refused_key_the_remaining_requests_are_not_sent():
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])
-def test_the_key_is_in_no_error_and_no_log_though_the_server_repeats_it(status, caplog):
+def test_the_key_is_in_no_error_or_log_even_if_the_server_echoes(status, caplog):
     caplog.set_level(logging.DEBUG)
     echo = Reply({"error": f"wrong key {KEY}"}, status)
     with serving([echo]) as asked, pytest.raises((EndpointError, RequestFailed)) as failed:
@@ -176,7 +176,7 @@ def test_the_key_is_in_no_error_and_no_log_though_the_server_repeats_it(status, 
 
 
 @pytest.mark.parametrize("key", [f"{KEY}\nX-Other: 1", f"{KEY}\u2026"])
-def test_a_key_that_cannot_be_sent_is_refused_without_being_shown(key):
+def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(key):
     with pytest.raises(EndpointError, match="was it copied whole") as failed:
         Endpoint("http://127.0.0.1/v1", key)
     assert KEY not in "".join(traceback.format_exception(failed.value))
@@ -192,7 +192,7 @@ def test_a_key_that_cannot_be_sent_is_refused_without_being_shown(key):
         ("http://host:port", "cannot be read"),
     ],
 )
-def test_an_address_that_cannot_be_used_is_refused_without_showing_secrets(url, message):
+def test_an_unusable_address_is_refused_without_showing_secrets(url, message):
     with pytest.raises(EndpointError, match=message) as failed:
         Endpoint(url)
     assert "hunter2" not in "".join(traceback.format_exception(failed.value))

@@ -27,7 +27,7 @@ def test_an_interval_is_printed_with_four_fields():
     assert Interval(0.5, 0.4, 0.6, 10).as_dict() == {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
 
 
-def test_the_bootstrap_of_independent_values_is_the_normal_interval():
+def test_the_bootstrap_of_independent_values_is_normal():
     values = np.random.default_rng(0).normal(3, 2, size=2000)
     interval = bootstrap_mean(values, range(2000), seed=0)
     error = 1.96 * values.std() / np.sqrt(2000)
@@ -81,7 +81,8 @@ def test_overall_is_the_unweighted_mean_of_the_categories():
     assert (interval.low, interval.high) == pytest.approx((1 / 3, 2 / 3))
 
 
-def test_the_overall_interval_is_that_of_a_mean_of_independent_categories():
+def test_the_overall_interval_is_of_a_mean_over_categories():
+    """Categories are independent and weigh the same, whatever their size or order."""
     rng = np.random.default_rng(4)
     by_category = {name: (rng.random(size) < 0.5, range(size)) for name, size in (("a", 100), ("b", 400), ("c", 900))}
     interval = overall(by_category, seed=0)

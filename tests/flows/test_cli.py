@@ -19,7 +19,7 @@ def lightgen(*arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("module", ["flows.cli", "flows.run", "flows.distill", "tasks.stage"])
-def test_importing_the_flows_loads_neither_torch_nor_scipy_nor_faiss(module):
+def test_importing_the_flows_loads_no_torch_scipy_or_faiss(module):
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'scipy', 'faiss'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -59,7 +59,7 @@ def test_help_and_plan_load_neither_torch_nor_prefect(tmp_path):
         (["run", "smoke", "--store", "README.md/below"], "README.md is a file"),
     ],
 )
-def test_a_mistake_exits_with_2_and_a_few_lines_on_standard_error(arguments, message):
+def test_a_mistake_exits_with_2_and_a_few_lines_on_stderr(arguments, message):
     done = lightgen(*arguments)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
@@ -74,7 +74,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(arguments):
     assert done.returncode == 2
 
 
-def test_a_plan_of_an_empty_store_is_one_json_object_with_ten_missing_stages(tmp_path):
+def test_a_plan_of_an_empty_store_is_json_of_ten_missing_stages(tmp_path):
     done = lightgen("plan", "smoke", "--store", str(tmp_path), "--json")
     result = json.loads(done.stdout)
     assert result.keys() == {"recipe", "store", "stages"}

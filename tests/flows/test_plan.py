@@ -25,7 +25,7 @@ def looked(monkeypatch):
     return stages
 
 
-def test_a_whole_run_is_planned_with_one_look_and_its_outcome_told_with_two(tmp_path, looked):
+def test_a_run_is_planned_with_one_look_and_reported_with_two(tmp_path, looked):
     planner = plan(RECIPE, Store(str(tmp_path)))
     assert looked == []
     require_inputs(planner, select())
@@ -40,7 +40,8 @@ def test_a_plan_looks_at_each_artifact_once(tmp_path, looked):
     assert list(planner.found) == looked
 
 
-def test_the_first_stage_in_the_pipelines_order_whose_input_is_missing_is_named(tmp_path):
+def test_the_first_stage_with_a_missing_input_is_named(tmp_path):
+    """The first in the pipeline's order."""
     planner = plan(RECIPE, Store(str(tmp_path)))
     with pytest.raises(UserError, match=r"^embeddings needs synthesis"):
         require_inputs(planner, select(from_stage="embeddings"))

@@ -24,7 +24,8 @@ from flows.run import run
         ({}, {"until": "token"}, "Did you mean 'tokens'"),
     ],
 )
-def test_what_the_command_line_refuses_the_flow_refuses_before_the_first_stage(monkeypatch, setting, asked, said):
+def test_the_flow_refuses_all_that_the_command_line_refuses(monkeypatch, setting, asked, said):
+    """In the same words, before the first stage."""
     for name, value in setting.items():
         monkeypatch.setenv(name, value)
     options = [word for name, value in asked.items() for word in (f"--{name}", value)]
@@ -40,7 +41,7 @@ def test_a_run_is_on_the_device_if_one_of_its_stages_is(tmp_path):
     assert [understand("smoke", store, until=last).on_device for last in ("captions", "embeddings")] == [False, True]
 
 
-def test_a_page_that_cannot_be_drawn_costs_a_finished_run_nothing_but_a_line(monkeypatch, tmp_path, caplog):
+def test_an_undrawable_page_costs_a_finished_run_only_a_line(monkeypatch, tmp_path, caplog):
     request = understand("smoke", str(tmp_path))
     result = {"recipe": "smoke", "stages": [{"stage": "captions", "state": "ran"}], "seconds": 1.0, "report": None}
     monkeypatch.setattr(run_page, "runtime", SimpleNamespace(flow_run=SimpleNamespace(id=str(uuid4()))))

@@ -35,7 +35,7 @@ def test_a_finished_artifact_is_done_and_keeps_only_its_files(artifact):
     assert artifact.manifest().counts == {"rows": 5}
 
 
-def test_a_place_with_nothing_is_missing_and_one_with_finished_files_is_partial(store):
+def test_an_empty_artifact_is_missing_and_an_unfinished_partial(store):
     place = Artifact(store, "tokens", "abc")
     assert place.check().state == "missing"
     place.add("part.bin", b"1", 1, {})
@@ -53,7 +53,8 @@ def test_a_deleted_file_a_cut_file_and_a_changed_byte_are_damage(artifact):
 
 
 @pytest.mark.parametrize("damage", [b"wrong", b"cut", None])
-def test_a_reopened_artifact_keeps_its_whole_files_and_the_rest_is_made_again(artifact, damage):
+def test_a_reopened_artifact_keeps_its_whole_files(artifact, damage):
+    """The rest can be added again."""
     artifact.store.remove(f"{artifact.path}/a.bin")
     if damage is not None:
         artifact.store.write(f"{artifact.path}/a.bin", damage)
@@ -76,7 +77,7 @@ def test_reopening_what_is_whole_or_unfinished_changes_nothing(artifact):
     assert other.check().state == "partial"
 
 
-def test_a_manifest_that_is_none_is_damage_and_reopening_removes_it(artifact):
+def test_a_broken_manifest_is_damage_and_reopening_removes_it(artifact):
     artifact.store.write(f"{artifact.path}/manifest.json", b'{"stage": 1')
     assert artifact.check().state == "damaged"
     artifact.reopen()
@@ -88,7 +89,8 @@ def test_a_removed_artifact_leaves_nothing(artifact):
     assert (artifact.store.files(""), artifact.check().state) == ({}, "missing")
 
 
-def test_an_unfinished_file_of_a_nondeterministic_run_that_is_made_again_counts_with_its_new_bytes(store):
+def test_an_unfinished_file_that_changes_counts_with_new_bytes(store):
+    """A nondeterministic run writes other bytes when it goes on."""
     killed = Artifact(store, "report", "k")
     killed.add("page.html", b"at noon", 0, {})
     again = Artifact(store, "report", "k")
@@ -100,7 +102,7 @@ def test_an_unfinished_file_of_a_nondeterministic_run_that_is_made_again_counts_
     assert len(store.files(fresh.path)) == 2
 
 
-def test_reading_an_unfinished_artifact_says_that_it_was_never_finished(store):
+def test_reading_an_unfinished_artifact_is_an_error_that_says_so(store):
     with pytest.raises(DamagedArtifact, match="never finished"):
         Artifact(store, "dedup", "k").manifest()
 
@@ -122,7 +124,8 @@ def test_a_verified_file_is_not_hashed_again_until_it_changes(artifact, monkeypa
         artifact.check(rehash=True)
 
 
-def test_what_an_interrupted_run_has_finished_is_hashed_once_however_often_it_goes_on(tmp_path, monkeypatch):
+def test_finished_files_of_an_interrupted_run_are_hashed_once(tmp_path, monkeypatch):
+    """It does not matter how often the run goes on."""
     artifact = Artifact(Store(str(tmp_path)), "tokens", "abc")
     for name in "abc":
         artifact.add(name, name.encode(), 1, {})
@@ -133,7 +136,8 @@ def test_what_an_interrupted_run_has_finished_is_hashed_once_however_often_it_go
     assert (artifact.whole(), hashed) == ({"a", "c"}, ["tokens/abc/b"])
 
 
-def test_a_byte_that_changed_without_a_trace_is_found_by_rehashing_and_then_made_again(tmp_path):
+def test_rehashing_detects_a_byte_that_changed_without_a_trace(tmp_path):
+    """The file is then written again."""
     artifact = Artifact(Store(str(tmp_path)), "captions", "0123")
     artifact.add("a.bin", b"first", 2, {})
     commit(artifact)
@@ -148,13 +152,14 @@ def test_a_byte_that_changed_without_a_trace_is_found_by_rehashing_and_then_made
     assert artifact.check().state == "missing"
 
 
-def test_a_local_store_gives_the_file_itself_and_a_remote_one_a_copy(artifact, tmp_path):
+def test_a_local_store_gives_its_file_and_a_remote_one_a_copy(artifact, tmp_path):
     path = artifact.local("deep/b.bin", tmp_path / "scratch")
     assert Path(path).read_bytes() == b"second"
     assert path.is_relative_to(tmp_path / "scratch") == (artifact.store.local_path("x") is None)
 
 
-def test_copies_of_one_artifact_lie_together_and_those_of_another_making_elsewhere(artifact, tmp_path):
+def test_copies_of_one_artifact_lie_in_one_folder(artifact, tmp_path):
+    """Those of the same key with other bytes lie elsewhere."""
     first = [artifact.local(name, tmp_path / "scratch") for name in artifact.names()]
     artifact.remove()
     artifact.add("a.bin", b"First", 2, {})
@@ -163,7 +168,7 @@ def test_copies_of_one_artifact_lie_together_and_those_of_another_making_elsewhe
     assert first[1].parent.parent == first[0].parent
 
 
-def test_copies_that_nobody_asked_for_in_thirty_days_go_when_others_come(empty, tmp_path):
+def test_copies_unused_for_thirty_days_go_when_others_come(empty, tmp_path):
     store, scratch = empty("memory", tmp_path), tmp_path / "scratch"
     copies = []
     for key in ("old", "recent", "new"):
@@ -177,7 +182,7 @@ def test_copies_that_nobody_asked_for_in_thirty_days_go_when_others_come(empty, 
     assert [copy.exists() for copy in copies] == [False, True, True]
 
 
-def test_a_copy_that_did_not_come_whole_is_refused_and_leaves_nothing(artifact, tmp_path):
+def test_an_incomplete_copy_is_refused_and_leaves_nothing(artifact, tmp_path):
     if artifact.store.locks:
         pytest.skip("a local store makes no copies")
     artifact.store.write(f"{artifact.path}/a.bin", b"firsT")
@@ -201,7 +206,7 @@ def test_an_artifact_of_the_first_format_still_opens(store):
     assert json.loads(Manifest.model_validate_json(text).model_dump_json()) == json.loads(text)
 
 
-def test_a_key_depends_on_each_of_its_four_parts_and_not_on_their_order():
+def test_a_key_depends_on_its_four_parts_and_not_on_their_order():
     base = artifact_key("dedup", 1, {"a": 1, "b": 2.5}, {"captions": "x", "synthesis": "y"})
     assert base == artifact_key("dedup", 1, {"b": 2.5, "a": 1}, {"synthesis": "y", "captions": "x"})
     others = {
@@ -224,7 +229,7 @@ def test_canonical_json_refuses_what_has_no_one_form():
         canonical_json({1, 2})
 
 
-def test_equal_tables_become_equal_bytes_and_say_what_their_columns_mean():
+def test_equal_tables_become_equal_bytes_and_describe_columns():
     kinds = {"id": pa.int64(), "image": IMAGE, "vector": pa.list_(pa.float32(), 2)}
     columns = {"id": [1], "image": [{"bytes": b"x", "path": "1.png"}], "vector": [[1.0, 2.0]]}
     table = pa.table(columns, schema(kinds, {"width": 2}))

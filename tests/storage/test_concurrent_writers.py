@@ -96,7 +96,8 @@ def requests_of(store: Store) -> int:
 
 
 @pytest.mark.parametrize(("kind", "every"), [("memory", 1), ("s3", 5)])
-def test_whenever_another_makes_it_meanwhile_one_is_the_first_and_its_files_stay(kind, every, empty, tmp_path):
+def test_of_two_writers_one_is_the_first_and_its_files_stay(kind, every, empty, tmp_path):
+    """The other may come between any two requests."""
     store, results = empty(kind, tmp_path), []
     for number in range(1, 100, every):
         mine, key, told = handle(store), f"k{number}", []
@@ -118,7 +119,8 @@ def test_whenever_another_makes_it_meanwhile_one_is_the_first_and_its_files_stay
     assert len(results) * every > 15
 
 
-def test_wherever_both_are_stopped_no_finished_file_is_touched_and_no_manifest_lacks_one(empty, tmp_path):
+def test_wherever_both_writers_stop_manifests_are_complete(empty, tmp_path):
+    """No finished file is touched."""
     total = requests_of(empty("memory", tmp_path))
     assert total > 15
     for mine_stops in range(1, total + 1):
@@ -227,7 +229,8 @@ def whole(artifact: Artifact) -> None:
 
 
 @pytest.mark.parametrize("meddle", [removed, begun_anew])
-def test_whenever_another_machine_removes_or_refreshes_it_what_is_done_is_whole(meddle, empty, tmp_path):
+def test_a_done_artifact_is_whole_though_another_removes_it(meddle, empty, tmp_path):
+    """Another machine removes or refreshes it between any two requests."""
     made, errors = staged_shards(), []
     for number in range(1, 100):
         store = empty("memory", tmp_path)

@@ -30,7 +30,7 @@ def root(tmp_path):
     return tmp_path / "set"
 
 
-def test_a_set_is_read_once_and_then_only_what_is_new_or_has_changed(hashed, root):
+def test_a_set_is_read_once_and_later_only_what_has_changed(hashed, root):
     first = content_digest(root)
     assert content_digest(root) == first and hashed == ["a.tar", "b.tar", "c.tar"]
     (root / "d.tar").write_text("content of d.tar")
@@ -39,7 +39,7 @@ def test_a_set_is_read_once_and_then_only_what_is_new_or_has_changed(hashed, roo
     assert content_digest(root) == first and len(hashed) == 4
 
 
-def test_a_change_in_place_is_noticed_though_size_and_time_are_put_back(hashed, root):
+def test_a_change_is_noticed_though_size_and_time_are_put_back(hashed, root):
     before, times = content_digest(root), (root / "b.tar").stat()
     (root / "b.tar").write_text("CONTENT OF B.TAR"[: times.st_size].ljust(times.st_size))
     os.utime(root / "b.tar", ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -54,7 +54,8 @@ def test_a_digest_follows_names_and_contents_and_not_the_place(hashed, root, tmp
     assert content_digest(root / "a.tar") == sha256_of(root / "a.tar") != digest_of({b"a.tar": root / "a.tar"})
 
 
-def test_a_linked_file_counts_with_the_content_it_leads_to_and_is_no_file(hashed, root, tmp_path):
+def test_a_link_counts_with_the_content_of_its_target(hashed, root, tmp_path):
+    """It differs from a plain file of that content."""
     plain = content_digest(root)
     shutil.move(root / "c.tar", tmp_path / "elsewhere.tar")
     (root / "c.tar").symlink_to(tmp_path / "elsewhere.tar")
@@ -67,7 +68,7 @@ def test_a_linked_file_counts_with_the_content_it_leads_to_and_is_no_file(hashed
     assert content_digest(top) == sha256_of(tmp_path / "elsewhere.tar")
 
 
-def test_a_pipe_and_links_that_lead_nowhere_or_in_circles_count_with_their_names(hashed, root):
+def test_pipes_dangling_and_circular_links_count_by_their_names(hashed, root):
     before = content_digest(root)
     os.mkfifo(root / "pipe")
     (root / "gone").symlink_to("nowhere")
@@ -110,7 +111,7 @@ def test_a_damaged_memory_costs_a_hash_and_nothing_else(hashed, root, damage):
     assert len(hashed) == 2 and memory.read_text() == first
 
 
-def test_a_cache_folder_that_cannot_be_made_costs_a_hash_and_nothing_else(hashed, root):
+def test_an_impossible_cache_folder_costs_only_a_hash(hashed, root):
     (root.parent / "cache").write_text("a file in the way")
     assert sha256_of(root / "a.tar") == sha256_of(root / "a.tar")
     assert len(hashed) == 2

@@ -70,7 +70,8 @@ def made(store: Store, files: int = 5) -> Artifact:
     return artifact
 
 
-def test_looking_at_a_finished_artifact_takes_three_requests_however_many_files_it_has(server, store):
+def test_checking_a_finished_artifact_takes_three_requests(server, store):
+    """It does not matter how many files it has."""
     made(store)
     server.requests.clear()
     assert Artifact(store, "captions", "0123").check().state == "done"
@@ -94,7 +95,7 @@ def test_a_large_file_is_sent_and_fetched_in_parts(server, store, tmp_path, monk
     assert (tmp_path / "back").read_bytes() == (tmp_path / "big").read_bytes()
 
 
-def test_an_upload_that_breaks_off_shows_nothing_and_keeps_no_parts(server, store, tmp_path, monkeypatch):
+def test_an_upload_that_breaks_off_leaves_no_file_and_no_parts(server, store, tmp_path, monkeypatch):
     monkeypatch.setattr(s3, "PART", 5 << 20)
     (tmp_path / "big").write_bytes(os.urandom(12 << 20))
     server.faults.append(("partNumber=2", 403, "AccessDenied", 9))
@@ -123,9 +124,7 @@ def test_a_passing_error_of_the_server_is_waited_out(server, store, status, code
         (403, "QuotaExceeded", StoreError, "refused a request.*QuotaExceeded"),
     ],
 )
-def test_only_what_passes_is_unavailable_and_told_to_be_tried_again(
-    server, store, monkeypatch, status, code, kind, message
-):
+def test_only_a_passing_error_is_unavailable_and_worth_a_retry(server, store, monkeypatch, status, code, kind, message):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     server.faults.append(("PUT", status, code, 99))
     with pytest.raises(StoreError, match=f"(?s){message}") as raised:
@@ -133,7 +132,7 @@ def test_only_what_passes_is_unavailable_and_told_to_be_tried_again(
     assert type(raised.value) is kind
 
 
-def test_whose_manifest_arrived_though_the_answer_was_lost_has_finished_it(server, store):
+def test_a_manifest_whose_answer_was_lost_finishes_the_artifact(server, store):
     """The write is sent again by the client, and refused, as its own first one is there."""
     put = store._files._put
 
@@ -150,14 +149,15 @@ def test_whose_manifest_arrived_though_the_answer_was_lost_has_finished_it(serve
 
 
 @pytest.mark.parametrize(("code", "created"), [("ConditionalRequestConflict", True), ("PreconditionFailed", False)])
-def test_a_conditional_write_is_tried_again_after_a_conflict_and_ends_where_a_file_is(server, store, code, created):
+def test_a_conditional_write_is_retried_after_a_conflict(server, store, code, created):
+    """It ends where there is a file."""
     server.faults.append(("PUT", 409 if created else 412, code, 2))
     assert store.create("x", b"1") is created
     assert store.exists("x") is created
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"])
-def test_without_the_right_to_it_the_store_says_which_rights_it_needs(server, store, code):
+def test_a_store_without_rights_lists_the_rights_it_needs(server, store, code):
     server.faults.append(("list-type", 403, code, 99))
     with pytest.raises(StoreError, match=f"denies access.*{code}(.|\n)*s3:PutObject"):
         Store(store.uri)
@@ -170,14 +170,14 @@ def test_a_folder_that_a_console_has_made_is_no_file(store):
     assert (store.files("captions"), store.files(""), store.folders("")) == ({"a": 1}, {"captions/a": 1}, ["captions"])
 
 
-def test_the_address_for_s3_alone_goes_before_the_one_for_all_services(store, monkeypatch):
+def test_the_address_for_s3_goes_before_that_of_all_services(store, monkeypatch):
     store.write("x", b"1")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", os.environ["AWS_ENDPOINT_URL"])
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert Store(store.uri).read("x") == b"1"
 
 
-def test_a_bucket_that_is_not_there_is_named_with_the_way_to_make_it(server):
+def test_a_missing_bucket_is_named_with_the_command_to_create_it(server):
     with pytest.raises(StoreError, match=r"no bucket 'none' at http://127(.|\n)*aws s3 mb s3://none"):
         Store("s3://none/x")
 
@@ -188,7 +188,8 @@ def test_a_server_that_is_not_there_is_unavailable(server, monkeypatch):
         Store("s3://bucket/x")
 
 
-def test_without_credentials_the_error_comes_though_the_metadata_service_never_answers(server, monkeypatch, tmp_path):
+def test_missing_credentials_are_an_error_at_once(server, monkeypatch, tmp_path):
+    """Even if the metadata service never answers."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -207,9 +208,7 @@ def test_without_its_package_the_store_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.parametrize(("server_up", "status"), [(True, 2), (False, 1)])
-def test_the_command_line_ends_with_a_few_lines_and_the_status_of_the_fault(
-    server, monkeypatch, capsys, server_up, status
-):
+def test_the_command_line_ends_with_a_few_lines_and_a_status(server, monkeypatch, capsys, server_up, status):
     if not server_up:
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(sys, "argv", ["lightgen", "plan", "smoke", "--store", "s3://none/x"])
@@ -262,7 +261,7 @@ commit(artifact)
 """
 
 
-def test_a_process_killed_at_a_file_is_followed_by_one_that_makes_only_the_rest(store, tmp_path):
+def test_after_a_killed_process_the_next_writes_only_the_rest(store, tmp_path):
     def making(die_at: int) -> tuple[int, str]:
         path = str(ROOT)
         command = [sys.executable, "-c", MAKING, store.uri, str(die_at)]

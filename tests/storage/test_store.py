@@ -48,7 +48,7 @@ def test_what_is_written_is_read_back_and_listed_with_its_size(store):
         assert (file.read(2), file.read()) == (b"23", b"45")
 
 
-def test_what_is_not_there_is_no_file_no_listing_and_nothing_to_remove(store, tmp_path):
+def test_a_missing_path_is_no_file_no_listing_and_no_removal(store, tmp_path):
     for read in (store.read, store.open, lambda path: store.download(path, tmp_path / "copy")):
         with pytest.raises(FileNotFoundError):
             read("none")
@@ -101,7 +101,7 @@ def test_a_path_with_two_spellings_is_refused_in_all_but_one(store, path):
         store.write(path, b"1")
 
 
-def test_writing_again_replaces_the_bytes_and_changes_the_version(store):
+def test_a_second_write_replaces_bytes_and_changes_the_version(store):
     store.write("x.bin", b"old")
     before = store.scan("")["x.bin"]
     assert store.scan("")["x.bin"] == before
@@ -132,7 +132,7 @@ def test_a_write_that_fails_leaves_the_old_bytes_and_no_torso(store, tmp_path):
     assert store.files("") == {"x.bin": 3}
 
 
-def test_another_handle_sees_what_is_written_replaced_and_removed_at_once(store):
+def test_another_handle_sees_writes_and_removals_at_once(store):
     other = Store(store.uri)
     assert (other.files("late"), other.folders(""), other.exists("late/file.bin")) == ({}, [], False)
     store.write("late/file.bin", b"x")
@@ -161,21 +161,21 @@ def test_removing_a_folder_takes_all_of_it_and_nothing_beside_it(store):
     assert store.files("") == {"gone-not": 1, "kept/a": 1}
 
 
-def test_keeping_only_some_files_removes_the_others_of_that_folder(store):
+def test_keep_only_removes_the_other_files_of_that_folder(store):
     for path in ("f/a", "f/b/a", "f/b/c", "g/b"):
         store.write(path, b"1")
     store.keep_only("f", {"a", "b/c"})
     assert store.files("") == {"f/a": 1, "f/b/c": 1, "g/b": 1}
 
 
-def test_folders_are_named_in_order_without_hidden_ones_and_files(store):
+def test_folders_are_listed_in_order_without_dot_names_and_files(store):
     for path in ("stage/key2/a", "stage/key1/a", "stage/key1/b", "stage/.hidden/a", "stage/file"):
         store.write(path, b"1")
     assert store.folders("stage") == ["key1", "key2"]
     assert store.files("stage/file") == {}
 
 
-def test_more_files_than_one_page_of_a_listing_holds_are_all_there_in_order(store, monkeypatch):
+def test_a_listing_of_several_pages_is_complete_and_in_order(store, monkeypatch):
     monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "40")
     names = [f"{number:04d}" for number in range(100)]
     with ThreadPoolExecutor(8) as pool:
@@ -185,7 +185,7 @@ def test_more_files_than_one_page_of_a_listing_holds_are_all_there_in_order(stor
     assert list(store.files("many")) == names[:2]
 
 
-def test_of_many_threads_that_create_a_file_one_does_and_its_bytes_stay(store):
+def test_of_many_threads_one_creates_a_file_and_its_bytes_stay(store):
     ready = threading.Barrier(8)
 
     def create(number: int) -> bool:
@@ -219,7 +219,7 @@ def test_of_many_processes_that_create_a_file_one_does(store):
     assert store.read("one") == b"%d" % said.index("True")
 
 
-def test_a_store_that_travels_to_another_process_is_the_same_store(store):
+def test_a_pickled_store_is_the_same_store(store):
     store.write("x", b"1")
     assert pickle.loads(pickle.dumps(store)).read("x") == b"1"
 
@@ -239,7 +239,7 @@ def test_a_lock_of_a_killed_process_is_free(tmp_path):
         assert mine
 
 
-def test_where_files_have_one_name_only_a_lock_lets_one_caller_create(tmp_path, monkeypatch):
+def test_without_hard_links_a_lock_lets_one_caller_create(tmp_path, monkeypatch):
     def no_links(*names: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
@@ -259,17 +259,17 @@ def test_the_torso_of_a_killed_write_is_not_listed_and_is_swept(tmp_path):
 
 
 @pytest.mark.parametrize("uri", ["nosuch://bucket", "http://host/folder", "simplecache::s3://bucket/x", "s3://"])
-def test_an_address_that_cannot_be_a_store_is_refused_and_says_what_is_wanted(uri):
+def test_an_impossible_address_is_refused_with_an_example(uri):
     with pytest.raises(StoreError, match=r"s3://bucket/prefix"):
         Store(uri)
 
 
-def test_a_store_that_holds_its_promises_is_found_to_be_writable_and_left_as_it_was(store):
+def test_a_good_store_passes_as_writable_and_stays_as_it_was(store):
     store.require_writable()
     assert store.files("") == {}
 
 
-def test_a_server_that_replaces_what_it_was_asked_to_keep_is_no_store(empty, tmp_path, monkeypatch):
+def test_a_server_that_ignores_conditional_writes_is_no_store(empty, tmp_path, monkeypatch):
     store = empty("s3", tmp_path)
     put = store._files._put
     monkeypatch.setattr(store._files, "_put", lambda path, content, mode: put(path, content, "overwrite"))
@@ -281,9 +281,7 @@ def test_a_server_that_replaces_what_it_was_asked_to_keep_is_no_store(empty, tmp
 @pytest.mark.parametrize(
     ("number", "advice"), [(errno.ENOSPC, "Make room"), (errno.EDQUOT, "Make room"), (errno.EROFS, "LIGHTGEN_STORE")]
 )
-def test_a_disk_that_does_not_take_a_file_is_named_with_what_to_do_and_keeps_nothing_of_it(
-    tmp_path, monkeypatch, number, advice
-):
+def test_a_failing_disk_is_named_with_advice_and_keeps_no_part(tmp_path, monkeypatch, number, advice):
     store = Store(str(tmp_path))
     store.write("f/kept", b"1")
 

@@ -48,20 +48,21 @@ def test_every_port_is_published_on_loopback_only():
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_every_service_that_stays_has_a_health_check_and_starts_again():
+def test_every_lasting_service_has_a_health_check_and_restarts():
     stays = {name for name, service in services().items() if service["restart"] == "unless-stopped"}
     assert stays == set(LONG_RUNNING)
     assert {name for name, service in services().items() if "test" in service.get("healthcheck", {})} == stays
 
 
-def test_a_service_waits_until_what_it_needs_is_healthy_or_has_ended_well():
+def test_a_service_waits_for_the_health_or_success_of_its_needs():
     for service in services().values():
         for needed, how in service.get("depends_on", {}).items():
             wanted = "service_healthy" if needed in LONG_RUNNING else "service_completed_successfully"
             assert how == {"condition": wanted}
 
 
-def test_every_variable_is_in_the_example_and_the_required_ones_wait_for_a_value():
+def test_every_variable_is_in_the_example():
+    """The required ones wait for a value."""
     assert {name for name, _ in variables(compose())} | {"COMPOSE_PROFILES"} == example().keys()
     required = {name for name, kind in variables(compose()) if kind == "?"}
     uncommented = set(re.findall(r"^([A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.M))
@@ -94,14 +95,16 @@ def test_no_setting_is_misspelt():
     assert PREFECT_DEFAULTS.keys() - known == {"DO_NOT_TRACK"}
 
 
-def test_messages_leases_and_clean_up_go_through_redis_by_modules_that_exist():
+def test_messages_leases_and_clean_up_use_modules_that_exist():
+    """They all go through Redis."""
     modules = {value for value in services()["server"]["environment"].values() if value.startswith("prefect_redis.")}
     assert len(modules) == 4
     for module in modules:
         importlib.import_module(module)
 
 
-def test_prefect_reads_in_the_checkout_and_in_the_image_what_the_command_line_sets(tmp_path):
+def test_prefect_reads_the_settings_of_the_command_line(tmp_path):
+    """In the checkout, and in the image."""
     told = "import json, prefect.settings as s; print(json.dumps(s.get_current_settings().to_environment_variables()))"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     clean["PREFECT_HOME"] = str(tmp_path)
@@ -113,7 +116,7 @@ def test_prefect_reads_in_the_checkout_and_in_the_image_what_the_command_line_se
     assert re.search(r"^COPY .*\bprefect.toml \./$", DOCKERFILE, re.M)
 
 
-def test_the_worker_has_the_gpu_and_its_twin_without_one_differs_in_nothing_else():
+def test_the_worker_has_the_gpu_and_its_twin_only_lacks_it():
     worker, twin = services()["worker"], services()["worker-cpu"]
     (device,) = worker.pop("deploy")["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
@@ -130,7 +133,7 @@ def test_the_worker_polls_the_pool_that_is_made_and_deployed_to():
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_an_automation_that_was_switched_off_stays_off_when_the_set_up_is_repeated(enabled):
+def test_a_repeated_set_up_keeps_an_automation_on_or_off(enabled):
     there, told = SimpleNamespace(id="1", enabled=enabled), []
     server = SimpleNamespace(find_automation=lambda _: there, update_automation=lambda _, wanted: told.append(wanted))
     _automation(server, AUTOMATIONS / "crashed.yaml")
@@ -142,7 +145,8 @@ def test_every_volume_is_declared_and_used():
     assert used == compose()["volumes"].keys()
 
 
-def test_the_image_copies_what_is_there_installs_extras_that_exist_and_runs_as_a_user():
+def test_the_docker_image_copies_and_installs_what_exists():
+    """It runs as a user."""
     sources = [word for line in re.findall(r"^COPY (.*)$", DOCKERFILE, re.M) for word in line.split()[:-1]]
     assert [source for source in sources if not (ROOT / source).exists()] == []
     extras = re.search(r"^ARG EXTRAS=(\S+)$", DOCKERFILE, re.M)[1].split(",")

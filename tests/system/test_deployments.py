@@ -73,7 +73,8 @@ def ran(api: PrefectApi, name: str, **parameters: Any) -> dict[str, Any]:
     return api.wait_for_state(api.start(api.deployment(name), **parameters), *ENDED)
 
 
-def test_every_recipe_is_deployed_under_its_name_with_its_purpose_and_runs_wait_for_each_other():
+def test_every_recipe_is_deployed_with_its_name_and_purpose():
+    """Its runs wait for each other."""
     assert sorted(each["name"] for each in DECLARED) == recipe_names()
     for each in DECLARED:
         assert each["parameters"] == {"recipe": each["name"]}
@@ -88,7 +89,7 @@ def test_only_the_cheapest_recipe_runs_unasked():
     assert [each["name"] for each in DECLARED if any(plan["active"] for plan in each["schedules"])] == ["smoke"]
 
 
-def test_a_deployed_schedule_really_gets_scheduled_runs_at_its_times(api):
+def test_a_deployed_schedule_gets_runs_at_its_times(api):
     found = scheduled(api, "smoke", 3, said=lambda: "is SQLAlchemy pinned below 2.1?")
     times = [datetime.datetime.fromisoformat(run["expected_start_time"]) for run in found[:3]]
     assert [(when.hour, when.minute) for when in times] == [(3, 0)] * 3
@@ -96,7 +97,7 @@ def test_a_deployed_schedule_really_gets_scheduled_runs_at_its_times(api):
     assert scheduled(api, "demo", 0) == []
 
 
-def test_the_server_names_the_field_of_the_form_that_is_out_of_range(api):
+def test_the_server_names_the_form_field_that_is_out_of_range(api):
     refused = api.ask(api.deployment("smoke"), overrides={"captions": {"count": -1}})
     assert refused.status_code == 409
     assert "'overrides.captions.count'. Failure reason: -1 is less than the minimum of 1" in refused.json()["detail"]
@@ -122,7 +123,8 @@ def test_form_lines_and_command_line_make_the_same_artifact(server, api, worker,
     assert by_form["name"] == f"smoke-captions-{stage['key'][:8]}"
 
 
-def test_only_from_and_refresh_choose_the_same_stages_in_a_deployment_as_on_the_command_line(server, api, worker):
+def test_a_deployment_selects_stages_like_the_command_line(server, api, worker):
+    """With only, from_stage, until and refresh."""
     again = ran(api, "smoke", overrides=TINY_FORM, only="captions", refresh=["captions"])
     api.wait_for_states(again, captions="Completed")
     ranged = ran(api, "smoke", overrides=TINY, from_stage="captions", until="captions")
@@ -133,7 +135,8 @@ def test_only_from_and_refresh_choose_the_same_stages_in_a_deployment_as_on_the_
     assert told.stderr.startswith(f"lightgen: {ahead['state']['message']}\n")
 
 
-def test_a_mistake_that_the_form_lets_through_fails_the_run_with_the_words_of_the_command_line(server, api, worker):
+def test_a_mistake_that_passes_the_form_fails_the_run(server, api, worker):
+    """With the words of the command line."""
     form, line = {"pretrain": {"model": {"heads": 5}}}, "pretrain.model.heads=5"
     failed = ran(api, "smoke", overrides=form)
     told = server.run("-m", "flows", "run", "smoke", "--set", line)
@@ -152,7 +155,7 @@ def test_a_mistake_that_the_form_lets_through_fails_the_run_with_the_words_of_th
         ({"store": "nosuch://x"}, "cannot be opened"),
     ],
 )
-def test_serve_refuses_a_wrong_request_before_it_looks_for_a_server(monkeypatch, wrong, message):
+def test_serve_refuses_a_wrong_request_before_any_server(monkeypatch, wrong, message):
     monkeypatch.setattr("flows.commands.serve.running_server", lambda: pytest.fail("a server was looked for"))
     with pytest.raises(MISTAKES, match=message):
         serve(**({"recipe": "smoke", "cron": "0 3 * * *"} | wrong))
@@ -171,7 +174,8 @@ def test_serve_says_how_to_start_the_server_that_does_not_answer(server):
     assert "Start it (`prefect server start`" in done.stderr
 
 
-def test_serve_brings_a_server_schedules_runs_takes_one_and_ends_with_its_server(tmp_path, server):
+def test_serve_starts_a_server_schedules_runs_and_takes_one(tmp_path, server):
+    """It ends together with its server."""
     port, log = str(free_port()), tmp_path / "serve.log"
     own = {name: value for name, value in server.environment.items() if name != "PREFECT_API_URL"}
     own |= {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_API_PORT": port}

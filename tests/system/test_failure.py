@@ -40,7 +40,8 @@ def made(store: Path) -> list[str]:
     return (store / "made").read_text().split()
 
 
-def test_a_stage_that_loses_its_connection_goes_on_at_the_shard_where_it_lost_it(server, store):
+def test_a_stage_without_connection_goes_on_at_the_same_shard(server, store):
+    """It is retried once, and completes."""
     (store / "trouble").write_text("ConnectionError")
     done = server.run(TWO_STAGES, str(store))
     assert done.returncode == 0, done.stderr
@@ -55,7 +56,7 @@ def test_a_stage_that_loses_its_connection_goes_on_at_the_shard_where_it_lost_it
     ]
 
 
-def test_what_is_to_be_made_again_is_begun_once_for_all_attempts_of_a_run(server, store):
+def test_a_refresh_begins_once_for_all_attempts_of_a_run(server, store):
     assert server.run(TWO_STAGES, str(store)).returncode == 0
     (store / "trouble").write_text("ConnectionError")
     done = server.run(TWO_STAGES, str(store), "--refresh")
@@ -77,7 +78,8 @@ def test_bad_input_fails_at_once_and_says_so_with_one_traceback(server, store):
     assert told_by == ["prefect.flow_runs"]
 
 
-def test_a_killed_run_is_marked_as_crashed_by_a_later_one_and_a_living_one_is_not(server, store):
+def test_a_killed_run_is_marked_as_crashed_and_a_living_is_not(server, store):
+    """A later run marks it."""
     (store / "trouble").write_text("wait")
     process = server.start(TWO_STAGES, str(store), log=store / "first.log")
     wait_until((store / "waits").exists)
@@ -98,7 +100,8 @@ def test_a_killed_run_is_marked_as_crashed_by_a_later_one_and_a_living_one_is_no
     assert not list(Path(server.environment["PREFECT_HOME"]).glob("lightgen/running/*/*"))
 
 
-def test_without_a_server_the_temporary_one_ends_with_a_killed_run_and_the_next_marks_it(tmp_path):
+def test_the_temporary_server_ends_with_a_killed_run(tmp_path):
+    """The next run marks that one as crashed."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment |= {"PREFECT_HOME": str(tmp_path / "prefect")}
     many = "synthesis.count=100000"  # not to be done before it is killed
@@ -122,7 +125,7 @@ def flow_states(folder: Path) -> list[str]:
         return [row[0] for row in database.execute("select state_type from flow_run order by created")]
 
 
-def test_under_a_worker_a_killed_run_crashes_a_copy_goes_on_and_a_retry_ends_it(server, store):
+def test_with_a_worker_a_killed_run_crashes_and_a_copy_completes(server, store):
     """What the UI's buttons do: "Copy to new run" makes a run of the same parameters, "Retry" sets AwaitingRetry."""
     assert server.run("-m", "prefect", "work-pool", "create", "failing", "--type", "process").returncode == 0
     deploy = (
@@ -169,7 +172,7 @@ cli.main()
 
 
 @pytest.mark.parametrize("how", ["cancelled", "deleted"])
-def test_a_run_that_no_worker_watches_ends_when_it_is_cancelled_or_deleted(server, store, how):
+def test_a_run_without_worker_ends_when_cancelled_or_deleted(server, store, how):
     counts = ["--set", "captions.count=40", "--set", "synthesis.count=200000"]
     recipe = ["run", "smoke", "--store", str(store), "--until", "synthesis", *counts]
     process = server.start("-c", IMPATIENT, *recipe, log=store / "log")
@@ -192,7 +195,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_the_automation_waits_for_more_than_three_heartbeats_of_any_run():
+def test_the_automation_waits_for_more_than_three_heartbeats():
     within = yaml.safe_load(AUTOMATION.read_text())["trigger"]["within"]
     assert within > 3 * int(PREFECT_DEFAULTS["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
     assert within > 3 * FlowsSettings.model_fields["heartbeat_frequency"].default
@@ -211,7 +214,8 @@ def automation(server, tmp_path) -> Iterator[None]:
     server.api.http.delete(f"automations/{made['id']}").raise_for_status()
 
 
-def test_the_automation_marks_a_run_without_heartbeats_and_none_that_works_hard(server, automation, store, tmp_path):
+def test_the_automation_marks_only_a_run_without_heartbeats(server, automation, store, tmp_path):
+    """A run that works hard is not marked."""
     (store / "trouble").write_text("count")
     assert server.run("-c", BEATING, str(store)).returncode == 0
     (healthy,) = server.api.runs_in(store)

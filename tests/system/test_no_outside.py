@@ -20,7 +20,8 @@ socket.getaddrinfo(socket.gethostname(), 0)
 """
 
 
-def test_look_ups_and_contacts_of_a_started_program_are_seen_and_this_machine_is_not_outside():
+def test_look_ups_and_contacts_of_a_started_program_are_seen():
+    """This machine is not outside."""
     starts = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {LOOKING!r}])"
     with watched(os.environ) as seen:
         subprocess.run([sys.executable, "-c", starts], env=seen.environment, check=True)
@@ -31,7 +32,7 @@ def test_look_ups_and_contacts_of_a_started_program_are_seen_and_this_machine_is
         ]
 
 
-def test_a_run_with_prefects_temporary_server_contacts_nothing_outside(tmp_path):
+def test_a_run_with_a_temporary_server_contacts_nothing_outside(tmp_path):
     named = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     named |= {"PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)}
     with watched(named) as seen:

@@ -130,7 +130,7 @@ def test_a_second_run_is_ten_times_cached(run, first):
     assert [row["key"] for row in again["stages"]] == [row["key"] for row in first["stages"]]
 
 
-def test_a_prompt_that_fails_leaves_a_gap_and_an_empty_shard_in_the_middle(made):
+def test_a_failing_prompt_leaves_a_gap_and_an_empty_shard(made):
     said = read_table(made["captions"], "^captions")["caption"].to_pylist()
     failing = [place for place, text in enumerate(said) if UNDRAWABLE in text.split()]
     gone = read_table(made["synthesis"], "^quarantine")

@@ -48,7 +48,7 @@ def stack(folder) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.timeout(2400)
-def test_the_recipe_runs_through_worker_and_s3_store_and_once_more_from_what_is_there(stack, folder):
+def test_the_recipe_runs_with_worker_and_s3_and_is_cached_then(stack, folder):
     output, _ = stack.communicate(timeout=2300)
     assert stack.returncode == 0, output
     print(output)
@@ -60,7 +60,7 @@ def test_the_recipe_runs_through_worker_and_s3_store_and_once_more_from_what_is_
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
     ids=["interrupted", "terminated", "killed"],
 )
-def test_however_it_is_stopped_it_ends_everything_and_leaves_nothing(stack, folder, number, status):
+def test_any_way_to_stop_it_ends_everything_and_leaves_nothing(stack, folder, number, status):
     lines = iter(stack.stdout.readline, "")
     assert next(line for line in lines if "Redis" in line)
     stack.send_signal(number)

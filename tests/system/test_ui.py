@@ -138,7 +138,8 @@ def test_a_run_shows_ten_named_stages_and_words_in_its_log(first, server, browse
     see(browser, *(run["name"] for run in server.api.task_runs(first).values()))
 
 
-def test_each_stage_has_one_page_and_one_progress_bar_changed_in_place_and_without_events(first, server):
+def test_each_stage_has_one_page_and_one_progress_bar(first, server):
+    """Both change without events."""
     there = pages(server.api, first)
     assert len(server.api.artifacts(first)) == len(there) == 2 * len(NAMES) + 1
     assert [there[f"smoke-{name}-progress"]["data"] for name in NAMES] == [100] * len(NAMES)
@@ -196,7 +197,8 @@ def test_words_of_others_are_shown_sign_by_sign_and_never_read(server, browser):
     assert browser.locator('img[src*="x.example"], a[href*="x.example"]').count() == 0
 
 
-def test_the_first_page_is_the_dashboard_and_nothing_outside_this_machine_was_asked(first, server, browser, asked):
+def test_the_first_page_is_the_dashboard_and_needs_no_outside(first, server, browser, asked):
+    """The browser contacts this machine only."""
     browser.goto(server.url)
     see(browser, "Flow Runs", "Dashboard")
     browser.goto(f"{server.url}/artifacts")

@@ -85,7 +85,7 @@ def test_the_captions_of_the_scene_world_have_not_changed(tmp_path):
     assert (proof["prompts"], proof["captions"], proof["exact"]) == (93_834, 240, 0)
 
 
-def test_a_file_gives_captions_by_topic_and_what_is_dropped_says_why(tmp_path):
+def test_a_file_gives_captions_by_topic_and_reasons_for_dropped(tmp_path):
     leak = geneval_prompts()[5].caption
     lines = [{"caption": f"a {size} {thing} in the {place}", "kind": thing} for thing in ("cat", "boat")
              for size in ("big", "small", "green", "quiet") for place in ("rain", "hall", "sun")]  # fmt: skip
@@ -109,7 +109,7 @@ def test_a_file_gives_captions_by_topic_and_what_is_dropped_says_why(tmp_path):
     assert chosen[repeat["duplicate_of"]]["caption"].lower() == repeat["caption"].lower()
 
 
-def test_captions_are_compared_by_meaning_where_the_recipe_says_so(tmp_path):
+def test_captions_are_compared_by_meaning_if_the_recipe_wants_it(tmp_path):
     said = ["a red circle and a blue star", "a picture of a red circle and a blue star", "three yellow crosses"]
     (tmp_path / "c.txt").write_text("\n".join(said))
     file = {"path": str(tmp_path / "c.txt"), "format": "txt"}
@@ -123,7 +123,8 @@ def test_captions_are_compared_by_meaning_where_the_recipe_says_so(tmp_path):
     assert proof["embedding"] == 0 and proof["nearest"]["similarity"] < 1 and proof["threshold"] == 1.0
 
 
-def test_the_content_of_a_file_is_part_of_the_key_and_a_missing_file_is_named(tmp_path):
+def test_the_content_of_a_file_is_part_of_the_key(tmp_path):
+    """A missing file is named."""
     path = tmp_path / "c.txt"
     recipe = recipe_of(tmp_path, source="file", file={"path": str(path), "format": "txt"})
     with pytest.raises(ContentNotFound, match="which the recipe names; correct the path"):
@@ -154,7 +155,7 @@ def test_a_tiny_model_writes_captions_evenly_over_the_taxonomy(tmp_path, model):
     assert manifest.device_seconds > 0
 
 
-def test_with_the_default_filters_noise_is_dropped_and_each_answer_has_its_reason(tmp_path, model):
+def test_the_default_filters_drop_noise_with_reasons(tmp_path, model):
     artifact = make(tmp_path, from_tiny_model(tmp_path, model, filters={"min_words": 3}))
     reasons = artifact.manifest().figures["dropped_by_reason"]
     assert {"cut off", "too short"} <= reasons.keys()
@@ -163,7 +164,8 @@ def test_with_the_default_filters_noise_is_dropped_and_each_answer_has_its_reaso
     assert {row["place"] for row in rows(artifact, "dropped")} >= {f"answer {row['id']}" for row in rejected}
 
 
-def test_a_killed_run_writes_only_the_shards_that_are_left_and_ends_with_the_same_bytes(tmp_path, model, monkeypatch):
+def test_after_a_kill_only_the_shards_that_are_left_are_written(tmp_path, model, monkeypatch):
+    """The run ends with the same bytes."""
     from lightgen_core.captioning.hf_captioner import CausalWriter
 
     recipe = from_tiny_model(tmp_path, model)
@@ -223,7 +225,7 @@ def told(body):
     return Reply({"choices": [{"message": {"content": said}, "finish_reason": "stop"}]})
 
 
-def test_an_endpoint_writes_captions_and_its_key_is_nowhere_in_the_artifact(tmp_path, monkeypatch, caplog):
+def test_an_endpoint_writes_captions_and_its_key_is_nowhere(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("LIGHTGEN_LLM_KEY", KEY)
     with serving(told) as asked:
         artifact = make(tmp_path, over_http(tmp_path), llm_url=asked.url)
@@ -270,12 +272,12 @@ def test_an_endpoint_that_goes_down_keeps_what_it_has_said(tmp_path):
         ({"source": "llm", "llm": {"model": "m", "taxonomy": {"template": "{mood}"}}}, "template names 'mood'"),
     ],
 )  # fmt: skip
-def test_a_source_that_is_not_described_is_a_mistake_that_says_what_is_missing(tmp_path, section, message):
+def test_a_source_without_its_section_is_a_mistake_that_names_it(tmp_path, section, message):
     with pytest.raises(UserError, match=message):
         recipe_of(tmp_path, **section)
 
 
-def test_a_source_without_one_usable_caption_fails_and_says_what_became_of_them(tmp_path):
+def test_a_source_without_a_usable_caption_fails_with_reasons(tmp_path):
     (tmp_path / "c.jsonl").write_text("nothing\n" * 3)
     recipe = recipe_of(tmp_path, source="file", file={"path": str(tmp_path / "c.jsonl"), "format": "jsonl"})
     with pytest.raises(ValueError, match=r"source file gave no usable caption; dropped: \{'not JSON': 3\}"):

@@ -90,7 +90,8 @@ def store(tmp_path):
     return Store(str(tmp_path / "store"))
 
 
-def test_no_scene_caption_that_tells_left_from_right_is_mirrored_and_every_other_is():
+def test_scene_captions_are_mirrored_unless_they_name_a_side():
+    """Left or right."""
     for meaning in split(World())[0]:
         for caption in phrasings(meaning):
             sided = bool(re.search(r"\b(left|right)\b", caption))
@@ -101,7 +102,7 @@ def test_no_scene_caption_that_tells_left_from_right_is_mirrored_and_every_other
 @pytest.mark.parametrize(
     "caption", ["A clock on the wall", "Left-handed guitar", "a sign", "“hello” on a cup", "EAST gate"]
 )
-def test_captions_whose_picture_reads_wrong_in_a_mirror_are_not_mirrored(caption):
+def test_captions_whose_image_is_wrong_in_a_mirror_stay(caption):
     assert not mirrorable(caption)
 
 
@@ -110,7 +111,8 @@ def test_words_that_only_contain_such_a_word_are_mirrored(caption):
     assert mirrorable(caption)
 
 
-def test_a_mirrored_row_has_the_latents_of_the_mirrored_picture_and_the_text_of_the_caption(store):
+def test_a_mirrored_row_has_the_latents_of_the_mirrored_image(store):
+    """It has the text states of the caption as it is."""
     recipe = load_recipe("smoke", ["tokens.flip=true", "tokens.batch_size=2"])
     pictures = [picture(seed) for seed in range(5)]
     found = made(
@@ -130,7 +132,7 @@ def test_a_mirrored_row_has_the_latents_of_the_mirrored_picture_and_the_text_of_
     assert found.manifest().counts["captions_encoded"] == 4
 
 
-def test_pictures_of_two_sizes_are_refused_with_the_number_of_the_odd_one(store):
+def test_images_of_two_sizes_are_refused_naming_the_odd_one(store):
     recipe = load_recipe("smoke")
     pictures = [picture(0), picture(1), picture(2, 32, 48), picture(3), picture(4)]
     with pytest.raises(ValueError, match="picture 2 has 32 x 48 px, those before it 32 x 32 px"):
@@ -181,7 +183,8 @@ def test_a_picture_with_a_low_score_goes_and_hides_no_other(store):
     assert found.manifest().counts == {"rows": 5, "kept": 3, "dropped": 2}
 
 
-def test_embeddings_hold_the_cosine_of_picture_and_caption_for_pictures_of_any_size(store):
+def test_embeddings_hold_the_cosine_of_image_and_caption(store):
+    """The images may have any size."""
     recipe = load_recipe("smoke")
     given = drawn(store, recipe, rows_of(CAPTIONS, [picture(k, 32 + 16 * (k % 2), 40) for k in range(5)]))
     rows = read_table(made(embeddings, store, recipe, given), "^embeddings").to_pylist()
@@ -206,7 +209,7 @@ def components(tmp_path_factory):
     return folder
 
 
-def test_a_student_of_a_kl_autoencoder_and_a_llama_is_trained_and_samples_with_both(store, components):
+def test_a_student_of_kl_and_llama_components_trains_and_samples(store, components):
     recipe = load_recipe(
         "smoke",
         [

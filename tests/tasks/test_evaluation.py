@@ -106,7 +106,8 @@ def test_shuffled_prompts_mean_something_else():
         shuffled([prompts[0], prompts[0]], seed=0)
 
 
-def test_a_score_is_the_share_of_right_pictures_and_overall_the_mean_of_categories():
+def test_a_score_is_the_share_of_right_images():
+    """Overall is the mean of the categories."""
     prompts = [Prompt("a", "colors", "a"), Prompt("b", "colors", "b"), Prompt("c", "counting", "c")]
     scores = score_table(np.array([[1, 1], [1, 0], [0, 0]], bool), prompts, seed=0, resamples=200)
     assert list(scores) == ["overall", "colors", "counting"]
@@ -145,7 +146,8 @@ def test_a_file_that_holds_no_prompts_is_explained(tmp_path, name, content, mess
         read_prompts(tmp_path / name)
 
 
-def test_a_file_of_prompts_is_read_before_anything_runs_and_its_content_enters_the_key(store, tmp_path):
+def test_a_file_of_prompts_is_read_early_and_enters_the_key(store, tmp_path):
+    """It is read before anything runs, and its content counts."""
     path = tmp_path / "prompts.txt"
     overrides = ["evaluation.benchmark=prompts", f"evaluation.prompts={path}"]
     with pytest.raises(PromptFileError, match="cannot be read"):
@@ -181,12 +183,13 @@ def test_what_training_must_not_see_is_the_whole_benchmark():
         ([0.1, 2.1], 0.5, "both", (1, 0)),
     ],
 )
-def test_a_pair_is_the_worst_sample_and_a_winner_that_leads_by_the_margin(samples, teacher, kind, expected):
+def test_a_pair_is_the_worst_sample_and_a_winner_by_the_margin(samples, teacher, kind, expected):
     margin = 1.0 if 1 in samples or 0 in samples else 0.2
     assert choose_pair(np.array(samples, float), teacher, kind, margin) == expected
 
 
-def test_the_paper_s_pairs_are_the_teacher_s_picture_over_the_student_s_only_sample(unjudged):
+def test_the_papers_pairs_prefer_the_teacher_to_the_only_sample(unjudged):
+    """The teacher's image wins over the student's one sample."""
     _, made = unjudged
     pairs = read_table(made["pairs"], "^pairs")
     assert set(pairs["kind"].to_pylist()) == {"teacher"}
@@ -199,7 +202,7 @@ def test_the_paper_s_pairs_are_the_teacher_s_picture_over_the_student_s_only_sam
         assert row["caption"] == tokens[row["id"]]["caption"]
 
 
-def test_clip_s_pairs_lead_by_the_margin_and_the_others_are_counted(geneval):
+def test_pairs_of_clip_lead_by_the_margin_and_others_are_counted(geneval):
     from lightgen_core.encoders.clip import Clip
 
     recipe, made = geneval
@@ -229,7 +232,8 @@ def test_scene_scores_are_those_of_the_pictures(scene):
     assert all(table.keys() == {"overall", *CATEGORIES} for table in scores.values())
 
 
-def test_where_nobody_judges_every_score_is_null_and_pictures_and_clip_s_cosine_remain(unjudged):
+def test_without_a_judge_every_score_is_null(unjudged):
+    """Images and CLIP's cosine remain."""
     _, made = unjudged
     figures, samples = made["evaluation"].manifest().figures, read_table(made["evaluation"], "^samples")
     assert figures["scores"] == {"pretrain": None, "dpo": None, "shuffled": None}
@@ -265,7 +269,8 @@ def test_geneval_s_scores_are_those_of_its_judge(geneval):
     assert "12 captions of GenEval\N{RIGHT SINGLE QUOTATION MARK}s form (not its own list)" in page
 
 
-def test_evaluating_a_student_by_its_recipe_gives_the_scores_of_the_run(scene, tmp_path, store):
+def test_evaluating_a_student_by_its_recipe_gives_equal_scores(scene, tmp_path, store):
+    """The scores of the run."""
     recipe, made = scene
     path = tmp_path / "mine.yaml"
     path.write_text(json.dumps(recipe.model_dump(mode="json")))
@@ -280,7 +285,7 @@ def test_evaluating_a_student_by_its_recipe_gives_the_scores_of_the_run(scene, t
         assert (tmp_path / "out" / line["filename"]).read_bytes() == row["image"]["bytes"]
 
 
-def test_captions_of_another_source_need_a_scorer_and_a_benchmark_that_know_them():
+def test_other_captions_need_a_scorer_and_a_benchmark_for_them():
     other = {"source": "file", "file": {"path": "captions.txt", "format": "txt"}}
     with pytest.raises(
         ValueError, match=r"captions.source is file.*set it to clip, or to none with pairs.kind=teacher.*geneval"

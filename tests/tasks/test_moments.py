@@ -91,7 +91,7 @@ def encoded(folder: Path, *overrides: str) -> Artifact:
     return made(tokens, store, recipe, made(synthesis, store, recipe), made(dedup, store, recipe))
 
 
-def test_the_stage_stores_both_moments_of_a_picture_and_of_its_mirror_image(tmp_path, kl):
+def test_the_stage_stores_both_moments_of_images_and_mirrors(tmp_path, kl):
     options = (f"tokens.codec={kl}", "tokens.flip=true", "tokens.dtype=bfloat16", "tokens.batch_size=2")
     found = encoded(tmp_path, *options, "tokens.latents=moments")
     table = read_table(found, "^tokens")
@@ -112,7 +112,8 @@ def test_the_stage_stores_both_moments_of_a_picture_and_of_its_mirror_image(tmp_
     assert "moments" not in about(plain.schema) and plain.equals(table.drop_columns("std"))
 
 
-def test_moments_of_an_autoencoder_that_has_none_are_refused_before_a_picture_is_encoded(tmp_path, monkeypatch):
+def test_moments_of_an_autoencoder_without_any_are_refused(tmp_path, monkeypatch):
+    """Before an image is encoded."""
     monkeypatch.setattr("lightgen_core.encoders.autoencoder.LatentCodec.encode", None)
     with pytest.raises(ValueError, match=r"tokens\.latents=moments: zoo:autoencoder is an AutoencoderDC"):
         encoded(tmp_path, "tokens.latents=moments")
@@ -126,7 +127,7 @@ def test_moments_take_twice_the_disk_of_the_mean():
     assert more == dict.fromkeys(more, 0) | {"tokens": 480 * 2 * 16 * 6 * 6}
 
 
-def test_a_student_is_trained_on_moments_and_tuned_on_pairs_of_means(tmp_path, kl):
+def test_a_student_trains_on_moments_and_tunes_on_pairs_of_means(tmp_path, kl):
     recipe = load_recipe(
         "smoke",
         [

@@ -113,7 +113,7 @@ def test_latents_of_a_size_are_those_of_the_resized_picture(phased):
     assert np.abs(found - expected).max() < 0.01
 
 
-def test_tokens_without_sizes_are_those_of_the_pictures_as_they_are(phased, tmp_path):
+def test_tokens_without_sizes_are_those_of_unchanged_images(phased, tmp_path):
     _, artifacts = phased
     store = Store(str(tmp_path))
     for stage in ("captions", "synthesis", "embeddings", "dedup"):
@@ -126,7 +126,7 @@ def test_tokens_without_sizes_are_those_of_the_pictures_as_they_are(phased, tmp_
     ]
 
 
-def test_the_student_has_learned_in_both_phases_and_samples_at_the_last_size(phased):
+def test_the_student_learns_in_both_phases_and_has_the_last_size(phased):
     _, artifacts = phased
     with artifacts["pretrain"].open("log.json") as file:
         rows = json.load(file)
@@ -138,7 +138,7 @@ def test_the_student_has_learned_in_both_phases_and_samples_at_the_last_size(pha
     assert artifacts["pretrain"].manifest().counts["steps"] == 15
 
 
-def test_a_later_phase_goes_on_from_the_weights_of_the_one_before(phased, tmp_path):
+def test_a_later_phase_goes_on_from_the_weights_of_the_earlier(phased, tmp_path):
     """With a rate of nearly nothing the second phase ends where the first one did."""
     from lightgen_core.model.save import load_student
 
@@ -171,7 +171,8 @@ def test_pairs_are_of_the_size_that_the_student_samples(phased):
     [("7", "going on from step 6"), ("10", "going on from step 3")],
     ids=["between phases", "in the second phase"],
 )
-def test_pretraining_killed_at_any_place_ends_with_the_bytes_of_an_uninterrupted_run(phased, tmp_path, last, message):
+def test_killed_pretraining_ends_with_the_same_bytes(phased, tmp_path, last, message):
+    """It may be killed within a phase or between two."""
     folder, artifacts = phased
     store = Path(shutil.copytree(folder, tmp_path / "store"))
     shutil.rmtree(store / artifacts["pretrain"].path)
@@ -192,7 +193,7 @@ class NoLog:
         return io.BytesIO(b"[]")
 
 
-def test_the_report_shows_one_loss_curve_and_says_where_the_next_phase_begins(phased):
+def test_the_report_shows_one_loss_curve_and_where_phases_begin(phased):
     _, artifacts = phased
     curve = loss_curve(artifacts["pretrain"])
     assert preference_curves(NoLog()) == ()
@@ -222,7 +223,8 @@ def test_a_start_gives_its_averaged_weights_and_enters_the_key(phased, tmp_path)
     assert changed.key != made.key
 
 
-def test_a_start_of_another_shape_is_refused_before_anything_runs_naming_the_field(phased, tmp_path):
+def test_a_start_of_another_shape_is_refused_naming_the_field(phased, tmp_path):
+    """Before anything runs."""
     _, artifacts = phased
     start = f"pretrain.start={student_of(artifacts['pretrain'])}"
     store = Store(str(tmp_path))
@@ -248,12 +250,12 @@ def test_a_start_of_another_shape_is_refused_before_anything_runs_naming_the_fie
         (["tokens.pad_text=true"], "set both or neither"),
     ],
 )  # fmt: skip
-def test_phases_and_tokens_that_do_not_fit_each_other_are_refused(overrides, message):
+def test_phases_and_tokens_that_do_not_fit_are_refused(overrides, message):
     with pytest.raises(UserError, match=message):
         load_recipe("smoke", overrides)
 
 
-def test_a_size_that_is_not_whole_tokens_stops_the_tokens_stage_at_once(phased, tmp_path):
+def test_a_size_without_whole_tokens_stops_the_tokens_stage(phased, tmp_path):
     store = Store(str(shutil.copytree(phased[0], tmp_path / "store")))
     with pytest.raises(ValueError, match="a picture of 40 px is not made of whole tokens of 16 px"):
         make(store, load_recipe("smoke", [*SMALL, "tokens.sizes=[32,40]"]), "tokens")
@@ -267,7 +269,7 @@ def test_padded_text_is_stored_with_all_its_words_and_trained_on(phased, tmp_pat
     assert {(row["words"], len(row["text"])) for row in rows} == {(20, 20 * 128 * 2)}
 
 
-def test_pictures_are_cropped_to_their_middle_square_and_filtered():
+def test_images_are_cropped_to_their_middle_square_and_filtered():
     wide = np.zeros((64, 128, 3), np.uint8)
     wide[:, :32] = wide[:, 96:] = 255  # outside the middle square
     wide[1::2, 64:96] = 200  # stripes that a filter must average, not pick

@@ -61,7 +61,8 @@ def test_a_stage_runs_once_and_is_cached_after_that(store):
     assert len(counter.made) == 5
 
 
-def test_a_killed_stage_goes_on_at_the_shard_where_it_stopped_and_ends_with_the_same_bytes(store, tmp_path):
+def test_a_killed_stage_goes_on_at_the_shard_where_it_stopped(store, tmp_path):
+    """It ends with the same bytes."""
     whole = Counter().make(Store(str(tmp_path / "other")))[1]
     counter = Counter()
     counter.die_before = "part-00003.parquet"
@@ -74,7 +75,7 @@ def test_a_killed_stage_goes_on_at_the_shard_where_it_stopped_and_ends_with_the_
     assert artifact.manifest().counts == whole.manifest().counts == {"rows": 10, "odd": 5}
 
 
-def test_a_finished_shard_that_was_damaged_before_the_end_is_made_again(store):
+def test_a_shard_damaged_before_the_end_is_written_again(store):
     counter = Counter()
     counter.die_before = "part-00002.parquet"
     with pytest.raises(Stop):
@@ -88,7 +89,7 @@ def test_a_finished_shard_that_was_damaged_before_the_end_is_made_again(store):
     assert artifact.check().state == "done"
 
 
-def test_the_scratch_folder_of_a_remote_store_lives_until_the_artifact_is_committed(tmp_path):
+def test_scratch_of_a_remote_store_lives_until_the_commit(tmp_path):
     seen = []
 
     @stage(version=1, reads=("seed",))
@@ -109,7 +110,7 @@ def test_the_scratch_folder_of_a_remote_store_lives_until_the_artifact_is_commit
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_a_shard_of_a_remote_store_that_is_not_whole_is_made_again(damage, tmp_path):
+def test_an_incomplete_shard_of_a_remote_store_is_written_again(damage, tmp_path):
     store, counter = Store(f"memory://{tmp_path.name}"), Counter()
     counter.die_before = "part-00003.parquet"
     with pytest.raises(Stop):
@@ -125,7 +126,7 @@ def test_a_shard_of_a_remote_store_that_is_not_whole_is_made_again(damage, tmp_p
 
 
 @pytest.mark.parametrize("damage", ["delete", "change"])
-def test_only_the_damaged_file_of_a_finished_artifact_is_made_again(store, damage):
+def test_only_the_damaged_file_of_an_artifact_is_written_again(store, damage):
     counter = Counter()
     artifact = counter.make(store)[1]
     before = contents(artifact)
@@ -139,7 +140,7 @@ def test_only_the_damaged_file_of_a_finished_artifact_is_made_again(store, damag
     assert contents(artifact) == before
 
 
-def test_refresh_makes_everything_again_and_the_bytes_are_the_same(store):
+def test_refresh_writes_everything_again_with_the_same_bytes(store):
     counter = Counter()
     before = contents(counter.make(store)[1])
     began = datetime.datetime.now(datetime.UTC)
@@ -148,7 +149,7 @@ def test_refresh_makes_everything_again_and_the_bytes_are_the_same(store):
 
 
 @pytest.mark.parametrize("kind", ["local", "memory"])
-def test_a_second_attempt_to_make_again_goes_on_and_does_not_begin_again(kind, tmp_path):
+def test_a_second_attempt_to_refresh_goes_on_from_the_first(kind, tmp_path):
     store = Store(str(tmp_path / "store") if kind == "local" else f"memory://{tmp_path.name}")
     counter = Counter()
     counter.make(store)
@@ -165,7 +166,7 @@ def test_a_second_attempt_to_make_again_goes_on_and_does_not_begin_again(kind, t
 
 
 @pytest.mark.parametrize("kind", ["local", "memory"])
-def test_making_again_begins_without_the_checkpoints_of_before_and_keeps_its_own(kind, tmp_path):
+def test_a_refresh_drops_earlier_checkpoints_and_keeps_its_own(kind, tmp_path):
     seen = []
 
     @stage(version=1, reads=("seed",))
@@ -189,7 +190,7 @@ def test_making_again_begins_without_the_checkpoints_of_before_and_keeps_its_own
 
 
 @pytest.mark.parametrize("kind", ["local", "memory"])
-def test_an_artifact_whose_records_somebody_removed_meanwhile_is_not_committed_without_them(kind, tmp_path):
+def test_an_artifact_with_removed_records_is_not_committed(kind, tmp_path):
     store, counter = Store(str(tmp_path / "store") if kind == "local" else f"memory://{tmp_path.name}"), Counter()
     artifact = counter.stage.artifact(RECIPE, store, ())
 
@@ -205,7 +206,7 @@ def test_an_artifact_whose_records_somebody_removed_meanwhile_is_not_committed_w
     assert artifact.check().state == "partial"
 
 
-def test_bytes_of_a_file_that_changed_while_it_was_read_are_thrown_away(store, tmp_path):
+def test_bytes_of_a_file_that_changed_during_reading_are_dropped(store, tmp_path):
     file = tmp_path / "captions.txt"
     file.write_text("a cat")
 
@@ -222,7 +223,8 @@ def test_bytes_of_a_file_that_changed_while_it_was_read_are_thrown_away(store, t
     assert captions.make(RECIPE, Settings(), (), new)
 
 
-def test_what_another_machine_finished_while_this_one_waited_for_the_device_is_not_made_again(tmp_path):
+def test_a_stage_finished_during_the_wait_for_the_device_is_kept(tmp_path):
+    """Another machine finished it."""
     made = []
 
     @stage(version=1, reads=("seed",), on_device=True)
@@ -243,7 +245,8 @@ def test_what_another_machine_finished_while_this_one_waited_for_the_device_is_n
     assert made == [str(theirs)]
 
 
-def test_two_makers_of_one_machine_wait_for_each_other_also_where_the_store_has_no_locks(tmp_path):
+def test_two_writers_of_one_machine_wait_for_each_other(tmp_path):
+    """Even if the store has no locks."""
     store, settings = Store(f"memory://{tmp_path.name}"), Settings(scratch=str(tmp_path))
     held = []
 
@@ -265,7 +268,7 @@ def test_the_key_follows_what_the_stage_reads_and_nothing_else(store):
     assert (other != key, unread == key) == (True, True)
 
 
-def test_the_manifest_carries_lineage_counts_figures_and_versions(store):
+def test_the_manifest_holds_lineage_counts_metrics_and_versions(store):
     artifact = Counter().make(store)[1]
     manifest = artifact.manifest()
     assert (manifest.stage, manifest.key, manifest.figures) == ("captions", artifact.key, {"largest": 9})

@@ -46,7 +46,8 @@ def things(count: int) -> list[str]:
     return [f"thing {n}" for n in range(count)]
 
 
-def test_only_samples_whose_caption_was_kept_are_taken_and_the_others_counted(tmp_path):
+def test_only_samples_of_kept_captions_are_used(tmp_path):
+    """The others are counted."""
     root = write_folder(tmp_path / "set", 20, captions=10)
     made = run_synthesis(tmp_path, ["thing 3", "thing 7", "never seen"], path=root, format="folder")
     assert made.images["source"].to_pylist() == ["003", "007", "013", "017"]
@@ -63,7 +64,8 @@ def test_no_more_than_count_are_taken(tmp_path):
     assert made.manifest.counts == {"rows": 7, "quarantined": 0, "caption_not_kept": 10, "beyond_count": 3}
 
 
-def test_a_picture_that_cannot_be_had_leaves_its_id_unused_and_the_others_theirs(tmp_path):
+def test_a_rejected_image_leaves_its_id_unused(tmp_path):
+    """The others keep theirs."""
     root = write_folder(tmp_path / "set", 10, damaged=(0, 4, 9))
     made = run_synthesis(tmp_path, things(10), path=root, format="folder", shard_size=3)
     assert made.images["id"].to_pylist() == [1, 2, 3, 5, 6, 7, 8]
@@ -75,7 +77,7 @@ def test_a_picture_that_cannot_be_had_leaves_its_id_unused_and_the_others_theirs
     assert made.artifact.names("^quarantine") == [f"quarantine-{n:05d}.parquet" for n in range(4)]
 
 
-def test_pictures_stay_as_they_are_unless_the_recipe_gives_a_size(tmp_path):
+def test_images_stay_as_they_are_unless_the_recipe_gives_a_size(tmp_path):
     root = write_folder(tmp_path / "set", 3, damaged=(0,))
     (root / "002.jpg").write_bytes(picture(random.Random(2), size=(60, 50)))
     for size, shapes in ((None, [(48, 48, 3), (50, 60, 3)]), (32, [(32, 32, 3), (32, 32, 3)])):
@@ -83,7 +85,8 @@ def test_pictures_stay_as_they_are_unless_the_recipe_gives_a_size(tmp_path):
         assert [from_bytes(each["bytes"]).shape for each in made.images["image"].to_pylist()] == shapes
 
 
-def test_a_set_of_which_nothing_can_be_had_fails_the_stage_and_names_the_commonest_reason(tmp_path):
+def test_a_set_without_a_usable_image_fails_the_stage(tmp_path):
+    """The error names the commonest reason."""
     root = write_folder(tmp_path / "set", 5, damaged=(0, 1, 2, 3))
     (root / "004.jpg").write_bytes(b"none")
     with pytest.raises(NothingDrawn, match="not one picture: 5 in quarantine, most often: picture cut short"):
@@ -93,7 +96,7 @@ def test_a_set_of_which_nothing_can_be_had_fails_the_stage_and_names_the_commone
 
 
 @pytest.mark.parametrize("lost", ["images-00001.parquet", "quarantine-00001.parquet"])
-def test_a_shard_that_lost_one_of_its_two_files_is_made_again_with_the_same_bytes(tmp_path, lost):
+def test_a_shard_that_lost_one_of_two_files_gets_the_same_bytes(tmp_path, lost):
     root = write_folder(tmp_path / "set", 9, damaged=(4,))
     made = run_synthesis(tmp_path, things(9), path=root, format="folder", shard_size=3)
     before = {file.name: file.sha256 for file in made.manifest.files}
@@ -104,7 +107,7 @@ def test_a_shard_that_lost_one_of_its_two_files_is_made_again_with_the_same_byte
     assert again.manifest.counts == made.manifest.counts
 
 
-def test_the_key_follows_the_sets_content_and_not_the_times_of_its_files(tmp_path):
+def test_the_key_follows_the_sets_content_and_not_file_times(tmp_path):
     root = write_folder(tmp_path / "set", 3)
     recipe = recipe_of(teacher="files", files={"path": str(root), "format": "folder"})
 
@@ -120,12 +123,12 @@ def test_the_key_follows_the_sets_content_and_not_the_times_of_its_files(tmp_pat
 
 
 @pytest.mark.parametrize("teacher", ["diffusers", "files", "endpoint"])
-def test_a_teacher_that_is_not_described_is_an_error_that_names_the_section(teacher):
+def test_a_teacher_without_its_section_is_an_error_that_names_it(teacher):
     with pytest.raises(UserError, match=f"synthesis.{teacher} is missing"):
         load_recipe("smoke", [f"synthesis.teacher={teacher}"])
 
 
-def test_a_pipeline_draws_the_same_picture_whatever_shard_it_is_in(tmp_path):
+def test_a_pipeline_draws_the_same_image_in_any_shard(tmp_path):
     folder = tiny_pipelines.save_flux(tmp_path / "flux")
     pipeline = {"model": str(folder), "dtype": "float32", "steps": 1, "height": 32, "width": 32, "batch_size": 1}
 
@@ -140,7 +143,7 @@ def test_a_pipeline_draws_the_same_picture_whatever_shard_it_is_in(tmp_path):
     assert len(one.manifest.config["weights"][str(folder)]) == 64
 
 
-def test_a_prompt_that_the_pipeline_cannot_take_is_quarantined_by_the_stage(tmp_path, monkeypatch):
+def test_a_prompt_that_the_pipeline_cannot_take_is_quarantined(tmp_path, monkeypatch):
     from lightgen_core.teachers.diffusers_teacher import PipelineTeacher
 
     attempt = PipelineTeacher._attempt
@@ -171,7 +174,8 @@ def test_a_prompt_that_the_pipeline_cannot_take_is_quarantined_by_the_stage(tmp_
     ]
 
 
-def test_the_command_line_runs_a_recipe_with_a_pipeline_for_a_teacher(tmp_path):
+def test_the_command_line_runs_a_recipe_with_a_pipeline(tmp_path):
+    """As the teacher."""
     folder = tiny_pipelines.save_flux(tmp_path / "flux")
     pipeline = {"model": str(folder), "dtype": "float32", "steps": 1, "height": 48, "width": 48, "guidance": 3.5}
     recipe = {
@@ -195,7 +199,8 @@ def test_a_set_that_is_not_there_is_the_callers_mistake(tmp_path):
     assert (done.returncode, "nowhere, which the recipe names" in done.stderr) == (2, True)
 
 
-def test_the_captions_stage_filters_a_set_and_the_evaluations_prompts_stay_out_of_its_pictures(tmp_path):
+def test_evaluation_prompts_stay_out_of_the_images_of_a_set(tmp_path):
+    """The captions stage filters the set."""
     (prompt := tmp_path / "prompts.txt").write_text("a wholly held out thing\n")
     own = [
         f"captions={{source: file, file: {{path: {tmp_path}/set, format: folder}}, count: 50}}",
@@ -219,7 +224,7 @@ def test_the_captions_stage_filters_a_set_and_the_evaluations_prompts_stay_out_o
     assert (counts["caption_not_kept"], counts["quarantined"]) == (1, 1)
 
 
-def test_later_stages_go_on_without_the_pictures_that_are_missing(tmp_path):
+def test_later_stages_go_on_without_the_missing_images(tmp_path):
     world = World()
     said = [held.text for topic in scene_captions(world, np.random.default_rng(0)).values() for held in topic[:2]]
     root = tmp_path / "set"

@@ -118,7 +118,7 @@ def no_proxy(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-def test_a_request_carries_the_recipe_and_the_seed_and_answers_come_in_order():
+def test_requests_carry_recipe_and_seed_and_answers_keep_order():
     def answer(body):
         return Reply(completion(f"said {body['messages'][0]['content']}"), delay=0.03 * (body["seed"] == 0))
 

@@ -24,7 +24,8 @@ def first(instructions, count):
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 12, 100])
-def test_in_any_number_of_instructions_the_values_of_an_axis_differ_by_one_at_most(count):
+def test_counts_of_an_axis_value_differ_by_one_at_most(count):
+    """This holds for any number of instructions."""
     made = first(Instructions(SMALL, seed=3), count)
     for axis, values in AXES.items():
         used = Counter(each.values[axis] for each in made)
@@ -32,7 +33,7 @@ def test_in_any_number_of_instructions_the_values_of_an_axis_differ_by_one_at_mo
         assert max(counts) - min(counts) <= 1
 
 
-def test_instructions_say_their_values_and_have_seeds_of_their_own():
+def test_instructions_show_their_values_and_have_own_seeds():
     made = first(Instructions(SMALL, seed=3), 100)
     assert all(each.text == "{length} {style} of {subject}".format(**each.values) for each in made)
     assert all(each.topic == each.values["subject"] for each in made)
@@ -49,12 +50,13 @@ def test_instructions_follow_from_the_seed_and_the_place_alone():
     assert first(Instructions(SMALL, seed=3), 20) != first(Instructions(SMALL, seed=4), 20)
 
 
-def test_the_order_of_axes_does_not_matter_since_the_key_does_not_know_it():
+def test_the_order_of_axes_does_not_matter():
+    """The artifact's key does not know the order either."""
     turned = SMALL.model_copy(update={"axes": dict(reversed(AXES.items()))})
     assert first(Instructions(turned, seed=3), 20) == first(Instructions(SMALL, seed=3), 20)
 
 
-def test_rewriting_takes_every_seed_caption_equally_often_in_all_styles():
+def test_rewriting_uses_seed_captions_and_styles_equally_often():
     made = first(Instructions(SMALL, 3, Rewriting(share=0.25, template=REWRITE), SEEDS), 80)
     rewritten = [each for each in made if each.rewrites]
     assert len(rewritten) == 20

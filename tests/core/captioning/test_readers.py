@@ -43,7 +43,7 @@ HOSTILE = {
 }
 
 
-def test_each_damaged_line_is_named_with_its_true_reason_and_the_rest_is_read(tmp_path):
+def test_damaged_lines_get_a_true_reason_and_the_rest_is_read(tmp_path):
     path = tmp_path / "c.jsonl"
     path.write_bytes(b"\n".join(line for bad in HOSTILE for line in (bad, b'{"caption": "a cat"}')) + b"\n")
     good, bad = read(path, format="jsonl")
@@ -91,7 +91,7 @@ def test_a_cut_parquet_file_is_damage_and_the_others_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["saved", "saved with splits", "parquet", "jsonl"])
-def test_datasets_are_read_from_a_folder_without_decoding_their_pictures(tmp_path, form):
+def test_datasets_are_read_from_a_folder_without_decoding_images(tmp_path, form):
     rows = {"caption": ["a cat", "a boat"], "topic": ["x", "y"]}
     folder = tmp_path / "set"
     folder.mkdir()
@@ -111,7 +111,7 @@ def test_datasets_are_read_from_a_folder_without_decoding_their_pictures(tmp_pat
 
 
 @pytest.mark.parametrize("form", ["saved", "parquet"])
-def test_a_column_that_is_not_there_is_an_error_that_names_those_that_are(tmp_path, form):
+def test_a_missing_column_is_an_error_that_names_the_columns(tmp_path, form):
     folder = tmp_path / "set"
     if form == "saved":
         Dataset.from_dict({"text": ["a cat"], "n": [1]}).save_to_disk(str(folder))
@@ -122,7 +122,7 @@ def test_a_column_that_is_not_there_is_an_error_that_names_those_that_are(tmp_pa
         read(folder, format="dataset" if form == "saved" else "parquet")
 
 
-def test_a_folder_that_is_no_dataset_and_a_split_it_has_not_are_errors(tmp_path):
+def test_a_folder_without_dataset_and_a_missing_split_are_errors(tmp_path):
     (tmp_path / "notes.md").write_text("# nothing")
     with pytest.raises(CaptionFileError, match="datasets cannot read the split 'train'"):
         read(tmp_path, format="dataset")

@@ -61,7 +61,8 @@ def test_without_rules_only_whole_captions_are_compared():
     assert [match and match.kind for match in found] == [None, "exact"]
 
 
-def test_prompts_said_in_other_words_are_found_by_embedding_with_the_nearest_named():
+def test_paraphrased_prompts_match_by_embedding():
+    """The nearest evaluation prompt is named."""
     prompts = EvaluationPrompts(["north", "east"], RULES, compass, threshold=np.cos(np.radians(11)))
     found = prompts.matches(["north", "nearly north", "north east"])
     assert [match and (match.kind, match.prompt) for match in found] == [
@@ -72,7 +73,7 @@ def test_prompts_said_in_other_words_are_found_by_embedding_with_the_nearest_nam
     assert found[1].similarity == pytest.approx(np.cos(np.radians(10)))
 
 
-def test_the_proof_counts_what_was_checked_and_names_the_nearest_that_is_left():
+def test_the_proof_counts_checks_and_names_the_nearest_left():
     prompts = EvaluationPrompts(["north", "a photo of a bench", "north"], RULES)
     assert prompts.proof(["east", "a photo of a bench too"]) == {
         "prompts": 2, "captions": 2, "exact": 0, "n-gram": 1, "words_in_a_row": 8, "prompts_compared_whole_only": 1,
@@ -124,7 +125,8 @@ def test_repeated_meaning_names_the_caption_that_stays():
     assert repeated_meaning(0.9, compass, within_meaning=False)(captions("north")) == [None]
 
 
-def test_where_meanings_are_known_captions_of_different_ones_never_repeat_each_other():
+def test_captions_of_different_meanings_never_repeat_each_other():
+    """This holds wherever meanings are known."""
     said = captions("north", "nearly north", "nearly north", meanings=["n", "nn", "nn"])
     faults = repeated_meaning(0.9, compass, within_meaning=True)(said)
     assert [fault and fault.repeats for fault in faults] == [None, None, 1]
@@ -136,7 +138,7 @@ def test_where_meanings_are_known_captions_of_different_ones_never_repeat_each_o
 
 
 @pytest.mark.parametrize(("kind", "model"), [("clip", "zoo:clip"), ("text_encoder", "zoo:t5")])
-def test_captions_that_mean_the_same_are_closer_than_others_in_both_kinds_of_space(kind, model):
+def test_captions_that_mean_the_same_are_closer_in_both_spaces(kind, model):
     embed = caption_embedder(CaptionEmbedding(kind=kind, model=model), "cpu")
     vectors = embed(["a red circle and a blue star", "a picture of a red circle and a blue star", "three crosses"])
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)

@@ -38,7 +38,7 @@ def test_every_prefix_covers_the_topics_evenly():
     assert texts(choose_captions(topics, 3, nothing_wrong).chosen) == ["a1", "b1", "c1"]
 
 
-def test_dropped_captions_are_replaced_as_long_as_there_are_others():
+def test_dropped_captions_are_replaced_while_there_are_others():
     topics = {"t": said(*(f"c{n}" for n in range(100)))}
     choice = choose_captions(topics, 10, drop(*(f"c{n}" for n in range(90))))
     assert texts(choice.chosen) == [f"c{n}" for n in range(90, 100)]
@@ -61,7 +61,7 @@ def test_a_source_that_runs_dry_gives_what_it_has():
     assert choose_captions({}, 10, nothing_wrong).chosen == []
 
 
-def test_a_repeat_names_the_place_of_what_it_repeats_among_the_chosen():
+def test_a_repeat_names_the_index_of_the_chosen_caption():
     topics = {"a": said("a1", "a2", topic="a"), "b": said("b1", "b2", topic="b")}
     choice = choose_captions(topics, 3, repeat({"b2": "b1"}))
     assert texts(choice.chosen) == ["a1", "b1", "a2"]
@@ -76,7 +76,8 @@ def test_a_repeat_of_what_was_not_chosen_is_not_listed():
     assert (texts(choice.chosen), choice.dropped) == (["a1"], [])
 
 
-def test_a_screen_sees_only_what_the_ones_before_it_passed_and_repeats_are_followed_to_what_stays():
+def test_a_screen_sees_only_what_earlier_screens_passed():
+    """Repeats of a repeat are followed to the caption that stays."""
     seen = []
 
     def last(captions):
@@ -89,7 +90,8 @@ def test_a_screen_sees_only_what_the_ones_before_it_passed_and_repeats_are_follo
     assert [fault and fault.repeats for fault in faults] == [None, None, None, 1, 1]
 
 
-def test_images_are_shared_evenly_over_topics_and_within_a_topic_over_captions():
+def test_images_are_shared_evenly_over_topics_and_captions():
+    """Topics share the images, and within a topic its captions do."""
     found = assign_images(["a", "b", "a", "a"], 12, "topics")
     assert np.bincount(found).tolist() == [2, 6, 2, 2]
     assert (np.diff(found) >= 0).all()

@@ -76,7 +76,7 @@ def test_every_layout_gives_the_values_that_parquet_gives(tmp_path, how, kind, n
         ({"compression": "zstd", "use_dictionary": False}, False),
     ],
 )
-def test_only_files_that_cannot_be_addressed_are_copied_and_only_once(tmp_path, how, plain):
+def test_only_unaddressable_files_are_copied_and_only_once(tmp_path, how, plain):
     file, scratch = tmp_path / "a.parquet", tmp_path / "scratch"
     table = pq.read_table(write_rows(tmp_path / "all.parquet", rows=20))
     pq.write_table(table, file, **how)
@@ -99,7 +99,8 @@ def test_a_temporary_copy_goes_with_its_source(tmp_path, monkeypatch):
     assert not list((tmp_path / "temporary").iterdir())
 
 
-def test_what_the_tokens_stage_writes_is_addressed_and_read_by_others(tmp_path):
+def test_files_of_the_tokens_stage_are_addressed_without_a_copy(tmp_path):
+    """Other readers of Parquet read them too."""
     kinds = {"id": pa.int64(), "caption": pa.string(), "latents": pa.binary(), "text": pa.binary(), "words": pa.int32()}
     rng, rows = np.random.default_rng(0), 3000
     words = rng.integers(1, 5, rows)
@@ -131,7 +132,7 @@ def test_a_row_group_takes_no_more_than_its_bytes():
     assert [written.row_group(group).num_rows for group in range(written.num_row_groups)] == [9, 9, 7]
 
 
-def test_two_wrong_sizes_that_cancel_are_found_when_they_are_read(tmp_path):
+def test_two_wrong_sizes_that_cancel_are_noticed_on_reading(tmp_path):
     latents = [b"\0" * 144, b"\0" * 142, b"\0" * 146]
     file = write_rows(tmp_path / "a.parquet", rows=3, latents=latents)
     source = TokenSource([file], patch=PATCH, batch_size=3, seed=0)
@@ -178,7 +179,8 @@ def test_a_file_that_was_cut_off_since_is_named(tmp_path):
         values_of(source, "latents")
 
 
-def test_a_disk_without_room_for_the_copies_is_refused_before_writing(tmp_path, monkeypatch):
+def test_a_disk_without_room_for_copies_is_refused_beforehand(tmp_path, monkeypatch):
+    """Nothing is written."""
     table = pq.read_table(write_rows(tmp_path / "all.parquet", rows=5))
     pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
@@ -187,7 +189,7 @@ def test_a_disk_without_room_for_the_copies_is_refused_before_writing(tmp_path, 
     assert not list((tmp_path / "scratch").iterdir())
 
 
-def test_more_files_than_may_stay_mapped_are_read_by_many_threads(tmp_path, monkeypatch):
+def test_many_threads_read_more_files_than_may_stay_mapped(tmp_path, monkeypatch):
     monkeypatch.setattr(rows_module, "MAPPED_FILES", 3)
     monkeypatch.setattr(rows_module, "SMALL", 0)  # every batch is announced
     table = pq.read_table(write_rows(tmp_path / "all.parquet", rows=40))

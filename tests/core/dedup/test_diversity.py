@@ -24,7 +24,7 @@ def unit(vectors):
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def test_vendi_of_orthogonal_vectors_is_their_number_and_of_copies_one():
+def test_vendi_is_n_for_orthogonal_vectors_and_one_for_copies():
     assert vendi_score(np.eye(12, dtype=np.float32)) == pytest.approx(12)
     assert vendi_score(np.repeat(unit(np.ones((1, 5))), 9, axis=0)) == pytest.approx(1)
 
@@ -36,7 +36,7 @@ def test_vendi_is_the_definition_whichever_matrix_is_smaller(rows, width):
     assert vendi_score(vectors) == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-4)
 
 
-def test_cluster_entropy_is_one_for_even_clusters_and_less_for_lopsided_ones():
+def test_cluster_entropy_is_one_for_even_clusters_else_less():
     rng = np.random.default_rng(1)
     centres = np.eye(4, 16)
     even = unit(centres[np.arange(400) % 4] + 0.02 * rng.normal(size=(400, 16)))
@@ -52,13 +52,13 @@ def test_k_centre_radius_is_zero_when_every_kind_has_a_centre():
     assert k_centre_radius(vectors, 5, first=3) == pytest.approx(np.sqrt(2))
 
 
-def test_near_duplicate_rate_counts_rows_that_have_another_one_close():
+def test_near_duplicate_rate_counts_rows_with_a_close_row():
     vectors = np.concatenate([np.eye(8), np.eye(8)[:2]]).astype(np.float32)
     assert near_duplicate_rate(vectors, np.arange(10), 1.0) == 0.4
     assert near_duplicate_rate(vectors, np.array([0, 3]), 1.0) == 0.5
 
 
-def test_within_prompt_distance_averages_pairs_within_a_prompt_only():
+def test_within_prompt_distance_averages_pairs_of_one_prompt():
     angle = np.deg2rad([0, 60, 180, 90, 90, 45])
     vectors = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
     # Prompt a: pairs at 60, 180 and 120 degrees; prompt b: two copies; prompt c: one picture, not counted.

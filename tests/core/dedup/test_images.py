@@ -66,13 +66,13 @@ def test_survivors_do_not_depend_on_the_order_of_rows():
         assert one.certificate == two.certificate
 
 
-def test_the_better_score_of_a_pair_survives_and_the_smaller_id_of_a_tie():
+def test_the_better_score_survives_or_the_smaller_id_of_a_tie():
     vectors = on_circle(0, 1, 90, 91)
     result = find_duplicates(vectors, None, [0.1, 0.9, 0.5, 0.5], ["a", "b", "d", "c"], CONFIG)
     assert result.duplicate_of == ["b", None, "c", None]
 
 
-def test_equal_bytes_are_exact_copies_and_settled_before_similarity():
+def test_equal_bytes_are_exact_copies_before_any_similarity():
     vectors = on_circle(0, 0, 90, 1)
     result = find_duplicates(vectors, ["x", "x", "y", "z"], [4, 3, 2, 1], ["a", "b", "c", "d"], CONFIG)
     assert result.reason == [None, "exact copy", None, "near duplicate"]
@@ -80,7 +80,7 @@ def test_equal_bytes_are_exact_copies_and_settled_before_similarity():
     assert result.similarity[1] == 1.0
 
 
-def test_copies_of_vectors_kept_in_half_precision_have_a_cosine_of_exactly_one():
+def test_copies_in_half_precision_have_a_cosine_of_exactly_one():
     vectors = unit(np.random.default_rng(6).normal(size=(200, 64))).astype(np.float16).astype(np.float32)
     assert 1e-5 < np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-3
     ids = [f"{row:03d}" for row in range(400)]
@@ -103,7 +103,7 @@ def test_a_chain_keeps_every_second_link_without_the_chain_rule():
 
 
 @pytest.mark.parametrize(("links", "survivors"), [(4, 4), (5, 1)])
-def test_the_chain_rule_keeps_one_of_five_linked_rows_and_all_of_four(links, survivors):
+def test_the_chain_rule_keeps_one_of_five_links_and_all_of_four(links, survivors):
     # Links of 20 degrees (0.940): below the threshold, above the cluster threshold.
     config = DedupConfig(threshold=0.95, cluster_threshold=0.93)
     vectors = on_circle(*range(0, 20 * links, 20))

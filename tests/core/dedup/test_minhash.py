@@ -38,7 +38,8 @@ def test_case_punctuation_and_spaces_do_not_matter():
     assert found.similarity[1] == 1.0
 
 
-def test_similarity_is_the_exact_jaccard_index_and_the_closest_kept_caption_is_named():
+def test_similarity_is_the_exact_jaccard_index():
+    """The closest caption that is kept is named."""
     farther = LONG.replace("grey", "dark").replace("torn", "patched")
     closer = LONG.replace("calm", "quiet")
     captions = [farther, closer, LONG]
@@ -72,7 +73,7 @@ def shares(captions, one, two):
     return len(set(captions[one].split()) & set(captions[two].split())) >= 6
 
 
-def test_duplicates_of_a_dropped_caption_name_the_caption_that_stays():
+def test_duplicates_of_a_dropped_caption_name_the_kept_one():
     captions = [LONG, LONG.replace("grey", "dark"), LONG.replace("grey", "dark").upper() + "!"]
     found = near_duplicate_captions(captions, 0.7, seed=0)
     assert found.duplicate_of.tolist() == [-1, 0, 0]
@@ -101,7 +102,8 @@ def test_a_threshold_outside_its_range_is_refused():
         near_duplicate_captions(["a"], 0, seed=0)
 
 
-def test_topic_coverage_counts_each_caption_once_per_topic_and_names_the_unused():
+def test_topic_coverage_counts_a_caption_once_per_topic():
+    """Topics without a caption are named."""
     coverage = topic_coverage([["colour", "shape", "colour"], ["shape"], "size"], wanted=["size", "texture", "shape"])
     assert list(coverage.counts.items()) == [("shape", 2), ("colour", 1), ("size", 1)]
     assert coverage.unused == ("texture",)

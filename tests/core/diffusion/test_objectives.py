@@ -117,7 +117,7 @@ def test_a_perfect_prediction_recovers_token_and_noise(name):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_any_prediction_lies_on_the_path_through_its_token_and_noise(name):
+def test_predictions_lie_on_the_path_through_token_and_noise(name):
     chosen, target, timestep, noise, output = rows(name)
     noisy = chosen.noisy(target, timestep, noise)
     clean, recovered = chosen.recover(chosen.split(output)[0], noisy, timestep)

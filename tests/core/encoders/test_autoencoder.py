@@ -59,7 +59,8 @@ def test_tensors_and_arrays_encode_alike() -> None:
     np.testing.assert_array_equal(codec.encode(PICTURES), codec.encode(torch.from_numpy(PICTURES)))
 
 
-def test_pictures_that_do_not_fit_are_refused_with_what_was_found() -> None:
+def test_images_and_latents_that_do_not_fit_are_refused() -> None:
+    """The error names the dtype or the shape that was given."""
     codec = LatentCodec.load("zoo:autoencoder")
     with pytest.raises(CodecError, match=r"found pictures of torch.float32 \(1, 8, 8, 3\), expected uint8"):
         codec.encode(np.zeros((1, 8, 8, 3), np.float32))
@@ -98,7 +99,7 @@ def test_arithmetic_in_bf16_stays_near_that_in_fp32(kl_folder: Path) -> None:
     assert b.dtype == np.float32 and 0 < np.abs(a - b).max() < 0.1 * np.abs(a).max()
 
 
-def test_an_autoencoder_inside_a_pipelines_folder_is_loaded_by_path(kl_folder: Path, tmp_path: Path) -> None:
+def test_an_autoencoder_in_a_pipeline_folder_is_loaded_by_path(kl_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(kl_folder, tmp_path / "pipeline" / "vae")
     np.testing.assert_array_equal(
         LatentCodec.load(str(tmp_path / "pipeline" / "vae")).encode(PICTURES),

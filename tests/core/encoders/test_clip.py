@@ -32,7 +32,7 @@ def test_embeddings_are_unit_vectors_of_one_width(clip: Clip) -> None:
     np.testing.assert_allclose(np.linalg.norm(np.concatenate([images, texts]), axis=1), 1, atol=1e-5)
 
 
-def test_embeddings_equal_those_of_open_clip_on_single_pil_images(clip: Clip) -> None:
+def test_embeddings_equal_open_clips_of_single_pil_images(clip: Clip) -> None:
     batch = pictures(World(image_size=96), 4, np.random.default_rng(1))
     model, _, prepare = open_clip.create_model_and_transforms(f"local-dir:{resolve('zoo:clip')}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{resolve('zoo:clip')}")

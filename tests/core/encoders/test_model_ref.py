@@ -39,7 +39,7 @@ def test_a_folder_is_itself_whatever_its_name(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["/nosuch/folder", "./models/vae", "~/nosuch", "org//name"])
-def test_a_path_at_which_nothing_is_is_an_error_and_not_a_download(text):
+def test_a_path_to_nothing_is_an_error_and_not_a_download(text):
     with pytest.raises(ModelNotFound, match="there is nothing at"):
         parse(text)
 
@@ -56,7 +56,7 @@ def cache(tmp_path, monkeypatch):
     return folder
 
 
-def test_the_commit_of_an_unpinned_model_is_read_from_the_local_cache(cache):
+def test_the_commit_of_an_unpinned_model_is_in_the_local_cache(cache):
     assert parse("org/name/vae").commit() == COMMIT
     assert parse("org/name/vae@main").commit() == COMMIT
     assert parse("org/name/vae").here() == cache / "snapshots" / COMMIT / "vae"
@@ -80,7 +80,7 @@ def test_a_vocabulary_is_part_of_the_digest(tmp_path):
         assert weights_digest(str(tmp_path / "copy")) != before
 
 
-def test_a_hub_model_has_no_digest_for_its_name_holds_the_revision():
+def test_a_hub_model_needs_no_digest_beside_its_revision():
     assert weights_digest("google/flan-t5-xxl@main") is None
 
 

@@ -37,7 +37,7 @@ def encoder() -> TextEncoder:
     return TextEncoder.load("zoo:t5")
 
 
-def test_each_caption_has_one_state_for_each_word_and_one_for_its_end(encoder: TextEncoder) -> None:
+def test_a_caption_has_a_state_for_each_word_and_for_its_end(encoder: TextEncoder) -> None:
     states = encoder.encode(CAPTIONS)
     assert [s.shape for s in states] == [(len(c.split()) + 1, encoder.width) for c in CAPTIONS]
     assert {s.dtype for s in states} == {np.dtype(np.float32)}
@@ -136,7 +136,7 @@ def test_a_caption_of_no_tokens_has_one_state(decoder_folder: Path) -> None:
     assert TextEncoder.load(str(decoder_folder)).encode([""])[0].shape == (1, 24)
 
 
-def test_a_layer_that_is_not_there_is_refused_with_those_that_are(decoder_folder: Path) -> None:
+def test_a_missing_layer_is_refused_with_the_layers_there_are(decoder_folder: Path) -> None:
     with pytest.raises(TextEncoderError, match="found text layer -5; 3 layers give states -4 to 3"):
         TextEncoder.load(str(decoder_folder), layer=-5)
 

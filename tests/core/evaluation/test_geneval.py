@@ -63,7 +63,8 @@ def test_a_prompt_of_each_category_demands_what_it_says():
     }
 
 
-def test_every_class_is_asked_for_alone_and_nobody_for_a_person_of_some_colour():
+def test_every_class_has_a_prompt_of_its_own():
+    """No prompt wants a person of some colour."""
     prompts = geneval_prompts()
     alone = {json.loads(p.meaning)["include"][0]["class"] for p in prompts if p.category == "single_object"}
     assert alone == set(NAMES)
@@ -159,7 +160,7 @@ def test_counting_takes_sure_objects_only_and_exactly_as_many():
     assert not right([*cats, thing("cat", score=0.9)], "two_object", **two)
 
 
-def test_no_more_than_16_objects_of_a_class_are_looked_at_the_surest_first():
+def test_at_most_16_objects_of_a_class_count_the_surest_first():
     found = counted([thing("cat", score=0.4 + place / 100) for place in range(20)], "colors")
     assert [round(cat.score, 2) for cat in found["cat"]] == [round(0.59 - place / 100, 2) for place in range(16)]
 
@@ -229,7 +230,7 @@ def colors() -> ColorNamer:
     return ColorNamer(Clip.load("zoo:clip"))
 
 
-def test_a_detector_gives_masks_of_the_picture_s_size_and_boxes_around_them(detector_folder):
+def test_a_detector_gives_masks_of_image_size_and_tight_boxes(detector_folder):
     pictures = np.random.default_rng(0).integers(0, 256, (3, 50, 70, 3), dtype=np.uint8)
     found = list(Detector.load(detector_folder)(list(pictures)))
     assert len(found) == 3
@@ -281,7 +282,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def test_a_colour_is_that_of_the_nearest_sentences_about_the_object_alone():
+def test_a_colour_is_that_of_the_sentences_nearest_to_the_object():
+    """Each object is cropped and seen alone, on grey."""
     palette = Palette()
     picture = np.zeros((20, 20, 3), np.uint8)
     picture[:, :10], picture[:, 10:] = (250, 5, 5), (5, 5, 250)

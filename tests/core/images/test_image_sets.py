@@ -59,7 +59,7 @@ def write_set(root: Path, format: str, rng: random.Random) -> list[bytes]:
 
 
 @pytest.mark.parametrize("format", ["webdataset", "parquet", "folder"])
-def test_a_right_set_gives_every_picture_as_its_bytes_were_and_every_caption_in_order(tmp_path, format):
+def test_a_right_set_gives_image_bytes_and_captions_in_order(tmp_path, format):
     pictures = write_set(tmp_path / "set", format, random.Random(0))
     opened = open_set(tmp_path / "set", format)
     found = list(opened.samples())
@@ -85,14 +85,16 @@ def test_every_tar_format_of_python_is_read(tmp_path, kind):
     assert found == [f"a.tar/{name}" for name in names]
 
 
-def test_files_of_a_sample_need_not_be_neighbours_and_text_stands_in_for_json_without_a_caption(tmp_path):
+def test_files_of_a_sample_need_not_be_neighbours(tmp_path):
+    """Text stands in for JSON without a caption."""
     blocks = [member(b"%d.jpg" % n, b"p") for n in range(3)] + [member(b"%d.json" % n, b"{}") for n in range(3)]
     blocks += [member(b"%d.txt" % n, b" thing\n %d " % n) for n in range(3)]
     (tmp_path / "a.tar").write_bytes(b"".join(blocks) + END)
     assert [sample.caption for sample in samples(tmp_path, "webdataset")] == ["thing 0", "thing 1", "thing 2"]
 
 
-def test_one_thousand_hostile_inputs_are_each_quarantined_with_their_true_reason(tmp_path):
+def test_a_thousand_hostile_inputs_get_their_true_reason(tmp_path):
+    """Each is quarantined, every good row is kept, and no bomb is unpacked."""
     seen = 0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for format, write in (("webdataset", write_tars), ("folder", write_folder), ("parquet", write_parquet)):
@@ -170,7 +172,8 @@ def test_a_parquet_set_without_the_columns_names_those_it_has(tmp_path):
     assert [each.caption for each in open_set(tmp_path, "parquet", image_column="jpg").samples()] == ["a"]
 
 
-def test_a_picture_of_the_right_size_keeps_its_bytes_and_any_other_becomes_that_size():
+def test_an_image_of_the_right_size_keeps_its_bytes():
+    """Any other becomes a PNG of that size."""
     rng = random.Random(0)
     right = picture(rng, "JPEG", (32, 32))
     assert Untrusted(10**6, 32).encoded(right) == right
@@ -189,7 +192,7 @@ def test_the_middle_is_cut_out():
     assert (Untrusted(300, 10).array(to_png(wide)) == 255).all()
 
 
-def test_a_turned_picture_is_set_upright_and_transparency_is_white():
+def test_a_turned_image_is_set_upright_and_transparency_is_white():
     tall = Image.fromarray(np.zeros((4, 8, 3), np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6

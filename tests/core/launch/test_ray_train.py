@@ -64,7 +64,8 @@ def free_cpus():
     return ray.available_resources().get("CPU", 0)
 
 
-def test_processes_on_ray_end_with_a_killed_launcher_and_a_rerun_has_the_bytes_of_one_process(nodes, hold, tokens):
+def test_processes_on_ray_end_with_a_killed_launcher(nodes, hold, tokens):
+    """A rerun goes on from the checkpoint and ends with the bytes of one process."""
     torch.set_num_threads(1)
     here, job = job_in(tokens / "here", 1), job_in(tokens / "killed", 1, "ray")
     outcome = execute(here)
@@ -86,7 +87,7 @@ def test_processes_on_ray_end_with_a_killed_launcher_and_a_rerun_has_the_bytes_o
     assert files_of(job.place.output) == files_of(here.place.output)
 
 
-def test_an_error_that_would_come_again_is_raised_in_its_own_words_and_not_tried_again(nodes, tmp_path, caplog):
+def test_a_lasting_error_is_raised_as_it_is_and_not_retried(nodes, tmp_path, caplog):
     latents = np.full((10, CHANNELS, SIDE, SIDE), np.inf, np.float16)
     write_rows(tmp_path / "tokens.parquet", rows=10, latents=[image.tobytes() for image in latents])
     with caplog.at_level(logging.INFO), pytest.raises(NonFiniteLossError, match=r"^step 0: the loss is not finite"):
@@ -94,14 +95,14 @@ def test_an_error_that_would_come_again_is_raised_in_its_own_words_and_not_tried
     assert "start again" not in caplog.text
 
 
-def test_more_processes_than_the_machines_hold_are_refused_at_once(nodes, tokens):
+def test_more_processes_than_the_machines_hold_are_refused(nodes, tokens):
     with pytest.raises(
         LaunchError, match=r"wants 8 processes with 1 CPU each, and the 2 machines .* have room for 4\."
     ):
         execute(job_in(tokens / "many", 8, "ray", batch_size=8))
 
 
-def test_an_interrupted_launcher_goes_on_when_its_processes_have_ended(nodes, tokens, monkeypatch):
+def test_an_interrupted_launcher_waits_for_its_processes_to_end(nodes, tokens, monkeypatch):
     fit, ended = on_ray._fit, []
     monkeypatch.setattr(on_ray, "_fit", lambda *given: ended.append(fit(*given)))
 
@@ -145,7 +146,7 @@ def test_a_lost_machine_costs_a_restart_and_no_byte(nodes, hold, tokens, caplog)
     assert files_of(job.place.output) == files_of(whole.place.output)
 
 
-def test_nothing_outside_is_contacted_by_a_cluster_of_this_machine_and_a_training_on_it(tmp_path):
+def test_a_cluster_and_a_training_on_it_contact_nothing_outside(tmp_path):
     write_rows(tmp_path / "tokens.parquet", rows=10)
     job = job_in(tmp_path / "job", 1, "ray", steps=6)
     (tmp_path / "job.json").write_text(job.model_dump_json())
@@ -156,7 +157,7 @@ def test_nothing_outside_is_contacted_by_a_cluster_of_this_machine_and_a_trainin
         assert seen.contacts() == []
 
 
-def test_a_machine_that_does_not_see_the_files_says_where_they_belong(tokens, monkeypatch):
+def test_a_machine_without_the_files_names_where_they_belong(tokens, monkeypatch):
     monkeypatch.setattr(on_ray, "SEEN_WITHIN", 0)
     job = job_in(tokens / "elsewhere", 1, "ray")
     job.place.folder.mkdir(parents=True)

@@ -72,7 +72,8 @@ def test_the_launched_student_is_that_of_the_last_checkpoint(whole):
     assert all(tensor.equal(averaged[name]) for name, tensor in averages.items())
 
 
-def test_a_killed_launcher_takes_its_processes_with_it_and_a_rerun_has_the_same_bytes(whole, tmp_path):
+def test_a_killed_launcher_takes_its_processes_with_it(whole, tmp_path):
+    """A rerun goes on from the checkpoint and ends with the same bytes."""
     folder, done, outcome, _ = whole
     job = job_in(folder / "killed", 2)
     (folder / "killed.json").write_text(job.model_dump_json())
@@ -92,7 +93,7 @@ def test_a_killed_launcher_takes_its_processes_with_it_and_a_rerun_has_the_same_
     assert files_of(job.place.output) == files_of(done.place.output)
 
 
-def test_a_launcher_that_is_interrupted_goes_on_when_its_processes_have_ended(whole):
+def test_an_interrupted_launcher_waits_for_its_processes_to_end(whole):
     folder, *_ = whole
     job = job_in(folder / "interrupted", 2)
 
@@ -104,7 +105,7 @@ def test_a_launcher_that_is_interrupted_goes_on_when_its_processes_have_ended(wh
     assert processes_of(job) == []
 
 
-def test_an_error_of_a_launched_process_is_raised_here_in_its_own_words(tmp_path):
+def test_an_error_of_a_launched_process_is_raised_here_as_it_is(tmp_path):
     latents = np.random.default_rng(0).standard_normal((10, CHANNELS, SIDE, SIDE)).astype(np.float16)
     latents[7, 1, 2, 3] = np.inf
     file = write_rows(tmp_path / "tokens.parquet", rows=10, latents=[image.tobytes() for image in latents])
@@ -114,7 +115,7 @@ def test_an_error_of_a_launched_process_is_raised_here_in_its_own_words(tmp_path
         execute(job_in(tmp_path / "job", 2))
 
 
-def test_one_process_is_this_one_and_its_bytes_are_those_of_its_own_run(tmp_path, whole, monkeypatch):
+def test_one_process_is_this_one_and_needs_no_launcher(tmp_path, whole, monkeypatch):
     monkeypatch.setattr("subprocess.Popen", None)
     torch.set_num_threads(1)
     write_rows(tmp_path / "tokens.parquet", rows=10)
@@ -140,13 +141,13 @@ def test_a_job_survives_its_way_through_json(whole):
     assert TrainingJob.model_validate_json(job.model_dump_json()) == job
 
 
-def test_a_batch_that_does_not_divide_is_refused_before_anything_starts(whole, monkeypatch):
+def test_a_batch_that_does_not_divide_is_refused_before_a_start(whole, monkeypatch):
     monkeypatch.setattr("subprocess.Popen", None)
     with pytest.raises(ValueError, match="does not divide among 3 processes"):
         execute(job_in(whole[0] / "three", 3))
 
 
-def test_what_a_dead_process_printed_last_is_kept_and_the_first_error_counts():
+def test_a_dead_process_leaves_its_last_lines_and_first_error():
     lines = ["Segmentation fault\n", f'{MARK}["error", {{"kind": "OSError", "text": "gone"}}]\n', "\n", "more\n"]
     lines.append(f'{MARK}["error", {{"kind": "RuntimeError", "text": "peer closed"}}]\n')
     listener = Listener(None)
@@ -155,7 +156,7 @@ def test_what_a_dead_process_printed_last_is_kept_and_the_first_error_counts():
 
 
 @pytest.mark.parametrize("kind", ["log", "error"])
-def test_a_message_however_long_is_written_in_a_piece_that_no_pipe_tears(kind, monkeypatch):
+def test_a_message_of_any_length_is_one_piece_no_pipe_tears(kind, monkeypatch):
     written = []
     monkeypatch.setattr("os.write", lambda _, data: written.append(data))
     for text in ("я" * 5000, "x" * 100_000, 'short "and"\nwhole'):
@@ -169,7 +170,7 @@ def test_a_message_however_long_is_written_in_a_piece_that_no_pipe_tears(kind, m
         assert found.content["text"] == text or len(line) > 0.85 * select.PIPE_BUF
 
 
-def test_a_line_that_a_library_printed_into_is_kept_as_one_that_was_printed():
+def test_a_line_that_a_library_printed_into_is_kept_as_printed():
     torn, listener = f'{MARK}["error", {{"kind": "RunSegmentation fault\n', Listener(None)
     assert launch._follow([torn], listener) == [torn.strip()]
     assert listener.error is None

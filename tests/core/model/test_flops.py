@@ -42,7 +42,7 @@ def student_of(objective_name: str, self_attention: bool):
 
 
 @pytest.mark.parametrize(("objective_name", "self_attention"), [("ddpm", False), ("v", True), ("flow", False)])
-def test_training_flops_equal_torchs_count_of_forward_and_backward(objective_name, self_attention):
+def test_training_flops_equal_torch_of_forward_and_backward(objective_name, self_attention):
     student = student_of(objective_name, self_attention)
     tokens = GRID[0] * GRID[1]
     generator = torch.Generator().manual_seed(1)
@@ -80,26 +80,27 @@ def test_probabilities_of_hidden_counts_are_those_of_the_draws(mask):
         assert (drawn == count).double().mean().item() == pytest.approx(expected.get(count, 0.0), abs=0.012)
 
 
-def test_the_mean_over_a_steps_masks_lies_between_the_fewest_and_the_most_hidden():
+def test_expected_flops_lie_between_smallest_and_largest_mask():
     mar, head = MarConfig(), HeadConfig()
     mean = expected_training_flops(mar, head, MaskConfig(), tokens=256, words=128, draws=4)
     least, most = (training_flops(mar, head, tokens=256, hidden=n, words=128, draws=4) for n in (180, 256))
     assert least < mean < most
 
 
-def test_a_decoder_block_of_the_papers_student_takes_24_length_width_squared_and_its_attention():
+def test_a_decoder_block_of_the_papers_student_matches_a_formula():
+    """It takes 24 x length x width^2, and its attention 4 x length^2 x width."""
     forward = forward_flops(MarConfig(), HeadConfig(), tokens=256, hidden=256, words=128, draws=1)
     assert forward["decoder"] == 16 * (24 * 256 * 1024**2 + 4 * 256**2 * 1024)
 
 
 @pytest.mark.parametrize(("objective_name", "self_attention"), [("ddpm", False), ("flow", True)])
-def test_parameters_from_the_configuration_are_those_of_the_student(objective_name, self_attention):
+def test_parameters_from_the_config_are_those_of_the_student(objective_name, self_attention):
     student = student_of(objective_name, self_attention)
     counted = sum(weight.numel() for weight in student.parameters())
     assert student_parameters(student.mar.config, student.head.config) == counted
 
 
-def test_the_papers_student_has_three_quarters_of_a_billion_parameters():
+def test_the_papers_student_has_0_7_to_0_9_billion_parameters():
     with torch.device("meta"):
         student = Student(MarConfig(), HeadConfig())
     counted = sum(weight.numel() for weight in student.parameters())

@@ -205,7 +205,7 @@ def test_bf16_autocast_stays_close():
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_bf16_attention_on_a_cpu_equals_the_fused_kernel_to_bf16_precision(masked):
+def test_bf16_attention_on_a_cpu_equals_fp32_to_bf16_precision(masked):
     generator = torch.Generator().manual_seed(0)
     query, key, value = torch.randn(3, 2, 4, 9, 8, generator=generator).bfloat16()
     key_mask = torch.arange(9) < torch.tensor([[4], [9]]) if masked else None
@@ -235,7 +235,7 @@ def test_positions_follow_rows_and_columns_of_any_grid():
     assert (places[:, 4:12, 1] - (torch.arange(4, 12) - 0.5) / 2).abs().max() <= 0.05
 
 
-def test_released_positions_are_swapped_on_grids_that_are_not_square():
+def test_released_positions_are_swapped_on_oblong_grids():
     table = torch.randn(16, 8)
     released = positions_for(table, (2, 6), released=True)
     upright = positions_for(table.view(4, 4, 8).transpose(0, 1).reshape(16, 8), (2, 6), released=True)
@@ -268,7 +268,8 @@ def test_latents_that_do_not_divide_into_patches_are_refused():
         unpatchify(torch.zeros(1, 8, 4), (3, 3), 1, 2)
 
 
-def test_fresh_weights_follow_from_the_seed_and_touch_no_other_randomness():
+def test_fresh_weights_follow_from_the_seed_alone():
+    """No other randomness is touched."""
     before = torch.random.get_rng_state()
     first, second, other = (new_student(MarConfig(**SIZES), HeadConfig(width=16, depth=1), seed) for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -284,7 +285,8 @@ def test_a_fresh_head_gives_zeros_of_the_objectives_width(objective, outputs):
     assert torch.equal(output, torch.zeros(5, outputs))
 
 
-def test_head_outputs_are_the_same_for_embedded_conditions_and_shared_times():
+def test_head_outputs_equal_those_of_embedded_conditions():
+    """Times that rows share change nothing either."""
     head = new_student(MarConfig(**SIZES), HeadConfig(width=16, depth=2), 0).head.requires_grad_(False)
     for parameter in head.parameters():
         parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
@@ -298,7 +300,8 @@ def test_head_outputs_are_the_same_for_embedded_conditions_and_shared_times():
 
 
 @torch.no_grad()
-def test_a_fresh_heads_blocks_pass_their_input_on_whatever_the_condition():
+def test_blocks_of_a_fresh_head_pass_their_input_on():
+    """The condition does not matter."""
     head = new_student(MarConfig(**SIZES), HeadConfig(width=16, depth=2), seed=0).head
     states, activated = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
     assert all(torch.equal(block(states, activated), states) for block in head.blocks)

@@ -168,7 +168,7 @@ def test_two_runs_differ_in_the_run_section_only():
     assert "Time and cost</h2>" not in without_run_facts(one)
 
 
-def test_a_recipe_too_small_to_learn_says_so_before_anything_else():
+def test_a_recipe_too_small_to_learn_warns_before_anything_else():
     page = render_report(report(scores_mean_nothing=True))
     assert page.index("The scores on this page mean nothing.") < page.index("<h1>")
     assert "mean nothing" not in render_report(report())
@@ -194,7 +194,7 @@ def test_clip_s_cosine_is_told_apart_from_a_score():
     assert "(no GenEval score)" not in render_report(report())
 
 
-def test_pictures_of_any_size_and_shape_are_shown_without_a_teacher_or_a_verdict():
+def test_images_of_any_size_are_shown_without_teacher_or_verdict():
     sizes = {"pretrain": (96, 64), "dpo": (1024, 512), "other": (17, 301)}
     samples = {name: Sample(np.zeros((*size, 3), np.uint8)) for name, size in sizes.items()}
     row = SampleRow("captions", "a red bus", samples)
@@ -215,7 +215,7 @@ def test_prompts_are_named_where_they_are_known():
     assert "finds what the caption says, over 553 captions of a file." in page
 
 
-def test_topics_beyond_those_listed_and_captions_without_a_pair_are_counted():
+def test_unlisted_topics_and_captions_without_a_pair_are_counted():
     page = render_report(report(other_topics=1976, captions_without_pair=12))
     assert "And 1,976 more topics" in page
     assert "12 captions gave no pair" in page
@@ -223,7 +223,8 @@ def test_topics_beyond_those_listed_and_captions_without_a_pair_are_counted():
     assert "gave no pair" not in render_report(report())
 
 
-def test_pictures_in_quarantine_are_counted_by_reason_and_a_page_without_them_is_silent():
+def test_images_in_quarantine_are_counted_by_reason():
+    """A page without any does not mention them."""
     said = "1,203 pictures could not be had (undecodable 1,200, too many pixels 3)"
     quarantine = {"undecodable": 1200, "too many pixels": 3}
     assert said in render_report(report(quarantine=quarantine))
@@ -246,7 +247,7 @@ def test_a_hundred_noisy_thumbnails_stay_below_two_megabytes():
     assert len(render_report(report(rows=32))) < 2e6
 
 
-def test_the_headline_tells_a_change_beyond_the_interval_from_noise():
+def test_the_headline_separates_noise_from_a_change_beyond_it():
     assert headline(SCORES) == (
         "On captions that training never saw, the pre-trained student scores 0.75 (0.72\N{EN DASH}0.78), and after "
         "DPO it scores 0.77 (0.74\N{EN DASH}0.80); the same pictures judged by another caption score 0.04. "
@@ -282,7 +283,8 @@ def test_the_running_mean_keeps_a_constant_and_does_not_lag():
     assert running_mean(noise).std() == pytest.approx(1 / np.sqrt(201), rel=0.3)
 
 
-def test_a_curve_that_falls_far_has_a_logarithmic_axis_and_one_that_does_not_a_linear_one():
+def test_a_curve_that_falls_far_has_a_logarithmic_axis():
+    """Any other has a linear one, with a line at zero if it crosses zero."""
     steps = np.arange(1, 51)
     assert "logarithmic" in loss_curve(Curve("loss", steps, {"loss": 1 / steps}))
     assert "logarithmic" not in loss_curve(Curve("accuracy", steps, {"accuracy": 0.5 + steps / 100}))
@@ -305,7 +307,7 @@ def test_a_curve_that_cannot_be_drawn_is_refused(values, message):
         loss_curve(Curve("loss", np.array([10, 20, 30]), {"loss": np.array(values)}))
 
 
-def test_bars_are_as_long_as_scores_and_whiskers_end_at_the_interval():
+def test_bars_are_as_long_as_scores_and_whiskers_span_intervals():
     drawn = score_bars({"pretrain": {"overall": Interval(0.5, 0.25, 0.75, 10)}})
     left, right = 122, 426
     assert (

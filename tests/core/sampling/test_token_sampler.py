@@ -89,7 +89,7 @@ def test_an_image_does_not_depend_on_its_batch(name, sampler):
     torch.testing.assert_close(together, turned, rtol=0, atol=1e-5 * scale)
 
 
-def test_equal_seeds_give_equal_bits_and_other_seeds_other_images():
+def test_equal_seeds_give_equal_bits_and_others_other_images():
     student, (text, mask) = trained_looking("v"), captions(3, 3)
     first = sample(student, text, mask, GRID, settings(), seeds=[1, 1])
     assert sample(student, text, mask, GRID, settings(), seeds=[1, 1]).equal(first)
@@ -99,7 +99,7 @@ def test_equal_seeds_give_equal_bits_and_other_seeds_other_images():
 
 
 @pytest.mark.parametrize(("name", "sampler"), SAMPLERS)
-def test_bf16_samples_are_near_those_of_fp32_and_come_back_in_fp32(name, sampler):
+def test_bf16_samples_are_near_fp32_ones_and_returned_in_fp32(name, sampler):
     text, mask = captions(4, 2)
     full, half = (
         sample(trained_looking(name), text, mask, GRID, settings(sampler, precision=precision), seeds=[1, 2])
@@ -109,7 +109,7 @@ def test_bf16_samples_are_near_those_of_fp32_and_come_back_in_fp32(name, sampler
     assert (half - full).square().mean().sqrt() < 0.05 * full.std()
 
 
-def test_known_tokens_are_kept_bit_for_bit_and_condition_the_rest():
+def test_known_tokens_are_kept_to_the_bit_and_condition_the_rest():
     student, (text, mask) = trained_looking("v"), captions(3, 4)
     keep = torch.arange(TOKENS) % 2 == 0
     known = torch.randn(2, TOKENS, TOKEN_WIDTH, generator=torch.Generator().manual_seed(3))
@@ -132,7 +132,8 @@ def test_an_image_that_is_all_known_comes_back():
 
 
 @pytest.mark.parametrize(("guidance", "reads"), [(1.0, 4), (3.0, 8)])
-def test_text_is_aligned_once_and_the_null_text_is_read_only_for_guidance(monkeypatch, guidance, reads):
+def test_text_is_aligned_once_and_null_text_read_for_guidance(monkeypatch, guidance, reads):
+    """Without guidance the null text is never read."""
     student, (text, mask), calls = trained_looking("v"), captions(3), []
     for name in ("align", "text_memory", "encode_decode", "read_text"):
         method = getattr(student.mar, name)
@@ -181,7 +182,7 @@ def test_guidance_moves_away_from_the_null_text():
 
 
 @torch.no_grad()
-def test_guidance_extends_the_line_from_the_null_text_to_the_caption():
+def test_guidance_extends_the_line_from_null_text_to_caption():
     """null + 3 (text - null): with one deterministic step a token is a constant times the prediction."""
     head, config = trained_looking("v").head, settings(head_steps=1)
     states, noises = torch.randn(2, 4, 16), torch.randn(1, 4, TOKEN_WIDTH)
@@ -236,7 +237,7 @@ def test_an_exact_head_gives_the_datas_distribution(name, sampler):
 
 @pytest.mark.parametrize(("name", "sampler"), SAMPLERS)
 @pytest.mark.parametrize("steps", [2, 7, 25])
-def test_an_exact_head_finds_a_single_token_in_any_number_of_steps(name, sampler, steps):
+def test_an_exact_head_reaches_a_single_token_in_any_steps(name, sampler, steps):
     token = torch.tensor([0.7, -1.3])
     tokens = draw_exactly(objective(name), sampler, steps, lambda noisy, *_: token.expand_as(noisy), 3)
     torch.testing.assert_close(tokens, token.expand_as(tokens), rtol=0, atol=2e-2)

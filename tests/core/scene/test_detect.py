@@ -71,7 +71,7 @@ def test_every_size_and_grid_scores_one(layout: str, size: int, grid: int, count
     assert scores(teach(World(layout=layout, image_size=size, grid=grid, **WHOLE), count)) == PERFECT
 
 
-def test_small_and_scattered_objects_on_darker_backgrounds_score_one():
+def test_small_scattered_objects_on_dark_backgrounds_score_one():
     world = World(layout="grid", image_size=64, radius=(0.25, 0.5), jitter=0.2, background=(0.5, 1.0), **WHOLE)
     assert scores(teach(world, 300)) == PERFECT
 
@@ -156,7 +156,7 @@ def test_an_extra_object_is_wrong():
     assert not satisfies(canvas(one, ("circle", "red", 36.0, 36.0, 6.5)), parse("a red circle"))
 
 
-def test_clutter_as_large_as_an_object_is_wrong_and_a_speck_is_not():
+def test_clutter_as_large_as_an_object_is_wrong_a_speck_is_not():
     image = canvas(("circle", "red", 12.0, 12.0, 6.5))
     smear, speck = image.copy(), image.copy()
     smear[40:43, 4:44] = COLORS["blue"]
@@ -178,7 +178,7 @@ def test_a_color_outside_the_vocabulary_is_clutter():
     assert not satisfies(teal, parse("a circle"))
 
 
-def test_a_background_in_a_color_of_the_vocabulary_hides_only_that_color():
+def test_a_background_of_a_known_color_conceals_only_that_color():
     image = canvas(("circle", "blue", 12.0, 12.0, 7), ("star", "red", 36.0, 36.0, 7), background=COLORS["red"])
     assert [(found.shape, found.color) for found in detect(image)] == [("circle", "blue")]
 

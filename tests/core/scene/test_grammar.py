@@ -42,7 +42,7 @@ def test_parse_inverts_the_whole_vocabulary():
             assert parse(caption) == meaning, caption
 
 
-def test_every_meaning_has_forty_distinct_phrasings_and_the_canonical_first():
+def test_every_meaning_has_forty_phrasings_the_canonical_first():
     for meaning in meanings(World()):
         said = phrasings(meaning)
         assert len(said) == len(set(said)) >= 40
@@ -100,7 +100,7 @@ def test_order_matters_where_it_says_something():
         ("a red circle left of a square", "expected no colour with every object"),
     ],
 )
-def test_other_captions_are_refused_with_the_reason_and_an_example(caption: str, reason: str):
+def test_other_captions_are_refused_with_reason_and_example(caption: str, reason: str):
     with pytest.raises(CaptionError) as error:
         parse(caption)
     assert reason in str(error.value)
@@ -150,7 +150,7 @@ def shows(scene: list, meaning: Meaning) -> bool:
     return first[axis] < second[axis]
 
 
-def test_meanings_exclude_each_other_exactly_where_no_scene_shows_both():
+def test_meanings_exclude_each_other_iff_no_scene_shows_both():
     every, found = list(scenes()), meanings(SMALL)
     right = [{i for i, scene in enumerate(every) if shows(scene, meaning)} for meaning in found]
     assert all(right)

@@ -38,7 +38,7 @@ def load(folder: Path, **asked) -> PipelineTeacher:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_a_picture_depends_on_its_prompt_and_seed_and_not_on_its_batch(folders, name):
+def test_an_image_depends_on_prompt_and_seed_not_on_its_batch(folders, name):
     together, alone = load(folders[name]), load(folders[name], batch_size=1)
     assert type(together.pipeline).__name__ == CLASSES[name]
     three, one = list(together.draw(PROMPTS, SEEDS)), list(alone.draw(PROMPTS, SEEDS))
@@ -112,7 +112,7 @@ def test_a_single_picture_that_does_not_fit_is_rejected(folders, monkeypatch):
     assert [why.reason for why in teacher.draw(PROMPTS, SEEDS)] == [Reason.OUT_OF_MEMORY] * 3
 
 
-def test_a_prompt_that_fails_is_rejected_and_the_others_are_drawn(folders):
+def test_a_failing_prompt_is_rejected_and_the_others_are_drawn(folders):
     teacher = load(folders["sd3"])
     first, failed, last = teacher.draw([PROMPTS[0], "a lone \ud800 surrogate", PROMPTS[2]], SEEDS)
     assert (failed.reason, "Error" in failed.detail) == (Reason.PROMPT_FAILED, True)
@@ -140,9 +140,8 @@ def test_values_that_are_not_numbers_are_rejected_and_not_black(folders):
     assert [why.reason for why in teacher.draw(PROMPTS[:1], SEEDS[:1])] == [Reason.NOT_A_NUMBER]
 
 
-def test_a_negative_prompt_reaches_pipelines_that_take_one_and_is_said_to_be_left_out_elsewhere(
-    folders, caplog, tmp_path
-):
+def test_a_negative_prompt_reaches_pipelines_that_take_one(folders, caplog, tmp_path):
+    """Elsewhere the log says that it is left out."""
     (plain,) = load(folders["sdxl"], guidance=5).draw(PROMPTS[:1], SEEDS[:1])
     (other,) = load(folders["sdxl"], guidance=5, negative_prompt="blurry").draw(PROMPTS[:1], SEEDS[:1])
     assert (plain != other).any()

@@ -54,7 +54,8 @@ def draw(url: str, prompts=PROMPTS, concurrency: int = 3, **asked) -> list[np.nd
         return list(EndpointTeacher(config(**asked), endpoint, concurrency).draw(prompts, range(len(prompts))))
 
 
-def test_each_prompt_gets_its_own_picture_in_order_with_several_requests_under_way():
+def test_prompts_get_their_own_images_in_order():
+    """Several requests are under way at once."""
     three = threading.Barrier(3)  # none is answered before there are three
 
     def answer_three(body):
@@ -75,7 +76,7 @@ def test_a_request_says_what_the_recipe_says():
     assert asked.bodies == [expected]
 
 
-def test_a_refusal_is_the_prompts_own_and_keeps_the_servers_words():
+def test_a_refusal_is_the_prompts_own_and_quotes_the_server():
     def refuse_two(body):
         if body["prompt"] == "prompt 2":
             return Reply({"error": {"code": "content_policy_violation", "message": "not that"}}, 400)
@@ -88,7 +89,8 @@ def test_a_refusal_is_the_prompts_own_and_keeps_the_servers_words():
     assert len(asked.bodies) == 6  # a refusal is not asked again
 
 
-def test_passing_trouble_is_asked_again_and_lasting_trouble_is_the_prompts_own():
+def test_passing_trouble_is_retried_and_lasting_trouble_recorded():
+    """Lasting trouble counts for the prompt alone."""
     with serving([Reply(status=500), Reply(status=429, headers={"Retry-After": "0.05"}), answer(grey(7))]) as asked:
         assert draw(asked.url, PROMPTS[:1])[0][0, 0, 0] == 7
     with serving([Reply(status=500)]) as asked:
@@ -102,7 +104,7 @@ def test_a_server_that_fails_on_everything_ends_the_run():
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_wrong_key_or_address_ends_the_run_without_showing_the_key(status, caplog):
+def test_a_wrong_key_or_address_ends_the_run_and_hides_the_key(status, caplog):
     caplog.set_level(logging.DEBUG)
     with serving([Reply({"error": f"wrong key {KEY}"}, status)]) as asked, pytest.raises(EndpointError) as caught:
         draw(asked.url)
@@ -126,7 +128,7 @@ def test_a_wrong_key_or_address_ends_the_run_without_showing_the_key(status, cap
         (answer(grey(1) + bytes(200_000)), Reason.PICTURE_TOO_LARGE),
     ],
 )
-def test_an_answer_without_a_good_picture_is_quarantined_with_its_reason(reply, reason):
+def test_an_answer_without_a_good_image_is_quarantined(reply, reason):
     with serving([reply]) as asked:
         assert [each.reason for each in draw(asked.url, PROMPTS[:1], max_pixels=100_000, max_bytes=100_000)] == [reason]
 
@@ -211,7 +213,7 @@ def served(url: str) -> Settings:
     return Settings(device="cpu", threads=1, images_url=url)
 
 
-def test_where_the_endpoint_is_and_its_key_do_not_enter_the_key_of_the_pictures(monkeypatch):
+def test_address_and_secret_do_not_enter_the_key_of_the_images(monkeypatch):
     before = synthesis.config(painted())
     monkeypatch.setenv("LIGHTGEN_IMAGES_URL", "http://elsewhere/v1")
     monkeypatch.setenv("LIGHTGEN_IMAGES_KEY", KEY)
@@ -219,13 +221,13 @@ def test_where_the_endpoint_is_and_its_key_do_not_enter_the_key_of_the_pictures(
     assert synthesis.config(painted(model="another")) != before
 
 
-def test_an_address_that_holds_a_secret_is_refused_and_the_secret_not_shown(tmp_path):
+def test_an_address_with_a_secret_is_refused_without_showing_it(tmp_path):
     with pytest.raises(EndpointError, match="holds a user or a query; give secrets as the key") as error:
         run_recipe(tmp_path, PROMPTS, painted(), served("https://me:hush@host/v1"))
     assert "hush" not in str(error.value)
 
 
-def test_the_stage_keeps_what_came_and_the_key_out_of_everything_it_writes(tmp_path, monkeypatch, caplog):
+def test_the_stage_keeps_the_images_and_writes_the_key_nowhere(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("LIGHTGEN_IMAGES_KEY", KEY)
 
@@ -244,7 +246,7 @@ def test_the_stage_keeps_what_came_and_the_key_out_of_everything_it_writes(tmp_p
     assert "***" in made.quarantine["detail"][0].as_py()
 
 
-def test_when_every_prompt_is_refused_the_stage_fails_and_names_the_reason(tmp_path):
+def test_a_stage_with_all_prompts_refused_fails_with_the_reason(tmp_path):
     why = "6 in quarantine, most often: the endpoint refused the prompt"
     with serving([Reply({"error": "no"}, 400)]) as asked, pytest.raises(NothingDrawn, match=why):
         run_recipe(tmp_path, PROMPTS, painted(), served(asked.url))

@@ -16,7 +16,8 @@ def in_thread(folder):
     return Writer(folder, keep=2, device=CPU, asynchronous=True)
 
 
-def test_checkpoints_from_the_thread_have_the_bytes_of_those_written_at_once(tmp_path):
+def test_checkpoints_from_the_thread_have_equal_bytes(tmp_path):
+    """The same bytes as those written at once."""
     for name, asynchronous in (("now", None), ("thread", True)):
         with Writer(tmp_path / name, keep=2, device=CPU, asynchronous=asynchronous) as writer:
             for step in (3, 6, 9):
@@ -63,7 +64,7 @@ def test_one_checkpoint_is_written_at_a_time(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("then", ["next save", "end"])
-def test_an_error_of_the_thread_is_raised_where_training_meets_it(tmp_path, monkeypatch, then):
+def test_an_error_of_the_thread_is_raised_in_training(tmp_path, monkeypatch, then):
     def full(*_):
         raise OSError("No space left on device")
 
@@ -76,7 +77,7 @@ def test_an_error_of_the_thread_is_raised_where_training_meets_it(tmp_path, monk
             pytest.fail("the error of the first save was not raised")
 
 
-def test_a_thread_killed_in_the_middle_leaves_the_older_checkpoint(tmp_path, monkeypatch):
+def test_a_thread_killed_half_way_leaves_the_older_checkpoint(tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 

@@ -108,7 +108,7 @@ def test_what_a_kill_leaves_half_written_is_not_a_checkpoint(tmp_path, monkeypat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000006"]
 
 
-def test_a_full_disk_keeps_nothing_of_the_new_checkpoint_and_all_of_the_old(tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_old_checkpoint_and_no_new_part(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, state_after(3), keep=2)
 
     def full(descriptor):

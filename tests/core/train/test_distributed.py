@@ -64,7 +64,7 @@ def last_bytes(folder):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_have_the_losses_of_one_with_the_same_batch(tmp_path, pair, kind):
+def test_two_processes_have_the_losses_of_one(tmp_path, pair, kind):
     folder, rows = pair
     alone = fitted(folder, tmp_path, kind, Layout(), dropout=0.0).rows
     close = 1e-4 if kind == "muon" else 1e-6  # Muon rounds its gradients' directions to bf16
@@ -79,13 +79,14 @@ def test_sharded_training_has_the_losses_of_one_process(tmp_path, pair, kind):
     assert losses(rows[f"fsdp {kind}"]) == pytest.approx(losses(alone), rel=1e-6)
 
 
-def test_sharded_training_recomputed_compiled_and_row_by_row_has_the_losses_of_one_process(tmp_path, pair):
+def test_sharded_recomputed_compiled_training_has_equal_losses(tmp_path, pair):
+    """Row by row too, they are the losses of one process."""
     folder, rows = pair
     alone = fitted(folder, tmp_path, "ddpm", Layout(), dropout=0.0).rows
     assert losses(rows["frugal"]) == pytest.approx(losses(alone), rel=1e-5)
 
 
-def test_rows_have_the_same_dropout_in_two_processes_and_in_two_micro_batches(tmp_path, pair):
+def test_dropout_is_equal_in_two_processes_and_two_micro_batches(tmp_path, pair):
     folder, rows = pair
     alone = fitted(folder, tmp_path, "v", Layout(micro_batch=2)).rows
     assert losses(rows["whole v"]) == pytest.approx(losses(alone), rel=1e-6)
@@ -93,13 +94,14 @@ def test_rows_have_the_same_dropout_in_two_processes_and_in_two_micro_batches(tm
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "fsdp"])
-def test_two_processes_six_steps_equal_three_saved_and_three_more(pair, kind):
+def test_two_processes_resume_to_the_bytes_of_a_whole_run(pair, kind):
+    """Six steps equal three saved and three more."""
     folder, rows = pair
     assert last_bytes(folder / f"parts-{kind}") == last_bytes(folder / f"whole-{kind}")
     assert rows[f"parts {kind}"] == rows[f"whole {kind}"] and len(rows[f"whole {kind}"]) == 6
 
 
-def test_sharded_checkpoints_hold_whole_tensors_under_the_same_names(pair):
+def test_sharded_checkpoints_hold_whole_tensors_by_equal_names(pair):
     folder, _ = pair
     for name in FILES:
         sharded, replicated = (load_file(folder / run / "step-00000006" / name) for run in ("fsdp-ddpm", "ddp-ddpm"))
@@ -114,7 +116,8 @@ def test_two_sharded_processes_go_on_where_one_process_stopped(tmp_path, pair):
     assert rows["two after one"][:3] == alone[:3]
 
 
-def test_both_processes_stop_at_a_loss_that_one_of_them_has_and_name_its_row(pair):
+def test_both_processes_stop_at_a_bad_loss_and_name_its_row(pair):
+    """Only one of them has the row."""
     folder, _ = pair
     source = TokenSource([folder / "broken/tokens.parquet"], patch=PATCH, batch_size=4, seed=7)
     bad = next(step for step in range(6) if 107 in source.batch(step).ids)

@@ -85,7 +85,7 @@ def test_a_large_margin_neither_overflows_nor_pushes():
     assert pairs.loss.tolist() == [0.0, 12500.0] and winner.grad.tolist() == [0.0, 2500.0]
 
 
-def test_the_gradient_lowers_the_winners_error_and_raises_the_losers():
+def test_the_gradient_lowers_the_winners_raises_the_losers_error():
     """At equality both have slope beta / 4."""
     winner, loser = (torch.full((3,), 0.4, requires_grad=True) for _ in range(2))
     dpo_loss(winner, loser, torch.full((3,), 0.4), torch.full((3,), 0.4), beta=8.0).loss.sum().backward()
@@ -101,7 +101,7 @@ def residuals(seed, alignment):
 
 @pytest.mark.parametrize("alignment", [-2.0, 0.0, 0.7, 3.0])
 @pytest.mark.parametrize("mu", [0.0, 0.3])
-def test_the_factor_keeps_the_winners_error_from_rising_to_first_order(alignment, mu):
+def test_the_factor_keeps_the_winners_error_from_rising(alignment, mu):
     """The outputs move by -step * (gA - factor * gB); the winner's error then falls by mu |gA|^2 step or more."""
     winner, loser = residuals(0, alignment)
     factor = loser_factor(winner, loser, mu)
@@ -202,7 +202,7 @@ def test_guards_keep_the_winner_likely(pairs, tmp_path):
     assert ends["anchor"]["winner_delta"] < min(0.0, ends["none"]["winner_delta"])
 
 
-def test_the_reference_is_left_as_it_is_and_neither_model_drops_out(pairs, tmp_path):
+def test_the_reference_stays_and_neither_model_drops_out(pairs, tmp_path):
     _, reference, result = run(pairs, tmp_path)
     assert result.rows[0]["winner_delta"] == result.rows[0]["loser_delta"] == 0.0
     before = warm_student().state_dict()
@@ -235,7 +235,7 @@ def test_the_rise_is_an_average_over_the_log():
 
 
 @pytest.mark.parametrize(("first_bad", "kept"), [(2, 0), (5, 3)])
-def test_a_rise_beyond_the_tolerance_brings_back_the_last_checkpoint(pairs, tmp_path, monkeypatch, first_bad, kept):
+def test_a_rise_above_the_tolerance_restores_the_last_checkpoint(pairs, tmp_path, monkeypatch, first_bad, kept):
     before, _, _ = run(pairs, tmp_path / "before", steps=6)
     monkeypatch.setattr("lightgen_core.train.dpo.winner_rise", lambda rows, horizon: float(len(rows) >= first_bad))
     policy, _, result = run(pairs, tmp_path / "stopped", steps=6, tolerance=0.1)

@@ -67,13 +67,13 @@ def test_a_batch_holds_both_moments_cut_into_tokens_alike(file):
     assert batch.tokens.equal(patchify(MEAN[rows], PATCH)) and batch.std.equal(patchify(STD[rows], PATCH))
 
 
-def test_a_file_in_another_layout_of_pages_is_read_with_its_moments(tmp_path, file):
+def test_a_file_with_other_pages_is_read_with_its_moments(tmp_path, file):
     packed = tmp_path / "packed.parquet"
     pq.write_table(pq.read_table(file), packed, compression="zstd")
     assert source_of(packed).batch(1).std.equal(source_of(file).batch(1).std)
 
 
-def test_files_with_and_without_moments_are_not_trained_on_together(tmp_path, file):
+def test_files_with_and_without_moments_do_not_train_together(tmp_path, file):
     plain = write_rows(tmp_path / "plain.parquet", rows=3)
     with pytest.raises(DataError, match="without column std"):
         source_of(file, plain)
@@ -99,7 +99,8 @@ def noise_at(step: int, source: TokenSource) -> Tensor:
     return (tokens_at(step, source) - batch.tokens) / batch.std
 
 
-def test_micro_batches_processes_and_restarts_draw_the_same_tokens_and_steps_others(file):
+def test_micro_batches_processes_and_restarts_draw_equal_tokens(file):
+    """Other steps draw others."""
     whole = tokens_at(3, source_of(file))
     assert tokens_at(3, source_of(file)).equal(whole)
     assert all(tokens_at(3, source_of(file), size).equal(whole) for size in (1, 2))
@@ -121,7 +122,8 @@ def test_tokens_of_many_steps_have_the_stored_mean_and_deviation(file):
     assert torch.allclose(seen.std(dim=0), std, rtol=5 * 0.029)
 
 
-def test_noise_of_latents_changes_nothing_else_of_a_draw_and_is_independent_of_it():
+def test_noise_of_latents_changes_nothing_else_of_a_draw():
+    """It is independent of the rest too."""
     plain, more = (
         draw(64, TOKENS, 16, MaskConfig(low=0.99), objective("v"), 1, 0.5, step_generator(1, 2), None, latents)
         for latents in (False, True)
@@ -148,7 +150,7 @@ def run(tokens_file: Path, folder: Path, kill_at: int = 0, layout: Layout = ALON
     return [row["loss"] for row in result.rows], student.state_dict()
 
 
-def test_training_that_was_interrupted_ends_with_the_bytes_of_one_that_was_not(tmp_path, file):
+def test_interrupted_training_ends_with_the_same_bytes(tmp_path, file):
     losses, weights = run(file, tmp_path / "whole")
     with pytest.raises(Interrupted):
         run(file, tmp_path / "parts", kill_at=5)
@@ -165,7 +167,7 @@ def test_training_on_micro_batches_has_the_losses_of_whole_ones(tmp_path, file):
         assert parts == pytest.approx(whole, rel=1e-5)
 
 
-def test_deviations_of_zero_train_as_the_mean_alone_does_to_the_bit(tmp_path):
+def test_deviations_of_zero_train_as_the_mean_alone_to_the_bit(tmp_path):
     none = with_moments(tmp_path / "none.parquet", torch.zeros_like(STD))
     plain = write_rows(tmp_path / "plain.parquet", rows=10, latents=in_bytes(MEAN))
     losses, weights = run(none, tmp_path / "none")

@@ -101,7 +101,7 @@ def updater_of(student, tokens, layout):
     return Updater(student.train(), criterion, config, seed=7, device=CPU, layout=layout), source
 
 
-def test_nothing_is_compiled_any_more_once_the_buckets_have_been_seen(tmp_path, tokens, graphs):
+def test_nothing_is_compiled_once_the_buckets_have_been_seen(tmp_path, tokens, graphs):
     """Hidden are 3, 6 or 9 of 9 tokens, words 2, 4 or 6: seven shapes for Block, three for TextBlock and the head's."""
     seen, layout = [], Layout(compile=True, word_multiple=2)
     settings = {"steps": 24, "checkpoint_every": 24, "mask": BUCKETS, "batch_size": 1}
@@ -141,7 +141,7 @@ def test_padded_words_change_nothing(tokens):
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
 
-def test_a_student_that_reads_padding_is_cut_only_where_there_is_none(tmp_path, tokens):
+def test_a_student_that_reads_padding_is_cut_where_there_is_none(tmp_path, tokens):
     student = tiny_student()
     student.mar.config = student.mar.config.model_copy(update={"attend_to_padding": True})
     text = [bytes(2 * LONGEST * TEXT_WIDTH)] * 24

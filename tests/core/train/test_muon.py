@@ -14,7 +14,8 @@ def matrices(*shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", [(2, 16, 48), (2, 48, 16)])
-def test_an_orthogonalised_matrix_has_singular_values_near_one_and_the_same_singular_vectors(shape):
+def test_an_orthogonalised_matrix_has_singular_values_near_one(shape):
+    """Its singular vectors stay."""
     given = matrices(*shape)
     found = orthogonal(given)
     values = torch.linalg.svdvals(found)
@@ -29,7 +30,8 @@ def optimizer_of(weight: nn.Parameter, **changes) -> Muon:
     return Muon([weight], [], **settings)
 
 
-def test_an_update_has_the_size_of_an_adamw_update_whatever_the_gradient():
+def test_an_update_has_the_size_of_an_adamw_update():
+    """The size of the gradient does not matter."""
     for size in (1e-6, 1e6):
         weight = nn.Parameter(torch.zeros(16, 48))
         weight.grad = matrices(16, 48) * size
@@ -44,7 +46,8 @@ def test_weights_decay_by_learning_rate_times_decay():
     assert torch.allclose(weight, torch.full((4, 4), 1 - 0.1 * 0.5))
 
 
-def test_a_flag_on_the_device_skips_weights_and_momentum_even_of_gradients_that_are_no_numbers():
+def test_a_flag_on_the_device_skips_weights_and_momentum():
+    """Gradients that are no numbers leave no trace."""
     weight = nn.Parameter(matrices(8, 8))
     before = weight.detach().clone()
     optimizer = optimizer_of(weight)

@@ -185,7 +185,7 @@ def updater_of(student, **changes):
     return Updater(student.train(), criterion, config, seed=7, device=CPU)
 
 
-def test_after_a_broken_step_no_update_is_made_until_the_host_looks(tokens):
+def test_a_broken_step_stops_all_updates_until_the_host_looks(tokens):
     student = tiny_student()
     updater = updater_of(student)
     source = TokenSource([tokens], patch=PATCH, batch_size=4, seed=7)
@@ -200,7 +200,7 @@ def test_after_a_broken_step_no_update_is_made_until_the_host_looks(tokens):
     assert all(weight.equal(before[name]) for name, weight in student.state_dict().items())
 
 
-def test_a_loss_that_is_not_finite_makes_no_update_even_where_its_gradient_is(tokens):
+def test_a_non_finite_loss_skips_the_update_of_finite_gradients(tokens):
     """Else processes would disagree: they share their gradients, not their losses."""
     student = tiny_student()
     updater = updater_of(student)

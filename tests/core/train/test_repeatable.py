@@ -67,9 +67,8 @@ def weights(tokens, folder, kind, kill_at=None):
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
-def test_a_run_on_two_threads_has_the_weights_of_an_equal_run_and_of_one_that_was_interrupted(
-    tmp_path, tokens, two_threads, kind
-):
+def test_equal_runs_on_two_threads_have_equal_weights(tmp_path, tokens, two_threads, kind):
+    """A run that was interrupted and resumed has them too."""
     whole, again = weights(tokens, tmp_path / "whole", kind), weights(tokens, tmp_path / "again", kind)
     with pytest.raises(Interrupted):
         weights(tokens, tmp_path / "killed", kind, kill_at=5)

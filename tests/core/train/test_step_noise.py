@@ -56,7 +56,7 @@ def test_a_draw_says_the_same_in_mask_and_index(step):
     assert drawn.timestep.shape == (3, BATCH * drawn.num_hidden)
 
 
-def test_noise_is_standard_normal_and_independent_between_images_and_draws():
+def test_noise_is_normal_and_independent_of_image_and_draw():
     noise = draw(64, 64, 16, MaskConfig(), objective("v"), 2, 0.1, step_generator(0, 0)).noise
     assert stats.kstest(noise.flatten().numpy(), "norm").pvalue > 1e-3
     pairs = np.corrcoef(noise.view(2 * 64, -1).numpy())[np.triu_indices(2 * 64, 1)]
@@ -103,7 +103,7 @@ def test_uniform_counts_respect_the_smallest_share():
     assert set(counts(10, MaskConfig(kind="uniform", low=0.65), 400)) == {7, 8, 9, 10}
 
 
-def test_counts_are_rounded_up_to_the_multiple_and_never_exceed_the_tokens():
+def test_counts_are_rounded_up_and_never_exceed_the_tokens():
     plain, rounded = counts(250, MaskConfig(), 400), counts(250, MaskConfig(multiple=16), 400)
     assert np.array_equal(rounded, np.minimum(np.ceil(plain / 16) * 16, 250))
 
@@ -132,7 +132,7 @@ def student_and_batch(name: str):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_losses_of_hidden_tokens_equal_the_parts_computed_by_hand(name):
+def test_losses_of_masked_tokens_equal_parts_computed_by_hand(name):
     student, (tokens, text, text_mask) = student_and_batch(name)
     drawn = draw_of(name=name, mask=MaskConfig(kind="uniform", low=0.3))
     losses = token_losses(student, tokens, text, text_mask, (3, 3), drawn)

@@ -39,7 +39,8 @@ def test_reconstructions_score_at_least_098(codec: LatentCodec, name: str) -> No
     assert scores["overall"] >= 0.98
 
 
-def test_reconstructions_survive_noise_of_a_third_of_the_latents_deviation(codec: LatentCodec) -> None:
+def test_reconstructions_survive_noise_of_a_third_deviation(codec: LatentCodec) -> None:
+    """A third of the latents' standard deviation."""
     assert reconstruction(codec, World(), 120, np.random.default_rng(2), noise=0.33)["overall"] >= 0.98
 
 
@@ -53,12 +54,14 @@ def test_a_48_px_picture_is_nine_tokens_of_64_values(codec: LatentCodec) -> None
     assert latents.shape == (1, 16, 6, 6) and latents.size == 9 * 64
 
 
-def test_clip_picks_the_right_caption_among_50_for_nine_in_ten_held_out_pictures() -> None:
+def test_clip_picks_the_caption_of_nine_in_ten_held_out_images() -> None:
+    """It picks one caption of 50."""
     assert picks(Clip.load("zoo:clip"), World(), 180, np.random.default_rng(4)) >= 0.9
 
 
 @pytest.mark.parametrize(("category", "least"), [("position", 0.95), ("color_attr", 0.85)])
-def test_frozen_text_states_tell_relation_and_binding_of_held_out_captions(category: str, least: float) -> None:
+def test_frozen_text_states_encode_relation_and_binding(category: str, least: float) -> None:
+    """Probed on held-out captions."""
     assert probe(TextEncoder.load("zoo:t5"), World(), category, np.random.default_rng(5), steps=400) > least
 
 
@@ -75,7 +78,8 @@ def test_shipped_tokenizers_are_the_one_that_is_built() -> None:
         assert shipped["model"]["vocab"] == built.get_vocab()
 
 
-def test_no_text_encoder_sees_what_any_world_of_the_first_words_holds_out() -> None:
+def test_no_text_encoder_sees_what_a_world_holds_out() -> None:
+    """This holds for any world of the vocabulary's first words."""
     seen = set(seen_meanings())
     for colors, shapes in ((6, 5), (10, 7), (4, 3), (3, 4)):
         hidden = split(World(colors=tuple(COLORS)[:colors], shapes=SHAPES[:shapes]))[1]
@@ -112,7 +116,8 @@ def test_an_unknown_zoo_model_is_refused() -> None:
         resolve("zoo:vae")
 
 
-def test_the_autoencoders_training_is_repeatable_and_saves_what_the_codec_loads(tmp_path: Path) -> None:
+def test_training_the_autoencoder_is_repeatable(tmp_path: Path) -> None:
+    """It saves a model that the codec loads."""
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8))
     biases = []
     for _ in range(2):
@@ -138,7 +143,8 @@ def test_every_picture_of_a_lesson_shows_what_its_caption_says(lesson: Captioned
     assert 1 < lesson.truth.float().sum(1).mean() < 10
 
 
-def test_clips_training_moves_every_weight_and_saves_what_open_clip_loads(lesson: Captioned, tmp_path: Path) -> None:
+def test_training_clip_moves_every_weight(lesson: Captioned, tmp_path: Path) -> None:
+    """It saves a model that open_clip loads."""
     tokenizer = make_tokenizer()
     torch.manual_seed(0)
     model = train_clip.make_model(len(tokenizer))
@@ -149,9 +155,8 @@ def test_clips_training_moves_every_weight_and_saves_what_open_clip_loads(lesson
     assert Clip.load(str(tmp_path)).width == train_clip.EMBEDDING
 
 
-def test_the_t5s_training_moves_every_weight_and_saves_what_transformers_loads(
-    lesson: Captioned, tmp_path: Path
-) -> None:
+def test_training_t5_moves_every_weight(lesson: Captioned, tmp_path: Path) -> None:
+    """It saves a model that transformers loads."""
     tokenizer = make_tokenizer()
     torch.manual_seed(0)
     towers = train_t5.Towers(len(tokenizer), embedding=8)

@@ -55,14 +55,15 @@ def test_money_is_a_column_where_there_is_a_price():
     assert with_price.split() == [*without.split(), "money"]
 
 
-def test_what_does_not_do_has_a_word_of_its_own_and_the_last_line_says_whether_the_machine_is_ready():
+def test_a_failed_check_has_a_word_of_its_own():
+    """The last line says whether the machine is ready."""
     small = {"check": "disk", "state": "missing", "word": "too small", "found": "9 GB free"}
     fine = {"check": "torch", "state": "ok", "word": "ok", "found": "2.11"}
     assert describe_checks([fine, small]) == "torch  ok         2.11\ndisk   too small  9 GB free\nnot ready: disk"
     assert describe_checks([fine]).endswith("\nready")
 
 
-def test_store_show_tells_what_an_artifact_is_and_json_prints_its_manifest(tmp_path):
+def test_store_show_describes_an_artifact_and_json_its_manifest(tmp_path):
     store = Store(str(tmp_path))
     artifact = Artifact(store, "captions", "0123456789")
     for number in range(23):
@@ -125,7 +126,7 @@ def test_mistakes_with_a_student_are_told_before_torch_is_loaded(tmp_path):
     assert "Did you mean 'head_steps'?" in said[1] and "there is nothing at /nosuch/folder" in said[7]
 
 
-def test_a_folder_with_the_student_inside_is_answered_with_the_way_to_it(tmp_path):
+def test_a_folder_around_the_student_is_answered_with_its_path(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text('{"mar": {}, "head": {}, "info": {}}')
     result = CliRunner().invoke(cli, ["sample", str(tmp_path), "a star"])

@@ -91,7 +91,7 @@ def test_a_model_on_the_hub_is_looked_up_and_not_downloaded(online):
     assert online == ["GET /api/models/org/name/revision/main?blobs=true"]
 
 
-def test_a_pinned_folder_of_a_repository_is_looked_up_at_its_commit(online):
+def test_a_pinned_folder_of_a_repository_is_read_at_its_commit(online):
     found = find(f"org/name/vae@{COMMIT}")
     assert (found.state, found.download, "pinned" in found.found) == ("note", 9, False)
     assert online == [f"GET /api/models/org/name/revision/{COMMIT}?blobs=true"]
@@ -135,7 +135,7 @@ def test_a_model_in_the_cache_is_ready_and_told_how_to_be_pinned(online, tmp_pat
     assert online == []
 
 
-def test_a_model_of_which_only_the_configuration_is_cached_is_not_here(online, tmp_path):
+def test_a_model_with_only_its_configuration_cached_is_not_here(online, tmp_path):
     cached(tmp_path, b"")
     assert find("org/name").found.startswith("on the hub, 3 GB to download")
 
@@ -164,7 +164,7 @@ def test_a_device_that_is_too_small_is_noted(monkeypatch, tmp_path):
     assert row["found"].startswith("20.9 MB for training state")
 
 
-def test_the_keys_of_endpoints_are_told_as_set_or_not_and_never_shown(monkeypatch):
+def test_keys_of_endpoints_are_reported_as_set_and_never_shown(monkeypatch):
     monkeypatch.setenv("LIGHTGEN_LLM_KEY", "a secret")
     monkeypatch.delenv("LIGHTGEN_LLM_URL", raising=False)
     rows = doctor._keys(load_recipe("lightgen-0.7b-256"))
@@ -176,7 +176,7 @@ def test_the_keys_of_endpoints_are_told_as_set_or_not_and_never_shown(monkeypatc
     assert {row["check"]: row["state"] for row in rows} == {"LIGHTGEN_IMAGES_URL": "ok", "LIGHTGEN_IMAGES_KEY": "note"}
 
 
-def test_a_recipe_whose_models_are_missing_exits_with_1_and_names_them():
+def test_a_recipe_with_missing_models_exits_1_and_names_them():
     command = [sys.executable, "-m", "flows", "doctor", "lightgen-0.7b-256", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     checks = {row["check"]: row for row in json.loads(done.stdout)["checks"]}

@@ -52,7 +52,8 @@ def by_hand() -> dict[str, float]:
     }
 
 
-def test_the_estimate_of_the_papers_recipe_is_the_count_by_hand_within_five_percent():
+def test_the_estimate_of_the_papers_recipe_is_the_count_by_hand():
+    """Within five percent."""
     command = [sys.executable, "-m", "flows", "estimate", "lightgen-0.7b-256", "--json", "--price", "2.5"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result, hand = json.loads(done.stdout), by_hand()
@@ -100,7 +101,7 @@ def test_phases_and_mirrored_rows_add_up():
     assert rows(both)["tokens"]["bytes"] == 960 * (2 * 16 * (6 * 6 + 12 * 12) + 2 * text + 2 * caption)
 
 
-def test_fewer_words_make_smaller_rows_and_never_more_than_the_most():
+def test_fewer_text_tokens_make_smaller_rows_up_to_the_maximum():
     one, two, three = (
         rows(estimate(load_recipe("smoke"), Rates(), words))["tokens"]["bytes"] for words in (10, None, 1000)
     )
@@ -113,7 +114,7 @@ def test_a_throughput_that_is_none_is_explained(text):
         parse_throughput([text])
 
 
-def test_sizes_come_from_a_models_own_configuration_or_from_what_is_known(tmp_path):
+def test_sizes_come_from_a_models_configuration_or_a_known_list(tmp_path):
     assert codec_stride("zoo:autoencoder") == 8
     assert codec_stride("mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers@main") == 32
     assert (embedding_width("zoo:clip"), embedding_width("ViT-B-32-SigLIP2-256/webli")) == (64, 768)

@@ -35,7 +35,7 @@ def lightgen(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "flows", *arguments], capture_output=True, text=True, timeout=300)
 
 
-def test_a_pipeline_is_scored_on_the_scene_world_as_one_json_object(pipeline):
+def test_scores_of_a_pipeline_on_the_scene_world_are_one_json(pipeline):
     done = lightgen("eval", pipeline, "--images", "1", "--per-category", "1", "--steps", "2", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -68,7 +68,7 @@ def test_pictures_are_kept_as_geneval_s_own_scripts_read_them(pipeline, tmp_path
     assert [verdict["correct"] for verdict in verdicts] == [True, True, False, False]
 
 
-def test_a_picture_of_a_pipeline_depends_on_its_caption_and_seed_alone(pipeline, tmp_path):
+def test_a_pipelines_image_depends_on_caption_and_seed_alone(pipeline, tmp_path):
     few, many = tmp_path / "few", tmp_path / "many"
     evaluate(pipeline, images=1, per_category=1, steps=2, output=few)
     evaluate(pipeline, images=2, per_category=1, steps=2, output=many)
@@ -85,7 +85,7 @@ def metadata(folder: Path) -> Path:
     return path
 
 
-def test_a_picture_that_the_safety_checker_takes_away_counts_as_wrong(tmp_path):
+def test_an_image_the_safety_checker_withholds_counts_as_wrong(tmp_path):
     model, judge = save_sd_that_flags_everything(tmp_path / "pipeline"), recipe_with_local_judge(tmp_path)
     out = tmp_path / "out"
     result = evaluate(f"diffusers:{model}", recipe=judge, metadata=metadata(tmp_path), images=2, steps=1, output=out)
@@ -95,7 +95,7 @@ def test_a_picture_that_the_safety_checker_takes_away_counts_as_wrong(tmp_path):
     assert not list(out.rglob("*.png"))
 
 
-def test_a_prompt_that_cannot_be_drawn_ends_the_evaluation_with_the_reason(tmp_path):
+def test_an_undrawable_prompt_ends_the_evaluation_and_says_why(tmp_path):
     """Otherwise a device without memory would score 0."""
     folder, tokenizer = save_sdxl(tmp_path / "pipeline"), clip_tokenizer()
     tokenizer.add_tokens([*(f"<{number}>" for number in range(20)), "mouse"])  # the last is beyond the embeddings

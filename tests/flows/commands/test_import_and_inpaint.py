@@ -99,7 +99,7 @@ def imported(lightgen, checkpoint_file, components, tmp_path) -> Path:
     return folder
 
 
-def test_raw_and_averaged_weights_come_through_the_import_bit_for_bit(imported, state):
+def test_raw_and_averaged_weights_survive_the_import_to_the_bit(imported, state):
     for weights, factor in (("raw", 1.0), ("ema", 1.01)):
         student, _ = load_student(imported, weights)
         expected = upstream_student({name: tensor * factor for name, tensor in state.items()}, released.HEADS)
@@ -193,7 +193,7 @@ def test_an_imported_student_samples_from_the_command_line(lightgen, imported, t
     assert [Image.open(path).size for path in out.split()] == [(48, 64)] * 2
 
 
-def test_an_imported_student_is_fed_padding_as_the_released_code_feeds_it(imported, components):
+def test_an_imported_student_gets_padding_as_the_released_one(imported, components):
     model, tokenizer = T5EncoderModel.from_pretrained(components[3]), AutoTokenizer.from_pretrained(components[3])
     padded = tokenizer(CAPTIONS, padding="max_length", max_length=WORDS, truncation=True, return_tensors="pt")
     with torch.no_grad():
@@ -234,7 +234,8 @@ def picture_of(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_tokens_outside_the_mask_are_kept_bit_for_bit_and_those_it_touches_are_new(student):
+def test_tokens_outside_the_mask_are_kept_to_the_bit(student):
+    """Those that it touches are new."""
     loaded, picture = TextToImage.load(student, CPU), picture_of(48, 64)
     mask = np.zeros((48, 64), bool)
     mask[15, 16:33] = True  # one row of pixels, the last of the first row of tokens, over two tokens' edges
@@ -260,7 +261,8 @@ def save(path: Path, pixels: np.ndarray) -> Path:
     return path
 
 
-def test_inpaint_writes_a_png_whose_pixels_outside_the_masks_tokens_are_the_pictures(lightgen, student, tmp_path):
+def test_inpaint_keeps_the_pixels_outside_the_masks_tokens(lightgen, student, tmp_path):
+    """It writes a PNG; with --decode-all it decodes every pixel."""
     picture = picture_of(48, 48)
     image = save(tmp_path / "photo.png", picture)
     mask = np.zeros((48, 48), np.uint8)
@@ -294,7 +296,7 @@ def test_inpaint_names_its_result_after_the_picture(lightgen, student, tmp_path,
     ],
     ids=["empty", "full", "sizes", "tokens"],
 )
-def test_a_mask_or_size_that_makes_no_sense_is_an_error_that_says_why(lightgen, student, tmp_path, size, mask, message):
+def test_a_mask_or_size_without_sense_is_an_error_with_a_reason(lightgen, student, tmp_path, size, mask, message):
     image = save(tmp_path / "image.png", picture_of(*size))
     status, out, err = lightgen("inpaint", student, image, save(tmp_path / "m.png", mask.astype(np.uint8)), "a star")
     assert (status, out) == (2, "") and message in err and "Traceback" not in err
@@ -313,7 +315,7 @@ def test_files_that_are_missing_or_no_pictures_are_named(lightgen, student, tmp_
         assert status == 2 and message in err
 
 
-def test_padded_states_are_transformers_own_and_do_not_depend_on_the_batch(components):
+def test_padded_states_are_transformers_own_for_any_batch(components):
     encoder = TextEncoder.load(components[3], max_length=WORDS)
     together = encoder.encode(CAPTIONS, padded=True)
     assert [states.shape for states in together] == [(WORDS, released.TEXT_WIDTH)] * 2

@@ -68,7 +68,7 @@ def test_gc_keeps_what_a_recipe_with_overrides_needs(store):
     assert needed.finished()
 
 
-def test_gc_deletes_nothing_while_a_run_of_this_machine_is_at_work(store):
+def test_gc_deletes_nothing_while_this_machine_runs_a_recipe(store):
     artifact = begun(store, "captions", "0" * 20)
     with in_use(store, Settings()), in_use(store, Settings()):
         with pytest.raises(UserError, match=r"a run of this machine is at work in .*nothing was deleted"):
@@ -95,7 +95,8 @@ def alone(store: Store) -> bool:
         return held
 
 
-def test_gc_of_a_remote_store_leaves_unfinished_work_to_other_machines(tmp_path):
+def test_gc_of_a_remote_store_leaves_unfinished_work_alone(tmp_path):
+    """It may be another machine's."""
     store = Store(f"memory://{tmp_path.name}")
     artifact = begun(store, "captions", "0" * 20)
     assert f"left alone, unfinished: {artifact.path}" in gc(store, "--delete")

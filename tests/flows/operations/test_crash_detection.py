@@ -88,12 +88,12 @@ def test_a_run_that_just_begins_is_never_found_unlocked(folder, server, begins, 
     assert server.types == {} and [path.name for path in folder.iterdir()] == [str(run)]
 
 
-def test_a_killed_run_that_is_tried_again_does_not_take_itself_for_dead(folder, server, begins, dead):
+def test_a_killed_run_that_is_retried_does_not_count_itself_dead(folder, server, begins, dead):
     begins(dead)
     assert server.types == {} and (folder / str(dead)).exists()
 
 
-def test_a_run_that_was_killed_is_marked_once_and_a_final_state_is_left_as_it_is(folder, server, dead):
+def test_a_killed_run_is_marked_once_and_a_final_state_stays(folder, server, dead):
     ended = uuid4()
     (folder / str(ended)).touch()
     server.types[ended] = StateType.COMPLETED
@@ -102,7 +102,8 @@ def test_a_run_that_was_killed_is_marked_once_and_a_final_state_is_left_as_it_is
     assert list(folder.iterdir()) == []
 
 
-def test_a_file_that_another_run_has_removed_meanwhile_does_not_end_the_look_at_the_others(folder, server, dead):
+def test_a_file_removed_meanwhile_does_not_end_the_search(folder, server, dead):
+    """Another run has removed it."""
     (folder / "gone").symlink_to(folder / "nowhere")
     others = [uuid4() for _ in range(3)]
     for other in others:
@@ -111,7 +112,7 @@ def test_a_file_that_another_run_has_removed_meanwhile_does_not_end_the_look_at_
     assert server.types.keys() == {dead, *others}
 
 
-def test_a_server_that_does_not_answer_costs_a_run_nothing_but_a_line(folder, server, begins, dead, caplog):
+def test_a_silent_server_costs_a_run_only_a_line(folder, server, begins, dead, caplog):
     server.down = True
     with caplog.at_level(logging.WARNING, "lightgen"):
         begins(uuid4())

@@ -104,7 +104,8 @@ def orphan(server, tmp_path_factory) -> Iterator[Orphan]:
         stop(waiting)
 
 
-def test_a_limit_that_is_missing_is_told_before_the_first_stage_with_how_to_make_it(server, orphan, tmp_path):
+def test_a_missing_limit_ends_the_run_before_the_first_stage(server, orphan, tmp_path):
+    """The error says how to create it."""
     done = limited(server, "gpu7").run("-m", "flows", "run", "smoke", "--store", str(tmp_path), "--until", "embeddings")
     told = (
         "the Prefect server has no concurrency limit 'gpu7', which LIGHTGEN_DEVICE_LIMIT names; make it: prefect gcl "
@@ -139,7 +140,8 @@ def test_a_stage_that_is_done_asks_for_no_device(server, orphan, tmp_path):
     assert limited(server, "gpu7").run(TWO_STAGES, str(store)).returncode == 0  # there is no such limit
 
 
-def test_a_slot_that_cannot_be_renewed_ends_the_attempt_and_the_next_one_takes_a_slot_and_goes_on(server, tmp_path):
+def test_a_slot_that_cannot_be_renewed_ends_the_attempt(server, tmp_path):
+    """The next attempt takes a slot and goes on."""
     gpu2, store = limited(server, "gpu2"), new_store(tmp_path / "store", "wait")
     process = gpu2.start("-c", AWAY + OFTEN, str(store), log=tmp_path / "log")
     wait_until((store / "waits").exists)
@@ -160,7 +162,7 @@ def test_a_slot_that_cannot_be_renewed_ends_the_attempt_and_the_next_one_takes_a
     assert server.api.get("v2/concurrency_limits/gpu2")["active_slots"] == 0
 
 
-def test_a_run_that_is_told_to_stop_while_it_has_the_device_stops_and_gives_it_back(server, tmp_path):
+def test_a_terminated_run_stops_and_gives_the_device_back(server, tmp_path):
     gpu2, store = limited(server, "gpu2"), new_store(tmp_path / "store", "wait")
     process = gpu2.start("-c", AWAY + OFTEN, str(store), log=tmp_path / "log")
     wait_until((store / "waits").exists)

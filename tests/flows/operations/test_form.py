@@ -36,7 +36,8 @@ def sections(schema) -> dict:
     return {name: section["properties"] for name, section in schema["definitions"].items()}
 
 
-def test_the_parameters_are_those_of_the_command_line_and_only_the_recipe_is_required(schema):
+def test_the_parameters_are_those_of_the_command_line(schema):
+    """Only the recipe is required."""
     assert list(schema["properties"]) == ["recipe", "store", "overrides", "only", "from_stage", "until", "refresh"]
     assert schema["required"] == ["recipe"]
 
@@ -49,7 +50,7 @@ def test_recipes_and_stages_are_choices_and_a_path_may_be_given(schema):
     assert schema["properties"]["refresh"]["items"]["enum"] == ["all", *NAMES]
 
 
-def test_every_field_of_a_recipe_is_in_the_form_with_title_and_description(sections):
+def test_every_field_of_a_recipe_is_in_the_form_and_described(sections):
     models = {model.__name__: model for model in _models(Recipe)}
     assert models.keys() == sections.keys()
     for name, fields in sections.items():
@@ -76,7 +77,7 @@ def test_units_bounds_choices_and_defaults_come_from_the_recipe(sections):
     assert "(default 1e-05)" in sections["DpoOptimizerConfig"]["learning_rate"]["description"]
 
 
-def test_no_field_of_the_form_has_a_default_that_would_be_sent_unasked(schema, sections):
+def test_no_field_of_the_form_has_a_default_that_would_be_sent(schema, sections):
     optional = {name: fields for name, fields in sections.items() if name != "Phase"}  # an item of a list is whole
     assert [(name, field) for name, fields in optional.items() for field in fields if "default" in fields[field]] == []
     assert [name for name in optional if "required" in schema["definitions"][name]] == []
@@ -121,7 +122,8 @@ def test_a_mistake_in_the_form_is_told_as_on_the_command_line(form, lines):
     assert str(shown.value) == str(told.value)
 
 
-def test_preference_tuning_keeps_its_rate_when_another_knob_of_its_optimizer_is_set():
+def test_preference_tuning_keeps_its_learning_rate():
+    """It stays when another field of its optimizer is set."""
     assert load_recipe("smoke", ["dpo.optimizer.clip=1.5"]).dpo.optimizer.learning_rate == 1e-5
 
 

@@ -95,7 +95,7 @@ def test_errors_of_other_libraries_are_told_with_their_type():
     assert [sentence(KeyError("a")), sentence(TimeoutError())] == ["KeyError: 'a'", "TimeoutError"]
 
 
-def test_a_failed_stage_holds_nothing_while_it_waits_for_the_next_try():
+def test_a_failed_stage_holds_nothing_until_the_next_try():
     class Tensor:
         pass
 

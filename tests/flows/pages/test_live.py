@@ -67,7 +67,7 @@ def shown(monkeypatch):
     return shown
 
 
-def test_the_page_of_a_working_stage_tells_count_rows_time_left_and_speed():
+def test_a_stage_page_shows_count_rows_time_left_and_speed():
     given = heard(Progress(2, 12, "shards"), Progress(6, 12, "shards", 125.4, rows=6000), seconds_ago=90)
     page = working_page("synthesis", "/store/synthesis/key", given)
     assert "synthesis is at work" in page
@@ -75,7 +75,7 @@ def test_the_page_of_a_working_stage_tells_count_rows_time_left_and_speed():
     assert told in page
 
 
-def test_the_page_of_a_training_draws_its_loss_and_leaves_out_what_is_not_finite():
+def test_the_page_of_a_training_draws_only_its_finite_losses():
     steps = [Progress(step, 40, "steps", figures={"loss": 1 / step}) for step in (10, 20)]
     page = working_page("pretrain", "", heard(*steps, Progress(30, 40, "steps", figures={"loss": float("nan")})))
     (uri,) = re.findall(r"\(data:image/svg\+xml,(\S+)\)", page)
@@ -92,7 +92,8 @@ def test_the_page_of_a_failed_stage_says_why_and_what_is_kept():
     assert "kept in `/store/tokens/key`" in page
 
 
-def test_the_page_of_a_cancelled_training_keeps_its_curve_and_promises_no_time():
+def test_the_page_of_a_cancelled_training_keeps_its_curve():
+    """It promises no time."""
     given = heard(*(Progress(step, 40, "steps", 900.0, figures={"loss": 1 / step}) for step in (10, 20)))
     page = failed_page("pretrain", "", given, TerminationSignal(15))
     assert "It was told to stop" in page
@@ -110,13 +111,15 @@ def test_the_page_of_a_cancelled_training_keeps_its_curve_and_promises_no_time()
         (RuntimeError("broken"), None),
     ],
 )
-def test_an_error_of_ours_is_logged_in_its_words_and_any_other_with_its_traceback(error, said):
+def test_an_error_of_ours_is_logged_without_a_traceback(error, said):
+    """Any other keeps its own."""
     record = logging.LogRecord("", logging.ERROR, "", 0, "exited unexpectedly", (), (type(error), error, None))
     assert without_traceback(record)
     assert (record.getMessage(), record.exc_info is None) == (said or "exited unexpectedly", said is not None)
 
 
-def test_of_many_news_the_newest_is_shown_and_the_stage_never_waits(shown, monkeypatch):
+def test_of_many_updates_the_newest_is_shown_without_a_wait(shown, monkeypatch):
+    """The stage never waits for the server."""
     looks, told, show = threading.Event(), threading.Event(), live_module.Pinned.show
 
     def slow(self, data):
@@ -135,7 +138,8 @@ def test_of_many_news_the_newest_is_shown_and_the_stage_never_waits(shown, monke
     assert set(shown["progress"]) == {0.0, 100.0}
 
 
-def test_a_stage_without_news_is_shown_once_and_one_that_works_for_long_is_looked_at_less_often(shown, monkeypatch):
+def test_a_stage_without_updates_is_shown_once(shown, monkeypatch):
+    """One that has worked for long is looked at less often."""
     with Live("pretrain", "", "key", "") as live:
         wait_until(lambda: shown["progress"] == [0.0])
         time.sleep(10 * live_module.EVERY)
@@ -150,7 +154,7 @@ def test_a_stage_without_news_is_shown_once_and_one_that_works_for_long_is_looke
         assert shown["markdown"] == []
 
 
-def test_a_stage_that_ends_at_once_with_nothing_made_shows_nothing(shown):
+def test_a_stage_that_ends_at_once_without_output_shows_nothing(shown):
     with Live("tokens", "", "key", ""):
         pass
     assert shown == {"markdown": [], "progress": []}
@@ -169,7 +173,7 @@ def test_the_error_of_a_stage_is_shown_and_raised(shown):
     assert "MemoryError\\: too much" in shown["markdown"][-1]
 
 
-def test_a_server_that_refuses_is_logged_once_and_the_stage_goes_on(shown, monkeypatch, caplog):
+def test_a_refusing_server_is_logged_once_and_the_stage_goes_on(shown, monkeypatch, caplog):
     refused = []
 
     def refuse(self, data):
@@ -184,7 +188,7 @@ def test_a_server_that_refuses_is_logged_once_and_the_stage_goes_on(shown, monke
     ]
 
 
-def test_a_page_that_cannot_be_drawn_is_logged_and_the_stage_goes_on(shown, caplog):
+def test_an_undrawable_page_is_logged_and_the_stage_goes_on(shown, caplog):
     with Live("tokens", "", "key", "") as live:
         live.done("not a stage")
     assert "its page in the Prefect UI could not be drawn" in caplog.text
@@ -194,7 +198,8 @@ def test_page_keys_have_only_what_prefect_allows():
     assert page_key("My_Recipe.v2", "dedup") == "my-recipe-v2-dedup"
 
 
-def test_a_chart_is_an_image_of_its_own_with_size_and_style_and_safe_in_markdown():
+def test_a_chart_is_a_whole_image_that_is_safe_in_markdown():
+    """It has a size and a style of its own."""
     uri = image_uri(loss_curve(Curve("loss (mean)", np.arange(1, 4), {"loss": np.array([3.0, 2, 1])})))
     assert not set(uri) & set('()<>" \n')
     root = ElementTree.fromstring(unquote(uri.removeprefix("data:image/svg+xml,")))
@@ -219,7 +224,8 @@ def test_a_grid_names_who_drew_and_marks_the_verdict():
     assert said == ["✓", "before", "✗", "after", "two circles"]
 
 
-def test_scores_become_a_table_with_intervals_and_none_becomes_a_sentence():
+def test_scores_become_a_table_and_their_absence_a_sentence():
+    """The table shows intervals."""
     dash = "\N{EN DASH}"
     score = {"value": 0.821, "low": 0.797, "high": 0.844, "n": 960}
     told, bars = scores_told({"pretrain": {"overall": score}, "dpo": {"overall": score}})
@@ -234,7 +240,7 @@ def test_scores_become_a_table_with_intervals_and_none_becomes_a_sentence():
     ]
 
 
-def test_every_sign_of_others_that_markdown_could_read_is_escaped():
+def test_every_sign_that_markdown_could_interpret_is_escaped():
     said = plain('a <img> | ![dog](http://x) `cat` *of_two*\nhats, it\'s "3-D" \\ 1.')
     assert re.sub(r"\\([!-/:-@[-`{-~])", "", said).replace(" ", "").isalnum()
     assert re.sub(r"\\(.)", r"\1", said) == 'a <img> | ![dog](http://x) `cat` *of_two* hats, it\'s "3-D" \\ 1.'

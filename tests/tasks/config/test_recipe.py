@@ -48,7 +48,7 @@ def test_every_field_of_a_recipe_is_documented():
         ("seed.value.deep=1", "'seed' is a value, not a section|seed"),
     ],
 )
-def test_a_mistake_names_the_field_what_was_found_and_what_is_wanted(override, message):
+def test_a_mistake_names_the_field_its_value_and_the_expectation(override, message):
     with pytest.raises(UserError, match=message):
         load_recipe("smoke", [override])
 
@@ -62,7 +62,7 @@ def test_an_unknown_recipe_is_answered_with_the_nearest_name():
         load_recipe("smok")
 
 
-def test_a_recipe_may_be_a_file_and_a_file_that_is_none_is_explained(tmp_path):
+def test_a_recipe_may_be_a_file_and_a_bad_file_is_explained(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"seed": 3}))
     assert (load_recipe(str(path)).name, load_recipe(str(path)).seed) == ("mine", 3)

@@ -70,14 +70,15 @@ def test_what_differs_is_named_with_both_values(store, wanted, said):
     assert why(store, **wanted) == f"never made; differs from 90ecf238 (made 2026-11-21) in {said}"
 
 
-def test_in_an_empty_store_or_beside_an_artifact_with_five_other_fields_it_was_just_never_made(store):
+def test_without_a_near_artifact_the_reason_is_never_made(store):
+    """The store is empty, or its artifact differs in five fields."""
     assert why(store) == "never made"
     made(store, "far")
     assert why(store, changed(a=1, b=2, c=3, d=4, e=5)) == "never made"
     assert why(store, changed(a=1, b=2, c=3, d=4)) != "never made"
 
 
-def test_the_nearest_is_chosen_by_fields_then_by_inputs_then_by_age(store):
+def test_the_nearest_is_chosen_by_fields_then_inputs_then_age(store):
     made(store, "two-fields", changed(steps=1, sizes=[]), day=25)
     made(store, "one-field-other-input", changed(steps=2), day=24, inputs={"tokens": "t2", "captions": "c1"})
     made(store, "one-field-old", changed(steps=3), day=20)
@@ -85,7 +86,7 @@ def test_the_nearest_is_chosen_by_fields_then_by_inputs_then_by_age(store):
     assert "differs from one-fiel (made 2026-11-22) in pretrain.steps: 2000, there 4" in why(store)
 
 
-def test_a_bounded_number_of_manifests_is_read_and_those_the_newest(store, monkeypatch):
+def test_only_so_many_of_the_newest_manifests_are_read(store, monkeypatch):
     monkeypatch.setattr(nearest, "LOOKED_AT", 3)
     for day in range(10, 20):
         made(store, f"day-{day}", changed(steps=day), day=day)
@@ -116,7 +117,7 @@ def captions(job: Job) -> None:
         job.write(shard.name, b"x")
 
 
-def test_a_stage_says_in_the_log_why_it_starts_and_from_where_it_goes_on(store, caplog):
+def test_a_stage_logs_why_it_starts_and_from_where_it_goes_on(store, caplog):
     caplog.set_level(logging.INFO, "lightgen")
 
     def make(remake_before: datetime.datetime | None = None, **fields: int) -> list[str]:
@@ -138,6 +139,6 @@ def test_a_stage_says_in_the_log_why_it_starts_and_from_where_it_goes_on(store, 
     assert there == "captions: 2 of 3 shards are there already"
 
 
-def test_an_interrupted_training_without_finished_files_is_partial(store):
+def test_an_interrupted_training_without_whole_files_is_partial(store):
     store.write("pretrain/k/_progress/scratch/checkpoints/step-00000001/state.json", b"{}")
     assert Artifact(store, "pretrain", "k").check() == Check("partial", "unfinished work of an interrupted run")

@@ -85,7 +85,7 @@ SMALL = (
 FANNED = {"synthesis": 3, "embeddings": 3, "tokens": 3, "pairs": 3, "evaluation": 3}
 
 
-def test_a_pool_of_two_makes_the_bytes_of_every_stage_that_one_process_makes(tmp_path):
+def test_two_workers_write_the_bytes_of_one_in_every_stage(tmp_path):
     recipe, one, two = load_recipe("smoke", SMALL), Store(str(tmp_path / "one")), Store(str(tmp_path / "two"))
     made: dict[str, dict[str, str]] = {}
     shards: dict[str, int] = {}
@@ -104,7 +104,8 @@ def test_a_pool_of_two_makes_the_bytes_of_every_stage_that_one_process_makes(tmp
     assert shards == FANNED
 
 
-def test_the_watcher_hears_of_every_shard_once_and_what_workers_say_is_logged_here(store, notes, caplog, tmp_path):
+def test_the_watcher_hears_of_every_shard_once(store, notes, caplog, tmp_path):
+    """Log lines of workers are logged here."""
     heard: list[Progress] = []
     with caplog.at_level("INFO", logger="lightgen"):
         artifact = make(store, notes, Numbers, POOL, watch=heard.append)
@@ -114,7 +115,8 @@ def test_the_watcher_hears_of_every_shard_once_and_what_workers_say_is_logged_he
     assert artifact.manifest().counts == {"rows": 8, "odd": 4}
 
 
-def test_each_worker_loads_once_and_without_prefect_and_there_are_no_more_than_shards(store, notes):
+def test_each_worker_loads_once_and_without_prefect(store, notes):
+    """There are no more workers than shards."""
     many = POOL.model_copy(update={"workers": 6})
     make(store, notes, Numbers, many, rows=6)
     loaded = noted(notes, "loaded")
@@ -129,7 +131,8 @@ def test_worker_i_works_on_gpu_i_modulo_their_number(store, notes, monkeypatch):
     assert {each["gpu"] for each in noted(notes, "loaded")} <= {"GPU-a", "GPU-b"}
 
 
-def test_a_killed_worker_is_an_error_that_names_the_shard_and_a_rerun_makes_only_what_is_left(store, notes, tmp_path):
+def test_a_killed_worker_is_an_error_that_names_the_shard(store, notes, tmp_path):
+    """A rerun writes only what is left."""
     with pytest.raises(EngineError, match=r"made part-00002.parquet was killed \(signal 9\)(.|\n)*are kept"):
         make(store, notes, KilledAtTwo, POOL)
     (path,) = Path(store.uri).glob("numbers/*")
@@ -203,7 +206,7 @@ def test_a_pool_makes_the_same_bytes_in_an_object_store(notes, tmp_path):
     assert len(noted(notes, "loaded")) == 2
 
 
-def test_workers_end_with_a_stage_that_another_thread_interrupts_within_a_shard(store, notes):
+def test_workers_end_with_a_stage_interrupted_within_a_shard(store, notes):
     """So Prefect ends a stage that has lost its slot of the device: the error is raised at the next line of Python."""
     here = ctypes.c_ulong(threading.get_ident())
 
@@ -232,7 +235,8 @@ def test_without_ray_the_command_says_what_to_install(tmp_path, monkeypatch):
     assert "pip install 'lightgen[ray]'" in str(result.exception)
 
 
-def test_workers_share_the_cores_and_an_endpoints_limits_but_not_threads_that_were_asked_for(monkeypatch):
+def test_workers_share_the_cores_and_the_limits_of_an_endpoint(monkeypatch):
+    """A number of threads that the settings give is not shared."""
     monkeypatch.delenv("LIGHTGEN_THREADS")
     asked = {"endpoint_requests_per_minute": 60, "endpoint_concurrency": 8}
     shared = Settings(**asked).share(4, threads=3)

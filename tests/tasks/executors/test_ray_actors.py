@@ -55,7 +55,8 @@ def contents(artifact: Artifact) -> dict[str, str]:
     return {name: artifact.sha256(name) for name in artifact.names()}
 
 
-def test_a_node_dies_half_way_and_the_run_ends_with_the_same_bytes_and_no_finished_shard_made_twice(cluster, tmp_path):
+def test_a_run_whose_node_dies_ends_with_the_same_bytes(cluster, tmp_path):
+    """No finished shard is written twice."""
     recipe, store, notes = recipe_of(count=10, shard_size=2), Store(str(tmp_path / "store")), tmp_path / "notes"
     said = captions_stage(["a red circle", "a blue star", "a green ring"])
     captions = said.artifact(recipe, store, ())
@@ -116,7 +117,8 @@ def test_an_error_of_a_maker_is_raised_as_it_is(cluster, tmp_path):
     assert str(raised.value) == "part-00002.parquet is too blue"
 
 
-def test_a_shard_that_kills_three_workers_is_an_error_and_the_others_are_kept(cluster, tmp_path):
+def test_a_shard_that_kills_three_workers_is_an_error(cluster, tmp_path):
+    """The other shards are kept."""
     store, notes = Store(str(tmp_path / "store")), tmp_path / "notes"
     with pytest.raises(EngineError, match=r"3 workers died while they made part-00002.parquet"):
         make(store, notes, KilledAtTwo, ON_RAY)
@@ -124,7 +126,7 @@ def test_a_shard_that_kills_three_workers_is_an_error_and_the_others_are_kept(cl
     assert made_shards(notes)[0] == made_shards(notes)[1] == 1
 
 
-def test_a_worker_that_no_node_has_room_for_is_an_error_that_names_the_settings(cluster, tmp_path):
+def test_a_worker_too_large_for_any_node_names_the_settings(cluster, tmp_path):
     much = ON_RAY.model_copy(update={"shard_cpus": 64})
     with pytest.raises(EngineError, match=r"no node .* room for a worker of 64 CPUs(.|\n)*LIGHTGEN_SHARD_CPUS"):
         make(Store(str(tmp_path / "store")), tmp_path / "notes", Numbers, much)
@@ -141,6 +143,6 @@ def test_a_worker_that_no_node_has_room_for_is_an_error_that_names_the_settings(
         ({"shard_gpus": 0}, True, 4, 0),
     ],
 )
-def test_a_worker_takes_a_gpu_where_the_stage_uses_one_and_there_are_any(settings, on_device, cluster_gpus, gpus):
+def test_a_worker_takes_a_gpu_if_stage_and_cluster_have_one(settings, on_device, cluster_gpus, gpus):
     asked = Settings(**{"shard_cpus": 2, "device": "auto"} | settings)
     assert needs_of(asked, on_device, {"CPU": 8, "GPU": cluster_gpus}) == {"CPU": 2, "GPU": gpus}

@@ -43,7 +43,7 @@ def attempt(store: Path, first: int, last: int, *kill: str) -> int:
     return subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode
 
 
-def test_tensorboard_shows_every_logged_step_and_figure_of_a_training(store, caplog):
+def test_tensorboard_shows_all_steps_and_metrics_of_a_training(store, caplog):
     with caplog.at_level(logging.INFO, "lightgen"):
         artifact = make(store, pretrain_stage(1, 5))
     folder = store / "tracking" / "pretrain" / artifact.key
@@ -52,7 +52,8 @@ def test_tensorboard_shows_every_logged_step_and_figure_of_a_training(store, cap
     assert f"tensorboard --logdir {store / 'tracking'}" in caplog.text
 
 
-def test_a_killed_training_that_goes_on_shows_each_step_once_and_the_later_figures(store):
+def test_a_resumed_training_shows_each_step_once(store):
+    """Steps that were repeated show the later metrics."""
     assert attempt(store, 1, 8, "kill") == -9
     assert attempt(store, 5, 10) == 0
     (folder,) = (store / "tracking" / "pretrain").iterdir()
@@ -80,7 +81,8 @@ def evaluation_stage(scores: dict | None) -> Stage:
     return evaluation
 
 
-def test_tensorboard_shows_the_scores_of_an_evaluation_and_each_categorys_first_picture(store):
+def test_tensorboard_shows_the_scores_of_an_evaluation(store):
+    """It shows the first image of each category too."""
     artifact = make(store, evaluation_stage({"overall": {"value": 0.5}}))
     found = read(store / "tracking" / "evaluation" / artifact.key)
     shown = {tag: [(point.step, point.value) for point in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
@@ -115,7 +117,8 @@ def test_scores_that_nobody_can_give_are_left_out(store):
     assert read(store / "tracking" / "evaluation" / artifact.key).Tags()["scalars"] == ["dpo/clip_score"]
 
 
-def test_files_lie_beside_a_local_stores_artifacts_below_scratch_for_a_remote_store_or_where_they_are_wanted(tmp_path):
+def test_event_files_lie_in_the_store_scratch_or_a_given_folder(tmp_path):
+    """In a local store, below scratch for a remote one."""
     local, remote = Store(str(tmp_path / "store")), Store("memory://tracking")
     settings = Settings(scratch=str(tmp_path / "scratch"))
     assert tracking_folder(settings, local) == tmp_path / "store" / "tracking"
@@ -123,7 +126,7 @@ def test_files_lie_beside_a_local_stores_artifacts_below_scratch_for_a_remote_st
     assert tracking_folder(Settings(tracking_folder=str(tmp_path / "tb")), local) == tmp_path / "tb"
 
 
-def test_tracking_changes_neither_the_bytes_of_an_artifact_nor_what_store_verbs_say(store, tmp_path):
+def test_tracking_changes_neither_artifacts_nor_store_commands(store, tmp_path):
     def verb(*arguments: str) -> str:
         command = [sys.executable, "-m", "flows", "store", *arguments, "--store", str(store)]
         return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
@@ -170,7 +173,7 @@ def test_a_tracker_that_fails_is_reported_once_and_left_out(caplog):
     ]
 
 
-def test_a_disk_that_tensorboard_cannot_write_to_costs_a_training_nothing_but_a_line(store, tmp_path, caplog):
+def test_a_disk_closed_to_tensorboard_costs_only_a_log_line(store, tmp_path, caplog):
     (tmp_path / "full").touch()
     artifact = make(store, pretrain_stage(1, 5), Settings(tracking_folder=str(tmp_path / "full")))
     assert artifact.check().state == "done"
@@ -178,7 +181,7 @@ def test_a_disk_that_tensorboard_cannot_write_to_costs_a_training_nothing_but_a_
     assert warning.startswith("TensorBoard shows no more of this stage, which goes on without it: ")
 
 
-def test_a_tracker_that_hangs_holds_neither_a_stage_nor_the_program(tmp_path):
+def test_a_hanging_tracker_holds_neither_stage_nor_program(tmp_path):
     code = (
         "import threading; from tasks import tracking; tracking.PATIENCE = 0.1; "
         "aside = tracking.Aside('wandb', threading.Event().wait); aside.figures(1, {}); aside.close(finished=True)"
@@ -195,7 +198,7 @@ def test_a_tracker_that_hangs_holds_neither_a_stage_nor_the_program(tmp_path):
         ("wandb", "is JSON, for example LIGHTGEN_TRACKERS="),
     ],
 )
-def test_a_tracker_that_cannot_be_had_is_said_before_anything_runs(store, tmp_path, monkeypatch, trackers, message):
+def test_an_unavailable_tracker_is_reported_before_anything_runs(store, tmp_path, monkeypatch, trackers, message):
     (tmp_path / "mlflow.py").write_text("raise ImportError('it is broken here')")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     monkeypatch.setenv("LIGHTGEN_TRACKERS", trackers)
