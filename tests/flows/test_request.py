@@ -1,4 +1,4 @@
-"""What a run is asked for: command line, Prefect UI and schedule refuse the same things, in the same words, at once."""
+"""Requests: command line, Prefect UI and schedule refuse the same ones, in the same words, at once."""
 
 import logging
 from types import SimpleNamespace

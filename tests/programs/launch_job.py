@@ -31,10 +31,6 @@ def job_in(folder, processes, launcher="torchrun", **changes):
     )
 
 
-def files_of(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 if __name__ == "__main__":
     job = TrainingJob.model_validate_json(Path(sys.argv[1]).read_bytes())
     execute(job, on_log=lambda row: print(row["step"], flush=True))

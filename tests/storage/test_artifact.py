@@ -1,4 +1,4 @@
-"""What an artifact promises on top of any store: keys, records, the manifest, damage found and mended."""
+"""Promises of an artifact on top of any store: keys, records, the manifest, damage noticed and mended."""
 
 import json
 import os

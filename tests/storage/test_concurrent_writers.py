@@ -218,7 +218,7 @@ def removed(store: Store) -> None:
 
 
 def begun_anew(store: Store) -> None:
-    """What `--refresh` of another machine has done when its second shard takes long."""
+    """Do what `--refresh` of another machine has done when its second shard takes long."""
     removed(store)
     Job(RECIPE, Settings(), staged_shards().artifact(RECIPE, store, ())).write_table("part-00000.parquet", rows(0, 2))
 

@@ -1,4 +1,4 @@
-"""What is particular to S3: how many requests, what a transient error costs, and what a person is told."""
+"""Particulars of S3: the number of requests, the cost of a transient error, and messages for a person."""
 
 import os
 import re

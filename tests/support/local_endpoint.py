@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server says: a body (JSON unless bytes), after `delay` seconds."""
+    """An answer of the server: a body (JSON unless bytes), after `delay` seconds."""
 
     body: Any = field(default_factory=dict)
     status: int = 200

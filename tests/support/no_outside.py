@@ -1,4 +1,4 @@
-"""Whether a program, or anything that it starts, looks up or contacts an address that is not this machine's.
+"""A watch for look-ups and contacts of addresses outside this machine, by a program or anything that it starts.
 
 Every Python process below it reports through an audit hook; one that is not written in Python reports nothing.
 """

@@ -20,7 +20,7 @@ from tests.support.processes import Process, stop
 
 @dataclass(frozen=True)
 class PrefectServer:
-    """Where it answers, and the environment of every process that is to speak with it."""
+    """Its address, and the environment of every process that is to speak with it."""
 
     url: str
     """For example http://127.0.0.1:41327: the address of the UI, and below /api of the API."""

@@ -96,7 +96,7 @@ class Processes:
     """
 
     folder: Path
-    """Where the logs are."""
+    """The folder of the logs."""
     _ends: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> "Processes":

@@ -22,7 +22,7 @@ from tasks.synthesis import synthesis
 
 @dataclass(frozen=True)
 class Made:
-    """What a stage left in the store."""
+    """All that a stage left in the store."""
 
     artifact: Artifact
     images: pa.Table

@@ -14,7 +14,7 @@ from werkzeug.serving import make_server
 from werkzeug.wrappers import Response
 
 _OF_A_USER = ["PROFILE", "SESSION_TOKEN", "ENDPOINT_URL_S3", "CONFIG_FILE", "SHARED_CREDENTIALS_FILE"]
-"""What else a user's environment may say under `AWS_`, and would lead elsewhere."""
+"""Other names under `AWS_` in a user's environment, which would lead elsewhere."""
 
 
 @contextmanager

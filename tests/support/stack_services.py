@@ -1,4 +1,4 @@
-"""What docker-compose.yml describes, as plain processes of this machine: `running_stack` starts them and ends them.
+"""Services of docker-compose.yml as plain processes of this machine: `running_stack` starts them and ends them.
 
 PostgreSQL and Redis are Debian's, S3 is moto; what the Prefect server, the set-up and the worker run, and with which
 environment, is read from docker-compose.yml. All ports are free ones, all files lie in one temporary folder.
@@ -36,12 +36,12 @@ SECRETS = {
 
 @dataclass
 class Stack:
-    """What runs, and where: services of docker-compose.yml by name."""
+    """Running services and their ports, by their names in docker-compose.yml."""
 
     folder: Path
     processes: Processes
     variables: dict[str, str]
-    """What .env would hold."""
+    """The variables that .env would hold."""
     ports: dict[str, int] = field(default_factory=dict)
     started: dict[str, Process] = field(default_factory=dict)
 

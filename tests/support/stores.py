@@ -1,4 +1,4 @@
-"""What a test does to a store in place of a stage."""
+"""Work that a test does on a store in place of a stage."""
 
 from storage.artifact import Artifact
 from storage.manifest import Manifest

@@ -1,4 +1,4 @@
-"""What fails on a real server: tried again where that helps, told in words, crashed where killed, gone on with."""
+"""Failures on a real server: retried if that helps, reported in words, crashed if killed, resumed."""
 
 import os
 import signal
@@ -19,6 +19,8 @@ from tests.support.paths import ROOT, TWO_STAGES
 from tests.support.prefect_server import PrefectServer, prefect_server
 from tests.support.processes import children, is_running, kill, stop
 from tests.support.waiting import PATIENCE, wait_until
+
+pytestmark = pytest.mark.slow(seconds=160)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +128,7 @@ def flow_states(folder: Path) -> list[str]:
 
 
 def test_with_a_worker_a_killed_run_crashes_and_a_copy_completes(server, store):
-    """What the UI's buttons do: "Copy to new run" makes a run of the same parameters, "Retry" sets AwaitingRetry."""
+    """Do as the UI's buttons: "Copy to new run" makes a run of the same parameters, "Retry" sets AwaitingRetry."""
     assert server.run("-m", "prefect", "work-pool", "create", "failing", "--type", "process").returncode == 0
     deploy = (
         "from prefect import flow; flow.from_source(source='.', entrypoint='tests/programs/two_stages.py:two_stages')"

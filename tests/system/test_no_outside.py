@@ -4,8 +4,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.no_outside import watched
 from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.slow(seconds=80)
 
 LOOKING = """
 import asyncio, contextlib, socket

@@ -14,6 +14,8 @@ import pytest
 from flows.distill import NAMES
 from tests.support.paths import PROGRAMS
 
+pytestmark = pytest.mark.slow(seconds=130)
+
 COMMAND = [sys.executable, "-m", "flows"]
 # More and smaller pieces than the recipe has, so that a kill always lands between two of them.
 FINE = (
@@ -52,7 +54,7 @@ def finished(tmp_path_factory):
 
 
 def cpu_seconds() -> float:
-    """What all processes that this one has started and waited for have computed, on all cores together."""
+    """Return the CPU seconds of all processes that this one has started and waited for."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

@@ -22,6 +22,8 @@ from tests.factories.tiny_language_model import save_tiny_language_model
 from tests.factories.tiny_pipelines import WIDTH, save_flux, t5, t5_tokenizer
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow(seconds=150)
+
 UNDRAWABLE = "river"
 """A word that the pipeline's tokenizer knows and its text encoder does not: a prompt with it fails."""
 CAPTIONS, EACH, SHARD = 8, 3, 2  # three pictures of a caption over shards of two: one that fails empties a shard
@@ -109,7 +111,7 @@ def first(run) -> dict:
 
 @pytest.fixture(scope="module")
 def made(run, first) -> dict[str, Artifact]:
-    """What the first run left, by stage."""
+    """Artifacts of the first run, by stage."""
     return {row["stage"]: Artifact(run.store, row["stage"], row["key"]) for row in first["stages"]}
 
 

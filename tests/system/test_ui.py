@@ -1,4 +1,4 @@
-"""What a person sees in the Prefect UI, read in a real browser: two runs of the smoke recipe, the second one cached."""
+"""The Prefect UI in a real browser: two runs of the smoke recipe, the second one cached."""
 
 import shutil
 from collections.abc import Iterator
@@ -48,9 +48,13 @@ main()
 """
 WAIT_MS = 1000 * PATIENCE
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no `chromium` on PATH: the Prefect UI is not looked at (Debian: apt install chromium)"
-)
+pytestmark = [
+    pytest.mark.slow(seconds=120),
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no `chromium` on PATH: the Prefect UI is not looked at (Debian: apt install chromium)"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -220,7 +220,7 @@ def over_http(folder, **changes):
 
 
 def told(body):
-    """What a good model would say to an instruction."""
+    """Return the answer of a good model to an instruction."""
     said = f"Caption: {body['messages'][0]['content']} number {body['seed']} in the sun"
     return Reply({"choices": [{"message": {"content": said}, "finish_reason": "stop"}]})
 

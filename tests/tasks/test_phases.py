@@ -26,7 +26,10 @@ from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 from tasks.report_data import loss_curve, preference_curves
 from tasks.tokens import pattern_of
+from tests.support.contents import contents
 from tests.support.paths import PROGRAMS
+
+pytestmark = pytest.mark.slow(seconds=100)
 
 SMALL = (
     "captions.count=48",
@@ -47,7 +50,7 @@ UNTIL_TOKENS = ("captions", "synthesis", "embeddings", "dedup", "tokens")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
+def stages_on_one_thread():
     before, os.environ["LIGHTGEN_THREADS"] = os.environ["LIGHTGEN_THREADS"], "1"
     yield
     os.environ["LIGHTGEN_THREADS"] = before
@@ -70,10 +73,6 @@ def phased(tmp_path_factory) -> tuple[Path, dict[str, Artifact]]:
     folder = tmp_path_factory.mktemp("phased") / "store"
     small = ("pairs.count=4", "pairs.shard_size=4")
     return folder, make(Store(str(folder)), load_recipe("smoke", [*PHASED, *small]), *UNTIL_TOKENS, "pretrain", "pairs")
-
-
-def contents(artifact: Artifact) -> dict[str, str]:
-    return {name: artifact.sha256(name) for name in artifact.names()}
 
 
 def test_tokens_of_each_size_lie_in_files_of_their_own(phased):

@@ -14,6 +14,7 @@ from tasks.context.context import Job
 from tasks.context.scratch import Scratch
 from tasks.context.shards import runs
 from tasks.stage import InputChanged, stage
+from tests.support.contents import contents
 
 RECIPE = load_recipe("smoke")
 
@@ -48,10 +49,6 @@ class Counter:
 @pytest.fixture
 def store(tmp_path):
     return Store(str(tmp_path / "store"))
-
-
-def contents(artifact: Artifact) -> dict[str, str]:
-    return {name: artifact.sha256(name) for name in artifact.names()}
 
 
 def test_a_stage_runs_once_and_is_cached_after_that(store):

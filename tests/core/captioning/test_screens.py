@@ -1,4 +1,4 @@
-"""What keeps a caption out: evaluation prompts, and captions that mean the same."""
+"""Reasons to keep a caption out: evaluation prompts, and captions that mean the same."""
 
 import numpy as np
 import pytest

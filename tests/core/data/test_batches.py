@@ -1,3 +1,5 @@
+"""Batches: every row once an epoch, in an order that the seed gives, with the values that were written."""
+
 import hashlib
 import threading
 
@@ -30,7 +32,7 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 
 
 def test_the_order_is_spread_evenly():
-    """Where row 0 to 9 of 10 land over 2,000 keys: each cell of the 10 x 10 table holds 200, give or take 14."""
+    """Rows 0 to 9 land evenly over 2,000 keys: each cell of the 10 x 10 table holds 200, give or take 14."""
     counts = np.zeros((10, 10))
     for key in range(2000):
         counts[np.arange(10), keyed_permutation(np.arange(10), 10, str(key))] += 1

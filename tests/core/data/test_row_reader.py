@@ -1,3 +1,5 @@
+"""Rows straight from Parquet files: their values, their copies, and errors that name the file."""
+
 import itertools
 import json
 import os

@@ -1,6 +1,5 @@
 """Diversity figures against cases whose value is known."""
 
-import faiss
 import numpy as np
 import pytest
 
@@ -13,15 +12,7 @@ from lightgen_core.dedup.diversity import (
     vendi_score,
     within_prompt_distance,
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    faiss.omp_set_num_threads(1)
-
-
-def unit(vectors):
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+from tests.factories.vectors import unit
 
 
 def test_vendi_is_n_for_orthogonal_vectors_and_one_for_copies():

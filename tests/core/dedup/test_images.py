@@ -1,23 +1,14 @@
 """Deduplication: what is a copy, who survives, and how complete the search is."""
 
-import faiss
 import numpy as np
 import pytest
 
 from lightgen_core.config import DedupConfig
 from lightgen_core.dedup.images import find_duplicates
 from lightgen_core.dedup.search import NeighbourSearch, Subset, index_factory
+from tests.factories.vectors import unit
 
 CONFIG = DedupConfig(threshold=0.95)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    faiss.omp_set_num_threads(1)
-
-
-def unit(vectors):
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 def on_circle(*degrees):

@@ -20,13 +20,16 @@ from lightgen_core.train.train_step import NonFiniteLossError
 from tasks.config.settings import Settings
 from tasks.training import place
 from tests.factories.tiny_student import CHANNELS, SIDE, write_rows
-from tests.programs.launch_job import HALF, LAST, STEPS, files_of, job_in
+from tests.programs.launch_job import HALF, LAST, STEPS, job_in
+from tests.support.contents import files_of
 from tests.support.held import hold_at
 from tests.support.no_outside import watched
 from tests.support.paths import PROGRAMS, ROOT
 from tests.support.processes import kill
 from tests.support.two_nodes import two_nodes
 from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.slow(seconds=170)
 
 LAUNCH = [sys.executable, str(PROGRAMS / "launch_job.py")]
 

@@ -22,11 +22,14 @@ from lightgen_core.model.save import load_student
 from lightgen_core.train.train_step import NonFiniteLossError
 from tasks.config.settings import Settings
 from tests.factories.tiny_student import CHANNELS, PATCH, SIDE, write_rows
-from tests.programs.launch_job import HALF, LAST, STEPS, files_of, job_in
+from tests.programs.launch_job import HALF, LAST, STEPS, job_in
+from tests.support.contents import files_of
 from tests.support.held import hold_at
 from tests.support.paths import PROGRAMS, ROOT
 from tests.support.processes import kill
 from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.slow(seconds=90)
 
 
 @pytest.fixture(scope="module")

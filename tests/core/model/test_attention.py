@@ -1,3 +1,5 @@
+"""Attention in bf16 on a CPU: that of fp32 up to rounding, and nothing from behind the mask."""
+
 import pytest
 import torch
 

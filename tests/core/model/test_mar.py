@@ -1,4 +1,4 @@
-"""What the student's states may depend on, and what they must not."""
+"""Dependences of the student's states: those that they must have, and those that they must not have."""
 
 import pytest
 import torch

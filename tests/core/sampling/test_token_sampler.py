@@ -1,3 +1,5 @@
+"""Sampling: schedules, guidance, seeds, known tokens, and exact heads that give the data's distribution."""
+
 import math
 
 import pytest

@@ -134,7 +134,7 @@ def scenes():
 
 
 def shows(scene: list, meaning: Meaning) -> bool:
-    """Whether a scene is right for a meaning: the definition, spelled out independently of the detector."""
+    """Return true if a scene is right for a meaning: the definition, spelled out independently of the detector."""
     wanted = [o for o in meaning.objects for _ in range(meaning.count)]
     if sorted(o.shape for o in wanted) != sorted(shape for shape, *_ in scene):
         return False

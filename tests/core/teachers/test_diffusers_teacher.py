@@ -12,18 +12,11 @@ from lightgen_core.teachers.config import DiffusersConfig
 from lightgen_core.teachers.diffusers_teacher import PipelineTeacher
 from tests.factories import tiny_pipelines
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROMPTS = ["a red circle", "a dog on the moon", "two green squares, and a cat"]
 SEEDS = [11, 12, 13]
 CLASSES = {"flux": "FluxPipeline", "sd3": "StableDiffusion3Pipeline", "sdxl": "StableDiffusionXLPipeline"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small only wait for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,5 @@
+"""Checkpoints and saved students: they give back what was saved, and damaged ones are passed over or refused."""
+
 import errno
 import json
 import logging
@@ -10,6 +12,7 @@ from lightgen_core.model.save import StudentError, load_student, save_student
 from lightgen_core.train import checkpoint
 from lightgen_core.train.state import TrainingState
 from tests.factories.tiny_student import tiny_student, tiny_training
+from tests.support.contents import files_of
 
 RUN = {"seed": 1, "config": {"steps": 6}}
 
@@ -23,10 +26,6 @@ def state_after(step: int, seed: int = 0):
     state.optimizer.step()
     state.ema.update(0)
     return checkpoint.capture(step, state, [{"step": step, "loss": 0.1}], RUN)
-
-
-def files_of(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def damage(path, how):

@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from lightgen_core.config import Layout, OptimizerConfig
@@ -17,16 +16,9 @@ from tests.factories.tiny_student import CHANNELS, PATCH, SIDE, tiny_training, w
 from tests.programs.train_as_rank import DDP, KINDS, SHARDED, Interrupted, fitted
 from tests.support.paths import PROGRAMS, ROOT
 
+pytestmark = [pytest.mark.slow(seconds=70), pytest.mark.usefixtures("one_thread")]
+
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums over another number of threads round differently."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

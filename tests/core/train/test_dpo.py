@@ -1,3 +1,5 @@
+"""DPO: its loss and gradient, the guards of the winner, and runs that learn, resume and stop."""
+
 import copy
 import math
 
@@ -12,16 +14,9 @@ from lightgen_core.train.dpo import Preference, doubled, dpo_loss, loser_factor,
 from lightgen_core.train.step_noise import step_generator
 from tests.factories.tiny_student import PATCH, TOKEN_WIDTH, tiny_student, write_rows
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums over another number of threads round differently."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +188,7 @@ def test_tuning_learns_the_preference(pairs, tmp_path):
 
 
 def test_guards_keep_the_winner_likely(pairs, tmp_path):
-    """Where the plain loss lets the winner's error rise, sdpo and the anchor hold it lower."""
+    """The plain loss lets the winner's error rise here; sdpo and the anchor hold it lower."""
     ends = {
         guard: run(pairs, tmp_path / guard, steps=120, log_every=20, checkpoint_every=120, guard=guard)[2].rows[-1]
         for guard in ("none", "sdpo", "anchor")

@@ -28,19 +28,12 @@ from tests.factories.tiny_student import (
     write_rows,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 MEAN, NOISE = torch.randn(2, 10, 2, SIDE, SIDE, generator=torch.Generator().manual_seed(3)).half()
 STD = NOISE.abs().clamp(min=0.01)
 """Moments of ten rows of the tiny student's tokens."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums over another number of threads round differently."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def in_bytes(latents: Tensor) -> list[bytes]:
@@ -94,7 +87,7 @@ def tokens_at(step: int, source: TokenSource, micro_batch: int | None = None, ra
 
 
 def noise_at(step: int, source: TokenSource) -> Tensor:
-    """How many deviations the tokens of a step are off their means."""
+    """Return by how many deviations the tokens of a step are off their means."""
     batch = source.batch(step).to(CPU)
     return (tokens_at(step, source) - batch.tokens) / batch.std
 

@@ -1,4 +1,4 @@
-"""How training is laid out changes rounding at most: micro-batches, recomputed and compiled blocks, one process."""
+"""Layouts of training change rounding at most: micro-batches, recomputed and compiled blocks, one process."""
 
 import contextlib
 from functools import partial
@@ -20,17 +20,10 @@ from lightgen_core.train.pretrain import Denoising, train
 from lightgen_core.train.train_step import Updater
 from tests.factories.tiny_student import LONGEST, PATCH, TEXT_WIDTH, tiny_student, tiny_training, write_rows
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 BUCKETS = MaskConfig(kind="uniform", low=0.3, multiple=3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums over another number of threads round differently."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

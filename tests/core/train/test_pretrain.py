@@ -1,3 +1,5 @@
+"""Pre-training: resumed runs, broken steps, optimizer, learning rates and averages."""
+
 import math
 import os
 import signal
@@ -34,16 +36,9 @@ from tests.factories.tiny_student import (
 )
 from tests.support.paths import PROGRAMS, ROOT
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums over another number of threads round differently."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What the command line says to a person: nouns with their numbers, what applies and no more, in aligned columns."""
+"""Output of the command line for a person: nouns with their numbers, only what applies, in aligned columns."""
 
 import subprocess
 import sys

@@ -28,17 +28,11 @@ from lightgen_core.sampling.text_to_image import StudentInfo, TextToImage
 from lightgen_core.sampling.unmask import sample
 from tests.factories import released_formula as released
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 WORDS = 12
 CAPTIONS = ["a red circle", "four stars beside a blue square"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from tests.support.prefect_server import PrefectServer, prefect_server
 from tests.support.processes import kill, stop
 from tests.support.waiting import PATIENCE, wait_until
 
+pytestmark = pytest.mark.slow(seconds=60)
+
 LEASE_SECONDS = 60  # Prefect allows no shorter one
 OFTEN = f"""
 import runpy, sys, prefect.concurrency._leases as leases, flows.operations.device_limit as device_limit
@@ -81,7 +83,7 @@ class Orphan:
     """A run was killed that had the device, and another waits for it."""
 
     expires: datetime
-    """When the lease of the killed run ends."""
+    """The end of the lease of the killed run."""
     died: datetime
     folder: Path
     waiting: Popen[bytes]

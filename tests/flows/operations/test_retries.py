@@ -1,4 +1,4 @@
-"""Which errors a stage is tried again for, and how they are told."""
+"""Errors for which a stage is tried again, and their messages."""
 
 import errno
 import ssl

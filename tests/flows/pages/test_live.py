@@ -1,4 +1,4 @@
-"""What a person sees of a stage in the Prefect UI: its page at work, failed and done, and the thread that shows it."""
+"""The page of a stage in the Prefect UI, at work, failed and done, and the thread that shows it."""
 
 import json
 import logging
@@ -48,7 +48,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What is shown in the UI, by the kind of the artifact, and looks every 20 ms."""
+    """All that the UI shows, by the kind of the artifact; the thread looks every 20 ms."""
     shown: dict[str, list] = {"markdown": [], "progress": []}
 
     class Recorder:

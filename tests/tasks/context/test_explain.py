@@ -1,4 +1,4 @@
-"""Why an artifact was never made: the nearest one of its stage is named, and what differs; at a bounded price."""
+"""The reason for a missing artifact: the nearest one of its stage and the fields that differ, at a bounded price."""
 
 import contextlib
 import datetime

@@ -35,10 +35,13 @@ from tests.factories.shard_workers import (
     make,
     noted,
 )
+from tests.support.contents import contents
 from tests.support.paths import ROOT
 from tests.support.processes import is_running, kill
 from tests.support.s3_server import s3_server
 from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.slow(seconds=110)
 
 HERE = Settings(device="cpu", threads=1)
 POOL = Settings(device="cpu", threads=1, workers=2)
@@ -57,10 +60,6 @@ def store(tmp_path):
 @pytest.fixture
 def notes(tmp_path):
     return tmp_path / "notes"
-
-
-def contents(artifact: Artifact) -> dict[str, str]:
-    return {name: artifact.sha256(name) for name in artifact.names()}
 
 
 def expected(tmp_path: Path) -> dict[str, str]:

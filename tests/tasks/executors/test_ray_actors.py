@@ -27,11 +27,14 @@ from tests.factories.shard_workers import (
     make,
     noted,
 )
+from tests.support.contents import contents
 from tests.support.paths import ROOT
 from tests.support.run_stage import captions_stage, recipe_of
 from tests.support.s3_server import s3_server
 from tests.support.two_nodes import two_nodes
 from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.slow(seconds=50)
 
 ON_RAY = Settings(engine="ray", device="cpu", threads=1)
 
@@ -49,10 +52,6 @@ def cluster(s3):
         patch.setenv("PYTHONPATH", os.pathsep.join(path))  # so that workers find the makers of the tests
         with two_nodes() as nodes:
             yield nodes
-
-
-def contents(artifact: Artifact) -> dict[str, str]:
-    return {name: artifact.sha256(name) for name in artifact.names()}
 
 
 def test_a_run_whose_node_dies_ends_with_the_same_bytes(cluster, tmp_path):

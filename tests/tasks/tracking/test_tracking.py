@@ -1,4 +1,4 @@
-"""What TensorBoard, Weights & Biases and MLflow show of a run: read back with their own readers."""
+"""TensorBoard, Weights & Biases and MLflow show a run: read back with their own readers."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ def store(tmp_path):
 
 
 def read(folder: Path) -> EventAccumulator:
-    """What TensorBoard shows of a folder of event files."""
+    """Return the content of a folder of event files, as TensorBoard reads it."""
     return EventAccumulator(str(folder)).Reload()
 
 
