@@ -108,7 +108,7 @@ def test_one_thousand_hostile_inputs_are_each_quarantined_with_their_true_reason
         assert set(made.images["source"].to_pylist()) == hostile.good
         assert made.manifest.counts["quarantined"] == len(hostile.expected) == len(made.quarantine)
         assert made.manifest.counts["rows"] == len(hostile.good)
-        assert sum(made.manifest.figures["quarantine"].values()) == len(hostile.expected)
+        assert sum(made.manifest.metrics["quarantine"].values()) == len(hostile.expected)
         seen += len(hostile.expected)
     assert seen >= 1000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # KB: no bomb was unpacked

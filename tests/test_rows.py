@@ -100,7 +100,13 @@ def test_a_temporary_copy_goes_with_its_source(tmp_path, monkeypatch):
 
 
 def test_what_the_tokens_stage_writes_is_addressed_and_read_by_others(tmp_path):
-    kinds = {"id": pa.int64(), "caption": pa.string(), "latents": pa.binary(), "text": pa.binary(), "words": pa.int32()}
+    kinds = {
+        "id": pa.int64(),
+        "caption": pa.string(),
+        "latents": pa.binary(),
+        "text": pa.binary(),
+        "text_length": pa.int32(),
+    }
     rng, rows = np.random.default_rng(0), 3000
     words = rng.integers(1, 5, rows)
     columns = {
@@ -108,7 +114,7 @@ def test_what_the_tokens_stage_writes_is_addressed_and_read_by_others(tmp_path):
         "caption": ["a red circle"] * rows,
         "latents": [rng.bytes(144) for _ in range(rows)],
         "text": [rng.bytes(int(count) * 2 * TEXT_WIDTH) for count in words],
-        "words": words,
+        "text_length": words,
     }
     table = pa.table(columns).cast(schema(kinds, LAYOUT))
     file = tmp_path / "tokens.parquet"
@@ -149,8 +155,8 @@ def test_a_null_is_named(tmp_path):
     ("changes", "message"),
     [
         ({"latents": [[1.0]] * 2}, "should hold bytes"),
-        ({"words": np.array([1.5, 2.0])}, "column words is double with 0 nulls; expected integers"),
-        ({"words": pa.array([1, None])}, "column words is int64 with 1 nulls"),
+        ({"text_length": np.array([1.5, 2.0])}, "column text_length is double with 0 nulls; expected integers"),
+        ({"text_length": pa.array([1, None])}, "column text_length is int64 with 1 nulls"),
     ],
 )
 def test_columns_of_another_type_are_refused(tmp_path, changes, message):
@@ -220,7 +226,7 @@ def test_an_epoch_takes_a_small_part_of_the_sets_memory(tmp_path):
     for number in range(6):
         columns = {
             "id": np.arange(400),
-            "words": np.full(400, 64, dtype=np.int32),
+            "text_length": np.full(400, 64, dtype=np.int32),
             "latents": [rng.bytes(32768) for _ in range(400)],
             "text": [rng.bytes(8192) for _ in range(400)],
         }
