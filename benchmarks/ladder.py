@@ -60,7 +60,7 @@ def sample_by_rungs(
             aligned = [mar.align(text, text_mask), mar.null_text(batch, text.shape[1])]
         if memory is None or not rungs.memory_once:
             memory = [mar.text_memory(words) if rungs.memory_once else words for words in aligned]
-        branches = list(zip(memory, (text_mask, None), strict=True))[: 2 if config.guidance > 1 else 1]
+        branches = list(zip(memory, (text_mask, None), strict=True))[: 2 if config.guidance_scale > 1 else 1]
         images = _images(mar, tokens, hidden, grid, left, len(branches), rungs)
         read = [
             _read(mar, image, words, mask, grid, chosen, rungs)

@@ -17,7 +17,7 @@ from lightgen_core.data.batches import TokenSource, prefetched
 from storage.tables import schema, to_parquet
 
 BATCH, FILES, BUFFER = 256, 16, 1000
-KINDS = {"id": pa.int64(), "latents": pa.binary(), "text": pa.binary(), "words": pa.int32()}
+KINDS = {"id": pa.int64(), "latents": pa.binary(), "text": pa.binary(), "text_length": pa.int32()}
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ def write(folder: Path, size: Size, samples: int) -> int:
         text = [rng.standard_normal((count, size.text_width), np.float32).astype(np.float16) for count in words]
         total += latents.nbytes + sum(states.nbytes for states in text)
         raw = [image.tobytes() for image in latents], [states.tobytes() for states in text]
-        table = pa.table({"id": ids, "latents": raw[0], "text": raw[1], "words": words}).cast(schema(KINDS, size.about))
+        table = pa.table({"id": ids, "latents": raw[0], "text": raw[1], "text_length": words}).cast(
+            schema(KINDS, size.about)
+        )
         (folder / f"parquet/tokens-{shard:05d}.parquet").write_bytes(to_parquet(table))
         for place, number in enumerate(ids):
             np.savez(folder / f"npz/{number}-image.npz", moments=latents[place])

@@ -107,7 +107,7 @@ def opening(folder: Path) -> float:
     """Seconds to open a million rows in row groups of 640, as rows of 100 KiB have; the values themselves are tiny."""
     files, rows = [folder / f"tokens-{number:05d}.parquet" for number in range(20)], 50_000
     about = {"dtype": "float16", "channels": 1, "height": 2, "width": 2, "text_width": 4}
-    values = {"latents": [b"12345678"] * rows, "text": [b"12345678"] * rows, "words": [1] * rows}
+    values = {"latents": [b"12345678"] * rows, "text": [b"12345678"] * rows, "text_length": [1] * rows}
     for number, file in enumerate(files):
         table = pa.table({"id": range(number * rows, (number + 1) * rows)} | values).select(list(KINDS))
         plain = {"compression": "none", "use_dictionary": False, "row_group_size": 640}

@@ -104,7 +104,7 @@ def training_step(
             loss.item()
             scaler.scale(loss).backward()
             scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(weights, config.clip)
+            nn.utils.clip_grad_norm_(weights, config.max_grad_norm)
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()

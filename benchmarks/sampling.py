@@ -64,7 +64,9 @@ def main() -> None:
     if arguments.released:
         mar, head = work.student.mar.config, work.student.head.config
         model = released_model(arguments.released, mar, head, work.grid, work.text.shape[1], device)
-        others["released code, random weights"] = sampler(model, work.text, work.grid, 64, SamplerConfig().guidance)
+        others["released code, random weights"] = sampler(
+            model, work.text, work.grid, 64, SamplerConfig().guidance_scale
+        )
     seconds = interleaved.seconds(others | rungs, arguments.rounds, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {arguments.threads} threads"
     print(f"{len(work.text)} images of {work.grid[0]}x{work.grid[1]} tokens, {name}, medians of {arguments.rounds}\n")

@@ -154,7 +154,9 @@ def serve(recipe: str, cron: str, store_uri: str | None, **options: Any) -> None
     show_default=True,
     help="Share of that peak which is reached.",
 )
-@click.option("--words", type=click.IntRange(min=1), help="Text tokens of a caption; tokens.max_words by default.")
+@click.option(
+    "--words", type=click.IntRange(min=1), help="Text tokens of a caption; tokens.max_text_tokens by default."
+)
 @click.option("--price", type=click.FloatRange(min=0), help="Of one device-hour, in any currency.")
 @json_option
 def estimate(

@@ -132,6 +132,8 @@ def _nearest(location: tuple[int | str, ...]) -> str:
         model = _section(model, str(part))
     if model is None:
         return ""
+    if new := getattr(model, "renamed", {}).get(location[-1]):
+        return f" It is now called {new}."
     known = list(model.model_fields)
     return did_you_mean(str(location[-1]), known) or f" Known here: {', '.join(known)}."
 

@@ -54,7 +54,7 @@ class Planner:
         Where no scorer applies to the evaluation's captions, the names are there and their scores are None.
         """
         done = self.check("evaluation").state == "done"
-        return self.artifacts["evaluation"].manifest().figures["scores"] if done else {}
+        return self.artifacts["evaluation"].manifest().metrics["scores"] if done else {}
 
     def report(self) -> str | None:
         """Return the address of the report page; None where it is not done."""

@@ -4,7 +4,8 @@ Torch-free on purpose: the command line, a deployment and the Prefect UI read th
 A section is frozen and refuses unknown keys, so a misspelt knob is an error and a section can enter an artifact's key.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,6 +17,14 @@ class Section(BaseModel):
     """A frozen group of settings; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """New names of renamed fields, by their former names."""
+
+    @classmethod
+    def with_new_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of a section that an earlier release saved, under the names of today."""
+        return {cls.renamed.get(name, name): value for name, value in values.items()}
 
 
 class MarConfig(Section):
@@ -62,12 +71,14 @@ class HeadConfig(Section):
 class MaskConfig(Section):
     """How many tokens are hidden in a training step."""
 
-    kind: Literal["truncated_normal", "uniform"] = Field(
+    renamed: ClassVar = {"kind": "distribution", "low": "min_ratio"}
+
+    distribution: Literal["truncated_normal", "uniform"] = Field(
         "truncated_normal", description="distribution of the hidden share"
     )
     mean: float = Field(1.0, description="truncated_normal: mean of the hidden share")
     std: float = Field(0.25, gt=0, description="truncated_normal: standard deviation")
-    low: Fraction = Field(0.7, description="smallest hidden share; uniform: 0 hides one token or more")
+    min_ratio: Fraction = Field(0.7, description="smallest hidden share; uniform: 0 hides one token or more")
     multiple: Positive = Field(
         1, description="hidden counts are rounded up to a multiple of this: fewer shapes to compile, tokens"
     )
@@ -76,20 +87,24 @@ class MaskConfig(Section):
 class OptimizerConfig(Section):
     """The optimizer, with warm-up and a falling rate."""
 
-    kind: Literal["adamw", "muon"] = Field("adamw", description="muon: for weight matrices, and AdamW for the rest")
+    renamed: ClassVar = {"kind": "name", "clip": "max_grad_norm", "final_share": "min_lr_ratio"}
+
+    name: Literal["adamw", "muon"] = Field("adamw", description="muon: for weight matrices, and AdamW for the rest")
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's decay of the two moments")
     weight_decay: float = Field(
         0.02, ge=0, description="decay of matrices; biases, norms and learned vectors are not decayed"
     )
-    clip: float = Field(3.0, gt=0, description="largest gradient norm")
+    max_grad_norm: float = Field(3.0, gt=0, description="largest gradient norm")
     warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up")
     schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up")
-    final_share: Fraction = Field(0.0, description="cosine: last learning rate over the peak")
+    min_lr_ratio: Fraction = Field(0.0, description="cosine: last learning rate over the peak")
 
 
 class SamplerConfig(Section):
     """How images are sampled from a student."""
+
+    renamed: ClassVar = {"guidance": "guidance_scale"}
 
     iterations: Positive = Field(64, description="steps of the cosine reveal, at most the number of tokens")
     head_steps: Positive = Field(100, description="steps of the head's sampler for each token")
@@ -99,7 +114,7 @@ class SamplerConfig(Section):
     head_sampler: Literal["ddpm", "ddim", "euler"] = Field(
         "ddpm", description="ddpm and ddim for ddpm and v; euler for flow"
     )
-    guidance: float = Field(4.0, ge=1, description="classifier-free guidance; 1 is none")
+    guidance_scale: float = Field(4.0, ge=1, description="classifier-free guidance; 1 is none")
     guidance_schedule: Literal["constant", "linear", "interval"] = Field(
         "constant", description="linear: grows with the revealed share; interval: only at shares in guidance_interval"
     )
@@ -121,16 +136,20 @@ class SamplerConfig(Section):
 class LoopConfig(Section):
     """What pre-training and preference tuning share: the training loop's knobs."""
 
+    renamed: ClassVar = {"draws_per_token": "noise_samples_per_token", "keep": "keep_checkpoints"}
+
     steps: Positive = Field(100_000, description="optimizer updates")
     batch_size: Positive = Field(2048, description="rows of one update: images, or pairs of images")
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="AdamW and its learning rate")
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged weights; smaller at first")
-    draws_per_token: Positive = Field(4, description="time steps and noises drawn for each hidden token")
+    noise_samples_per_token: Positive = Field(4, description="time steps and noises drawn for each hidden token")
     mask: MaskConfig = Field(default_factory=MaskConfig, description="how many tokens are hidden")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast of the forward pass; weights stay fp32")
     log_every: Positive = Field(50, description="steps averaged into one row of the log")
     checkpoint_every: Positive = Field(1000, description="steps between checkpoints, a multiple of log_every")
-    keep: Positive = Field(2, description="checkpoints kept; more than one, so that a damaged one costs little")
+    keep_checkpoints: Positive = Field(
+        2, description="checkpoints kept; more than one, so that a damaged one costs little"
+    )
 
     @model_validator(mode="after")
     def _checkpoints_fall_on_log_rows(self) -> "LoopConfig":
@@ -146,6 +165,8 @@ class Layout(Section):
     is drawn anew for each micro-batch.
     """
 
+    renamed: ClassVar = {"recompute": "activation_checkpointing", "word_multiple": "pad_text_to_multiple_of"}
+
     processes: Positive = Field(1, description="training processes started on this machine, one for each GPU")
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="ddp: every process holds the whole model; fsdp: its share of weights and optimizer (AdamW)"
@@ -153,11 +174,11 @@ class Layout(Section):
     micro_batch: Positive | None = Field(
         None, description="rows of one forward and backward pass; none: all rows of the process at once"
     )
-    recompute: bool = Field(
+    activation_checkpointing: bool = Field(
         False, description="keep no activations inside blocks, compute them again in the backward pass: less memory"
     )
     compile: bool = Field(False, description="torch.compile the blocks")
-    word_multiple: Positive = Field(
+    pad_text_to_multiple_of: Positive = Field(
         16, description="compile: texts are padded to a multiple of this, so that few shapes are compiled, words"
     )
 
@@ -165,7 +186,9 @@ class Layout(Section):
 class TrainConfig(LoopConfig):
     """Pre-training of a student on tokens."""
 
-    text_drop: Fraction = Field(0.1, description="share of images trained with the null text, for guidance")
+    renamed: ClassVar = {**LoopConfig.renamed, "text_drop": "caption_dropout"}
+
+    caption_dropout: Fraction = Field(0.1, description="share of images trained with the null text, for guidance")
 
 
 class DpoOptimizerConfig(OptimizerConfig):
@@ -180,6 +203,8 @@ class DpoOptimizerConfig(OptimizerConfig):
 class DpoConfig(LoopConfig):
     """Diffusion-DPO on pairs of images, and the guards that keep the winner likely."""
 
+    renamed: ClassVar = {**LoopConfig.renamed, "guard": "displacement_guard", "tolerance_horizon": "tolerance_window"}
+
     steps: Positive = Field(2000, description="optimizer updates")
     batch_size: Positive = Field(256, description="pairs of one update")
     optimizer: DpoOptimizerConfig = Field(default_factory=DpoOptimizerConfig, description="AdamW and its learning rate")
@@ -187,7 +212,7 @@ class DpoConfig(LoopConfig):
     log_every: Positive = Field(10, description="steps averaged into one row of the log")
     checkpoint_every: Positive = Field(100, description="steps between checkpoints, a multiple of log_every")
     beta: float = Field(5000.0, gt=0, description="strength of the preference; larger stays closer to the reference")
-    guard: Literal["none", "sdpo", "anchor", "both"] = Field(
+    displacement_guard: Literal["none", "sdpo", "anchor", "both"] = Field(
         "sdpo", description="for the winner's sake, sdpo: scale the loser's gradient; anchor: train on the winner too"
     )
     sdpo_mu: Fraction = Field(0.0, description="sdpo: share of the winner's first-order gain that the loser must leave")
@@ -195,25 +220,34 @@ class DpoConfig(LoopConfig):
     tolerance: float = Field(
         0.05, gt=0, description="largest rise of the winner's error, as a share of the reference's"
     )
-    tolerance_horizon: Positive = Field(5, description="log rows over which that rise is averaged before it is judged")
+    tolerance_window: Positive = Field(5, description="log rows over which that rise is averaged before it is judged")
 
 
 class DedupConfig(Section):
     """Which pictures go: those that do not show their caption, on request, and copies of each other."""
 
-    least_score: float | None = Field(
+    renamed: ClassVar = {
+        "least_score": "min_clip_score",
+        "lowest_share": "drop_lowest_fraction",
+        "neighbours": "k",
+        "certificate_queries": "recall_queries",
+    }
+
+    min_clip_score: float | None = Field(
         None, ge=-1, le=1, description="text-image score (cosine) below which a picture goes; none: no such rule"
     )
-    lowest_share: float = Field(0.0, ge=0, lt=1, description="share of the pictures that goes, of the lowest scores")
+    drop_lowest_fraction: float = Field(
+        0.0, ge=0, lt=1, description="share of the pictures that goes, of the lowest scores"
+    )
     threshold: float = Field(0.95, gt=0, le=1, description="cosine from which the worse of a pair is dropped")
     cluster_threshold: float | None = Field(
         None, gt=0, le=1, description="chain rule: cosine that links pictures into clusters; none: no chain rule"
     )
     cluster_size: int = Field(5, ge=3, description="chain rule: a cluster of this size or more keeps only its best")
-    neighbours: Positive = Field(64, description="neighbours looked up for each picture, before a range search")
+    k: Positive = Field(64, description="neighbours looked up for each picture, before a range search")
     index: str | None = Field(None, description="faiss factory string, such as IVF4096,Flat; none: chosen by row count")
     search_recall: Fraction = Field(0.99, description="inverted files: share of pairs that the probed lists must find")
-    certificate_queries: Positive = Field(10_000, description="rows whose pairs are checked against brute force")
+    recall_queries: Positive = Field(10_000, description="rows whose pairs are checked against brute force")
     diversity_sample: int = Field(5_000, ge=2, description="rows behind Vendi, k-centre radius and near-duplicate rate")
     clusters: Positive = Field(256, description="k-means clusters of the occupancy entropy")
     centres: Positive = Field(64, description="centres of the k-centre radius")

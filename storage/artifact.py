@@ -238,7 +238,7 @@ class Artifact:
                 name = PurePosixPath(entry.name)
                 place = str(name.with_name(f"{name.stem}~{uuid.uuid4().hex[:12]}{name.suffix}"))
                 self.store.write(f"{self.path}/{place}", content)
-                entry = entry.model_copy(update={"place": place})
+                entry = entry.model_copy(update={"stored_as": place})
         self.record(entry)
 
     def record(self, entry: FileEntry) -> None:

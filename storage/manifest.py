@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from storage.plural import counted
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: `figures` are called `metrics`, a file's `place` `stored_as`. Version 1 is still read."""
 MANIFEST = "manifest.json"
 
 
@@ -22,16 +23,17 @@ class FileEntry(BaseModel):
     counts: dict[str, int] = Field(
         default_factory=dict, description="what the maker of this file counted, summed in the manifest"
     )
-    place: str | None = Field(
+    stored_as: str | None = Field(
         None,
-        exclude_if=lambda place: place is None,
+        validation_alias=AliasChoices("stored_as", "place"),  # format version 1
+        exclude_if=lambda path: path is None,
         description="path inside the artifact where the file lies; left out: at its name",
     )
 
     @property
     def path(self) -> str:
         """Path inside the artifact where the file lies."""
-        return self.place or self.name
+        return self.stored_as or self.name
 
 
 class Manifest(BaseModel):
@@ -51,7 +53,11 @@ class Manifest(BaseModel):
     inputs: dict[str, str] = Field(description="key of each input artifact, by stage: the lineage")
     files: tuple[FileEntry, ...]
     counts: dict[str, int] = Field(description="rows, and whatever else the stage counts")
-    figures: dict[str, Any] = Field(default_factory=dict, description="what the stage measured of its output")
+    metrics: dict[str, Any] = Field(
+        default_factory=dict,
+        validation_alias=AliasChoices("metrics", "figures"),  # format version 1
+        description="what the stage measured of its output",
+    )
     timings: dict[str, float] = Field(description="wall-clock seconds, over all runs that contributed")
     device_seconds: float = Field(ge=0, description="seconds for which the device was held")
     models: dict[str, str | None] = Field(

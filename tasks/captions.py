@@ -45,7 +45,7 @@ def _files(recipe: Recipe) -> tuple[str, ...]:
 
 
 @stage(
-    version=2,
+    version=3,
     reads=("seed", "world", "captions"),
     weights=_models,
     files=_files,

@@ -85,7 +85,7 @@ def _written(job: Job, seed: int) -> tuple[Topics, Rows]:
     instructions = Instructions(asked.taxonomy, seed, asked.rewrite, originals)
     with ExitStack() as until_end:
         writer: Writer | None = None
-        count = math.ceil(job.recipe.captions.count * asked.surplus)
+        count = math.ceil(job.recipe.captions.count * asked.oversampling)
         for shard in job.unfinished(runs(count, asked.shard_size, "answers")):
             writer = writer or _writer(job, asked, until_end)
             given = [instructions[place] for place in range(shard.start, shard.stop)]

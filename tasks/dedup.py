@@ -31,7 +31,7 @@ SCHEMA = schema(
 LOW_SCORE = "low text-image score"
 
 
-@stage(version=2, reads=("seed", "dedup"))
+@stage(version=3, reads=("seed", "dedup"))
 def dedup(job: Job, synthesis: Artifact, embeddings: Artifact) -> None:
     """Write `keep.parquet`, one row for each picture; the figures and the recall certificate go into the manifest.
 
@@ -46,7 +46,7 @@ def dedup(job: Job, synthesis: Artifact, embeddings: Artifact) -> None:
     column = embedded["image"].combine_chunks()
     vectors = np.ascontiguousarray(column.flatten().to_numpy().reshape(len(column), -1))
     ids, scores = pictures["id"].to_numpy(), embedded["score"].to_numpy()
-    shown = shows_caption(scores, ids, asked.least_score, asked.lowest_share)
+    shown = shows_caption(scores, ids, asked.min_clip_score, asked.drop_lowest_fraction)
     chosen = pictures.filter(pa.array(shown))
     found = find_duplicates(
         vectors if shown.all() else vectors[shown],

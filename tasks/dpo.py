@@ -11,7 +11,7 @@ from tasks.stage import stage
 from tasks.training import place, rows_of
 
 
-@stage(version=1, reads=("seed", "dpo"), on_device=True)
+@stage(version=2, reads=("seed", "dpo"), on_device=True)
 def dpo(job: Job, pretrain: Artifact, pairs: Artifact) -> None:
     """Write the tuned student (raw and EMA weights, config) and `log.json`: accuracy, winner's and loser's error."""
     from lightgen_core.launch.torchrun import execute

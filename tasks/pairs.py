@@ -28,7 +28,7 @@ KINDS = {
     "winner": pa.binary(),
     "loser": pa.binary(),
     "text": pa.binary(),
-    "words": pa.int32(),
+    "text_length": pa.int32(),
     "winner_image": IMAGE,
     "loser_image": IMAGE,
 }
@@ -40,7 +40,7 @@ def frozen(recipe: Recipe) -> tuple[str, ...]:
     return (recipe.embeddings.model,) if asked.scorer == "clip" else ()
 
 
-@stage(version=2, reads=("seed", "pairs", "sampler", "world", "tokens", "pretrain"), weights=frozen, on_device=True)
+@stage(version=3, reads=("seed", "pairs", "sampler", "world", "tokens", "pretrain"), weights=frozen, on_device=True)
 def pairs(job: Job, pretrain: Artifact, tokens: Artifact, synthesis: Artifact) -> None:
     """Write `pairs-*.parquet`: for captions of the training set, a picture to prefer and one to avoid.
 
@@ -146,7 +146,7 @@ def _row(
         "winner": winner,
         "loser": loser,
         "text": source["text"],
-        "words": source["words"],
+        "text_length": source["text_length"],
         "winner_image": {"bytes": winner_image, "path": None},
         "loser_image": {"bytes": loser_image, "path": None},
     }

@@ -25,14 +25,16 @@ def start_of(recipe: Recipe) -> tuple[str, ...]:
     Raises:
         ModelNotFound: no student there, or one of another shape than the recipe's.
     """
-    start, wanted = recipe.pretrain.start, recipe.pretrain.model_dump(mode="json", include={"model", "head"})
+    start, wanted = recipe.pretrain.init_from, recipe.pretrain.model_dump(mode="json", include={"model", "head"})
     if start is None:
         return ()
     try:
         config = json.loads((Path(start) / "config.json").read_bytes())
         found = {"model": config["mar"], "head": config["head"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelNotFound(f"pretrain.start: {start} holds no student; give a folder with its config.json") from error
+        raise ModelNotFound(
+            f"pretrain.init_from: {start} holds no student; give a folder with its config.json"
+        ) from error
     differing = [
         f"pretrain.{part}.{name} is {value}, the student has {found[part].get(name)}"
         for part, fields in wanted.items()
@@ -41,12 +43,12 @@ def start_of(recipe: Recipe) -> tuple[str, ...]:
     ]
     if differing:
         raise ModelNotFound(
-            f"pretrain.start: the student in {start} is another than the recipe's: " + "; ".join(differing)
+            f"pretrain.init_from: the student in {start} is another than the recipe's: " + "; ".join(differing)
         )
     return (start,)
 
 
-@stage(version=2, reads=("seed", "pretrain", "tokens"), weights=start_of, on_device=True)
+@stage(version=3, reads=("seed", "pretrain", "tokens"), weights=start_of, on_device=True)
 def pretrain(job: Job, tokens: Artifact) -> None:
     """Write the student (raw and EMA weights, config) and `log.json`, the loss curve over all phases."""
     from lightgen_core.launch.torchrun import execute
@@ -58,7 +60,7 @@ def pretrain(job: Job, tokens: Artifact) -> None:
         mar=recipe.pretrain.model,
         head=recipe.pretrain.head,
         seed=seed_of(recipe.seed, "student"),
-        start=next(map(Path, start_of(recipe)), None),
+        init_from=next(map(Path, start_of(recipe)), None),
     )
     rows: list[dict[str, Any]] = []
     for number in range(len(recipe.phases)):
@@ -84,7 +86,15 @@ def _phase(job: Job, tokens: Artifact, student: NewStudent | SavedStudent, numbe
     recipe, (size, config) = job.recipe, job.recipe.phases[number]
     files, own = tokens.names(pattern_of(size)), [number + 1] if number else []
     layout = about(read_table(tokens, files[0], ["id"]).schema)
-    components = ("codec", "codec_precision", "text_encoder", "text_precision", "text_layer", "max_words", "patch")
+    components = (
+        "codec",
+        "codec_precision",
+        "text_encoder",
+        "text_precision",
+        "text_layer",
+        "max_text_tokens",
+        "patch",
+    )
     info = StudentInfo(
         **recipe.tokens.model_dump(include=set(components)),
         channels=layout["channels"],

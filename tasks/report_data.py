@@ -51,8 +51,8 @@ def gather(given: Inputs) -> ReportData:
     recipe, artifacts = given.recipe, given.artifacts
     manifests = {name: artifact.manifest() for name, artifact in artifacts.items()}
     newest = manifests["evaluation"]
-    scored, pairs = newest.figures, manifests["pairs"].counts
-    topics = manifests["captions"].figures["captions_by_topic"]
+    scored, pairs = newest.metrics, manifests["pairs"].counts
+    topics = manifests["captions"].metrics["captions_by_topic"]
     return ReportData(
         name=recipe.name,
         purpose=recipe.purpose,
@@ -67,15 +67,15 @@ def gather(given: Inputs) -> ReportData:
             if table is not None
         },
         clip_scores={who: Interval(**score) for who, score in scored.get("clip_score", {}).items()},
-        scores_mean_nothing=recipe.scores_mean_nothing,
+        smoke_test=recipe.smoke_test,
         samples=samples(given),
         curves=(loss_curve(artifacts["pretrain"]), *preference_curves(artifacts["dpo"])),
         topics=topics_of(artifacts["captions"]),
         other_topics=max(0, len(topics) - MOST_TOPICS),
         repeats=_repeats(artifacts["captions"]),
         repeated_captions=manifests["captions"].counts["repeated"],
-        quarantine=manifests["synthesis"].figures["quarantine"],
-        diversity=tuple(Diversity(**manifests["dedup"].figures["diversity"]).figures()),
+        quarantine=manifests["synthesis"].metrics["quarantine"],
+        diversity=tuple(Diversity(**manifests["dedup"].metrics["diversity"]).figures()),
         dedup=dedup_summary(given),
         pairs=pair_examples(given),
         pair_counts={kind: pairs[kind] for kind in ("teacher", "best_worst") if pairs[kind]},
@@ -182,7 +182,7 @@ def _lines(rows: list[dict[str, float]], names: list[str]) -> tuple[np.ndarray, 
 
 def topics_of(captions: Artifact) -> tuple[Topic, ...]:
     """The topics with the most captions, in the captions' order, each with its first caption."""
-    counts = captions.manifest().figures["captions_by_topic"]
+    counts = captions.manifest().metrics["captions_by_topic"]
     largest = set(sorted(counts, key=lambda name: -counts[name])[:MOST_TOPICS])
     topics = read_table(captions, "^captions", ["topic"])["topic"].combine_chunks().dictionary_encode()
     places = np.unique(topics.indices.to_numpy(), return_index=True)[1]
@@ -200,7 +200,7 @@ def _repeats(captions: Artifact, most: int = 6) -> tuple[Repeat, ...]:
 def dedup_summary(given: Inputs) -> DedupSummary:
     """What went and why, with the copies that were hardest to tell; needs `synthesis` and `dedup`."""
     manifest = given.artifacts["dedup"].manifest()
-    certificate = manifest.figures["certificate"]
+    certificate = manifest.metrics["certificate"]
     verdict = read_table(given.artifacts["dedup"], "^keep")
     copies = verdict.filter(pc.and_(pc.invert(verdict["kept"]), pc.is_valid(verdict["duplicate_of"])))
     nearest_last = copies.sort_by([("similarity", "ascending"), ("id", "ascending")])
@@ -208,7 +208,7 @@ def dedup_summary(given: Inputs) -> DedupSummary:
     pictures = _by_id(given.artifacts["synthesis"], {row[name] for row in examples for name in ("id", "duplicate_of")})
     return DedupSummary(
         pictures=len(verdict),
-        reasons=manifest.figures["reasons"],
+        reasons=manifest.metrics["reasons"],
         threshold=given.recipe.dedup.threshold,
         index=tuple(certificate["index"]),
         queries=certificate["queries"],

@@ -147,7 +147,7 @@ class Stage:
             inputs=keys,
             files=files,
             counts=_total(files) | job.counts,
-            figures=job.figures,
+            metrics=job.figures,
             timings={"seconds": seconds},
             device_seconds=seconds if self.on_device(job.recipe) else 0.0,
             models={

@@ -49,7 +49,7 @@ def _files(recipe: Recipe) -> tuple[str, ...]:
 
 
 @stage(
-    version=2,
+    version=3,
     reads=("seed", "world", "synthesis"),
     weights=_weights,
     files=_files,
@@ -62,8 +62,8 @@ def synthesis(job: Job, captions: Artifact) -> None:
     changes another. The id of a picture in the quarantine stays unused.
     """
     work = work_of(job.recipe, captions)
-    if "caption_not_kept" in work.counts:
-        job.say("%s with a kept caption, %d without", counted(len(work), "sample"), work.counts["caption_not_kept"])
+    if "caption_filtered_out" in work.counts:
+        job.say("%s with a kept caption, %d without", counted(len(work), "sample"), work.counts["caption_filtered_out"])
     if work.faults:
         rows = [{"id": None, "source": f.key, "caption": f.caption, **_told(f.why)} for f in work.faults]
         job.write_table("quarantine-set.parquet", pa.Table.from_pylist(rows, QUARANTINE))

@@ -138,7 +138,7 @@ class FromSet:
         self._row_of = {even_space(row["caption"]): row for row in reversed(kept)}
         self._set = ImageSetTeacher(asked.files, self._row_of, asked.count)
         self.faults: Sequence[Fault] = self._set.faults
-        self.counts = {"caption_not_kept": self._set.not_kept, "beyond_count": self._set.beyond}
+        self.counts = {"caption_filtered_out": self._set.not_kept, "surplus": self._set.beyond}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FromSet, self._planned_from

@@ -28,12 +28,12 @@ KINDS: dict[str, pa.DataType] = {
     "latents": pa.binary(),
     "std": pa.binary(),
     "text": pa.binary(),
-    "words": pa.int32(),
+    "text_length": pa.int32(),
 }
 
 
 @stage(
-    version=2,
+    version=3,
     reads=("tokens",),
     weights=lambda recipe: (recipe.tokens.codec, recipe.tokens.text_encoder),
     on_device=True,
@@ -92,7 +92,7 @@ class Encoder:
                 for column, values in whole.items()
             },
             "text": text["text"],
-            "words": text["words"],
+            "text_length": text["text_length"],
         }
         return pa.table(columns, schema({name: KINDS[name] for name in columns}, about))
 
@@ -105,7 +105,7 @@ def _components(job: Job) -> "tuple[LatentCodec, TextEncoder]":
     asked, device = job.recipe.tokens, job.device()
     return LatentCodec.load(asked.codec, device=device, dtype=PRECISIONS[asked.codec_precision]), TextEncoder.load(
         asked.text_encoder,
-        max_length=asked.max_words,
+        max_length=asked.max_text_tokens,
         layer=asked.text_layer,
         device=device,
         dtype=PRECISIONS[asked.text_precision],
@@ -116,7 +116,7 @@ def _tell_size(job: Job, shard: pa.Table, codec: "LatentCodec", text_width: int,
     """Log, before the first picture is encoded, how much disk the rows take at most."""
     asked = job.recipe.tokens
     sides = [(size, size) for size in asked.sizes] or [from_bytes(shard["image"][0]["bytes"].as_py()).shape[:2]]
-    rows, text = kept * (2 if asked.flip else 1), 2 * asked.max_words * text_width
+    rows, text = kept * (2 if asked.flip else 1), 2 * asked.max_text_tokens * text_width
     values = codec.channels * (2 if asked.latents == "moments" else 1)
     each = sum(2 * values * (h // codec.stride) * (w // codec.stride) + text for h, w in sides)
     job.say("at most %s of %d bytes, all sizes together: %.2f GB", counted(rows, "row"), each, rows * each / 1e9)
@@ -145,8 +145,8 @@ def _encode_text(said: list[str], text_encoder: "TextEncoder", asked: Tokens) ->
     captions, back = np.unique(said, return_inverse=True)
     states = text_encoder.encode(captions.tolist(), padded=asked.pad_text)
     text = [to_bytes(state, asked.dtype) for state in states]
-    columns = {"text": [text[i] for i in back], "words": [len(states[i]) for i in back]}
-    return pa.table(columns, pa.schema([("text", KINDS["text"]), ("words", KINDS["words"])])), {
+    columns = {"text": [text[i] for i in back], "text_length": [len(states[i]) for i in back]}
+    return pa.table(columns, pa.schema([("text", KINDS["text"]), ("text_length", KINDS["text_length"])])), {
         "captions_encoded": len(captions)
     }
 

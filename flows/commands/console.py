@@ -77,7 +77,7 @@ def describe_artifact(uri: str, manifest: Manifest) -> str:
         ("on", ", ".join(f"{name} {what}" for name, what in manifest.host.items())),
         ("from", inputs or "the recipe alone"),
         ("counts", ", ".join(f"{name} {count:,}" for name, count in manifest.counts.items())),
-        ("figures", f"{', '.join(manifest.figures)}; --json shows them" if manifest.figures else ""),
+        ("figures", f"{', '.join(manifest.metrics)}; --json shows them" if manifest.metrics else ""),
     ]
     files = [
         (f"  {file.name}", size(file.bytes), counted(file.rows, "row") if file.rows else "")

@@ -154,14 +154,14 @@ class Estimator:
         phases = [(self.sizes[size].tokens, config) for size, config in self.recipe.phases]
         images = sum(config.steps * config.batch_size for _, config in phases)
         flops = sum(config.steps * config.batch_size * self._training(tokens, config) for tokens, config in phases)
-        keep = max(config.keep for _, config in phases)
+        keep = max(config.keep_checkpoints for _, config in phases)
         return Work(images, "images", self.parameters * STUDENT, flops, self.parameters * CHECKPOINT * keep)
 
     def _training(self, tokens: int, config: LoopConfig) -> float:
         """Forward and backward of one image, on average over masks."""
         model, head = self.recipe.pretrain.model, self.recipe.pretrain.head
         return expected_training_flops(
-            model, head, config.mask, tokens=tokens, words=self.words, draws=config.draws_per_token
+            model, head, config.mask, tokens=tokens, words=self.words, draws=config.noise_samples_per_token
         )
 
     def pairs(self) -> Work:
@@ -181,14 +181,14 @@ class Estimator:
     def dpo(self) -> Work:
         """Policy forward and backward, reference forward, on winner and loser."""
         config, model, head = self.recipe.dpo, self.recipe.pretrain.model, self.recipe.pretrain.head
-        tokens, draws = self._last.tokens, config.draws_per_token
+        tokens, draws = self._last.tokens, config.noise_samples_per_token
         reference = sum(
             share * sum(forward_flops(model, head, tokens=tokens, hidden=n, words=self.words, draws=draws).values())
             for n, share in hidden_counts(tokens, config.mask).items()
         )
         images = 2 * config.steps * config.batch_size
         flops = images * (self._training(tokens, config) + reference)
-        scratch = self.parameters * CHECKPOINT * config.keep
+        scratch = self.parameters * CHECKPOINT * config.keep_checkpoints
         return Work(
             images, "images", self.parameters * STUDENT, flops, scratch, "winner and loser, policy and reference"
         )
@@ -229,12 +229,12 @@ def estimate(recipe: Recipe, rates: Rates, words: int | None = None) -> dict[str
     """What `lightgen estimate --json` prints: a row for each stage, and the sums.
 
     Args:
-        words: text tokens of a caption on average; `tokens.max_words`, the most there can be, where it is left out.
+        words: text tokens of a caption on average; left out: the most, `tokens.max_text_tokens`.
 
     Raises:
         UnknownSize: a component's size that is not known before it is downloaded.
     """
-    estimator = Estimator(recipe, min(words or recipe.tokens.max_words, recipe.tokens.max_words))
+    estimator = Estimator(recipe, min(words or recipe.tokens.max_text_tokens, recipe.tokens.max_text_tokens))
     rows = [_row(name, getattr(estimator, name)(), rates) for name in NAMES]
     hours = [row["device_hours"] for row in rows]
     untold = [row["stage"] for row in rows if row["device_hours"] is None]

@@ -179,7 +179,7 @@ def _student(
     from lightgen_core.sampling.text_to_image import TextToImage
 
     student = TextToImage.load(folder, device)
-    given = {"iterations": steps, "guidance": cfg}
+    given = {"iterations": steps, "guidance_scale": cfg}
     changed = (sampler or student.sampler).model_dump() | {name: v for name, v in given.items() if v is not None}
     asked = SamplerConfig.model_validate(changed)
     return lambda captions, seeds: student.sample(captions, seeds, sampler=asked).pictures
@@ -195,7 +195,7 @@ def _pipeline(reference: str, device: "torch.device", offload: "Offload", steps:
     from lightgen_core.teachers.diffusers_teacher import PipelineTeacher
 
     dtype: Literal["float32", "bfloat16"] = "float32" if device.type == "cpu" else "bfloat16"
-    asked = DiffusersConfig(model=reference, dtype=dtype, steps=steps, guidance=cfg, batch_size=_PIPELINE_AT_ONCE)
+    asked = DiffusersConfig(model=reference, dtype=dtype, steps=steps, guidance_scale=cfg, batch_size=_PIPELINE_AT_ONCE)
     try:
         return PipelineTeacher.load(asked, device, offload).draw
     except TeacherError as error:

@@ -20,7 +20,7 @@ def import_to_folder(
     num_heads: int | None,
     codec: str,
     text_encoder: str,
-    max_words: int,
+    max_text_tokens: int,
 ) -> Path:
     """Write a student checkpoint with the weights of a released file; returns its folder.
 
@@ -54,7 +54,7 @@ def import_to_folder(
     info = StudentInfo(
         codec=codec,
         text_encoder=text_encoder,
-        max_words=max_words,
+        max_text_tokens=max_text_tokens,
         patch=PATCH,
         channels=_channels(mar.token_width),
         latent_height=PATCH * mar.position_grid,
@@ -64,7 +64,7 @@ def import_to_folder(
     log.info(
         "%.1f M parameters, width %d, %d heads, %s weights; it reads %s with %d words and draws through %s",
         *(sum(weight.numel() for weight in student.parameters()) / 1e6, mar.width, mar.heads),
-        *(" and ".join(chosen), text_encoder, max_words, codec),
+        *(" and ".join(chosen), text_encoder, max_text_tokens, codec),
     )
     return output
 

@@ -48,7 +48,7 @@ def inpaint_to_file(
     settings = Settings()
     try:
         student = TextToImage.load(checkpoint, pick_device(settings.device, settings.threads))
-        changes = {"iterations": steps, "guidance": cfg}
+        changes = {"iterations": steps, "guidance_scale": cfg}
         asked = student.sampler.model_dump() | {name: value for name, value in changes.items() if value is not None}
         made = inpaint(student, picture, wanted, prompt, seed, SamplerConfig.model_validate(asked))
     except (StudentError, InpaintError) as error:

@@ -38,7 +38,7 @@ def sample_to_files(
     """
     if not all(prompt.strip() for prompt in prompts):
         raise UserError("a prompt is empty: say what to draw")
-    changes = {name: value for name, value in {"iterations": steps, "guidance": cfg}.items() if value is not None}
+    changes = {name: value for name, value in {"iterations": steps, "guidance_scale": cfg}.items() if value is not None}
     changes |= read_overrides(overrides)
     require_student(checkpoint)
     require_writable(output)

@@ -143,12 +143,16 @@ def inpaint(checkpoint: Path, image: Path, mask: Path, prompt: str, **options: A
     "--text-encoder", default="google/flan-t5-xxl", show_default=True, metavar="REF", help="Hub id or folder."
 )
 @click.option(
-    "--max-words", type=click.IntRange(min=1), default=128, show_default=True, help="Text tokens; captions are padded."
+    "--max-text-tokens",
+    type=click.IntRange(min=1),
+    default=128,
+    show_default=True,
+    help="Text tokens; captions are padded.",
 )
 def import_upstream(file: Path, **options: Any) -> None:
     """Turn the paper's released weights into a CHECKPOINT.
 
-    FILE is .pth or .safetensors; CHECKPOINT a folder that sample, inpaint, eval and `pretrain.start` take.
+    FILE is .pth or .safetensors; CHECKPOINT a folder that sample, inpaint, eval and `pretrain.init_from` take.
 
     \b
     lightgen import-upstream released.pth -o CHECKPOINT

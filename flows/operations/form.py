@@ -17,7 +17,7 @@ from flows.load import recipe_names
 from lightgen_core.config import Section
 from tasks.config.recipe import Recipe
 
-ABOUT = ("name", "purpose", "scores_mean_nothing")
+ABOUT = ("name", "purpose", "smoke_test")
 """What a recipe says of itself; no part of what is made."""
 KEPT = {"title": "as in the recipe", "type": "null"}
 LONGEST_DEFAULT = 80

@@ -27,7 +27,7 @@ def exhibit(made: Made) -> list[str]:
 
 
 def _captions(made: Made) -> list[str]:
-    figures = made.artifact.manifest().figures
+    figures = made.artifact.manifest().metrics
     topics = report_data.topics_of(made.artifact)[:12]
     told = [
         table(
@@ -40,7 +40,7 @@ def _captions(made: Made) -> list[str]:
 
 
 def _synthesis(made: Made) -> list[str]:
-    quarantine = made.artifact.manifest().figures["quarantine"]
+    quarantine = made.artifact.manifest().metrics["quarantine"]
     told = _grid("pictures of the teacher", _some_pictures(made.artifact))
     return told + ([_reasons("In quarantine", quarantine)] if quarantine else [])
 
@@ -86,14 +86,14 @@ def _pairs(made: Made) -> list[str]:
 
 
 def _dpo(made: Made) -> list[str]:
-    stopped = made.artifact.manifest().figures["stopped"]
+    stopped = made.artifact.manifest().metrics["stopped"]
     return ([f"Stopped early: {plain(stopped)}."] if stopped else []) + _curves(
         report_data.preference_curves(made.artifact)
     )
 
 
 def _evaluation(made: Made) -> list[str]:
-    scores = made.artifact.manifest().figures["scores"]
+    scores = made.artifact.manifest().metrics["scores"]
     rows = (
         SampleRow(
             row.category, row.caption, {STUDENTS.get(who, sentence(who)): each for who, each in row.samples.items()}

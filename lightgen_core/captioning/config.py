@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from string import Formatter
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -111,17 +111,21 @@ def _names_only(template: str, field: str, known: Iterable[str]) -> None:
 class AnswerFilters(Section):
     """Which answers of a language model are captions."""
 
+    renamed: ClassVar = {"echo_words": "max_echoed_words"}
+
     min_words: Positive = Field(3, description="shortest caption, words")
     max_words: Positive = Field(120, description="longest caption, words")
     allow_cut: bool = Field(False, description="also take what the token limit cut off in mid-sentence")
     refusals: tuple[str, ...] = Field(REFUSALS, description="beginnings by which a refusal is known, in any case")
-    echo_words: int = Field(
+    max_echoed_words: int = Field(
         8, ge=0, description="an answer that repeats so many words of the instruction in a row is dropped; 0: none is"
     )
 
 
 class LanguageModel(Section):
     """Who writes captions, and about what."""
+
+    renamed: ClassVar = {"surplus": "oversampling"}
 
     backend: Literal["transformers", "endpoint"] = Field(
         "transformers",
@@ -143,7 +147,7 @@ class LanguageModel(Section):
     )
     taxonomy: Taxonomy = Field(default_factory=Taxonomy, description="what captions are about")
     rewrite: Rewriting | None = Field(None, description="rewrite the captions of captions.file too; none: do not")
-    surplus: float = Field(
+    oversampling: float = Field(
         1.5, ge=1, description="instructions for each caption wanted: some answers are dropped, some repeat others"
     )
     filters: AnswerFilters = Field(default_factory=AnswerFilters, description="which answers are captions")

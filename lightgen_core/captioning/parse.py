@@ -72,7 +72,7 @@ def caption_of(answer: Answer, asked: Instruction, filters: AnswerFilters) -> st
         raise Rejected(Reason.UNCHANGED)
     # What the seed caption says may be said again; what is around it may not.
     for part in asked.text.split(asked.rewrites) if asked.rewrites else [asked.text]:
-        if filters.echo_words and (echo := shared_run(words, words_of(part), filters.echo_words)):
+        if filters.max_echoed_words and (echo := shared_run(words, words_of(part), filters.max_echoed_words)):
             raise Rejected(Reason.ECHO, echo)
     return caption
 

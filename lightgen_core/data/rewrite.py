@@ -71,7 +71,7 @@ def _check_room(pieces: Sequence[Piece], columns: Sequence[str], folder: Path) -
 def _copy(file: Path, columns: Sequence[str], target: Path) -> None:
     plain = {"compression": "none", "use_dictionary": False, "write_statistics": False, "data_page_size": 1 << 30}
     with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as parquet:
-        fields = [("id", pa.int64()), ("words", pa.int64())] + [(name, pa.large_binary()) for name in columns]
+        fields = [("id", pa.int64()), ("text_length", pa.int64())] + [(name, pa.large_binary()) for name in columns]
         schema = pa.schema(fields, metadata=parquet.schema_arrow.metadata)
         with pq.ParquetWriter(target, schema, **plain) as writer:
             for batch in parquet.iter_batches(_ROWS, columns=schema.names):

@@ -72,10 +72,10 @@ def read_piece(file: Path, columns: Sequence[str]) -> Piece:
         DataError: missing columns or metadata, an id or a count of words that is none.
     """
     with _opened(file) as parquet:
-        layout = _layout(parquet.schema_arrow, ("id", "words", *columns), file)
-        small = parquet.read(columns=["id", "words"], use_threads=False)
+        layout = _layout(parquet.schema_arrow, ("id", "text_length", *columns), file)
+        small = parquet.read(columns=["id", "text_length"], use_threads=False)
         metadata = parquet.metadata
-    ids, words = (_integers(small[name], name, file) for name in ("id", "words"))
+    ids, words = (_integers(small[name], name, file) for name in ("id", "text_length"))
     if len(words) and words.min() < 1:
         raise DataError(f"{file}: row {ids[words.argmin()]} has no words; expected one or more")
     groups = np.array([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)], dtype=np.int64)

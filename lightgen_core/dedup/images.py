@@ -149,7 +149,7 @@ def _near_duplicates(
     """Rank -> rank it duplicates (itself: it stays), group by group."""
     keeper = np.arange(len(order))
     sampled = np.zeros(len(order), bool)
-    queries = min(config.certificate_queries, len(distinct))
+    queries = min(config.recall_queries, len(distinct))
     sampled[np.random.default_rng(seed).choice(distinct, queries, replace=False)] = True
     searched = []
     for members in _partitions(distinct, group):
@@ -188,7 +188,7 @@ def _search(vectors: Vectors, rows: Places, sampled: npt.NDArray[np.bool_], conf
     """Near duplicates among the rows of one group, best row first; places are ranks within it."""
     factory = config.index or index_factory(len(rows))
     subset = Subset(vectors, rows)
-    search = NeighbourSearch(subset, factory, config.neighbours)
+    search = NeighbourSearch(subset, factory, config.k)
     search.tune(spaced(len(rows), _TUNING_QUERIES), config.threshold, config.search_recall)
     keeper, hits = np.arange(len(rows)), 0
     chains = None if config.cluster_threshold is None else _Components(len(rows))

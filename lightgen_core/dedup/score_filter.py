@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 
 def shows_caption(
-    score: npt.NDArray[np.float32], ids: npt.NDArray[np.int64], least: float | None, lowest_share: float
+    score: npt.NDArray[np.float32], ids: npt.NDArray[np.int64], least: float | None, drop_lowest_fraction: float
 ) -> npt.NDArray[np.bool_]:
     """Which rows stay, (n,) bool.
 
@@ -13,18 +13,18 @@ def shows_caption(
         score: (n,) cosine of picture and caption.
         ids: (n,) distinct; of equal scores the largest id goes first, so the order of rows does not matter.
         least: rows below it go; None: none.
-        lowest_share: of all rows, this share goes (rounded down), the lowest scores first.
+        drop_lowest_fraction: of all rows, this share goes (rounded down), the lowest scores first.
 
     Raises:
         ValueError: no row is left.
     """
     stays = np.ones(len(score), bool)
-    stays[np.lexsort((-ids, score))[: int(lowest_share * len(score))]] = False
+    stays[np.lexsort((-ids, score))[: int(drop_lowest_fraction * len(score))]] = False
     if least is not None:
         stays &= score >= least
     if not stays.any():
         raise ValueError(
-            f"no picture is left: scores lie between {score.min():.3f} and {score.max():.3f}, and dedup.least_score is "
-            f"{least}; lower it"
+            f"no picture is left: scores lie between {score.min():.3f} and {score.max():.3f}, and "
+            f"dedup.min_clip_score is {least}; lower it"
         )
     return stays

@@ -17,7 +17,9 @@ class NewStudent(Section):
     mar: MarConfig = Field(description="its transformer")
     head: HeadConfig = Field(description="its head")
     seed: int = Field(description="of its weights")
-    start: Path | None = Field(None, description="folder of a student of these sizes whose averaged weights it takes")
+    init_from: Path | None = Field(
+        None, description="folder of a student of these sizes whose averaged weights it takes"
+    )
 
 
 class SavedStudent(Section):

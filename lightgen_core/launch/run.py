@@ -52,8 +52,8 @@ def _student(job: TrainingJob) -> tuple[Student, dict[str, Any]]:
     """The student to start from and what its config.json is to tell."""
     if isinstance(job.student, NewStudent):
         fresh = new_student(job.student.mar, job.student.head, job.student.seed)
-        if job.student.start is not None:
-            fresh.load_state_dict(load_student(job.student.start, weights="ema")[0].state_dict())
+        if job.student.init_from is not None:
+            fresh.load_state_dict(load_student(job.student.init_from, weights="ema")[0].state_dict())
         return fresh, job.info or {}
     student, info = load_student(job.student.folder, weights=job.student.weights)
     return student, info if job.info is None else job.info

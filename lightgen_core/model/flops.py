@@ -72,7 +72,7 @@ def sampling_flops(mar: MarConfig, head: HeadConfig, sampler: SamplerConfig, *, 
     The text is aligned once, and a time step embedded once for all tokens. The cosine reveal is taken without its
     rounding to whole tokens.
     """
-    branches = 2 if sampler.guidance > 1 else 1
+    branches = 2 if sampler.guidance_scale > 1 else 1
     iterations = min(sampler.iterations, tokens)
     whole = forward_flops(mar, head, tokens=tokens, hidden=tokens, words=words, draws=0)
     denoising = sampler.head_steps * (tokens * branches * _denoising(mar, head) + iterations * _time(head))
@@ -89,8 +89,8 @@ def sampling_flops(mar: MarConfig, head: HeadConfig, sampler: SamplerConfig, *, 
 
 def hidden_counts(tokens: int, mask: MaskConfig) -> dict[int, float]:
     """Every number of tokens that a step may hide, with its probability (`train/step_noise.py`)."""
-    if mask.kind == "uniform":
-        fewest = max(1, math.ceil(mask.low * tokens))
+    if mask.distribution == "uniform":
+        fewest = max(1, math.ceil(mask.min_ratio * tokens))
         raw = dict.fromkeys(range(fewest, tokens + 1), 1 / (tokens + 1 - fewest))
     else:
         edges = [_below(count / tokens, mask) for count in range(tokens + 1)]
@@ -105,7 +105,8 @@ def hidden_counts(tokens: int, mask: MaskConfig) -> dict[int, float]:
 def _below(share: float, mask: MaskConfig) -> float:
     """The chance that the truncated normal's hidden share is at most `share`."""
     low, high, here = (
-        math.erf((bound - mask.mean) / (mask.std * math.sqrt(2))) for bound in (mask.low, 1.0, max(share, mask.low))
+        math.erf((bound - mask.mean) / (mask.std * math.sqrt(2)))
+        for bound in (mask.min_ratio, 1.0, max(share, mask.min_ratio))
     )
     return (here - low) / (high - low)
 

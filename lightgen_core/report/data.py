@@ -149,7 +149,7 @@ class ReportData:
         scorer: what judged the pictures, such as "the scene detector"; None: no scorer applies, and `scores` is empty.
         scores: student (`STUDENTS`) -> "overall" and categories, in the order to show -> score.
         clip_scores: student -> mean cosine of picture and caption in CLIP's space; may be there without a scorer.
-        scores_mean_nothing: the recipe is too small to learn; the page says so at the top.
+        smoke_test: the recipe is too small to learn; the page says so at the top.
         samples: captions with the pictures drawn for them.
         curves: of the training stages.
         topics: captions by topic, `other_topics` that are not listed, and `unused_topics` that no caption covers.
@@ -173,7 +173,7 @@ class ReportData:
     scorer: str | None = None
     scores: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
     clip_scores: Mapping[str, Interval] = field(default_factory=dict)
-    scores_mean_nothing: bool = False
+    smoke_test: bool = False
     samples: tuple[SampleRow, ...] = ()
     curves: tuple[Curve, ...] = ()
     topics: tuple[Topic, ...] = ()

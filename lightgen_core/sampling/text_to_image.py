@@ -1,12 +1,13 @@
 """From captions to pictures with a student: encode the text, sample tokens, decode them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from lightgen_core.config import Positive, SamplerConfig, Section
@@ -23,17 +24,27 @@ from lightgen_core.sampling.unmask import pad_text, sample
 class StudentInfo(Section):
     """What a student's weights do not say: the frozen components around it, its geometry, how it is best sampled."""
 
+    renamed: ClassVar = {"max_words": "max_text_tokens"}
+
     codec: str
     codec_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     text_encoder: str
     text_precision: Literal["fp32", "bf16"] = "fp32"
     text_layer: int = -1
-    max_words: Positive
+    max_text_tokens: Positive
     patch: Positive
     channels: Positive
     latent_height: Positive
     latent_width: Positive
     sampler: SamplerConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_earlier_release(cls, values: dict[str, Any]) -> dict[str, Any]:
+        values = cls.with_new_names(values)
+        if isinstance(sampler := values.get("sampler"), Mapping):
+            values["sampler"] = SamplerConfig.with_new_names(sampler)
+        return values
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -84,7 +95,7 @@ class TextToImage:
         codec = LatentCodec.load(info.codec, device=device, dtype=PRECISIONS[info.codec_precision])
         text_encoder = TextEncoder.load(
             info.text_encoder,
-            max_length=info.max_words,
+            max_length=info.max_text_tokens,
             layer=info.text_layer,
             device=device,
             dtype=PRECISIONS[info.text_precision],
@@ -144,7 +155,7 @@ class TextToImage:
     def encode_text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Text states (n, words, width) and the mask of their words, on the device.
 
-        A student that attends to padding gets `max_words` states of each caption, those of padding as the encoder
+        A student that attends to padding gets `max_text_tokens` states of each caption, those of padding as the encoder
         gives them.
         """
         states = self.text_encoder.encode(list(captions), padded=self.student.mar.config.attend_to_padding)

@@ -47,9 +47,9 @@ def reveal_counts(hidden: int, iterations: int) -> list[int]:
 def guidance_at(share: float, config: SamplerConfig) -> float:
     """Guidance of an iteration after which `share` of the image's tokens is known; 1 is none."""
     if config.guidance_schedule == "linear":
-        return 1 + (config.guidance - 1) * share
+        return 1 + (config.guidance_scale - 1) * share
     first, last = (0.0, 1.0) if config.guidance_schedule == "constant" else config.guidance_interval
-    return config.guidance if first <= share <= last else 1.0
+    return config.guidance_scale if first <= share <= last else 1.0
 
 
 @torch.no_grad()
@@ -115,7 +115,7 @@ def _reveal(
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     order = _orders(hidden[0].cpu(), generators).to(text.device)
     branches = [(mar.text_memory(mar.align(text, text_mask)), text_mask)]
-    if config.guidance > 1:
+    if config.guidance_scale > 1:
         branches.append((mar.text_memory(mar.null_text(batch)), None))
     left = order.shape[1]
     for count in reveal_counts(left, config.iterations):

@@ -1,6 +1,6 @@
 """The knobs of the teachers that are not built in. Torch-free, as all configuration."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,11 +16,13 @@ _BYTES = Field(1 << 26, ge=1, description="longest encoded picture that is taken
 class DiffusersConfig(Section):
     """A text-to-image pipeline of diffusers. Fields without a value are left to the pipeline's own defaults."""
 
+    renamed: ClassVar = {"guidance": "guidance_scale"}
+
     model: str = Field(description="a folder that save_pretrained wrote, or org/name@revision; safetensors only")
     variant: str | None = Field(None, description="variant of the weights, such as fp16")
     dtype: Literal["float32", "float16", "bfloat16"] = Field("bfloat16", description="number format of the weights")
     steps: Positive | None = Field(None, description="denoising steps")
-    guidance: float | None = Field(None, ge=0, description="guidance_scale")
+    guidance_scale: float | None = Field(None, ge=0, description="classifier-free guidance; none: as the pipeline does")
     height: Positive | None = Field(None, description="px")
     width: Positive | None = Field(None, description="px")
     negative_prompt: str | None = Field(None, description="what not to draw; only for pipelines that take one")

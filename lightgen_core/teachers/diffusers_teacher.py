@@ -84,7 +84,7 @@ class PipelineTeacher:
         """Return the arguments of every call."""
         named = {
             "num_inference_steps": config.steps,
-            "guidance_scale": config.guidance,
+            "guidance_scale": config.guidance_scale,
             "height": config.height,
             "width": config.width,
         }

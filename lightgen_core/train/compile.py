@@ -30,15 +30,16 @@ def laid_out(model: nn.Module, layout: Layout) -> Iterator[None]:
     """Blocks compiled and recomputed as the layout says; afterwards they are themselves again.
 
     One kind of block is one compiled function for each shape, whatever the number of blocks: the 0.7B student compiles
-    three functions and not 54. Shapes are static: hidden counts (`mask.multiple`) and words (`word_multiple`) fall
-    into a few buckets, and kernels of a known shape need neither guards on sizes nor index arithmetic with them.
+    three functions and not 54. Shapes are static: masked counts (`mask.multiple`) and text lengths
+    (`pad_text_to_multiple_of`) fall into a few buckets, and kernels of a known shape need neither guards on sizes nor
+    index arithmetic with them.
     """
-    blocks = blocks_of(model) if layout.compile or layout.recompute else []
+    blocks = blocks_of(model) if layout.compile or layout.activation_checkpointing else []
     for block in blocks:
         forward = block.forward
         if layout.compile:
             forward = torch.compile(forward, dynamic=False)
-        if layout.recompute:
+        if layout.activation_checkpointing:
             forward = partial(checkpoint, forward, use_reentrant=False)
         vars(block)["forward"] = forward
     try:

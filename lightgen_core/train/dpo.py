@@ -103,7 +103,7 @@ class Preference:
             self.token_width,
             config.mask,
             self.objective,
-            config.draws_per_token,
+            config.noise_samples_per_token,
             0.0,
             generator,
             images,
@@ -116,7 +116,7 @@ class Preference:
             reference_winner, reference_loser = (_error(part) for part in self._residuals(self.reference, batch, draw))
         winner, loser = self._residuals(model, batch, draw)
         policy_winner, policy_loser = _error(winner), _error(loser)
-        guard, beta = self.config.guard, self.config.beta
+        guard, beta = self.config.displacement_guard, self.config.beta
         factor = torch.ones_like(policy_loser)
         if guard in ("sdpo", "both"):
             factor = loser_factor(winner.detach(), loser.detach(), self.config.sdpo_mu)
@@ -181,7 +181,7 @@ def tune(
     criterion = Preference(reference, source.grid, head.token_width, objective(head.config.objective), config)
 
     def stop(rows: Sequence[dict]) -> str | None:
-        rise = winner_rise(rows, config.tolerance_horizon)
+        rise = winner_rise(rows, config.tolerance_window)
         if rise <= config.tolerance:
             return None
         return f"the winner's error rose {rise:.1%} above the reference's; the tolerance is {config.tolerance:.1%}"

@@ -81,7 +81,7 @@ def fit(
         check_bf16(device)
     updater = Updater(model, criterion, config, seed, device, layout)
     run = {"seed": seed, "config": config.model_dump(mode="json")}
-    with Writer(folder, config.keep, device) as writer, _repeatable(device), laid_out(model, layout):
+    with Writer(folder, config.keep_checkpoints, device) as writer, _repeatable(device), laid_out(model, layout):
         keeper = _Keeper(folder, run, updater, writer)
         step, rows = keeper.resume()
         clock, window, stopped = Clock(folder, step), Window(), None

@@ -31,7 +31,7 @@ def make_optimizer(module: nn.Module, weights: Mapping[str, Tensor], config: Opt
     an update by a flag that never leaves the device (`found_inf`).
     """
     groups = decay_groups(module, weights, config.weight_decay)
-    if config.kind == "muon":
+    if config.name == "muon":
         matrices, others = (group["params"] for group in groups)
         return Muon(matrices, others, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
@@ -47,12 +47,12 @@ def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
     """Learning rate of update `step` (0 to steps - 1).
 
     Rises linearly over the first `warmup_steps` updates (update 0 already moves, the last of them has the peak rate),
-    then stays, or falls along half a cosine so that the last update has `final_share` of the peak.
+    then stays, or falls along half a cosine so that the last update has `min_lr_ratio` of the peak.
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return config.learning_rate
     progress = (step - config.warmup_steps) / max(1, steps - 1 - config.warmup_steps)
-    share = config.final_share + (1 - config.final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    share = config.min_lr_ratio + (1 - config.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     return config.learning_rate * share

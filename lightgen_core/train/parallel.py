@@ -56,10 +56,10 @@ def check_layout(config: LoopConfig, layout: Layout, processes: int) -> None:
             f"a batch of {config.batch_size} rows does not divide among {processes} processes; "
             "start a number of processes that divides batch_size"
         )
-    if processes > 1 and layout.parallel == "fsdp" and config.optimizer.kind == "muon":
+    if processes > 1 and layout.parallel == "fsdp" and config.optimizer.name == "muon":
         raise ValueError(
             "fsdp cuts matrices into shards, and Muon updates whole ones; set LIGHTGEN_TRAIN__PARALLEL=ddp, or "
-            "optimizer.kind=adamw in the recipe"
+            "optimizer.name=adamw in the recipe"
         )
 
 

@@ -80,8 +80,8 @@ def step_generator(seed: int, step: int) -> Generator:
 def hidden_count(tokens: int, mask: MaskConfig, generator: Generator) -> int:
     """How many tokens the images of a step hide: the paper's truncated normal share, or a uniform count."""
     uniform = torch.rand((), generator=generator, dtype=torch.float64).item()
-    if mask.kind == "uniform":
-        fewest = max(1, math.ceil(mask.low * tokens))
+    if mask.distribution == "uniform":
+        fewest = max(1, math.ceil(mask.min_ratio * tokens))
         count = fewest + int(uniform * (tokens + 1 - fewest))
     else:
         count = math.ceil(tokens * _truncated_normal(uniform, mask))
@@ -90,10 +90,10 @@ def hidden_count(tokens: int, mask: MaskConfig, generator: Generator) -> int:
 
 def _truncated_normal(uniform: float, mask: MaskConfig) -> float:
     """The share in [low, 1] below which a ``uniform`` part of the truncated normal's mass lies."""
-    bounds = torch.tensor([mask.low, 1.0], dtype=torch.float64)
+    bounds = torch.tensor([mask.min_ratio, 1.0], dtype=torch.float64)
     low, high = torch.special.ndtr((bounds - mask.mean) / mask.std).tolist()
     quantile = torch.special.ndtri(torch.tensor(low + uniform * (high - low), dtype=torch.float64)).item()
-    return min(max(mask.mean + mask.std * quantile, mask.low), 1.0)
+    return min(max(mask.mean + mask.std * quantile, mask.min_ratio), 1.0)
 
 
 def draw(
@@ -102,34 +102,34 @@ def draw(
     token_width: int,
     mask: MaskConfig,
     objective: Objective,
-    draws_per_token: int,
-    text_drop: float,
+    noise_samples_per_token: int,
+    caption_dropout: float,
     generator: Generator,
     images: tuple[int, int] | None = None,
     latent_noise: bool = False,
 ) -> Draw:
     """Draw for a global batch of ``batch`` images of ``tokens`` tokens with ``token_width`` values each.
 
-    Each hidden token gets ``draws_per_token`` pairs of time and noise; a caption is dropped with probability
-    ``text_drop``. ``images=(start, stop)`` gives the same as ``.rows(start, stop)``, without making the noise of the
+    Each hidden token gets ``noise_samples_per_token`` pairs of time and noise; a caption is dropped with probability
+    ``caption_dropout``. ``images=(start, stop)`` gives the same as ``.rows(start, stop)``, without the noise of the
     other images: each image's noise has a generator of its own. ``latent_noise`` adds noise for every token, and
     changes nothing else of the draw.
     """
     start, stop = images or (0, batch)
     num_hidden = hidden_count(tokens, mask, generator)
     order = torch.rand(batch, tokens, generator=generator).argsort(dim=1)
-    time = torch.rand(draws_per_token, batch * num_hidden, generator=generator)
-    text_dropped = torch.rand(batch, generator=generator) < text_drop
+    time = torch.rand(noise_samples_per_token, batch * num_hidden, generator=generator)
+    text_dropped = torch.rand(batch, generator=generator) < caption_dropout
     seeds = torch.randint(LARGEST_SEED, (batch,), generator=generator)[start:stop].tolist()
 
     index = order[:, :num_hidden].sort(dim=1).values
     hidden = torch.zeros(batch, tokens, dtype=torch.bool).scatter(1, index, True)
-    noise = torch.empty(draws_per_token, stop - start, num_hidden, token_width)
+    noise = torch.empty(noise_samples_per_token, stop - start, num_hidden, token_width)
     of_latents = torch.empty(stop - start, tokens, token_width) if latent_noise else None
     own = torch.Generator()
     for image, seed in enumerate(seeds):
         own.manual_seed(seed)
-        noise[:, image] = torch.randn(draws_per_token, num_hidden, token_width, generator=own)
+        noise[:, image] = torch.randn(noise_samples_per_token, num_hidden, token_width, generator=own)
         if of_latents is not None:
             of_latents[image] = torch.randn(tokens, token_width, generator=own)
     return Draw(

@@ -129,7 +129,7 @@ class Updater:
         self._broken_at = torch.where(torch.isfinite(norm) | (self._broken_at >= 0), self._broken_at, step)
         before_change()
         # The fused kernel's two inputs that GradScaler also sets: it divides gradients by one, the other makes it skip.
-        vars(optimizer)["grad_scale"] = (norm / self.config.optimizer.clip).clamp(min=1.0)
+        vars(optimizer)["grad_scale"] = (norm / self.config.optimizer.max_grad_norm).clamp(min=1.0)
         vars(optimizer)["found_inf"] = (self._broken_at >= 0).float()
         optimizer.step()
         self.state.drop_gradients()
@@ -172,7 +172,7 @@ class Updater:
             ValueError: the student reads padding, and how much there is would tell how the batch was cut.
         """
         batch, layout = source.batch(step, part.start, part.stop), self._layout
-        if layout.compile and (missing := -batch.text.shape[1] % layout.word_multiple):
+        if layout.compile and (missing := -batch.text.shape[1] % layout.pad_text_to_multiple_of):
             text, mask = functional.pad(batch.text, (0, 0, 0, missing)), functional.pad(batch.text_mask, (0, missing))
             batch = replace(batch, text=text, text_mask=mask)
         cut = layout.compile or len(part) < self.config.batch_size

@@ -1,5 +1,7 @@
 """The recipe: what is made. Its sections are the stages; the checks here are those between sections."""
 
+from typing import ClassVar
+
 from pydantic import Field, model_validator
 
 from lightgen_core.config import DedupConfig, DpoConfig, SamplerConfig, Section
@@ -10,9 +12,11 @@ from tasks.config.sections import Captions, Embeddings, Evaluation, Pairs, Pretr
 class Recipe(Section):
     """Everything that decides what a run makes. Where it runs is in Settings."""
 
+    renamed: ClassVar = {"scores_mean_nothing": "smoke_test"}
+
     name: str = Field(pattern=r"^[a-zA-Z0-9][\w.-]*$", description="name of the recipe, shown in the Prefect UI")
     purpose: str = Field("", description="one line for the report")
-    scores_mean_nothing: bool = Field(False, description="true for recipes too small to learn; the report then says so")
+    smoke_test: bool = Field(False, description="true for recipes too small to learn; the report then says so")
     seed: int = Field(0, ge=0, lt=2**31, description="every draw of a run follows from it")
     world: World = Field(default_factory=World)
     captions: Captions = Field(default_factory=Captions)

@@ -1,6 +1,6 @@
 """The sections of a recipe, with their own checks. Each enters the keys of the stages that read it."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -95,6 +95,8 @@ class Embeddings(Section):
 class Tokens(Section):
     """What the student sees of pictures and captions."""
 
+    renamed: ClassVar = {"max_words": "max_text_tokens"}
+
     codec: str = Field("zoo:autoencoder", description="image autoencoder: zoo:autoencoder, a folder, org/name@revision")
     codec_precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="number format of its arithmetic")
     text_encoder: str = Field("zoo:t5", description="text encoder: zoo:t5, a folder, or org/name@revision")
@@ -107,7 +109,7 @@ class Tokens(Section):
     latents: Literal["mean", "moments"] = Field(
         "mean", description="moments: also an AutoencoderKL's standard deviations; each step draws latents anew"
     )
-    max_words: Positive = Field(64, description="longest caption, text tokens; what is beyond is cut")
+    max_text_tokens: Positive = Field(64, description="longest caption, text tokens; what is beyond is cut")
     patch: Positive = Field(2, description="side of the square of latents that makes one token")
     flip: bool = Field(
         False, description="a second row for each picture, mirrored, where the caption does not tell left from right"
@@ -120,7 +122,7 @@ class Tokens(Section):
         (), description="sides to which pictures are cropped and resized, px, ascending; none: pictures as they are"
     )
     pad_text: bool = Field(
-        False, description="store max_words states of each caption, for a student with attend_to_padding"
+        False, description="store max_text_tokens states of each caption, for a student with attend_to_padding"
     )
 
     @model_validator(mode="after")
@@ -143,9 +145,11 @@ class Phase(Section):
 class Pretrain(TrainConfig):
     """The student and its training."""
 
+    renamed: ClassVar = {**TrainConfig.renamed, "start": "init_from"}
+
     model: MarConfig = Field(default_factory=MarConfig, description="the masked autoregressive transformer")
     head: HeadConfig = Field(default_factory=HeadConfig, description="the per-token diffusion head")
-    start: str | None = Field(
+    init_from: str | None = Field(
         None, description="folder of a student whose averaged weights training starts from; none: fresh weights"
     )
     phases: tuple[Phase, ...] = Field(

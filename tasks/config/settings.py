@@ -101,6 +101,8 @@ def _explain(error: SettingsError | ValidationError) -> str:
         return f"{error}: a setting of several values is JSON, for example LIGHTGEN_TRACKERS='[\"wandb\"]'"
     lines = []
     for fault in error.errors():
-        name = "__".join(part.upper() for part in fault["loc"] if isinstance(part, str))
-        lines.append(f"LIGHTGEN_{name}: found {fault['input']!r}; {fault['msg'][:1].lower() + fault['msg'][1:]}")
+        path = [part for part in fault["loc"] if isinstance(part, str)]
+        name, new = "__".join(path).upper(), Layout.renamed.get(path[-1])
+        what = f"it is now called {new.upper()}" if new else fault["msg"][:1].lower() + fault["msg"][1:]
+        lines.append(f"LIGHTGEN_{name}: found {fault['input']!r}; {what}")
     return "\n".join(lines)

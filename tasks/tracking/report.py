@@ -137,7 +137,7 @@ class Aside(Spared):
 
 def _show_scores(shown: _Shown, artifact: Artifact) -> None:
     """Show what a finished evaluation measured, and what the students drew."""
-    figures = artifact.manifest().figures
+    figures = artifact.manifest().metrics
     if "scores" not in figures:
         return
     scores = {

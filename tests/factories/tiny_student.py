@@ -40,8 +40,8 @@ def tiny_training(**changes) -> TrainConfig:
         "steps": 6,
         "batch_size": 4,
         "optimizer": OptimizerConfig(learning_rate=1e-2, warmup_steps=2, schedule="cosine", clip=1.0),
-        "draws_per_token": 2,
-        "mask": MaskConfig(kind="uniform", low=0.0),
+        "noise_samples_per_token": 2,
+        "mask": MaskConfig(distribution="uniform", min_ratio=0.0),
         "precision": "fp32",
         "log_every": 1,
         "checkpoint_every": 3,
@@ -59,7 +59,7 @@ def write_rows(
     def values(*shape: int) -> bytes:
         return rng.standard_normal(shape).astype(np.float16).tobytes()
 
-    table = {"id": np.arange(100, 100 + rows), "words": words.astype(np.int32)}
+    table = {"id": np.arange(100, 100 + rows), "text_length": words.astype(np.int32)}
     table |= {name: [values(CHANNELS, SIDE, SIDE) for _ in range(rows)] for name in images}
     table |= {"text": [values(count, TEXT_WIDTH) for count in words]} | columns
     metadata = {"lightgen": json.dumps(layout)} if layout else None

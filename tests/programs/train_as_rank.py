@@ -22,18 +22,18 @@ OBJECTIVES = ("ddpm", "v", "flow")
 KINDS = (*OBJECTIVES, "dpo", "muon")
 SHARDED = ("ddpm", "dpo")
 DDP, FSDP = Layout(parallel="ddp"), Layout(parallel="fsdp")
-FRUGAL = Layout(parallel="fsdp", micro_batch=1, recompute=True, compile=True)
+FRUGAL = Layout(parallel="fsdp", micro_batch=1, activation_checkpointing=True, compile=True)
 DPO = DpoConfig(
     steps=6,
     batch_size=4,
     optimizer=DpoOptimizerConfig(learning_rate=3e-3, warmup_steps=0),
-    draws_per_token=2,
-    mask=MaskConfig(kind="uniform", low=0.0),
+    noise_samples_per_token=2,
+    mask=MaskConfig(distribution="uniform", min_ratio=0.0),
     precision="fp32",
     log_every=1,
     checkpoint_every=3,
     beta=20.0,
-    guard="both",
+    displacement_guard="both",
     tolerance=1e9,
 )
 

@@ -31,12 +31,12 @@ CAPTIONS, EACH, SHARD = 8, 3, 2  # three pictures of a caption over shards of tw
 
 def recipe_of(models: Path) -> dict:
     """The recipe as a user writes it."""
-    small = {"steps": 2, "batch_size": 4, "draws_per_token": 1, "log_every": 1, "checkpoint_every": 1}
-    small |= {"precision": "fp32", "mask": {"kind": "uniform", "low": 0}}
+    small = {"steps": 2, "batch_size": 4, "noise_samples_per_token": 1, "log_every": 1, "checkpoint_every": 1}
+    small |= {"precision": "fp32", "mask": {"distribution": "uniform", "min_ratio": 0}}
     blocks = dict.fromkeys(("aligner_depth", "encoder_depth", "decoder_depth", "text_depth"), 1)
     student = {"token_width": 16, "text_width": WIDTH, "width": 32, "heads": 2, "position_grid": 3, **blocks}
     return {
-        "scores_mean_nothing": True,
+        "smoke_test": True,
         "captions": {
             "source": "llm",
             "count": CAPTIONS,
@@ -44,7 +44,7 @@ def recipe_of(models: Path) -> dict:
                 "model": str(models / "llama"),
                 "dtype": "float32",
                 "max_new_tokens": 8,
-                "filters": {"allow_cut": True, "echo_words": 0},
+                "filters": {"allow_cut": True, "max_echoed_words": 0},
             },
         },
         "synthesis": {
@@ -56,7 +56,7 @@ def recipe_of(models: Path) -> dict:
             "balance": "captions",
             "shard_size": SHARD,
         },
-        "dedup": {"threshold": 0.93, "certificate_queries": 24, "diversity_sample": 24, "clusters": 4, "centres": 2},
+        "dedup": {"threshold": 0.93, "recall_queries": 24, "diversity_sample": 24, "clusters": 4, "centres": 2},
         "tokens": {"codec": str(models / "dcae"), "text_encoder": str(models / "t5")},
         "pretrain": small | {"model": student, "head": {"width": 32, "depth": 1, "objective": "flow"}},
         "sampler": {"iterations": 3, "head_steps": 2, "head_sampler": "euler"},

@@ -59,7 +59,7 @@ def rows(artifact, name):
 
 
 def from_tiny_model(folder, model, file=None, **changes):
-    filters = {"min_words": 1, "allow_cut": True, "echo_words": 0}
+    filters = {"min_words": 1, "allow_cut": True, "max_echoed_words": 0}
     axes = {"subject": SUBJECTS, "style": ["photo", "drawing", "painting"]}
     llm = {
         "model": str(model),
@@ -81,7 +81,7 @@ def test_the_captions_of_the_scene_world_have_not_changed(tmp_path):
         f"{row['id']} {row['caption']}, {row['topic']}, {row['meaning']}" for row in rows(artifact, "captions")
     )
     assert hashlib.sha256(said.encode()).hexdigest() == SMOKE_ROWS
-    proof = artifact.manifest().figures["evaluation_prompts"]
+    proof = artifact.manifest().metrics["evaluation_prompts"]
     assert (proof["prompts"], proof["captions"], proof["exact"]) == (93_834, 240, 0)
 
 
@@ -94,7 +94,7 @@ def test_a_file_gives_captions_by_topic_and_reasons_for_dropped(tmp_path):
     (tmp_path / "c.jsonl").write_text(text)
     source = {"path": str(tmp_path / "c.jsonl"), "format": "jsonl", "topic_column": "kind"}
     artifact = make(tmp_path, recipe_of(tmp_path, source="file", count=20, file=source))
-    chosen, figures = rows(artifact, "captions"), artifact.manifest().figures
+    chosen, figures = rows(artifact, "captions"), artifact.manifest().metrics
     assert figures["captions_by_topic"] == {"cat": 10, "boat": 10}
     assert {row["caption"] for row in chosen} <= {line["caption"] for line in lines} | {more[1]["caption"]}
     assert [row["id"] for row in chosen] == list(range(20))
@@ -119,7 +119,7 @@ def test_captions_are_compared_by_meaning_if_the_recipe_wants_it(tmp_path):
     artifact = make(tmp_path, recipe)
     (dropped,) = rows(artifact, "dropped")
     assert dropped["reason"] == "repeated meaning" and 0.9 <= dropped["similarity"] < 1
-    proof = artifact.manifest().figures["evaluation_prompts"]
+    proof = artifact.manifest().metrics["evaluation_prompts"]
     assert proof["embedding"] == 0 and proof["nearest"]["similarity"] < 1 and proof["threshold"] == 1.0
 
 
@@ -145,9 +145,9 @@ def test_a_tiny_model_writes_captions_evenly_over_the_taxonomy(tmp_path, model):
     ]  # fmt: skip
     chosen = rows(artifact, "captions")
     assert len(chosen) == 40 and manifest.counts["rows"] == 40
-    assert manifest.figures["captions_by_topic"] == dict.fromkeys(SUBJECTS, 10)
-    assert manifest.figures["captions_by_axis"]["subject"] == dict.fromkeys(SUBJECTS, 10)
-    assert sum(manifest.figures["captions_by_axis"]["style"].values()) == 40
+    assert manifest.metrics["captions_by_topic"] == dict.fromkeys(SUBJECTS, 10)
+    assert manifest.metrics["captions_by_axis"]["subject"] == dict.fromkeys(SUBJECTS, 10)
+    assert sum(manifest.metrics["captions_by_axis"]["style"].values()) == 40
     assert near_duplicate_captions([row["caption"] for row in chosen], 0.9, seed=1).kept.all()
     answers = rows(artifact, "answers")
     assert len(answers) == 60 and {row["caption"] for row in chosen} < {row["caption"] for row in answers}
@@ -157,7 +157,7 @@ def test_a_tiny_model_writes_captions_evenly_over_the_taxonomy(tmp_path, model):
 
 def test_the_default_filters_drop_noise_with_reasons(tmp_path, model):
     artifact = make(tmp_path, from_tiny_model(tmp_path, model, filters={"min_words": 3}))
-    reasons = artifact.manifest().figures["dropped_by_reason"]
+    reasons = artifact.manifest().metrics["dropped_by_reason"]
     assert {"cut off", "too short"} <= reasons.keys()
     rejected = [row for row in rows(artifact, "answers") if row["reason"]]
     assert len(rejected) == reasons["cut off"] + reasons["too short"] + reasons.get("empty", 0)
@@ -204,7 +204,7 @@ def test_seed_captions_are_rewritten(tmp_path, model):
     assert set(asked) == {f"write a {style} : {seed}" for style in styles for seed in seeds}
     assert [sum(text.endswith(seed) for text in asked) for seed in seeds] == [15, 15]
     assert [sum(f" {style} " in text for text in asked) for style in styles] == [10, 10, 10]
-    assert artifact.manifest().figures["dropped_by_reason"]["empty"] >= 1
+    assert artifact.manifest().metrics["dropped_by_reason"]["empty"] >= 1
     assert "files" in artifact.manifest().config
 
 
@@ -232,7 +232,7 @@ def test_an_endpoint_writes_captions_and_its_key_is_nowhere(tmp_path, monkeypatc
     assert asked.headers[0]["Authorization"] == f"Bearer {KEY}"
     assert len(asked.bodies) == 24
     assert len({body["seed"] for body in asked.bodies}) == 24
-    assert artifact.manifest().figures["captions_by_topic"] == dict.fromkeys(SUBJECTS, 4)
+    assert artifact.manifest().metrics["captions_by_topic"] == dict.fromkeys(SUBJECTS, 4)
     assert all(" in the sun" in row["caption"] for row in rows(artifact, "captions"))
     everything = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(KEY.encode() in data for data in everything) and KEY not in caplog.text

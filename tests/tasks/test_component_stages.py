@@ -159,7 +159,7 @@ def test_the_lowest_scores_go_and_of_equal_ones_the_largest_id():
     assert shows_caption(score, ids, None, 0.0).tolist() == [True] * 4
     assert shows_caption(score, ids, None, 0.25).tolist() == [True, True, False, True]
     assert shows_caption(score, ids, 0.15, 0.0).tolist() == [True, False, False, True]
-    with pytest.raises(ValueError, match=r"scores lie between 0.100 and 0.300, and dedup.least_score is 0.9"):
+    with pytest.raises(ValueError, match=r"scores lie between 0.100 and 0.300, and dedup.min_clip_score is 0.9"):
         shows_caption(score, ids, 0.9, 0.0)
 
 
@@ -172,14 +172,14 @@ def test_a_picture_with_a_low_score_goes_and_hides_no_other(store):
         score = np.array([0.3, 0.2, 0.1, 0.4, 0.4], np.float32)
         job.write_table("embeddings-00000.parquet", pa.table({"id": list(range(5)), "image": vectors, "score": score}))
 
-    recipe = load_recipe("smoke", ["dedup.lowest_share=0.2"])
+    recipe = load_recipe("smoke", ["dedup.drop_lowest_fraction=0.2"])
     captions = ["a", "a", "b", "c", "d"]
     given = drawn(store, recipe, rows_of(captions, [picture(k) for k in range(5)]))
     found = made(dedup, store, recipe, given, made(embeddings, store, recipe))
     rows = read_table(found, "^keep").to_pylist()
     assert [row["reason"] for row in rows] == [None, "near duplicate", "low text-image score", None, None]
     assert [row["duplicate_of"] for row in rows] == [None, 0, None, None, None]
-    assert found.manifest().figures["reasons"] == {"near duplicate": 1, "low text-image score": 1}
+    assert found.manifest().metrics["reasons"] == {"near duplicate": 1, "low text-image score": 1}
     assert found.manifest().counts == {"rows": 5, "kept": 3, "dropped": 2}
 
 

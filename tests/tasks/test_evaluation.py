@@ -87,7 +87,7 @@ def geneval(make, tmp_path_factory):
 
 
 def scores_of(made: dict[str, Artifact]) -> dict:
-    return made["evaluation"].manifest().figures["scores"]
+    return made["evaluation"].manifest().metrics["scores"]
 
 
 def test_scene_prompts_are_held_out_captions():
@@ -235,7 +235,7 @@ def test_scene_scores_are_those_of_the_pictures(scene):
 def test_without_a_judge_every_score_is_null(unjudged):
     """Images and CLIP's cosine remain."""
     _, made = unjudged
-    figures, samples = made["evaluation"].manifest().figures, read_table(made["evaluation"], "^samples")
+    figures, samples = made["evaluation"].manifest().metrics, read_table(made["evaluation"], "^samples")
     assert figures["scores"] == {"pretrain": None, "dpo": None, "shuffled": None}
     assert figures["judge"] is None
     assert samples["correct"].null_count == len(samples) == 2 * 2  # two students, the first two of three prompts

@@ -108,7 +108,7 @@ def test_the_stage_stores_both_moments_of_images_and_mirrors(tmp_path, kl):
     )
 
     plain = read_table(encoded(tmp_path, *options), "^tokens")
-    assert plain.column_names == ["id", "caption", "topic", "flipped", "latents", "text", "words"]
+    assert plain.column_names == ["id", "caption", "topic", "flipped", "latents", "text", "text_length"]
     assert "moments" not in about(plain.schema) and plain.equals(table.drop_columns("std"))
 
 

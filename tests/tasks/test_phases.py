@@ -43,7 +43,8 @@ SMALL = (
 PHASED = (
     *SMALL,
     "tokens.sizes=[32,48]",
-    "pretrain.phases=[{size: 48, steps: 9, batch_size: 4, learning_rate: 1.0e-4, mask: {kind: uniform, low: 0.5}}]",
+    "pretrain.phases=[{size: 48, steps: 9, batch_size: 4, learning_rate: 1.0e-4, "
+    "mask: {distribution: uniform, min_ratio: 0.5}}]",
 )
 PHASE = {"steps": 1, "batch_size": 1}
 UNTIL_TOKENS = ("captions", "synthesis", "embeddings", "dedup", "tokens")
@@ -88,9 +89,9 @@ def test_tokens_of_each_size_lie_in_files_of_their_own(phased):
 def test_sizes_share_rows_and_text_and_differ_in_latents(phased):
     _, artifacts = phased
     small, large = (read_table(artifacts["tokens"], pattern_of(size)) for size in (32, 48))
-    for column in ("id", "caption", "topic", "text", "words"):
+    for column in ("id", "caption", "topic", "text", "text_length"):
         assert small[column].equals(large[column]), column
-    assert small["words"].type == "int32"
+    assert small["text_length"].type == "int32"
     assert {len(data) for data in small["latents"].to_pylist()} == {2 * 16 * 4 * 4}
     # Only the first size encoded captions.
     assert artifacts["tokens"].manifest().counts["captions_encoded"] == sum(
@@ -210,7 +211,7 @@ def test_a_start_gives_its_averaged_weights_and_enters_the_key(phased, tmp_path)
     folder, artifacts = phased
     start = shutil.copytree(student_of(artifacts["pretrain"]), tmp_path / "start")
     store = Store(str(shutil.copytree(folder, tmp_path / "store")))
-    still = [*PHASED[:-1], "pretrain.optimizer.learning_rate=1.0e-12", f"pretrain.start={start}"]
+    still = [*PHASED[:-1], "pretrain.optimizer.learning_rate=1.0e-12", f"pretrain.init_from={start}"]
     made = make(store, load_recipe("smoke", still), "pretrain")["pretrain"]
     found = load_student(student_of(made), weights="raw")[0].state_dict()
     wanted = load_student(start, weights="ema")[0].state_dict()
@@ -225,7 +226,7 @@ def test_a_start_gives_its_averaged_weights_and_enters_the_key(phased, tmp_path)
 def test_a_start_of_another_shape_is_refused_naming_the_field(phased, tmp_path):
     """Before anything runs."""
     _, artifacts = phased
-    start = f"pretrain.start={student_of(artifacts['pretrain'])}"
+    start = f"pretrain.init_from={student_of(artifacts['pretrain'])}"
     store = Store(str(tmp_path))
     with pytest.raises(ModelNotFound, match=r"pretrain\.model\.width is 64, the student has 48"):
         plan(load_recipe("smoke", [*PHASED, start, "pretrain.model.width=64"]), store)
@@ -233,7 +234,7 @@ def test_a_start_of_another_shape_is_refused_naming_the_field(phased, tmp_path):
         plan(load_recipe("smoke", [*PHASED, start, "pretrain.head.depth=1"]), store)
     plan(load_recipe("smoke", [*PHASED, start, "pretrain.model.dropout=0.5"]), store)
     with pytest.raises(ModelNotFound, match="holds no student"):
-        plan(load_recipe("smoke", [*PHASED, f"pretrain.start={tmp_path}"]), store)
+        plan(load_recipe("smoke", [*PHASED, f"pretrain.init_from={tmp_path}"]), store)
 
 
 @pytest.mark.parametrize(
@@ -262,10 +263,10 @@ def test_a_size_without_whole_tokens_stops_the_tokens_stage(phased, tmp_path):
 
 def test_padded_text_is_stored_with_all_its_words_and_trained_on(phased, tmp_path):
     store = Store(str(shutil.copytree(phased[0], tmp_path / "store")))
-    padded = ["tokens.pad_text=true", "tokens.max_words=20", "pretrain.model.attend_to_padding=true"]
+    padded = ["tokens.pad_text=true", "tokens.max_text_tokens=20", "pretrain.model.attend_to_padding=true"]
     artifacts = make(store, load_recipe("smoke", [*SMALL, *padded]), "tokens", "pretrain")
     rows = read_table(artifacts["tokens"], "^tokens").to_pylist()
-    assert {(row["words"], len(row["text"])) for row in rows} == {(20, 20 * 128 * 2)}
+    assert {(row["text_length"], len(row["text"])) for row in rows} == {(20, 20 * 128 * 2)}
 
 
 def test_images_are_cropped_to_their_middle_square_and_filtered():

@@ -268,7 +268,7 @@ def test_the_key_follows_what_the_stage_reads_and_nothing_else(store):
 def test_the_manifest_holds_lineage_counts_metrics_and_versions(store):
     artifact = Counter().make(store)[1]
     manifest = artifact.manifest()
-    assert (manifest.stage, manifest.key, manifest.figures) == ("captions", artifact.key, {"largest": 9})
+    assert (manifest.stage, manifest.key, manifest.metrics) == ("captions", artifact.key, {"largest": 9})
     assert manifest.config["seed"] == RECIPE.seed
     assert {"torch", "prefect", "python"} <= manifest.software.keys()
 

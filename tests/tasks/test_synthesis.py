@@ -56,14 +56,14 @@ def test_only_samples_of_kept_captions_are_used(tmp_path):
     assert made.images["caption"].to_pylist() == ["thing 3", "thing 7"] * 2
     assert made.images["caption_id"].to_pylist() == [10, 11] * 2
     assert made.images["seed"].to_pylist() == [None] * 4
-    assert made.manifest.counts == {"rows": 4, "quarantined": 0, "caption_not_kept": 16, "beyond_count": 0}
+    assert made.manifest.counts == {"rows": 4, "quarantined": 0, "caption_filtered_out": 16, "surplus": 0}
     assert made.images["image"][0].as_py() == {"bytes": (root / "003.jpg").read_bytes(), "path": "000000000.jpg"}
 
 
 def test_no_more_than_count_are_taken(tmp_path):
     made = run_synthesis(tmp_path, things(10), path=write_folder(tmp_path / "set", 20), format="folder", count=7)
     assert made.images["source"].to_pylist() == [f"{n:03}" for n in range(7)]
-    assert made.manifest.counts == {"rows": 7, "quarantined": 0, "caption_not_kept": 10, "beyond_count": 3}
+    assert made.manifest.counts == {"rows": 7, "quarantined": 0, "caption_filtered_out": 10, "surplus": 3}
 
 
 def test_a_rejected_image_leaves_its_id_unused(tmp_path):
@@ -75,7 +75,7 @@ def test_a_rejected_image_leaves_its_id_unused(tmp_path):
         {"id": n, "source": f"{n:03}", "caption": f"thing {n}", "reason": "picture cut short"} for n in (0, 4, 9)
     ]
     assert made.manifest.counts["rows"] == 7
-    assert made.manifest.figures == {"quarantine": {"picture cut short": 3}}
+    assert made.manifest.metrics == {"quarantine": {"picture cut short": 3}}
     assert made.artifact.names("^quarantine") == [f"quarantine-{n:05d}.parquet" for n in range(4)]
 
 
@@ -93,7 +93,7 @@ def test_a_set_without_a_usable_image_fails_the_stage(tmp_path):
     (root / "004.jpg").write_bytes(b"none")
     with pytest.raises(NothingDrawn, match="not one picture: 5 in quarantine, most often: picture cut short"):
         run_synthesis(tmp_path, things(5), path=root, format="folder")
-    with pytest.raises(NothingDrawn, match=r"not one picture: 0 in quarantine; .*'caption_not_kept': 5"):
+    with pytest.raises(NothingDrawn, match=r"not one picture: 0 in quarantine; .*'caption_filtered_out': 5"):
         run_synthesis(tmp_path, ["another caption"], path=root, format="folder")
 
 
@@ -141,7 +141,7 @@ def test_a_pipeline_draws_the_same_image_in_any_shard(tmp_path):
     one, two = run(1), run(3)
     assert one.images["sha256"].to_pylist() == two.images["sha256"].to_pylist()
     assert len(set(one.images["sha256"].to_pylist())) == 4
-    assert one.manifest.figures == {"quarantine": {}, "pipeline": "FluxPipeline"}
+    assert one.manifest.metrics == {"quarantine": {}, "pipeline": "FluxPipeline"}
     assert len(one.manifest.config["weights"][str(folder)]) == 64
 
 
@@ -179,7 +179,7 @@ def test_a_prompt_that_the_pipeline_cannot_take_is_quarantined(tmp_path, monkeyp
 def test_the_command_line_runs_a_recipe_with_a_pipeline(tmp_path):
     """As the teacher."""
     folder = tiny_pipelines.save_flux(tmp_path / "flux")
-    pipeline = {"model": str(folder), "dtype": "float32", "steps": 1, "height": 48, "width": 48, "guidance": 3.5}
+    pipeline = {"model": str(folder), "dtype": "float32", "steps": 1, "height": 48, "width": 48, "guidance_scale": 3.5}
     recipe = {
         "captions": {"count": 6},
         "synthesis": {"teacher": "diffusers", "count": 6, "shard_size": 4, "diffusers": pipeline},
@@ -223,7 +223,7 @@ def test_evaluation_prompts_stay_out_of_the_images_of_a_set(tmp_path):
     synthesis.make(recipe, SETTINGS, (said,), artifact)
     assert read_table(artifact, "^images")["source"].to_pylist() == ["000", "001", "003", "005"]
     counts = artifact.manifest().counts
-    assert (counts["caption_not_kept"], counts["quarantined"]) == (1, 1)
+    assert (counts["caption_filtered_out"], counts["quarantined"]) == (1, 1)
 
 
 def test_later_stages_go_on_without_the_missing_images(tmp_path):

@@ -71,7 +71,7 @@ def test_what_is_no_caption_is_rejected_with_its_reason(answer, asked, reason):
 
 
 def test_every_filter_can_be_opened():
-    open_wide = AnswerFilters(min_words=1, max_words=1000, allow_cut=True, refusals=(), echo_words=0)
+    open_wide = AnswerFilters(min_words=1, max_words=1000, allow_cut=True, refusals=(), max_echoed_words=0)
     for said in ("cat", "cat " * 900, "I cannot stop", ASKED.text):
         assert caption_of(Answer(said, cut=True), ASKED, open_wide) == said.strip()
 

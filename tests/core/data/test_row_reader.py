@@ -103,7 +103,13 @@ def test_a_temporary_copy_goes_with_its_source(tmp_path, monkeypatch):
 
 def test_files_of_the_tokens_stage_are_addressed_without_a_copy(tmp_path):
     """Other readers of Parquet read them too."""
-    kinds = {"id": pa.int64(), "caption": pa.string(), "latents": pa.binary(), "text": pa.binary(), "words": pa.int32()}
+    kinds = {
+        "id": pa.int64(),
+        "caption": pa.string(),
+        "latents": pa.binary(),
+        "text": pa.binary(),
+        "text_length": pa.int32(),
+    }
     rng, rows = np.random.default_rng(0), 3000
     words = rng.integers(1, 5, rows)
     columns = {
@@ -111,7 +117,7 @@ def test_files_of_the_tokens_stage_are_addressed_without_a_copy(tmp_path):
         "caption": ["a red circle"] * rows,
         "latents": [rng.bytes(144) for _ in range(rows)],
         "text": [rng.bytes(int(count) * 2 * TEXT_WIDTH) for count in words],
-        "words": words,
+        "text_length": words,
     }
     table = pa.table(columns).cast(schema(kinds, LAYOUT))
     file = tmp_path / "tokens.parquet"
@@ -152,8 +158,8 @@ def test_a_null_is_named(tmp_path):
     ("changes", "message"),
     [
         ({"latents": [[1.0]] * 2}, "should hold bytes"),
-        ({"words": np.array([1.5, 2.0])}, "column words is double with 0 nulls; expected integers"),
-        ({"words": pa.array([1, None])}, "column words is int64 with 1 nulls"),
+        ({"text_length": np.array([1.5, 2.0])}, "column text_length is double with 0 nulls; expected integers"),
+        ({"text_length": pa.array([1, None])}, "column text_length is int64 with 1 nulls"),
     ],
 )
 def test_columns_of_another_type_are_refused(tmp_path, changes, message):
@@ -224,7 +230,7 @@ def test_an_epoch_takes_a_small_part_of_the_sets_memory(tmp_path):
     for number in range(6):
         columns = {
             "id": np.arange(400),
-            "words": np.full(400, 64, dtype=np.int32),
+            "text_length": np.full(400, 64, dtype=np.int32),
             "latents": [rng.bytes(32768) for _ in range(400)],
             "text": [rng.bytes(8192) for _ in range(400)],
         }

@@ -110,7 +110,7 @@ def test_a_thousand_hostile_inputs_get_their_true_reason(tmp_path):
         assert set(made.images["source"].to_pylist()) == hostile.good
         assert made.manifest.counts["quarantined"] == len(hostile.expected) == len(made.quarantine)
         assert made.manifest.counts["rows"] == len(hostile.good)
-        assert sum(made.manifest.figures["quarantine"].values()) == len(hostile.expected)
+        assert sum(made.manifest.metrics["quarantine"].values()) == len(hostile.expected)
         seen += len(hostile.expected)
     assert seen >= 1000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # KB: no bomb was unpacked

@@ -21,7 +21,7 @@ from lightgen_core.train.losses import token_losses
 from lightgen_core.train.step_noise import draw, hidden_count
 
 GRID, WORDS, DRAWS, BATCH = (4, 4), 5, 3, 2
-MASK = MaskConfig(kind="uniform", low=0.5)
+MASK = MaskConfig(distribution="uniform", min_ratio=0.5)
 
 
 def student_of(objective_name: str, self_attention: bool):
@@ -61,7 +61,7 @@ def test_training_flops_equal_torch_of_forward_and_backward(objective_name, self
 
 def test_sampling_flops_equal_torchs_count_to_two_percent():
     student = student_of("v", False).requires_grad_(False)
-    config = SamplerConfig(iterations=6, head_steps=7, head_sampler="ddim", guidance=2.0)
+    config = SamplerConfig(iterations=6, head_steps=7, head_sampler="ddim", guidance_scale=2.0)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
         sample(student, torch.randn(1, WORDS, 24), None, GRID, config, seeds=[0])
     expected = sampling_flops(student.mar.config, student.head.config, config, tokens=16, words=WORDS)
@@ -69,7 +69,13 @@ def test_sampling_flops_equal_torchs_count_to_two_percent():
 
 
 @pytest.mark.parametrize(
-    "mask", [MaskConfig(), MaskConfig(low=0.0, std=0.5), MaskConfig(kind="uniform", low=0.3), MaskConfig(multiple=8)]
+    "mask",
+    [
+        MaskConfig(),
+        MaskConfig(min_ratio=0.0, std=0.5),
+        MaskConfig(distribution="uniform", min_ratio=0.3),
+        MaskConfig(multiple=8),
+    ],
 )
 def test_probabilities_of_hidden_counts_are_those_of_the_draws(mask):
     generator = torch.Generator().manual_seed(0)

@@ -169,7 +169,7 @@ def test_two_runs_differ_in_the_run_section_only():
 
 
 def test_a_recipe_too_small_to_learn_warns_before_anything_else():
-    page = render_report(report(scores_mean_nothing=True))
+    page = render_report(report(smoke_test=True))
     assert page.index("The scores on this page mean nothing.") < page.index("<h1>")
     assert "mean nothing" not in render_report(report())
 
@@ -182,7 +182,7 @@ def test_without_a_scorer_the_page_says_so_and_shows_no_scores():
 
 
 def test_without_a_scorer_the_banner_speaks_of_pictures():
-    page = render_report(report(scorer=None, scores={}, scores_mean_nothing=True))
+    page = render_report(report(scorer=None, scores={}, smoke_test=True))
     assert "The pictures on this page mean nothing." in page
 
 

@@ -41,7 +41,9 @@ def captions(*lengths):
 
 
 def settings(sampler="ddim", **changes):
-    return SamplerConfig(**({"iterations": 4, "head_steps": 5, "head_sampler": sampler, "guidance": 3.0} | changes))
+    return SamplerConfig(
+        **({"iterations": 4, "head_steps": 5, "head_sampler": sampler, "guidance_scale": 3.0} | changes)
+    )
 
 
 @pytest.mark.parametrize(("hidden", "iterations"), [(1, 1), (9, 1), (9, 4), (9, 9), (9, 64), (256, 64), (1024, 64)])
@@ -142,7 +144,7 @@ def test_text_is_aligned_once_and_null_text_read_for_guidance(monkeypatch, guida
         monkeypatch.setattr(
             student.mar, name, lambda *a, _name=name, _call=method, **k: (calls.append(_name), _call(*a, **k))[1]
         )
-    sample(student, text, mask, GRID, settings(guidance=guidance), seeds=[1])
+    sample(student, text, mask, GRID, settings(guidance_scale=guidance), seeds=[1])
     assert (calls.count("align"), calls.count("encode_decode"), calls.count("read_text")) == (1, 4, reads)
     assert calls.count("text_memory") == reads // 4
 
@@ -174,12 +176,12 @@ def test_guidance_moves_away_from_the_null_text():
     """At guidance g the prediction is null + g (text - null); with text equal to null guidance changes nothing."""
     student = trained_looking("v")
     null_states = torch.zeros(1, 1, TEXT_WIDTH)
-    plain = sample(student, null_states, None, GRID, settings(guidance=1.0), seeds=[1])
-    guided = sample(student, null_states, None, GRID, settings(guidance=3.0), seeds=[1])
+    plain = sample(student, null_states, None, GRID, settings(guidance_scale=1.0), seeds=[1])
+    guided = sample(student, null_states, None, GRID, settings(guidance_scale=3.0), seeds=[1])
     assert (plain - guided).abs().max() > 1e-2
     student.mar.align = lambda text, mask: student.mar.null_text(len(text))
-    plain = sample(student, null_states, None, GRID, settings(guidance=1.0), seeds=[1])
-    guided = sample(student, null_states, None, GRID, settings(guidance=3.0), seeds=[1])
+    plain = sample(student, null_states, None, GRID, settings(guidance_scale=1.0), seeds=[1])
+    guided = sample(student, null_states, None, GRID, settings(guidance_scale=3.0), seeds=[1])
     torch.testing.assert_close(plain, guided, rtol=0, atol=1e-5)
 
 
@@ -189,8 +191,8 @@ def test_guidance_extends_the_line_from_null_text_to_caption():
     head, config = trained_looking("v").head, settings(head_steps=1)
     states, noises = torch.randn(2, 4, 16), torch.randn(1, 4, TOKEN_WIDTH)
     loop = HeadLoop(head)
-    text, null = (loop.tokens(branch[None], noises, config, 1, guidance=1.0) for branch in states)
-    guided = loop.tokens(states, noises, config, 1, guidance=3.0)
+    text, null = (loop.tokens(branch[None], noises, config, 1, guidance_scale=1.0) for branch in states)
+    guided = loop.tokens(states, noises, config, 1, guidance_scale=3.0)
     torch.testing.assert_close(guided, 3 * text - 2 * null, rtol=1e-4, atol=1e-5)
 
 

@@ -135,8 +135,8 @@ def test_values_that_are_not_numbers_are_rejected_and_not_black(folders):
 
 def test_a_negative_prompt_reaches_pipelines_that_take_one(folders, caplog, tmp_path):
     """Elsewhere the log says that it is left out."""
-    (plain,) = load(folders["sdxl"], guidance=5).draw(PROMPTS[:1], SEEDS[:1])
-    (other,) = load(folders["sdxl"], guidance=5, negative_prompt="blurry").draw(PROMPTS[:1], SEEDS[:1])
+    (plain,) = load(folders["sdxl"], guidance_scale=5).draw(PROMPTS[:1], SEEDS[:1])
+    (other,) = load(folders["sdxl"], guidance_scale=5, negative_prompt="blurry").draw(PROMPTS[:1], SEEDS[:1])
     assert (plain != other).any()
 
     class NoNegative(type(load(folders["sdxl"]).pipeline)):

@@ -239,7 +239,7 @@ def test_the_stage_keeps_the_images_and_writes_the_key_nowhere(tmp_path, monkeyp
     assert made.images["id"].to_pylist() == [1, 2, 4, 5]
     assert [from_bytes(image["bytes"])[0, 0, 0] for image in made.images["image"].to_pylist()] == [10, 20, 40, 50]
     assert made.quarantine["id"].to_pylist() == [0, 3]
-    assert made.manifest.figures["quarantine"] == {"the endpoint refused the prompt": 2}
+    assert made.manifest.metrics["quarantine"] == {"the endpoint refused the prompt": 2}
     assert asked.headers[0]["Authorization"] == f"Bearer {KEY}"
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert KEY.encode() not in written + caplog.text.encode()

@@ -127,7 +127,7 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 
 def test_muon_is_not_sharded():
-    config = tiny_training(optimizer=OptimizerConfig(kind="muon"))
+    config = tiny_training(optimizer=OptimizerConfig(name="muon"))
     check_layout(config, Layout(parallel="ddp"), 2)
     with pytest.raises(ValueError, match="LIGHTGEN_TRAIN__PARALLEL=ddp"):
         check_layout(config, Layout(parallel="fsdp"), 2)

@@ -29,8 +29,8 @@ def settings(**changes):
         "steps": 6,
         "batch_size": 3,
         "optimizer": DpoOptimizerConfig(learning_rate=3e-3, warmup_steps=0, weight_decay=0.0),
-        "draws_per_token": 2,
-        "mask": MaskConfig(kind="uniform", low=0.0),
+        "noise_samples_per_token": 2,
+        "mask": MaskConfig(distribution="uniform", min_ratio=0.0),
         "precision": "fp32",
         "log_every": 1,
         "checkpoint_every": 3,
@@ -154,7 +154,7 @@ def test_winner_and_loser_share_mask_time_and_noise(pairs):
 
 @pytest.mark.parametrize("guard", ["none", "sdpo"])
 def test_policy_and_reference_of_equal_weights_have_no_delta(pairs, guard):
-    losses, _ = losses_of(warm_student(), pairs, guard=guard)
+    losses, _ = losses_of(warm_student(), pairs, displacement_guard=guard)
     torch.testing.assert_close(losses.loss, torch.full((3,), math.log(2)))
     for name in ("margin", "winner_delta", "loser_delta"):
         assert losses.figures[name].abs().max() == 0
@@ -169,12 +169,12 @@ def gradient(model, pairs, **changes):
 def test_the_guards_change_the_gradient_and_not_the_preference(pairs):
     model = warm_student()
     guards = ("none", "sdpo", "anchor", "both")
-    plain, sdpo, anchored, both = (gradient(model, pairs, guard=guard, sdpo_mu=0.9) for guard in guards)
+    plain, sdpo, anchored, both = (gradient(model, pairs, displacement_guard=guard, sdpo_mu=0.9) for guard in guards)
     assert not plain.equal(sdpo) and not plain.equal(anchored)
-    assert gradient(model, pairs, guard="anchor", anchor_weight=0.0).equal(plain)
+    assert gradient(model, pairs, displacement_guard="anchor", anchor_weight=0.0).equal(plain)
     # The anchor adds the same pull, whatever happens to the loser.
     torch.testing.assert_close(anchored - plain, both - sdpo, rtol=1e-3, atol=1e-5)
-    figures = [losses_of(model, pairs, guard=guard, sdpo_mu=0.9)[0].figures for guard in guards]
+    figures = [losses_of(model, pairs, displacement_guard=guard, sdpo_mu=0.9)[0].figures for guard in guards]
     assert (figures[1]["loser_factor"] < 1).any() and (figures[0]["loser_factor"] == 1).all()
     for guarded in figures[1:]:
         assert guarded["preference_loss"].equal(figures[0]["preference_loss"])
@@ -190,7 +190,9 @@ def test_tuning_learns_the_preference(pairs, tmp_path):
 def test_guards_keep_the_winner_likely(pairs, tmp_path):
     """The plain loss lets the winner's error rise here; sdpo and the anchor hold it lower."""
     ends = {
-        guard: run(pairs, tmp_path / guard, steps=120, log_every=20, checkpoint_every=120, guard=guard)[2].rows[-1]
+        guard: run(pairs, tmp_path / guard, steps=120, log_every=20, checkpoint_every=120, displacement_guard=guard)[
+            2
+        ].rows[-1]
         for guard in ("none", "sdpo", "anchor")
     }
     assert ends["sdpo"]["winner_delta"] < ends["none"]["winner_delta"]
@@ -210,10 +212,10 @@ def test_six_tuning_steps_equal_three_saved_and_three_more(pairs, tmp_path, name
         if row["step"] == 5:
             raise KeyboardInterrupt
 
-    policy, _, whole = run(pairs, tmp_path / "whole", name, guard="both")
+    policy, _, whole = run(pairs, tmp_path / "whole", name, displacement_guard="both")
     with pytest.raises(KeyboardInterrupt):
-        run(pairs, tmp_path / "parts", name, guard="both", on_log=interrupt)
-    resumed, _, parts = run(pairs, tmp_path / "parts", name, guard="both")
+        run(pairs, tmp_path / "parts", name, displacement_guard="both", on_log=interrupt)
+    resumed, _, parts = run(pairs, tmp_path / "parts", name, displacement_guard="both")
     assert parts.rows == whole.rows and len(whole.rows) == 6
     assert all(weight.equal(resumed.state_dict()[key]) for key, weight in policy.state_dict().items())
     assert all(parts.ema[key].equal(average) for key, average in whole.ema.items())

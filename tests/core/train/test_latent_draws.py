@@ -118,7 +118,7 @@ def test_tokens_of_many_steps_have_the_stored_mean_and_deviation(file):
 def test_noise_of_latents_changes_nothing_else_of_a_draw():
     """It is independent of the rest too."""
     plain, more = (
-        draw(64, TOKENS, 16, MaskConfig(low=0.99), objective("v"), 1, 0.5, step_generator(1, 2), None, latents)
+        draw(64, TOKENS, 16, MaskConfig(min_ratio=0.99), objective("v"), 1, 0.5, step_generator(1, 2), None, latents)
         for latents in (False, True)
     )
     assert plain.latent_noise is None and more.latent_noise.shape == (64, TOKENS, 16)

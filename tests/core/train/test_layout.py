@@ -23,7 +23,7 @@ from tests.factories.tiny_student import LONGEST, PATCH, TEXT_WIDTH, tiny_studen
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
-BUCKETS = MaskConfig(kind="uniform", low=0.3, multiple=3)
+BUCKETS = MaskConfig(distribution="uniform", min_ratio=0.3, multiple=3)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,9 @@ def test_micro_batches_train_the_weights_of_the_whole_batch(tmp_path, tokens, mi
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_recomputed_activations_give_the_same_weights_to_the_bit(tmp_path, tokens, precision):
     kept, expected = run(tokens, tmp_path / "kept", Layout(), dropout=0.1, precision=precision)
-    again, found = run(tokens, tmp_path / "again", Layout(recompute=True), dropout=0.1, precision=precision)
+    again, found = run(
+        tokens, tmp_path / "again", Layout(activation_checkpointing=True), dropout=0.1, precision=precision
+    )
     assert found == expected and all(weight.equal(again[name]) for name, weight in kept.items())
 
 
@@ -79,7 +81,7 @@ def test_recomputation_runs_every_block_twice(tokens, monkeypatch):
     student, calls = tiny_student(), []
     plain = Block.forward
     monkeypatch.setattr(Block, "forward", lambda self, *given: calls.append(1) or plain(self, *given))
-    for layout, times in ((Layout(), 3), (Layout(recompute=True), 6)):
+    for layout, times in ((Layout(), 3), (Layout(activation_checkpointing=True), 6)):
         calls.clear()
         updater, source = updater_of(student, tokens, layout)
         with laid_out(student, layout):
@@ -96,7 +98,7 @@ def updater_of(student, tokens, layout):
 
 def test_nothing_is_compiled_once_the_buckets_have_been_seen(tmp_path, tokens, graphs):
     """Hidden are 3, 6 or 9 of 9 tokens, words 2, 4 or 6: seven shapes for Block, three for TextBlock and the head's."""
-    seen, layout = [], Layout(compile=True, word_multiple=2)
+    seen, layout = [], Layout(compile=True, pad_text_to_multiple_of=2)
     settings = {"steps": 24, "checkpoint_every": 24, "mask": BUCKETS, "batch_size": 1}
     _, found = run(tokens, tmp_path / "first", layout, on_log=lambda row: seen.append(graphs()), **settings)
     assert seen[-1] == seen[len(seen) // 2] == 13
@@ -125,7 +127,7 @@ def compiled_graphs(folder, tokens, mar: MarConfig, graphs):
 
 def test_padded_words_change_nothing(tokens):
     student = tiny_student(dropout=0.0)
-    updater, source = updater_of(student, tokens, Layout(compile=True, word_multiple=16))
+    updater, source = updater_of(student, tokens, Layout(compile=True, pad_text_to_multiple_of=16))
     (padded,), batch = updater.prepare(0, source), source.batch(0)
     assert padded.batch.text.shape[1] == 16 > LONGEST and padded.batch.text_mask.sum() == batch.text_mask.sum()
     plain, _ = updater_of(student, tokens, Layout())
@@ -139,7 +141,10 @@ def test_a_student_that_reads_padding_is_cut_where_there_is_none(tmp_path, token
     student.mar.config = student.mar.config.model_copy(update={"attend_to_padding": True})
     text = [bytes(2 * LONGEST * TEXT_WIDTH)] * 24
     stored = write_rows(tmp_path / "t.parquet", rows=24, words=np.full(24, LONGEST, np.int32), text=text)
-    for layout in (Layout(micro_batch=2, recompute=True), Layout(compile=True, word_multiple=LONGEST)):
+    for layout in (
+        Layout(micro_batch=2, activation_checkpointing=True),
+        Layout(compile=True, pad_text_to_multiple_of=LONGEST),
+    ):
         for file, fine in ((tokens, False), (stored, True)):
             updater, source = updater_of(student, file, layout)
             with contextlib.nullcontext() if fine else pytest.raises(ValueError, match=r"only on texts stored in one"):
@@ -151,12 +156,12 @@ def test_a_student_that_reads_padding_is_cut_where_there_is_none(tmp_path, token
 def test_ever_new_shapes_are_an_error_that_names_the_knobs(tmp_path, tokens, graphs, monkeypatch):
     monkeypatch.setattr(blocks, "SHAPES", 2)
     with pytest.raises(TooManyShapesError, match=r"compiled for 2 shapes .* mask\.multiple"):
-        run(tokens, tmp_path, Layout(compile=True, word_multiple=1), steps=12, checkpoint_every=12)
+        run(tokens, tmp_path, Layout(compile=True, pad_text_to_multiple_of=1), steps=12, checkpoint_every=12)
 
 
 def test_after_training_the_blocks_are_themselves_again(tmp_path, tokens):
     student = tiny_student()
-    with laid_out(student, Layout(recompute=True)):
+    with laid_out(student, Layout(activation_checkpointing=True)):
         assert all("forward" in vars(block) for block in blocks_of(student))
     assert len(blocks_of(student)) == 5 and not any("forward" in vars(block) for block in blocks_of(student))
 

@@ -71,7 +71,7 @@ def test_equal_shapes_are_updated_as_if_alone():
 
 def test_vectors_go_to_adamw_and_matrices_do_not():
     layer = nn.Linear(4, 4)
-    optimizer = make_optimizer(layer, dict(layer.named_parameters()), OptimizerConfig(kind="muon"))
+    optimizer = make_optimizer(layer, dict(layer.named_parameters()), OptimizerConfig(name="muon"))
     layer(torch.ones(2, 4)).sum().backward()
     optimizer.step()
     assert optimizer.state[layer.weight].keys() == {"average"}

@@ -225,8 +225,8 @@ def test_an_update_is_clipped_adamw_with_decay_on_matrices(tokens):
         figures = updater.update(step, [part])
         torch.manual_seed(seed_of(7, "dropout", step))
         updater._criterion.losses(plain.train(), part.batch, part.draw).loss.mean().backward()
-        norm = nn.utils.clip_grad_norm_(plain.parameters(), settings.clip)
-        assert norm > settings.clip and figures["gradient_norm"].item() == pytest.approx(norm.item(), rel=1e-5)
+        norm = nn.utils.clip_grad_norm_(plain.parameters(), settings.max_grad_norm)
+        assert norm > settings.max_grad_norm and figures["gradient_norm"].item() == pytest.approx(norm.item(), rel=1e-5)
         reference.step()
         reference.zero_grad()
     for name, weight in plain.state_dict().items():
@@ -267,7 +267,7 @@ def test_a_frozen_parameter_is_neither_optimised_nor_averaged():
 
 
 def test_the_learning_rate_warms_up_and_falls_to_its_final_share():
-    config = OptimizerConfig(learning_rate=2.0, warmup_steps=4, schedule="cosine", final_share=0.1)
+    config = OptimizerConfig(learning_rate=2.0, warmup_steps=4, schedule="cosine", min_lr_ratio=0.1)
     rates = [learning_rate(step, 105, config) for step in range(105)]
     assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
     assert rates[4] == 2.0 and rates[54] == pytest.approx(1.1) and rates[104] == pytest.approx(0.2)

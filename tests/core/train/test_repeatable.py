@@ -31,7 +31,7 @@ def tokens(tmp_path_factory):
         "id": pa.array(range(ROWS), pa.int64()),
         "latents": [rng.standard_normal(16 * 6 * 6).astype(np.float16).tobytes() for _ in range(ROWS)],
         "text": [rng.standard_normal(WORDS * 128).astype(np.float16).tobytes() for _ in range(ROWS)],
-        "words": pa.array([WORDS] * ROWS, pa.int32()),
+        "text_length": pa.array([WORDS] * ROWS, pa.int32()),
     }
     path = tmp_path_factory.mktemp("tokens") / "tokens.parquet"
     pq.write_table(pa.table(columns).replace_schema_metadata({"lightgen": json.dumps(LAYOUT)}), path)
@@ -52,7 +52,7 @@ def weights(tokens, folder, kind, kill_at=None):
         "pretrain.steps=8",
         "pretrain.log_every=1",
         "pretrain.checkpoint_every=2",
-        "pretrain.optimizer.kind=" + kind,
+        "pretrain.optimizer.name=" + kind,
     ]
     config = load_recipe("demo", overrides).pretrain
 

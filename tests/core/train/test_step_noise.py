@@ -49,7 +49,7 @@ def test_parts_of_parts_are_parts_of_the_whole():
 
 @pytest.mark.parametrize("step", range(4))
 def test_a_draw_says_the_same_in_mask_and_index(step):
-    drawn = draw_of(step, mask=MaskConfig(low=0.3, mean=0.5))
+    drawn = draw_of(step, mask=MaskConfig(min_ratio=0.3, mean=0.5))
     assert 0 < drawn.num_hidden < TOKENS
     assert (drawn.hidden.sum(dim=1) == drawn.num_hidden).all()
     assert torch.equal(drawn.hidden.nonzero()[:, 1].view(BATCH, -1), drawn.index)
@@ -64,7 +64,7 @@ def test_noise_is_normal_and_independent_of_image_and_draw():
 
 
 def test_every_token_is_hidden_equally_often():
-    mask = MaskConfig(kind="uniform", low=0.0)
+    mask = MaskConfig(distribution="uniform", min_ratio=0.0)
     hidden = torch.cat([draw_of(step, batch=64, mask=mask).hidden for step in range(100)])
     share = hidden.float().mean(dim=0)
     assert (share - 5 / 9).abs().max() <= 0.03
@@ -94,13 +94,13 @@ def test_hidden_shares_follow_the_papers_truncated_normal():
 
 
 def test_uniform_counts_reach_from_one_token_to_all():
-    found, times = np.unique(counts(9, MaskConfig(kind="uniform", low=0.0)), return_counts=True)
+    found, times = np.unique(counts(9, MaskConfig(distribution="uniform", min_ratio=0.0)), return_counts=True)
     assert found.tolist() == list(range(1, 10))
     assert stats.chisquare(times).pvalue > 1e-3
 
 
 def test_uniform_counts_respect_the_smallest_share():
-    assert set(counts(10, MaskConfig(kind="uniform", low=0.65), 400)) == {7, 8, 9, 10}
+    assert set(counts(10, MaskConfig(distribution="uniform", min_ratio=0.65), 400)) == {7, 8, 9, 10}
 
 
 def test_counts_are_rounded_up_and_never_exceed_the_tokens():
@@ -134,7 +134,7 @@ def student_and_batch(name: str):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_losses_of_masked_tokens_equal_parts_computed_by_hand(name):
     student, (tokens, text, text_mask) = student_and_batch(name)
-    drawn = draw_of(name=name, mask=MaskConfig(kind="uniform", low=0.3))
+    drawn = draw_of(name=name, mask=MaskConfig(distribution="uniform", min_ratio=0.3))
     losses = token_losses(student, tokens, text, text_mask, (3, 3), drawn)
     residuals = token_residuals(student, tokens, text, text_mask, (3, 3), drawn)
     assert losses.shape == (3, BATCH, drawn.num_hidden)
@@ -166,7 +166,7 @@ def test_losses_of_micro_batches_are_parts_of_the_whole_batchs(name):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_parameter_learns_from_the_loss(name):
     student, batch = student_and_batch(name)
-    drawn = draw_of(name=name, mask=MaskConfig(kind="uniform", low=0.3))
+    drawn = draw_of(name=name, mask=MaskConfig(distribution="uniform", min_ratio=0.3))
     assert drawn.num_hidden < TOKENS and drawn.text_dropped.any()
     token_losses(student, *batch, (3, 3), drawn).mean().backward()
     assert [name for name, parameter in student.named_parameters() if not parameter.grad.abs().sum() > 0] == []

@@ -71,7 +71,7 @@ def components(tmp_path_factory) -> tuple[str, ...]:
         vocab_size=len(tokenizer), d_model=released.TEXT_WIDTH, d_kv=8, d_ff=32, num_layers=2, num_heads=3
     )
     T5EncoderModel(config).save_pretrained(text_encoder)
-    return "--codec", str(codec), "--text-encoder", str(text_encoder), "--max-words", str(WORDS)
+    return "--codec", str(codec), "--text-encoder", str(text_encoder), "--max-text-tokens", str(WORDS)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_raw_and_averaged_weights_survive_the_import_to_the_bit(imported, state)
 
 def test_the_import_says_what_the_tensors_do_not(imported, components):
     info = StudentInfo.model_validate(json.loads((imported / "config.json").read_text())["info"])
-    assert (info.codec, info.text_encoder, info.max_words) == (components[1], components[3], WORDS)
+    assert (info.codec, info.text_encoder, info.max_text_tokens) == (components[1], components[3], WORDS)
     assert (info.patch, info.channels, info.latent_height, info.latent_width) == (2, 16, 32, 32)
 
 
@@ -112,7 +112,7 @@ def test_without_options_the_import_is_the_papers(lightgen, state, tmp_path):
     status, _, err = lightgen("import-upstream", tmp_path / "bare.safetensors", "-o", tmp_path / "s", "--num-heads", 4)
     assert status == 0, err
     info = json.loads((tmp_path / "s/config.json").read_text())["info"]
-    assert (info["codec"], info["text_encoder"], info["max_words"]) == (
+    assert (info["codec"], info["text_encoder"], info["max_text_tokens"]) == (
         "stabilityai/stable-diffusion-3.5-large/vae", "google/flan-t5-xxl", 128,
     )  # fmt: skip
     assert (tmp_path / "s/model.safetensors").read_bytes() == (tmp_path / "s/ema.safetensors").read_bytes()
@@ -195,7 +195,7 @@ def test_an_imported_student_gets_padding_as_the_released_one(imported, componen
     assert not padded["attention_mask"].all() and text[padded["attention_mask"] == 0].abs().max() > 0.1
     ours = TextToImage.load(imported, CPU)
     asked = {"grid": (2, 2), "seeds": [0, 1]}
-    config = SamplerConfig(iterations=2, head_steps=4, guidance=2)
+    config = SamplerConfig(iterations=2, head_steps=4, guidance_scale=2)
     expected = sample(load_student(imported)[0], text, None, config=config, **asked)
     found = patchify(ours.sample(CAPTIONS, asked["seeds"], sampler=config, grid=asked["grid"]).latents)
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
@@ -216,7 +216,7 @@ def student(tmp_path_factory) -> Path:
     sizes = {"token_width": 64, "text_width": 128, "width": 32, "heads": 2, "position_grid": 3}
     depths = {"aligner_depth": 1, "encoder_depth": 1, "decoder_depth": 1, "text_depth": 1}
     made = new_student(MarConfig(**sizes, **depths), HeadConfig(width=32, depth=1, objective="v"), seed=0)
-    frozen = {"codec": "zoo:autoencoder", "text_encoder": "zoo:t5", "max_words": 16}
+    frozen = {"codec": "zoo:autoencoder", "text_encoder": "zoo:t5", "max_text_tokens": 16}
     sampler = SamplerConfig(iterations=3, head_steps=3, head_sampler="ddim")
     info = StudentInfo(**frozen, patch=2, channels=16, latent_height=6, latent_width=6, sampler=sampler)
     folder = tmp_path_factory.mktemp("student")

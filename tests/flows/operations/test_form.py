@@ -15,12 +15,12 @@ from flows.run import run
 from lightgen_core.config import Section
 from tasks.config.recipe import Recipe
 
-LINES = ["seed=7", "captions.count=40", "tokens.flip=true", "dpo.optimizer.clip=1.5"]
+LINES = ["seed=7", "captions.count=40", "tokens.flip=true", "dpo.optimizer.max_grad_norm=1.5"]
 FORM = {
     "seed": 7,
     "captions": {"count": 40, "near_duplicate": None, "llm": None, "decontamination": {"ngram": None}},
     "tokens": {"flip": True},
-    "dpo": {"optimizer": {"clip": 1.5}},
+    "dpo": {"optimizer": {"max_grad_norm": 1.5}},
     "sampler": None,
     "report": {},
 }
@@ -124,7 +124,7 @@ def test_a_mistake_in_the_form_is_told_as_on_the_command_line(form, lines):
 
 def test_preference_tuning_keeps_its_learning_rate():
     """It stays when another field of its optimizer is set."""
-    assert load_recipe("smoke", ["dpo.optimizer.clip=1.5"]).dpo.optimizer.learning_rate == 1e-5
+    assert load_recipe("smoke", ["dpo.optimizer.max_grad_norm=1.5"]).dpo.optimizer.learning_rate == 1e-5
 
 
 def test_a_run_is_named_after_recipe_and_the_key_it_ends_with(tmp_path):

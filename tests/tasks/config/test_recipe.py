@@ -8,6 +8,7 @@ import yaml
 from flows.load import UserError, load_recipe, recipe_names
 from flows.selection import select
 from tasks.config.recipe import Recipe
+from tasks.config.settings import Settings, SettingsMistake
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -44,6 +45,12 @@ def test_every_field_of_a_recipe_is_documented():
         ("pretrain.model.heads=7", "width 48 is not a multiple of heads 7"),
         ("sampler.head_sampler=euler", "euler goes with flow"),
         ("evaluation.prompts=mine.txt", "prompts mine.txt go with benchmark geneval or prompts"),
+        ("pretrain.mask.low=0.5", "pretrain.mask.low: unknown field. It is now called min_ratio"),
+        ("dpo.optimizer.clip=1", "dpo.optimizer.clip: unknown field. It is now called max_grad_norm"),
+        ("dpo.guard=both", "dpo.guard: unknown field. It is now called displacement_guard"),
+        ("pretrain.keep=3", "pretrain.keep: unknown field. It is now called keep_checkpoints"),
+        ("tokens.max_words=9", "tokens.max_words: unknown field. It is now called max_text_tokens"),
+        ("scores_mean_nothing=true", "scores_mean_nothing: unknown field. It is now called smoke_test"),
         ("seed", "not of the form section.field=value"),
         ("seed.value.deep=1", "'seed' is a value, not a section|seed"),
     ],
@@ -115,3 +122,9 @@ def test_refresh_all_means_every_chosen_stage():
 def test_a_wrong_choice_of_stages_is_explained(arguments, message):
     with pytest.raises(UserError, match=message):
         select(**arguments)
+
+
+def test_a_renamed_setting_names_the_new_variable(monkeypatch):
+    monkeypatch.setenv("LIGHTGEN_TRAIN__RECOMPUTE", "true")
+    with pytest.raises(SettingsMistake, match=r"RECOMPUTE: .* it is now called ACTIVATION_CHECKPOINTING"):
+        Settings()

@@ -19,7 +19,11 @@ from tasks.context.explain import Wanted, never_made
 from tasks.context.shards import runs
 from tasks.stage import stage
 
-CONFIG = {"seed": 0, "pretrain": {"steps": 2000, "mask": {"low": 0.0}, "sizes": [64]}, "weights": {"zoo:t5": "aa"}}
+CONFIG = {
+    "seed": 0,
+    "pretrain": {"steps": 2000, "mask": {"min_ratio": 0.0}, "sizes": [64]},
+    "weights": {"zoo:t5": "aa"},
+}
 INPUTS = {"tokens": "t1", "captions": "c1"}
 
 
@@ -49,12 +53,15 @@ def changed(**fields: object) -> dict:
     ("wanted", "said"),
     [
         ({"config": changed(steps=2600)}, "pretrain.steps: 2600, there 2000"),
-        ({"config": changed(mask={"low": 0.5})}, "pretrain.mask.low: 0.5, there 0.0"),
+        ({"config": changed(mask={"min_ratio": 0.5})}, "pretrain.mask.min_ratio: 0.5, there 0.0"),
         (
             {"config": changed(sizes=list(range(64)))},
             "pretrain.sizes: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11..., there [64]",
         ),
-        ({"config": changed(mask=None) | {"seed": 1}}, 'seed: 1, there 0; pretrain.mask: null, there {"low": 0.0}'),
+        (
+            {"config": changed(mask=None) | {"seed": 1}},
+            'seed: 1, there 0; pretrain.mask: null, there {"min_ratio": 0.0}',
+        ),
         ({"config": changed(new="a")}, 'pretrain.new: "a", there nothing'),
         ({"config": CONFIG | {"weights": {"zoo:t5": "bb"}}}, "the weights of zoo:t5"),
         ({"config": changed(steps=1) | {"weights": {"other": "bb"}}}, "pretrain.steps: 1, there 2000"),

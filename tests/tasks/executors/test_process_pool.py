@@ -72,7 +72,7 @@ SMALL = (
     "synthesis.count=60",
     "synthesis.shard_size=20",
     "tokens.sizes=[16, 32]",
-    "dedup.certificate_queries=60",
+    "dedup.recall_queries=60",
     "dedup.diversity_sample=60",
     "pretrain.steps=2",
     "pairs.count=6",
@@ -99,7 +99,7 @@ def test_two_workers_write_the_bytes_of_one_in_every_stage(tmp_path):
                 shards[stage.name] = heard[-1].done
                 same = made.setdefault(stage.name, contents(artifact))
                 assert contents(artifact) == same
-                assert artifact.manifest().figures == plan(recipe, one).found[stage.name][0].manifest().figures
+                assert artifact.manifest().metrics == plan(recipe, one).found[stage.name][0].manifest().metrics
     assert shards == FANNED
 
 
