@@ -57,7 +57,7 @@ def test_passing_trouble_is_tried_again(trouble):
 
 
 @pytest.mark.parametrize("silent", [Reply({}, delay=1.0), Reply({}, 200, {"Content-Length": "500"})])
-def test_a_server_that_is_silent_is_asked_again(silent):
+def test_a_server_that_is_silent_is_tried_again(silent):
     with serving([silent, silent, FINE]) as asked:
         assert ask(asked, Patience(attempts=100, first_wait=0.01, longest_wait=0.01, timeout=0.3)) == {"ok": 1}
     assert len(asked.bodies) >= 3  # more where this machine was as slow
@@ -128,7 +128,7 @@ def test_a_missing_endpoint_stops_the_run_and_is_named():
             endpoint.post("x", {})
 
 
-def test_answers_come_in_order_with_the_failures_in_their_places():
+def test_answers_come_in_order_with_failures_among_them():
     def answer(body):
         return Reply({"error": "no"}, 400) if body["n"] == 3 else Reply({"n": body["n"]}, delay=0.05 * (body["n"] == 0))
 

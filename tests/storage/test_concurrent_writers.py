@@ -167,7 +167,7 @@ def both_stopped(store: Store, mine_stops: int, theirs_stops: int) -> None:
 RECIPE = load_recipe("smoke")
 
 
-def test_a_stage_that_comes_second_takes_what_the_first_has_made(empty, tmp_path):
+def test_a_stage_that_comes_second_takes_the_firsts_artifact(empty, tmp_path):
     def staged(who: str) -> Any:
         @stage(version=1, reads=("seed",))
         def report(job: Job) -> None:

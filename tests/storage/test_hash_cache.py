@@ -46,7 +46,7 @@ def test_a_change_is_noticed_though_size_and_time_are_put_back(hashed, root):
     assert content_digest(root) != before
 
 
-def test_a_digest_follows_names_and_contents_and_not_the_place(hashed, root, tmp_path):
+def test_a_digest_follows_names_and_contents_and_not_the_path(hashed, root, tmp_path):
     shutil.copytree(root, tmp_path / "copy")
     assert content_digest(tmp_path / "copy") == content_digest(root)
     (tmp_path / "copy" / "a.tar").rename(tmp_path / "copy" / "z.tar")

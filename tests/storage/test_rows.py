@@ -34,7 +34,7 @@ def artifact(tmp_path_factory) -> Artifact:
     return made
 
 
-def test_rows_are_those_asked_for_across_files_and_row_groups(artifact):
+def test_rows_are_the_requested_ones_across_files_and_groups(artifact):
     wanted = np.unique(np.random.default_rng(0).integers(0, ROWS, 40)).tolist()
     found = take_rows(artifact, "^images", wanted)
     assert found["id"].to_pylist() == wanted
@@ -42,7 +42,7 @@ def test_rows_are_those_asked_for_across_files_and_row_groups(artifact):
     assert about(found.schema) == {"dtype": "float16"}
 
 
-def test_columns_are_those_asked_for(artifact):
+def test_columns_are_the_requested_ones(artifact):
     found = take_rows(artifact, "^images", [3], ["image", "id"])
     assert found.column_names == ["image", "id"]
     assert len(take_rows(artifact, "^images", [])) == 0
@@ -62,11 +62,11 @@ def test_only_row_groups_that_hold_a_wanted_row_are_read(artifact, monkeypatch):
 
 
 @pytest.mark.parametrize(("rows", "error"), [([2, 1], ValueError), ([1, 1], ValueError), ([-1], ValueError)])
-def test_places_out_of_order_are_refused(artifact, rows, error):
+def test_indices_out_of_order_are_refused(artifact, rows, error):
     with pytest.raises(error, match="rising order"):
         take_rows(artifact, "^images", rows)
 
 
-def test_a_place_beyond_the_last_row_is_an_error(artifact):
+def test_an_index_beyond_the_last_row_is_an_error(artifact):
     with pytest.raises(IndexError, match=f"has {ROWS} rows"):
         take_rows(artifact, "^images", [ROWS])

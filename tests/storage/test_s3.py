@@ -163,7 +163,7 @@ def test_a_store_without_rights_lists_the_rights_it_needs(server, store, code):
         Store(store.uri)
 
 
-def test_a_folder_that_a_console_has_made_is_no_file(store):
+def test_a_folder_that_a_console_created_is_no_file(store):
     bucket, prefix = store.uri.removeprefix("s3://").split("/")
     boto3.client("s3").put_object(Bucket=bucket, Key=f"{prefix}/captions/")
     store.write("captions/a", b"1")

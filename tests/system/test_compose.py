@@ -125,7 +125,7 @@ def test_the_worker_has_the_gpu_and_its_twin_only_lacks_it():
     assert int(worker["shm_size"].removesuffix("gb")) >= 2
 
 
-def test_the_worker_polls_the_pool_that_is_made_and_deployed_to():
+def test_the_worker_polls_the_pool_that_deployments_use():
     command = services()["worker"]["command"]
     assert command[command.index("--pool") + 1] == WORK_POOL
     deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]

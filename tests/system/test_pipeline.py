@@ -165,7 +165,7 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(finished, store, st
     assert {path: path.stat().st_mtime_ns for path in whole} == written
 
 
-def test_datasets_opens_the_pictures_as_an_image_feature(finished):
+def test_datasets_opens_the_images_as_an_image_feature(finished):
     import datasets
 
     files = [str(path) for path in sorted((finished[0] / "synthesis").glob("*/images-*.parquet"))]

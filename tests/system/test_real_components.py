@@ -143,7 +143,7 @@ def test_a_failing_prompt_leaves_a_gap_and_an_empty_shard(made):
     assert {0, 1, 2} == set(rows) and 0 < rows.index(0) < len(rows) - 1
 
 
-def test_every_later_stage_finds_a_picture_by_its_id(made):
+def test_every_later_stage_refers_to_an_image_by_its_id(made):
     pictures = {row["id"]: row for row in read_table(made["synthesis"], "^images").to_pylist()}
     assert max(pictures) >= len(pictures)
     assert read_table(made["embeddings"], "^embeddings")["id"].to_pylist() == list(pictures)
@@ -160,7 +160,7 @@ def test_every_later_stage_finds_a_picture_by_its_id(made):
         assert pair["winner"] == tokens[pair["id"]]["latents"]
 
 
-def test_the_report_shows_of_two_copies_the_very_pictures(made, models):
+def test_the_report_shows_of_two_copies_the_very_images(made, models):
     pictures = {row["id"]: row for row in read_table(made["synthesis"], "^images").to_pylist()}
     copies = [row for row in read_table(made["dedup"], "^keep").to_pylist() if row["duplicate_of"] is not None]
     recipe = Recipe.model_validate({"name": "mine", **recipe_of(models)})

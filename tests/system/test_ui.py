@@ -129,7 +129,7 @@ def training(api: PrefectApi) -> dict[str, Any]:
     return next((pages(api, run).get("smoke-pretrain", {}) for run in api.flow_runs()), {})
 
 
-def test_a_run_shows_ten_named_stages_and_words_in_its_log(first, server, browser):
+def test_a_run_shows_ten_named_stages_and_lines_in_its_log(first, server, browser):
     browser.goto(f"{server.url}/runs/flow-run/{first['id']}")
     see(
         browser,
@@ -152,7 +152,7 @@ def test_each_stage_has_one_page_and_one_progress_bar(first, server):
 
 
 @pytest.mark.parametrize("stage", ["synthesis", "dedup", "pretrain", "pairs", "dpo", "evaluation"])
-def test_the_page_of_a_stage_shows_counts_and_pictures(stage, first, server, browser):
+def test_the_page_of_a_stage_shows_counts_and_images(stage, first, server, browser):
     page = pages(server.api, first)[f"smoke-{stage}"]
     browser.goto(f"{server.url}/artifacts/artifact/{page['id']}")
     see(browser, f"{stage} is done", "device time")
@@ -191,7 +191,7 @@ def test_a_second_run_is_cached_stage_by_stage_and_says_so(first, server, browse
     see(opened.value, "pretrain is done", first["name"])  # the page of the run that made it
 
 
-def test_words_of_others_are_shown_sign_by_sign_and_never_read(server, browser):
+def test_text_of_others_is_shown_sign_by_sign_and_never_read(server, browser):
     said = 'a <img src="http://x.example/y.png"> | ![dog](http://x.example) `cat` *of_two* & &#60; \\ www.x.example: 1.'
     page = "\n\n".join([plain(said), quoted(said), table(["first"], [[plain(said)]])])
     made = server.api.post("artifacts/", type="markdown", key="words", data=page)

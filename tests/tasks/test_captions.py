@@ -247,7 +247,7 @@ def test_where_the_endpoint_is_does_not_enter_the_key(tmp_path, monkeypatch):
     assert captions.artifact(recipe, Store(str(tmp_path)), ()).key == before
 
 
-def test_an_endpoint_that_goes_down_keeps_what_it_has_said(tmp_path):
+def test_an_endpoint_that_goes_down_keeps_its_answers(tmp_path):
     recipe, count = over_http(tmp_path), iter(range(1000))
     gone, message = Reply({"error": "gone"}, 401), "check the address, the model's name and the key"
     flaky = serving(lambda body: told(body) if next(count) < 8 else gone)

@@ -163,7 +163,7 @@ def test_the_lowest_scores_go_and_of_equal_ones_the_largest_id():
         shows_caption(score, ids, 0.9, 0.0)
 
 
-def test_a_picture_with_a_low_score_goes_and_hides_no_other(store):
+def test_an_image_with_a_low_score_goes_and_hides_no_other(store):
     """Picture 1 is a copy of 0 with the lower score of the two; 2 shows its caption least and is nobody's copy."""
 
     @stage(version=1, reads=())

@@ -217,7 +217,7 @@ def test_pairs_of_clip_lead_by_the_margin_and_others_are_counted(geneval):
     assert (winner - loser >= recipe.pairs.margin - 1e-6).all()
 
 
-def test_scene_scores_are_those_of_the_pictures(scene):
+def test_scene_scores_are_those_of_the_images(scene):
     _, made = scene
     samples = read_table(made["evaluation"], "^samples")
     pictures = [from_bytes(image["bytes"]) for image in samples["image"].to_pylist()]

@@ -100,7 +100,7 @@ def test_sizes_share_rows_and_text_and_differ_in_latents(phased):
     )
 
 
-def test_latents_of_a_size_are_those_of_the_resized_picture(phased):
+def test_latents_of_a_size_are_those_of_the_resized_image(phased):
     from lightgen_core.encoders.autoencoder import LatentCodec
 
     _, artifacts = phased
@@ -261,7 +261,7 @@ def test_a_size_without_whole_tokens_stops_the_tokens_stage(phased, tmp_path):
         make(store, load_recipe("smoke", [*SMALL, "tokens.sizes=[32,40]"]), "tokens")
 
 
-def test_padded_text_is_stored_with_all_its_words_and_trained_on(phased, tmp_path):
+def test_padded_text_is_stored_with_all_tokens_and_trained_on(phased, tmp_path):
     store = Store(str(shutil.copytree(phased[0], tmp_path / "store")))
     padded = ["tokens.pad_text=true", "tokens.max_text_tokens=20", "pretrain.model.attend_to_padding=true"]
     artifacts = make(store, load_recipe("smoke", [*SMALL, *padded]), "tokens", "pretrain")

@@ -28,7 +28,7 @@ REWRITE = Instruction("Rewrite this in a few words: a cat on a mat in the old to
         "```\nA cat on a mat.\n```",
     ],
 )
-def test_the_caption_is_found_in_what_models_put_around_it(said):
+def test_the_caption_is_extracted_from_what_models_put_around(said):
     assert caption_of(Answer(said), ASKED, AnswerFilters()) == "A cat on a mat."
 
 
@@ -76,6 +76,6 @@ def test_every_filter_can_be_opened():
         assert caption_of(Answer(said, cut=True), ASKED, open_wide) == said.strip()
 
 
-def test_the_shared_run_is_found_anywhere():
+def test_the_shared_run_is_detected_anywhere():
     assert shared_run(list("xabcy"), list("qabc"), 3) == "a b c"
     assert shared_run(list("abxc"), list("abc"), 3) == shared_run([], [], 3) == ""

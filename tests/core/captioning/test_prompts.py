@@ -45,7 +45,7 @@ def test_the_default_taxonomy_seldom_asks_twice_for_the_same():
     assert len({each.text for each in first(Instructions(Taxonomy(), seed=0), 1000)}) > 995
 
 
-def test_instructions_follow_from_the_seed_and_the_place_alone():
+def test_instructions_follow_from_the_seed_and_the_index_alone():
     assert first(Instructions(SMALL, seed=3), 50)[40] == Instructions(SMALL, seed=3)[40]
     assert first(Instructions(SMALL, seed=3), 20) != first(Instructions(SMALL, seed=4), 20)
 
@@ -88,7 +88,7 @@ def test_rewriting_nothing_is_an_error():
         ({"axes": AXES | {"mood": ()}}, "axes without a value: mood"),
     ],
 )
-def test_a_taxonomy_that_cannot_be_asked_is_refused(changes, message):
+def test_a_taxonomy_that_fits_no_template_is_refused(changes, message):
     with pytest.raises(ValidationError, match=message):
         Taxonomy(**(SMALL.model_dump() | changes))
 
@@ -97,7 +97,7 @@ def test_a_taxonomy_that_cannot_be_asked_is_refused(changes, message):
     ("template", "message"),
     [("again, {style}", "does not say {caption}"), ("{mood}: {caption}", "rewrite.template names 'mood'")],
 )
-def test_a_rewriting_that_cannot_be_asked_is_refused(template, message):
+def test_a_rewriting_that_fits_no_template_is_refused(template, message):
     with pytest.raises(ValidationError, match=message):
         LanguageModel(model="m", taxonomy=SMALL, rewrite=Rewriting(template=template))
 

@@ -51,7 +51,7 @@ def captions(*texts, meanings=None):
         ("", None, None),
     ],
 )
-def test_prompts_are_found_whole_and_in_part(caption, kind, prompt):
+def test_prompts_are_detected_whole_and_in_part(caption, kind, prompt):
     expected = Match(kind, PROMPTS[prompt], 1.0) if kind else None
     assert EvaluationPrompts(PROMPTS, RULES).matches([caption]) == [expected]
 

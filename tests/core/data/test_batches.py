@@ -135,7 +135,7 @@ def test_a_row_of_the_wrong_size_is_named(tmp_path):
         source_of([file])
 
 
-def test_a_row_without_words_is_named(tmp_path):
+def test_a_row_without_text_tokens_is_named(tmp_path):
     file = write_rows(tmp_path / "a.parquet", rows=2, words=np.array([1, 0], dtype=np.int32))
     with pytest.raises(DataError, match="row 101 has no words"):
         source_of([file])
@@ -170,7 +170,7 @@ def test_an_error_while_prefetching_reaches_the_caller():
         list(prefetched(lambda step: 1 // (step - 1), range(3)))
 
 
-def test_prefetching_is_as_deep_as_asked_and_no_deeper():
+def test_prefetching_is_as_deep_as_requested_and_no_deeper():
     started, go_on = [], threading.Semaphore(0)
 
     def prepare(step: int) -> int:

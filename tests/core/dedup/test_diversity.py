@@ -58,7 +58,7 @@ def test_within_prompt_distance_averages_pairs_of_one_prompt():
     assert within_prompt_distance(vectors, list("abcdef")) is None
 
 
-def test_all_figures_at_once_are_seeded_and_explained():
+def test_all_metrics_at_once_are_seeded_and_explained():
     vectors = unit(np.random.default_rng(2).normal(size=(600, 24)))
     topics = [["shape", "colour"] if row % 2 else ["shape"] for row in range(600)]
     config = DedupConfig(diversity_sample=200, clusters=8, centres=10)

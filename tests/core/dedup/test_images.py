@@ -31,7 +31,7 @@ def planted(rng, rows=2000, copies=200, width=64):
     return vectors, np.linspace(1, 0, len(vectors)), [f"{row:05d}" for row in range(len(vectors))]
 
 
-def test_planted_duplicates_are_found_exactly():
+def test_exactly_the_planted_duplicates_are_detected():
     vectors, score, ids = planted(np.random.default_rng(0))
     result = find_duplicates(vectors, None, score, ids, CONFIG)
     assert np.flatnonzero(~result.kept).tolist() == list(range(2000, 2200))

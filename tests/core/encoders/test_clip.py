@@ -61,7 +61,7 @@ def test_resizing_in_batches_equals_pil_within_two_levels(mode: str, side: int) 
     assert np.abs(found - expected).max() <= 2.001
 
 
-def test_pictures_that_are_not_uint8_are_refused(clip: Clip) -> None:
+def test_images_that_are_not_uint8_are_refused(clip: Clip) -> None:
     with pytest.raises(ClipError, match=r"torch.float32 \(1, 48, 48, 3\), expected uint8"):
         clip.embed_images(np.zeros((1, 48, 48, 3), np.float32))
 
@@ -160,7 +160,7 @@ def test_a_file_that_could_run_code_is_not_loaded(listed: Path) -> None:
         Clip.load(str(listed))
 
 
-def test_pictures_of_several_sizes_are_embedded_as_each_alone(clip: Clip) -> None:
+def test_images_of_several_sizes_are_embedded_as_each_alone(clip: Clip) -> None:
     small, large = (pictures(World(image_size=side), 2, np.random.default_rng(0)) for side in (48, 96))
     mixed = [small[0], large[0], small[1], large[1]]
     alone = np.concatenate([clip.embed_images(picture[None]) for picture in mixed])

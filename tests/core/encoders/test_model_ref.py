@@ -64,7 +64,7 @@ def test_the_commit_of_an_unpinned_model_is_in_the_local_cache(cache):
     assert parse("org/other").commit() is None
 
 
-def test_a_digest_follows_the_bytes_and_not_the_place(tmp_path):
+def test_a_digest_follows_the_bytes_and_not_the_path(tmp_path):
     shutil.copytree(resolve("zoo:clip"), tmp_path / "copy")
     assert weights_digest(str(tmp_path / "copy")) == weights_digest("zoo:clip") != weights_digest("zoo:t5")
     weights = tmp_path / "copy" / "open_clip_model.safetensors"

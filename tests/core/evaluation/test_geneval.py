@@ -172,7 +172,7 @@ def test_a_colour_is_that_of_the_surest_objects():
     assert not right([thing("cat"), thing("cat", score=0.5)], "colors", ["blue", "red"], **red)
 
 
-def test_colours_of_too_few_objects_are_not_asked_for():
+def test_colours_of_too_few_objects_are_not_looked_up():
     def refuse(picture, things):
         raise AssertionError("asked")
 
@@ -298,7 +298,7 @@ def test_a_colour_is_that_of_the_sentences_nearest_to_the_object():
     assert (palette.seen[1][:, :2] == 153).all()
 
 
-def test_the_judge_says_what_its_detector_found(detector_folder, colors):
+def test_the_judge_reports_the_objects_of_its_detector(detector_folder, colors):
     judge = GenEvalJudge(Detector.load(detector_folder), colors)
     pictures = list(np.random.default_rng(1).integers(0, 256, (2, 48, 48, 3), dtype=np.uint8))
     mouse = Prompt("a photo of a computer mouse", "single_object", '{"include":[{"class":"computer mouse"}]}')

@@ -208,7 +208,7 @@ def test_a_thread_of_pixels_is_resized_without_growing():
     assert Untrusted(10**6, 64).array(to_png(np.zeros((1, 100_000, 3), np.uint8))).shape == (64, 64, 3)
 
 
-def test_a_fault_that_is_kept_holds_on_to_nothing_but_its_words(tmp_path):
+def test_a_fault_that_is_kept_holds_only_its_text(tmp_path):
     hostile = Hostile(random.Random(3))
     (tmp_path / "a.tar").write_bytes(hostile.tar("a.tar", 60)[:-2000])
     faults = [found.why for found in open_set(tmp_path, "webdataset").samples() if isinstance(found, Fault)]

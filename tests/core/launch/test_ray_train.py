@@ -179,7 +179,7 @@ def test_the_engine_of_a_stage_is_the_launcher_of_its_training(tmp_path):
         assert place(job).launcher == launcher
 
 
-def test_a_row_that_is_computed_anew_is_told_once():
+def test_a_row_that_is_computed_anew_is_reported_once():
     told = []
     listener = Listener(told.append)
     for step in (1, 2, 3, 2, 3, 4):
@@ -195,7 +195,7 @@ def test_a_row_that_is_computed_anew_is_told_once():
         ("127.0.0.1", "not HOST:PORT"),
     ],
 )
-def test_an_address_without_a_cluster_is_told_from_at_once(address, said):
+def test_an_address_without_a_cluster_is_an_error_at_once(address, said):
     script = (
         "from lightgen_core.launch.ray_cluster import connect; import sys; assert 'ray' not in sys.modules; connect()"
     )

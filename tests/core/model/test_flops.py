@@ -77,7 +77,7 @@ def test_sampling_flops_equal_torchs_count_to_two_percent():
         MaskConfig(multiple=8),
     ],
 )
-def test_probabilities_of_hidden_counts_are_those_of_the_draws(mask):
+def test_probabilities_of_mask_counts_are_those_of_the_draws(mask):
     generator = torch.Generator().manual_seed(0)
     drawn = torch.tensor([hidden_count(64, mask, generator) for _ in range(20_000)])
     expected = hidden_counts(64, mask)

@@ -47,7 +47,7 @@ def batch_of(counts=(7, 7, 7), seed=0):
 
 
 @pytest.mark.parametrize("self_attention", [False, True])
-def test_values_of_hidden_tokens_never_reach_a_state(self_attention):
+def test_values_of_masked_tokens_never_reach_a_state(self_attention):
     mar = mar_of(text_self_attention=self_attention)
     tokens, hidden, text, text_mask = batch_of()
     states = mar(tokens, hidden, text, text_mask, GRID)
@@ -66,7 +66,7 @@ def test_every_visible_token_reaches_every_state():
         assert (moved[0] > 1e-6).all() and (moved[1:] == 0).all()
 
 
-def test_padded_words_never_reach_a_state():
+def test_padded_text_tokens_never_reach_a_state():
     mar = mar_of()
     tokens, hidden, text, text_mask = batch_of()
     states = mar(tokens, hidden, text, text_mask, GRID)
@@ -114,7 +114,7 @@ def test_dropped_captions_are_ignored_and_read_as_the_null_text():
     assert torch.equal(states[[0, 2]], mar(tokens, hidden, text, text_mask, GRID)[[0, 2]])
 
 
-def test_null_text_reads_the_same_with_any_number_of_words():
+def test_null_text_is_the_same_with_any_number_of_tokens():
     mar = mar_of()
     tokens, hidden, *_ = batch_of()
     image = mar.encode_decode(tokens, hidden, GRID)
@@ -122,7 +122,7 @@ def test_null_text_reads_the_same_with_any_number_of_words():
     assert (one - many).abs().max() <= 1e-5
 
 
-def test_unequal_hidden_counts_equal_runs_of_one_image():
+def test_unequal_mask_counts_equal_runs_of_one_image():
     mar = mar_of()
     tokens, hidden, text, text_mask = batch_of(counts=(3, 12, 7, 0))
     together = mar(tokens, hidden, text, text_mask, GRID)
@@ -132,7 +132,7 @@ def test_unequal_hidden_counts_equal_runs_of_one_image():
         assert (alone - together[one]).abs().max() <= 1e-5
 
 
-def test_unequal_hidden_counts_have_finite_gradients():
+def test_unequal_mask_counts_have_finite_gradients():
     mar = mar_of().requires_grad_(True)
     tokens, hidden, text, text_mask = batch_of(counts=(3, 12, 7))
     mar(tokens, hidden, text, text_mask, GRID).square().sum().backward()
@@ -147,7 +147,7 @@ def test_a_given_count_changes_nothing(count):
     assert torch.equal(mar(tokens, hidden, text, text_mask, GRID, num_hidden=count), read)
 
 
-def test_all_hidden_still_gives_every_parameter_a_gradient():
+def test_a_full_mask_still_gives_every_parameter_a_gradient():
     mar = mar_of().requires_grad_(True)
     tokens, hidden, text, text_mask = batch_of(counts=(12, 12, 12))
     dropped = torch.tensor([True, False, False])

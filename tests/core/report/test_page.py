@@ -181,12 +181,12 @@ def test_without_a_scorer_the_page_says_so_and_shows_no_scores():
     assert "No scorer applies" not in render_report(report())
 
 
-def test_without_a_scorer_the_banner_speaks_of_pictures():
+def test_without_a_scorer_the_banner_speaks_of_images():
     page = render_report(report(scorer=None, scores={}, smoke_test=True))
     assert "The pictures on this page mean nothing." in page
 
 
-def test_clip_s_cosine_is_told_apart_from_a_score():
+def test_clips_cosine_is_distinct_from_a_score():
     cosines = {"pretrain": Interval(0.2513, 0.2407, 0.2611, 64), "dpo": Interval(0.27, 0.26, 0.28, 64)}
     page = render_report(report(scorer=None, scores={}, clip_scores=cosines))
     assert "(no GenEval score): before DPO 0.251 (0.241\N{EN DASH}0.261), after DPO 0.270 (0.260" in page
@@ -233,7 +233,7 @@ def test_images_in_quarantine_are_counted_by_reason():
     assert "quarantine" not in render_report(report())
 
 
-def test_every_image_and_chart_has_words():
+def test_every_image_and_chart_has_a_description():
     page = render_report(report())
     images = Page(page).images
     assert len(images) == 12 * 3 + 4
@@ -266,7 +266,7 @@ def test_only_what_there_is_is_shown():
     assert Page(page).open == []
 
 
-def test_small_pictures_are_lossless_and_large_ones_shrink():
+def test_small_images_are_lossless_and_large_ones_shrink():
     data = base64.b64decode(picture_uri(NOISE[0]).removeprefix("data:image/png;base64,"))
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), NOISE[0])
     large = base64.b64decode(picture_uri(np.zeros((512, 1024, 3), np.uint8)).removeprefix("data:image/jpeg;base64,"))

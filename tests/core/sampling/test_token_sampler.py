@@ -59,7 +59,7 @@ def test_reveals_follow_the_cosine():
         assert left[done - 1] == math.floor(256 * math.cos(math.pi / 2 * done / 64))
 
 
-def test_nothing_hidden_needs_no_iteration():
+def test_an_empty_mask_needs_no_iteration():
     assert reveal_counts(0, 64) == []
 
 

@@ -139,7 +139,7 @@ def test_blank_and_noise_images_show_nothing():
     assert not any(satisfies(image, meaning) for image in images for meaning in (parse("a star"), parse("two stars")))
 
 
-def test_detections_give_place_size_color_and_shape():
+def test_detections_give_position_size_color_and_shape():
     (found,) = detect(canvas(("star", "purple", 12.3, 30.6, 7)))
     assert (found.shape, found.color) == ("star", "purple")
     assert found.x == pytest.approx(12.3 / 48, abs=0.005)

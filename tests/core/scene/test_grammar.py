@@ -49,7 +49,7 @@ def test_every_meaning_has_forty_phrasings_the_canonical_first():
         assert said[0] == meaning.canonical
 
 
-def test_phrasings_vary_words_order_and_relation():
+def test_phrasings_vary_nouns_order_and_relation():
     said = {meaning.canonical: phrasings(meaning) for meaning in meanings(World())}
     assert {"two stars", "2 stars", "a pair of stars", "a photo of exactly two stars"} <= set(said["two stars"])
     pair = said["a red circle and a blue square"]
@@ -117,7 +117,7 @@ def test_other_captions_are_refused_with_reason_and_example(caption: str, reason
         ({"category": "two_object", "objects": (Object("star"),)}, "expected two objects of different shapes"),
     ],
 )
-def test_a_meaning_that_no_caption_has_cannot_be_made(parts: dict, reason: str):
+def test_a_meaning_that_no_caption_has_cannot_be_created(parts: dict, reason: str):
     with pytest.raises(ValueError, match=reason):
         Meaning(**parts)
 

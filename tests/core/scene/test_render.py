@@ -29,7 +29,7 @@ def arranged(caption: str, world: World, times: int = 50) -> set[frozenset]:
     return {frozenset(cells(arrange(parse(caption), world, rng), world)) for _ in range(times)}
 
 
-def test_composed_pictures_are_composed():
+def test_composed_images_are_composed():
     world = World()
     assert arranged("a circle", world) == {frozenset({(1, 1)})}
     side_by_side, upright = frozenset({(0, 1), (2, 1)}), frozenset({(1, 0), (1, 2)})
@@ -39,7 +39,7 @@ def test_composed_pictures_are_composed():
     assert arranged("four stars", world) == {frozenset({(0, 0), (0, 2), (2, 0), (2, 2)})}
 
 
-def test_composed_relations_are_drawn_as_said():
+def test_composed_relations_are_drawn_as_in_the_caption():
     rng = np.random.default_rng(0)
     world = World()
     for _ in range(20):
@@ -107,7 +107,7 @@ def test_coverage_is_the_area_of_the_shape(shape: str):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_seed_gives_the_same_picture(layout: str):
+def test_a_seed_gives_the_same_image(layout: str):
     world, meaning = World(layout=layout), parse("four stars")
     first, again, other = (render(meaning, world, np.random.default_rng(seed)) for seed in (7, 7, 8))
     assert first.shape == (48, 48, 3)
@@ -117,7 +117,7 @@ def test_a_seed_gives_the_same_picture(layout: str):
 
 
 @pytest.mark.parametrize(("layout", "digest"), zip(LAYOUTS, GOLDEN, strict=True))
-def test_pictures_are_the_same_on_every_machine(layout: str, digest: str):
+def test_images_are_the_same_on_every_machine(layout: str, digest: str):
     world, rng = World(layout=layout, colors=tuple(COLORS), shapes=SHAPES), np.random.default_rng(0)
     pictures = [render(meaning, world, rng) for meaning in meanings(world)[::19]]
     assert sha256(np.stack(pictures).tobytes()).hexdigest()[:16] == digest
@@ -134,7 +134,7 @@ def test_pictures_are_the_same_on_every_machine(layout: str, digest: str):
         ({"background": (0.2, 1.0)}, "background: found 0.2, 1.0"),
     ],
 )
-def test_worlds_that_cannot_be_told_apart_are_refused(setting: dict, reason: str):
+def test_ambiguous_worlds_are_refused(setting: dict, reason: str):
     with pytest.raises(ValidationError, match=reason):
         World(**setting)
 

@@ -66,7 +66,7 @@ def test_first_latents_are_the_same_bits_alone_and_in_a_batch(folders, name, mon
     assert torch.equal(run(3), run(1))
 
 
-def test_half_precision_weights_are_loaded_as_asked(folders):
+def test_half_precision_weights_are_loaded_as_requested(folders):
     teacher = load(folders["flux"], dtype="bfloat16")
     assert teacher.pipeline.transformer.dtype == torch.bfloat16
     assert next(iter(teacher.draw(PROMPTS[:1], SEEDS[:1]))).std() > 1
@@ -99,7 +99,7 @@ def limited(teacher: PipelineTeacher, monkeypatch, most: int, error: Exception) 
     return sizes
 
 
-def test_a_single_picture_that_does_not_fit_is_rejected(folders, monkeypatch):
+def test_a_single_image_that_does_not_fit_is_rejected(folders, monkeypatch):
     teacher = load(folders["flux"])
     limited(teacher, monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory"))
     assert [why.reason for why in teacher.draw(PROMPTS, SEEDS)] == [Reason.OUT_OF_MEMORY] * 3
@@ -121,7 +121,7 @@ def test_a_lost_device_ends_the_run_and_not_the_prompts(folders, monkeypatch):
         list(teacher.draw(PROMPTS, SEEDS))
 
 
-def test_a_picture_that_the_safety_checker_blackened_is_rejected(tmp_path):
+def test_an_image_that_the_safety_checker_blackened_is_rejected(tmp_path):
     folder = tiny_pipelines.save_sd_that_flags_everything(tmp_path / "sd")
     assert [why.reason for why in load(folder).draw(PROMPTS, SEEDS)] == [Reason.UNSAFE_CONTENT] * 3
 

@@ -133,7 +133,7 @@ def test_an_answer_without_a_good_image_is_quarantined(reply, reason):
         assert [each.reason for each in draw(asked.url, PROMPTS[:1], max_pixels=100_000, max_bytes=100_000)] == [reason]
 
 
-def test_pictures_are_brought_to_the_size_that_the_recipe_wants():
+def test_images_are_brought_to_the_size_that_the_recipe_wants():
     with serving([answer(grey(9, 64))]) as asked:
         assert draw(asked.url, PROMPTS[:1], request_size="64x64", size=16)[0].shape == (16, 16, 3)
 
@@ -170,7 +170,7 @@ def say(handler, status: int, data: bytes = b"", **headers: str) -> None:
     handler.wfile.write(data)
 
 
-def test_a_picture_is_fetched_from_its_address_without_the_key():
+def test_an_image_is_fetched_from_its_address_without_the_key():
     with (
         pictures_at(lambda handler: say(handler, 200, grey(70))) as (url, gets),
         serving([Reply({"data": [{"url": url}]})]) as asked,
@@ -198,7 +198,7 @@ def endless(handler) -> None:
         (endless, Reason.PICTURE_TOO_LARGE, 1),
     ],
 )
-def test_an_address_that_gives_no_picture_is_quarantined(reply, reason, gets):
+def test_an_address_that_gives_no_image_is_quarantined(reply, reason, gets):
     with pictures_at(reply) as (url, seen), serving([Reply({"data": [{"url": url}]})]) as asked:
         (why,) = draw(asked.url, PROMPTS[:1], max_bytes=1 << 20)
     assert (why.reason, len(seen)) == (reason, gets)
@@ -252,7 +252,7 @@ def test_a_stage_with_all_prompts_refused_fails_with_the_reason(tmp_path):
         run_recipe(tmp_path, PROMPTS, painted(), served(asked.url))
 
 
-def test_an_encoded_picture_that_is_no_rgb_is_one_afterwards():
+def test_an_encoded_image_that_is_no_rgb_is_one_afterwards():
     sink = io.BytesIO()
     Image.new("L", (16, 16), 90).save(sink, "PNG")
     with serving([answer(sink.getvalue())]) as asked:

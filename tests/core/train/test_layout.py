@@ -125,7 +125,7 @@ def compiled_graphs(folder, tokens, mar: MarConfig, graphs):
     return graphs()
 
 
-def test_padded_words_change_nothing(tokens):
+def test_padded_text_tokens_change_nothing(tokens):
     student = tiny_student(dropout=0.0)
     updater, source = updater_of(student, tokens, Layout(compile=True, pad_text_to_multiple_of=16))
     (padded,), batch = updater.prepare(0, source), source.batch(0)

@@ -63,7 +63,7 @@ def test_noise_is_normal_and_independent_of_image_and_draw():
     assert np.abs(pairs).max() < 0.2
 
 
-def test_every_token_is_hidden_equally_often():
+def test_every_token_is_masked_equally_often():
     mask = MaskConfig(distribution="uniform", min_ratio=0.0)
     hidden = torch.cat([draw_of(step, batch=64, mask=mask).hidden for step in range(100)])
     share = hidden.float().mean(dim=0)
@@ -86,7 +86,7 @@ def counts(tokens: int, mask: MaskConfig, steps: int = 4000) -> np.ndarray:
     return np.array([hidden_count(tokens, mask, step_generator(2, step)) for step in range(steps)])
 
 
-def test_hidden_shares_follow_the_papers_truncated_normal():
+def test_mask_shares_follow_the_papers_truncated_normal():
     share = counts(10_000, MaskConfig()) / 10_000
     expected = stats.truncnorm((0.7 - 1.0) / 0.25, 0, loc=1.0, scale=0.25)
     assert share.min() >= 0.7 and share.max() <= 1.0

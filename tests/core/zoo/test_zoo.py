@@ -49,7 +49,7 @@ def test_latents_have_mean_zero_and_deviation_one(codec: LatentCodec) -> None:
     assert abs(spread["mean"]) < 0.1 and abs(spread["deviation"] - 1) < 0.1
 
 
-def test_a_48_px_picture_is_nine_tokens_of_64_values(codec: LatentCodec) -> None:
+def test_a_48_px_image_is_nine_tokens_of_64_values(codec: LatentCodec) -> None:
     latents = codec.encode(np.full((1, 48, 48, 3), 200, np.uint8))
     assert latents.shape == (1, 16, 6, 6) and latents.size == 9 * 64
 
@@ -87,7 +87,7 @@ def test_no_text_encoder_sees_what_a_world_holds_out() -> None:
     assert {meaning.category for meaning in seen} == set(CATEGORIES)
 
 
-def test_the_mirror_of_a_meaning_exchanges_places_or_colours() -> None:
+def test_the_mirror_of_a_meaning_exchanges_sides_or_colours() -> None:
     mirrors = {
         "a star left of a cross": "a cross left of a star",
         "a red star and a blue cross": "a blue star and a red cross",
@@ -138,7 +138,7 @@ def lesson() -> Captioned:
     return make_lesson(make_tokenizer(), few, seed=0, scale=0.01, phrasings=2)
 
 
-def test_every_picture_of_a_lesson_shows_what_its_caption_says(lesson: Captioned) -> None:
+def test_every_image_of_a_lesson_shows_its_caption(lesson: Captioned) -> None:
     assert lesson.truth[torch.arange(len(lesson.said)), lesson.said].all()
     assert 1 < lesson.truth.float().sum(1).mean() < 10
 

@@ -104,7 +104,7 @@ def mistakes(student: str, place: str) -> list[list[str]]:
     ]
 
 
-def test_mistakes_with_a_student_are_told_before_torch_is_loaded(tmp_path):
+def test_mistakes_with_a_student_are_errors_before_torch_loads(tmp_path):
     from PIL import Image
 
     student = tmp_path / "artifact/model"

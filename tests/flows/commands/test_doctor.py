@@ -114,7 +114,7 @@ def test_a_model_that_cannot_be_had_is_missing_with_the_reason(online, monkeypat
     assert message in found.found
 
 
-def test_offline_nothing_is_asked(online, monkeypatch):
+def test_offline_nothing_is_requested(online, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     found = find("google/flan-t5-xxl")
     assert found.state == "missing"
@@ -126,7 +126,7 @@ def test_the_licence_and_the_gate_of_a_known_model_are_named(online):
     assert "licence FLUX.1 [dev] Non-Commercial License, gated" in find("black-forest-labs/FLUX.1-dev").found
 
 
-def test_a_model_in_the_cache_is_ready_and_told_how_to_be_pinned(online, tmp_path):
+def test_a_cached_model_is_ready_with_advice_how_to_pin_it(online, tmp_path):
     cached(tmp_path, b"1234")
     assert find(f"org/name@{COMMIT}").state == "ok"
     found = find("org/name")

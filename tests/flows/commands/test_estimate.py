@@ -77,7 +77,7 @@ def test_the_documentation_says_what_the_count_by_hand_gives():
     assert f"{hand['teacher']:.2e}".replace("e+", "e") in said
 
 
-def test_a_measured_throughput_takes_the_place_of_flops():
+def test_a_measured_throughput_replaces_flops():
     result = estimate(load_recipe("smoke"), Rates({"pretrain": 2.0, "embeddings": 4.0}, price=3.0))
     assert rows(result)["pretrain"]["device_hours"] == pytest.approx(40 * 16 / 2 / 3600)
     assert rows(result)["embeddings"]["money"] == pytest.approx(480 / 4 / 3600 * 3)

@@ -46,7 +46,7 @@ def test_scores_of_a_pipeline_on_the_scene_world_are_one_json(pipeline):
     assert "6 of 6 pictures" in done.stderr
 
 
-def test_pictures_are_kept_as_geneval_s_own_scripts_read_them(pipeline, tmp_path):
+def test_images_are_kept_as_geneval_s_own_scripts_read_them(pipeline, tmp_path):
     path = tmp_path / "evaluation_metadata.jsonl"
     rows = [
         {"tag": "single_object", "include": [{"class": "computer mouse", "count": 1}], "prompt": "a computer mouse"},

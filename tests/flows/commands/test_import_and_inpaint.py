@@ -119,7 +119,7 @@ def test_without_options_the_import_is_the_papers(lightgen, state, tmp_path):
 
 
 @pytest.mark.parametrize(("weights", "factor"), [("raw", 1.0), ("ema", 1.01)])
-def test_one_kind_of_weights_asked_for_serves_as_both(lightgen, checkpoint_file, state, tmp_path, weights, factor):
+def test_one_requested_kind_of_weights_serves_as_both(lightgen, checkpoint_file, state, tmp_path, weights, factor):
     options = ("--num-heads", released.HEADS, "--weights", weights)
     assert lightgen("import-upstream", checkpoint_file, "-o", tmp_path / "s", *options)[0] == 0
     for kind in ("raw", "ema"):
@@ -271,7 +271,7 @@ def test_inpaint_keeps_the_pixels_outside_the_masks_tokens(lightgen, student, tm
     assert (np.asarray(Image.open(decoded)) != picture).any(axis=2)[:16].any()
 
 
-def test_inpaint_names_its_result_after_the_picture(lightgen, student, tmp_path, monkeypatch):
+def test_inpaint_names_its_result_after_the_image(lightgen, student, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     image, mask = save(tmp_path / "photo.png", picture_of(32, 32)), np.eye(32, dtype=np.uint8)[:, ::-1] * 255
     mask[:16] = 0
@@ -296,7 +296,7 @@ def test_a_mask_or_size_without_sense_is_an_error_with_a_reason(lightgen, studen
     assert (status, out) == (2, "") and message in err and "Traceback" not in err
 
 
-def test_files_that_are_missing_or_no_pictures_are_named(lightgen, student, tmp_path):
+def test_files_that_are_missing_or_no_images_are_named(lightgen, student, tmp_path):
     image, text = save(tmp_path / "image.png", picture_of(48, 48)), tmp_path / "notes.png"
     text.write_text("no picture")
     for given, message in (

@@ -74,7 +74,7 @@ def dead(folder):
     return run
 
 
-def test_a_run_that_just_begins_is_never_found_unlocked(folder, server, begins, monkeypatch):
+def test_a_run_that_just_begins_is_never_seen_unlocked(folder, server, begins, monkeypatch):
     run, lock = uuid4(), fcntl.flock
 
     def another_begins_before(file: Any, how: int) -> None:

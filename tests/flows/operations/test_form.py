@@ -114,7 +114,7 @@ def test_a_mapping_that_is_no_section_is_taken_as_it_is():
         ({"pretrain": {"model": {"heads": 5}}}, ["pretrain.model.heads=5"]),
     ],
 )
-def test_a_mistake_in_the_form_is_told_as_on_the_command_line(form, lines):
+def test_a_mistake_in_the_form_reads_as_on_the_command_line(form, lines):
     with pytest.raises(UserError) as told:
         load_recipe("smoke", lines)
     with pytest.raises(UserError) as shown:
@@ -139,7 +139,7 @@ def test_a_run_is_named_after_recipe_and_the_key_it_ends_with(tmp_path):
 @pytest.mark.parametrize(
     "wrong", [{"recipe": "nosuch"}, {"recipe": "smoke", "only": "nosuch"}, {"recipe": "smoke", "store": "nosuch://x"}]
 )
-def test_a_run_that_cannot_be_is_named_after_what_was_asked(wrong):
+def test_a_run_that_cannot_be_is_named_after_its_request(wrong):
     assert name_of(**wrong) == wrong["recipe"]
 
 

@@ -90,7 +90,7 @@ def test_what_fails_again_is_not_tried_again(error):
     assert not is_transient(error)
 
 
-def test_errors_of_other_libraries_are_told_with_their_type():
+def test_errors_of_other_libraries_are_reported_with_their_type():
     assert sentence(StoreError("the store is gone")) == "the store is gone"
     assert [sentence(KeyError("a")), sentence(TimeoutError())] == ["KeyError: 'a'", "TimeoutError"]
 

@@ -145,7 +145,7 @@ def test_a_killed_worker_is_an_error_that_names_the_shard(store, notes, tmp_path
 
 
 @pytest.mark.parametrize("settings", [HERE, POOL], ids=["here", "pool"])
-def test_an_error_of_a_maker_is_raised_as_it_is(store, notes, settings):
+def test_an_error_of_a_worker_is_raised_as_it_is(store, notes, settings):
     with pytest.raises(TooBlue) as raised:
         make(store, notes, FailsAtTwo, settings)
     assert str(raised.value) == "part-00002.parquet is too blue"
@@ -165,7 +165,7 @@ def test_an_error_of_a_worker_arrives_with_what_caused_it():
     assert is_transient(arrived)  # so a stage is tried again wherever the connection broke
 
 
-def test_an_error_that_cannot_travel_is_told_in_words(store, notes):
+def test_an_error_that_cannot_travel_is_raised_as_its_text(store, notes):
     with pytest.raises(RuntimeError) as raised:
         make(store, notes, FailsUnportably, POOL)
     assert str(raised.value) == "Unportable: this and that"

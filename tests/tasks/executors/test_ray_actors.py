@@ -110,7 +110,7 @@ def test_the_cluster_makes_the_same_bytes_in_an_object_store(cluster, s3, tmp_pa
     assert made.check(rehash=True).state == "done"
 
 
-def test_an_error_of_a_maker_is_raised_as_it_is(cluster, tmp_path):
+def test_an_error_of_a_worker_is_raised_as_it_is(cluster, tmp_path):
     with pytest.raises(TooBlue) as raised:
         make(Store(str(tmp_path / "store")), tmp_path / "notes", FailsAtTwo, ON_RAY)
     assert str(raised.value) == "part-00002.parquet is too blue"

@@ -93,7 +93,7 @@ def test_tensorboard_shows_the_scores_of_an_evaluation(store):
     assert (picture.width, picture.height, picture.encoded_image_string[:4]) == (8, 6, b"\x89PNG")
 
 
-def test_a_done_stage_and_one_without_figures_write_nothing(store):
+def test_a_done_stage_and_one_without_metrics_write_nothing(store):
     def make_all() -> list[Path]:
         make(store, pretrain_stage(1, 2))
         make(store, evaluation_stage({"overall": {"value": 0.5}}))
