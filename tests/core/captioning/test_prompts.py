@@ -88,7 +88,7 @@ def test_rewriting_nothing_is_an_error():
         ({"axes": AXES | {"mood": ()}}, "axes without a value: mood"),
     ],
 )
-def test_a_taxonomy_that_fits_no_template_is_refused(changes, message):
+def test_an_invalid_taxonomy_is_refused(changes, message):
     with pytest.raises(ValidationError, match=message):
         Taxonomy(**(SMALL.model_dump() | changes))
 
@@ -97,7 +97,7 @@ def test_a_taxonomy_that_fits_no_template_is_refused(changes, message):
     ("template", "message"),
     [("again, {style}", "does not say {caption}"), ("{mood}: {caption}", "rewrite.template names 'mood'")],
 )
-def test_a_rewriting_that_fits_no_template_is_refused(template, message):
+def test_an_invalid_rewriting_is_refused(template, message):
     with pytest.raises(ValidationError, match=message):
         LanguageModel(model="m", taxonomy=SMALL, rewrite=Rewriting(template=template))
 

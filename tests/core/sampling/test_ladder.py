@@ -11,7 +11,7 @@ from benchmarks.ladder import Rungs, sample_by_rungs
 from lightgen_core.model.mar import take_tokens
 from lightgen_core.sampling.token_sampler import Acceleration, HeadLoop
 from lightgen_core.sampling.unmask import sample
-from tests.core.sampling.test_token_sampler import SAMPLERS, captions, settings, trained_looking
+from tests.factories.tiny_sampling import SAMPLERS, captions, settings, trained_looking
 from tests.factories.tiny_student import GRID, TOKEN_WIDTH
 
 SEEDS = [1, 2]

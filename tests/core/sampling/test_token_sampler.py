@@ -6,7 +6,6 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from lightgen_core.config import SamplerConfig
 from lightgen_core.diffusion.objectives import objective
 from lightgen_core.diffusion.schedule import schedule_on
 from lightgen_core.sampling.head_samplers import (
@@ -18,32 +17,9 @@ from lightgen_core.sampling.head_samplers import (
     steps_at,
 )
 from lightgen_core.sampling.token_sampler import HeadLoop
-from lightgen_core.sampling.unmask import guidance_at, pad_text, reveal_counts, sample
+from lightgen_core.sampling.unmask import guidance_at, reveal_counts, sample
+from tests.factories.tiny_sampling import SAMPLERS, captions, settings, trained_looking
 from tests.factories.tiny_student import GRID, TEXT_WIDTH, TOKEN_WIDTH, TOKENS, tiny_student
-
-SAMPLERS = [("ddpm", "ddpm"), ("ddpm", "ddim"), ("v", "ddpm"), ("v", "ddim"), ("flow", "euler")]
-
-
-def trained_looking(name):
-    """A student whose output layers are not zero, as they are at the start."""
-    student, generator = tiny_student(name), torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in student.parameters():
-            weight += 0.1 * torch.randn(weight.shape, generator=generator)
-        # An untrained ddpm head divides what it does not know by alpha near zero; this keeps its samples of order one.
-        student.head.out.weight[:TOKEN_WIDTH] *= 0.05
-    return student
-
-
-def captions(*lengths):
-    generator = torch.Generator().manual_seed(2)
-    return pad_text([torch.randn(length, TEXT_WIDTH, generator=generator) for length in lengths])
-
-
-def settings(sampler="ddim", **changes):
-    return SamplerConfig(
-        **({"iterations": 4, "head_steps": 5, "head_sampler": sampler, "guidance_scale": 3.0} | changes)
-    )
 
 
 @pytest.mark.parametrize(("hidden", "iterations"), [(1, 1), (9, 1), (9, 4), (9, 9), (9, 64), (256, 64), (1024, 64)])

@@ -7,7 +7,7 @@ import torch
 
 from lightgen_core.train import checkpoint
 from lightgen_core.train.async_checkpoint import Writer
-from tests.core.train.test_checkpoint import state_after
+from tests.factories.training_state import state_after
 from tests.support.contents import files_of
 
 CPU = torch.device("cpu")

@@ -12,20 +12,8 @@ from lightgen_core.model.save import StudentError, load_student, save_student
 from lightgen_core.train import checkpoint
 from lightgen_core.train.state import TrainingState
 from tests.factories.tiny_student import tiny_student, tiny_training
+from tests.factories.training_state import RUN, state_after
 from tests.support.contents import files_of
-
-RUN = {"seed": 1, "config": {"steps": 6}}
-
-
-def state_after(step: int, seed: int = 0):
-    """A student, its average and an optimizer that has made one update, captured as if at `step`."""
-    student = tiny_student(seed=seed)
-    state = TrainingState(student, tiny_training())
-    for weight in student.parameters():
-        weight.grad = weight.detach() * (step + 1)
-    state.optimizer.step()
-    state.ema.update(0)
-    return checkpoint.capture(step, state, [{"step": step, "loss": 0.1}], RUN)
 
 
 def damage(path, how):
