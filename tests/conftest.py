@@ -1,5 +1,6 @@
 """Every test gets no telemetry and a Prefect home of its own; a run begins with its slowest files."""
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,13 +17,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # several processes share t
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the slow files, the slowest first: the last of several workers would else be busy alone for long."""
-    items.sort(key=lambda item: -seconds_of(item))
+    items.sort(key=rank)
 
 
-def seconds_of(item: pytest.Item) -> float:
-    """Return the seconds that the `slow` marker of a test's file gives, or 0."""
+def rank(item: pytest.Item) -> float:
+    """Return the rank that the `slow` marker of a test's file gives; all others come last."""
     slow = item.get_closest_marker("slow")
-    return slow.kwargs["seconds"] if slow else 0
+    return slow.kwargs["rank"] if slow else math.inf
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from tests.support.prefect_server import PrefectServer, prefect_server
 from tests.support.processes import Process, stop
 from tests.support.waiting import PATIENCE, wait_until
 
-pytestmark = pytest.mark.slow(seconds=140)
+pytestmark = pytest.mark.slow(rank=5)
 
 DECLARED = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
 TINY = ["captions.count=40"]

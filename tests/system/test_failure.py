@@ -20,7 +20,7 @@ from tests.support.prefect_server import PrefectServer, prefect_server
 from tests.support.processes import children, is_running, kill, stop
 from tests.support.waiting import PATIENCE, wait_until
 
-pytestmark = pytest.mark.slow(seconds=160)
+pytestmark = pytest.mark.slow(rank=3)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from tests.support.no_outside import watched
 from tests.support.paths import ROOT
 
-pytestmark = pytest.mark.slow(seconds=80)
+pytestmark = pytest.mark.slow(rank=11)
 
 LOOKING = """
 import asyncio, contextlib, socket

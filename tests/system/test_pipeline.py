@@ -14,7 +14,7 @@ import pytest
 from flows.distill import NAMES
 from tests.support.paths import PROGRAMS
 
-pytestmark = pytest.mark.slow(seconds=130)
+pytestmark = pytest.mark.slow(rank=6)
 
 COMMAND = [sys.executable, "-m", "flows"]
 # More and smaller pieces than the recipe has, so that a kill always lands between two of them.

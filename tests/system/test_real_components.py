@@ -22,7 +22,7 @@ from tests.factories.tiny_language_model import save_tiny_language_model
 from tests.factories.tiny_pipelines import WIDTH, save_flux, t5, t5_tokenizer
 from tests.support.paths import ROOT
 
-pytestmark = pytest.mark.slow(seconds=150)
+pytestmark = pytest.mark.slow(rank=4)
 
 UNDRAWABLE = "river"
 """A word that the pipeline's tokenizer knows and its text encoder does not: a prompt with it fails."""

@@ -16,7 +16,7 @@ from tests.support.paths import PROGRAMS, ROOT
 from tests.support.processes import kill
 from tests.support.waiting import PATIENCE, wait_until
 
-pytestmark = [pytest.mark.slow(seconds=180), pytest.mark.stack]
+pytestmark = [pytest.mark.slow(rank=1), pytest.mark.stack]
 
 COMMAND = [sys.executable, str(PROGRAMS / "stack.py")]
 

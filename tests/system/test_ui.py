@@ -49,7 +49,7 @@ main()
 WAIT_MS = 1000 * PATIENCE
 
 pytestmark = [
-    pytest.mark.slow(seconds=120),
+    pytest.mark.slow(rank=7),
     pytest.mark.browser,
     pytest.mark.skipif(
         CHROMIUM is None, reason="no `chromium` on PATH: the Prefect UI is not looked at (Debian: apt install chromium)"

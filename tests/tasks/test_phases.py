@@ -29,7 +29,7 @@ from tasks.tokens import pattern_of
 from tests.support.contents import contents
 from tests.support.paths import PROGRAMS
 
-pytestmark = pytest.mark.slow(seconds=100)
+pytestmark = pytest.mark.slow(rank=9)
 
 SMALL = (
     "captions.count=48",

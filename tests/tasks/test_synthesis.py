@@ -28,7 +28,7 @@ from tests.factories import tiny_pipelines
 from tests.factories.hostile_images import picture
 from tests.support.run_stage import captions_stage, recipe_of, run_recipe, run_synthesis
 
-pytestmark = pytest.mark.slow(seconds=40)
+pytestmark = pytest.mark.slow(rank=15)
 
 SETTINGS = Settings(device="cpu", threads=1)
 

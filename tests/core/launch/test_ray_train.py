@@ -29,7 +29,7 @@ from tests.support.processes import kill
 from tests.support.two_nodes import two_nodes
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow(seconds=170)
+pytestmark = pytest.mark.slow(rank=2)
 
 LAUNCH = [sys.executable, str(PROGRAMS / "launch_job.py")]
 

@@ -29,7 +29,7 @@ from tests.support.paths import PROGRAMS, ROOT
 from tests.support.processes import kill
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow(seconds=90)
+pytestmark = pytest.mark.slow(rank=10)
 
 
 @pytest.fixture(scope="module")

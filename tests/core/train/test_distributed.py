@@ -16,7 +16,7 @@ from tests.factories.tiny_student import CHANNELS, PATCH, SIDE, tiny_training, w
 from tests.programs.train_as_rank import DDP, KINDS, SHARDED, Interrupted, fitted
 from tests.support.paths import PROGRAMS, ROOT
 
-pytestmark = [pytest.mark.slow(seconds=70), pytest.mark.usefixtures("one_thread")]
+pytestmark = [pytest.mark.slow(rank=12), pytest.mark.usefixtures("one_thread")]
 
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 

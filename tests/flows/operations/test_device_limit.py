@@ -18,7 +18,7 @@ from tests.support.prefect_server import PrefectServer, prefect_server
 from tests.support.processes import kill, stop
 from tests.support.waiting import PATIENCE, wait_until
 
-pytestmark = pytest.mark.slow(seconds=60)
+pytestmark = pytest.mark.slow(rank=13)
 
 LEASE_SECONDS = 60  # Prefect allows no shorter one
 OFTEN = f"""

@@ -41,7 +41,7 @@ from tests.support.processes import is_running, kill
 from tests.support.s3_server import s3_server
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow(seconds=110)
+pytestmark = pytest.mark.slow(rank=8)
 
 HERE = Settings(device="cpu", threads=1)
 POOL = Settings(device="cpu", threads=1, workers=2)

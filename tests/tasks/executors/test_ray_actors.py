@@ -34,7 +34,7 @@ from tests.support.s3_server import s3_server
 from tests.support.two_nodes import two_nodes
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow(seconds=50)
+pytestmark = pytest.mark.slow(rank=14)
 
 ON_RAY = Settings(engine="ray", device="cpu", threads=1)
 
