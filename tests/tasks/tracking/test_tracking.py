@@ -183,7 +183,7 @@ def test_a_disk_closed_to_tensorboard_costs_only_a_log_line(store, tmp_path, cap
 
 def test_a_hanging_tracker_holds_neither_stage_nor_program(tmp_path):
     code = (
-        "import threading; from tasks import tracking; tracking.PATIENCE = 0.1; "
+        "import threading; from tasks.tracking import report as tracking; tracking.PATIENCE = 0.1; "
         "aside = tracking.Aside('wandb', threading.Event().wait); aside.figures(1, {}); aside.close(finished=True)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, capture_output=True, text=True)
