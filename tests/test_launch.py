@@ -19,6 +19,7 @@ from waiting import wait_until
 
 from lightgen_core.config import ParallelConfig
 from lightgen_core.data.batches import TokenSource
+from lightgen_core.launch import torchrun
 from lightgen_core.launch.job import StudentCheckpoint, TrainingJob
 from lightgen_core.launch.messages import MARK, MessageRelay, read, send
 from lightgen_core.launch.run import launch
