@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from lightgen_core.captioning.config import LanguageModel
-from lightgen_core.captioning.parse_model_ref import Answer
+from lightgen_core.captioning.parse import Answer
 from lightgen_core.encoders.model_ref import parse_model_ref
 
 
