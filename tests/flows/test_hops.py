@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 HOPS = ["flows/distill.py", "tasks/pretrain.py", "lightgen_core/launch/run.py", "lightgen_core/model/mar.py"]
 
 
