@@ -19,8 +19,8 @@ from lightgen_core.captioning.select import Caption
 from lightgen_core.rejected import Rejected
 from storage.plural import counted
 from storage.tables import schema
-from tasks.context.context import Job
-from tasks.context.shards import runs
+from tasks.context.context import StageContext
+from tasks.context.shards import split_rows
 
 ANSWERS = schema(
     {
@@ -41,18 +41,18 @@ Topics = dict[str, list[Caption]]
 Rows = list[dict[str, Any]]
 
 
-def candidates(job: Job, seed: int) -> tuple[Topics, Rows]:
+def load_candidates(ctx: StageContext, seed: int) -> tuple[Topics, Rows]:
     """Return the source's captions by topic, in order of preference, and rows of `dropped.parquet` for the rest.
 
     Raises:
         CaptionFileError, ContentNotFound: the file cannot be used.
         EndpointError: the language model cannot be reached. What it has answered is kept.
     """
-    if job.recipe.captions.source == "scene":
-        return scene_captions(job.recipe.world, np.random.default_rng(seed)), []
-    if job.recipe.captions.source == "llm":
-        return _written(job, seed)
-    found, damaged = _read(job)
+    if ctx.recipe.captions.source == "scene":
+        return scene_captions(ctx.recipe.world, np.random.default_rng(seed)), []
+    if ctx.recipe.captions.source == "llm":
+        return _from_llm(ctx, seed)
+    found, damaged = _read(ctx)
     return _by_topic(found[place] for place in np.random.default_rng(seed).permutation(len(found))), damaged
 
 
@@ -63,8 +63,8 @@ def _by_topic(captions: Iterable[Caption]) -> Topics:
     return topics
 
 
-def _read(job: Job) -> tuple[list[Caption], Rows]:
-    source = job.recipe.captions.file
+def _read(ctx: StageContext) -> tuple[list[Caption], Rows]:
+    source = ctx.recipe.captions.file
     assert source is not None, "the recipe checks this"
     found: list[Caption] = []
     damaged: Rows = []
@@ -73,30 +73,30 @@ def _read(job: Job) -> tuple[list[Caption], Rows]:
             damaged.append(asdict(read))
         else:
             found.append(read)
-    job.say("%s in %s, damaged rows: %d", counted(len(found), "caption"), source.path, len(damaged))
+    ctx.log("%s in %s, damaged rows: %d", counted(len(found), "caption"), source.path, len(damaged))
     return found, damaged
 
 
-def _written(job: Job, seed: int) -> tuple[Topics, Rows]:
+def _from_llm(ctx: StageContext, seed: int) -> tuple[Topics, Rows]:
     """Ask the language model, and return what is a caption of what it answered."""
-    asked = job.recipe.captions.llm
+    asked = ctx.recipe.captions.llm
     assert asked is not None, "the recipe checks this"
-    originals, damaged = _read(job) if asked.rewrite else ([], [])
+    originals, damaged = _read(ctx) if asked.rewrite else ([], [])
     instructions = Instructions(asked.taxonomy, seed, asked.rewrite, originals)
     with ExitStack() as until_end:
         writer: Writer | None = None
-        count = math.ceil(job.recipe.captions.count * asked.oversampling)
-        for shard in job.unfinished(runs(count, asked.shard_size, "answers")):
-            writer = writer or _writer(job, asked, until_end)
+        count = math.ceil(ctx.recipe.captions.count * asked.oversampling)
+        for shard in ctx.pending_shards(split_rows(count, asked.shard_size, "answers")):
+            writer = writer or _writer(ctx, asked, until_end)
             given = [instructions[place] for place in range(shard.start, shard.stop)]
             answers = writer.write([each.text for each in given], [each.seed for each in given])
             rows = [
                 _answer_row(place, instruction, answer, asked.filters)
                 for place, (instruction, answer) in enumerate(zip(given, answers, strict=True), shard.start)
             ]
-            job.write_table(shard.name, pa.Table.from_pylist(rows, ANSWERS))
+            ctx.write_table(shard.name, pa.Table.from_pylist(rows, ANSWERS))
     said: list[Caption] = []
-    for row in job.written("^answers").drop_columns(["instruction", "seed"]).to_pylist():
+    for row in ctx.read_output("^answers").drop_columns(["instruction", "seed"]).to_pylist():
         if row["reason"]:
             about = {name: row[name] for name in ("topic", "reason", "detail")}
             damaged.append(about | {"caption": row["answer"], "place": f"answer {row['id']}"})
@@ -105,15 +105,15 @@ def _written(job: Job, seed: int) -> tuple[Topics, Rows]:
     return _by_topic(said), damaged
 
 
-def _writer(job: Job, asked: LanguageModel, until_end: ExitStack) -> Writer:
+def _writer(ctx: StageContext, asked: LanguageModel, until_end: ExitStack) -> Writer:
     if asked.backend == "transformers":
         from lightgen_core.captioning.hf_captioner import CausalWriter
 
-        return CausalWriter.load(asked, device=job.device())
+        return CausalWriter.load(asked, device=ctx.device())
     from lightgen_core.captioning.openai_captioner import ChatWriter
     from lightgen_core.endpoint import Endpoint, Patience
 
-    settings = job.settings
+    settings = ctx.settings
     patience = Patience(requests_per_minute=settings.endpoint_requests_per_minute)
     endpoint = until_end.enter_context(Endpoint(settings.llm_url, settings.llm_key.get_secret_value(), patience))
     return ChatWriter(endpoint, asked, settings.endpoint_concurrency)

@@ -11,7 +11,7 @@ from lightgen_core.dedup.score_filter import shows_caption
 from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact
 from storage.tables import read_table, schema
-from tasks.context.context import Job
+from tasks.context.context import StageContext
 from tasks.stage import stage
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ SCHEMA = schema(
 LOW_SCORE = "low text-image score"
 
 
-@stage(version=3, reads=("seed", "dedup"))
-def dedup(job: Job, synthesis: Artifact, embeddings: Artifact) -> None:
+@stage(version=3, config_sections=("seed", "dedup"))
+def dedup(ctx: StageContext, synthesis: Artifact, embeddings: Artifact) -> None:
     """Write `keep.parquet`, one row for each picture; the figures and the recall certificate go into the manifest.
 
     A picture that does not show its caption goes first, and is then nobody's duplicate.
@@ -40,7 +40,7 @@ def dedup(job: Job, synthesis: Artifact, embeddings: Artifact) -> None:
     from lightgen_core.dedup.diversity import diversity
     from lightgen_core.dedup.images import find_duplicates
 
-    asked = job.recipe.dedup
+    asked = ctx.recipe.dedup
     pictures = read_table(synthesis, "^images", ["id", "topic", "meaning", "sha256"])
     embedded = read_table(embeddings, "^embeddings", ["id", "image", "score"])
     column = embedded["image"].combine_chunks()
@@ -55,20 +55,20 @@ def dedup(job: Job, synthesis: Artifact, embeddings: Artifact) -> None:
         chosen["id"].to_pylist(),
         asked,
         groups=chosen["meaning"].to_pylist(),
-        seed=seed_of(job.recipe.seed, "dedup"),
+        seed=seed_of(ctx.recipe.seed, "dedup"),
     )
     rows = _verdicts(ids, shown, found)
-    job.write_table("keep.parquet", rows)
+    ctx.write_table("keep.parquet", rows)
     stays = np.flatnonzero(rows["kept"])
-    job.counts = {"kept": len(stays), "dropped": len(ids) - len(stays)}
+    ctx.counts = {"kept": len(stays), "dropped": len(ids) - len(stays)}
     topics, meanings = (
         np.asarray(pictures[name].to_pylist(), dtype=object)[stays].tolist() for name in ("topic", "meaning")
     )
-    job.figures = {
+    ctx.metrics = {
         "reasons": dict(Counter(reason for reason in rows["reason"].to_pylist() if reason)),
         "scores": dict(zip(("lowest", "median", "highest"), np.quantile(scores, (0, 0.5, 1)).tolist(), strict=True)),
         "certificate": asdict(found.certificate),
-        "diversity": asdict(diversity(vectors[stays], topics, meanings, seed_of(job.recipe.seed, "diversity"), asked)),
+        "diversity": asdict(diversity(vectors[stays], topics, meanings, seed_of(ctx.recipe.seed, "diversity"), asked)),
     }
 
 

@@ -9,28 +9,28 @@ from lightgen_core.images.codec import from_bytes
 from storage.artifact import Artifact
 from storage.plural import counted
 from storage.tables import read_file, schema
-from tasks.context.context import Job
-from tasks.context.shards import Counterpart, counterparts
+from tasks.context.context import StageContext
+from tasks.context.shards import FileShard, shard_per_file
 from tasks.stage import stage
 
 
-@stage(version=2, reads=("embeddings",), weights=lambda recipe: (recipe.embeddings.model,), on_device=True)
-def embeddings(job: Job, synthesis: Artifact) -> None:
+@stage(version=2, config_sections=("embeddings",), weights=lambda recipe: (recipe.embeddings.model,), on_device=True)
+def embeddings(ctx: StageContext, synthesis: Artifact) -> None:
     """Write `embeddings-*.parquet`, one for each shard of pictures: unit vectors and their cosine, the score."""
-    job.each(counterparts(synthesis, "^images", "embeddings"), Embedder, synthesis)
+    ctx.run_shards(shard_per_file(synthesis, "^images", "embeddings"), EmbeddingWorker, synthesis)
 
 
-class Embedder:
+class EmbeddingWorker:
     """Embeds a shard of pictures and their captions."""
 
-    def __init__(self, job: Job, synthesis: Artifact) -> None:
+    def __init__(self, ctx: StageContext, synthesis: Artifact) -> None:
         from lightgen_core.encoders.clip import Clip
 
-        asked = job.recipe.embeddings
-        self.job, self.synthesis, self.batch_size = job, synthesis, asked.batch_size
-        self.clip = Clip.load(asked.model, device=job.device(), precision=asked.precision)
+        asked = ctx.recipe.embeddings
+        self.ctx, self.synthesis, self.batch_size = ctx, synthesis, asked.batch_size
+        self.clip = Clip.load(asked.model, device=ctx.device(), precision=asked.precision)
 
-    def __call__(self, shard: Counterpart) -> None:
+    def __call__(self, shard: FileShard) -> None:
         started, width = time.monotonic(), self.clip.width
         given = read_file(self.synthesis, shard.source)
         pictures = given["image"].combine_chunks().field("bytes").to_pylist()
@@ -46,6 +46,6 @@ class Embedder:
         }
         vector = pa.list_(pa.float32(), width)
         columns = schema({"id": pa.int64(), "image": vector, "text": vector, "score": pa.float32()})
-        self.job.write_table(shard.name, pa.table(vectors, columns))
+        self.ctx.write_table(shard.name, pa.table(vectors, columns))
         rate = len(pictures) / (time.monotonic() - started)
-        self.job.say("%s at %.1f images/s", counted(len(pictures), "image"), rate)
+        self.ctx.log("%s at %.1f images/s", counted(len(pictures), "image"), rate)

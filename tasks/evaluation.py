@@ -14,8 +14,8 @@ from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact
 from storage.tables import IMAGE, schema
 from tasks.config.recipe import Recipe
-from tasks.context.context import Job
-from tasks.context.shards import Run, runs
+from tasks.context.context import StageContext
+from tasks.context.shards import RowRangeShard, split_rows
 from tasks.evaluation_prompts import evaluation_prompts, prompt_files
 from tasks.stage import stage
 
@@ -41,54 +41,62 @@ SCHEMA = schema(
 )
 
 
-def frozen(recipe: Recipe) -> tuple[str, ...]:
+def frozen_models(recipe: Recipe) -> tuple[str, ...]:
     """Return the frozen models that the verdicts and figures come from."""
     asked = recipe.evaluation
     judges = (asked.detector, asked.color_model) if asked.benchmark == "geneval" else ()
     return (*judges, recipe.embeddings.model) if asked.clip_score else judges
 
 
-@stage(version=2, reads=("seed", "world", "sampler", "evaluation"), weights=frozen, files=prompt_files, on_device=True)
-def evaluation(job: Job, pretrain: Artifact, dpo: Artifact) -> None:
+@stage(
+    version=2,
+    config_sections=("seed", "world", "sampler", "evaluation"),
+    weights=frozen_models,
+    files=prompt_files,
+    on_device=True,
+)
+def evaluation(ctx: StageContext, pretrain: Artifact, dpo: Artifact) -> None:
     """Write `samples-*.parquet`, both students on the same captions and seeds; the scores go into the manifest.
 
     Where nobody can judge, `correct` is null and every score is null: pictures and, if asked for, CLIP's score remain.
     """
-    asked, device = job.recipe.evaluation, job.device()
-    prompts = evaluation_prompts(job.recipe)
+    asked, device = ctx.recipe.evaluation, ctx.device()
+    prompts = evaluation_prompts(ctx.recipe)
     count = len(STUDENTS) * len(prompts) * asked.images
-    job.each(runs(count, asked.shard_size, "samples"), Sampler, {"pretrain": pretrain, "dpo": dpo}, prompts)
-    judge = _judge(job.recipe, device)
-    job.counts = {"prompts": len(prompts)}
-    job.figures = {"judge": JUDGES.get(asked.benchmark), "scores": _scores(job, prompts, judge)}
+    ctx.run_shards(
+        split_rows(count, asked.shard_size, "samples"), SamplingWorker, {"pretrain": pretrain, "dpo": dpo}, prompts
+    )
+    judge = _judge(ctx.recipe, device)
+    ctx.counts = {"prompts": len(prompts)}
+    ctx.metrics = {"judge": JUDGES.get(asked.benchmark), "scores": _scores(ctx, prompts, judge)}
     if asked.clip_score:
         from lightgen_core.encoders.clip import Clip
 
-        job.figures["clip_score"] = _clip_scores(job, Clip.load(job.recipe.embeddings.model, device=device))
+        ctx.metrics["clip_score"] = _clip_scores(ctx, Clip.load(ctx.recipe.embeddings.model, device=device))
 
 
 def _judge(recipe: Recipe, device: "torch.device") -> Judge | None:
     return load_judge(recipe.evaluation.benchmark, recipe.evaluation.detector, recipe.evaluation.color_model, device)
 
 
-class Sampler:
+class SamplingWorker:
     """Draws a shard of pictures with the students, and judges them."""
 
-    def __init__(self, job: Job, students: dict[str, Artifact], prompts: list[Prompt]) -> None:
-        self.job, self.students, self.prompts = job, students, prompts
-        self.judge = _judge(job.recipe, job.device())
+    def __init__(self, ctx: StageContext, students: dict[str, Artifact], prompts: list[Prompt]) -> None:
+        self.ctx, self.students, self.prompts = ctx, students, prompts
+        self.judge = _judge(ctx.recipe, ctx.device())
         self.loaded: dict[str, TextToImage] = {}
 
-    def __call__(self, shard: Run) -> None:
+    def __call__(self, shard: RowRangeShard) -> None:
         rows = []
         for name in self.students:
             mine = self._of_student(shard, name)
             if not mine:
                 continue
             told = [self.prompts[prompt] for _, prompt, _ in mine]
-            seeds = [seed_of(self.job.recipe.seed, "evaluation", prompt, image) for _, prompt, image in mine]
+            seeds = [seed_of(self.ctx.recipe.seed, "evaluation", prompt, image) for _, prompt, image in mine]
             captions = [prompt.caption for prompt in told]
-            pictures = self._student(name).sample(captions, seeds, sampler=self.job.recipe.sampler).pictures
+            pictures = self._student(name).sample(captions, seeds, sampler=self.ctx.recipe.sampler).pictures
             verdicts = [None] * len(told) if self.judge is None else self.judge(list(pictures), told).tolist()
             rows += [
                 _row(at, name, number, prompt, seed, picture, correct)
@@ -96,11 +104,11 @@ class Sampler:
                     mine, told, seeds, pictures, verdicts, strict=True
                 )
             ]
-        self.job.write_table(shard.name, pa.Table.from_pylist(rows, SCHEMA))
+        self.ctx.write_table(shard.name, pa.Table.from_pylist(rows, SCHEMA))
 
-    def _of_student(self, shard: Run, name: str) -> list[tuple[int, int, int]]:
+    def _of_student(self, shard: RowRangeShard, name: str) -> list[tuple[int, int, int]]:
         """Return what of a shard a student draws: row, prompt, image. One draws all of its pictures, then the next."""
-        images = self.job.recipe.evaluation.images
+        images = self.ctx.recipe.evaluation.images
         first = list(self.students).index(name) * len(self.prompts) * images
         last = first + len(self.prompts) * images
         rows = range(max(shard.start, first), min(shard.stop, last))
@@ -110,8 +118,8 @@ class Sampler:
         from lightgen_core.sampling.text_to_image import TextToImage
 
         if name not in self.loaded:
-            folder = self.job.local_folder(self.students[name], "student/")
-            self.loaded[name] = TextToImage.load(folder, self.job.device(), acceleration=self.job.acceleration())
+            folder = self.ctx.local_folder(self.students[name], "student/")
+            self.loaded[name] = TextToImage.load(folder, self.ctx.device(), acceleration=self.ctx.acceleration())
         return self.loaded[name]
 
 
@@ -131,14 +139,14 @@ def _row(
     }
 
 
-def _scores(job: Job, prompts: list[Prompt], judge: Judge | None) -> dict[str, Any]:
+def _scores(ctx: StageContext, prompts: list[Prompt], judge: Judge | None) -> dict[str, Any]:
     """Score both students, and the pre-trained one's pictures against another caption: what chance would give."""
     if judge is None:
         return dict.fromkeys((*STUDENTS, "shuffled"))
-    asked, seed = job.recipe.evaluation, seed_of(job.recipe.seed, "bootstrap")
-    against = [prompts[index] for index in shuffled(prompts, seed_of(job.recipe.seed, "shuffled"))]
+    asked, seed = ctx.recipe.evaluation, seed_of(ctx.recipe.seed, "bootstrap")
+    against = [prompts[index] for index in shuffled(prompts, seed_of(ctx.recipe.seed, "shuffled"))]
     verdicts: dict[str, list[bool]] = {name: [] for name in (*STUDENTS, "shuffled")}
-    for samples in job.each_written("^samples"):
+    for samples in ctx.iter_output("^samples"):
         for name in STUDENTS:
             verdicts[name] += _of(samples, name)["correct"].to_pylist()
         mine = _of(samples, "pretrain")
@@ -160,18 +168,18 @@ def _of(samples: pa.Table, student: str) -> pa.Table:
     return samples.filter(pc.equal(samples["student"], student))
 
 
-def _clip_scores(job: Job, clip: "Clip") -> dict[str, dict[str, float | int]]:
+def _clip_scores(ctx: StageContext, clip: "Clip") -> dict[str, dict[str, float | int]]:
     """Return each student's mean cosine of picture and caption, with an interval bootstrapped over captions."""
     cosines: dict[str, list[float]] = {name: [] for name in STUDENTS}
     captions: dict[str, list[str]] = {name: [] for name in STUDENTS}
-    for samples in job.each_written("^samples"):
+    for samples in ctx.iter_output("^samples"):
         for name in STUDENTS:
             mine = _of(samples, name)
             if len(mine):
                 told = mine["caption"].to_pylist()
                 cosines[name] += clip.scores(_pictures(mine), told).tolist()
                 captions[name] += told
-    seed, resamples = seed_of(job.recipe.seed, "bootstrap"), job.recipe.evaluation.resamples
+    seed, resamples = seed_of(ctx.recipe.seed, "bootstrap"), ctx.recipe.evaluation.resamples
     return {
         name: bootstrap_mean(cosines[name], captions[name], seed, resamples=resamples).as_dict() for name in STUDENTS
     }

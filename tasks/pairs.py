@@ -15,12 +15,12 @@ from storage.artifact import Artifact
 from storage.rows import take_rows
 from storage.tables import IMAGE, about, read_table, schema
 from tasks.config.recipe import Recipe
-from tasks.context.context import Job
-from tasks.context.shards import Run, runs
+from tasks.context.context import StageContext
+from tasks.context.shards import RowRangeShard, split_rows
 from tasks.stage import stage
-from tasks.tokens import pattern_of
+from tasks.tokens import token_files_regex
 
-KINDS = {
+COLUMN_TYPES = {
     "id": pa.int64(),
     "caption": pa.string(),
     "topic": pa.string(),
@@ -34,47 +34,57 @@ KINDS = {
 }
 
 
-def frozen(recipe: Recipe) -> tuple[str, ...]:
+def frozen_models(recipe: Recipe) -> tuple[str, ...]:
     """Return the frozen models that the choice of pairs depends on."""
     asked = recipe.pairs
     return (recipe.embeddings.model,) if asked.scorer == "clip" else ()
 
 
-@stage(version=3, reads=("seed", "pairs", "sampler", "world", "tokens", "pretrain"), weights=frozen, on_device=True)
-def pairs(job: Job, pretrain: Artifact, tokens: Artifact, synthesis: Artifact) -> None:
+@stage(
+    version=3,
+    config_sections=("seed", "pairs", "sampler", "world", "tokens", "pretrain"),
+    weights=frozen_models,
+    on_device=True,
+)
+def pairs(ctx: StageContext, pretrain: Artifact, tokens: Artifact, synthesis: Artifact) -> None:
     """Write `pairs-*.parquet`: for captions of the training set, a picture to prefer and one to avoid.
 
     The loser is always a sample of the student itself, the winner the teacher's picture or a better sample.
     """
-    asked = job.recipe.pairs
-    chosen = _choose(tokens, _encoded(job.recipe), asked.count, seed_of(job.recipe.seed, "pairs"))
-    job.each(runs(len(chosen), asked.shard_size, "pairs"), Sampler, pretrain, tokens, synthesis, chosen)
+    asked = ctx.recipe.pairs
+    chosen = _choose(tokens, _encoded(ctx.recipe), asked.count, seed_of(ctx.recipe.seed, "pairs"))
+    ctx.run_shards(split_rows(len(chosen), asked.shard_size, "pairs"), PairWorker, pretrain, tokens, synthesis, chosen)
 
 
 def _encoded(recipe: Recipe) -> str:
     """Return what names the files of tokens of the size that the student was last trained on, and samples."""
     size, _ = recipe.phases[-1]
-    return pattern_of(size)
+    return token_files_regex(size)
 
 
-class Sampler:
+class PairWorker:
     """Samples the student for a shard of captions, and chooses pairs among its pictures and the teacher's."""
 
     def __init__(
-        self, job: Job, pretrain: Artifact, tokens: Artifact, synthesis: Artifact, chosen: npt.NDArray[np.int64]
+        self,
+        ctx: StageContext,
+        pretrain: Artifact,
+        tokens: Artifact,
+        synthesis: Artifact,
+        chosen: npt.NDArray[np.int64],
     ) -> None:
         from lightgen_core.sampling.text_to_image import TextToImage
 
-        self.job, self.tokens, self.synthesis, self.chosen = job, tokens, synthesis, chosen
-        self.scorer = _scorer(job)
+        self.ctx, self.tokens, self.synthesis, self.chosen = ctx, tokens, synthesis, chosen
+        self.scorer = _scorer(ctx)
         self.ids = read_table(synthesis, "^images", ["id"])["id"].to_numpy()
-        folder = job.local_folder(pretrain, "student/")
-        self.student = TextToImage.load(folder, job.device(), acceleration=job.acceleration())
+        folder = ctx.local_folder(pretrain, "student/")
+        self.student = TextToImage.load(folder, ctx.device(), acceleration=ctx.acceleration())
 
-    def __call__(self, shard: Run) -> None:
+    def __call__(self, shard: RowRangeShard) -> None:
         from lightgen_core.encoders.dtypes import to_bytes
 
-        recipe, samples = self.job.recipe, self.job.recipe.pairs.samples
+        recipe, samples = self.ctx.recipe, self.ctx.recipe.pairs.samples
         table = take_rows(self.tokens, _encoded(recipe), self.chosen[shard.start : shard.stop])
         rows, layout = table.to_pylist(), about(table.schema)
         layout.pop("moments", None)  # a winner is the mean
@@ -103,18 +113,18 @@ class Sampler:
             )
         counts = {kind: sum(pair["kind"] == kind for pair in found) for kind in ("teacher", "best_worst")}
         counts |= {"samples": len(captions), "without_pair": len(rows) - len(found)}
-        self.job.write_table(shard.name, pa.Table.from_pylist(found, schema(KINDS, layout)), counts)
+        self.ctx.write_table(shard.name, pa.Table.from_pylist(found, schema(COLUMN_TYPES, layout)), counts)
 
 
-def _scorer(job: Job) -> Scorer:
-    asked = job.recipe.pairs
+def _scorer(ctx: StageContext) -> Scorer:
+    asked = ctx.recipe.pairs
     if asked.scorer == "none":
         return PaperScorer()
     if asked.scorer == "detector":
         return DetectorScorer()
     from lightgen_core.encoders.clip import Clip
 
-    return ClipScorer(Clip.load(job.recipe.embeddings.model, device=job.device()), asked.margin)
+    return ClipScorer(Clip.load(ctx.recipe.embeddings.model, device=ctx.device()), asked.margin)
 
 
 def _choose(tokens: Artifact, pattern: str, count: int, seed: int) -> np.ndarray:

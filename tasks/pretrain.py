@@ -13,13 +13,13 @@ from storage.artifact import Artifact
 from storage.plural import counted
 from storage.tables import about, read_table
 from tasks.config.recipe import Recipe
-from tasks.context.context import Job
+from tasks.context.context import StageContext
 from tasks.stage import stage
-from tasks.tokens import pattern_of
-from tasks.training import place
+from tasks.tokens import token_files_regex
+from tasks.training import training_location
 
 
-def start_of(recipe: Recipe) -> tuple[str, ...]:
+def init_checkpoint(recipe: Recipe) -> tuple[str, ...]:
     """Return the folder that training starts from, if there is one, after a look at its configuration.
 
     Raises:
@@ -48,43 +48,43 @@ def start_of(recipe: Recipe) -> tuple[str, ...]:
     return (start,)
 
 
-@stage(version=3, reads=("seed", "pretrain", "tokens"), weights=start_of, on_device=True)
-def pretrain(job: Job, tokens: Artifact) -> None:
+@stage(version=3, config_sections=("seed", "pretrain", "tokens"), weights=init_checkpoint, on_device=True)
+def pretrain(ctx: StageContext, tokens: Artifact) -> None:
     """Write the student (raw and EMA weights, config) and `log.json`, the loss curve over all phases."""
     from lightgen_core.launch.torchrun import execute
 
-    recipe = job.recipe
-    job.say("phases of training: %d", len(recipe.phases))
-    on_log = job.progress(sum(config.steps for _, config in recipe.phases))
+    recipe = ctx.recipe
+    ctx.log("phases of training: %d", len(recipe.phases))
+    on_log = ctx.progress(sum(config.steps for _, config in recipe.phases))
     student: NewStudent | SavedStudent = NewStudent(
         mar=recipe.pretrain.model,
         head=recipe.pretrain.head,
         seed=seed_of(recipe.seed, "student"),
-        init_from=next(map(Path, start_of(recipe)), None),
+        init_from=next(map(Path, init_checkpoint(recipe)), None),
     )
     rows: list[dict[str, Any]] = []
     for number in range(len(recipe.phases)):
         done = rows[-1]["step"] if rows else 0
-        phase = _phase(job, tokens, student, number)
-        job.say("phase %d: %s of %d", number + 1, counted(phase.config.steps, "step"), phase.config.batch_size)
-        outcome = execute(phase, _after(done, on_log))
+        phase = _phase(ctx, tokens, student, number)
+        ctx.log("phase %d: %s of %d", number + 1, counted(phase.config.steps, "step"), phase.config.batch_size)
+        outcome = execute(phase, _offset_steps(done, on_log))
         rows += [row | {"phase": number + 1, "step": done + row["step"]} for row in outcome.rows]
         student = SavedStudent(folder=phase.place.output, weights="raw")
-    job.add_folder(phase.place.output, "student/")
-    job.write("log.json", json.dumps(rows, sort_keys=True).encode())
-    job.counts = {"rows": outcome.examples, "steps": rows[-1]["step"], "parameters": outcome.parameters}
-    job.figures = {"final_loss": rows[-1]["loss"]}
+    ctx.add_folder(phase.place.output, "student/")
+    ctx.write("log.json", json.dumps(rows, sort_keys=True).encode())
+    ctx.counts = {"rows": outcome.examples, "steps": rows[-1]["step"], "parameters": outcome.parameters}
+    ctx.metrics = {"final_loss": rows[-1]["loss"]}
 
 
-def _phase(job: Job, tokens: Artifact, student: NewStudent | SavedStudent, number: int) -> TrainingJob:
+def _phase(ctx: StageContext, tokens: Artifact, student: NewStudent | SavedStudent, number: int) -> TrainingJob:
     """Return a phase's training in words; one that is finished only brings its last checkpoint back.
 
     The first phase has the seed and the folder of a training without phases.
     """
     from lightgen_core.sampling.text_to_image import StudentInfo
 
-    recipe, (size, config) = job.recipe, job.recipe.phases[number]
-    files, own = tokens.names(pattern_of(size)), [number + 1] if number else []
+    recipe, (size, config) = ctx.recipe, ctx.recipe.phases[number]
+    files, own = tokens.names(token_files_regex(size)), [number + 1] if number else []
     layout = about(read_table(tokens, files[0], ["id"]).schema)
     components = (
         "codec",
@@ -103,14 +103,14 @@ def _phase(job: Job, tokens: Artifact, student: NewStudent | SavedStudent, numbe
     )
     return TrainingJob(
         student=student,
-        files=tuple(job.local(tokens, name) for name in files),
+        files=tuple(ctx.local(tokens, name) for name in files),
         config=TrainConfig(**config.model_dump(include=set(TrainConfig.model_fields))),
         seed=seed_of(recipe.seed, "pretrain", *own),
         info=info.model_dump(mode="json"),
-        place=place(job, *own),
+        place=training_location(ctx, *own),
     )
 
 
-def _after(done: int, on_log: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+def _offset_steps(done: int, on_log: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
     """Return a callback that counts the steps of earlier phases too."""
     return lambda row: on_log(row | {"step": done + row["step"]})

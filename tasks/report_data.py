@@ -46,7 +46,7 @@ class Inputs:
     recipe: Recipe
 
 
-def gather(given: Inputs) -> ReportData:
+def build_report_data(given: Inputs) -> ReportData:
     """Return everything that the page shows."""
     recipe, artifacts = given.recipe, given.artifacts
     manifests = {name: artifact.manifest() for name, artifact in artifacts.items()}

@@ -11,10 +11,10 @@ from storage.artifact import Artifact
 from storage.plural import counted
 from storage.tables import IMAGE, schema
 from tasks.config.recipe import Recipe
-from tasks.context.context import Job
-from tasks.context.shards import Run, runs
+from tasks.context.context import StageContext
+from tasks.context.shards import RowRangeShard, split_rows
 from tasks.stage import stage
-from tasks.synthesis_plan import Work, work_of
+from tasks.synthesis_plan import SynthesisPlan, plan_synthesis
 
 SCHEMA = schema(
     {
@@ -34,7 +34,7 @@ QUARANTINE = schema(
 )
 
 
-class NothingDrawn(Exception):
+class NoImagesError(Exception):
     """Not one picture could be had."""
 
 
@@ -50,34 +50,36 @@ def _files(recipe: Recipe) -> tuple[str, ...]:
 
 @stage(
     version=3,
-    reads=("seed", "world", "synthesis"),
+    config_sections=("seed", "world", "synthesis"),
     weights=_weights,
     files=_files,
     on_device=lambda recipe: recipe.synthesis.teacher == "diffusers",
 )
-def synthesis(job: Job, captions: Artifact) -> None:
+def synthesis(ctx: StageContext, captions: Artifact) -> None:
     """Write `images-*.parquet`, and in `quarantine-*.parquet` what could not be had, with the reason.
 
     Every picture is planned before the first is made, with its id and seed, so neither batch nor shard nor a failure
     changes another. The id of a picture in the quarantine stays unused.
     """
-    work = work_of(job.recipe, captions)
+    work = plan_synthesis(ctx.recipe, captions)
     if "caption_filtered_out" in work.counts:
-        job.say("%s with a kept caption, %d without", counted(len(work), "sample"), work.counts["caption_filtered_out"])
+        ctx.log("%s with a kept caption, %d without", counted(len(work), "sample"), work.counts["caption_filtered_out"])
     if work.faults:
         rows = [{"id": None, "source": f.key, "caption": f.caption, **_told(f.why)} for f in work.faults]
-        job.write_table("quarantine-set.parquet", pa.Table.from_pylist(rows, QUARANTINE))
-    job.each(runs(len(work), job.recipe.synthesis.shard_size, "images", "quarantine"), Painter, work)
-    _conclude(job, work)
+        ctx.write_table("quarantine-set.parquet", pa.Table.from_pylist(rows, QUARANTINE))
+    ctx.run_shards(
+        split_rows(len(work), ctx.recipe.synthesis.shard_size, "images", "quarantine"), SynthesisWorker, work
+    )
+    _conclude(ctx, work)
 
 
-class Painter:
+class SynthesisWorker:
     """Makes the pictures of a shard: the table of those that came, and the table of the others."""
 
-    def __init__(self, job: Job, work: Work) -> None:
-        self.job, self.work, self.pictures = job, work, work.opened(job)
+    def __init__(self, ctx: StageContext, work: SynthesisPlan) -> None:
+        self.ctx, self.work, self.pictures = ctx, work, work.opened(ctx)
 
-    def __call__(self, shard: Run) -> None:
+    def __call__(self, shard: RowRangeShard) -> None:
         images, quarantine = [], []
         rows, pictures = self.work.rows(shard.start, shard.stop), self.pictures(shard.start, shard.stop)
         for row, made in zip(rows, pictures, strict=True):
@@ -87,8 +89,8 @@ class Painter:
                 picture = {"bytes": made, "path": f"{row['id']:09d}.{suffix_of(made)}"}
                 images.append(row | {"image": picture, "sha256": hashlib.sha256(made).hexdigest()})
         first, second = shard.files
-        self.job.write_table(second, pa.Table.from_pylist(quarantine, QUARANTINE))
-        self.job.write_table(first, pa.Table.from_pylist(images, SCHEMA))
+        self.ctx.write_table(second, pa.Table.from_pylist(quarantine, QUARANTINE))
+        self.ctx.write_table(first, pa.Table.from_pylist(images, SCHEMA))
 
 
 def _told(why: Rejected) -> dict[str, str]:
@@ -96,20 +98,20 @@ def _told(why: Rejected) -> dict[str, str]:
     return {"reason": why.reason, "detail": why.detail[:500].encode(errors="backslashreplace").decode()}
 
 
-def _conclude(job: Job, work: Work) -> None:
+def _conclude(ctx: StageContext, work: SynthesisPlan) -> None:
     """Count what was made and what was not. Raises NothingDrawn if nothing was made."""
-    records = job.records()
+    records = ctx.records()
     made = sum(entry.rows for name, entry in records.items() if name.startswith("images"))
     gone = sum(entry.rows for name, entry in records.items() if name.startswith("quarantine"))
-    reasons = Counter(job.written("^quarantine")["reason"].to_pylist()) if gone else Counter()
+    reasons = Counter(ctx.read_output("^quarantine")["reason"].to_pylist()) if gone else Counter()
     if not made:
         often = f", most often: {reasons.most_common(1)[0][0]}" if reasons else ""
-        raise NothingDrawn(
+        raise NoImagesError(
             f"not one picture: {gone} in quarantine{often}; {work.counts or 'nothing'} left out.\n"
-            f"See {job.artifact.uri}/quarantine-*.parquet; when the cause is gone, run with --refresh synthesis."
+            f"See {ctx.artifact.uri}/quarantine-*.parquet; when the cause is gone, run with --refresh synthesis."
         )
-    job.counts = {"rows": made, "quarantined": gone} | work.counts
-    job.figures = {"quarantine": dict(sorted(reasons.items()))} | work.figures
+    ctx.counts = {"rows": made, "quarantined": gone} | work.counts
+    ctx.metrics = {"quarantine": dict(sorted(reasons.items()))} | work.metrics
     if gone:
         why = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
-        job.say("%s, %d in quarantine: %s", counted(made, "picture"), gone, why)
+        ctx.log("%s, %d in quarantine: %s", counted(made, "picture"), gone, why)

@@ -14,7 +14,7 @@ from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact
 from storage.tables import read_table
 from tasks.config.recipe import Recipe
-from tasks.context.context import Job
+from tasks.context.context import StageContext
 
 if TYPE_CHECKING:
     from lightgen_core.teachers.base import Teacher
@@ -25,7 +25,7 @@ Pictures = Callable[[int, int], Iterator[bytes | Rejected]]
 """Gives the pictures from one number on and before another, encoded, or why there is none."""
 
 
-class Work(Protocol):
+class SynthesisPlan(Protocol):
     """Pictures to be had, numbered from 0; the number is the picture's id.
 
     It pickles as what it was planned from, and is planned again where it is unpickled.
@@ -35,7 +35,7 @@ class Work(Protocol):
     counts: dict[str, int]
 
     @property
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """What the manifest should say of the teacher."""
         ...
 
@@ -45,14 +45,14 @@ class Work(Protocol):
         """Return id, caption, topic, meaning, caption_id, seed and source of some pictures."""
         ...
 
-    def opened(self, job: Job) -> Pictures:
+    def opened(self, ctx: StageContext) -> Pictures:
         """Load what makes the pictures."""
         ...
 
 
-def work_of(recipe: Recipe, captions: Artifact) -> Work:
+def plan_synthesis(recipe: Recipe, captions: Artifact) -> SynthesisPlan:
     """Return the work that a recipe's teacher has with the kept captions."""
-    return FromSet(recipe, captions) if recipe.synthesis.teacher == "files" else FromPrompts(recipe, captions)
+    return ImageSetPlan(recipe, captions) if recipe.synthesis.teacher == "files" else PromptPlan(recipe, captions)
 
 
 def _said(captions: Artifact) -> pa.Table:
@@ -60,7 +60,7 @@ def _said(captions: Artifact) -> pa.Table:
     return said.rename_columns([{"id": "caption_id"}.get(name, name) for name in said.column_names])
 
 
-class FromPrompts:
+class PromptPlan:
     """Pictures drawn from the captions, evenly over captions or topics."""
 
     def __init__(self, recipe: Recipe, captions: Artifact) -> None:
@@ -72,10 +72,10 @@ class FromPrompts:
         self.counts: dict[str, int] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FromPrompts, self._planned_from
+        return PromptPlan, self._planned_from
 
     @property
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """The class of a diffusion pipeline."""
         asked = self._planned_from[0].synthesis
         if asked.teacher != "diffusers" or asked.diffusers is None:
@@ -95,9 +95,9 @@ class FromPrompts:
             for image, row in enumerate(chosen, start)
         ]
 
-    def opened(self, job: Job) -> Pictures:
+    def opened(self, ctx: StageContext) -> Pictures:
         """Load the teacher."""
-        teacher = _teacher(job)
+        teacher = _teacher(ctx)
 
         def draw(start: int, stop: int) -> Iterator[bytes | Rejected]:
             rows = self.rows(start, stop)
@@ -107,12 +107,12 @@ class FromPrompts:
         return draw
 
 
-def _teacher(job: Job) -> "Teacher":
-    asked, settings = job.recipe.synthesis, job.settings
+def _teacher(ctx: StageContext) -> "Teacher":
+    asked, settings = ctx.recipe.synthesis, ctx.settings
     if asked.teacher == "diffusers" and asked.diffusers:
         from lightgen_core.teachers.diffusers_teacher import PipelineTeacher
 
-        return PipelineTeacher.load(asked.diffusers, job.device(), settings.offload)
+        return PipelineTeacher.load(asked.diffusers, ctx.device(), settings.offload)
     if asked.teacher == "endpoint" and asked.endpoint:
         from lightgen_core.endpoint import Endpoint, Patience
         from lightgen_core.teachers.endpoint import EndpointTeacher
@@ -122,10 +122,10 @@ def _teacher(job: Job) -> "Teacher":
         return EndpointTeacher(asked.endpoint, endpoint, settings.endpoint_concurrency)
     from lightgen_core.teachers.scene import SceneTeacher
 
-    return SceneTeacher(job.recipe.world)
+    return SceneTeacher(ctx.recipe.world)
 
 
-class FromSet:
+class ImageSetPlan:
     """Pictures of an existing set, of the captions that were kept."""
 
     def __init__(self, recipe: Recipe, captions: Artifact) -> None:
@@ -141,10 +141,10 @@ class FromSet:
         self.counts = {"caption_filtered_out": self._set.not_kept, "surplus": self._set.beyond}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FromSet, self._planned_from
+        return ImageSetPlan, self._planned_from
 
     @property
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """Nothing."""
         return {}
 
@@ -158,6 +158,6 @@ class FromSet:
             for image, sample in enumerate(self._set.samples[start:stop], start)
         ]
 
-    def opened(self, job: Job) -> Pictures:
+    def opened(self, ctx: StageContext) -> Pictures:
         """Return what reads the pictures."""
-        return partial(self._set.pictures, threads=job.settings.threads)
+        return partial(self._set.pictures, threads=ctx.settings.threads)

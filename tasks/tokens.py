@@ -12,15 +12,15 @@ from storage.artifact import Artifact
 from storage.plural import counted
 from storage.tables import read_file, read_table, schema
 from tasks.config.sections import Tokens
-from tasks.context.context import Job
-from tasks.context.shards import Counterpart, counterparts
+from tasks.context.context import StageContext
+from tasks.context.shards import FileShard, shard_per_file
 from tasks.stage import stage
 
 if TYPE_CHECKING:
     from lightgen_core.encoders.autoencoder import LatentCodec
     from lightgen_core.encoders.text_encoder import TextEncoder
 
-KINDS: dict[str, pa.DataType] = {
+COLUMN_TYPES: dict[str, pa.DataType] = {
     "id": pa.int64(),
     "caption": pa.string(),
     "topic": pa.string(),
@@ -34,38 +34,38 @@ KINDS: dict[str, pa.DataType] = {
 
 @stage(
     version=3,
-    reads=("tokens",),
+    config_sections=("tokens",),
     weights=lambda recipe: (recipe.tokens.codec, recipe.tokens.text_encoder),
     on_device=True,
 )
-def tokens(job: Job, synthesis: Artifact, dedup: Artifact) -> None:
+def tokens(ctx: StageContext, synthesis: Artifact, dedup: Artifact) -> None:
     """Write `tokens-*.parquet`, one for each shard of pictures; of several sizes, a set of such files for each.
 
     A caption is encoded once in a shard, whatever the number of sizes. On request a picture whose caption allows it has
     a second row, `flipped`, with the latents of its mirror image, and a column `std` holds the standard deviations of
     the latents, which are their means.
     """
-    names = [_prefix(size) for size in job.recipe.tokens.sizes or (None,)]
-    job.each(counterparts(synthesis, "^images", *names), Encoder, synthesis, dedup)
+    names = [_prefix(size) for size in ctx.recipe.tokens.sizes or (None,)]
+    ctx.run_shards(shard_per_file(synthesis, "^images", *names), TokenWorker, synthesis, dedup)
 
 
-class Encoder:
+class TokenWorker:
     """Encodes a shard of pictures and their captions, at every size."""
 
-    def __init__(self, job: Job, synthesis: Artifact, dedup: Artifact) -> None:
-        self.job, self.asked, self.synthesis = job, job.recipe.tokens, synthesis
-        self.codec, self.text_encoder = _components(job)
+    def __init__(self, ctx: StageContext, synthesis: Artifact, dedup: Artifact) -> None:
+        self.ctx, self.asked, self.synthesis = ctx, ctx.recipe.tokens, synthesis
+        self.codec, self.text_encoder = _components(ctx)
         _check_sizes(self.asked.sizes, self.codec.stride * self.asked.patch)
         _check_moments(self.asked, self.codec)
         verdict = read_table(dedup, "^keep", ["id", "kept"])
         self.keep = pa.array(verdict["id"].to_pylist()).filter(verdict["kept"].combine_chunks())
 
-    def __call__(self, shard: Counterpart) -> None:
+    def __call__(self, shard: FileShard) -> None:
         import pyarrow.compute as pc  # late: it takes as long as all the rest of pyarrow
 
         given = read_file(self.synthesis, shard.source)
         if shard.number == 0:
-            _tell_size(self.job, given, self.codec, self.text_encoder.width, len(self.keep))
+            _tell_size(self.ctx, given, self.codec, self.text_encoder.width, len(self.keep))
         rows, flipped = _rows(given.filter(pc.is_in(given["id"], self.keep)), self.asked.flip)
         text, counts = _encode_text(rows["caption"].to_pylist(), self.text_encoder, self.asked)
         for size, name in zip(self.asked.sizes or (None,), shard.files, strict=True):
@@ -73,7 +73,7 @@ class Encoder:
             if not whole:  # a shard that lost every picture still tells the layout
                 one = _pictures(given.slice(0, 1), np.zeros(1, bool), 1, size)
                 whole = {column: values[:0] for column, values in _encode(self.codec, self.asked, one).items()}
-            self.job.write_table(name, self._table(rows, flipped, whole, text), counts)
+            self.ctx.write_table(name, self._table(rows, flipped, whole, text), counts)
             counts = {}  # of captions; a size has its own pictures, not its own captions
 
     def _table(self, rows: pa.Table, flipped: np.ndarray, whole: dict[str, np.ndarray], text: pa.Table) -> pa.Table:
@@ -94,15 +94,15 @@ class Encoder:
             "text": text["text"],
             "text_length": text["text_length"],
         }
-        return pa.table(columns, schema({name: KINDS[name] for name in columns}, about))
+        return pa.table(columns, schema({name: COLUMN_TYPES[name] for name in columns}, about))
 
 
-def _components(job: Job) -> "tuple[LatentCodec, TextEncoder]":
+def _components(ctx: StageContext) -> "tuple[LatentCodec, TextEncoder]":
     from lightgen_core.encoders.autoencoder import LatentCodec
     from lightgen_core.encoders.dtypes import PRECISIONS
     from lightgen_core.encoders.text_encoder import TextEncoder
 
-    asked, device = job.recipe.tokens, job.device()
+    asked, device = ctx.recipe.tokens, ctx.device()
     return LatentCodec.load(asked.codec, device=device, dtype=PRECISIONS[asked.codec_precision]), TextEncoder.load(
         asked.text_encoder,
         max_length=asked.max_text_tokens,
@@ -112,14 +112,14 @@ def _components(job: Job) -> "tuple[LatentCodec, TextEncoder]":
     )
 
 
-def _tell_size(job: Job, shard: pa.Table, codec: "LatentCodec", text_width: int, kept: int) -> None:
+def _tell_size(ctx: StageContext, shard: pa.Table, codec: "LatentCodec", text_width: int, kept: int) -> None:
     """Log, before the first picture is encoded, how much disk the rows take at most."""
-    asked = job.recipe.tokens
+    asked = ctx.recipe.tokens
     sides = [(size, size) for size in asked.sizes] or [from_bytes(shard["image"][0]["bytes"].as_py()).shape[:2]]
     rows, text = kept * (2 if asked.flip else 1), 2 * asked.max_text_tokens * text_width
     values = codec.channels * (2 if asked.latents == "moments" else 1)
     each = sum(2 * values * (h // codec.stride) * (w // codec.stride) + text for h, w in sides)
-    job.say("at most %s of %d bytes, all sizes together: %.2f GB", counted(rows, "row"), each, rows * each / 1e9)
+    ctx.log("at most %s of %d bytes, all sizes together: %.2f GB", counted(rows, "row"), each, rows * each / 1e9)
 
 
 def _rows(rows: pa.Table, flip: bool) -> tuple[pa.Table, np.ndarray]:
@@ -146,12 +146,12 @@ def _encode_text(said: list[str], text_encoder: "TextEncoder", asked: Tokens) ->
     states = text_encoder.encode(captions.tolist(), padded=asked.pad_text)
     text = [to_bytes(state, asked.dtype) for state in states]
     columns = {"text": [text[i] for i in back], "text_length": [len(states[i]) for i in back]}
-    return pa.table(columns, pa.schema([("text", KINDS["text"]), ("text_length", KINDS["text_length"])])), {
-        "captions_encoded": len(captions)
-    }
+    return pa.table(
+        columns, pa.schema([("text", COLUMN_TYPES["text"]), ("text_length", COLUMN_TYPES["text_length"])])
+    ), {"captions_encoded": len(captions)}
 
 
-def pattern_of(size: int | None) -> str:
+def token_files_regex(size: int | None) -> str:
     """Return what names the files with pictures of one of the recipe's sizes, px; None: of a recipe without sizes."""
     return rf"^{_prefix(size)}-\d+\."
 

@@ -23,11 +23,11 @@ from flows.operations.retries import is_transient
 from flows.plan import plan
 from storage.artifact import Artifact
 from storage.store import Store
-from tasks.config.settings import Settings, SettingsMistake
-from tasks.context.context import Job
+from tasks.config.settings import InvalidSettings, Settings
+from tasks.context.context import StageContext
 from tasks.context.progress import Progress
 from tasks.executors import select as engine
-from tasks.executors.worker import EngineError, Failure
+from tasks.executors.worker import EngineError, RemoteError
 
 TESTS = Path(__file__).parent
 HERE = Settings(device="cpu", threads=1)
@@ -85,7 +85,7 @@ def test_a_pool_of_two_makes_the_bytes_of_every_stage_that_one_process_makes(tmp
             artifact, inputs = places.found[stage.name][0], places.inputs[stage.name]
             heard: list[Progress] = []
             given = tuple(places.found[name][0] for name in inputs)
-            stage.make(recipe, settings, given, artifact, watch=heard.append)
+            stage.run(recipe, settings, given, artifact, on_progress=heard.append)
             if stage.name in FANNED:
                 shards[stage.name] = heard[-1].done
                 same = made.setdefault(stage.name, contents(artifact))
@@ -96,8 +96,8 @@ def test_a_pool_of_two_makes_the_bytes_of_every_stage_that_one_process_makes(tmp
 
 def test_the_watcher_hears_of_every_shard_once_and_what_workers_say_is_logged_here(store, notes, caplog, tmp_path):
     heard: list[Progress] = []
-    with caplog.at_level("INFO", logger="lightgen"):
-        artifact = make(store, notes, Numbers, POOL, watch=heard.append)
+    with caplog.at_level("INFO", logger="tasks"):
+        artifact = make(store, notes, Numbers, POOL, on_progress=heard.append)
     assert [(each.done, each.total, each.rows) for each in heard] == [(n, 4, 2 * n) for n in range(5)]
     assert {f"numbers: making part-{n:05d}.parquet" for n in range(4)} <= set(caplog.messages)
     assert contents(artifact) == expected(tmp_path)
@@ -148,7 +148,7 @@ def test_an_error_of_a_worker_arrives_with_what_caused_it():
 
     with pytest.raises(TooBlue) as raised:
         failing()
-    arrived = pickle.loads(pickle.dumps(Failure.of(raised.value))).error()
+    arrived = pickle.loads(pickle.dumps(RemoteError.of(raised.value))).error()
     assert [type(arrived), type(arrived.__cause__)] == [TooBlue, ConnectionResetError]
     assert is_transient(arrived)  # so a stage is tried again wherever the connection broke
 
@@ -180,7 +180,7 @@ def test_workers_end_with_a_stage_that_is_interrupted(store, notes):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make(store, notes, Numbers, POOL, rows=400, watch=interrupt)
+        make(store, notes, Numbers, POOL, rows=400, on_progress=interrupt)
     assert not any(is_running(each["pid"]) for each in noted(notes, "loaded"))
 
 
@@ -209,7 +209,7 @@ def test_workers_end_with_a_stage_that_another_thread_interrupts_within_a_shard(
 
 
 def test_a_store_in_memory_is_refused_with_the_setting_to_change(notes):
-    with pytest.raises(SettingsMistake, match="with LIGHTGEN_WORKERS=2 others work on it too; set LIGHTGEN_STORE to"):
+    with pytest.raises(InvalidSettings, match="with LIGHTGEN_WORKERS=2 others work on it too; set LIGHTGEN_STORE to"):
         make(Store("memory://engine"), notes, Numbers, POOL)
 
 
@@ -217,22 +217,24 @@ def test_without_ray_the_command_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("LIGHTGEN_ENGINE", "local")  # the command sets it: put back afterwards
     result = CliRunner().invoke(cli, ["run", "smoke", "--store", str(tmp_path), "--engine", "ray"])
-    assert isinstance(result.exception, SettingsMistake)
+    assert isinstance(result.exception, InvalidSettings)
     assert "pip install 'lightgen[ray]'" in str(result.exception)
 
 
 def test_workers_share_the_cores_and_an_endpoints_limits_but_not_threads_that_were_asked_for(monkeypatch):
     monkeypatch.delenv("LIGHTGEN_THREADS")
     asked = {"endpoint_requests_per_minute": 60, "endpoint_concurrency": 8}
-    shared = Settings(**asked).share(4, threads=3)
+    shared = Settings(**asked).for_worker(4, threads=3)
     given = (shared.endpoint_requests_per_minute, shared.endpoint_concurrency, shared.threads)
     assert given == (15, 2, 3)
-    assert Settings(threads=5).share(4, threads=3).threads == 5
-    assert Settings().share(16, threads=0).endpoint_concurrency == Settings().share(16, threads=0).threads == 1
+    assert Settings(threads=5).for_worker(4, threads=3).threads == 5
+    assert (
+        Settings().for_worker(16, threads=0).endpoint_concurrency == Settings().for_worker(16, threads=0).threads == 1
+    )
 
 
 def test_the_job_of_a_worker_leaves_the_clock_alone(store, notes):
     artifact = make(store, notes, Numbers, HERE)
-    job = Job(load_recipe("smoke"), HERE, artifact).for_worker(HERE)
-    job.keep_clock()
-    assert not store.exists(job.clock.path)
+    ctx = StageContext(load_recipe("smoke"), HERE, artifact).for_worker(HERE)
+    ctx.save_elapsed()
+    assert not store.exists(ctx.elapsed.path)

@@ -25,7 +25,7 @@ from storage.tables import about, read_file, read_table
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 from tasks.report_data import loss_curve, preference_curves
-from tasks.tokens import pattern_of
+from tasks.tokens import token_files_regex
 
 TESTS = Path(__file__).parent
 SMALL = (
@@ -61,7 +61,7 @@ def make(store: Store, recipe: Recipe, *names: str) -> dict[str, Artifact]:
     for stage in STAGES:
         if stage.name in names:
             inputs = tuple(artifacts[name] for name in planner.inputs[stage.name])
-            stage.make(recipe, Settings(), inputs, artifacts[stage.name])
+            stage.run(recipe, Settings(), inputs, artifacts[stage.name])
     return artifacts
 
 
@@ -89,7 +89,7 @@ def test_tokens_of_each_size_lie_in_files_of_their_own(phased):
 
 def test_sizes_share_rows_and_text_and_differ_in_latents(phased):
     _, artifacts = phased
-    small, large = (read_table(artifacts["tokens"], pattern_of(size)) for size in (32, 48))
+    small, large = (read_table(artifacts["tokens"], token_files_regex(size)) for size in (32, 48))
     for column in ("id", "caption", "topic", "text", "text_length"):
         assert small[column].equals(large[column]), column
     assert small["text_length"].type == "int32"
@@ -105,7 +105,7 @@ def test_latents_of_a_size_are_those_of_the_resized_picture(phased):
     from lightgen_core.encoders.autoencoder import LatentCodec
 
     _, artifacts = phased
-    row = read_table(artifacts["tokens"], pattern_of(32)).slice(5, 1).to_pylist()[0]
+    row = read_table(artifacts["tokens"], token_files_regex(32)).slice(5, 1).to_pylist()[0]
     images = read_table(artifacts["synthesis"], "^images").to_pylist()
     (picture,) = (from_bytes(image["image"]["bytes"]) for image in images if image["id"] == row["id"])
     by_hand = np.array(Image.fromarray(picture).resize((32, 32), Image.Resampling.LANCZOS))
@@ -123,7 +123,7 @@ def test_tokens_without_sizes_are_those_of_the_pictures_as_they_are(phased, tmp_
     assert plain.names() == ["tokens-00000.parquet", "tokens-00001.parquet"]
     # The teacher draws 48 px: its pictures, and the same pictures "resized" to 48 px, give the same bytes.
     assert [plain.sha256(name) for name in plain.names()] == [
-        artifacts["tokens"].sha256(name) for name in artifacts["tokens"].names(pattern_of(48))
+        artifacts["tokens"].sha256(name) for name in artifacts["tokens"].names(token_files_regex(48))
     ]
 
 
@@ -162,7 +162,7 @@ def test_pairs_are_of_the_size_that_the_student_samples(phased):
     assert about(pairs.schema)["height"] == 6
     values = {len(row[name]) for row in pairs.to_pylist() for name in ("winner", "loser")}
     assert values == {2 * 16 * 6 * 6}
-    teacher = read_table(artifacts["tokens"], pattern_of(48), ["id", "latents"]).to_pylist()
+    teacher = read_table(artifacts["tokens"], token_files_regex(48), ["id", "latents"]).to_pylist()
     latents = {row["id"]: row["latents"] for row in teacher}
     assert all(row["winner"] == latents[row["id"]] for row in pairs.to_pylist() if row["kind"] == "teacher")
 

@@ -25,7 +25,7 @@ from tasks.config.sections import Synthesis
 from tasks.config.settings import Settings
 from tasks.dedup import dedup
 from tasks.embeddings import embeddings
-from tasks.synthesis import NothingDrawn, synthesis
+from tasks.synthesis import NoImagesError, synthesis
 from tasks.tokens import tokens
 
 SETTINGS = Settings(device="cpu", threads=1)
@@ -86,9 +86,9 @@ def test_pictures_stay_as_they_are_unless_the_recipe_gives_a_size(tmp_path):
 def test_a_set_of_which_nothing_can_be_had_fails_the_stage_and_names_the_commonest_reason(tmp_path):
     root = write_folder(tmp_path / "set", 5, damaged=(0, 1, 2, 3))
     (root / "004.jpg").write_bytes(b"none")
-    with pytest.raises(NothingDrawn, match="not one picture: 5 in quarantine, most often: picture cut short"):
+    with pytest.raises(NoImagesError, match="not one picture: 5 in quarantine, most often: picture cut short"):
         run_synthesis(tmp_path, things(5), path=root, format="folder")
-    with pytest.raises(NothingDrawn, match=r"not one picture: 0 in quarantine; .*'caption_filtered_out': 5"):
+    with pytest.raises(NoImagesError, match=r"not one picture: 0 in quarantine; .*'caption_filtered_out': 5"):
         run_synthesis(tmp_path, ["another caption"], path=root, format="folder")
 
 
@@ -211,9 +211,9 @@ def test_the_captions_stage_filters_a_set_and_the_evaluations_prompts_stay_out_o
     recipe = recipe.model_copy(update={"synthesis": Synthesis(**asked)})
     store = Store(str(tmp_path / "store"))
     said = captions.artifact(recipe, store, ())
-    captions.make(recipe, SETTINGS, (), said)
+    captions.run(recipe, SETTINGS, (), said)
     artifact = synthesis.artifact(recipe, store, (said,))
-    synthesis.make(recipe, SETTINGS, (said,), artifact)
+    synthesis.run(recipe, SETTINGS, (said,), artifact)
     assert read_table(artifact, "^images")["source"].to_pylist() == ["000", "001", "003", "005"]
     counts = artifact.manifest().counts
     assert (counts["caption_filtered_out"], counts["quarantined"]) == (1, 1)
@@ -238,7 +238,7 @@ def test_later_stages_go_on_without_the_pictures_that_are_missing(tmp_path):
     ):
         given = tuple(inputs[name] for name in needs)
         inputs[stage.name] = stage.artifact(recipe, made.artifact.store, given)
-        stage.make(recipe, SETTINGS, given, inputs[stage.name])
+        stage.run(recipe, SETTINGS, given, inputs[stage.name])
     assert read_table(inputs["embeddings"], "^embeddings")["id"].to_pylist() == [1, 2, 3, 8, 9, 10, 11]
     assert inputs["embeddings"].names("^emb") == ["embeddings-00000.parquet", "embeddings-00001.parquet"]
     kept = read_table(inputs["dedup"], "^keep").filter(pc.field("kept"))["id"].to_pylist()

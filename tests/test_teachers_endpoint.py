@@ -21,7 +21,7 @@ from lightgen_core.teachers.config import ImageEndpointConfig
 from lightgen_core.teachers.endpoint import EndpointTeacher
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
-from tasks.synthesis import NothingDrawn, synthesis
+from tasks.synthesis import NoImagesError, synthesis
 
 KEY = "sk-do-not-show-me"
 QUICK = Patience(attempts=3, first_wait=0.01, longest_wait=0.2)
@@ -246,7 +246,7 @@ def test_the_stage_keeps_what_came_and_the_key_out_of_everything_it_writes(tmp_p
 
 def test_when_every_prompt_is_refused_the_stage_fails_and_names_the_reason(tmp_path):
     why = "6 in quarantine, most often: the endpoint refused the prompt"
-    with serving([Reply({"error": "no"}, 400)]) as asked, pytest.raises(NothingDrawn, match=why):
+    with serving([Reply({"error": "no"}, 400)]) as asked, pytest.raises(NoImagesError, match=why):
         run_recipe(tmp_path, PROMPTS, painted(), served(asked.url))
 
 

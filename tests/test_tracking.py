@@ -16,10 +16,10 @@ from tracked_stage import RECIPE, make, pretrain_stage
 from lightgen_core.images.codec import to_png
 from storage.store import Store
 from tasks.config.settings import Settings
-from tasks.context.context import Job
-from tasks.context.shards import runs
+from tasks.context.context import StageContext
+from tasks.context.shards import split_rows
 from tasks.stage import Stage, stage
-from tasks.tracking.report import Aside, tracked, tracking_folder
+from tasks.tracking.report import BackgroundTracker, track_stage, tracking_folder
 
 TESTS = Path(__file__).parent
 
@@ -45,7 +45,7 @@ def attempt(store: Path, first: int, last: int, *kill: str) -> int:
 
 
 def test_tensorboard_shows_every_logged_step_and_figure_of_a_training(store, caplog):
-    with caplog.at_level(logging.INFO, "lightgen"):
+    with caplog.at_level(logging.INFO, "tasks"):
         artifact = make(store, pretrain_stage(1, 5))
     folder = store / "tracking" / "pretrain" / artifact.key
     assert curve(folder) == [(step, pytest.approx(1 / step)) for step in range(1, 6)]
@@ -64,8 +64,8 @@ def test_a_killed_training_that_goes_on_shows_each_step_once_and_the_later_figur
 def evaluation_stage(scores: dict | None) -> Stage:
     """A stage named `evaluation` with two students, two categories and two pictures of each caption."""
 
-    @stage(version=1, reads=("seed", "evaluation"))
-    def evaluation(job: Job) -> None:
+    @stage(version=1, config_sections=("seed", "evaluation"))
+    def evaluation(ctx: StageContext) -> None:
         import numpy as np
 
         rows = [
@@ -74,9 +74,9 @@ def evaluation_stage(scores: dict | None) -> Stage:
             for category in ("circle", "square")
             for png in (to_png(np.full((6, 8, 3), level + number, np.uint8)) for number in range(2))
         ]
-        for shard in job.unfinished(runs(1, 1, "samples")):
-            job.write_table(shard.name, pa.Table.from_pylist(rows))
-        job.figures = {"scores": {"pretrain": scores, "dpo": scores}, "clip_score": {"dpo": {"value": 0.25}}}
+        for shard in ctx.pending_shards(split_rows(1, 1, "samples")):
+            ctx.write_table(shard.name, pa.Table.from_pylist(rows))
+        ctx.metrics = {"scores": {"pretrain": scores, "dpo": scores}, "clip_score": {"dpo": {"value": 0.25}}}
 
     return evaluation
 
@@ -102,10 +102,10 @@ def test_a_done_stage_and_one_without_figures_write_nothing(store):
     assert len(before) == 6  # two stages, two keys, two files
     assert make_all() == before
 
-    @stage(version=1, reads=("seed",))
-    def captions(job: Job) -> None:
-        for shard in job.unfinished(runs(4, 2, "part")):
-            job.write_table(shard.name, pa.table({"id": [1, 2]}))
+    @stage(version=1, config_sections=("seed",))
+    def captions(ctx: StageContext) -> None:
+        for shard in ctx.pending_shards(split_rows(4, 2, "part")):
+            ctx.write_table(shard.name, pa.table({"id": [1, 2]}))
 
     make(store, captions)
     assert sorted((store / "tracking").rglob("*")) == before
@@ -132,7 +132,7 @@ def test_tracking_changes_neither_the_bytes_of_an_artifact_nor_what_store_verbs_
     tracked_one = make(store, pretrain_stage(1, 3))
     plain = pretrain_stage(1, 3)
     other = plain.artifact(RECIPE, Store(str(tmp_path / "other")), ())
-    plain.make(RECIPE, Settings(), (), other)
+    plain.run(RECIPE, Settings(), (), other)
     files = [entry.model_dump() for entry in tracked_one.manifest().files]
     assert files == [entry.model_dump() for entry in other.manifest().files]
     assert [row["stage"] for row in json.loads(verb("ls", "--json"))["artifacts"]] == ["pretrain"]
@@ -147,12 +147,12 @@ class Unreachable:
     def __init__(self) -> None:
         self.told: list[int] = []
 
-    def figures(self, step: int, figures: dict) -> None:
+    def log_metrics(self, step: int, metrics: dict) -> None:
         self.told.append(step)
         if step > 1:
             raise ConnectionError("no route to host")
 
-    def pictures(self, pictures: list) -> None:
+    def log_images(self, images: list) -> None:
         self.told.append(-1)
 
     def close(self, *, finished: bool) -> None:
@@ -161,10 +161,10 @@ class Unreachable:
 
 def test_a_tracker_that_fails_is_reported_once_and_left_out(caplog):
     tracker = Unreachable()
-    aside = Aside("mlflow", lambda: tracker)
+    background = BackgroundTracker("mlflow", lambda: tracker)
     for step in range(1, 5):
-        aside.figures(step, {"loss": 1.0})
-    aside.close(finished=True)
+        background.log_metrics(step, {"loss": 1.0})
+    background.close(finished=True)
     assert tracker.told == [1, 2]
     assert [record.getMessage() for record in caplog.records] == [
         "mlflow shows no more of this stage, which goes on without it: no route to host"
@@ -181,8 +181,9 @@ def test_a_disk_that_tensorboard_cannot_write_to_costs_a_training_nothing_but_a_
 
 def test_a_tracker_that_hangs_holds_neither_a_stage_nor_the_program(tmp_path):
     code = (
-        "import threading; from tasks import tracking; tracking.PATIENCE = 0.1; "
-        "aside = tracking.Aside('wandb', threading.Event().wait); aside.figures(1, {}); aside.close(finished=True)"
+        "import threading; from tasks.tracking import report; report.CLOSE_TIMEOUT_SECONDS = 0.1; "
+        "tracker = report.BackgroundTracker('wandb', threading.Event().wait); "
+        "tracker.log_metrics(1, {}); tracker.close(finished=True)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=TESTS.parent, timeout=60, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "wandb has not taken all of this stage within 0 s; the run goes on\n")
@@ -252,8 +253,8 @@ def test_mlflow_gets_one_run_that_a_later_attempt_goes_on_with(store, tmp_path, 
     settings = Settings(trackers=("mlflow",))
     failing = pretrain_stage(1, 4)
     artifact = failing.artifact(RECIPE, Store(str(store)), ())
-    with pytest.raises(RuntimeError), tracked(RECIPE, settings, failing, artifact) as watch:
-        failing.make(RECIPE, settings, (), artifact, watch=watch)
+    with pytest.raises(RuntimeError), track_stage(RECIPE, settings, failing, artifact) as on_progress:
+        failing.run(RECIPE, settings, (), artifact, on_progress=on_progress)
         artifact.remove()
         raise RuntimeError("stands for what ends a stage")
     client = mlflow.MlflowClient()

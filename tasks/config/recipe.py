@@ -85,4 +85,7 @@ class Recipe(Section):
     def phases(self) -> tuple[tuple[int | None, Pretrain], ...]:
         """Pre-training phase by phase: side of the pictures in px (None: as they are), and what it trains with."""
         first = self.tokens.sizes[0] if self.tokens.sizes else None
-        return ((first, self.pretrain), *((phase.size, self.pretrain.later(phase)) for phase in self.pretrain.phases))
+        return (
+            (first, self.pretrain),
+            *((phase.size, self.pretrain.for_phase(phase)) for phase in self.pretrain.phases),
+        )

@@ -156,7 +156,7 @@ class Pretrain(TrainConfig):
         (), description="phases after the first, which is this section itself on the smallest of tokens.sizes"
     )
 
-    def later(self, phase: Phase) -> "Pretrain":
+    def for_phase(self, phase: Phase) -> "Pretrain":
         """What a later phase trains with: this configuration with the phase's own values."""
         rate = phase.learning_rate or self.optimizer.learning_rate
         optimizer = self.optimizer.model_copy(update={"learning_rate": rate})

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from lightgen_core.config import Layout
 
 
-class SettingsMistake(ValueError):
+class InvalidSettings(ValueError):
     """A variable `LIGHTGEN_*` cannot be what it is; the message says which, what was found and what is wanted."""
 
 
@@ -80,9 +80,9 @@ class Settings(BaseSettings):
         try:
             super().__init__(**given)
         except (SettingsError, ValidationError) as error:
-            raise SettingsMistake(_explain(error)) from error
+            raise InvalidSettings(_explain(error)) from error
 
-    def share(self, workers: int, threads: int) -> Self:
+    def for_worker(self, workers: int, threads: int) -> Self:
         """Return the settings of one of several workers.
 
         Together they keep to an endpoint's limits. `threads` is theirs unless a number was asked for.
