@@ -16,19 +16,19 @@ def dpo(ctx: StageContext, pretrain: Artifact, pairs: Artifact) -> None:
     """Write the tuned student (raw and EMA weights, config) and `log.json`: accuracy, winner's and loser's error."""
     from lightgen_core.launch.torchrun import execute
 
-    asked = ctx.recipe.dpo
-    told = counted(count_rows(pairs, "^pairs"), "pair"), counted(asked.steps, "step")
-    ctx.log("%s, %s of %d", *told, asked.batch_size)
+    config = ctx.recipe.dpo
+    rows, steps = counted(count_rows(pairs, "^pairs"), "pair"), counted(config.steps, "step")
+    ctx.log("%s, %s of %d", rows, steps, config.batch_size)
     training = TrainingJob(
         student=SavedStudent(folder=ctx.local_folder(pretrain, "student/"), weights="ema"),
         files=tuple(ctx.local(pairs, name) for name in pairs.names("^pairs")),
-        config=asked,
+        config=config,
         seed=seed_of(ctx.recipe.seed, "dpo"),
         place=training_location(ctx),
     )
-    outcome = execute(training, on_log=ctx.progress(asked.steps))
+    outcome = execute(training, on_log=ctx.progress(config.steps))
     if outcome.stopped:
-        ctx.log("stopped at step %d of %d: %s", outcome.step, asked.steps, outcome.stopped)
+        ctx.log("stopped at step %d of %d: %s", outcome.step, config.steps, outcome.stopped)
     ctx.add_folder(training.place.output, "student/")
     ctx.write("log.json", json.dumps(outcome.rows, sort_keys=True).encode())
     ctx.counts = {"rows": outcome.examples, "steps": outcome.step}

@@ -15,31 +15,31 @@ from storage.tables import about, read_table
 from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
 from tasks.stage import stage
-from tasks.tokens import token_files_regex
+from tasks.token_files import token_files_regex
 from tasks.training import training_location
 
 
 def init_checkpoint(recipe: Recipe) -> tuple[str, ...]:
-    """Return the folder that training starts from, if there is one, after a look at its configuration.
+    """Return the folder that training starts from, if any, after a check of its configuration.
 
     Raises:
-        ModelNotFound: no student there, or one of another shape than the recipe's.
+        ModelNotFound: it holds no student, or one of another shape than the recipe's.
     """
-    start, wanted = recipe.pretrain.init_from, recipe.pretrain.model_dump(mode="json", include={"model", "head"})
+    start, expected = recipe.pretrain.init_from, recipe.pretrain.model_dump(mode="json", include={"model", "head"})
     if start is None:
         return ()
     try:
         config = json.loads((Path(start) / "config.json").read_bytes())
-        found = {"model": config["mar"], "head": config["head"]}
+        actual = {"model": config["mar"], "head": config["head"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelNotFound(
             f"pretrain.init_from: {start} holds no student; give a folder with its config.json"
         ) from error
     differing = [
-        f"pretrain.{part}.{name} is {value}, the student has {found[part].get(name)}"
-        for part, fields in wanted.items()
+        f"pretrain.{part}.{name} is {value}, the student has {actual[part].get(name)}"
+        for part, fields in expected.items()
         for name, value in fields.items()
-        if name != "dropout" and found[part].get(name) != value
+        if name != "dropout" and actual[part].get(name) != value
     ]
     if differing:
         raise ModelNotFound(
@@ -77,14 +77,14 @@ def pretrain(ctx: StageContext, tokens: Artifact) -> None:
 
 
 def _phase(ctx: StageContext, tokens: Artifact, student: NewStudent | SavedStudent, number: int) -> TrainingJob:
-    """Return a phase's training in words; one that is finished only brings its last checkpoint back.
+    """Return the job of a phase; a finished one only loads its last checkpoint.
 
     The first phase has the seed and the folder of a training without phases.
     """
     from lightgen_core.sampling.text_to_image import StudentInfo
 
     recipe, (size, config) = ctx.recipe, ctx.recipe.phases[number]
-    files, own = tokens.names(token_files_regex(size)), [number + 1] if number else []
+    files, suffix = tokens.names(token_files_regex(size)), [number + 1] if number else []
     layout = about(read_table(tokens, files[0], ["id"]).schema)
     components = (
         "codec",
@@ -105,12 +105,12 @@ def _phase(ctx: StageContext, tokens: Artifact, student: NewStudent | SavedStude
         student=student,
         files=tuple(ctx.local(tokens, name) for name in files),
         config=TrainConfig(**config.model_dump(include=set(TrainConfig.model_fields))),
-        seed=seed_of(recipe.seed, "pretrain", *own),
+        seed=seed_of(recipe.seed, "pretrain", *suffix),
         info=info.model_dump(mode="json"),
-        place=training_location(ctx, *own),
+        place=training_location(ctx, *suffix),
     )
 
 
 def _offset_steps(done: int, on_log: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
-    """Return a callback that counts the steps of earlier phases too."""
+    """Return a callback that adds the steps of earlier phases."""
     return lambda row: on_log(row | {"step": done + row["step"]})

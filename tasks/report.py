@@ -11,11 +11,11 @@ from tasks.stage import stage
 def report(ctx: StageContext, *inputs: Artifact) -> None:
     """Write `report.html`, `ledger.json` (seconds, device seconds, rows and bytes by stage) and `model/`."""
     from lightgen_core.report.page import render_report
-    from tasks.report_data import Inputs, build_report_data
+    from tasks.report_data import RunArtifacts, build_report_data
 
-    given = Inputs({artifact.stage: artifact for artifact in inputs}, ctx.recipe)
-    _export_model(ctx, given.artifacts["dpo"])
-    data = build_report_data(given)
+    run = RunArtifacts({artifact.stage: artifact for artifact in inputs}, ctx.recipe)
+    _export_model(ctx, run.artifacts["dpo"])
+    data = build_report_data(run)
     ledger = [
         {
             "stage": row.stage,
@@ -31,11 +31,11 @@ def report(ctx: StageContext, *inputs: Artifact) -> None:
     ctx.counts = {"rows": len(data.samples)}
 
 
-def _export_model(ctx: StageContext, tuned: Artifact) -> None:
-    """Save the tuned student once more, and in its config how the recipe samples it."""
+def _export_model(ctx: StageContext, dpo: Artifact) -> None:
+    """Save the tuned student with the recipe's sampler in its config."""
     from lightgen_core.model.save import load_student, save_student
 
-    folder, saved = ctx.scratch / "model", ctx.local_folder(tuned, "student/")
+    folder, saved = ctx.scratch / "model", ctx.local_folder(dpo, "student/")
     student, info = load_student(saved, weights="raw")
     averaged, _ = load_student(saved, weights="ema")
     sampler = ctx.recipe.sampler.model_dump(mode="json")

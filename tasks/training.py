@@ -1,4 +1,4 @@
-"""Where a stage trains: its checkpoints, its student, its processes."""
+"""The location of a training: checkpoints, student, device, processes."""
 
 import re
 
@@ -8,7 +8,7 @@ from tasks.context.context import StageContext
 
 
 def training_location(ctx: StageContext, *phase: int) -> Place:
-    """Return the scratch folders and the settings of a stage that trains, or of a later phase of it."""
+    """Return folders and settings of a training stage, or of one of its later phases."""
     layout = ctx.settings.train
     return Place(
         folder=ctx.scratch / "-".join(["checkpoints", *map(str, phase)]),
@@ -21,5 +21,5 @@ def training_location(ctx: StageContext, *phase: int) -> Place:
 
 
 def count_rows(artifact: Artifact, pattern: str) -> int:
-    """Return how many rows the files of an artifact hold whose names match."""
+    """Return the number of rows in an artifact's files whose names match."""
     return sum(file.rows for file in artifact.manifest().files if re.search(pattern, file.name))

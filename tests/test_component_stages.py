@@ -133,7 +133,7 @@ def test_a_mirrored_row_has_the_latents_of_the_mirrored_picture_and_the_text_of_
 def test_pictures_of_two_sizes_are_refused_with_the_number_of_the_odd_one(store):
     recipe = load_recipe("smoke")
     pictures = [picture(0), picture(1), picture(2, 32, 48), picture(3), picture(4)]
-    with pytest.raises(ValueError, match="picture 2 has 32 x 48 px, those before it 32 x 32 px"):
+    with pytest.raises(ValueError, match="image 2 has 32 x 48 px, those before it 32 x 32 px"):
         made(
             tokens, store, recipe, drawn(store, recipe, rows_of(CAPTIONS, pictures)), judged(store, recipe, [True] * 5)
         )

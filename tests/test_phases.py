@@ -25,7 +25,7 @@ from storage.tables import about, read_file, read_table
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 from tasks.report_data import loss_curve, preference_curves
-from tasks.tokens import token_files_regex
+from tasks.token_files import token_files_regex
 
 TESTS = Path(__file__).parent
 SMALL = (
@@ -239,7 +239,7 @@ def test_a_start_of_another_shape_is_refused_before_anything_runs_naming_the_fie
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["pretrain.phases=[{size: 64, steps: 1, batch_size: 1}]"], "pictures of 64 px, tokens.sizes are"),
+        (["pretrain.phases=[{size: 64, steps: 1, batch_size: 1}]"], "images of 64 px, tokens.sizes are"),
         (
             [f"tokens.sizes={[32, 48]}", f"pretrain.phases={[PHASE | {'size': 48}, PHASE | {'size': 32}]}"],
             "expected each as large as the one before",
@@ -256,7 +256,7 @@ def test_phases_and_tokens_that_do_not_fit_each_other_are_refused(overrides, mes
 
 def test_a_size_that_is_not_whole_tokens_stops_the_tokens_stage_at_once(phased, tmp_path):
     store = Store(str(shutil.copytree(phased[0], tmp_path / "store")))
-    with pytest.raises(ValueError, match="a picture of 40 px is not made of whole tokens of 16 px"):
+    with pytest.raises(ValueError, match="an image of 40 px is not made of whole tokens of 16 px"):
         make(store, load_recipe("smoke", [*SMALL, "tokens.sizes=[32,40]"]), "tokens")
 
 

@@ -26,7 +26,7 @@ from lightgen_core.launch.ray_cluster import ClusterError, connect
 from lightgen_core.launch.torchrun import execute
 from lightgen_core.train.train_step import NonFiniteLossError
 from tasks.config.settings import Settings
-from tasks.training import place
+from tasks.training import training_location
 
 TESTS = Path(__file__).parent
 LAUNCH = [sys.executable, str(TESTS / "launch_job.py")]
@@ -173,7 +173,7 @@ def test_a_machine_that_does_not_see_the_files_says_where_they_belong(tokens, mo
 def test_the_engine_of_a_stage_is_the_launcher_of_its_training(tmp_path):
     for engine, launcher in (("local", "torchrun"), ("ray", "ray")):
         job = SimpleNamespace(settings=Settings(engine=engine), scratch=tmp_path)
-        assert place(job).launcher == launcher
+        assert training_location(job).launcher == launcher
 
 
 def test_a_row_that_is_computed_anew_is_told_once():

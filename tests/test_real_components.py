@@ -19,7 +19,7 @@ from storage.artifact import Artifact
 from storage.store import Store
 from storage.tables import iter_tables, read_table
 from tasks.config.recipe import Recipe
-from tasks.report_data import Inputs, gather
+from tasks.report_data import RunArtifacts, build_report_data
 
 ROOT = Path(__file__).parents[1]
 UNDRAWABLE = "river"
@@ -162,7 +162,7 @@ def test_the_report_shows_of_two_copies_the_very_pictures(made, models):
     pictures = {row["id"]: row for row in read_table(made["synthesis"], "^images").to_pylist()}
     copies = [row for row in read_table(made["dedup"], "^keep").to_pylist() if row["duplicate_of"] is not None]
     recipe = Recipe.model_validate({"name": "mine", **recipe_of(models)})
-    told = gather(Inputs({name: made[name] for name in NAMES if name != "report"}, recipe)).dedup
+    told = build_report_data(RunArtifacts({name: made[name] for name in NAMES if name != "report"}, recipe)).dedup
     gap = min(set(range(max(pictures))) - pictures.keys())
     assert told.examples and any(row["id"] > gap for row in copies)
     for example in told.examples:

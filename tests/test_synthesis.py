@@ -86,9 +86,9 @@ def test_pictures_stay_as_they_are_unless_the_recipe_gives_a_size(tmp_path):
 def test_a_set_of_which_nothing_can_be_had_fails_the_stage_and_names_the_commonest_reason(tmp_path):
     root = write_folder(tmp_path / "set", 5, damaged=(0, 1, 2, 3))
     (root / "004.jpg").write_bytes(b"none")
-    with pytest.raises(NoImagesError, match="not one picture: 5 in quarantine, most often: picture cut short"):
+    with pytest.raises(NoImagesError, match="not one image: 5 in quarantine, most often: picture cut short"):
         run_synthesis(tmp_path, things(5), path=root, format="folder")
-    with pytest.raises(NoImagesError, match=r"not one picture: 0 in quarantine; .*'caption_filtered_out': 5"):
+    with pytest.raises(NoImagesError, match=r"not one image: 0 in quarantine; .*'caption_filtered_out': 5"):
         run_synthesis(tmp_path, ["another caption"], path=root, format="folder")
 
 

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from lightgen_core.encoders.dtypes import PRECISIONS
 from lightgen_core.encoders.model_ref import Reference, parse
+from lightgen_core.encoders.unique import unique_texts
 
 _FILES = ["open_clip_*.safetensors", "*.json", "*.txt", "*.model"]
 
@@ -101,8 +102,8 @@ class Clip:
 
     def scores(self, images: Sequence[NDArray[np.uint8]], captions: list[str]) -> NDArray[np.float32]:
         """Cosine of each picture (height, width, 3), of any size, with its caption: (n,)."""
-        unique, back = np.unique(captions, return_inverse=True)
-        text = self.embed_texts(unique.tolist())[back]
+        unique, inverse = unique_texts(captions)
+        text = self.embed_texts(unique)[inverse]
         return (self.embed_pictures(images) * text).sum(axis=1)
 
     def _prepared(self, pictures: Tensor) -> Tensor:

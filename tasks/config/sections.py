@@ -18,7 +18,7 @@ from lightgen_core.teachers.config import DiffusersConfig, ImageEndpointConfig, 
 
 
 class Captions(Section):
-    """What is said."""
+    """The captions and their source."""
 
     source: Literal["scene", "file", "llm"] = Field(
         "scene",
@@ -45,17 +45,17 @@ class Captions(Section):
         rewrites = self.source == "llm" and self.llm is not None and self.llm.rewrite is not None
         used = {"llm": self.source == "llm", "file": self.source == "file" or rewrites}
         for section, least in (("llm", "model"), ("file", "path and format")):
-            given = getattr(self, section) is not None
-            if used[section] and not given:
+            present = getattr(self, section) is not None
+            if used[section] and not present:
                 why = "captions.llm.rewrite" if rewrites else f"source {self.source}"
                 raise ValueError(f"{why} needs a section captions.{section} with {least}")
-            if given and not used[section]:
+            if present and not used[section]:
                 raise ValueError(f"source {self.source} does not use the section captions.{section}; take it out")
         return self
 
 
 class Synthesis(Section):
-    """Who draws it."""
+    """The teacher and its images."""
 
     teacher: Literal["scene", "diffusers", "files", "endpoint"] = Field(
         "scene",
@@ -83,7 +83,7 @@ class Synthesis(Section):
 
 
 class Embeddings(Section):
-    """In which space pictures are compared."""
+    """The CLIP space that images are compared in."""
 
     model: str = Field(
         "zoo:clip", description="CLIP: zoo:clip, open_clip's MODEL/TAG or MODEL/FILE, a folder, or org/name@revision"
@@ -93,7 +93,7 @@ class Embeddings(Section):
 
 
 class Tokens(Section):
-    """What the student sees of pictures and captions."""
+    """The encoding of images and captions for the student."""
 
     renamed: ClassVar = {"max_words": "max_text_tokens"}
 
@@ -133,7 +133,7 @@ class Tokens(Section):
 
 
 class Phase(Section):
-    """A later phase of pre-training: on larger pictures, from the weights of the phase before."""
+    """A later phase of pre-training: on larger images, from the weights of the phase before."""
 
     size: Positive = Field(description="side of its pictures, px; one of tokens.sizes")
     steps: Positive = Field(description="optimizer updates")
@@ -157,15 +157,15 @@ class Pretrain(TrainConfig):
     )
 
     def for_phase(self, phase: Phase) -> "Pretrain":
-        """What a later phase trains with: this configuration with the phase's own values."""
+        """Return this configuration with the values of a later phase."""
         rate = phase.learning_rate or self.optimizer.learning_rate
         optimizer = self.optimizer.model_copy(update={"learning_rate": rate})
-        own = {"steps": phase.steps, "batch_size": phase.batch_size, "mask": phase.mask or self.mask}
-        return self.model_copy(update=own | {"optimizer": optimizer})
+        changes = {"steps": phase.steps, "batch_size": phase.batch_size, "mask": phase.mask or self.mask}
+        return self.model_copy(update=changes | {"optimizer": optimizer})
 
 
 class Pairs(Section):
-    """What the student should prefer."""
+    """The preference pairs."""
 
     count: Positive = Field(
         1000, description="captions for which pairs are sought; those without a usable pair give none"
@@ -203,7 +203,7 @@ class Pairs(Section):
 
 
 class Evaluation(Section):
-    """How the students are scored: on captions that training never saw."""
+    """The scoring of students, on captions that training never saw."""
 
     benchmark: Literal["scene", "geneval", "prompts"] = Field(
         "scene",
@@ -240,7 +240,7 @@ class Evaluation(Section):
 
 
 class Report(Section):
-    """What the page shows."""
+    """The contents of the report."""
 
     examples: Positive = Field(4, description="sample captions of each category")
     duplicates: int = Field(8, ge=0, description="dropped pictures shown beside the one kept")
