@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from lightgen_core.evaluation.judge import JUDGES, Judge, load_judge
 from lightgen_core.evaluation.prompt import Prompt, shuffled
-from lightgen_core.evaluation.samples import clip_score_samples, sample_row, score_samples
+from lightgen_core.evaluation.samples import clip_score_samples, sample_row, samples_of, score_samples
 from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact
 from storage.tables import IMAGE, schema
@@ -88,8 +88,8 @@ class SamplingWorker:
 
     def __call__(self, shard: RowRangeShard) -> None:
         recipe, rows = self.ctx.recipe, []
-        for name in self.students:
-            samples = self._samples_of(name, shard)
+        for number, name in enumerate(self.students):
+            samples = samples_of(number, len(self.prompts), recipe.evaluation.images, shard.start, shard.stop)
             if not samples:
                 continue
             prompts = [self.prompts[index] for _, index, _ in samples]
@@ -104,14 +104,6 @@ class SamplingWorker:
                 )
             ]
         self.ctx.write_table(shard.name, pa.Table.from_pylist(rows, SCHEMA))
-
-    def _samples_of(self, name: str, shard: RowRangeShard) -> list[tuple[int, int, int]]:
-        """Return row, prompt and image of a student's samples in a shard; students follow one another."""
-        images = self.ctx.recipe.evaluation.images
-        first = list(self.students).index(name) * len(self.prompts) * images
-        last = first + len(self.prompts) * images
-        rows = range(max(shard.start, first), min(shard.stop, last))
-        return [(row, *divmod(row - first, images)) for row in rows]
 
     def _student(self, name: str) -> "TextToImage":
         from lightgen_core.sampling.text_to_image import TextToImage

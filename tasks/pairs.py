@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lightgen_core.evaluation.preference import ClipScorer, DetectorScorer, PaperScorer, Scorer
+from lightgen_core.evaluation.preference import load_scorer
 from lightgen_core.images.codec import from_bytes
 from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact
@@ -72,7 +72,8 @@ class PairWorker:
         from lightgen_core.sampling.text_to_image import TextToImage
 
         self.ctx, self.tokens, self.synthesis, self.chosen = ctx, tokens, synthesis, chosen
-        self.scorer = _load_scorer(ctx)
+        config = ctx.recipe.pairs
+        self.scorer = load_scorer(config.scorer, config.margin, ctx.recipe.embeddings.model, ctx.device())
         self.image_ids = read_table(synthesis, "^images", ["id"])["id"].to_numpy()
         folder = ctx.local_folder(pretrain, "student/")
         self.student = TextToImage.load(folder, ctx.device(), acceleration=ctx.acceleration())
@@ -109,14 +110,3 @@ class PairWorker:
         column = take_rows(self.synthesis, "^images", indices, ["image"])["image"].combine_chunks().field("bytes")
         encoded = column.to_pylist()
         return [encoded[index] for index in inverse]
-
-
-def _load_scorer(ctx: StageContext) -> Scorer:
-    config = ctx.recipe.pairs
-    if config.scorer == "none":
-        return PaperScorer()
-    if config.scorer == "detector":
-        return DetectorScorer()
-    from lightgen_core.encoders.clip import Clip
-
-    return ClipScorer(Clip.load(ctx.recipe.embeddings.model, device=ctx.device()), config.margin)

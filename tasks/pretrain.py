@@ -6,46 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from lightgen_core.config import TrainConfig
-from lightgen_core.encoders.model_ref import ModelNotFound
 from lightgen_core.launch.job import NewStudent, SavedStudent, TrainingJob
 from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact
 from storage.plural import counted
 from storage.tables import about, read_table
-from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
 from tasks.stage import stage
 from tasks.token_files import token_files_regex
-from tasks.training import training_location
+from tasks.training import init_checkpoint, training_location
 
-
-def init_checkpoint(recipe: Recipe) -> tuple[str, ...]:
-    """Return the folder that training starts from, if any, after a check of its configuration.
-
-    Raises:
-        ModelNotFound: it holds no student, or one of another shape than the recipe's.
-    """
-    start, expected = recipe.pretrain.init_from, recipe.pretrain.model_dump(mode="json", include={"model", "head"})
-    if start is None:
-        return ()
-    try:
-        config = json.loads((Path(start) / "config.json").read_bytes())
-        actual = {"model": config["mar"], "head": config["head"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelNotFound(
-            f"pretrain.init_from: {start} holds no student; give a folder with its config.json"
-        ) from error
-    differing = [
-        f"pretrain.{part}.{name} is {value}, the student has {actual[part].get(name)}"
-        for part, fields in expected.items()
-        for name, value in fields.items()
-        if name != "dropout" and actual[part].get(name) != value
-    ]
-    if differing:
-        raise ModelNotFound(
-            f"pretrain.init_from: the student in {start} is another than the recipe's: " + "; ".join(differing)
-        )
-    return (start,)
+STUDENT_FIELDS = {
+    "codec",
+    "codec_precision",
+    "text_encoder",
+    "text_precision",
+    "text_layer",
+    "max_text_tokens",
+    "patch",
+}
+"""Fields of the recipe's tokens that a student's config keeps."""
 
 
 @stage(version=3, config_sections=("seed", "pretrain", "tokens"), weights=init_checkpoint, on_device=True)
@@ -86,17 +66,8 @@ def _phase(ctx: StageContext, tokens: Artifact, student: NewStudent | SavedStude
     recipe, (size, config) = ctx.recipe, ctx.recipe.phases[number]
     files, suffix = tokens.names(token_files_regex(size)), [number + 1] if number else []
     layout = about(read_table(tokens, files[0], ["id"]).schema)
-    components = (
-        "codec",
-        "codec_precision",
-        "text_encoder",
-        "text_precision",
-        "text_layer",
-        "max_text_tokens",
-        "patch",
-    )
     info = StudentInfo(
-        **recipe.tokens.model_dump(include=set(components)),
+        **recipe.tokens.model_dump(include=STUDENT_FIELDS),
         channels=layout["channels"],
         latent_height=layout["height"],
         latent_width=layout["width"],

@@ -1,6 +1,7 @@
 """Shards made by a pool of processes equal those made in this one, and nothing of it is lost or left over."""
 
 import ctypes
+import json
 import os
 import pickle
 import subprocess
@@ -26,6 +27,7 @@ from storage.store import Store
 from tasks.config.settings import InvalidSettings, Settings
 from tasks.context.context import StageContext
 from tasks.context.progress import Progress
+from tasks.context.shards import split_rows
 from tasks.executors import select as engine
 from tasks.executors.worker import EngineError, RemoteError
 
@@ -238,3 +240,18 @@ def test_the_job_of_a_worker_leaves_the_clock_alone(store, notes):
     ctx = StageContext(load_recipe("smoke"), HERE, artifact).for_worker(HERE)
     ctx.save_elapsed()
     assert not store.exists(ctx.elapsed.path)
+
+
+def test_shards_are_made_by_the_executor_that_is_handed_in(store, notes):
+    def backwards(ctx, shards, worker, inputs):
+        for shard in reversed(shards):
+            worker(ctx.for_worker(HERE), *inputs)(shard)
+            yield shard
+
+    artifact = make(store, notes, Numbers, HERE)
+    artifact.remove()
+    ctx = StageContext(load_recipe("smoke"), HERE, artifact, execute=backwards)
+    ctx.run_shards(split_rows(6, 2, "part"), Numbers, notes)
+    begun = sorted((path.stat().st_mtime_ns, json.loads(path.read_text())["shard"]) for path in notes.glob("began-*"))
+    assert [shard for _, shard in begun][-3:] == [2, 1, 0]
+    assert ctx.for_worker(HERE).execute is None

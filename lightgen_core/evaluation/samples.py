@@ -16,6 +16,21 @@ if TYPE_CHECKING:
     from lightgen_core.encoders.clip import Clip
 
 
+def samples_of(student: int, prompts: int, images: int, start: int, stop: int) -> list[tuple[int, int, int]]:
+    """Return row, prompt and image of a student's samples among rows `start` to `stop`; students follow one another.
+
+    Args:
+        student: index of the student.
+        prompts: number of prompts.
+        images: number for each prompt and student.
+        start: first row.
+        stop: row after the last.
+    """
+    first = student * prompts * images
+    rows = range(max(start, first), min(stop, first + prompts * images))
+    return [(row, *divmod(row - first, images)) for row in rows]
+
+
 def sample_row(
     index: int, student: str, prompt_index: int, prompt: Prompt, seed: int, image: np.ndarray, correct: bool | None
 ) -> dict[str, Any]:
