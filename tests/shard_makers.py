@@ -1,4 +1,4 @@
-"""A stage of small shards, and makers of them that workers import by name: good ones, bad ones, slow ones."""
+"""A stage of small shards, and shard workers that processes import by name: good ones, bad ones, slow ones."""
 
 import json
 import os
@@ -19,8 +19,7 @@ from storage.store import Store
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.context.progress import ProgressCallback, ignore_progress
-from tasks.context.shards import RowRangeShard, split_rows
-from tasks.executors.worker import ShardWorker
+from tasks.context.shards import RowRangeShard, ShardWorker, split_rows
 from tasks.stage import stage
 from tasks.synthesis import SynthesisWorker
 from tasks.synthesis_plan import SynthesisPlan
@@ -31,7 +30,7 @@ RECIPE = load_recipe("smoke")
 def make(
     store: Store,
     notes: Path,
-    maker: Callable[..., ShardWorker],
+    worker: Callable[..., ShardWorker],
     settings: Settings,
     rows: int = 8,
     on_progress: ProgressCallback = ignore_progress,
@@ -40,7 +39,7 @@ def make(
 
     @stage(version=1, config_sections=("seed",), on_device=True)
     def numbers(ctx: StageContext) -> None:
-        ctx.run_shards(split_rows(rows, 2, "part"), maker, notes)
+        ctx.run_shards(split_rows(rows, 2, "part"), worker, notes)
 
     notes.mkdir(exist_ok=True)
     artifact = numbers.artifact(RECIPE, store, ())
@@ -49,7 +48,7 @@ def make(
 
 
 def note(notes: Path, what: str, **facts: Any) -> None:
-    """Write down that something happened, in a file that is whole when it can be seen."""
+    """Record that something happened, in a file that appears complete."""
     partial = notes / f".{uuid.uuid4().hex}"
     partial.write_text(json.dumps(facts))
     partial.rename(notes / f"{what}-{uuid.uuid4().hex}")

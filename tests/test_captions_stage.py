@@ -218,7 +218,7 @@ def over_http(folder, **changes):
 
 
 def told(body):
-    """What a good model would say to an instruction."""
+    """Return a good model's answer to an instruction."""
     said = f"Caption: {body['messages'][0]['content']} number {body['seed']} in the sun"
     return Reply({"choices": [{"message": {"content": said}, "finish_reason": "stop"}]})
 

@@ -1,4 +1,4 @@
-"""Why an artifact was never made: the nearest one of its stage is named, and what differs; at a bounded price."""
+"""A missing artifact's explanation: the nearest one of its stage and the difference, at a bounded cost."""
 
 import contextlib
 import datetime
@@ -13,7 +13,7 @@ from storage.artifact import Artifact, Check
 from storage.manifest import MANIFEST, Manifest
 from storage.store import Store
 from tasks.config.settings import Settings
-from tasks.context import explain as nearest
+from tasks.context import explain
 from tasks.context.context import StageContext
 from tasks.context.explain import ArtifactIdentity, explain_missing
 from tasks.context.shards import split_rows
@@ -93,7 +93,7 @@ def test_the_nearest_is_chosen_by_fields_then_by_inputs_then_by_age(store):
 
 
 def test_a_bounded_number_of_manifests_is_read_and_those_the_newest(store, monkeypatch):
-    monkeypatch.setattr(nearest, "MAX_MANIFESTS", 3)
+    monkeypatch.setattr(explain, "MAX_MANIFESTS", 3)
     for day in range(10, 20):
         made(store, f"day-{day}", changed(steps=day), day=day)
     made(store, "day-same", changed(steps=2000, a=0), day=9)

@@ -1,4 +1,4 @@
-"""What TensorBoard, Weights & Biases and MLflow show of a run: read back with their own readers."""
+"""Runs in TensorBoard, Weights & Biases and MLflow, read back with their own readers."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ def store(tmp_path):
 
 
 def read(folder: Path) -> EventAccumulator:
-    """What TensorBoard shows of a folder of event files."""
+    """Return TensorBoard's view of a folder of event files."""
     return EventAccumulator(str(folder)).Reload()
 
 
