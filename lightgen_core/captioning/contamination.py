@@ -12,7 +12,7 @@ from lightgen_core.captioning.config import Decontamination
 from lightgen_core.captioning.embedding import Embed
 from lightgen_core.captioning.reasons import Reason
 from lightgen_core.captioning.select import Caption, Fault
-from lightgen_core.dedup.minhash import words_of
+from lightgen_core.dedup.minhash import normalize_words
 from lightgen_core.dedup.search import nearest
 
 Kind = Literal["exact", "n-gram", "embedding"]
@@ -48,7 +48,7 @@ class EvaluationPrompts:
         self._whole: dict[tuple[str, ...], str] = {}
         self._runs: dict[tuple[str, ...], str] = {}
         for prompt in self.prompts:
-            words = tuple(words_of(prompt))
+            words = tuple(normalize_words(prompt))
             self._whole.setdefault(words, prompt)
             if rules and len(words) >= rules.least_words:
                 length = min(len(words), rules.ngram)
@@ -103,7 +103,7 @@ class EvaluationPrompts:
         return proof
 
     def _in_words(self, caption: str) -> Match | None:
-        words = tuple(words_of(caption))
+        words = tuple(normalize_words(caption))
         if words in self._whole:
             return Match("exact", self._whole[words], 1.0)
         for length in self._lengths:

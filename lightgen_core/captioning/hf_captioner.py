@@ -19,7 +19,7 @@ from transformers import (
 
 from lightgen_core.captioning.config import LanguageModel
 from lightgen_core.captioning.parse import Answer
-from lightgen_core.encoders.model_ref import parse
+from lightgen_core.encoders.model_ref import parse_model_ref
 
 
 class SeededSampling(LogitsProcessor):
@@ -88,7 +88,7 @@ class CausalWriter:
             OSError: there is no such model, or its weights are not safetensors.
             ValueError: the model is no causal language model of transformers.
         """
-        where = parse(asked.model)
+        where = parse_model_ref(asked.model)
         safely = {"trust_remote_code": False, **where.options}
         model = AutoModelForCausalLM.from_pretrained(
             where.source, dtype=getattr(torch, asked.dtype), use_safetensors=True, **safely

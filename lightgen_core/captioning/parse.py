@@ -9,7 +9,7 @@ from lightgen_core.captioning.config import AnswerFilters
 from lightgen_core.captioning.prompts import Instruction
 from lightgen_core.captioning.readers import clean
 from lightgen_core.captioning.reasons import Reason
-from lightgen_core.dedup.minhash import words_of
+from lightgen_core.dedup.minhash import normalize_words
 from lightgen_core.rejected import Rejected
 
 _THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)
@@ -56,7 +56,9 @@ def caption_of(answer: Answer, asked: Instruction, filters: AnswerFilters) -> st
         raise Rejected(Reason.CUT_OFF, "the answer ends before the thinking does")
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     # "Sure, here is a caption:" announces what follows it.
-    content = next((at for at, line in enumerate(lines) if words_of(_bare(line)) and not line.endswith(":")), None)
+    content = next(
+        (at for at, line in enumerate(lines) if normalize_words(_bare(line)) and not line.endswith(":")), None
+    )
     if content is None:
         raise Rejected(Reason.EMPTY)
     caption = clean(_bare(lines[content]), _CHARACTERS)
@@ -64,15 +66,15 @@ def caption_of(answer: Answer, asked: Instruction, filters: AnswerFilters) -> st
         raise Rejected(Reason.CUT_OFF, "at the token limit")
     if caption.casefold().replace("\u2019", "'").startswith(tuple(start.casefold() for start in filters.refusals)):
         raise Rejected(Reason.REFUSAL)
-    words = words_of(caption)
+    words = normalize_words(caption)
     if not filters.min_words <= len(words) <= filters.max_words:
         reason = Reason.TOO_SHORT if len(words) < filters.min_words else Reason.TOO_LONG
         raise Rejected(reason, f"{len(words)} words; expected {filters.min_words} to {filters.max_words}")
-    if words == words_of(asked.rewrites):
+    if words == normalize_words(asked.rewrites):
         raise Rejected(Reason.UNCHANGED)
     # What the seed caption says may be said again; what is around it may not.
     for part in asked.text.split(asked.rewrites) if asked.rewrites else [asked.text]:
-        if filters.max_echoed_words and (echo := shared_run(words, words_of(part), filters.max_echoed_words)):
+        if filters.max_echoed_words and (echo := shared_run(words, normalize_words(part), filters.max_echoed_words)):
             raise Rejected(Reason.ECHO, echo)
     return caption
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from lightgen_core.captioning.config import Rewriting, Taxonomy
 from lightgen_core.captioning.select import Caption
-from lightgen_core.seeds import seed_of
+from lightgen_core.seeds import derive_seed
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Instructions:
 
     def __getitem__(self, place: int) -> Instruction:
         before, rewrites = int(place * self._share), int((place + 1) * self._share)
-        seed = seed_of(self._seed, "answer", place)
+        seed = derive_seed(self._seed, "answer", place)
         if rewrites > before:
             return self._rewriting(before, seed)
         values = {
@@ -80,7 +80,7 @@ class Instructions:
     def _turn(self, size: int, turn: int, *name: str) -> int:
         """Which of `size` values has its turn."""
         block, place = divmod(turn, size)
-        return int(_block(size, seed_of(self._seed, *name, block))[place])
+        return int(_block(size, derive_seed(self._seed, *name, block))[place])
 
 
 @lru_cache(maxsize=64)

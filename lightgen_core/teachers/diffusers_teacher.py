@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING, _get_task_class
 
-from lightgen_core.encoders.model_ref import parse
+from lightgen_core.encoders.model_ref import parse_model_ref
 from lightgen_core.rejected import Reason, Rejected
 from lightgen_core.teachers.base import TeacherError
 from lightgen_core.teachers.config import DiffusersConfig
@@ -56,7 +56,7 @@ class PipelineTeacher:
         bare = importlib.util.find_spec("accelerate") is None  # then weights are loaded at once, and stay
         if bare and offload != "none":
             raise TeacherError(f"LIGHTGEN_OFFLOAD={offload} needs the package accelerate: pip install accelerate")
-        reference = parse(config.model)
+        reference = parse_model_ref(config.model)
         wanted = reference.options | {"variant": config.variant, "use_safetensors": True}
         wanted |= {"torch_dtype": getattr(torch, config.dtype), "low_cpu_mem_usage": not bare}
         try:
@@ -75,7 +75,7 @@ class PipelineTeacher:
     @staticmethod
     def name_of(config: DiffusersConfig) -> str:
         """Return the name of the pipeline's class, without loading any weights. Raises ModelNotFound, OSError."""
-        reference = parse(config.model)
+        reference = parse_model_ref(config.model)
         saved = DiffusionPipeline.load_config(reference.source, **reference.options)["_class_name"]
         from_text = _get_task_class(AUTO_TEXT2IMAGE_PIPELINES_MAPPING, saved, throw_error_if_not_exist=False)
         return from_text.__name__ if from_text else saved

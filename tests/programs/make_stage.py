@@ -27,7 +27,7 @@ def main(store: str, name: str, last: str, *overrides: str) -> None:
         if progress.done == int(last) > 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    stage.make(recipe, Settings(), inputs, planner.found[name][0], watch=die)
+    stage.run(recipe, Settings(), inputs, planner.found[name][0], on_progress=die)
 
 
 if __name__ == "__main__":

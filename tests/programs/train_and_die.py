@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 
 from lightgen_core.data.batches import TokenSource
-from lightgen_core.train.pretrain import train
-from tests.factories.tiny_student import PATCH, tiny_student, tiny_training
+from tests.factories.tiny_student import PATCH, tiny_student, tiny_training, train
 
 
 def main(tokens: str, folder: str, last_step: str) -> None:

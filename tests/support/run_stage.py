@@ -15,7 +15,7 @@ from storage.tables import read_table
 from tasks.captions import SCHEMA
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
-from tasks.context.context import Job
+from tasks.context.context import StageContext
 from tasks.stage import Stage, stage
 from tasks.synthesis import synthesis
 
@@ -33,13 +33,13 @@ class Made:
 def captions_stage(captions: list[str]) -> Stage:
     """A stage that gives these captions; other captions, another key."""
 
-    @stage(version=1 + zlib.crc32(repr(captions).encode()), reads=())
-    def captions_(job: Job) -> None:
+    @stage(version=1 + zlib.crc32(repr(captions).encode()), config_sections=())
+    def captions_(ctx: StageContext) -> None:
         rows = [
             {"id": 10 + n, "caption": text, "topic": f"topic {n % 2}", "meaning": text, "source": "test"}
             for n, text in enumerate(captions)
         ]
-        job.write_table("captions.parquet", pa.Table.from_pylist(rows, SCHEMA))
+        ctx.write_table("captions.parquet", pa.Table.from_pylist(rows, SCHEMA))
 
     return captions_
 
@@ -54,9 +54,9 @@ def run_recipe(tmp_path: Path, captions: list[str], recipe: Recipe, settings: Se
     store = Store(str(tmp_path / "store"))
     settings = settings or Settings(device="cpu", threads=1)
     given = captions_stage(captions).artifact(recipe, store, ())
-    captions_stage(captions).make(recipe, settings, (), given, remake_before=datetime.datetime.now(datetime.UTC))
+    captions_stage(captions).run(recipe, settings, (), given, remake_before=datetime.datetime.now(datetime.UTC))
     artifact = synthesis.artifact(recipe, store, (given,))
-    synthesis.make(recipe, settings, (given,), artifact)
+    synthesis.run(recipe, settings, (given,), artifact)
     tables = (read_table(artifact, pattern) for pattern in ("^images", "^quarantine"))
     return Made(artifact, *tables, artifact.manifest())
 

@@ -50,7 +50,7 @@ def recipe_of(folder, **section):
 def make(folder, recipe, store="store", **settings) -> Artifact:
     place = Store(str(folder / store))
     artifact = captions.artifact(recipe, place, ())
-    captions.make(recipe, Settings(threads=1, **settings), (), artifact)
+    captions.run(recipe, Settings(threads=1, **settings), (), artifact)
     return artifact
 
 

@@ -55,7 +55,7 @@ def make(store):
 
         def stage(stage, *inputs):
             artifact = stage.artifact(recipe, store, inputs)
-            stage.make(recipe, Settings(), inputs, artifact)
+            stage.run(recipe, Settings(), inputs, artifact)
             made[stage.name] = artifact
             return artifact
 

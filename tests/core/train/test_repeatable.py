@@ -12,8 +12,8 @@ import torch
 
 from flows.load import load_recipe
 from lightgen_core.data.batches import TokenSource
-from lightgen_core.model.student import new_student
-from lightgen_core.train.pretrain import train
+from lightgen_core.model.mar import new_student
+from tests.factories.tiny_student import train
 
 ROWS, WORDS = 192, 9
 LAYOUT = {"dtype": "float16", "channels": 16, "height": 6, "width": 6, "text_width": 128}

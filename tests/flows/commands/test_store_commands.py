@@ -16,7 +16,7 @@ from storage.artifact import Artifact
 from storage.manifest import Manifest
 from storage.store import Store
 from tasks.config.settings import Settings
-from tasks.context.scratch import in_use, unused
+from tasks.context.scratch import shared_store_lock, try_exclusive_store_lock
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def test_gc_keeps_what_a_recipe_with_overrides_needs(store):
 
 def test_gc_deletes_nothing_while_this_machine_runs_a_recipe(store):
     artifact = begun(store, "captions", "0" * 20)
-    with in_use(store, Settings()), in_use(store, Settings()):
+    with shared_store_lock(store, Settings()), shared_store_lock(store, Settings()):
         with pytest.raises(UserError, match=r"a run of this machine is at work in .*nothing was deleted"):
             gc(store, "--delete", "--unfinished")
         assert f"would delete {artifact.path}" in gc(store, "--unfinished")
@@ -91,7 +91,7 @@ def test_a_run_holds_its_store_from_its_first_stage_to_its_last(monkeypatch, tmp
 
 
 def alone(store: Store) -> bool:
-    with unused(store, Settings()) as held:
+    with try_exclusive_store_lock(store, Settings()) as held:
         return held
 
 

@@ -37,7 +37,7 @@ def heard(*progress: Progress, seconds_ago: float = 0.0) -> Heard:
     for turn, each in enumerate(reversed(progress)):
         given.news = given.news or (time.monotonic(), each)
         given.first = time.monotonic() - turn, each
-    given.steps = [(each.done, each.figures) for each in progress if each.figures]
+    given.steps = [(each.done, each.metrics) for each in progress if each.metrics]
     return given
 
 
@@ -76,8 +76,8 @@ def test_a_stage_page_shows_count_rows_time_left_and_speed():
 
 
 def test_the_page_of_a_training_draws_only_its_finite_losses():
-    steps = [Progress(step, 40, "steps", figures={"loss": 1 / step}) for step in (10, 20)]
-    page = working_page("pretrain", "", heard(*steps, Progress(30, 40, "steps", figures={"loss": float("nan")})))
+    steps = [Progress(step, 40, "steps", metrics={"loss": 1 / step}) for step in (10, 20)]
+    page = working_page("pretrain", "", heard(*steps, Progress(30, 40, "steps", metrics={"loss": float("nan")})))
     (uri,) = re.findall(r"\(data:image/svg\+xml,(\S+)\)", page)
     (title,) = ElementTree.fromstring(unquote(uri)).iterfind(".//{*}title")
     assert title.text == "loss over 20 steps: loss from 0.075 to 0.075"
@@ -94,7 +94,7 @@ def test_the_page_of_a_failed_stage_says_why_and_what_is_kept():
 
 def test_the_page_of_a_cancelled_training_keeps_its_curve():
     """It promises no time."""
-    given = heard(*(Progress(step, 40, "steps", 900.0, figures={"loss": 1 / step}) for step in (10, 20)))
+    given = heard(*(Progress(step, 40, "steps", 900.0, metrics={"loss": 1 / step}) for step in (10, 20)))
     page = failed_page("pretrain", "", given, TerminationSignal(15))
     assert "It was told to stop" in page
     assert page.count("data:image/svg") == 1
