@@ -30,7 +30,7 @@ class Request:
         return any(stage.on_device(self.recipe) for stage in STAGES if stage.name in self.selection.chosen)
 
 
-def understand(
+def validate_request(
     recipe: str,
     store: str | None = None,
     overrides: Mapping[str, Any] | Sequence[str] | None = None,

@@ -12,10 +12,11 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, State
 from prefect.tasks import exponential_backoff
 
+from flows.errors import StageFailed
 from flows.operations.device_limit import device_slot
-from flows.operations.retries import StageFailed, in_words, may_pass
-from flows.pages.live import Live, page_key
-from flows.pages.progress_log import Made
+from flows.operations.retries import fail_with_message, should_retry
+from flows.pages.live import StagePage, page_key
+from flows.pages.progress_log import StageResult
 from flows.selection import Selection
 from storage.artifact import Artifact
 from storage.store import Store
@@ -61,9 +62,9 @@ class Runner:
             persist_result=False,
             retries=self.settings.retries,
             retry_delay_seconds=exponential_backoff(self.settings.retry_seconds),
-            retry_condition_fn=may_pass,
+            retry_condition_fn=should_retry,
         )
-        @in_words
+        @fail_with_message
         def run_stage() -> State[None]:
             return self._make(stage, inputs, artifact)
 
@@ -87,7 +88,9 @@ class Runner:
     def _make(self, stage: Stage, inputs: tuple[Artifact, ...], artifact: Artifact) -> State[None]:
         """Make a stage while its page in the UI shows how far it is; return the state of its task run."""
         run = {"flow_run_id": UUID(runtime.flow_run.id), "task_run_id": UUID(runtime.task_run.id)}
-        with Live(stage.name, artifact.uri, page_key(self.recipe.name, stage.name), stage.description, **run) as live:
+        with StagePage(
+            stage.name, artifact.uri, page_key(self.recipe.name, stage.name), stage.description, **run
+        ) as live:
             device = device_slot(self.settings.device_limit)
             remake_before = self.began if stage.name in self.selection.refresh else None
             with track_stage(self.recipe, self.settings, stage, artifact) as tracking:
@@ -102,7 +105,7 @@ class Runner:
                     device=device,
                 )
             if ran:
-                live.done(Made(artifact, inputs, self.recipe))
+                live.done(StageResult(artifact, inputs, self.recipe))
         manifest = artifact.manifest()
         if ran:
             seconds = manifest.timings["seconds"]

@@ -9,7 +9,8 @@ import click
 from flows.commands.console import describe_artifact, moment, size, table
 from flows.commands.options import json_option, set_option, store_option
 from flows.distill import NAMES
-from flows.load import UserError, load_recipe
+from flows.errors import UserError
+from flows.load import load_recipe
 from flows.plan import plan
 from flows.selection import require_stage
 from storage.artifact import Artifact, DamagedArtifact

@@ -10,7 +10,7 @@ from tasks.context.progress import Progress
 
 
 @dataclass
-class Heard:
+class ProgressLog:
     """What a stage has told of itself so far. Written by the stage's thread, read by another."""
 
     began: float = field(default_factory=time.monotonic)
@@ -32,7 +32,7 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Made:
+class StageResult:
     """A finished stage: what it made, from what, and the recipe."""
 
     artifact: Artifact

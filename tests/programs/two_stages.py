@@ -15,7 +15,7 @@ from prefect import flow
 
 from flows.environment import log_to_stderr
 from flows.load import load_recipe
-from flows.operations.crash_detection import tell_if_killed
+from flows.operations.crash_detection import track_crashes
 from flows.run import Runner
 from flows.selection import Selection
 from storage.store import Store
@@ -70,7 +70,7 @@ def synthesis(ctx: StageContext, given: object) -> None:
 @flow(name="lightgen", persist_result=False)
 def two_stages(store: str, refresh: bool = False) -> dict[str, str]:
     """Return the state of each stage."""
-    tell_if_killed()
+    track_crashes()
     runner = Runner(load_recipe("smoke"), Settings(), Store(store), Selection(BOTH, BOTH if refresh else frozenset()))
     runner(synthesis, runner(captions))
     return {row["stage"]: row["state"] for row in runner.rows}

@@ -21,7 +21,7 @@ from tasks.synthesis import synthesis
 
 
 @dataclass(frozen=True)
-class Made:
+class StageResult:
     """All that a stage left in the store."""
 
     artifact: Artifact
@@ -49,7 +49,7 @@ def recipe_of(**asked: Any) -> Recipe:
     return Recipe(name="test", synthesis=asked)
 
 
-def run_recipe(tmp_path: Path, captions: list[str], recipe: Recipe, settings: Settings | None = None) -> Made:
+def run_recipe(tmp_path: Path, captions: list[str], recipe: Recipe, settings: Settings | None = None) -> StageResult:
     """Make captions and pictures in a store below `tmp_path`."""
     store = Store(str(tmp_path / "store"))
     settings = settings or Settings(device="cpu", threads=1)
@@ -58,12 +58,12 @@ def run_recipe(tmp_path: Path, captions: list[str], recipe: Recipe, settings: Se
     artifact = synthesis.artifact(recipe, store, (given,))
     synthesis.run(recipe, settings, (given,), artifact)
     tables = (read_table(artifact, pattern) for pattern in ("^images", "^quarantine"))
-    return Made(artifact, *tables, artifact.manifest())
+    return StageResult(artifact, *tables, artifact.manifest())
 
 
 def run_synthesis(
     tmp_path: Path, captions: list[str], *, count: int = 100_000, shard_size: int = 100, **files: Any
-) -> Made:
+) -> StageResult:
     """Run synthesis with an image set for a teacher."""
     asked = {"teacher": "files", "files": {key: str(v) if key == "path" else v for key, v in files.items()}}
     return run_recipe(tmp_path, captions, recipe_of(count=count, shard_size=shard_size, **asked))

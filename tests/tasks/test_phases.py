@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from flows.distill import STAGES
-from flows.load import UserError, load_recipe
+from flows.errors import UserError
+from flows.load import load_recipe
 from flows.plan import plan
 from lightgen_core.encoders.model_ref import ModelNotFound
 from lightgen_core.images.codec import from_bytes, resize_square
@@ -60,7 +61,7 @@ def stages_on_one_thread():
 def make(store: Store, recipe: Recipe, *names: str) -> dict[str, Artifact]:
     """Make some stages here, without Prefect; returns all artifacts by stage."""
     planner = plan(recipe, store)
-    artifacts = {name: artifact for name, (artifact, _) in planner.found.items()}
+    artifacts = {name: artifact for name, (artifact, _) in planner.statuses.items()}
     for stage in STAGES:
         if stage.name in names:
             inputs = tuple(artifacts[name] for name in planner.inputs[stage.name])
@@ -219,7 +220,7 @@ def test_a_start_gives_its_averaged_weights_and_enters_the_key(phased, tmp_path)
     with (start / "ema.safetensors").open("r+b") as file:
         file.seek(-1, io.SEEK_END)
         file.write(b"x")
-    changed = plan(load_recipe("smoke", still), store).found["pretrain"][0]
+    changed = plan(load_recipe("smoke", still), store).statuses["pretrain"][0]
     assert changed.key != made.key
 
 

@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 import pytest
 import yaml
 
-from flows.load import UserError, load_recipe
+from flows.errors import UserError
+from flows.load import load_recipe
 from lightgen_core.captioning.scene import scene_captions
 from lightgen_core.images.codec import from_bytes, to_png
 from lightgen_core.scene.config import World

@@ -8,9 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from flows.cli import cli
-from flows.load import UserError, load_recipe
+from flows.errors import UserError
+from flows.load import load_recipe
 from flows.plan import plan
-from flows.request import understand
+from flows.request import validate_request
 from flows.run import _run
 from storage.artifact import Artifact
 from storage.manifest import Manifest
@@ -82,11 +83,11 @@ def test_gc_deletes_nothing_while_this_machine_runs_a_recipe(store):
 def test_a_run_holds_its_store_from_its_first_stage_to_its_last(monkeypatch, tmp_path):
     store, held = Store(str(tmp_path / "store")), []
     monkeypatch.setattr("flows.run.distill", lambda runner: held.append(alone(store)))
-    monkeypatch.setattr("flows.run.tell_if_killed", lambda: None)
-    monkeypatch.setattr("flows.run.ended_if_unwanted", contextlib.nullcontext)
+    monkeypatch.setattr("flows.run.track_crashes", lambda: None)
+    monkeypatch.setattr("flows.run.cancel_if_requested", contextlib.nullcontext)
     monkeypatch.setattr("flows.run.Runner", lambda *given: SimpleNamespace(rows=[]))
     monkeypatch.setattr("flows.pages.run_page.show_run_page", lambda *given: None)
-    _run(understand("smoke", store.uri), 0.0)
+    _run(validate_request("smoke", store.uri), 0.0)
     assert (held, alone(store)) == ([False], True)
 
 

@@ -5,7 +5,8 @@ from typing import get_args
 import pytest
 import yaml
 
-from flows.load import UserError, load_recipe, recipe_names
+from flows.errors import UserError
+from flows.load import load_recipe, recipe_names
 from flows.selection import select
 from tasks.config.recipe import Recipe
 from tasks.config.settings import InvalidSettings, Settings

@@ -112,7 +112,7 @@ def test_a_plan_of_what_is_done_reads_no_other_artifact(store, monkeypatch):
     for name in ("folders", "read", "scan"):
         monkeypatch.setattr(Store, name, lambda self, path: looks.append(path))
     planner = plan(load_recipe("smoke"), store)
-    assert ({planner.why(name) for name in planner.artifacts}, looks) == ({"1 row in 1 file"}, [])
+    assert ({planner.explain(name) for name in planner.artifacts}, looks) == ({"1 row in 1 file"}, [])
 
 
 @stage(version=1, config_sections=("seed", "captions"))

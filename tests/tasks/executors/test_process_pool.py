@@ -93,15 +93,15 @@ def test_two_workers_write_the_bytes_of_one_in_every_stage(tmp_path):
     for settings, store in ((HERE, one), (POOL, two)):
         places = plan(recipe, store)
         for stage in STAGES[:-1]:
-            artifact, inputs = places.found[stage.name][0], places.inputs[stage.name]
+            artifact, inputs = places.statuses[stage.name][0], places.inputs[stage.name]
             heard: list[Progress] = []
-            given = tuple(places.found[name][0] for name in inputs)
+            given = tuple(places.statuses[name][0] for name in inputs)
             stage.run(recipe, settings, given, artifact, on_progress=heard.append)
             if stage.name in FANNED:
                 shards[stage.name] = heard[-1].done
                 same = made.setdefault(stage.name, contents(artifact))
                 assert contents(artifact) == same
-                assert artifact.manifest().metrics == plan(recipe, one).found[stage.name][0].manifest().metrics
+                assert artifact.manifest().metrics == plan(recipe, one).statuses[stage.name][0].manifest().metrics
     assert shards == FANNED
 
 
