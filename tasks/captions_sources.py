@@ -111,11 +111,11 @@ def _writer(job: Job, asked: LanguageModel, until_end: ExitStack) -> Writer:
 
         return CausalWriter.load(asked, device=job.device())
     from lightgen_core.captioning.openai_captioner import ChatWriter
-    from lightgen_core.endpoint import Endpoint, Patience
+    from lightgen_core.endpoint import Endpoint
 
     settings = job.settings
-    patience = Patience(requests_per_minute=settings.endpoint_requests_per_minute)
-    endpoint = until_end.enter_context(Endpoint(settings.llm_url, settings.llm_key.get_secret_value(), patience))
+    key, rate = settings.llm_key.get_secret_value(), settings.endpoint_requests_per_minute
+    endpoint = until_end.enter_context(Endpoint(settings.llm_url, key, requests_per_minute=rate))
     return ChatWriter(endpoint, asked, settings.endpoint_concurrency)
 
 

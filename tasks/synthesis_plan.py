@@ -114,11 +114,11 @@ def _teacher(job: Job) -> "Teacher":
 
         return PipelineTeacher.load(asked.diffusers, job.device(), settings.offload)
     if asked.teacher == "endpoint" and asked.endpoint:
-        from lightgen_core.endpoint import Endpoint, Patience
+        from lightgen_core.endpoint import Endpoint
         from lightgen_core.teachers.endpoint import EndpointTeacher
 
-        patience = Patience(requests_per_minute=settings.endpoint_requests_per_minute)
-        endpoint = Endpoint(settings.images_url, settings.images_key.get_secret_value(), patience)
+        key, rate = settings.images_key.get_secret_value(), settings.endpoint_requests_per_minute
+        endpoint = Endpoint(settings.images_url, key, requests_per_minute=rate)
         return EndpointTeacher(asked.endpoint, endpoint, settings.endpoint_concurrency)
     from lightgen_core.teachers.scene import SceneTeacher
 

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from local_endpoint import Reply, serving
+from local_endpoint import Reply, serving, without_waits
 from tiny_language_model import save_tiny_language_model
 
 from lightgen_core.captioning.config import LanguageModel
 from lightgen_core.captioning.hf_captioner import CausalWriter, SeededSampling
 from lightgen_core.captioning.openai_captioner import ChatWriter
 from lightgen_core.captioning.parse import Answer
-from lightgen_core.endpoint import Endpoint, EndpointError, Patience
+from lightgen_core.endpoint import Endpoint, EndpointError
 
 CASES = [
     f"write a {word} picture " + "of a old cat " * (n % 4)
@@ -105,8 +105,7 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path):
 
 def chat(asked, concurrency=3, **changes):
     settings = LanguageModel(backend="endpoint", model="qwen", **changes)
-    patience = Patience(attempts=4, first_wait=0.01, longest_wait=1.0)
-    return ChatWriter(Endpoint(asked.url, "sk-1", patience), settings, concurrency)
+    return ChatWriter(Endpoint(asked.url, "sk-1", max_retries=3), settings, concurrency)
 
 
 def completion(text, finish_reason="stop"):
@@ -114,8 +113,8 @@ def completion(text, finish_reason="stop"):
 
 
 @pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def quick_loopback(monkeypatch):
+    without_waits(monkeypatch)
 
 
 def test_a_request_carries_the_recipe_and_the_seed_and_answers_come_in_order():
@@ -165,9 +164,16 @@ def test_an_instruction_without_an_answer_says_why(reply, missing):
     assert missing in answers[1].missing
 
 
-def test_the_token_limit_is_seen():
-    with serving([Reply(completion("a cat on a", "length"))]) as asked:
+@pytest.mark.parametrize("finish_reason", ["length", "content_filter"])
+def test_the_token_limit_is_seen(finish_reason):
+    with serving([Reply(completion("a cat on a", finish_reason))]) as asked:
         assert chat(asked).write(["x"], [0]) == [Answer("a cat on a", cut=True)]
+
+
+def test_after_a_refused_key_the_remaining_requests_are_not_sent():
+    with serving([Reply(status=401, delay=0.2)]) as asked, pytest.raises(EndpointError):
+        chat(asked, concurrency=2).write(["x"] * 50, range(50))
+    assert len(asked.bodies) < 50
 
 
 def test_a_server_that_refuses_everything_stops_the_run():

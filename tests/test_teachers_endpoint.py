@@ -9,12 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from local_endpoint import Reply, serving
+from local_endpoint import Reply, serving, without_waits
 from PIL import Image
 from run_stage import recipe_of, run_recipe
 from waiting import PATIENCE
 
-from lightgen_core.endpoint import Endpoint, EndpointError, Patience
+from lightgen_core.endpoint import Endpoint, EndpointError
 from lightgen_core.images.codec import from_bytes, to_png
 from lightgen_core.rejected import Reason, Rejected
 from lightgen_core.teachers.config import ImageEndpointConfig
@@ -24,13 +24,12 @@ from tasks.config.settings import Settings
 from tasks.synthesis import NothingDrawn, synthesis
 
 KEY = "sk-do-not-show-me"
-QUICK = Patience(attempts=3, first_wait=0.01, longest_wait=0.2)
 PROMPTS = [f"prompt {n}" for n in range(6)]
 
 
 @pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def quick_loopback(monkeypatch):
+    without_waits(monkeypatch)
 
 
 def grey(level: int, size: int = 16) -> bytes:
@@ -50,7 +49,7 @@ def config(**asked) -> ImageEndpointConfig:
 
 
 def draw(url: str, prompts=PROMPTS, concurrency: int = 3, **asked) -> list[np.ndarray | Rejected]:
-    with Endpoint(url, KEY, QUICK) as endpoint:
+    with Endpoint(url, KEY, max_retries=2) as endpoint:
         return list(EndpointTeacher(config(**asked), endpoint, concurrency).draw(prompts, range(len(prompts))))
 
 

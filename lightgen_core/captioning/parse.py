@@ -61,7 +61,7 @@ def caption_of(answer: Answer, asked: Instruction, filters: AnswerFilters) -> st
         raise Rejected(Reason.EMPTY)
     caption = clean(_bare(lines[content]), _CHARACTERS)
     if answer.cut and content == len(lines) - 1 and not filters.allow_cut and not said.endswith("\n"):
-        raise Rejected(Reason.CUT_OFF, "at the token limit")
+        raise Rejected(Reason.CUT_OFF, "at the token limit or by a content filter")
     if caption.casefold().replace("\u2019", "'").startswith(tuple(start.casefold() for start in filters.refusals)):
         raise Rejected(Reason.REFUSAL)
     words = words_of(caption)

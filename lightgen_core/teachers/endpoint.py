@@ -5,7 +5,7 @@ import binascii
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 
 from lightgen_core.endpoint import Endpoint, EndpointError, RequestFailed, RequestRefused
@@ -32,7 +32,7 @@ class EndpointTeacher:
     def __init__(self, config: ImageEndpointConfig, endpoint: Endpoint, concurrency: int) -> None:
         self.config, self.endpoint, self.concurrency = config, endpoint, concurrency
         self._decoder = Untrusted(config.max_pixels, config.size, _expected(config))
-        self._host = httpx.URL(endpoint.url).host
+        self._host = httpx2.URL(endpoint.url).host
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[np.ndarray | Rejected]:
         """Yield, in order, a uint8 picture (height, width, 3) of each prompt, or why there is none.
@@ -82,8 +82,8 @@ class EndpointTeacher:
     def _fetch(self, url: str) -> bytes:
         """Fetch a picture: without the key, without redirects, over https unless it is the endpoint's own host."""
         try:
-            address = httpx.URL(url)
-        except httpx.InvalidURL as error:
+            address = httpx2.URL(url)
+        except httpx2.InvalidURL as error:
             raise Rejected(Reason.NO_ANSWER, f"the picture's address cannot be read: {error}") from error
         if address.scheme != "https" and not (address.scheme == "http" and address.host == self._host):
             raise Rejected(Reason.NO_ANSWER, f"the picture's address is {address.scheme}, not https: {address.host}")
@@ -91,13 +91,13 @@ class EndpointTeacher:
         for _ in range(_FETCHES):
             try:
                 return self._download(address)
-            except httpx.HTTPError as error:
+            except httpx2.HTTPError as error:
                 trouble = f"{type(error).__name__}: {error}"
         raise Rejected(Reason.NO_ANSWER, f"the picture at {address.host} could not be fetched: {trouble}"[:500])
 
-    def _download(self, address: httpx.URL) -> bytes:
+    def _download(self, address: httpx2.URL) -> bytes:
         data = bytearray()
-        with httpx.stream("GET", address, timeout=self.endpoint.patience.timeout) as response:
+        with httpx2.stream("GET", address, timeout=self.endpoint.timeout) as response:
             response.raise_for_status()
             for block in response.iter_bytes(1 << 16):
                 data += block
