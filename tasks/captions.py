@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from lightgen_core.captioning.scene import held_out_captions
-from lightgen_core.captioning.select import Choice, choose_captions, in_turn
+from lightgen_core.captioning.select import CaptionSelection, chain, select_captions
 from lightgen_core.seeds import seed_of
 from storage.tables import schema
 from tasks.captions_sources import Topics, candidates
@@ -68,15 +68,15 @@ def captions(job: Job) -> None:
     ]
     job.write_table("captions.parquet", pa.Table.from_pylist(rows, SCHEMA))
     job.write_table("dropped.parquet", pa.Table.from_pylist(dropped, DROPPED))
-    repeated = sum(fault.repeats is not None for _, fault in choice.dropped)
+    repeated = sum(fault.duplicate_of is not None for _, fault in choice.rejected)
     job.counts = {"rows": len(rows), "dropped": len(dropped), "repeated": repeated}
     job.figures = _coverage(job.recipe, choice) | {"dropped_by_reason": reasons, "evaluation_prompts": proof}
 
 
-def _choose(job: Job, topics: Topics, seed: int) -> tuple[Choice, dict[str, Any]]:
+def _choose(job: Job, topics: Topics, seed: int) -> tuple[CaptionSelection, dict[str, Any]]:
     """Return the captions chosen, and the proof that none of them is an evaluation prompt."""
     from lightgen_core.captioning.contamination import EvaluationPrompts
-    from lightgen_core.captioning.dedup import repeated_meaning, repeated_words
+    from lightgen_core.captioning.dedup import lexical_dedup, semantic_dedup
     from lightgen_core.captioning.embedding import caption_embedder
 
     asked, space = job.recipe.captions, job.recipe.captions.embedding
@@ -87,28 +87,28 @@ def _choose(job: Job, topics: Topics, seed: int) -> tuple[Choice, dict[str, Any]
         kept_out = EvaluationPrompts(prompts, None if known else asked.decontamination)
     else:
         kept_out = EvaluationPrompts(prompts, asked.decontamination, embed, space.evaluation)
-    screens = [kept_out.screen, repeated_words(asked.near_duplicate, seed, within_meaning=known)]
+    filters = [kept_out.filter, lexical_dedup(asked.near_duplicate, seed, within_meaning=known)]
     if space and embed:
-        screens.append(repeated_meaning(space.near_duplicate, embed, within_meaning=known))
-    choice = choose_captions(topics, asked.count, in_turn(*screens))
-    return choice, kept_out.proof([said.text for said in choice.chosen])
+        filters.append(semantic_dedup(space.near_duplicate, embed, within_meaning=known))
+    choice = select_captions(topics, asked.count, chain(*filters))
+    return choice, kept_out.contamination_report([said.text for said in choice.chosen])
 
 
-def _faults(choice: Choice) -> list[dict[str, Any]]:
+def _faults(choice: CaptionSelection) -> list[dict[str, Any]]:
     return [
         {
             "caption": caption.text,
             "topic": caption.topic,
             "reason": str(fault.reason),
             "detail": fault.detail,
-            "duplicate_of": fault.repeats,
+            "duplicate_of": fault.duplicate_of,
             "similarity": fault.similarity,
         }
-        for caption, fault in choice.dropped
+        for caption, fault in choice.rejected
     ]
 
 
-def _coverage(recipe: Recipe, choice: Choice) -> dict[str, Any]:
+def _coverage(recipe: Recipe, choice: CaptionSelection) -> dict[str, Any]:
     """Count what the captions cover: topics, meanings, words, and each value of a taxonomy, unused ones too."""
     said = choice.chosen
     figures: dict[str, Any] = {

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.captioning.config import AnswerFilters, LanguageModel
-from lightgen_core.captioning.parse import Answer, Writer, caption_of
+from lightgen_core.captioning.config import AnswerFilters, LLMConfig
+from lightgen_core.captioning.parse import Answer, Captioner, parse_caption
 from lightgen_core.captioning.prompts import Instruction, Instructions
-from lightgen_core.captioning.readers import Damaged, excerpt, read_captions
+from lightgen_core.captioning.readers import BadRow, read_captions, truncate_for_report
 from lightgen_core.captioning.scene import scene_captions
 from lightgen_core.captioning.select import Caption
 from lightgen_core.rejected import Rejected
@@ -69,7 +69,7 @@ def _read(job: Job) -> tuple[list[Caption], Rows]:
     found: list[Caption] = []
     damaged: Rows = []
     for read in read_captions(source):
-        if isinstance(read, Damaged):
+        if isinstance(read, BadRow):
             damaged.append(asdict(read))
         else:
             found.append(read)
@@ -84,7 +84,7 @@ def _written(job: Job, seed: int) -> tuple[Topics, Rows]:
     originals, damaged = _read(job) if asked.rewrite else ([], [])
     instructions = Instructions(asked.taxonomy, seed, asked.rewrite, originals)
     with ExitStack() as until_end:
-        writer: Writer | None = None
+        writer: Captioner | None = None
         count = math.ceil(job.recipe.captions.count * asked.oversampling)
         for shard in job.unfinished(runs(count, asked.shard_size, "answers")):
             writer = writer or _writer(job, asked, until_end)
@@ -105,18 +105,18 @@ def _written(job: Job, seed: int) -> tuple[Topics, Rows]:
     return _by_topic(said), damaged
 
 
-def _writer(job: Job, asked: LanguageModel, until_end: ExitStack) -> Writer:
+def _writer(job: Job, asked: LLMConfig, until_end: ExitStack) -> Captioner:
     if asked.backend == "transformers":
-        from lightgen_core.captioning.hf_captioner import CausalWriter
+        from lightgen_core.captioning.hf_captioner import HFCaptioner
 
-        return CausalWriter.load(asked, device=job.device())
-    from lightgen_core.captioning.openai_captioner import ChatWriter
+        return HFCaptioner.load(asked, device=job.device())
+    from lightgen_core.captioning.openai_captioner import OpenAICaptioner
     from lightgen_core.endpoint import Endpoint
 
     settings = job.settings
     key, rate = settings.llm_key.get_secret_value(), settings.endpoint_requests_per_minute
     endpoint = until_end.enter_context(Endpoint(settings.llm_url, key, requests_per_minute=rate))
-    return ChatWriter(endpoint, asked, settings.endpoint_concurrency)
+    return OpenAICaptioner(endpoint, asked, settings.endpoint_concurrency)
 
 
 def _answer_row(place: int, asked: Instruction, answer: Answer, filters: AnswerFilters) -> dict[str, Any]:
@@ -126,9 +126,9 @@ def _answer_row(place: int, asked: Instruction, answer: Answer, filters: AnswerF
         "topic": asked.topic,
         "values": json.dumps(dict(asked.values), sort_keys=True),
         "seed": asked.seed,
-        "answer": excerpt(answer.text, most=None),
+        "answer": truncate_for_report(answer.text, limit=None),
     }
     try:
-        return row | {"caption": caption_of(answer, asked, filters)}
+        return row | {"caption": parse_caption(answer, asked, filters)}
     except Rejected as why:
-        return row | {"reason": str(why.reason), "detail": excerpt(why.detail)}
+        return row | {"reason": str(why.reason), "detail": truncate_for_report(why.detail)}

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.images.codec import from_bytes
+from lightgen_core.images.codec import decode_image
 from storage.artifact import Artifact
 from storage.plural import counted
 from storage.tables import read_file, schema
@@ -35,7 +35,7 @@ class Embedder:
         given = read_file(self.synthesis, shard.source)
         pictures = given["image"].combine_chunks().field("bytes").to_pylist()
         batches = [pictures[start : start + self.batch_size] for start in range(0, len(pictures), self.batch_size)]
-        image = np.concatenate([self.clip.embed_pictures([from_bytes(data) for data in batch]) for batch in batches])
+        image = np.concatenate([self.clip.embed_pictures([decode_image(data) for data in batch]) for batch in batches])
         unique, back = np.unique(given["caption"].to_pylist(), return_inverse=True)
         text = self.clip.embed_texts(unique.tolist())[back]
         vectors = {

@@ -8,7 +8,7 @@ import pyarrow as pa
 from lightgen_core.evaluation.judge import JUDGES, Judge, load_judge
 from lightgen_core.evaluation.prompt import Prompt, shuffled
 from lightgen_core.evaluation.scores import score_table
-from lightgen_core.images.codec import from_bytes, to_png
+from lightgen_core.images.codec import decode_image, encode_png
 from lightgen_core.intervals import bootstrap_mean
 from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact
@@ -126,7 +126,7 @@ def _row(
         "caption": prompt.caption,
         "meaning": prompt.meaning,
         "seed": seed,
-        "image": {"bytes": to_png(picture), "path": f"{at:06d}.png"},
+        "image": {"bytes": encode_png(picture), "path": f"{at:06d}.png"},
         "correct": correct,
     }
 
@@ -178,4 +178,4 @@ def _clip_scores(job: Job, clip: "Clip") -> dict[str, dict[str, float | int]]:
 
 
 def _pictures(samples: pa.Table) -> list[np.ndarray]:
-    return [from_bytes(data) for data in samples["image"].combine_chunks().field("bytes").to_pylist()]
+    return [decode_image(data) for data in samples["image"].combine_chunks().field("bytes").to_pylist()]

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from lightgen_core.captioning.select import assign_images
 from lightgen_core.evaluation.preference import ClipScorer, DetectorScorer, PaperScorer, Scorer, choose_pair
-from lightgen_core.images.codec import from_bytes, to_png
+from lightgen_core.images.codec import decode_image, encode_png
 from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact
 from storage.rows import take_rows
@@ -84,7 +84,7 @@ class Sampler:
         seeds = [seed_of(recipe.seed, "pairs", row["id"], k) for row in rows for k in range(samples)]
         sampled = self.student.sample(captions, seeds, sampler=recipe.sampler)
         scores = self.scorer.samples(list(sampled.pictures), captions).reshape(len(rows), samples)
-        rivals = self.scorer.teachers([from_bytes(picture) for picture in teachers], told)
+        rivals = self.scorer.teachers([decode_image(picture) for picture in teachers], told)
         found = []
         for number, row in enumerate(rows):
             match = choose_pair(scores[number], rivals[number], recipe.pairs.kind, self.scorer.margin)
@@ -96,8 +96,8 @@ class Sampler:
                     row,
                     row["latents"] if winner is None else to_bytes(sampled.latents[winner], str(layout["dtype"])),
                     to_bytes(sampled.latents[loser], str(layout["dtype"])),
-                    teachers[number] if winner is None else to_png(sampled.pictures[winner]),
-                    to_png(sampled.pictures[loser]),
+                    teachers[number] if winner is None else encode_png(sampled.pictures[winner]),
+                    encode_png(sampled.pictures[loser]),
                     "teacher" if winner is None else "best_worst",
                 )
             )

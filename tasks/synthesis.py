@@ -65,7 +65,7 @@ def synthesis(job: Job, captions: Artifact) -> None:
     if "caption_filtered_out" in work.counts:
         job.say("%s with a kept caption, %d without", counted(len(work), "sample"), work.counts["caption_filtered_out"])
     if work.faults:
-        rows = [{"id": None, "source": f.key, "caption": f.caption, **_told(f.why)} for f in work.faults]
+        rows = [{"id": None, "source": f.key, "caption": f.caption, **_told(f.error)} for f in work.faults]
         job.write_table("quarantine-set.parquet", pa.Table.from_pylist(rows, QUARANTINE))
     job.each(runs(len(work), job.recipe.synthesis.shard_size, "images", "quarantine"), Painter, work)
     _conclude(job, work)

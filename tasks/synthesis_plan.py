@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 
 from lightgen_core.captioning.select import assign_images
-from lightgen_core.images.codec import to_png
-from lightgen_core.images.sample import Fault, even_space
+from lightgen_core.images.codec import encode_png
+from lightgen_core.images.sample import BadSample, normalize_whitespace
 from lightgen_core.rejected import Rejected
 from lightgen_core.seeds import seed_of
 from storage.artifact import Artifact
@@ -31,7 +31,7 @@ class Work(Protocol):
     It pickles as what it was planned from, and is planned again where it is unpickled.
     """
 
-    faults: Sequence[Fault]
+    faults: Sequence[BadSample]
     counts: dict[str, int]
 
     @property
@@ -68,7 +68,7 @@ class FromPrompts:
         self._planned_from = recipe, captions
         self._said, self._seed, self._source = _said(captions), recipe.seed, asked.teacher
         self._caption_of = assign_images(self._said["topic"].to_pylist(), asked.count, asked.balance)
-        self.faults: Sequence[Fault] = ()
+        self.faults: Sequence[BadSample] = ()
         self.counts: dict[str, int] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -80,9 +80,9 @@ class FromPrompts:
         asked = self._planned_from[0].synthesis
         if asked.teacher != "diffusers" or asked.diffusers is None:
             return {}
-        from lightgen_core.teachers.diffusers_teacher import PipelineTeacher
+        from lightgen_core.teachers.diffusers_teacher import DiffusersTeacher
 
-        return {"pipeline": PipelineTeacher.name_of(asked.diffusers)}
+        return {"pipeline": DiffusersTeacher.name_of(asked.diffusers)}
 
     def __len__(self) -> int:
         return len(self._caption_of)
@@ -101,8 +101,8 @@ class FromPrompts:
 
         def draw(start: int, stop: int) -> Iterator[bytes | Rejected]:
             rows = self.rows(start, stop)
-            drawn = teacher.draw([row["caption"] for row in rows], [row["seed"] for row in rows])
-            yield from (each if isinstance(each, Rejected) else to_png(each) for each in drawn)
+            drawn = teacher.generate([row["caption"] for row in rows], [row["seed"] for row in rows])
+            yield from (each if isinstance(each, Rejected) else encode_png(each) for each in drawn)
 
         return draw
 
@@ -110,9 +110,9 @@ class FromPrompts:
 def _teacher(job: Job) -> "Teacher":
     asked, settings = job.recipe.synthesis, job.settings
     if asked.teacher == "diffusers" and asked.diffusers:
-        from lightgen_core.teachers.diffusers_teacher import PipelineTeacher
+        from lightgen_core.teachers.diffusers_teacher import DiffusersTeacher
 
-        return PipelineTeacher.load(asked.diffusers, job.device(), settings.offload)
+        return DiffusersTeacher.load(asked.diffusers, job.device(), settings.offload)
     if asked.teacher == "endpoint" and asked.endpoint:
         from lightgen_core.endpoint import Endpoint
         from lightgen_core.teachers.endpoint import EndpointTeacher
@@ -135,10 +135,10 @@ class FromSet:
         assert asked.files is not None  # the recipe's own check
         self._planned_from = recipe, captions
         kept = _said(captions).select(COLUMNS).to_pylist()
-        self._row_of = {even_space(row["caption"]): row for row in reversed(kept)}
+        self._row_of = {normalize_whitespace(row["caption"]): row for row in reversed(kept)}
         self._set = ImageSetTeacher(asked.files, self._row_of, asked.count)
-        self.faults: Sequence[Fault] = self._set.faults
-        self.counts = {"caption_filtered_out": self._set.not_kept, "surplus": self._set.beyond}
+        self.faults: Sequence[BadSample] = self._set.bad_samples
+        self.counts = {"caption_filtered_out": self._set.unmatched, "surplus": self._set.surplus}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FromSet, self._planned_from
@@ -160,4 +160,4 @@ class FromSet:
 
     def opened(self, job: Job) -> Pictures:
         """Return what reads the pictures."""
-        return partial(self._set.pictures, threads=job.settings.threads)
+        return partial(self._set.images, threads=job.settings.threads)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.images.codec import from_bytes, resize_square
-from lightgen_core.images.flip import mirrorable
+from lightgen_core.images.codec import decode_image, resize_square
+from lightgen_core.images.flip import is_flip_safe
 from storage.artifact import Artifact
 from storage.plural import counted
 from storage.tables import read_file, read_table, schema
@@ -115,7 +115,7 @@ def _components(job: Job) -> "tuple[LatentCodec, TextEncoder]":
 def _tell_size(job: Job, shard: pa.Table, codec: "LatentCodec", text_width: int, kept: int) -> None:
     """Log, before the first picture is encoded, how much disk the rows take at most."""
     asked = job.recipe.tokens
-    sides = [(size, size) for size in asked.sizes] or [from_bytes(shard["image"][0]["bytes"].as_py()).shape[:2]]
+    sides = [(size, size) for size in asked.sizes] or [decode_image(shard["image"][0]["bytes"].as_py()).shape[:2]]
     rows, text = kept * (2 if asked.flip else 1), 2 * asked.max_text_tokens * text_width
     values = codec.channels * (2 if asked.latents == "moments" else 1)
     each = sum(2 * values * (h // codec.stride) * (w // codec.stride) + text for h, w in sides)
@@ -126,7 +126,7 @@ def _rows(rows: pa.Table, flip: bool) -> tuple[pa.Table, np.ndarray]:
     """The rows to write and which of them are mirrored: those that may be, again, after all that are not."""
     if not flip:
         return rows, np.zeros(len(rows), bool)
-    again = rows.filter(pa.array([mirrorable(caption) for caption in rows["caption"].to_pylist()], pa.bool_()))
+    again = rows.filter(pa.array([is_flip_safe(caption) for caption in rows["caption"].to_pylist()], pa.bool_()))
     return pa.concat_tables([rows, again]), np.arange(len(rows) + len(again)) >= len(rows)
 
 
@@ -182,7 +182,7 @@ def _pictures(rows: pa.Table, flipped: np.ndarray, batch_size: int, size: int | 
     encoded, ids = rows["image"].combine_chunks().field("bytes").to_pylist(), rows["id"].to_pylist()
     first: tuple[int, ...] | None = None
     for start in range(0, len(encoded), batch_size):
-        pictures = [from_bytes(data) for data in encoded[start : start + batch_size]]
+        pictures = [decode_image(data) for data in encoded[start : start + batch_size]]
         if size is not None:
             pictures = [resize_square(picture, size) for picture in pictures]
         first = first or pictures[0].shape

@@ -164,11 +164,11 @@ def test_with_the_default_filters_noise_is_dropped_and_each_answer_has_its_reaso
 
 
 def test_a_killed_run_writes_only_the_shards_that_are_left_and_ends_with_the_same_bytes(tmp_path, model, monkeypatch):
-    from lightgen_core.captioning.hf_captioner import CausalWriter
+    from lightgen_core.captioning.hf_captioner import HFCaptioner
 
     recipe = from_tiny_model(tmp_path, model)
     whole = make(tmp_path, recipe)
-    write, calls = CausalWriter.write, []
+    write, calls = HFCaptioner.write, []
 
     def dies_in_the_third(self, instructions, seeds):
         calls.append(len(instructions))
@@ -176,7 +176,7 @@ def test_a_killed_run_writes_only_the_shards_that_are_left_and_ends_with_the_sam
             raise KeyboardInterrupt
         return write(self, instructions, seeds)
 
-    monkeypatch.setattr(CausalWriter, "write", dies_in_the_third)
+    monkeypatch.setattr(HFCaptioner, "write", dies_in_the_third)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, recipe, store="other")
     again = make(tmp_path, recipe, store="other")

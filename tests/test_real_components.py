@@ -14,7 +14,7 @@ from tiny_language_model import save_tiny_language_model
 from tiny_pipelines import WIDTH, save_flux, t5, t5_tokenizer
 
 from flows.distill import NAMES
-from lightgen_core.images.codec import to_png
+from lightgen_core.images.codec import encode_png
 from storage.artifact import Artifact
 from storage.store import Store
 from storage.tables import iter_tables, read_table
@@ -171,4 +171,4 @@ def test_the_report_shows_of_two_copies_the_very_pictures(made, models):
             (example.dropped, example.dropped_caption, row["id"]),
             (example.kept, example.kept_caption, row["duplicate_of"]),
         ):
-            assert (to_png(shown), caption) == (pictures[number]["image"]["bytes"], pictures[number]["caption"])
+            assert (encode_png(shown), caption) == (pictures[number]["image"]["bytes"], pictures[number]["caption"])

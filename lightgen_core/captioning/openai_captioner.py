@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from lightgen_core.captioning.config import LanguageModel
+from lightgen_core.captioning.config import LLMConfig
 from lightgen_core.captioning.parse import Answer
 from lightgen_core.endpoint import Endpoint, EndpointError, RequestFailed
 
@@ -12,7 +12,7 @@ _SEEDS = 2**31  # servers keep the seed in 32 bits with a sign
 _ALL_FAILED = 8  # so many requests without one answer are the server's fault, not the instructions'
 
 
-class ChatWriter:
+class OpenAICaptioner:
     """Write captions by requests, several at once.
 
     Each request carries its seed; whether the same seed gives the same caption is up to the server.
@@ -21,7 +21,7 @@ class ChatWriter:
         concurrency: requests under way at once.
     """
 
-    def __init__(self, endpoint: Endpoint, config: LanguageModel, concurrency: int) -> None:
+    def __init__(self, endpoint: Endpoint, config: LLMConfig, concurrency: int) -> None:
         self._endpoint, self._config, self._concurrency = endpoint, config, concurrency
 
     def write(self, instructions: Sequence[str], seeds: Sequence[int]) -> list[Answer]:
@@ -33,21 +33,21 @@ class ChatWriter:
         """
         with ThreadPoolExecutor(self._concurrency) as pool:
             answers = list(pool.map(self._answer, instructions, seeds))
-        if len(answers) >= _ALL_FAILED and all(answer.missing for answer in answers):
-            raise EndpointError(f"all {len(answers)} requests failed, the first one: {answers[0].missing}")
+        if len(answers) >= _ALL_FAILED and all(answer.error for answer in answers):
+            raise EndpointError(f"all {len(answers)} requests failed, the first one: {answers[0].error}")
         return answers
 
     def _answer(self, instruction: str, seed: int) -> Answer:
         try:
             reply = self._endpoint.post("chat/completions", self._body(instruction, seed))
         except RequestFailed as error:
-            return Answer("", missing=str(error))
+            return Answer("", error=str(error))
         match reply:
             case {"choices": [{"message": {"content": str(text)}, **choice}, *_]} if text:
-                return Answer(text, cut=choice.get("finish_reason") in ("length", "content_filter"))
+                return Answer(text, truncated=choice.get("finish_reason") in ("length", "content_filter"))
             case {"choices": [{"finish_reason": str(reason)}, *_]}:
-                return Answer("", missing=f"no text; finish_reason {reason[:100]!r}")
-        return Answer("", missing=f"no chat completion: {ascii(reply)[:200]}")
+                return Answer("", error=f"no text; finish_reason {reason[:100]!r}")
+        return Answer("", error=f"no chat completion: {ascii(reply)[:200]}")
 
     def _body(self, instruction: str, seed: int) -> dict[str, Any]:
         body = {

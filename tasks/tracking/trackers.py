@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from lightgen_core.images.codec import from_bytes
+from lightgen_core.images.codec import decode_image
 from tasks.config.settings import SettingsMistake
 
 PARAMETERS_AT_ONCE = 100
@@ -79,7 +79,7 @@ class TensorBoard:
     def pictures(self, pictures: Sequence[Picture]) -> None:
         values = []
         for each in pictures:
-            height, width = from_bytes(each.png).shape[:2]
+            height, width = decode_image(each.png).shape[:2]
             image = {"height": height, "width": width, "colorspace": 3, "encoded_image_string": each.png}
             values.append({"tag": f"{each.caption}/{each.student}", "image": image})
         self._add(0, values)
@@ -126,7 +126,7 @@ class WandB:
     def pictures(self, pictures: Sequence[Picture]) -> None:
         import wandb
 
-        shown = [wandb.Image(from_bytes(each.png), caption=f"{each.student}: {each.caption}") for each in pictures]
+        shown = [wandb.Image(decode_image(each.png), caption=f"{each.student}: {each.caption}") for each in pictures]
         self._run.log({"samples": shown})
 
     def close(self, *, finished: bool) -> None:
