@@ -12,11 +12,10 @@ from torch import Tensor
 
 from lightgen_core.config import SamplerConfig
 from lightgen_core.model.blocks import KeyValue
-from lightgen_core.model.mar import Mar, take_tokens, visible_first
-from lightgen_core.model.student import Student
-from lightgen_core.sampling.head_samplers import noises_per_token, steps_at
-from lightgen_core.sampling.token_sampler import HeadLoop
-from lightgen_core.sampling.unmask import _noises, _orders, guidance_at, reveal_counts
+from lightgen_core.model.mar import Mar, Student, gather_tokens, visible_first
+from lightgen_core.sampling.head_samplers import head_steps_for, noises_per_token
+from lightgen_core.sampling.token_sampler import TokenSampler
+from lightgen_core.sampling.unmask import _noises, _orders, cosine_unmask_schedule, guidance_at
 
 
 @dataclass(frozen=True)
@@ -46,47 +45,47 @@ def sample_by_rungs(
     rungs: Rungs,
 ) -> Tensor:
     """Tokens as `sample` draws them, (batch, tokens, values). The student is in evaluation mode."""
-    mar, head, batch, places = student.mar, HeadLoop(student.head), len(text), grid[0] * grid[1]
+    mar, head, batch, places = student.mar, TokenSampler(student.head), len(text), grid[0] * grid[1]
     tokens = torch.zeros(batch, places, student.head.token_width, device=text.device)
-    hidden = torch.ones(batch, places, dtype=torch.bool, device=text.device)
+    mask = torch.ones(batch, places, dtype=torch.bool, device=text.device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    order, left = _orders(hidden[0].cpu(), generators).to(text.device), places
+    order, left = _orders(mask[0].cpu(), generators).to(text.device), places
     aligned: list[Tensor] | None = None
     memory: list[Tensor | list[KeyValue]] | None = None
-    for count in reveal_counts(places, config.iterations):
+    for count in cosine_unmask_schedule(places, config.iterations):
         chosen = order[:, places - left :][:, :count]
-        steps, guidance = steps_at(1 - left / places, config), guidance_at(1 - (left - count) / places, config)
+        steps, guidance = head_steps_for(1 - left / places, config), guidance_at(1 - (left - count) / places, config)
         if aligned is None or not rungs.align_once:
-            aligned = [mar.align(text, text_mask), mar.null_text(batch, text.shape[1])]
+            aligned = [mar.align(text, text_mask), mar.null_states(batch, text.shape[1])]
         if memory is None or not rungs.memory_once:
-            memory = [mar.text_memory(words) if rungs.memory_once else words for words in aligned]
+            memory = [mar.text_kv(states) if rungs.memory_once else states for states in aligned]
         branches = list(zip(memory, (text_mask, None), strict=True))[: 2 if config.guidance_scale > 1 else 1]
-        images = _images(mar, tokens, hidden, grid, left, len(branches), rungs)
+        images = _images(mar, tokens, mask, grid, left, len(branches), rungs)
         read = [
-            _read(mar, image, words, mask, grid, chosen, rungs)
-            for image, (words, mask) in zip(images, branches, strict=True)
+            _read(mar, image, kv, kv_mask, grid, chosen, rungs)
+            for image, (kv, kv_mask) in zip(images, branches, strict=True)
         ]
         noises = _noises(generators, noises_per_token(config.head_sampler, steps), count, tokens.shape[2])
         revealed = head.tokens(torch.stack(read), noises.to(text.device), config, steps, guidance)
         tokens.scatter_(1, chosen[..., None].expand(-1, -1, tokens.shape[2]), revealed.unflatten(0, (batch, count)))
-        hidden.scatter_(1, chosen, False)
+        mask.scatter_(1, chosen, False)
         left -= count
     return tokens
 
 
 def _images(
-    mar: Mar, tokens: Tensor, hidden: Tensor, grid: tuple[int, int], left: int, branches: int, rungs: Rungs
+    mar: Mar, tokens: Tensor, mask: Tensor, grid: tuple[int, int], left: int, branches: int, rungs: Rungs
 ) -> Sequence[Tensor]:
     """Image states for each branch."""
     if not rungs.image_once:
-        tokens, hidden = tokens.repeat(branches, 1, 1), hidden.repeat(branches, 1)
+        tokens, mask = tokens.repeat(branches, 1, 1), mask.repeat(branches, 1)
     if rungs.visible_only:
-        states = mar.encode_decode(tokens, hidden, grid, num_hidden=left)
+        states = mar.encode_decode(tokens, mask, grid, num_masked=left)
     else:
-        everywhere, visible = visible_first(hidden)[..., None], tokens.shape[1] - left
-        seen = (torch.arange(tokens.shape[1], device=hidden.device) < visible).expand(len(tokens), -1)
+        everywhere, visible = visible_first(mask)[..., None], tokens.shape[1] - left
+        seen = (torch.arange(tokens.shape[1], device=mask.device) < visible).expand(len(tokens), -1)
         encoded = mar._encode(tokens, everywhere, grid, seen)[:, :visible]
-        states = mar._decode(encoded, everywhere[:, :visible], hidden, grid, padded=False)
+        states = mar._decode(encoded, everywhere[:, :visible], mask, grid, padded=False)
     return [states] * branches if rungs.image_once else states.chunk(branches)
 
 
@@ -101,5 +100,5 @@ def _read(
 ) -> Tensor:
     """States of the tokens to reveal that have read the text, (rows, width)."""
     if rungs.chosen_only:
-        return mar.read_text(image, words, mask, grid, at=chosen).flatten(0, 1)
-    return take_tokens(mar.read_text(image, words, mask, grid), chosen).flatten(0, 1)
+        return mar.cross_attend(image, words, mask, grid, at=chosen).flatten(0, 1)
+    return gather_tokens(mar.cross_attend(image, words, mask, grid), chosen).flatten(0, 1)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lightgen_core.data.batches import TokenSource, prefetched
+from lightgen_core.data.batches import TokenSource, prefetch
 from storage.tables import schema, to_parquet
 
 BATCH, FILES, BUFFER = 256, 16, 1000
@@ -101,7 +101,7 @@ def ours(folder: Path, size: Size, samples: int, workers: int) -> Callable[[int]
 
     def batches(epoch: int) -> Iterator[tuple]:
         steps = range(epoch * (samples // BATCH), (epoch + 1) * (samples // BATCH))
-        for batch in prefetched(source.batch, steps, depth=2) if workers else map(source.batch, steps):
+        for batch in prefetch(source.batch, steps, depth=2) if workers else map(source.batch, steps):
             yield batch.ids, batch.tokens, batch.text, batch.text_mask
 
     return batches

@@ -26,10 +26,10 @@ from lightgen_core.device import pick_device
 from lightgen_core.evaluation.prompt import Prompt
 from lightgen_core.evaluation.scene import judge_scenes, scene_prompts
 from lightgen_core.evaluation.scores import score_table
+from lightgen_core.model.mar import Student, new_student
 from lightgen_core.model.patchify import unpatchify
-from lightgen_core.model.student import Student, new_student
 from lightgen_core.sampling.text_to_image import TextToImage
-from lightgen_core.sampling.token_sampler import Acceleration, HeadLoop
+from lightgen_core.sampling.token_sampler import HeadCompileConfig, TokenSampler
 from lightgen_core.sampling.unmask import sample
 from lightgen_core.scene.config import World
 from lightgen_core.scene.vocabulary import CATEGORIES
@@ -78,7 +78,7 @@ def _ladder(work: Work, device: torch.device, compiled: bool) -> dict[str, Calla
     student, plain = work.student, _plain(work.student)
     ladder: dict[str, Callable[[], Tensor]] = {}
 
-    def add(name: str, config: SamplerConfig, head: HeadLoop | None = None) -> None:
+    def add(name: str, config: SamplerConfig, head: TokenSampler | None = None) -> None:
         ladder[name] = lambda: sample(student, work.text, work.text_mask, work.grid, config, work.seeds, head=head)
 
     taken: dict[str, bool] = {}
@@ -96,9 +96,9 @@ def _ladder(work: Work, device: torch.device, compiled: bool) -> dict[str, Calla
     fastest = falling.model_copy(update={"iterations": iterations})
     add(f"+ {iterations} iterations", fastest)
     if compiled:
-        add("+ compiled head", fastest, HeadLoop(student.head, Acceleration(compile=True)))
+        add("+ compiled head", fastest, TokenSampler(student.head, HeadCompileConfig(compile=True)))
     if device.type == "cuda":
-        add("+ CUDA graphs", fastest, HeadLoop(student.head, Acceleration(compile=compiled, graphs=True)))
+        add("+ CUDA graphs", fastest, TokenSampler(student.head, HeadCompileConfig(compile=compiled, graphs=True)))
     return ladder
 
 

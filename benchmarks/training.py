@@ -3,8 +3,8 @@
     python -m benchmarks.training --released PATH
     python -m benchmarks.training --size large --device cuda --batch 64 --compile --released PATH
 
-Ours is `Updater.prepare` and `Updater.update`: the step that `fit` makes, with its draw, clip, AdamW and average. All
-see the same latents and the same text, 128 words without padding, and hide tokens by the paper's distribution.
+Ours is `TrainStep.prepare` and `TrainStep.step`, as in `fit`: step noise, clipping, AdamW and average. All see the same
+latents and the same text, 128 text tokens without padding, and mask tokens by the paper's distribution.
 """
 
 import argparse
@@ -19,19 +19,19 @@ import torch
 from benchmarks import interleaved
 from benchmarks.released import released_model, training_step
 from benchmarks.sizes import GRID, SIZES, WORDS
-from lightgen_core.config import Layout, TrainConfig
+from lightgen_core.config import ParallelConfig, TrainConfig
 from lightgen_core.data.batches import Batch
 from lightgen_core.device import pick_device
-from lightgen_core.diffusion.objectives import objective
+from lightgen_core.diffusion.objectives import get_objective
 from lightgen_core.model.flops import training_flops
+from lightgen_core.model.mar import Student, new_student
 from lightgen_core.model.patchify import patchify, unpatchify
-from lightgen_core.model.student import Student, new_student
-from lightgen_core.train.compile import laid_out
-from lightgen_core.train.pretrain import Denoising
-from lightgen_core.train.train_step import Updater
+from lightgen_core.train.compile import apply_compile_and_ac
+from lightgen_core.train.pretrain import MaskedDenoisingCriterion
+from lightgen_core.train.train_step import TrainStep
 
 TOKENS = GRID[0] * GRID[1]
-MEAN_HIDDEN = 0.867
+MEAN_MASK_RATIO = 0.867
 """Mean of the paper's share of hidden tokens: a normal of mean 1 and deviation 0.25, cut to 0.7 to 1."""
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}
 """Dense bf16 of the accelerators, from their data sheets."""
@@ -78,7 +78,7 @@ def main() -> None:
 
         def compiled() -> Callable[[], object]:
             student = new_student(mar, head, seed=0)
-            stack.enter_context(laid_out(student, Layout(compile=True)))
+            stack.enter_context(apply_compile_and_ac(student, ParallelConfig(compile=True)))
             return _ours(student, batch, "bf16", device, hidden_multiple=TOKENS // 8)
 
         add("ours, bf16, compiled", compiled)
@@ -94,12 +94,14 @@ def _ours(
     config = TrainConfig.model_validate(
         {"precision": precision, "batch_size": len(batch.ids), "mask": {"multiple": hidden_multiple}}
     )
-    criterion = Denoising(GRID, student.mar.config.token_width, objective(student.head.config.objective), config)
-    updater, count = Updater(student.train(), criterion, config, seed=0, device=device), iter(range(config.steps))
+    criterion = MaskedDenoisingCriterion(
+        GRID, student.mar.config.token_width, get_objective(student.head.config.objective), config
+    )
+    train_step, count = TrainStep(student.train(), criterion, seed=0, device=device), iter(range(config.steps))
 
     def step() -> object:
         number = next(count)
-        return updater.update(number, updater.prepare(number, SameRows(len(batch.ids), batch)))
+        return train_step.step(number, train_step.prepare(number, SameRows(len(batch.ids), batch)))
 
     return step
 
@@ -129,7 +131,9 @@ def _report(
     arguments: argparse.Namespace, seconds: dict[str, float], memory: dict[str, int], device: torch.device
 ) -> None:
     mar, head = SIZES[arguments.size]
-    flops = training_flops(mar, head, tokens=TOKENS, hidden=round(MEAN_HIDDEN * TOKENS), words=WORDS, draws=4)
+    flops = training_flops(
+        mar, head, tokens=TOKENS, masked=round(MEAN_MASK_RATIO * TOKENS), text_tokens=WORDS, noise_samples=4
+    )
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {arguments.threads} threads"
     peak = arguments.peak_tflops or next((tflops for key, tflops in PEAK_TFLOPS.items() if key in name), None)
     first, rows = next(iter(seconds.values())), list[tuple[str, ...]]()

@@ -158,7 +158,7 @@ class LoopConfig(Section):
         return self
 
 
-class Layout(Section):
+class ParallelConfig(Section):
     """How training is laid out on machines: where and how fast, never what. No artifact's key holds it.
 
     Every layout computes the same updates, but for the rounding of sums that it splits otherwise and for dropout, which

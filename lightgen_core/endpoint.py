@@ -1,4 +1,4 @@
-"""OpenAI-compatible servers: the `openai` client with a rate limit and errors that say what to do.
+"""OpenAI-compatible servers: `openai` with a rate limit and clear errors.
 
 Importing this module imports `openai` (more than a second), so callers import it where they need it.
 """
@@ -23,7 +23,7 @@ _EXCERPT = 300  # characters of an answer that an error repeats
 
 
 class EndpointError(Exception):
-    """No request can succeed: the address, the key, the quota or the server itself. The run should stop."""
+    """No request can succeed (address, key, quota, server); the run should stop."""
 
 
 class EndpointUnreachable(EndpointError):
@@ -31,11 +31,11 @@ class EndpointUnreachable(EndpointError):
 
 
 class RequestFailed(Exception):
-    """This request got no usable answer, others may: refused, or failed at every attempt."""
+    """This request was refused or failed at every attempt; others may succeed."""
 
 
 class RequestRefused(RequestFailed):
-    """The server refuses this request, for instance by its content policy; a retry would not help."""
+    """The server refuses this request, for instance by its content policy."""
 
 
 class Endpoint:
@@ -113,7 +113,7 @@ class Endpoint:
         return response.json()
 
     def _check_response(self, response: httpx2.Response) -> None:
-        """Make `openai` retry an answer without content, and hold all threads back while the server asks to wait."""
+        """Make `openai` retry unusable answers; let `Retry-After` hold all threads back."""
         if response.status_code in _RETRIED or response.status_code >= 500:
             wait = _retry_after(response.headers)
             self._limiter.hold(wait if wait <= _MAX_RETRY_AFTER else 0.0)
@@ -150,12 +150,12 @@ class Endpoint:
         return _exhausted(name, error, f"{type(cause).__name__}: {self._redact(str(cause))}", server_wide=unreachable)
 
     def _redact(self, text: str) -> str:
-        """Return the text without the key, should a server or a library repeat it."""
+        """Return a text without the key, which servers may repeat."""
         return text.replace(self._key, "***") if self._key else text
 
 
 class RateLimiter:
-    """Space the requests of all threads evenly; let none pass while the server asks to wait."""
+    """A limit on the requests of all threads, evenly spaced."""
 
     def __init__(self, per_minute: float | None) -> None:
         self._spacing = 60 / per_minute if per_minute else 0.0
@@ -163,7 +163,7 @@ class RateLimiter:
         self._lock = Lock()
 
     def hold(self, seconds: float) -> None:
-        """Let no request pass for so long."""
+        """Let no request pass for some seconds."""
         with self._lock:
             self._next = max(self._next, time.monotonic() + seconds)
 
@@ -194,13 +194,13 @@ def _exhausted(name: str, error: openai.APIError, message: str, *, server_wide: 
 
 
 def _status_of(error: Any) -> int:
-    """Return the status that gateways put into the error of a 200 (OpenRouter, LiteLLM), else 500."""
+    """Return the status inside the error of a 200 (OpenRouter, LiteLLM), else 500."""
     code = str(error.get("code")) if isinstance(error, dict) else ""
     return int(code) if re.fullmatch(r"[45]\d\d", code) else 500
 
 
 def _retry_after(headers: httpx2.Headers) -> float:
-    """Return the seconds that a server asks to wait, by number or date (RFC 9110, 10.2.3); 0 if it names none."""
+    """Return the seconds of `Retry-After`, a number or date (RFC 9110, 10.2.3), else 0."""
     text = headers.get("Retry-After", "")
     try:
         return max(0.0, float(text))

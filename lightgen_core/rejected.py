@@ -38,7 +38,7 @@ class Reason(StrEnum):
 
 
 class Rejected(Exception):
-    """One item that cannot be used while others can; becomes a row of a table."""
+    """One unusable item; it becomes a row of a table."""
 
     def __init__(self, reason: StrEnum, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else str(reason))

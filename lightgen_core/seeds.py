@@ -3,8 +3,8 @@
 import hashlib
 
 
-def seed_of(*parts: int | str) -> int:
-    """Return a 63-bit seed for a named draw, for example `seed_of(recipe.seed, "synthesis", image_id)`.
+def derive_seed(*parts: int | str) -> int:
+    """Return a 63-bit seed for a named draw, for example `derive_seed(recipe.seed, "synthesis", image_id)`.
 
     Draws with different names are independent of each other, and of batch, shard, worker and order.
     """

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from lightgen_core.captioning.scene import held_out_captions
 from lightgen_core.captioning.select import CaptionSelection, chain, select_captions
-from lightgen_core.seeds import seed_of
+from lightgen_core.seeds import derive_seed
 from storage.tables import schema
 from tasks.captions_sources import Topics, candidates
 from tasks.config.recipe import Recipe
@@ -53,7 +53,7 @@ def _files(recipe: Recipe) -> tuple[str, ...]:
 )
 def captions(job: Job) -> None:
     """Write `captions.parquet` (what is drawn), `dropped.parquet` (what is not, and why) and an LLM's `answers-*`."""
-    asked, seed = job.recipe.captions, seed_of(job.recipe.seed, "captions")
+    asked, seed = job.recipe.captions, derive_seed(job.recipe.seed, "captions")
     topics, damaged = candidates(job, seed)
     choice, proof = _choose(job, topics, seed)
     dropped = [*damaged, *_faults(choice)]

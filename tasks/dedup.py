@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.dedup.score_filter import shows_caption
-from lightgen_core.seeds import seed_of
+from lightgen_core.dedup.score_filter import clip_score_mask
+from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
 from storage.tables import read_table, schema
 from tasks.context.context import Job
@@ -46,7 +46,7 @@ def dedup(job: Job, synthesis: Artifact, embeddings: Artifact) -> None:
     column = embedded["image"].combine_chunks()
     vectors = np.ascontiguousarray(column.flatten().to_numpy().reshape(len(column), -1))
     ids, scores = pictures["id"].to_numpy(), embedded["score"].to_numpy()
-    shown = shows_caption(scores, ids, asked.min_clip_score, asked.drop_lowest_fraction)
+    shown = clip_score_mask(scores, ids, asked.min_clip_score, asked.drop_lowest_fraction)
     chosen = pictures.filter(pa.array(shown))
     found = find_duplicates(
         vectors if shown.all() else vectors[shown],
@@ -55,7 +55,7 @@ def dedup(job: Job, synthesis: Artifact, embeddings: Artifact) -> None:
         chosen["id"].to_pylist(),
         asked,
         groups=chosen["meaning"].to_pylist(),
-        seed=seed_of(job.recipe.seed, "dedup"),
+        seed=derive_seed(job.recipe.seed, "dedup"),
     )
     rows = _verdicts(ids, shown, found)
     job.write_table("keep.parquet", rows)
@@ -68,7 +68,9 @@ def dedup(job: Job, synthesis: Artifact, embeddings: Artifact) -> None:
         "reasons": dict(Counter(reason for reason in rows["reason"].to_pylist() if reason)),
         "scores": dict(zip(("lowest", "median", "highest"), np.quantile(scores, (0, 0.5, 1)).tolist(), strict=True)),
         "certificate": asdict(found.certificate),
-        "diversity": asdict(diversity(vectors[stays], topics, meanings, seed_of(job.recipe.seed, "diversity"), asked)),
+        "diversity": asdict(
+            diversity(vectors[stays], topics, meanings, derive_seed(job.recipe.seed, "diversity"), asked)
+        ),
     }
 
 

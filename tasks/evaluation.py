@@ -10,7 +10,7 @@ from lightgen_core.evaluation.prompt import Prompt, shuffled
 from lightgen_core.evaluation.scores import score_table
 from lightgen_core.images.codec import decode_image, encode_png
 from lightgen_core.intervals import bootstrap_mean
-from lightgen_core.seeds import seed_of
+from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
 from storage.tables import IMAGE, schema
 from tasks.config.recipe import Recipe
@@ -86,7 +86,7 @@ class Sampler:
             if not mine:
                 continue
             told = [self.prompts[prompt] for _, prompt, _ in mine]
-            seeds = [seed_of(self.job.recipe.seed, "evaluation", prompt, image) for _, prompt, image in mine]
+            seeds = [derive_seed(self.job.recipe.seed, "evaluation", prompt, image) for _, prompt, image in mine]
             captions = [prompt.caption for prompt in told]
             pictures = self._student(name).sample(captions, seeds, sampler=self.job.recipe.sampler).pictures
             verdicts = [None] * len(told) if self.judge is None else self.judge(list(pictures), told).tolist()
@@ -111,7 +111,7 @@ class Sampler:
 
         if name not in self.loaded:
             folder = self.job.local_folder(self.students[name], "student/")
-            self.loaded[name] = TextToImage.load(folder, self.job.device(), acceleration=self.job.acceleration())
+            self.loaded[name] = TextToImage.load(folder, self.job.device(), head_compile=self.job.acceleration())
         return self.loaded[name]
 
 
@@ -135,8 +135,8 @@ def _scores(job: Job, prompts: list[Prompt], judge: Judge | None) -> dict[str, A
     """Score both students, and the pre-trained one's pictures against another caption: what chance would give."""
     if judge is None:
         return dict.fromkeys((*STUDENTS, "shuffled"))
-    asked, seed = job.recipe.evaluation, seed_of(job.recipe.seed, "bootstrap")
-    against = [prompts[index] for index in shuffled(prompts, seed_of(job.recipe.seed, "shuffled"))]
+    asked, seed = job.recipe.evaluation, derive_seed(job.recipe.seed, "bootstrap")
+    against = [prompts[index] for index in shuffled(prompts, derive_seed(job.recipe.seed, "shuffled"))]
     verdicts: dict[str, list[bool]] = {name: [] for name in (*STUDENTS, "shuffled")}
     for samples in job.each_written("^samples"):
         for name in STUDENTS:
@@ -171,7 +171,7 @@ def _clip_scores(job: Job, clip: "Clip") -> dict[str, dict[str, float | int]]:
                 told = mine["caption"].to_pylist()
                 cosines[name] += clip.scores(_pictures(mine), told).tolist()
                 captions[name] += told
-    seed, resamples = seed_of(job.recipe.seed, "bootstrap"), job.recipe.evaluation.resamples
+    seed, resamples = derive_seed(job.recipe.seed, "bootstrap"), job.recipe.evaluation.resamples
     return {
         name: bootstrap_mean(cosines[name], captions[name], seed, resamples=resamples).as_dict() for name in STUDENTS
     }

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lightgen_core.evaluation.benchmarks import benchmark_prompts
 from lightgen_core.evaluation.prompt import Prompt
-from lightgen_core.seeds import seed_of
+from lightgen_core.seeds import derive_seed
 from tasks.config.recipe import Recipe
 
 
@@ -47,6 +47,6 @@ def _prompts(recipe: Recipe, per_category: int | None) -> list[Prompt]:
         asked.benchmark,
         per_category,
         world=recipe.world,
-        seed=seed_of(recipe.seed, "evaluation"),
+        seed=derive_seed(recipe.seed, "evaluation"),
         file=Path(asked.prompts) if asked.prompts else None,
     )

@@ -10,7 +10,7 @@ import pyarrow as pa
 from lightgen_core.captioning.select import assign_images
 from lightgen_core.evaluation.preference import ClipScorer, DetectorScorer, PaperScorer, Scorer, choose_pair
 from lightgen_core.images.codec import decode_image, encode_png
-from lightgen_core.seeds import seed_of
+from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
 from storage.rows import take_rows
 from storage.tables import IMAGE, about, read_table, schema
@@ -47,7 +47,7 @@ def pairs(job: Job, pretrain: Artifact, tokens: Artifact, synthesis: Artifact) -
     The loser is always a sample of the student itself, the winner the teacher's picture or a better sample.
     """
     asked = job.recipe.pairs
-    chosen = _choose(tokens, _encoded(job.recipe), asked.count, seed_of(job.recipe.seed, "pairs"))
+    chosen = _choose(tokens, _encoded(job.recipe), asked.count, derive_seed(job.recipe.seed, "pairs"))
     job.each(runs(len(chosen), asked.shard_size, "pairs"), Sampler, pretrain, tokens, synthesis, chosen)
 
 
@@ -69,7 +69,7 @@ class Sampler:
         self.scorer = _scorer(job)
         self.ids = read_table(synthesis, "^images", ["id"])["id"].to_numpy()
         folder = job.local_folder(pretrain, "student/")
-        self.student = TextToImage.load(folder, job.device(), acceleration=job.acceleration())
+        self.student = TextToImage.load(folder, job.device(), head_compile=job.acceleration())
 
     def __call__(self, shard: Run) -> None:
         from lightgen_core.encoders.dtypes import to_bytes
@@ -81,7 +81,7 @@ class Sampler:
         told = [row["caption"] for row in rows]
         teachers = _pictures_of(self.synthesis, self.ids, [row["id"] for row in rows])
         captions = [caption for caption in told for _ in range(samples)]
-        seeds = [seed_of(recipe.seed, "pairs", row["id"], k) for row in rows for k in range(samples)]
+        seeds = [derive_seed(recipe.seed, "pairs", row["id"], k) for row in rows for k in range(samples)]
         sampled = self.student.sample(captions, seeds, sampler=recipe.sampler)
         scores = self.scorer.samples(list(sampled.pictures), captions).reshape(len(rows), samples)
         rivals = self.scorer.teachers([decode_image(picture) for picture in teachers], told)

@@ -7,8 +7,8 @@ from typing import Any
 
 from lightgen_core.config import TrainConfig
 from lightgen_core.encoders.model_ref import ModelNotFound
-from lightgen_core.launch.job import NewStudent, SavedStudent, TrainingJob
-from lightgen_core.seeds import seed_of
+from lightgen_core.launch.job import NewStudent, StudentCheckpoint, TrainingJob
+from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
 from storage.plural import counted
 from storage.tables import about, read_table
@@ -16,7 +16,7 @@ from tasks.config.recipe import Recipe
 from tasks.context.context import Job
 from tasks.stage import stage
 from tasks.tokens import pattern_of
-from tasks.training import place
+from tasks.training import training_location
 
 
 def start_of(recipe: Recipe) -> tuple[str, ...]:
@@ -51,15 +51,15 @@ def start_of(recipe: Recipe) -> tuple[str, ...]:
 @stage(version=3, reads=("seed", "pretrain", "tokens"), weights=start_of, on_device=True)
 def pretrain(job: Job, tokens: Artifact) -> None:
     """Write the student (raw and EMA weights, config) and `log.json`, the loss curve over all phases."""
-    from lightgen_core.launch.torchrun import execute
+    from lightgen_core.launch.run import launch
 
     recipe = job.recipe
     job.say("phases of training: %d", len(recipe.phases))
     on_log = job.progress(sum(config.steps for _, config in recipe.phases))
-    student: NewStudent | SavedStudent = NewStudent(
+    student: NewStudent | StudentCheckpoint = NewStudent(
         mar=recipe.pretrain.model,
         head=recipe.pretrain.head,
-        seed=seed_of(recipe.seed, "student"),
+        seed=derive_seed(recipe.seed, "student"),
         init_from=next(map(Path, start_of(recipe)), None),
     )
     rows: list[dict[str, Any]] = []
@@ -67,16 +67,16 @@ def pretrain(job: Job, tokens: Artifact) -> None:
         done = rows[-1]["step"] if rows else 0
         phase = _phase(job, tokens, student, number)
         job.say("phase %d: %s of %d", number + 1, counted(phase.config.steps, "step"), phase.config.batch_size)
-        outcome = execute(phase, _after(done, on_log))
+        outcome = launch(phase, _after(done, on_log))
         rows += [row | {"phase": number + 1, "step": done + row["step"]} for row in outcome.rows]
-        student = SavedStudent(folder=phase.place.output, weights="raw")
-    job.add_folder(phase.place.output, "student/")
+        student = StudentCheckpoint(folder=phase.location.output_dir, weights="raw")
+    job.add_folder(phase.location.output_dir, "student/")
     job.write("log.json", json.dumps(rows, sort_keys=True).encode())
     job.counts = {"rows": outcome.examples, "steps": rows[-1]["step"], "parameters": outcome.parameters}
     job.figures = {"final_loss": rows[-1]["loss"]}
 
 
-def _phase(job: Job, tokens: Artifact, student: NewStudent | SavedStudent, number: int) -> TrainingJob:
+def _phase(job: Job, tokens: Artifact, student: NewStudent | StudentCheckpoint, number: int) -> TrainingJob:
     """Return a phase's training in words; one that is finished only brings its last checkpoint back.
 
     The first phase has the seed and the folder of a training without phases.
@@ -105,9 +105,9 @@ def _phase(job: Job, tokens: Artifact, student: NewStudent | SavedStudent, numbe
         student=student,
         files=tuple(job.local(tokens, name) for name in files),
         config=TrainConfig(**config.model_dump(include=set(TrainConfig.model_fields))),
-        seed=seed_of(recipe.seed, "pretrain", *own),
+        seed=derive_seed(recipe.seed, "pretrain", *own),
         info=info.model_dump(mode="json"),
-        place=place(job, *own),
+        location=training_location(job, *own),
     )
 
 

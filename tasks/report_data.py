@@ -27,7 +27,7 @@ from lightgen_core.report.data import (
     StageRow,
     Topic,
 )
-from lightgen_core.seeds import seed_of
+from lightgen_core.seeds import derive_seed
 from lightgen_core.teachers.scene import SceneTeacher
 from storage.artifact import Artifact
 from storage.rows import take_rows
@@ -75,7 +75,7 @@ def gather(given: Inputs) -> ReportData:
         repeats=_repeats(artifacts["captions"]),
         repeated_captions=manifests["captions"].counts["repeated"],
         quarantine=manifests["synthesis"].metrics["quarantine"],
-        diversity=tuple(Diversity(**manifests["dedup"].metrics["diversity"]).figures()),
+        diversity=tuple(Diversity(**manifests["dedup"].metrics["diversity"]).metrics()),
         dedup=dedup_summary(given),
         pairs=pair_examples(given),
         pair_counts={kind: pairs[kind] for kind in ("teacher", "best_worst") if pairs[kind]},
@@ -139,7 +139,7 @@ def _teachers(recipe: Recipe, row: Mapping[str, Any]) -> dict[str, Sample]:
     """What the scene teacher draws for a caption; nothing for other teachers, who were never asked about this one."""
     if recipe.evaluation.benchmark != "scene" or recipe.synthesis.teacher != "scene":
         return {}
-    seed = seed_of(recipe.seed, "report", row["prompt"])
+    seed = derive_seed(recipe.seed, "report", row["prompt"])
     return {"teacher": Sample(SceneTeacher(recipe.world).generate([row["caption"]], [seed])[0])}
 
 

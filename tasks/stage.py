@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightgen_core.encoders.model_ref import parse
+from lightgen_core.encoders.model_ref import parse_model_ref
 from storage.artifact import Artifact, DamagedArtifact, FinishedElsewhere
 from storage.keys import artifact_key
 from storage.manifest import FileEntry, Manifest
@@ -151,7 +151,9 @@ class Stage:
             timings={"seconds": seconds},
             device_seconds=seconds if self.on_device(job.recipe) else 0.0,
             models={
-                name: reference.commit() for name in self.weights(job.recipe) if (reference := parse(name)).path is None
+                name: reference.commit()
+                for name in self.weights(job.recipe)
+                if (reference := parse_model_ref(name)).path is None
             },
             software=software() | {"python": platform.python_version()},
             host={"machine": platform.machine(), "system": platform.system(), "device": job.settings.device},

@@ -10,7 +10,7 @@ from lightgen_core.captioning.select import assign_images
 from lightgen_core.images.codec import encode_png
 from lightgen_core.images.sample import BadSample, normalize_whitespace
 from lightgen_core.rejected import Rejected
-from lightgen_core.seeds import seed_of
+from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
 from storage.tables import read_table
 from tasks.config.recipe import Recipe
@@ -91,7 +91,7 @@ class FromPrompts:
         """Return what is known of some pictures before they are drawn."""
         chosen = self._said.take(self._caption_of[start:stop]).select(COLUMNS).to_pylist()
         return [
-            {"id": image, "seed": seed_of(self._seed, "synthesis", image), "source": self._source, **row}
+            {"id": image, "seed": derive_seed(self._seed, "synthesis", image), "source": self._source, **row}
             for image, row in enumerate(chosen, start)
         ]
 

@@ -2,20 +2,20 @@
 
 import re
 
-from lightgen_core.launch.job import Place
+from lightgen_core.launch.job import RunLocation
 from storage.artifact import Artifact
 from tasks.context.context import Job
 
 
-def place(job: Job, *phase: int) -> Place:
+def training_location(job: Job, *phase: int) -> RunLocation:
     """Return the scratch folders and the settings of a stage that trains, or of a later phase of it."""
-    layout = job.settings.train
-    return Place(
-        folder=job.scratch / "-".join(["checkpoints", *map(str, phase)]),
-        output=job.scratch / "-".join(["student", *map(str, phase)]),
+    parallel = job.settings.train
+    return RunLocation(
+        workdir=job.scratch / "-".join(["checkpoints", *map(str, phase)]),
+        output_dir=job.scratch / "-".join(["student", *map(str, phase)]),
         device=job.settings.device,
-        threads=max(1, job.settings.threads // layout.processes),
-        layout=layout,
+        threads=max(1, job.settings.threads // parallel.processes),
+        parallel=parallel,
         launcher="ray" if job.settings.engine == "ray" else "torchrun",
     )
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from tiny_student import PATCH, tiny_student, tiny_training
 
-from lightgen_core.config import Layout
-from lightgen_core.launch.job import NewStudent, Place, TrainingJob
-from lightgen_core.launch.torchrun import execute
+from lightgen_core.config import ParallelConfig
+from lightgen_core.launch.job import NewStudent, RunLocation, TrainingJob
+from lightgen_core.launch.run import launch
 
 STEPS, HALF, LAST = 60, "step-00000030", "step-00000060"
 
@@ -22,11 +22,11 @@ def job_in(folder, processes, launcher="torchrun", **changes):
         config=tiny_training(**({"steps": STEPS} | changes)),
         seed=7,
         info={"patch": PATCH},
-        place=Place(
-            folder=folder / "run",
-            output=folder / "student",
+        location=RunLocation(
+            workdir=folder / "run",
+            output_dir=folder / "student",
             device="cpu",
-            layout=Layout(processes=processes),
+            parallel=ParallelConfig(processes=processes),
             launcher=launcher,
         ),
     )
@@ -38,4 +38,4 @@ def files_of(folder):
 
 if __name__ == "__main__":
     job = TrainingJob.model_validate_json(Path(sys.argv[1]).read_bytes())
-    execute(job, on_log=lambda row: print(row["step"], flush=True))
+    launch(job, on_log=lambda row: print(row["step"], flush=True))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_student import tiny_student, tiny_training
 
+from lightgen_core.model.atomic_folder import write_folder
 from lightgen_core.model.save import StudentError, load_student, save_student
 from lightgen_core.train import checkpoint
 from lightgen_core.train.state import TrainingState
@@ -145,6 +146,21 @@ def test_a_loaded_student_has_the_saved_weights(saved_student, weights, offset):
     assert not loaded.training
     for name, weight in student.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight + offset if offset else weight)
+
+
+def test_a_student_saved_under_former_names_loads(saved_student):
+    folder, student = saved_student
+    former = {"mar.null_text": "mar.null_word", "mar.cross_blocks.": "mar.reader.", "mar.cross_": "mar.reader_"}
+
+    def renamed(name: str) -> str:
+        return next((old + name.removeprefix(new) for new, old in former.items() if name.startswith(new)), name)
+
+    tensors = {renamed(name): tensor for name, tensor in student.state_dict().items()}
+    assert tensors.keys() != student.state_dict().keys()
+    config = json.loads((folder / "config.json").read_bytes())
+    write_folder(folder, {"model": tensors, "ema": tensors}, {"config": config})
+    loaded, _ = load_student(folder, weights="raw")
+    assert all(torch.equal(loaded.state_dict()[name], weight) for name, weight in student.state_dict().items())
 
 
 def test_a_student_saved_twice_has_the_same_bytes(saved_student, tmp_path):

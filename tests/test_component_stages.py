@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from flows.distill import distill
 from flows.load import load_recipe
 from lightgen_core.data.batches import TokenSource
-from lightgen_core.dedup.score_filter import shows_caption
+from lightgen_core.dedup.score_filter import clip_score_mask
 from lightgen_core.encoders.autoencoder import LatentCodec
 from lightgen_core.encoders.model_ref import resolve
 from lightgen_core.encoders.text_encoder import TextEncoder
@@ -156,11 +156,11 @@ def test_a_shard_of_which_nothing_stays_still_tells_the_layout(store):
 
 def test_the_lowest_scores_go_and_of_equal_ones_the_largest_id():
     score, ids = np.array([0.3, 0.1, 0.1, 0.2], np.float32), np.array([7, 5, 6, 4])
-    assert shows_caption(score, ids, None, 0.0).tolist() == [True] * 4
-    assert shows_caption(score, ids, None, 0.25).tolist() == [True, True, False, True]
-    assert shows_caption(score, ids, 0.15, 0.0).tolist() == [True, False, False, True]
+    assert clip_score_mask(score, ids, None, 0.0).tolist() == [True] * 4
+    assert clip_score_mask(score, ids, None, 0.25).tolist() == [True, True, False, True]
+    assert clip_score_mask(score, ids, 0.15, 0.0).tolist() == [True, False, False, True]
     with pytest.raises(ValueError, match=r"scores lie between 0.100 and 0.300, and dedup.min_clip_score is 0.9"):
-        shows_caption(score, ids, 0.9, 0.0)
+        clip_score_mask(score, ids, 0.9, 0.0)
 
 
 def test_a_picture_with_a_low_score_goes_and_hides_no_other(store):

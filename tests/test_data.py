@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_student import GRID, LAYOUT, LONGEST, PATCH, SIDE, TEXT_WIDTH, TOKEN_WIDTH, TOKENS, write_rows
 
-from lightgen_core.data.batches import DataError, PairSource, TokenSource, prefetched
+from lightgen_core.data.batches import DataError, PairSource, TokenSource, prefetch
 from lightgen_core.data.shuffle import keyed_permutation, rows_at
 from lightgen_core.model.patchify import unpatchify
 
@@ -159,13 +159,13 @@ def test_a_set_without_rows_is_refused(tmp_path):
 
 
 def test_prefetched_steps_come_in_order_and_end():
-    assert list(prefetched(lambda step: step * step, range(3, 7))) == [9, 16, 25, 36]
-    assert list(prefetched(lambda step: step, range(3, 3))) == []
+    assert list(prefetch(lambda step: step * step, range(3, 7))) == [9, 16, 25, 36]
+    assert list(prefetch(lambda step: step, range(3, 3))) == []
 
 
 def test_an_error_while_prefetching_reaches_the_caller():
     with pytest.raises(ZeroDivisionError):
-        list(prefetched(lambda step: 1 // (step - 1), range(3)))
+        list(prefetch(lambda step: 1 // (step - 1), range(3)))
 
 
 def test_prefetching_is_as_deep_as_asked_and_no_deeper():
@@ -176,7 +176,7 @@ def test_prefetching_is_as_deep_as_asked_and_no_deeper():
         go_on.release()
         return step
 
-    steps = prefetched(prepare, range(10), depth=3)
+    steps = prefetch(prepare, range(10), depth=3)
     assert next(steps) == 0
     for _ in range(4):
         assert go_on.acquire(timeout=300)

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from tiny_student import CHANNELS, PATCH, SIDE, tiny_training, write_rows
 from train_as_rank import DDP, KINDS, SHARDED, Interrupted, fitted
 
-from lightgen_core.config import Layout, OptimizerConfig
+from lightgen_core.config import OptimizerConfig, ParallelConfig
 from lightgen_core.data.batches import TokenSource
-from lightgen_core.train.parallel import Ranks, check_layout
+from lightgen_core.train.parallel import DistributedState, check_parallel
 
 TESTS = Path(__file__).parent
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
@@ -67,7 +67,7 @@ def last_bytes(folder):
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_have_the_losses_of_one_with_the_same_batch(tmp_path, pair, kind):
     folder, rows = pair
-    alone = fitted(folder, tmp_path, kind, Layout(), dropout=0.0).rows
+    alone = fitted(folder, tmp_path, kind, ParallelConfig(), dropout=0.0).rows
     close = 1e-4 if kind == "muon" else 1e-6  # Muon rounds its gradients' directions to bf16
     assert losses(rows[f"ddp {kind}"]) == pytest.approx(losses(alone), rel=close)
     assert [row.keys() for row in rows[f"ddp {kind}"]] == [row.keys() for row in alone]
@@ -76,19 +76,19 @@ def test_two_processes_have_the_losses_of_one_with_the_same_batch(tmp_path, pair
 @pytest.mark.parametrize("kind", SHARDED)
 def test_sharded_training_has_the_losses_of_one_process(tmp_path, pair, kind):
     folder, rows = pair
-    alone = fitted(folder, tmp_path, kind, Layout(), dropout=0.0).rows
+    alone = fitted(folder, tmp_path, kind, ParallelConfig(), dropout=0.0).rows
     assert losses(rows[f"fsdp {kind}"]) == pytest.approx(losses(alone), rel=1e-6)
 
 
 def test_sharded_training_recomputed_compiled_and_row_by_row_has_the_losses_of_one_process(tmp_path, pair):
     folder, rows = pair
-    alone = fitted(folder, tmp_path, "ddpm", Layout(), dropout=0.0).rows
+    alone = fitted(folder, tmp_path, "ddpm", ParallelConfig(), dropout=0.0).rows
     assert losses(rows["frugal"]) == pytest.approx(losses(alone), rel=1e-5)
 
 
 def test_rows_have_the_same_dropout_in_two_processes_and_in_two_micro_batches(tmp_path, pair):
     folder, rows = pair
-    alone = fitted(folder, tmp_path, "v", Layout(micro_batch=2)).rows
+    alone = fitted(folder, tmp_path, "v", ParallelConfig(micro_batch=2)).rows
     assert losses(rows["whole v"]) == pytest.approx(losses(alone), rel=1e-6)
     assert losses(rows["whole v"]) != pytest.approx(losses(rows["ddp v"]), rel=1e-5)
 
@@ -110,7 +110,7 @@ def test_sharded_checkpoints_hold_whole_tensors_under_the_same_names(pair):
 
 def test_two_sharded_processes_go_on_where_one_process_stopped(tmp_path, pair):
     folder, rows = pair
-    alone = fitted(folder, tmp_path, "v", Layout(), dropout=0.0).rows
+    alone = fitted(folder, tmp_path, "v", ParallelConfig(), dropout=0.0).rows
     assert losses(rows["two after one"]) == pytest.approx(losses(alone), rel=1e-6)
     assert rows["two after one"][:3] == alone[:3]
 
@@ -124,16 +124,16 @@ def test_both_processes_stop_at_a_loss_that_one_of_them_has_and_name_its_row(pai
 
 
 def test_processes_share_the_rows_of_a_batch():
-    assert [list(Ranks(rank, 3).rows(6)) for rank in range(3)] == [[0, 1], [2, 3], [4, 5]]
+    assert [list(DistributedState(rank, 3).rows(6)) for rank in range(3)] == [[0, 1], [2, 3], [4, 5]]
 
 
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="a batch of 4 rows does not divide among 3 processes"):
-        check_layout(tiny_training(), Layout(), 3)
+        check_parallel(tiny_training(), ParallelConfig(), 3)
 
 
 def test_muon_is_not_sharded():
     config = tiny_training(optimizer=OptimizerConfig(name="muon"))
-    check_layout(config, Layout(parallel="ddp"), 2)
+    check_parallel(config, ParallelConfig(parallel="ddp"), 2)
     with pytest.raises(ValueError, match="LIGHTGEN_TRAIN__PARALLEL=ddp"):
-        check_layout(config, Layout(parallel="fsdp"), 2)
+        check_parallel(config, ParallelConfig(parallel="fsdp"), 2)

@@ -76,5 +76,5 @@ def test_all_figures_at_once_are_seeded_and_explained():
     assert (one.rows, one.sample, one.topics) == (600, 200, 2)
     assert one.topic_evenness == pytest.approx(-(np.log2(2 / 3) * 2 / 3 + np.log2(1 / 3) / 3))
     assert one.within_prompt_distance == pytest.approx(1, abs=0.05)
-    assert one.figures()[0].name == "Vendi score"
-    assert len(one.figures()) == 7
+    assert one.metrics()[0].name == "Vendi score"
+    assert len(one.metrics()) == 7

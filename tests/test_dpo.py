@@ -4,12 +4,12 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_student import PATCH, TOKEN_WIDTH, tiny_student, write_rows
+from tiny_student import PATCH, TOKEN_WIDTH, tiny_student, train, write_rows
 
 from lightgen_core.config import DpoConfig, DpoOptimizerConfig, MaskConfig
 from lightgen_core.data.batches import PairSource
-from lightgen_core.diffusion.objectives import objective
-from lightgen_core.train.dpo import Preference, doubled, dpo_loss, loser_factor, tune, winner_rise
+from lightgen_core.diffusion.objectives import get_objective
+from lightgen_core.train.dpo import DpoCriterion, dpo_loss, repeat_for_pairs, sdpo_scale, winner_error_ema
 from lightgen_core.train.step_noise import step_generator
 
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def settings(**changes):
         "log_every": 1,
         "checkpoint_every": 3,
         "beta": 20.0,
-        "guard": "none",
+        "displacement_guard": "none",
         "tolerance": 1e9,
     }
     return DpoConfig(**(values | changes))
@@ -59,7 +59,7 @@ def run(pairs, folder, name="v", on_log=None, **changes):
     config, policy = settings(**changes), warm_student(name)
     source = PairSource([pairs], patch=PATCH, batch_size=config.batch_size, seed=7)
     reference = copy.deepcopy(policy)
-    result = tune(policy, reference, source, config, seed=7, folder=folder, device=CPU, on_log=on_log)
+    result = train(policy, source, config, reference=reference, seed=7, folder=folder, device=CPU, on_log=on_log)
     return policy, reference, result
 
 
@@ -104,7 +104,7 @@ def residuals(seed, alignment):
 def test_the_factor_keeps_the_winners_error_from_rising_to_first_order(alignment, mu):
     """The outputs move by -step * (gA - factor * gB); the winner's error then falls by mu |gA|^2 step or more."""
     winner, loser = residuals(0, alignment)
-    factor = loser_factor(winner, loser, mu)
+    factor = sdpo_scale(winner, loser, mu)
     size = winner[0, 0].numel() * 2
     own, others = 2 * winner / size, 2 * loser / size
     step = 1e-6
@@ -126,29 +126,29 @@ def test_the_factor_keeps_the_winners_error_from_rising_to_first_order(alignment
 
 def test_the_factor_is_one_where_the_gradients_disagree():
     winner, loser = residuals(1, -2.0)
-    assert loser_factor(winner, loser, 0.0).tolist() == [1.0] * 4
-    assert loser_factor(winner, torch.zeros_like(winner), 0.0).tolist() == [1.0] * 4
+    assert sdpo_scale(winner, loser, 0.0).tolist() == [1.0] * 4
+    assert sdpo_scale(winner, torch.zeros_like(winner), 0.0).tolist() == [1.0] * 4
 
 
 def test_a_perfect_winner_is_not_moved_for_the_losers_sake():
     winner, loser = residuals(1, 1.0)
-    assert not loser_factor(winner * 0, loser, 0.0).isnan().any()
-    assert loser_factor(winner * 1e-3, winner, 0.0).tolist() == pytest.approx([1e-3] * 4)
+    assert not sdpo_scale(winner * 0, loser, 0.0).isnan().any()
+    assert sdpo_scale(winner * 1e-3, winner, 0.0).tolist() == pytest.approx([1e-3] * 4)
 
 
 def losses_of(model, pairs, **changes):
     config = settings(**changes)
     source = PairSource([pairs], patch=PATCH, batch_size=config.batch_size, seed=7)
     reference = copy.deepcopy(model).eval()
-    criterion = Preference(reference, source.grid, TOKEN_WIDTH, objective("v"), config)
+    criterion = DpoCriterion(reference, source.grid, TOKEN_WIDTH, get_objective("v"), config)
     batch = source.batch(0).to(CPU)
-    draw = criterion.draw((0, len(batch.ids)), step_generator(7, 0))
+    draw = criterion.sample_noise((0, len(batch.ids)), step_generator(7, 0))
     return criterion.losses(model.eval(), batch, draw), draw
 
 
 def test_winner_and_loser_share_mask_time_and_noise(pairs):
-    draw = doubled(losses_of(warm_student(), pairs)[1])
-    for name in ("hidden", "index", "text_dropped"):
+    draw = repeat_for_pairs(losses_of(warm_student(), pairs)[1])
+    for name in ("mask", "masked_index", "text_dropped"):
         first, second = getattr(draw, name).chunk(2)
         assert len(first) == 3 and first.equal(second)
     for name in ("timestep", "noise"):
@@ -162,7 +162,7 @@ def test_policy_and_reference_of_equal_weights_have_no_delta(pairs, guard):
     losses, _ = losses_of(warm_student(), pairs, displacement_guard=guard)
     torch.testing.assert_close(losses.loss, torch.full((3,), math.log(2)))
     for name in ("margin", "winner_delta", "loser_delta"):
-        assert losses.figures[name].abs().max() == 0
+        assert losses.metrics[name].abs().max() == 0
 
 
 def gradient(model, pairs, **changes):
@@ -179,10 +179,10 @@ def test_the_guards_change_the_gradient_and_not_the_preference(pairs):
     assert gradient(model, pairs, displacement_guard="anchor", anchor_weight=0.0).equal(plain)
     # The anchor adds the same pull, whatever happens to the loser.
     torch.testing.assert_close(anchored - plain, both - sdpo, rtol=1e-3, atol=1e-5)
-    figures = [losses_of(model, pairs, displacement_guard=guard, sdpo_mu=0.9)[0].figures for guard in guards]
-    assert (figures[1]["loser_factor"] < 1).any() and (figures[0]["loser_factor"] == 1).all()
-    for guarded in figures[1:]:
-        assert guarded["preference_loss"].equal(figures[0]["preference_loss"])
+    metrics = [losses_of(model, pairs, displacement_guard=guard, sdpo_mu=0.9)[0].metrics for guard in guards]
+    assert (metrics[1]["loser_factor"] < 1).any() and (metrics[0]["loser_factor"] == 1).all()
+    for guarded in metrics[1:]:
+        assert guarded["preference_loss"].equal(metrics[0]["preference_loss"])
 
 
 def test_tuning_learns_the_preference(pairs, tmp_path):
@@ -231,15 +231,15 @@ def rows_of(*deltas):
 
 
 def test_the_rise_is_an_average_over_the_log():
-    assert winner_rise(rows_of(0.1), horizon=1) == pytest.approx(0.2)
-    assert winner_rise(rows_of(0.1, 0.0, 0.2), horizon=3) == pytest.approx(0.5 * 0.4 + 0.125 * 0.2)
-    assert winner_rise([], horizon=3) == 0.0
+    assert winner_error_ema(rows_of(0.1), horizon=1) == pytest.approx(0.2)
+    assert winner_error_ema(rows_of(0.1, 0.0, 0.2), horizon=3) == pytest.approx(0.5 * 0.4 + 0.125 * 0.2)
+    assert winner_error_ema([], horizon=3) == 0.0
 
 
 @pytest.mark.parametrize(("first_bad", "kept"), [(2, 0), (5, 3)])
 def test_a_rise_beyond_the_tolerance_brings_back_the_last_checkpoint(pairs, tmp_path, monkeypatch, first_bad, kept):
     before, _, _ = run(pairs, tmp_path / "before", steps=6)
-    monkeypatch.setattr("lightgen_core.train.dpo.winner_rise", lambda rows, horizon: float(len(rows) >= first_bad))
+    monkeypatch.setattr("lightgen_core.train.dpo.winner_error_ema", lambda rows, horizon: float(len(rows) >= first_bad))
     policy, _, result = run(pairs, tmp_path / "stopped", steps=6, tolerance=0.1)
     assert result.step == kept and "rose 100.0% above the reference's; the tolerance is 10.0%" in result.stopped
     assert [row["step"] for row in result.rows] == list(range(1, first_bad + 1))

@@ -5,23 +5,25 @@ import pytest
 import torch
 from scipy import stats
 
-from lightgen_core.config import HeadConfig, MarConfig, MaskConfig
-from lightgen_core.diffusion.objectives import OBJECTIVES, objective
-from lightgen_core.model.student import new_student
+from lightgen_core.config import HeadConfig, LoopConfig, MarConfig, MaskConfig
+from lightgen_core.diffusion.objectives import OBJECTIVES, get_objective
+from lightgen_core.model.mar import new_student
 from lightgen_core.train.losses import token_losses, token_residuals
-from lightgen_core.train.step_noise import Draw, draw, hidden_count, step_generator
+from lightgen_core.train.step_noise import StepNoise, sample_num_masked, step_generator
 
-TENSORS = ("hidden", "index", "text_dropped", "timestep", "noise")
+TENSORS = ("mask", "masked_index", "text_dropped", "timestep", "noise")
 BATCH, TOKENS, WIDTH, WORDS = 6, 9, 4, 3
 
 
-def draw_of(step: int = 5, batch: int = BATCH, name: str = "ddpm", mask: MaskConfig | None = None, **rest) -> Draw:
-    return draw(batch, TOKENS, WIDTH, mask or MaskConfig(), objective(name), 3, 0.5, step_generator(1, step), **rest)
+def draw_of(step: int = 5, batch: int = BATCH, name: str = "ddpm", mask: MaskConfig | None = None, **rest) -> StepNoise:
+    config = LoopConfig(batch_size=batch, mask=mask or MaskConfig(), noise_samples_per_token=3)
+    options = {"caption_dropout": 0.5} | rest
+    return StepNoise.sample(config, (TOKENS, WIDTH), get_objective(name), step_generator(1, step), **options)
 
 
-def same(first: Draw, second: Draw) -> bool:
+def same(first: StepNoise, second: StepNoise) -> bool:
     tensors = all(torch.equal(getattr(first, name), getattr(second, name)) for name in TENSORS)
-    return tensors and first.num_hidden == second.num_hidden and first.objective is second.objective
+    return tensors and first.num_masked == second.num_masked and first.objective is second.objective
 
 
 def test_a_step_can_be_replayed_and_differs_from_the_next():
@@ -40,7 +42,7 @@ def test_no_other_random_number_is_touched():
 def test_a_part_drawn_alone_equals_that_part_of_the_whole(start, stop):
     part = draw_of(images=(start, stop))
     assert same(part, draw_of().rows(start, stop))
-    assert part.noise.shape == (3, (stop - start) * part.num_hidden, WIDTH)
+    assert part.noise.shape == (3, (stop - start) * part.num_masked, WIDTH)
 
 
 def test_parts_of_parts_are_parts_of_the_whole():
@@ -50,14 +52,16 @@ def test_parts_of_parts_are_parts_of_the_whole():
 @pytest.mark.parametrize("step", range(4))
 def test_a_draw_says_the_same_in_mask_and_index(step):
     drawn = draw_of(step, mask=MaskConfig(min_ratio=0.3, mean=0.5))
-    assert 0 < drawn.num_hidden < TOKENS
-    assert (drawn.hidden.sum(dim=1) == drawn.num_hidden).all()
-    assert torch.equal(drawn.hidden.nonzero()[:, 1].view(BATCH, -1), drawn.index)
-    assert drawn.timestep.shape == (3, BATCH * drawn.num_hidden)
+    assert 0 < drawn.num_masked < TOKENS
+    assert (drawn.mask.sum(dim=1) == drawn.num_masked).all()
+    assert torch.equal(drawn.mask.nonzero()[:, 1].view(BATCH, -1), drawn.masked_index)
+    assert drawn.timestep.shape == (3, BATCH * drawn.num_masked)
 
 
 def test_noise_is_standard_normal_and_independent_between_images_and_draws():
-    noise = draw(64, 64, 16, MaskConfig(), objective("v"), 2, 0.1, step_generator(0, 0)).noise
+    noise = StepNoise.sample(
+        LoopConfig(batch_size=64, noise_samples_per_token=2), (64, 16), get_objective("v"), step_generator(0, 0)
+    ).noise
     assert stats.kstest(noise.flatten().numpy(), "norm").pvalue > 1e-3
     pairs = np.corrcoef(noise.view(2 * 64, -1).numpy())[np.triu_indices(2 * 64, 1)]
     assert np.abs(pairs).max() < 0.2
@@ -65,8 +69,8 @@ def test_noise_is_standard_normal_and_independent_between_images_and_draws():
 
 def test_every_token_is_hidden_equally_often():
     mask = MaskConfig(distribution="uniform", min_ratio=0.0)
-    hidden = torch.cat([draw_of(step, batch=64, mask=mask).hidden for step in range(100)])
-    share = hidden.float().mean(dim=0)
+    mask = torch.cat([draw_of(step, batch=64, mask=mask).mask for step in range(100)])
+    share = mask.float().mean(dim=0)
     assert (share - 5 / 9).abs().max() <= 0.03
 
 
@@ -77,13 +81,15 @@ def test_captions_are_dropped_with_the_given_probability():
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_times_are_uniform(name):
-    time = draw(64, 64, 1, MaskConfig(), objective(name), 4, 0.1, step_generator(0, 1)).timestep.double().flatten()
+    config = LoopConfig(batch_size=64, noise_samples_per_token=4)
+    sampled = StepNoise.sample(config, (64, 1), get_objective(name), step_generator(0, 1))
+    time = sampled.timestep.double().flatten()
     spread = (time + 0.5) / 1000 if name == "ddpm" else time
     assert stats.kstest(spread.numpy(), "uniform").pvalue > 1e-3
 
 
 def counts(tokens: int, mask: MaskConfig, steps: int = 4000) -> np.ndarray:
-    return np.array([hidden_count(tokens, mask, step_generator(2, step)) for step in range(steps)])
+    return np.array([sample_num_masked(tokens, mask, step_generator(2, step)) for step in range(steps)])
 
 
 def test_hidden_shares_follow_the_papers_truncated_normal():
@@ -137,15 +143,17 @@ def test_losses_of_hidden_tokens_equal_the_parts_computed_by_hand(name):
     drawn = draw_of(name=name, mask=MaskConfig(distribution="uniform", min_ratio=0.3))
     losses = token_losses(student, tokens, text, text_mask, (3, 3), drawn)
     residuals = token_residuals(student, tokens, text, text_mask, (3, 3), drawn)
-    assert losses.shape == (3, BATCH, drawn.num_hidden)
-    assert residuals.shape == (3, BATCH, drawn.num_hidden, WIDTH)
+    assert losses.shape == (3, BATCH, drawn.num_masked)
+    assert residuals.shape == (3, BATCH, drawn.num_masked, WIDTH)
 
-    states = student.mar(tokens, drawn.hidden, text, text_mask, (3, 3), text_dropped=drawn.text_dropped)
-    chosen, image, place = objective(name), 4, drawn.num_hidden - 1
-    row = image * drawn.num_hidden + place
+    states = student.mar(tokens, drawn.mask, text, text_mask, (3, 3), text_dropped=drawn.text_dropped)
+    chosen, image, place = get_objective(name), 4, drawn.num_masked - 1
+    row = image * drawn.num_masked + place
     time, noise = drawn.timestep[1, row : row + 1], drawn.noise[1, row : row + 1]
-    target = tokens[image, drawn.index[image, place]][None]
-    output = student.head(chosen.noisy(target, time, noise), time, states[image, drawn.index[image, place]][None])
+    target = tokens[image, drawn.masked_index[image, place]][None]
+    output = student.head(
+        chosen.add_noise(target, time, noise), time, states[image, drawn.masked_index[image, place]][None]
+    )
     assert losses[1, image, place].item() == pytest.approx(chosen.loss(output, target, time, noise).item(), rel=1e-4)
     assert residuals[1, image, place].square().mean().item() == pytest.approx(
         chosen.error(output, target, time, noise).item(), rel=1e-4
@@ -167,6 +175,6 @@ def test_losses_of_micro_batches_are_parts_of_the_whole_batchs(name):
 def test_every_parameter_learns_from_the_loss(name):
     student, batch = student_and_batch(name)
     drawn = draw_of(name=name, mask=MaskConfig(distribution="uniform", min_ratio=0.3))
-    assert drawn.num_hidden < TOKENS and drawn.text_dropped.any()
+    assert drawn.num_masked < TOKENS and drawn.text_dropped.any()
     token_losses(student, *batch, (3, 3), drawn).mean().backward()
     assert [name for name, parameter in student.named_parameters() if not parameter.grad.abs().sum() > 0] == []

@@ -33,15 +33,15 @@ def by_hand() -> dict[str, float]:
     def below(z: float) -> float:
         return 0.5 * (1 + math.erf(z / math.sqrt(2)))
 
-    hidden = image * (1 + 0.25 * (density(-1.2) - density(0)) / (below(0) - below(-1.2))) + 0.5
-    visible = image - hidden
+    masked = image * (1 + 0.25 * (density(-1.2) - density(0)) / (below(0) - below(-1.2))) + 0.5
+    visible = image - masked
     aligner = 2 * words * (text * width + width**2) + 6 * block(words)
     encoder = 2 * visible * values * width + 16 * block(visible)
     decoder = 2 * visible * width**2 + 16 * block(image)
-    cross = 4 * hidden * width**2 + 4 * words * width**2 + 4 * hidden * words * width + 16 * hidden * width**2
+    cross = 4 * masked * width**2 + 4 * words * width**2 + 4 * masked * words * width + 16 * masked * width**2
     reader = 2 * image * width**2 + 16 * cross
     once = 2 * (256 * head + head**2 + values * head + 40 * head**2 + 2 * head**2 + 2 * values * head)
-    denoiser = hidden * (2 * width * head + 4 * once)
+    denoiser = masked * (2 * width * head + 4 * once)
     flops = 3 * (aligner + encoder + decoder + reader + denoiser) * 100_000 * 2048
     return {
         "flops": flops,

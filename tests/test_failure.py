@@ -105,7 +105,9 @@ def test_without_a_server_the_temporary_one_ends_with_a_killed_run_and_the_next_
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([*command, "--until", "synthesis"], stderr=log, cwd=ROOT, env=environment)
     try:
-        wait_until(lambda: "synthesis: shard 1 of" in (tmp_path / "log").read_text(), said=(tmp_path / "log").read_text)
+        wait_until(
+            lambda: "synthesis: shard 1 of" in (tmp_path / "log").read_text(), said=(tmp_path / "log").cross_attend
+        )
         (server,) = children(process.pid)
     finally:
         kill(process)

@@ -5,20 +5,20 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightgen_core.config import HeadConfig, MarConfig, MaskConfig, SamplerConfig
-from lightgen_core.diffusion.objectives import objective
+from lightgen_core.config import HeadConfig, LoopConfig, MarConfig, MaskConfig, SamplerConfig
+from lightgen_core.diffusion.objectives import get_objective
 from lightgen_core.model.flops import (
     expected_training_flops,
     forward_flops,
-    hidden_counts,
+    num_masked_probabilities,
     sampling_flops,
+    student_parameters,
     training_flops,
 )
-from lightgen_core.model.parameters import student_parameters
-from lightgen_core.model.student import Student, new_student
+from lightgen_core.model.mar import Student, new_student
 from lightgen_core.sampling.unmask import sample
 from lightgen_core.train.losses import token_losses
-from lightgen_core.train.step_noise import draw, hidden_count
+from lightgen_core.train.step_noise import StepNoise, sample_num_masked
 
 GRID, WORDS, DRAWS, BATCH = (4, 4), 5, 3, 2
 MASK = MaskConfig(distribution="uniform", min_ratio=0.5)
@@ -46,9 +46,10 @@ def test_training_flops_equal_torchs_count_of_forward_and_backward(objective_nam
     student = student_of(objective_name, self_attention)
     tokens = GRID[0] * GRID[1]
     generator = torch.Generator().manual_seed(1)
-    drawn = draw(BATCH, tokens, 8, MASK, objective(objective_name), DRAWS, 0.5, generator)
+    config = LoopConfig(batch_size=BATCH, mask=MASK, noise_samples_per_token=DRAWS)
+    drawn = StepNoise.sample(config, (tokens, 8), get_objective(objective_name), generator, caption_dropout=0.5)
     images, text = torch.randn(BATCH, tokens, 8), torch.randn(BATCH, WORDS, 24)
-    sizes = {"tokens": tokens, "hidden": drawn.num_hidden, "words": WORDS, "draws": DRAWS}
+    sizes = {"tokens": tokens, "masked": drawn.num_masked, "text_tokens": WORDS, "noise_samples": DRAWS}
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward:
         losses = token_losses(student, images, text, None, GRID, drawn)
     expected = forward_flops(student.mar.config, student.head.config, **sizes)
@@ -64,7 +65,7 @@ def test_sampling_flops_equal_torchs_count_to_two_percent():
     config = SamplerConfig(iterations=6, head_steps=7, head_sampler="ddim", guidance_scale=2.0)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
         sample(student, torch.randn(1, WORDS, 24), None, GRID, config, seeds=[0])
-    expected = sampling_flops(student.mar.config, student.head.config, config, tokens=16, words=WORDS)
+    expected = sampling_flops(student.mar.config, student.head.config, config, tokens=16, text_tokens=WORDS)
     assert counted.get_total_flops() == pytest.approx(expected, rel=0.02)
 
 
@@ -79,8 +80,8 @@ def test_sampling_flops_equal_torchs_count_to_two_percent():
 )
 def test_probabilities_of_hidden_counts_are_those_of_the_draws(mask):
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.tensor([hidden_count(64, mask, generator) for _ in range(20_000)])
-    expected = hidden_counts(64, mask)
+    drawn = torch.tensor([sample_num_masked(64, mask, generator) for _ in range(20_000)])
+    expected = num_masked_probabilities(64, mask)
     assert sum(expected.values()) == pytest.approx(1)
     for count in range(65):
         assert (drawn == count).double().mean().item() == pytest.approx(expected.get(count, 0.0), abs=0.012)
@@ -88,13 +89,15 @@ def test_probabilities_of_hidden_counts_are_those_of_the_draws(mask):
 
 def test_the_mean_over_a_steps_masks_lies_between_the_fewest_and_the_most_hidden():
     mar, head = MarConfig(), HeadConfig()
-    mean = expected_training_flops(mar, head, MaskConfig(), tokens=256, words=128, draws=4)
-    least, most = (training_flops(mar, head, tokens=256, hidden=n, words=128, draws=4) for n in (180, 256))
+    mean = expected_training_flops(mar, head, MaskConfig(), tokens=256, text_tokens=128, noise_samples=4)
+    least, most = (
+        training_flops(mar, head, tokens=256, masked=n, text_tokens=128, noise_samples=4) for n in (180, 256)
+    )
     assert least < mean < most
 
 
 def test_a_decoder_block_of_the_papers_student_takes_24_length_width_squared_and_its_attention():
-    forward = forward_flops(MarConfig(), HeadConfig(), tokens=256, hidden=256, words=128, draws=1)
+    forward = forward_flops(MarConfig(), HeadConfig(), tokens=256, masked=256, text_tokens=128, noise_samples=1)
     assert forward["decoder"] == 16 * (24 * 256 * 1024**2 + 4 * 256**2 * 1024)
 
 

@@ -64,8 +64,8 @@ def test_a_right_set_gives_every_picture_as_its_bytes_were_and_every_caption_in_
     opened = open_image_set(tmp_path / "set", format)
     found = list(opened.samples())
     assert [sample.caption for sample in found] == SIX
-    assert list(opened.read([sample.place for sample in found])) == pictures
-    some = [found[n].place for n in (4, 1, 0, 5)]  # places may come in any order
+    assert list(opened.read([sample.byte_range for sample in found])) == pictures
+    some = [found[n].byte_range for n in (4, 1, 0, 5)]  # places may come in any order
     assert list(opened.read(some)) == [pictures[n] for n in (4, 1, 0, 5)]
 
 
@@ -135,7 +135,7 @@ def test_any_tar_with_any_bytes_changed_is_read_to_some_end(tmp_path):
         opened = open_image_set(tmp_path, "webdataset")
         found = list(opened.samples())
         assert all(isinstance(each, Sample | BadSample) for each in found)
-        for data in opened.read([each.place for each in found if isinstance(each, Sample)]):
+        for data in opened.read([each.byte_range for each in found if isinstance(each, Sample)]):
             assert isinstance(data, Rejected) or decode(data) in (True, False)
 
 
@@ -165,7 +165,7 @@ def test_a_set_that_is_not_there_is_explained(tmp_path, format):
 
 def test_a_parquet_set_without_the_columns_names_those_it_has(tmp_path):
     pq.write_table(pa.table({"jpg": [b"x"], "caption": ["a"]}), tmp_path / "a.parquet")
-    with pytest.raises(ImageSetError, match="has columns jpg, caption; expected pictures in 'image'"):
+    with pytest.raises(ImageSetError, match="has columns jpg, caption; expected images in 'image'"):
         list(open_image_set(tmp_path, "parquet").samples())
     assert [each.caption for each in open_image_set(tmp_path, "parquet", image_column="jpg").samples()] == ["a"]
 

@@ -10,8 +10,8 @@ from tiny_student import GRID, TOKEN_WIDTH
 from torch._dynamo.testing import CompileCounter
 
 from benchmarks.ladder import Rungs, sample_by_rungs
-from lightgen_core.model.mar import take_tokens
-from lightgen_core.sampling.token_sampler import Acceleration, HeadLoop
+from lightgen_core.model.mar import gather_tokens
+from lightgen_core.sampling.token_sampler import HeadCompileConfig, TokenSampler
 from lightgen_core.sampling.unmask import sample
 
 SEEDS = [1, 2]
@@ -26,7 +26,7 @@ def without_self_attention(name):
     """Text blocks as in the released model, so that they need not run at every token."""
     student = trained_looking(name)
     student.mar.config = student.mar.config.model_copy(update={"text_self_attention": False})
-    for block in student.mar.reader:
+    for block in student.mar.cross_blocks:
         block.self_attention = torch.nn.Identity()
     return student
 
@@ -52,11 +52,11 @@ def test_the_sampler_draws_the_plain_tokens(name, sampler, make):
 @torch.no_grad()
 @pytest.mark.parametrize("make", [trained_looking, without_self_attention])
 def test_states_at_some_tokens_are_those_of_all(make):
-    mar, (text, mask) = make("v").eval().mar, captions(2, 5)
-    tokens, hidden = torch.randn(2, 9, TOKEN_WIDTH), torch.arange(9).expand(2, -1) > 3
+    mar, (text, text_mask) = make("v").eval().mar, captions(2, 5)
+    tokens, mask = torch.randn(2, 9, TOKEN_WIDTH), torch.arange(9).expand(2, -1) > 3
     at = torch.tensor([[7, 4], [0, 8]])
-    some = mar(tokens, hidden, text, mask, GRID, at=at)
-    torch.testing.assert_close(some, take_tokens(mar(tokens, hidden, text, mask, GRID), at), rtol=0, atol=1e-5)
+    some = mar(tokens, mask, text, text_mask, GRID, at=at)
+    torch.testing.assert_close(some, gather_tokens(mar(tokens, mask, text, text_mask, GRID), at), rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -65,7 +65,7 @@ def test_one_compiled_head_draws_the_eager_tokens_of_any_number(monkeypatch):
     backend = CompileCounter()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend, fullgraph=True))
     head, config = trained_looking("v").head, settings()
-    eager, compiled = HeadLoop(head), HeadLoop(head, Acceleration(compile=True))
+    eager, compiled = TokenSampler(head), TokenSampler(head, HeadCompileConfig(compile=True))
     for rows in (6, 4, 30):
         states, noises = torch.randn(2, rows, 16), torch.randn(1, rows, TOKEN_WIDTH)
         expected = eager.tokens(states, noises, config, 5, 3.0)
@@ -75,6 +75,6 @@ def test_one_compiled_head_draws_the_eager_tokens_of_any_number(monkeypatch):
 
 def test_cuda_graphs_on_a_cpu_are_refused():
     head, states = trained_looking("v").head, torch.randn(2, 6, 16)
-    loop = HeadLoop(head, Acceleration(graphs=True))
+    loop = TokenSampler(head, HeadCompileConfig(graphs=True))
     with pytest.raises(ValueError, match="CUDA graphs need a CUDA device, found cpu"):
         loop.tokens(states, torch.randn(1, 6, TOKEN_WIDTH), settings(), 5, 3.0)

@@ -6,17 +6,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tiny_student import GRID, LAYOUT, PATCH, SIDE, TOKEN_WIDTH, TOKENS, tiny_student, tiny_training, write_rows
+from tiny_student import GRID, LAYOUT, PATCH, SIDE, TOKEN_WIDTH, TOKENS, tiny_student, tiny_training, train, write_rows
 from torch import Tensor
 
-from lightgen_core.config import Layout, MaskConfig
+from lightgen_core.config import LoopConfig, MaskConfig, ParallelConfig
 from lightgen_core.data.batches import DataError, TokenSource
-from lightgen_core.diffusion.objectives import objective
+from lightgen_core.diffusion.objectives import get_objective
 from lightgen_core.model.patchify import patchify
-from lightgen_core.train.parallel import Ranks
-from lightgen_core.train.pretrain import Denoising, train
-from lightgen_core.train.step_noise import draw, step_generator
-from lightgen_core.train.train_step import ALONE, Updater
+from lightgen_core.train.parallel import DistributedState
+from lightgen_core.train.pretrain import MaskedDenoisingCriterion
+from lightgen_core.train.step_noise import StepNoise, step_generator
+from lightgen_core.train.train_step import SINGLE_PROCESS, TrainStep
 
 CPU = torch.device("cpu")
 MEAN, NOISE = torch.randn(2, 10, 2, SIDE, SIDE, generator=torch.Generator().manual_seed(3)).half()
@@ -76,11 +76,11 @@ def test_files_with_and_without_moments_are_not_trained_on_together(tmp_path, fi
 
 def tokens_at(step: int, source: TokenSource, micro_batch: int | None = None, rank: int = 0, ranks: int = 1) -> Tensor:
     """The tokens on which a process trains its rows of a step, in the order of the batch."""
-    criterion = Denoising(GRID, TOKEN_WIDTH, objective("v"), tiny_training(), source.moments)
-    layout = Layout(micro_batch=micro_batch)
-    updater = Updater(tiny_student(), criterion, criterion.config, seed=7, device=CPU, layout=layout)
-    updater.ranks = Ranks(rank, ranks)
-    return torch.cat([criterion.tokens(part.batch, part.draw) for part in updater.prepare(step, source)])
+    criterion = MaskedDenoisingCriterion(GRID, TOKEN_WIDTH, get_objective("v"), tiny_training(), source.moments)
+    parallel = ParallelConfig(micro_batch=micro_batch)
+    train_step = TrainStep(tiny_student(), criterion, seed=7, device=CPU, parallel=parallel)
+    train_step.ranks = DistributedState(rank, ranks)
+    return torch.cat([criterion.tokens(part.batch, part.step_noise) for part in train_step.prepare(step, source)])
 
 
 def noise_at(step: int, source: TokenSource) -> Tensor:
@@ -101,23 +101,26 @@ def test_micro_batches_processes_and_restarts_draw_the_same_tokens_and_steps_oth
 def test_tokens_of_many_steps_have_the_stored_mean_and_deviation(file):
     """Of 600 draws a mean is off by std / 24 and a deviation by 3 %: five times that is never seen."""
     source = source_of(file, batch_size=10)
-    criterion = Denoising(GRID, TOKEN_WIDTH, objective("v"), tiny_training(batch_size=10), source.moments)
+    criterion = MaskedDenoisingCriterion(
+        GRID, TOKEN_WIDTH, get_objective("v"), tiny_training(batch_size=10), source.moments
+    )
     seen = torch.empty(600, 10, TOKENS, TOKEN_WIDTH)
     for step in range(600):
         batch = source.batch(step).to(CPU)
-        seen[step, batch.ids - 100] = criterion.tokens(batch, criterion.draw((0, 10), step_generator(7, step)))
+        seen[step, batch.ids - 100] = criterion.tokens(batch, criterion.sample_noise((0, 10), step_generator(7, step)))
     mean, std = patchify(MEAN, PATCH).float(), patchify(STD, PATCH).float()
     assert ((seen.mean(dim=0) - mean).abs() <= 5 * std / 600**0.5).all()
     assert torch.allclose(seen.std(dim=0), std, rtol=5 * 0.029)
 
 
 def test_noise_of_latents_changes_nothing_else_of_a_draw_and_is_independent_of_it():
+    config = LoopConfig(batch_size=64, mask=MaskConfig(min_ratio=0.99), noise_samples_per_token=1)
     plain, more = (
-        draw(64, TOKENS, 16, MaskConfig(min_ratio=0.99), objective("v"), 1, 0.5, step_generator(1, 2), None, latents)
+        StepNoise.sample(config, (TOKENS, 16), get_objective("v"), step_generator(1, 2), latent_noise=latents)
         for latents in (False, True)
     )
     assert plain.latent_noise is None and more.latent_noise.shape == (64, TOKENS, 16)
-    for name in ("hidden", "index", "text_dropped", "timestep", "noise"):
+    for name in ("mask", "masked_index", "text_dropped", "timestep", "noise"):
         assert getattr(plain, name).equal(getattr(more, name))
     both = np.corrcoef(more.noise.flatten(), more.latent_noise.flatten())
     assert abs(both[0, 1]) < 0.05 and more.latent_noise.std().item() == pytest.approx(1, abs=0.03)
@@ -127,13 +130,15 @@ class Interrupted(Exception):
     """Stands for a kill."""
 
 
-def run(tokens_file: Path, folder: Path, kill_at: int = 0, layout: Layout = ALONE, dropout: float = 0.1):
+def run(
+    tokens_file: Path, folder: Path, kill_at: int = 0, parallel: ParallelConfig = SINGLE_PROCESS, dropout: float = 0.1
+):
     def on_log(row):
         if row["step"] == kill_at:
             raise Interrupted
 
     student, config = tiny_student(dropout=dropout), tiny_training()
-    place = {"seed": 7, "folder": folder, "device": CPU, "layout": layout, "on_log": on_log}
+    place = {"seed": 7, "folder": folder, "device": CPU, "parallel": parallel, "on_log": on_log}
     result = train(student, source_of(tokens_file), config, **place)
     return [row["loss"] for row in result.rows], student.state_dict()
 
@@ -151,7 +156,7 @@ def test_training_that_was_interrupted_ends_with_the_bytes_of_one_that_was_not(t
 def test_training_on_micro_batches_has_the_losses_of_whole_ones(tmp_path, file):
     whole, _ = run(file, tmp_path / "whole", dropout=0.0)
     for size in (1, 2):
-        parts, _ = run(file, tmp_path / f"parts-{size}", layout=Layout(micro_batch=size), dropout=0.0)
+        parts, _ = run(file, tmp_path / f"parts-{size}", parallel=ParallelConfig(micro_batch=size), dropout=0.0)
         assert parts == pytest.approx(whole, rel=1e-5)
 
 

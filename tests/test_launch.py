@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from tiny_student import CHANNELS, PATCH, SIDE, write_rows
 from waiting import wait_until
 
-from lightgen_core.config import Layout
+from lightgen_core.config import ParallelConfig
 from lightgen_core.data.batches import TokenSource
-from lightgen_core.launch import torchrun as launch
-from lightgen_core.launch.job import SavedStudent, TrainingJob
-from lightgen_core.launch.messages import MARK, Listener, read, send
-from lightgen_core.launch.torchrun import execute
+from lightgen_core.launch import torchrun
+from lightgen_core.launch.job import StudentCheckpoint, TrainingJob
+from lightgen_core.launch.messages import MARK, MessageRelay, read, send
+from lightgen_core.launch.run import launch
 from lightgen_core.model.save import load_student
 from lightgen_core.train.train_step import NonFiniteLossError
 from tasks.config.settings import Settings
@@ -36,12 +36,12 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("launch")
     write_rows(folder / "tokens.parquet", rows=10)
     job, seen = job_in(folder / "whole", 2), []
-    return folder, job, execute(job, on_log=seen.append), seen
+    return folder, job, launch(job, on_log=seen.append), seen
 
 
 def processes_of(job):
     """Processes that were given a job's description."""
-    needle = str(job.place.folder / "job.json").encode()
+    needle = str(job.location.workdir / "job.json").encode()
     return [path for path in Path("/proc").glob("[0-9]*/cmdline") if _read(path).count(needle)]
 
 
@@ -64,12 +64,12 @@ def test_every_row_of_the_log_is_seen_while_two_processes_train(whole):
 
 def test_the_launched_student_is_that_of_the_last_checkpoint(whole):
     _, job, outcome, _ = whole
-    student, info = load_student(job.place.output, weights="raw")
-    saved = load_file(job.place.folder / LAST / "model.safetensors")
+    student, info = load_student(job.location.output_dir, weights="raw")
+    saved = load_file(job.location.workdir / LAST / "model.safetensors")
     assert info == {"patch": PATCH} and outcome.parameters == sum(tensor.numel() for tensor in saved.values())
     assert all(tensor.equal(student.state_dict()[name]) for name, tensor in saved.items())
-    averages = load_file(job.place.folder / LAST / "ema.safetensors")
-    averaged = load_student(job.place.output)[0].state_dict()
+    averages = load_file(job.location.workdir / LAST / "ema.safetensors")
+    averaged = load_student(job.location.output_dir)[0].state_dict()
     assert all(tensor.equal(averaged[name]) for name, tensor in averages.items())
 
 
@@ -87,10 +87,10 @@ def test_a_killed_launcher_takes_its_processes_with_it_and_a_rerun_has_the_same_
     kill(launcher)
     wait_until(lambda: not processes_of(job))
     again = []
-    assert execute(job, on_log=again.append) == outcome
+    assert launch(job, on_log=again.append) == outcome
     assert again[0]["step"] == 28  # after the last of the checkpoints, one for each three steps
-    assert files_of(job.place.folder / LAST) == files_of(done.place.folder / LAST)
-    assert files_of(job.place.output) == files_of(done.place.output)
+    assert files_of(job.location.workdir / LAST) == files_of(done.location.workdir / LAST)
+    assert files_of(job.location.output_dir) == files_of(done.location.output_dir)
 
 
 def test_a_launcher_that_is_interrupted_goes_on_when_its_processes_have_ended(whole):
@@ -101,7 +101,7 @@ def test_a_launcher_that_is_interrupted_goes_on_when_its_processes_have_ended(wh
         raise CancelledError  # so Prefect ends a stage that has lost its slot of the device
 
     with pytest.raises(CancelledError):
-        execute(job, on_log=interrupt)
+        launch(job, on_log=interrupt)
     assert processes_of(job) == []
 
 
@@ -112,7 +112,7 @@ def test_an_error_of_a_launched_process_is_raised_here_in_its_own_words(tmp_path
     source = TokenSource([file], patch=PATCH, batch_size=4, seed=7)
     bad = next(step for step in range(6) if 107 in source.batch(step).ids)
     with pytest.raises(NonFiniteLossError, match=f"^step {bad}: the loss is not finite, rows 107;"):
-        execute(job_in(tmp_path / "job", 2))
+        launch(job_in(tmp_path / "job", 2))
 
 
 def test_one_process_is_this_one_and_its_bytes_are_those_of_its_own_run(tmp_path, whole, monkeypatch):
@@ -120,20 +120,20 @@ def test_one_process_is_this_one_and_its_bytes_are_those_of_its_own_run(tmp_path
     torch.set_num_threads(1)
     write_rows(tmp_path / "tokens.parquet", rows=10)
     first = job_in(tmp_path / "first", 1, steps=6)
-    assert execute(first).step == 6
-    assert load_student(first.place.output)[1] == {"patch": PATCH}
+    assert launch(first).step == 6
+    assert load_student(first.location.output_dir)[1] == {"patch": PATCH}
 
 
 def test_a_job_can_start_from_a_saved_student(whole):
     """Its first loss is that of a trained student, and what its config.json tells is carried over."""
     folder, done, outcome, _ = whole
     job = job_in(folder / "further", 1, steps=6).model_copy(
-        update={"student": SavedStudent(folder=done.place.output, weights="raw"), "info": None}
+        update={"student": StudentCheckpoint(folder=done.location.output_dir, weights="raw"), "info": None}
     )
-    rows = execute(job).rows
-    fresh = execute(job_in(folder / "fresh", 1, steps=6)).rows
+    rows = launch(job).rows
+    fresh = launch(job_in(folder / "fresh", 1, steps=6)).rows
     assert rows[0]["loss"] != fresh[0]["loss"] and fresh[0]["loss"] == pytest.approx(outcome.rows[0]["loss"], rel=1e-6)
-    assert load_student(job.place.output)[1] == {"patch": PATCH}
+    assert load_student(job.location.output_dir)[1] == {"patch": PATCH}
 
 
 def test_a_job_survives_its_way_through_json(whole):
@@ -144,14 +144,14 @@ def test_a_job_survives_its_way_through_json(whole):
 def test_a_batch_that_does_not_divide_is_refused_before_anything_starts(whole, monkeypatch):
     monkeypatch.setattr("subprocess.Popen", None)
     with pytest.raises(ValueError, match="does not divide among 3 processes"):
-        execute(job_in(whole[0] / "three", 3))
+        launch(job_in(whole[0] / "three", 3))
 
 
 def test_what_a_dead_process_printed_last_is_kept_and_the_first_error_counts():
     lines = ["Segmentation fault\n", f'{MARK}["error", {{"kind": "OSError", "text": "gone"}}]\n', "\n", "more\n"]
     lines.append(f'{MARK}["error", {{"kind": "RuntimeError", "text": "peer closed"}}]\n')
-    listener = Listener(None)
-    assert launch._follow(lines, listener) == ["Segmentation fault", "more"]
+    listener = MessageRelay(None)
+    assert torchrun._follow(lines, listener) == ["Segmentation fault", "more"]
     assert listener.error == {"kind": "OSError", "text": "gone"}
 
 
@@ -171,13 +171,13 @@ def test_a_message_however_long_is_written_in_a_piece_that_no_pipe_tears(kind, m
 
 
 def test_a_line_that_a_library_printed_into_is_kept_as_one_that_was_printed():
-    torn, listener = f'{MARK}["error", {{"kind": "RunSegmentation fault\n', Listener(None)
-    assert launch._follow([torn], listener) == [torn.strip()]
+    torn, listener = f'{MARK}["error", {{"kind": "RunSegmentation fault\n', MessageRelay(None)
+    assert torchrun._follow([torn], listener) == [torn.strip()]
     assert listener.error is None
 
 
 def test_the_layout_comes_from_the_environment(monkeypatch):
-    assert Settings().train == Layout()
+    assert Settings().train == ParallelConfig()
     monkeypatch.setenv("LIGHTGEN_TRAIN__PROCESSES", "2")
     monkeypatch.setenv("LIGHTGEN_TRAIN__PARALLEL", "fsdp")
-    assert Settings().train == Layout(processes=2, parallel="fsdp")
+    assert Settings().train == ParallelConfig(processes=2, parallel="fsdp")

@@ -5,10 +5,9 @@ import torch
 
 from lightgen_core.config import HeadConfig, MarConfig
 from lightgen_core.model.blocks import attention
-from lightgen_core.model.mar import Mar
+from lightgen_core.model.mar import Mar, new_student
 from lightgen_core.model.patchify import patchify, unpatchify
 from lightgen_core.model.positions import positions_for
-from lightgen_core.model.student import new_student
 
 GRID, TOKENS, WORDS = (3, 4), 12, 5
 SIZES = {
@@ -39,119 +38,119 @@ def batch_of(counts=(7, 7, 7), seed=0):
     generator = torch.Generator().manual_seed(seed)
     batch = len(counts)
     order = torch.rand(batch, TOKENS, generator=generator).argsort(dim=1).argsort(dim=1)
-    hidden = order < torch.tensor(counts)[:, None]
+    mask = order < torch.tensor(counts)[:, None]
     tokens = torch.randn(batch, TOKENS, SIZES["token_width"], generator=generator)
     text = torch.randn(batch, WORDS, SIZES["text_width"], generator=generator)
     text_mask = torch.arange(WORDS) < torch.arange(2, 2 + batch)[:, None]
-    return tokens, hidden, text, text_mask
+    return tokens, mask, text, text_mask
 
 
 @pytest.mark.parametrize("self_attention", [False, True])
 def test_values_of_hidden_tokens_never_reach_a_state(self_attention):
     mar = mar_of(text_self_attention=self_attention)
-    tokens, hidden, text, text_mask = batch_of()
-    states = mar(tokens, hidden, text, text_mask, GRID)
-    other = torch.where(hidden[..., None], torch.full_like(tokens, 1e6), tokens)
-    assert torch.equal(mar(other, hidden, text, text_mask, GRID), states)
+    tokens, mask, text, text_mask = batch_of()
+    states = mar(tokens, mask, text, text_mask, GRID)
+    other = torch.where(mask[..., None], torch.full_like(tokens, 1e6), tokens)
+    assert torch.equal(mar(other, mask, text, text_mask, GRID), states)
 
 
 def test_every_visible_token_reaches_every_state():
     mar = mar_of()
-    tokens, hidden, text, text_mask = batch_of()
-    states = mar(tokens, hidden, text, text_mask, GRID)
-    for place in (~hidden[0]).nonzero()[:, 0].tolist():
+    tokens, mask, text, text_mask = batch_of()
+    states = mar(tokens, mask, text, text_mask, GRID)
+    for place in (~mask[0]).nonzero()[:, 0].tolist():
         changed = tokens.clone()
         changed[0, place] += 1.0
-        moved = (mar(changed, hidden, text, text_mask, GRID) - states).abs().amax(dim=2)
+        moved = (mar(changed, mask, text, text_mask, GRID) - states).abs().amax(dim=2)
         assert (moved[0] > 1e-6).all() and (moved[1:] == 0).all()
 
 
 def test_padded_words_never_reach_a_state():
     mar = mar_of()
-    tokens, hidden, text, text_mask = batch_of()
-    states = mar(tokens, hidden, text, text_mask, GRID)
+    tokens, mask, text, text_mask = batch_of()
+    states = mar(tokens, mask, text, text_mask, GRID)
     other = torch.where(text_mask[..., None], text, torch.full_like(text, 9.0))
-    assert torch.equal(mar(tokens, hidden, other, text_mask, GRID), states)
+    assert torch.equal(mar(tokens, mask, other, text_mask, GRID), states)
 
 
 def test_padding_is_the_same_as_a_shorter_text():
     mar = mar_of()
-    tokens, hidden, text, text_mask = batch_of()
-    states = mar(tokens, hidden, text, text_mask, GRID)
+    tokens, mask, text, text_mask = batch_of()
+    states = mar(tokens, mask, text, text_mask, GRID)
     for image, words in enumerate(text_mask.sum(dim=1).tolist()):
         one = slice(image, image + 1)
-        alone = mar(tokens[one], hidden[one], text[one, :words], None, GRID)
+        alone = mar(tokens[one], mask[one], text[one, :words], None, GRID)
         assert (alone - states[one]).abs().max() <= 1e-5
 
 
 def test_no_mask_and_the_released_switch_both_read_padding():
-    tokens, hidden, text, text_mask = batch_of()
-    unmasked = mar_of()(tokens, hidden, text, None, GRID)
-    switched = mar_of(attend_to_padding=True)(tokens, hidden, text, text_mask, GRID)
+    tokens, mask, text, text_mask = batch_of()
+    unmasked = mar_of()(tokens, mask, text, None, GRID)
+    switched = mar_of(attend_to_padding=True)(tokens, mask, text, text_mask, GRID)
     assert torch.equal(switched, unmasked)
-    assert (mar_of()(tokens, hidden, text, text_mask, GRID) - unmasked).abs().max() > 1e-3
+    assert (mar_of()(tokens, mask, text, text_mask, GRID) - unmasked).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_nothing_to_read_gives_finite_states(precision):
-    tokens, hidden, text, text_mask = batch_of(counts=(3, 12, 7))
+    tokens, mask, text, text_mask = batch_of(counts=(3, 12, 7))
     with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
-        states = mar_of()(tokens, hidden, text, torch.zeros_like(text_mask), GRID)
+        states = mar_of()(tokens, mask, text, torch.zeros_like(text_mask), GRID)
     assert states.isfinite().all()
 
 
 def test_dropped_captions_are_ignored_and_read_as_the_null_text():
     mar = mar_of()
-    tokens, hidden, text, text_mask = batch_of()
+    tokens, mask, text, text_mask = batch_of()
     dropped = torch.tensor([False, True, False])
-    states = mar(tokens, hidden, text, text_mask, GRID, text_dropped=dropped)
+    states = mar(tokens, mask, text, text_mask, GRID, text_dropped=dropped)
     other_text, other_mask = text.clone(), text_mask.clone()
     other_text[1] += 5.0
     other_mask[1] = ~other_mask[1]
-    assert torch.equal(mar(tokens, hidden, other_text, other_mask, GRID, text_dropped=dropped), states)
-    null = mar.read_text(mar.encode_decode(tokens, hidden, GRID), mar.null_text(3), None, GRID)
+    assert torch.equal(mar(tokens, mask, other_text, other_mask, GRID, text_dropped=dropped), states)
+    null = mar.cross_attend(mar.encode_decode(tokens, mask, GRID), mar.null_states(3), None, GRID)
     assert (null[1] - states[1]).abs().max() <= 1e-5
-    assert torch.equal(states[[0, 2]], mar(tokens, hidden, text, text_mask, GRID)[[0, 2]])
+    assert torch.equal(states[[0, 2]], mar(tokens, mask, text, text_mask, GRID)[[0, 2]])
 
 
 def test_null_text_reads_the_same_with_any_number_of_words():
     mar = mar_of()
-    tokens, hidden, *_ = batch_of()
-    image = mar.encode_decode(tokens, hidden, GRID)
-    one, many = (mar.read_text(image, mar.null_text(3, words), None, GRID) for words in (1, 40))
+    tokens, mask, *_ = batch_of()
+    image = mar.encode_decode(tokens, mask, GRID)
+    one, many = (mar.cross_attend(image, mar.null_states(3, words), None, GRID) for words in (1, 40))
     assert (one - many).abs().max() <= 1e-5
 
 
 def test_unequal_hidden_counts_equal_runs_of_one_image():
     mar = mar_of()
-    tokens, hidden, text, text_mask = batch_of(counts=(3, 12, 7, 0))
-    together = mar(tokens, hidden, text, text_mask, GRID)
+    tokens, mask, text, text_mask = batch_of(counts=(3, 12, 7, 0))
+    together = mar(tokens, mask, text, text_mask, GRID)
     for image, count in enumerate((3, 12, 7, 0)):
         one = slice(image, image + 1)
-        alone = mar(tokens[one], hidden[one], text[one], text_mask[one], GRID, num_hidden=count)
+        alone = mar(tokens[one], mask[one], text[one], text_mask[one], GRID, num_masked=count)
         assert (alone - together[one]).abs().max() <= 1e-5
 
 
 def test_unequal_hidden_counts_have_finite_gradients():
     mar = mar_of().requires_grad_(True)
-    tokens, hidden, text, text_mask = batch_of(counts=(3, 12, 7))
-    mar(tokens, hidden, text, text_mask, GRID).square().sum().backward()
-    assert all(parameter.grad.isfinite().all() for name, parameter in mar.named_parameters() if name != "null_word")
+    tokens, mask, text, text_mask = batch_of(counts=(3, 12, 7))
+    mar(tokens, mask, text, text_mask, GRID).square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for name, parameter in mar.named_parameters() if name != "null_text")
 
 
 @pytest.mark.parametrize("count", [0, 7, 12])
 def test_a_given_count_changes_nothing(count):
     mar = mar_of()
-    tokens, hidden, text, text_mask = batch_of(counts=(count,) * 3)
-    read = mar(tokens, hidden, text, text_mask, GRID)
-    assert torch.equal(mar(tokens, hidden, text, text_mask, GRID, num_hidden=count), read)
+    tokens, mask, text, text_mask = batch_of(counts=(count,) * 3)
+    read = mar(tokens, mask, text, text_mask, GRID)
+    assert torch.equal(mar(tokens, mask, text, text_mask, GRID, num_masked=count), read)
 
 
 def test_all_hidden_still_gives_every_parameter_a_gradient():
     mar = mar_of().requires_grad_(True)
-    tokens, hidden, text, text_mask = batch_of(counts=(12, 12, 12))
+    tokens, mask, text, text_mask = batch_of(counts=(12, 12, 12))
     dropped = torch.tensor([True, False, False])
-    states = mar(tokens, hidden, text, text_mask, GRID, num_hidden=TOKENS, text_dropped=dropped)
+    states = mar(tokens, mask, text, text_mask, GRID, num_masked=TOKENS, text_dropped=dropped)
     states.square().sum().backward()
     assert states.isfinite().all()
     assert [name for name, parameter in mar.named_parameters() if parameter.grad is None] == []
@@ -159,26 +158,28 @@ def test_all_hidden_still_gives_every_parameter_a_gradient():
 
 def test_the_order_of_images_in_a_batch_does_not_matter():
     mar = mar_of()
-    tokens, hidden, text, text_mask = batch_of()
-    states = mar(tokens, hidden, text, text_mask, GRID)
-    flipped = mar(tokens.flip(0), hidden.flip(0), text.flip(0), text_mask.flip(0), GRID)
+    tokens, mask, text, text_mask = batch_of()
+    states = mar(tokens, mask, text, text_mask, GRID)
+    flipped = mar(tokens.flip(0), mask.flip(0), text.flip(0), text_mask.flip(0), GRID)
     assert (flipped.flip(0) - states).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("self_attention", [False, True])
 def test_cached_text_gives_the_same_states(self_attention):
     mar = mar_of(text_self_attention=self_attention)
-    tokens, hidden, text, text_mask = batch_of()
-    memory = mar.text_memory(mar.align(text, text_mask))
-    cached = mar.read_text(mar.encode_decode(tokens, hidden, GRID, 7), memory, text_mask, GRID)
-    assert torch.equal(cached, mar(tokens, hidden, text, text_mask, GRID))
+    tokens, mask, text, text_mask = batch_of()
+    memory = mar.text_kv(mar.align(text, text_mask))
+    cached = mar.cross_attend(mar.encode_decode(tokens, mask, GRID, 7), memory, text_mask, GRID)
+    assert torch.equal(cached, mar(tokens, mask, text, text_mask, GRID))
 
 
 def test_self_attention_adds_parameters_only_to_the_text_blocks():
     plain, added = (dict(mar_of(text_self_attention=on).named_parameters()) for on in (False, True))
     extra = {name for name in added if name not in plain}
     assert plain.keys() <= added.keys()
-    assert extra and all(name.startswith(("reader.0.self_attention.", "reader.1.self_attention.")) for name in extra)
+    assert extra and all(
+        name.startswith(("cross_blocks.0.self_attention.", "cross_blocks.1.self_attention.")) for name in extra
+    )
 
 
 def test_dropout_acts_in_training_only():
@@ -216,9 +217,9 @@ def test_bf16_attention_on_a_cpu_equals_the_fused_kernel_to_bf16_precision(maske
 
 
 def test_a_grid_that_the_tokens_do_not_fill_is_refused():
-    tokens, hidden, text, text_mask = batch_of()
+    tokens, mask, text, text_mask = batch_of()
     with pytest.raises(ValueError, match="12 tokens do not fill a grid of 4x4"):
-        mar_of()(tokens, hidden, text, text_mask, (4, 4))
+        mar_of()(tokens, mask, text, text_mask, (4, 4))
 
 
 def test_positions_of_the_tables_own_grid_are_the_table():

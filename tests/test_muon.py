@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lightgen_core.config import OptimizerConfig
-from lightgen_core.train.muon import RMS, Muon, orthogonal
+from lightgen_core.train.muon import ADAMW_RMS, Muon, orthogonalize
 from lightgen_core.train.optimizer import make_optimizer
 
 
@@ -16,7 +16,7 @@ def matrices(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("shape", [(2, 16, 48), (2, 48, 16)])
 def test_an_orthogonalised_matrix_has_singular_values_near_one_and_the_same_singular_vectors(shape):
     given = matrices(*shape)
-    found = orthogonal(given)
+    found = orthogonalize(given)
     values = torch.linalg.svdvals(found)
     assert found.shape == given.shape
     assert values.min() > 0.6 and values.max() < 1.3
@@ -34,7 +34,7 @@ def test_an_update_has_the_size_of_an_adamw_update_whatever_the_gradient():
         weight = nn.Parameter(torch.zeros(16, 48))
         weight.grad = matrices(16, 48) * size
         optimizer_of(weight).step()
-        assert weight.detach().square().mean().sqrt() == pytest.approx(0.1 * RMS, rel=0.25)
+        assert weight.detach().square().mean().sqrt() == pytest.approx(0.1 * ADAMW_RMS, rel=0.25)
 
 
 def test_weights_decay_by_learning_rate_times_decay():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightgen_core.diffusion import gaussian
-from lightgen_core.diffusion.objectives import OBJECTIVES, objective
+from lightgen_core.diffusion.objectives import OBJECTIVES, get_objective
 from lightgen_core.diffusion.schedule import cosine_alpha_bar, schedule_on, spaced_steps
 
 GENERATOR_SEED = 11
@@ -17,7 +17,7 @@ GENERATOR_SEED = 11
 def rows(name: str, count: int = 400, values: int = 8):
     """Targets, times, noise and the head's outputs of a few hundred rows; ddpm's first and last step among them."""
     generator = torch.Generator().manual_seed(GENERATOR_SEED)
-    chosen = objective(name)
+    chosen = get_objective(name)
     uniform = torch.rand(count, generator=generator)
     uniform[:20], uniform[20:40] = 0.0, 1 - 2**-24
     target, noise = (torch.randn(count, values, generator=generator) for _ in range(2))
@@ -25,7 +25,7 @@ def rows(name: str, count: int = 400, values: int = 8):
     if name == "ddpm":
         # Far out in a tail of the likelihood at step 0, fp32 loses the bin's probability to cancellation.
         output[:20, :values] = noise[:20] + 0.1 * output[:20, :values]
-    return chosen, target, chosen.timestep(uniform), noise, output
+    return chosen, target, chosen.sample_timesteps(uniform), noise, output
 
 
 def ddpm_loss(target, timestep, noise, output):
@@ -69,7 +69,7 @@ def test_ddpm_loss_equals_the_formula():
 
 
 def test_ddpm_loss_of_a_fixed_row_is_golden():
-    chosen = objective("ddpm")
+    chosen = get_objective("ddpm")
     target, noise = torch.tensor([[0.5, -1.0]]), torch.tensor([[1.0, 0.25]])
     output = torch.tensor([[0.8, 0.0, 0.5, -0.5]])
     losses = [chosen.loss(output, target, torch.tensor([step]), noise).item() for step in (0, 1, 500, 999)]
@@ -97,7 +97,7 @@ def test_the_bound_vanishes_at_the_true_mean_and_variance():
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_error_is_the_plain_squared_error(name):
     chosen, target, timestep, noise, output = rows(name)
-    wanted = chosen.wanted(target, timestep, noise)
+    wanted = chosen.target(target, timestep, noise)
     expected = (output[:, :8] - wanted).square().mean(dim=1)
     assert torch.equal(chosen.error(output, target, timestep, noise), expected)
     if name != "ddpm":
@@ -107,8 +107,8 @@ def test_the_error_is_the_plain_squared_error(name):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_perfect_prediction_recovers_token_and_noise(name):
     chosen, target, timestep, noise, _ = rows(name)
-    noisy, wanted = chosen.noisy(target, timestep, noise), chosen.wanted(target, timestep, noise)
-    clean, recovered = chosen.recover(wanted, noisy, timestep)
+    noisy, wanted = chosen.add_noise(target, timestep, noise), chosen.target(target, timestep, noise)
+    clean, recovered = chosen.to_x0_and_noise(wanted, noisy, timestep)
     alpha, _ = chosen.alpha_sigma(timestep)
     assert ((clean - target) * alpha[:, None]).abs().max() <= 1e-6
     assert (recovered - noise).abs().max() <= 1e-6
@@ -119,15 +119,15 @@ def test_a_perfect_prediction_recovers_token_and_noise(name):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_any_prediction_lies_on_the_path_through_its_token_and_noise(name):
     chosen, target, timestep, noise, output = rows(name)
-    noisy = chosen.noisy(target, timestep, noise)
-    clean, recovered = chosen.recover(chosen.split(output)[0], noisy, timestep)
-    again = chosen.noisy(clean, timestep, recovered)
+    noisy = chosen.add_noise(target, timestep, noise)
+    clean, recovered = chosen.to_x0_and_noise(chosen.split_variance(output)[0], noisy, timestep)
+    again = chosen.add_noise(clean, timestep, recovered)
     assert ((again - noisy).abs() / (1 + noisy.abs())).max() <= 1e-4
 
 
 @pytest.mark.parametrize("name", ["v", "flow"])
 def test_paths_lead_from_data_to_noise(name):
-    chosen = objective(name)
+    chosen = get_objective(name)
     alpha, sigma = chosen.alpha_sigma(torch.tensor([0.0, 0.5, 1.0]))
     middle = math.sqrt(0.5) if name == "v" else 0.5
     assert (alpha - torch.tensor([1.0, middle, 0.0])).abs().max() <= 1e-6
@@ -137,14 +137,14 @@ def test_paths_lead_from_data_to_noise(name):
 def test_flow_predicts_the_derivative_of_its_path():
     chosen, target, timestep, noise, _ = rows("flow")
     step = 1e-2
-    slope = (chosen.noisy(target, timestep + step, noise) - chosen.noisy(target, timestep, noise)) / step
-    assert (slope - chosen.wanted(target, timestep, noise)).abs().max() <= 1e-3
+    slope = (chosen.add_noise(target, timestep + step, noise) - chosen.add_noise(target, timestep, noise)) / step
+    assert (slope - chosen.target(target, timestep, noise)).abs().max() <= 1e-3
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_times_spread_evenly_over_their_range(name):
     uniform = (torch.arange(4000) + 0.5) / 4000
-    time = objective(name).timestep(uniform)
+    time = get_objective(name).sample_timesteps(uniform)
     if name == "ddpm":
         assert time.bincount().tolist() == [4] * 1000
     else:
@@ -168,7 +168,7 @@ def test_losses_of_bf16_outputs_are_computed_in_fp32(name):
 
 def test_an_unknown_objective_is_refused():
     with pytest.raises(ValueError, match="choose one of ddpm, v, flow"):
-        objective("epsilon")
+        get_objective("epsilon")
 
 
 def test_the_cosine_schedule_runs_from_data_to_noise():

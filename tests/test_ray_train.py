@@ -21,9 +21,9 @@ from two_nodes import two_nodes
 from waiting import wait_until
 
 from lightgen_core.launch import ray_train as on_ray
-from lightgen_core.launch.messages import LaunchError, Listener, Message
+from lightgen_core.launch.messages import LaunchError, Message, MessageRelay
 from lightgen_core.launch.ray_cluster import ClusterError, connect
-from lightgen_core.launch.torchrun import execute
+from lightgen_core.launch.run import launch
 from lightgen_core.train.train_step import NonFiniteLossError
 from tasks.config.settings import Settings
 from tasks.training import place
@@ -68,7 +68,7 @@ def free_cpus():
 def test_processes_on_ray_end_with_a_killed_launcher_and_a_rerun_has_the_bytes_of_one_process(nodes, hold, tokens):
     torch.set_num_threads(1)
     here, job = job_in(tokens / "here", 1), job_in(tokens / "killed", 1, "ray")
-    outcome = execute(here)
+    outcome = launch(here)
     (tokens / "killed.json").write_text(job.model_dump_json())
     hold.flag.touch()
     path = f"{hold.path}{os.pathsep}{TESTS.parent}"
@@ -80,18 +80,18 @@ def test_processes_on_ray_end_with_a_killed_launcher_and_a_rerun_has_the_bytes_o
     wait_until(lambda: free_cpus() == 4)
     hold.flag.unlink()
     again = []
-    assert execute(job, on_log=again.append) == outcome
+    assert launch(job, on_log=again.append) == outcome
     # There is a checkpoint for each three steps; Ray lets a process go that may still name that of step 30.
     assert (again[0]["step"] in (28, 31), again[-1]["step"]) == (True, STEPS)
-    assert files_of(job.place.folder / LAST) == files_of(here.place.folder / LAST)
-    assert files_of(job.place.output) == files_of(here.place.output)
+    assert files_of(job.location.workdir / LAST) == files_of(here.location.workdir / LAST)
+    assert files_of(job.location.output_dir) == files_of(here.location.output_dir)
 
 
 def test_an_error_that_would_come_again_is_raised_in_its_own_words_and_not_tried_again(nodes, tmp_path, caplog):
     latents = np.full((10, CHANNELS, SIDE, SIDE), np.inf, np.float16)
     write_rows(tmp_path / "tokens.parquet", rows=10, latents=[image.tobytes() for image in latents])
     with caplog.at_level(logging.INFO), pytest.raises(NonFiniteLossError, match=r"^step 0: the loss is not finite"):
-        execute(job_in(tmp_path / "job", 1, "ray"))
+        launch(job_in(tmp_path / "job", 1, "ray"))
     assert "start again" not in caplog.text
 
 
@@ -99,7 +99,7 @@ def test_more_processes_than_the_machines_hold_are_refused_at_once(nodes, tokens
     with pytest.raises(
         LaunchError, match=r"wants 8 processes with 1 CPU each, and the 2 machines .* have room for 4\."
     ):
-        execute(job_in(tokens / "many", 8, "ray", batch_size=8))
+        launch(job_in(tokens / "many", 8, "ray", batch_size=8))
 
 
 def test_an_interrupted_launcher_goes_on_when_its_processes_have_ended(nodes, tokens, monkeypatch):
@@ -111,7 +111,7 @@ def test_an_interrupted_launcher_goes_on_when_its_processes_have_ended(nodes, to
 
     job = job_in(tokens / "interrupted", 1, "ray", steps=2400, log_every=24, checkpoint_every=24)
     with pytest.raises(CancelledError):
-        execute(job, on_log=interrupt)
+        launch(job, on_log=interrupt)
     assert len(ended) == 1 and ended[0][0] is None
 
 
@@ -137,13 +137,13 @@ def test_a_lost_machine_costs_a_restart_and_no_byte(nodes, hold, tokens, caplog)
 
     hold.flag.touch()
     with caplog.at_level(logging.INFO):
-        outcome = execute(job, on_log=on_log)
+        outcome = launch(job, on_log=on_log)
     assert seen == list(range(1, STEPS + 1))
     assert "start again from the last checkpoint (1 of 3)" in caplog.text
     assert re.search("going on from step (27|30)", caplog.text)  # the other machine may have named the checkpoint of 30
-    assert outcome == execute(whole)
-    assert files_of(job.place.folder / LAST) == files_of(whole.place.folder / LAST)
-    assert files_of(job.place.output) == files_of(whole.place.output)
+    assert outcome == launch(whole)
+    assert files_of(job.location.workdir / LAST) == files_of(whole.location.workdir / LAST)
+    assert files_of(job.location.output_dir) == files_of(whole.location.output_dir)
 
 
 def test_nothing_outside_is_contacted_by_a_cluster_of_this_machine_and_a_training_on_it(tmp_path):
@@ -160,11 +160,11 @@ def test_nothing_outside_is_contacted_by_a_cluster_of_this_machine_and_a_trainin
 def test_a_machine_that_does_not_see_the_files_says_where_they_belong(tokens, monkeypatch):
     monkeypatch.setattr(on_ray, "SEEN_WITHIN", 0)
     job = job_in(tokens / "elsewhere", 1, "ray")
-    job.place.folder.mkdir(parents=True)
-    (job.place.folder / on_ray.TOKEN).write_text("of an earlier start")
-    with pytest.raises(ValueError, match=f"does not see {job.place.folder / on_ray.TOKEN} .* LIGHTGEN_SCRATCH"):
+    job.location.workdir.mkdir(parents=True)
+    (job.location.workdir / on_ray.TOKEN).write_text("of an earlier start")
+    with pytest.raises(ValueError, match=f"does not see {job.location.workdir / on_ray.TOKEN} .* LIGHTGEN_SCRATCH"):
         on_ray._check_shared(job, "of this start")
-    (job.place.folder / on_ray.TOKEN).write_text("of this start")
+    (job.location.workdir / on_ray.TOKEN).write_text("of this start")
     on_ray._check_shared(job, "of this start")
     with pytest.raises(ValueError, match=r"does not see .*gone\.parquet"):
         on_ray._check_shared(job.model_copy(update={"files": (tokens / "gone.parquet",)}), "of this start")
@@ -178,9 +178,9 @@ def test_the_engine_of_a_stage_is_the_launcher_of_its_training(tmp_path):
 
 def test_a_row_that_is_computed_anew_is_told_once():
     told = []
-    listener = Listener(told.append)
+    listener = MessageRelay(told.append)
     for step in (1, 2, 3, 2, 3, 4):
-        listener.hear(Message("row", {"step": step}))
+        listener.handle(Message("row", {"step": step}))
     assert [row["step"] for row in told] == [1, 2, 3, 4]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from lightgen_core.encoders.model_ref import ModelNotFound, Reference, parse, resolve
+from lightgen_core.encoders.model_ref import ModelNotFound, ModelRef, parse_model_ref, resolve
 from tasks.context.digests import weights_digest
 
 COMMIT = "3d7c5902f1a4b6e8d0c2a4b6e8d0c2a4b6e8d0c2"
@@ -25,7 +25,7 @@ COMMIT = "3d7c5902f1a4b6e8d0c2a4b6e8d0c2a4b6e8d0c2"
     ],
 )
 def test_a_hub_name_is_cut_into_repository_folder_and_revision(text, repository, subfolder, revision, pinned):
-    found = parse(text)
+    found = parse_model_ref(text)
     assert (found.source, found.subfolder, found.revision, found.pinned) == (repository, subfolder, revision, pinned)
     assert found.options == {k: v for k, v in (("subfolder", subfolder), ("revision", revision)) if v}
 
@@ -33,15 +33,15 @@ def test_a_hub_name_is_cut_into_repository_folder_and_revision(text, repository,
 def test_a_folder_is_itself_whatever_its_name(tmp_path, monkeypatch):
     (tmp_path / "org" / "name@main").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert parse("org/name@main").path == Path("org/name@main")
-    assert parse("zoo:t5") == Reference("zoo:t5", Path(resolve("zoo:t5")))
-    assert parse("zoo:t5").pinned and parse("zoo:t5").commit() is None
+    assert parse_model_ref("org/name@main").path == Path("org/name@main")
+    assert parse_model_ref("zoo:t5") == ModelRef("zoo:t5", Path(resolve("zoo:t5")))
+    assert parse_model_ref("zoo:t5").pinned and parse_model_ref("zoo:t5").commit() is None
 
 
 @pytest.mark.parametrize("text", ["/nosuch/folder", "./models/vae", "~/nosuch", "org//name"])
 def test_a_path_at_which_nothing_is_is_an_error_and_not_a_download(text):
     with pytest.raises(ModelNotFound, match="there is nothing at"):
-        parse(text)
+        parse_model_ref(text)
 
 
 @pytest.fixture
@@ -57,11 +57,11 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_the_commit_of_an_unpinned_model_is_read_from_the_local_cache(cache):
-    assert parse("org/name/vae").commit() == COMMIT
-    assert parse("org/name/vae@main").commit() == COMMIT
-    assert parse("org/name/vae").here() == cache / "snapshots" / COMMIT / "vae"
-    assert parse("org/name/vae@other").commit() is None
-    assert parse("org/other").commit() is None
+    assert parse_model_ref("org/name/vae").commit() == COMMIT
+    assert parse_model_ref("org/name/vae@main").commit() == COMMIT
+    assert parse_model_ref("org/name/vae").here() == cache / "snapshots" / COMMIT / "vae"
+    assert parse_model_ref("org/name/vae@other").commit() is None
+    assert parse_model_ref("org/other").commit() is None
 
 
 def test_a_digest_follows_the_bytes_and_not_the_place(tmp_path):

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tiny_student import train
 
 from flows.load import load_recipe
 from lightgen_core.data.batches import TokenSource
-from lightgen_core.model.student import new_student
-from lightgen_core.train.pretrain import train
+from lightgen_core.model.mar import new_student
 
 ROWS, WORDS = 192, 9
 LAYOUT = {"dtype": "float16", "channels": 16, "height": 6, "width": 6, "text_width": 128}

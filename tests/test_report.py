@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightgen_core.dedup.diversity import Figure
+from lightgen_core.dedup.diversity import Metric
 from lightgen_core.intervals import Interval
 from lightgen_core.report.charts import loss_curve, running_mean, score_bars, time_bars
 from lightgen_core.report.data import (
@@ -70,7 +70,7 @@ def report(rows=12, **changes):
         unused_topics=("negation",),
         repeats=(Repeat("a Red circle!", "a red circle", 1.0),),
         repeated_captions=311,
-        diversity=(Figure("Vendi score", 38.42, "effective number of different pictures"),),
+        diversity=(Metric("Vendi score", 38.42, "effective number of different pictures"),),
         dedup=DedupSummary(
             pictures=12_000,
             reasons={"exact copy": 12, "near duplicate": 438},

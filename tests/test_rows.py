@@ -15,13 +15,13 @@ from tiny_student import LAYOUT, PATCH, TEXT_WIDTH, write_rows
 from lightgen_core.data import row_reader as rows_module
 from lightgen_core.data.batches import DataError, TokenSource
 from lightgen_core.data.parquet_pages import plain_ranges
-from lightgen_core.data.row_reader import Rows
+from lightgen_core.data.row_reader import RowReader
 from storage.tables import ROW_GROUP_BYTES, schema, to_parquet
 
 COLUMNS = ("latents", "text")
 
 
-def values_of(rows: Rows, column: str) -> list[bytes]:
+def values_of(rows: RowReader, column: str) -> list[bytes]:
     """All values of a column, by way of the reader, in an order that is not the file's."""
     order = np.random.default_rng(0).permutation(len(rows))
     sizes = rows.layout.bytes_of(column, 1, rows.words(order))
@@ -57,7 +57,7 @@ def test_every_layout_gives_the_values_that_parquet_gives(tmp_path, how, kind, n
     files = [tmp_path / f"{name}.parquet" for name in "abc"]
     for file, start, stop in zip(files, (0, 12, 13), (12, 13, 40), strict=True):
         pq.write_table(table.slice(start, stop - start), file, **how)
-    rows = Rows(files, COLUMNS, tmp_path / "scratch")
+    rows = RowReader(files, COLUMNS, tmp_path / "scratch")
     assert rows.ids.tolist() == table["id"].to_pylist()
     for column in COLUMNS:
         assert values_of(rows, column) == table[column].to_pylist()
@@ -80,9 +80,9 @@ def test_only_files_that_cannot_be_addressed_are_copied_and_only_once(tmp_path, 
     file, scratch = tmp_path / "a.parquet", tmp_path / "scratch"
     table = pq.read_table(write_rows(tmp_path / "all.parquet", rows=20))
     pq.write_table(table, file, **how)
-    first = Rows([file], COLUMNS, scratch)
+    first = RowReader([file], COLUMNS, scratch)
     copies = [(copy, copy.stat().st_mtime_ns) for copy in scratch.glob("*")]
-    second = Rows([file], COLUMNS, scratch)
+    second = RowReader([file], COLUMNS, scratch)
     assert len(copies) == (0 if plain else 1)
     assert copies == [(copy, copy.stat().st_mtime_ns) for copy in scratch.glob("*")]
     assert values_of(first, "text") == values_of(second, "text") == table["text"].to_pylist()
@@ -93,7 +93,7 @@ def test_a_temporary_copy_goes_with_its_source(tmp_path, monkeypatch):
     (tmp_path / "temporary").mkdir()
     table = pq.read_table(write_rows(tmp_path / "all.parquet", rows=5))
     pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
-    source = Rows([tmp_path / "a.parquet"], COLUMNS)
+    source = RowReader([tmp_path / "a.parquet"], COLUMNS)
     assert len(list((tmp_path / "temporary").glob("*/*.parquet"))) == 1
     del source
     assert not list((tmp_path / "temporary").iterdir())
@@ -127,7 +127,7 @@ def test_what_the_tokens_stage_writes_is_addressed_and_read_by_others(tmp_path):
     }
     assert metadata.row_group(0).column(1).compression == "ZSTD"
     assert pq.read_table(file).equals(table)
-    assert values_of(Rows([file], COLUMNS, tmp_path / "scratch"), "latents") == columns["latents"]
+    assert values_of(RowReader([file], COLUMNS, tmp_path / "scratch"), "latents") == columns["latents"]
     assert not (tmp_path / "scratch").exists()
 
 
@@ -148,7 +148,7 @@ def test_two_wrong_sizes_that_cancel_are_found_when_they_are_read(tmp_path):
 def test_a_null_is_named(tmp_path):
     file = write_rows(tmp_path / "a.parquet", rows=3, latents=[b"\0" * 144, None, b"\0" * 144])
     with pytest.raises(DataError, match="latents of row 101 has no value; expected 144"):
-        Rows([file], COLUMNS)
+        RowReader([file], COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -161,24 +161,24 @@ def test_a_null_is_named(tmp_path):
 )
 def test_columns_of_another_type_are_refused(tmp_path, changes, message):
     with pytest.raises(DataError, match=message):
-        Rows([write_rows(tmp_path / "a.parquet", rows=2, **changes)], COLUMNS)
+        RowReader([write_rows(tmp_path / "a.parquet", rows=2, **changes)], COLUMNS)
 
 
 def test_files_of_two_layouts_are_refused_together(tmp_path):
     files = [write_rows(tmp_path / "a.parquet", rows=2)]
     files += [write_rows(tmp_path / "b.parquet", rows=2, layout=LAYOUT | {"dtype": "bfloat16"})]
     with pytest.raises(DataError, match=r"b\.parquet holds .*bfloat16.*; train on one kind"):
-        Rows(files, COLUMNS)
+        RowReader(files, COLUMNS)
 
 
 def test_a_file_that_is_no_parquet_is_named(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing else")
     with pytest.raises(DataError, match=r"a\.parquet is not a Parquet file"):
-        Rows([tmp_path / "a.parquet"], COLUMNS)
+        RowReader([tmp_path / "a.parquet"], COLUMNS)
 
 
 def test_a_file_that_was_cut_off_since_is_named(tmp_path):
-    source = pickle.loads(pickle.dumps(Rows([write_rows(tmp_path / "a.parquet", rows=9)], COLUMNS)))
+    source = pickle.loads(pickle.dumps(RowReader([write_rows(tmp_path / "a.parquet", rows=9)], COLUMNS)))
     os.truncate(tmp_path / "a.parquet", 100)
     with pytest.raises(DataError, match=r"a\.parquet has 100 bytes; when it was opened"):
         values_of(source, "latents")
@@ -189,7 +189,7 @@ def test_a_disk_without_room_for_the_copies_is_refused_before_writing(tmp_path, 
     pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(DataError, match="need copies of"):
-        Rows([tmp_path / "a.parquet"], COLUMNS, tmp_path / "scratch")
+        RowReader([tmp_path / "a.parquet"], COLUMNS, tmp_path / "scratch")
     assert not list((tmp_path / "scratch").iterdir())
 
 

@@ -6,18 +6,18 @@ from pydantic import ValidationError
 from tiny_student import GRID, TEXT_WIDTH, TOKEN_WIDTH, TOKENS, tiny_student
 
 from lightgen_core.config import SamplerConfig
-from lightgen_core.diffusion.objectives import objective
+from lightgen_core.diffusion.objectives import get_objective
 from lightgen_core.diffusion.schedule import schedule_on
 from lightgen_core.sampling.head_samplers import (
-    UnfitSamplerError,
+    IncompatibleSamplerError,
     head_steps,
-    levels,
+    head_steps_for,
     noises_per_token,
     sample_head,
-    steps_at,
+    sampling_schedule,
 )
-from lightgen_core.sampling.token_sampler import HeadLoop
-from lightgen_core.sampling.unmask import guidance_at, pad_text, reveal_counts, sample
+from lightgen_core.sampling.token_sampler import TokenSampler
+from lightgen_core.sampling.unmask import cosine_unmask_schedule, guidance_at, pad_text, sample
 
 SAMPLERS = [("ddpm", "ddpm"), ("ddpm", "ddim"), ("v", "ddpm"), ("v", "ddim"), ("flow", "euler")]
 
@@ -46,19 +46,19 @@ def settings(sampler="ddim", **changes):
 
 @pytest.mark.parametrize(("hidden", "iterations"), [(1, 1), (9, 1), (9, 4), (9, 9), (9, 64), (256, 64), (1024, 64)])
 def test_every_iteration_reveals_something_and_all_is_revealed(hidden, iterations):
-    counts = reveal_counts(hidden, iterations)
+    counts = cosine_unmask_schedule(hidden, iterations)
     assert len(counts) == min(hidden, iterations) and sum(counts) == hidden and min(counts) >= 1
 
 
 def test_reveals_follow_the_cosine():
-    left = 256 - torch.tensor(reveal_counts(256, 64)).cumsum(0)
+    left = 256 - torch.tensor(cosine_unmask_schedule(256, 64)).cumsum(0)
     # Before iteration 14 the cosine reveals less than one token an iteration, so the count runs ahead of it.
     for done in (16, 32, 48, 60):
         assert left[done - 1] == math.floor(256 * math.cos(math.pi / 2 * done / 64))
 
 
 def test_nothing_hidden_needs_no_iteration():
-    assert reveal_counts(0, 64) == []
+    assert cosine_unmask_schedule(0, 64) == []
 
 
 def test_guidance_grows_with_the_revealed_share():
@@ -74,8 +74,8 @@ def test_guidance_acts_in_its_interval_only():
 
 def test_head_steps_fall_with_the_known_share():
     falling, constant = settings(head_steps=12, head_steps_last=4), settings(head_steps=12)
-    assert [steps_at(known, falling) for known in (0.0, 0.5, 1.0)] == [12, 8, 4]
-    assert [steps_at(known, constant) for known in (0.0, 0.5, 1.0)] == [12, 12, 12]
+    assert [head_steps_for(known, falling) for known in (0.0, 0.5, 1.0)] == [12, 8, 4]
+    assert [head_steps_for(known, constant) for known in (0.0, 0.5, 1.0)] == [12, 12, 12]
 
 
 @pytest.mark.parametrize(("name", "sampler"), SAMPLERS)
@@ -136,22 +136,22 @@ def test_an_image_that_is_all_known_comes_back():
 @pytest.mark.parametrize(("guidance", "reads"), [(1.0, 4), (3.0, 8)])
 def test_text_is_aligned_once_and_the_null_text_is_read_only_for_guidance(monkeypatch, guidance, reads):
     student, (text, mask), calls = trained_looking("v"), captions(3), []
-    for name in ("align", "text_memory", "encode_decode", "read_text"):
+    for name in ("align", "text_kv", "encode_decode", "cross_attend"):
         method = getattr(student.mar, name)
         monkeypatch.setattr(
             student.mar, name, lambda *a, _name=name, _call=method, **k: (calls.append(_name), _call(*a, **k))[1]
         )
     sample(student, text, mask, GRID, settings(guidance_scale=guidance), seeds=[1])
-    assert (calls.count("align"), calls.count("encode_decode"), calls.count("read_text")) == (1, 4, reads)
-    assert calls.count("text_memory") == reads // 4
+    assert (calls.count("align"), calls.count("encode_decode"), calls.count("cross_attend")) == (1, 4, reads)
+    assert calls.count("text_kv") == reads // 4
 
 
 def test_outside_its_interval_guidance_costs_nothing(monkeypatch):
     """Nine tokens in nine iterations, guided while 3 to 5 ninths are known after them."""
     student, (text, mask), branches = trained_looking("v"), captions(3), []
-    read, denoise = student.mar.read_text, student.head.denoise_at
-    monkeypatch.setattr(student.mar, "read_text", lambda *a, **k: (branches.append("text"), read(*a, **k))[1])
-    monkeypatch.setattr(student.head, "denoise_at", lambda *a: (branches.append(len(a[2])), denoise(*a))[1])
+    read, denoise = student.mar.cross_attend, student.head.forward_embedded
+    monkeypatch.setattr(student.mar, "cross_attend", lambda *a, **k: (branches.append("text"), read(*a, **k))[1])
+    monkeypatch.setattr(student.head, "forward_embedded", lambda *a: (branches.append(len(a[2])), denoise(*a))[1])
     inside = settings(iterations=9, head_steps=1, guidance_schedule="interval", guidance_interval=(0.3, 0.6))
     sample(student, text, mask, GRID, inside, seeds=[1])
     alone, both = ["text", 1], ["text", "text", 2]
@@ -161,8 +161,8 @@ def test_outside_its_interval_guidance_costs_nothing(monkeypatch):
 @pytest.mark.parametrize(("name", "sampler"), SAMPLERS)
 def test_the_head_runs_as_often_as_the_falling_steps_say(monkeypatch, name, sampler):
     student, (text, mask), calls = trained_looking(name), captions(3), []
-    denoise = student.head.denoise_at
-    monkeypatch.setattr(student.head, "denoise_at", lambda *a: (calls.append(1), denoise(*a))[1])
+    denoise = student.head.forward_embedded
+    monkeypatch.setattr(student.head, "forward_embedded", lambda *a: (calls.append(1), denoise(*a))[1])
     falling = settings(sampler, iterations=9, head_steps=10, head_steps_last=2)
     assert sample(student, text, mask, GRID, falling, seeds=[1]).isfinite().all()
     # round(10 - 8 known / 9) for 0 to 8 known tokens
@@ -176,7 +176,7 @@ def test_guidance_moves_away_from_the_null_text():
     plain = sample(student, null_states, None, GRID, settings(guidance_scale=1.0), seeds=[1])
     guided = sample(student, null_states, None, GRID, settings(guidance_scale=3.0), seeds=[1])
     assert (plain - guided).abs().max() > 1e-2
-    student.mar.align = lambda text, mask: student.mar.null_text(len(text))
+    student.mar.align = lambda text, mask: student.mar.null_states(len(text))
     plain = sample(student, null_states, None, GRID, settings(guidance_scale=1.0), seeds=[1])
     guided = sample(student, null_states, None, GRID, settings(guidance_scale=3.0), seeds=[1])
     torch.testing.assert_close(plain, guided, rtol=0, atol=1e-5)
@@ -187,9 +187,9 @@ def test_guidance_extends_the_line_from_the_null_text_to_the_caption():
     """null + 3 (text - null): with one deterministic step a token is a constant times the prediction."""
     head, config = trained_looking("v").head, settings(head_steps=1)
     states, noises = torch.randn(2, 4, 16), torch.randn(1, 4, TOKEN_WIDTH)
-    loop = HeadLoop(head)
-    text, null = (loop.tokens(branch[None], noises, config, 1, guidance_scale=1.0) for branch in states)
-    guided = loop.tokens(states, noises, config, 1, guidance_scale=3.0)
+    loop = TokenSampler(head)
+    text, null = (loop.tokens(branch[None], noises, config, 1, guidance=1.0) for branch in states)
+    guided = loop.tokens(states, noises, config, 1, guidance=3.0)
     torch.testing.assert_close(guided, 3 * text - 2 * null, rtol=1e-4, atol=1e-5)
 
 
@@ -198,7 +198,7 @@ def test_a_learned_variance_is_the_captions():
     """At guidance 1 two branches draw what the caption alone does, noise included."""
     head, config = trained_looking("ddpm").head, settings("ddpm")
     states, noises = torch.randn(2, 4, 16), torch.randn(5, 4, TOKEN_WIDTH)
-    both, alone = (HeadLoop(head).tokens(branches, noises, config, 5, 1.0) for branches in (states, states[:1]))
+    both, alone = (TokenSampler(head).tokens(branches, noises, config, 5, 1.0) for branches in (states, states[:1]))
     torch.testing.assert_close(both, alone, rtol=1e-4, atol=1e-4)
 
 
@@ -217,7 +217,7 @@ def draw_exactly(goal, sampler, steps, clean_at, rows, **changes):
         timestep = torch.tensor(along[index].timestep)
         alpha, sigma = goal.alpha_sigma(timestep)
         clean = clean_at(noisy, alpha, sigma)
-        prediction = goal.wanted(clean, timestep, (noisy - alpha * clean) / sigma)
+        prediction = goal.target(clean, timestep, (noisy - alpha * clean) / sigma)
         # Where its variance is learned, the smallest of the range is right at many steps.
         return torch.cat([prediction, -torch.ones_like(noisy)], dim=-1) if goal.name == "ddpm" else prediction
 
@@ -232,7 +232,7 @@ def normal_data(noisy, alpha, sigma, deviation=0.5):
 
 @pytest.mark.parametrize(("name", "sampler"), SAMPLERS)
 def test_an_exact_head_gives_the_datas_distribution(name, sampler):
-    tokens = draw_exactly(objective(name), sampler, 200, normal_data, 2000)
+    tokens = draw_exactly(get_objective(name), sampler, 200, normal_data, 2000)
     assert tokens.std().item() == pytest.approx(0.5, rel=0.05) and abs(tokens.mean().item()) < 0.03
 
 
@@ -240,12 +240,12 @@ def test_an_exact_head_gives_the_datas_distribution(name, sampler):
 @pytest.mark.parametrize("steps", [2, 7, 25])
 def test_an_exact_head_finds_a_single_token_in_any_number_of_steps(name, sampler, steps):
     token = torch.tensor([0.7, -1.3])
-    tokens = draw_exactly(objective(name), sampler, steps, lambda noisy, *_: token.expand_as(noisy), 3)
+    tokens = draw_exactly(get_objective(name), sampler, steps, lambda noisy, *_: token.expand_as(noisy), 3)
     torch.testing.assert_close(tokens, token.expand_as(tokens), rtol=0, atol=2e-2)
 
 
 def test_all_ddpm_steps_have_the_coefficients_of_training():
-    schedule, steps = schedule_on(torch.device("cpu")), levels(objective("ddpm"), 1000)[::-1]
+    schedule, steps = schedule_on(torch.device("cpu")), sampling_schedule(get_objective("ddpm"), 1000)[::-1]
     weights = torch.tensor([level.posterior_weights() for level in steps])
     variances = torch.tensor([level.log_variances() for level in steps[1:]])
     assert [level.timestep for level in steps] == list(range(1000))
@@ -257,7 +257,7 @@ def test_all_ddpm_steps_have_the_coefficients_of_training():
 
 @pytest.mark.parametrize(("name", "sampler"), [("ddpm", "ddpm"), ("v", "ddim")])
 def test_temperature_zero_has_no_chance_but_the_ancestral_start(name, sampler):
-    assert draw_exactly(objective(name), sampler, 50, normal_data, 500, temperature=0.0).std() < 0.05
+    assert draw_exactly(get_objective(name), sampler, 50, normal_data, 500, temperature=0.0).std() < 0.05
 
 
 @pytest.mark.parametrize(("name", "sampler"), [("ddpm", "euler"), ("v", "euler"), ("flow", "ddpm"), ("flow", "ddim")])
@@ -270,7 +270,7 @@ def test_a_sampler_that_does_not_fit_the_head_is_refused(name, sampler):
 @pytest.mark.parametrize("steps", [{"head_steps": 1}, {"head_steps_last": 1}, {"head_steps": 1001}])
 def test_steps_that_a_ddpm_head_does_not_have_are_refused(steps):
     text, mask = captions(3)
-    with pytest.raises(UnfitSamplerError, match="takes 2 to 1000 sampling steps"):
+    with pytest.raises(IncompatibleSamplerError, match="takes 2 to 1000 sampling steps"):
         sample(tiny_student("ddpm"), text, mask, GRID, settings(**steps), seeds=[1])
 
 

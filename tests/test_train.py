@@ -19,20 +19,21 @@ from tiny_student import (
     TOKEN_WIDTH,
     tiny_student,
     tiny_training,
+    train,
     write_rows,
 )
 from torch import nn
 
 from lightgen_core.config import OptimizerConfig
 from lightgen_core.data.batches import TokenSource
-from lightgen_core.diffusion.objectives import objective
-from lightgen_core.seeds import seed_of
+from lightgen_core.diffusion.objectives import get_objective
+from lightgen_core.seeds import derive_seed
 from lightgen_core.train.checkpoint import CheckpointError
 from lightgen_core.train.ema import Ema, ema_decay
-from lightgen_core.train.optimizer import decay_groups, learning_rate, make_optimizer
-from lightgen_core.train.parallel import shards
-from lightgen_core.train.pretrain import Denoising, train
-from lightgen_core.train.train_step import NonFiniteLossError, Updater
+from lightgen_core.train.optimizer import learning_rate, make_optimizer, param_groups
+from lightgen_core.train.parallel import local_parameters
+from lightgen_core.train.pretrain import MaskedDenoisingCriterion
+from lightgen_core.train.train_step import NonFiniteLossError, TrainStep
 
 CPU = torch.device("cpu")
 TESTS = Path(__file__).parent
@@ -107,7 +108,7 @@ def test_a_damaged_checkpoint_costs_steps_and_changes_nothing(tmp_path, tokens):
     (tmp_path / "step-00000006/model.safetensors").write_bytes(b"")
     _, again = run(tokens, tmp_path)
     assert last_checkpoint(tmp_path) == before
-    assert [lap["step"] for lap in again.laps] == [1, 2, 3, 4, 5, 6]
+    assert [lap["step"] for lap in again.timings] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path, tokens):
@@ -130,8 +131,8 @@ def test_timings_cover_every_step_of_a_run_that_was_cut(tmp_path, tokens):
     with pytest.raises(Interrupted):
         run(tokens, tmp_path, on_log=interrupt_at(5))
     _, result = run(tokens, tmp_path)
-    assert [lap["step"] for lap in result.laps] == [1, 2, 3, 4, 5, 6]
-    assert all(lap["images_per_second"] * lap["seconds"] == pytest.approx(4) for lap in result.laps)
+    assert [lap["step"] for lap in result.timings] == [1, 2, 3, 4, 5, 6]
+    assert all(lap["images_per_second"] * lap["seconds"] == pytest.approx(4) for lap in result.timings)
 
 
 def test_a_set_of_one_image_is_learned(tmp_path):
@@ -182,30 +183,30 @@ def test_a_row_that_is_not_finite_is_named_and_changes_no_weight(tmp_path):
 
 def updater_of(student, **changes):
     config = tiny_training(**changes)
-    criterion = Denoising(GRID, TOKEN_WIDTH, objective("v"), config)
-    return Updater(student.train(), criterion, config, seed=7, device=CPU)
+    criterion = MaskedDenoisingCriterion(GRID, TOKEN_WIDTH, get_objective("v"), config)
+    return TrainStep(student.train(), criterion, seed=7, device=CPU)
 
 
 def test_after_a_broken_step_no_update_is_made_until_the_host_looks(tokens):
     student = tiny_student()
-    updater = updater_of(student)
+    train_step = updater_of(student)
     source = TokenSource([tokens], patch=PATCH, batch_size=4, seed=7)
-    updater.update(0, updater.prepare(0, source))
+    train_step.step(0, train_step.prepare(0, source))
     before = {name: weight.clone() for name, weight in student.state_dict().items()}
     for step, broken in ((1, True), (2, False), (3, True)):
-        (part,) = updater.prepare(step, source)
+        (part,) = train_step.prepare(step, source)
         if broken:
             part.batch.tokens[2] = math.nan
-        updater.update(step, [part])
-    assert updater.broken_step() == 1
+        train_step.step(step, [part])
+    assert train_step.nonfinite_step() == 1
     assert all(weight.equal(before[name]) for name, weight in student.state_dict().items())
 
 
 def test_a_loss_that_is_not_finite_makes_no_update_even_where_its_gradient_is(tokens):
     """Else processes would disagree: they share their gradients, not their losses."""
     student = tiny_student()
-    updater = updater_of(student)
-    plain = updater._criterion.losses
+    train_step = updater_of(student)
+    plain = train_step._criterion.losses
 
     class Broken:
         def losses(self, model, batch, draw):
@@ -213,26 +214,28 @@ def test_a_loss_that_is_not_finite_makes_no_update_even_where_its_gradient_is(to
             return losses._replace(loss=losses.loss + math.inf)
 
     before = {name: weight.clone() for name, weight in student.state_dict().items()}
-    parts = updater.prepare(0, TokenSource([tokens], patch=PATCH, batch_size=4, seed=7))
-    updater._criterion = Broken()
-    updater.update(0, parts)
-    assert updater.broken_step() == 0
+    parts = train_step.prepare(0, TokenSource([tokens], patch=PATCH, batch_size=4, seed=7))
+    train_step._criterion = Broken()
+    train_step.step(0, parts)
+    assert train_step.nonfinite_step() == 0
     assert all(weight.equal(before[name]) for name, weight in student.state_dict().items())
 
 
 def test_an_update_is_clipped_adamw_with_decay_on_matrices(tokens):
     student, plain = tiny_student(), tiny_student()
-    settings = OptimizerConfig(learning_rate=1e-2, warmup_steps=0, clip=0.05, weight_decay=0.5)
-    updater = updater_of(student, optimizer=settings)
+    settings = OptimizerConfig(learning_rate=1e-2, warmup_steps=0, max_grad_norm=0.05, weight_decay=0.5)
+    train_step = updater_of(student, optimizer=settings)
     source = TokenSource([tokens], patch=PATCH, batch_size=4, seed=7)
-    reference = torch.optim.AdamW(decay_groups(plain, shards(plain), 0.5), lr=1e-2, betas=settings.betas, foreach=True)
+    reference = torch.optim.AdamW(
+        param_groups(plain, local_parameters(plain), 0.5), lr=1e-2, betas=settings.betas, foreach=True
+    )
     for step in range(3):
-        (part,) = updater.prepare(step, source)
-        figures = updater.update(step, [part])
-        torch.manual_seed(seed_of(7, "dropout", step))
-        updater._criterion.losses(plain.train(), part.batch, part.draw).loss.mean().backward()
+        (part,) = train_step.prepare(step, source)
+        metrics = train_step.step(step, [part])
+        torch.manual_seed(derive_seed(7, "dropout", step))
+        train_step._criterion.losses(plain.train(), part.batch, part.draw).loss.mean().backward()
         norm = nn.utils.clip_grad_norm_(plain.parameters(), settings.max_grad_norm)
-        assert norm > settings.max_grad_norm and figures["gradient_norm"].item() == pytest.approx(norm.item(), rel=1e-5)
+        assert norm > settings.max_grad_norm and metrics["gradient_norm"].item() == pytest.approx(norm.item(), rel=1e-5)
         reference.step()
         reference.zero_grad()
     for name, weight in plain.state_dict().items():
@@ -243,16 +246,16 @@ def test_the_first_update_is_as_large_as_its_learning_rate(tokens):
     """AdamW's first update moves a weight by the rate whatever its gradient: in this warm-up, a tenth of the peak."""
     student = tiny_student()
     before = {name: weight.clone() for name, weight in student.named_parameters()}
-    updater = updater_of(student, optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=10, weight_decay=0.0))
+    train_step = updater_of(student, optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=10, weight_decay=0.0))
     source = TokenSource([tokens], patch=PATCH, batch_size=4, seed=7)
-    updater.update(0, updater.prepare(0, source))
+    train_step.step(0, train_step.prepare(0, source))
     moved = max((weight - before[name]).abs().max().item() for name, weight in student.named_parameters())
     assert moved == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_only_matrices_decay():
     student = tiny_student()
-    groups = decay_groups(student, shards(student), 0.1)
+    groups = param_groups(student, local_parameters(student), 0.1)
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
     decayed, free = (set(map(id, group["params"])) for group in groups)
     names = {id(weight): name for name, weight in student.named_parameters()}
@@ -265,11 +268,11 @@ def test_only_matrices_decay():
 
 def test_a_frozen_parameter_is_neither_optimised_nor_averaged():
     student = tiny_student()
-    student.mar.null_word.requires_grad_(False)
-    weights = shards(student)
+    student.mar.null_text.requires_grad_(False)
+    weights = local_parameters(student)
     optimizer, ema = make_optimizer(student, weights, OptimizerConfig()), Ema(weights, 0.9)
     held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
-    assert id(student.mar.null_word) not in held and "mar.null_word" not in ema.state_dict()
+    assert id(student.mar.null_text) not in held and "mar.null_text" not in ema.state_dict()
 
 
 def test_the_learning_rate_warms_up_and_falls_to_its_final_share():
@@ -288,7 +291,7 @@ def test_a_constant_learning_rate_stays():
 def test_the_average_follows_its_formula():
     layer = nn.Linear(1, 1, bias=False)
     layer.weight.data.fill_(1.0)
-    ema = Ema(shards(layer), decay=0.2)
+    ema = Ema(local_parameters(layer), decay=0.2)
     expected = 1.0
     for step, value in enumerate([3.0, -2.0, 5.0, 7.0]):
         layer.weight.data.fill_(value)

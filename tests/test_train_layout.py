@@ -6,19 +6,19 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from tiny_student import LONGEST, PATCH, TEXT_WIDTH, tiny_student, tiny_training, write_rows
+from tiny_student import LONGEST, PATCH, TEXT_WIDTH, tiny_student, tiny_training, train, write_rows
 from torch._dynamo.utils import counters
 
-from lightgen_core.config import Layout, MarConfig, MaskConfig, OptimizerConfig
+from lightgen_core.config import MarConfig, MaskConfig, OptimizerConfig, ParallelConfig
 from lightgen_core.data.batches import TokenSource
 from lightgen_core.device import check_bf16
-from lightgen_core.diffusion.objectives import objective
+from lightgen_core.diffusion.objectives import get_objective
 from lightgen_core.model.blocks import Block
-from lightgen_core.model.student import new_student
+from lightgen_core.model.mar import new_student
 from lightgen_core.train import compile as blocks
-from lightgen_core.train.compile import TooManyShapesError, blocks_of, laid_out
-from lightgen_core.train.pretrain import Denoising, train
-from lightgen_core.train.train_step import Updater
+from lightgen_core.train.compile import RecompileLimitError, apply_compile_and_ac, blocks_of
+from lightgen_core.train.pretrain import MaskedDenoisingCriterion
+from lightgen_core.train.train_step import TrainStep
 
 CPU = torch.device("cpu")
 BUCKETS = MaskConfig(distribution="uniform", min_ratio=0.3, multiple=3)
@@ -50,7 +50,7 @@ def graphs(monkeypatch):
 def run(tokens, folder, layout, dropout=0.0, on_log=None, **changes):
     student, config = tiny_student(dropout=dropout), tiny_training(**changes)
     source = TokenSource([tokens], patch=PATCH, batch_size=config.batch_size, seed=7)
-    result = train(student, source, config, seed=7, folder=folder, device=CPU, layout=layout, on_log=on_log)
+    result = train(student, source, config, seed=7, folder=folder, device=CPU, parallel=layout, on_log=on_log)
     return student.state_dict(), [row["loss"] for row in result.rows]
 
 
@@ -67,9 +67,9 @@ def without_key_biases(weights):
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3])
 def test_micro_batches_train_the_weights_of_the_whole_batch(tmp_path, tokens, micro_batch):
-    settings = OptimizerConfig(learning_rate=1e-3, warmup_steps=0, clip=1.0)
-    whole, expected = run(tokens, tmp_path / "whole", Layout(), optimizer=settings)
-    parts, found = run(tokens, tmp_path / "parts", Layout(micro_batch=micro_batch), optimizer=settings)
+    settings = OptimizerConfig(learning_rate=1e-3, warmup_steps=0, max_grad_norm=1.0)
+    whole, expected = run(tokens, tmp_path / "whole", ParallelConfig(), optimizer=settings)
+    parts, found = run(tokens, tmp_path / "parts", ParallelConfig(micro_batch=micro_batch), optimizer=settings)
     assert found == pytest.approx(expected, rel=1e-6)
     before, after = without_key_biases(whole), without_key_biases(parts)
     assert (after - before).norm() <= 1e-6 * before.norm()
@@ -77,9 +77,9 @@ def test_micro_batches_train_the_weights_of_the_whole_batch(tmp_path, tokens, mi
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_recomputed_activations_give_the_same_weights_to_the_bit(tmp_path, tokens, precision):
-    kept, expected = run(tokens, tmp_path / "kept", Layout(), dropout=0.1, precision=precision)
+    kept, expected = run(tokens, tmp_path / "kept", ParallelConfig(), dropout=0.1, precision=precision)
     again, found = run(
-        tokens, tmp_path / "again", Layout(activation_checkpointing=True), dropout=0.1, precision=precision
+        tokens, tmp_path / "again", ParallelConfig(activation_checkpointing=True), dropout=0.1, precision=precision
     )
     assert found == expected and all(weight.equal(again[name]) for name, weight in kept.items())
 
@@ -88,30 +88,30 @@ def test_recomputation_runs_every_block_twice(tokens, monkeypatch):
     student, calls = tiny_student(), []
     plain = Block.forward
     monkeypatch.setattr(Block, "forward", lambda self, *given: calls.append(1) or plain(self, *given))
-    for layout, times in ((Layout(), 3), (Layout(activation_checkpointing=True), 6)):
+    for layout, times in ((ParallelConfig(), 3), (ParallelConfig(activation_checkpointing=True), 6)):
         calls.clear()
-        updater, source = updater_of(student, tokens, layout)
-        with laid_out(student, layout):
-            updater.update(0, updater.prepare(0, source))
+        train_step, source = updater_of(student, tokens, layout)
+        with apply_compile_and_ac(student, layout):
+            train_step.step(0, train_step.prepare(0, source))
         assert len(calls) == times
 
 
 def updater_of(student, tokens, layout):
     config = tiny_training()
     source = TokenSource([tokens], patch=PATCH, batch_size=4, seed=7)
-    criterion = Denoising(source.grid, student.head.token_width, objective("v"), config)
-    return Updater(student.train(), criterion, config, seed=7, device=CPU, layout=layout), source
+    criterion = MaskedDenoisingCriterion(source.grid, student.head.token_width, get_objective("v"), config)
+    return TrainStep(student.train(), criterion, seed=7, device=CPU, parallel=layout), source
 
 
 def test_nothing_is_compiled_any_more_once_the_buckets_have_been_seen(tmp_path, tokens, graphs):
     """Hidden are 3, 6 or 9 of 9 tokens, words 2, 4 or 6: seven shapes for Block, three for TextBlock and the head's."""
-    seen, layout = [], Layout(compile=True, pad_text_to_multiple_of=2)
+    seen, layout = [], ParallelConfig(compile=True, pad_text_to_multiple_of=2)
     settings = {"steps": 24, "checkpoint_every": 24, "mask": BUCKETS, "batch_size": 1}
     _, found = run(tokens, tmp_path / "first", layout, on_log=lambda row: seen.append(graphs()), **settings)
     assert seen[-1] == seen[len(seen) // 2] == 13
     run(tokens, tmp_path / "again", layout, **settings)
     assert graphs() == seen[-1]
-    _, expected = run(tokens, tmp_path / "plain", Layout(), **settings)
+    _, expected = run(tokens, tmp_path / "plain", ParallelConfig(), **settings)
     assert found == pytest.approx(expected, rel=1e-5)
 
 
@@ -128,18 +128,18 @@ def test_more_blocks_of_a_kind_are_no_more_graphs(tmp_path, tokens, graphs):
 def compiled_graphs(folder, tokens, mar: MarConfig, graphs):
     student, config = new_student(mar, tiny_student().head.config, 0), tiny_training(steps=2, checkpoint_every=2)
     source = TokenSource([tokens], patch=PATCH, batch_size=4, seed=7)
-    train(student, source, config, seed=7, folder=folder, device=CPU, layout=Layout(compile=True))
+    train(student, source, config, seed=7, folder=folder, device=CPU, parallel=ParallelConfig(compile=True))
     return graphs()
 
 
 def test_padded_words_change_nothing(tokens):
     student = tiny_student(dropout=0.0)
-    updater, source = updater_of(student, tokens, Layout(compile=True, pad_text_to_multiple_of=16))
-    (padded,), batch = updater.prepare(0, source), source.batch(0)
+    train_step, source = updater_of(student, tokens, ParallelConfig(compile=True, pad_text_to_multiple_of=16))
+    (padded,), batch = train_step.prepare(0, source), source.batch(0)
     assert padded.batch.text.shape[1] == 16 > LONGEST and padded.batch.text_mask.sum() == batch.text_mask.sum()
-    plain, _ = updater_of(student, tokens, Layout())
+    plain, _ = updater_of(student, tokens, ParallelConfig())
     (bare,) = plain.prepare(0, source)
-    expected, found = (updater._losses(0, part, student).loss for part in (bare, padded))
+    expected, found = (train_step._losses(0, part, student).loss for part in (bare, padded))
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
 
@@ -149,26 +149,26 @@ def test_a_student_that_reads_padding_is_cut_only_where_there_is_none(tmp_path, 
     text = [bytes(2 * LONGEST * TEXT_WIDTH)] * 24
     stored = write_rows(tmp_path / "t.parquet", rows=24, words=np.full(24, LONGEST, np.int32), text=text)
     for layout in (
-        Layout(micro_batch=2, activation_checkpointing=True),
-        Layout(compile=True, pad_text_to_multiple_of=LONGEST),
+        ParallelConfig(micro_batch=2, activation_checkpointing=True),
+        ParallelConfig(compile=True, pad_text_to_multiple_of=LONGEST),
     ):
         for file, fine in ((tokens, False), (stored, True)):
-            updater, source = updater_of(student, file, layout)
+            train_step, source = updater_of(student, file, layout)
             with contextlib.nullcontext() if fine else pytest.raises(ValueError, match=r"only on texts stored in one"):
-                updater.prepare(0, source)
-    updater, source = updater_of(student, tokens, Layout())
-    updater.prepare(0, source)
+                train_step.prepare(0, source)
+    train_step, source = updater_of(student, tokens, ParallelConfig())
+    train_step.prepare(0, source)
 
 
 def test_ever_new_shapes_are_an_error_that_names_the_knobs(tmp_path, tokens, graphs, monkeypatch):
     monkeypatch.setattr(blocks, "SHAPES", 2)
-    with pytest.raises(TooManyShapesError, match=r"compiled for 2 shapes .* mask\.multiple"):
-        run(tokens, tmp_path, Layout(compile=True, pad_text_to_multiple_of=1), steps=12, checkpoint_every=12)
+    with pytest.raises(RecompileLimitError, match=r"compiled for 2 shapes .* mask\.multiple"):
+        run(tokens, tmp_path, ParallelConfig(compile=True, pad_text_to_multiple_of=1), steps=12, checkpoint_every=12)
 
 
 def test_after_training_the_blocks_are_themselves_again(tmp_path, tokens):
     student = tiny_student()
-    with laid_out(student, Layout(activation_checkpointing=True)):
+    with apply_compile_and_ac(student, ParallelConfig(activation_checkpointing=True)):
         assert all("forward" in vars(block) for block in blocks_of(student))
     assert len(blocks_of(student)) == 5 and not any("forward" in vars(block) for block in blocks_of(student))
 

@@ -20,9 +20,9 @@ from lightgen_core.config import HeadConfig, MarConfig, SamplerConfig
 from lightgen_core.encoders.autoencoder import LatentCodec
 from lightgen_core.encoders.model_ref import resolve
 from lightgen_core.encoders.text_encoder import TextEncoder
+from lightgen_core.model.mar import new_student
 from lightgen_core.model.patchify import patchify
 from lightgen_core.model.save import load_student, save_student
-from lightgen_core.model.student import new_student
 from lightgen_core.model.upstream import upstream_student
 from lightgen_core.sampling.inpaint import inpaint
 from lightgen_core.sampling.text_to_image import StudentInfo, TextToImage

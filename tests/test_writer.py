@@ -7,18 +7,18 @@ import torch
 from test_checkpoint import files_of, state_after
 
 from lightgen_core.train import checkpoint
-from lightgen_core.train.async_checkpoint import Writer
+from lightgen_core.train.async_checkpoint import AsyncCheckpointWriter
 
 CPU = torch.device("cpu")
 
 
 def in_thread(folder):
-    return Writer(folder, keep=2, device=CPU, asynchronous=True)
+    return AsyncCheckpointWriter(folder, keep=2, device=CPU, asynchronous=True)
 
 
 def test_checkpoints_from_the_thread_have_the_bytes_of_those_written_at_once(tmp_path):
     for name, asynchronous in (("now", None), ("thread", True)):
-        with Writer(tmp_path / name, keep=2, device=CPU, asynchronous=asynchronous) as writer:
+        with AsyncCheckpointWriter(tmp_path / name, keep=2, device=CPU, asynchronous=asynchronous) as writer:
             for step in (3, 6, 9):
                 writer.save(state_after(step, seed=step))
     assert [path.name for path in checkpoint.saved_steps(tmp_path / "thread")] == ["step-00000006", "step-00000009"]

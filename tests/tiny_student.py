@@ -7,8 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lightgen_core.config import HeadConfig, MarConfig, MaskConfig, OptimizerConfig, TrainConfig
-from lightgen_core.model.student import Student, new_student
+from lightgen_core.config import HeadConfig, LoopConfig, MarConfig, MaskConfig, OptimizerConfig, TrainConfig
+from lightgen_core.model.mar import Student, new_student
+from lightgen_core.train.dpo import DpoCriterion
+from lightgen_core.train.loop import RunContext, TrainResult, fit
+from lightgen_core.train.pretrain import MaskedDenoisingCriterion
 
 CHANNELS, SIDE, PATCH, TEXT_WIDTH, LONGEST = 2, 6, 2, 6, 5
 GRID = (SIDE // PATCH, SIDE // PATCH)
@@ -39,7 +42,7 @@ def tiny_training(**changes) -> TrainConfig:
     settings = {
         "steps": 6,
         "batch_size": 4,
-        "optimizer": OptimizerConfig(learning_rate=1e-2, warmup_steps=2, schedule="cosine", clip=1.0),
+        "optimizer": OptimizerConfig(learning_rate=1e-2, warmup_steps=2, schedule="cosine", max_grad_norm=1.0),
         "noise_samples_per_token": 2,
         "mask": MaskConfig(distribution="uniform", min_ratio=0.0),
         "precision": "fp32",
@@ -47,6 +50,16 @@ def tiny_training(**changes) -> TrainConfig:
         "checkpoint_every": 3,
     }
     return TrainConfig(**(settings | changes))
+
+
+def train(student: Student, source, config: LoopConfig, reference: Student | None = None, **run) -> TrainResult:
+    """Pre-train, or with a reference tune by DPO; `run` are fields of `RunContext`."""
+    criterion: MaskedDenoisingCriterion | DpoCriterion
+    if reference is None:
+        criterion = MaskedDenoisingCriterion.create(student, source, config)
+    else:
+        criterion = DpoCriterion.create(reference, source, config)
+    return fit(student, source, criterion, RunContext(**run))
 
 
 def write_rows(

@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 
 import torch
-from tiny_student import PATCH, tiny_student, tiny_training
+from tiny_student import PATCH, tiny_student, tiny_training, train
 
 from lightgen_core.data.batches import TokenSource
-from lightgen_core.train.pretrain import train
 
 
 def main(tokens: str, folder: str, last_step: str) -> None:

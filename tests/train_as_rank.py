@@ -9,20 +9,18 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-from tiny_student import PATCH, tiny_student, tiny_training
+from tiny_student import PATCH, tiny_student, tiny_training, train
 
-from lightgen_core.config import DpoConfig, DpoOptimizerConfig, Layout, MaskConfig, OptimizerConfig
+from lightgen_core.config import DpoConfig, DpoOptimizerConfig, MaskConfig, OptimizerConfig, ParallelConfig
 from lightgen_core.data.batches import PairSource, TokenSource
-from lightgen_core.train.dpo import tune
 from lightgen_core.train.loop import TrainResult
-from lightgen_core.train.pretrain import train
 from lightgen_core.train.train_step import NonFiniteLossError
 
 OBJECTIVES = ("ddpm", "v", "flow")
 KINDS = (*OBJECTIVES, "dpo", "muon")
 SHARDED = ("ddpm", "dpo")
-DDP, FSDP = Layout(parallel="ddp"), Layout(parallel="fsdp")
-FRUGAL = Layout(parallel="fsdp", micro_batch=1, activation_checkpointing=True, compile=True)
+DDP, FSDP = ParallelConfig(parallel="ddp"), ParallelConfig(parallel="fsdp")
+FRUGAL = ParallelConfig(parallel="fsdp", micro_batch=1, activation_checkpointing=True, compile=True)
 DPO = DpoConfig(
     steps=6,
     batch_size=4,
@@ -57,20 +55,22 @@ class UntilStep:
         return self._source.batch(step, start, stop)
 
 
-def fitted(data: Path, folder: Path, kind: str, layout: Layout, dropout: float = 0.1, until: int = 99) -> TrainResult:
+def fitted(
+    data: Path, folder: Path, kind: str, layout: ParallelConfig, dropout: float = 0.1, until: int = 99
+) -> TrainResult:
     """Trains on `tokens.parquet` or `pairs.parquet` in the folder `data`; the run ends before step `until`."""
     place = {"seed": 7, "folder": folder, "device": torch.device("cpu"), "layout": layout}
     student = tiny_student(kind if kind in OBJECTIVES else "v", dropout=dropout)
     reading = {"patch": PATCH, "batch_size": 4, "seed": 7}
     if kind == "dpo":
         source = UntilStep(PairSource([data / "pairs.parquet"], **reading), until)
-        return tune(student, copy.deepcopy(student), source, DPO, **place)
+        return train(student, source, DPO, reference=copy.deepcopy(student), **place)
     optimizer = OptimizerConfig(learning_rate=3e-3, warmup_steps=2, kind="muon" if kind == "muon" else "adamw")
     source = UntilStep(TokenSource([data / "tokens.parquet"], **reading), until)
     return train(student, source, tiny_training(optimizer=optimizer), **place)
 
 
-def in_parts(data: Path, folder: Path, kind: str, layout: Layout) -> TrainResult:
+def in_parts(data: Path, folder: Path, kind: str, layout: ParallelConfig) -> TrainResult:
     """Five steps, a cut, and what the checkpoint after three of them goes on to."""
     try:
         fitted(data, folder, kind, layout, until=5)

@@ -155,7 +155,7 @@ def _device_memory(recipe: Recipe, settings: Settings, models: dict[str, Finding
     import torch
 
     from lightgen_core.device import pick_device
-    from lightgen_core.model.parameters import student_parameters
+    from lightgen_core.model.flops import student_parameters
 
     training = student_parameters(recipe.pretrain.model, recipe.pretrain.head) * CHECKPOINT
     held = {"training state": float(training)} | {name: found.bytes for name, found in models.items()}

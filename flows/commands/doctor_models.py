@@ -7,7 +7,7 @@ from pathlib import Path
 from flows.commands.hub import HubError, look_up
 from flows.commands.known_models import KnownModel, known
 from flows.distill import STAGES
-from lightgen_core.encoders.model_ref import ModelNotFound, Reference, parse
+from lightgen_core.encoders.model_ref import ModelNotFound, ModelRef, parse_model_ref
 from tasks.config.recipe import Recipe
 from tasks.context.digests import WEIGHTS, weights_digest
 
@@ -38,7 +38,7 @@ def models_of(recipe: Recipe) -> dict[str, list[str]]:
 def find(name: str) -> Finding:
     """Look for a model on this machine, then, if that is allowed, on the hub. Nothing is downloaded."""
     try:
-        reference = parse(name)
+        reference = parse_model_ref(name)
         if reference.path is not None:
             weights = _size(reference.path)
             return Finding("ok", f"local, {weights / 1e9:.2g} GB, sha256 {(weights_digest(name) or '')[:12]}", weights)
@@ -67,13 +67,13 @@ def _terms(about: KnownModel | None) -> str:
     return "" if about is None else f"; licence {about.licence}{', gated' if about.gated else ''}"
 
 
-def _repository(reference: Reference) -> Reference:
+def _repository(reference: ModelRef) -> ModelRef:
     """The hub repository behind a name: of open_clip's MODEL/TAG the one that it downloads from."""
     import open_clip
 
     model, _, tag = reference.text.partition("/")
     address = open_clip.get_pretrained_cfg(model, tag).get("hf_hub", "") if model in open_clip.list_models() else ""
-    return Reference(reference.text, None, address.strip("/")) if address else reference
+    return ModelRef(reference.text, None, address.strip("/")) if address else reference
 
 
 def _size(here: Path) -> float:

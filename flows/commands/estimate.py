@@ -13,9 +13,14 @@ from flows.did_you_mean import did_you_mean
 from flows.distill import NAMES
 from flows.load import UserError
 from lightgen_core.config import LoopConfig
-from lightgen_core.encoders.model_ref import parse
-from lightgen_core.model.flops import expected_training_flops, forward_flops, hidden_counts, sampling_flops
-from lightgen_core.model.parameters import student_parameters
+from lightgen_core.encoders.model_ref import parse_model_ref
+from lightgen_core.model.flops import (
+    expected_training_flops,
+    forward_flops,
+    num_masked_probabilities,
+    sampling_flops,
+    student_parameters,
+)
 from lightgen_core.scene.vocabulary import CATEGORIES
 from tasks.config.recipe import Recipe
 
@@ -116,7 +121,7 @@ class Estimator:
         teacher = asked.diffusers
         if asked.teacher != "diffusers" or teacher is None:
             return 0.0, "nothing is drawn here; the pictures' size is a guess where the recipe does not say it"
-        about = known(parse(teacher.model))
+        about = known(parse_model_ref(teacher.model))
         if about is None or teacher.steps is None:
             return None, "the teacher's FLOPs are not known; give --throughput synthesis=IMAGES_PER_SECOND"
         height, width = picture_size(self.recipe)
@@ -142,7 +147,7 @@ class Estimator:
         asked = self.recipe.tokens
         stored = 2 if asked.latents == "moments" else 1
         disk = self.rows * sum(stored * size.latent_bytes + self._text_bytes + CAPTION for size in self.sizes.values())
-        codec, text = known(parse(asked.codec)), known(parse(asked.text_encoder))
+        codec, text = known(parse_model_ref(asked.codec)), known(parse_model_ref(asked.text_encoder))
         if codec is None or codec.encoder_flops is None or text is None:
             return Work(self.rows, "rows", disk, None, note="FLOPs of codec or text encoder are not known")
         pixels = self.rows * sum(size.height * size.width for size in self.sizes.values())
@@ -161,7 +166,12 @@ class Estimator:
         """Forward and backward of one image, on average over masks."""
         model, head = self.recipe.pretrain.model, self.recipe.pretrain.head
         return expected_training_flops(
-            model, head, config.mask, tokens=tokens, words=self.words, draws=config.noise_samples_per_token
+            model,
+            head,
+            config.mask,
+            tokens=tokens,
+            text_tokens=self.words,
+            noise_samples=config.noise_samples_per_token,
         )
 
     def pairs(self) -> Work:
@@ -174,17 +184,22 @@ class Estimator:
     def _sampling(self) -> float:
         """One image, its decoder included where its cost is known."""
         model, head, sampler = self.recipe.pretrain.model, self.recipe.pretrain.head, self.recipe.sampler
-        flops = sampling_flops(model, head, sampler, tokens=self._last.tokens, words=self.words)
-        about = known(parse(self.recipe.tokens.codec))
+        flops = sampling_flops(model, head, sampler, tokens=self._last.tokens, text_tokens=self.words)
+        about = known(parse_model_ref(self.recipe.tokens.codec))
         return flops + self._last.height * self._last.width * ((about and about.decoder_flops) or 0.0)
 
     def dpo(self) -> Work:
         """Policy forward and backward, reference forward, on winner and loser."""
         config, model, head = self.recipe.dpo, self.recipe.pretrain.model, self.recipe.pretrain.head
-        tokens, draws = self._last.tokens, config.noise_samples_per_token
+        tokens, noise_samples = self._last.tokens, config.noise_samples_per_token
         reference = sum(
-            share * sum(forward_flops(model, head, tokens=tokens, hidden=n, words=self.words, draws=draws).values())
-            for n, share in hidden_counts(tokens, config.mask).items()
+            share
+            * sum(
+                forward_flops(
+                    model, head, tokens=tokens, masked=n, text_tokens=self.words, noise_samples=noise_samples
+                ).values()
+            )
+            for n, share in num_masked_probabilities(tokens, config.mask).items()
         )
         images = 2 * config.steps * config.batch_size
         flops = images * (self._training(tokens, config) + reference)

@@ -13,14 +13,14 @@ import numpy as np
 from flows.commands.folders import require_student, require_writable
 from flows.load import UserError, load_recipe
 from lightgen_core.config import SamplerConfig
-from lightgen_core.encoders.model_ref import parse
+from lightgen_core.encoders.model_ref import parse_model_ref
 from lightgen_core.evaluation.geneval_prompts import Requirement
 from lightgen_core.evaluation.judge import JUDGES, Judge, load_judge
 from lightgen_core.evaluation.prompt import Prompt
 from lightgen_core.evaluation.scores import score_table
 from lightgen_core.images.codec import encode_png
 from lightgen_core.rejected import Reason, Rejected
-from lightgen_core.seeds import seed_of
+from lightgen_core.seeds import derive_seed
 from lightgen_core.teachers.config import DiffusersConfig
 from tasks.config.recipe import Recipe
 from tasks.config.sections import Evaluation
@@ -98,7 +98,7 @@ def evaluate(
     """
     asked = _asked(recipe, benchmark, images, per_category, seed, metadata)
     if model.startswith(DIFFUSERS):
-        parse(model.removeprefix(DIFFUSERS))
+        parse_model_ref(model.removeprefix(DIFFUSERS))
     else:
         require_student(Path(model))
     if output is not None:
@@ -139,7 +139,7 @@ def evaluate(
         "prompts": asked.evaluation.prompts or f"{len(prompts)} of the benchmark",
         "seed": asked.seed,
         "seconds": round(time.monotonic() - started, 3),
-        "scores": score_table(correct, prompts, seed_of(asked.seed, "bootstrap"), asked.evaluation.resamples),
+        "scores": score_table(correct, prompts, derive_seed(asked.seed, "bootstrap"), asked.evaluation.resamples),
     }
 
 
@@ -209,7 +209,7 @@ def _judged(draw: Draw, judge: Judge, prompts: list[Prompt], asked: Recipe, batc
     for start in range(0, len(work), batch):
         mine = work[start : start + batch]
         told = [prompts[prompt] for prompt, _ in mine]
-        seeds = [seed_of(asked.seed, "evaluation", prompt, image) for prompt, image in mine]
+        seeds = [derive_seed(asked.seed, "evaluation", prompt, image) for prompt, image in mine]
         made = list(draw([prompt.caption for prompt in told], seeds))
         for (prompt, image), seed, picture, right in zip(mine, seeds, made, _verdicts(judge, made, told), strict=True):
             yield Judged(prompt, image, seed, picture, right)

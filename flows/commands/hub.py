@@ -6,7 +6,7 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-from lightgen_core.encoders.model_ref import Reference
+from lightgen_core.encoders.model_ref import ModelRef
 
 TIMEOUT = 5.0
 """Seconds after which the hub counts as unreachable."""
@@ -26,7 +26,7 @@ class HubModel:
     gated: bool
 
 
-def look_up(reference: Reference) -> HubModel:
+def look_up(reference: ModelRef) -> HubModel:
     """Ask the hub for a model, and for leave to download it.
 
     Raises:

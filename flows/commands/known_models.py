@@ -6,7 +6,7 @@ autoencoders were counted with torch's FlopCounterMode on models of their config
 
 from dataclasses import dataclass
 
-from lightgen_core.encoders.model_ref import Reference
+from lightgen_core.encoders.model_ref import ModelRef
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ KNOWN = {
 }
 
 
-def known(reference: Reference) -> KnownModel | None:
+def known(reference: ModelRef) -> KnownModel | None:
     """What is known of a hub model, whatever its revision."""
     name = f"{reference.repository}/{reference.subfolder}" if reference.subfolder else reference.repository
     return KNOWN.get(name)

@@ -45,16 +45,16 @@ def sample_to_files(
     from lightgen_core.device import pick_device
     from lightgen_core.images.codec import encode_png
     from lightgen_core.model.save import StudentError
-    from lightgen_core.sampling.head_samplers import UnfitSamplerError
+    from lightgen_core.sampling.head_samplers import IncompatibleSamplerError
     from lightgen_core.sampling.text_to_image import TextToImage
-    from lightgen_core.sampling.token_sampler import Acceleration
+    from lightgen_core.sampling.token_sampler import HeadCompileConfig
 
     settings = Settings()
     try:
         student = TextToImage.load(
             checkpoint,
             pick_device(settings.device, settings.threads),
-            acceleration=Acceleration(settings.compile_head, settings.cuda_graphs),
+            head_compile=HeadCompileConfig(settings.compile_head, settings.cuda_graphs),
         )
     except StudentError as error:
         raise UserError(str(error)) from error
@@ -64,7 +64,7 @@ def sample_to_files(
     seeds = [seed + k for _ in prompts for k in range(num_images)]
     try:
         pictures = student.sample(captions, seeds, sampler=sampler, grid=grid).pictures
-    except UnfitSamplerError as error:
+    except IncompatibleSamplerError as error:
         raise UserError(str(error)) from error
     paths = [output / f"{number:03d}-{_slug(caption)}.png" for number, caption in enumerate(captions)]
     for path, picture in zip(paths, pictures, strict=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands.known_models import known
-from lightgen_core.encoders.model_ref import parse
+from lightgen_core.encoders.model_ref import parse_model_ref
 from tasks.config.recipe import Recipe
 
 NATIVE = 1024
@@ -63,11 +63,11 @@ def codec_stride(reference: str) -> int:
     config = _config(reference, "config.json")
     if stages := config.get("block_out_channels") or config.get("encoder_block_out_channels"):
         return 2 ** (len(stages) - 1)
-    if (about := known(parse(reference))) and about.stride:
+    if (about := known(parse_model_ref(reference))) and about.stride:
         return about.stride
     raise UnknownSize(
         f"the stride of {reference} is not known before it is here; download it first, for example with "
-        f"`hf download {parse(reference).repository}`"
+        f"`hf download {parse_model_ref(reference).repository}`"
     )
 
 
@@ -80,7 +80,7 @@ def embedding_width(reference: str) -> int | None:
     if width := _config(reference, "open_clip_config.json").get("model_cfg", {}).get("embed_dim"):
         return int(width)
     package = importlib.util.find_spec("open_clip")
-    architecture = parse(reference).repository.rpartition("/")[2], reference.partition("/")[0]
+    architecture = parse_model_ref(reference).repository.rpartition("/")[2], reference.partition("/")[0]
     for name in architecture:
         listed = Path(package.origin).parent / "model_configs" / f"{name}.json" if package and package.origin else None
         if listed and listed.is_file():
@@ -90,7 +90,7 @@ def embedding_width(reference: str) -> int | None:
 
 def _config(reference: str, name: str) -> dict[str, Any]:
     """A model's configuration, empty where it is not on this machine."""
-    here = parse(reference).here()
+    here = parse_model_ref(reference).here()
     if here is None or not (here / name).is_file():
         return {}
     return json.loads((here / name).read_text())

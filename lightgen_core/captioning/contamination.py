@@ -13,7 +13,7 @@ from lightgen_core.captioning.config import Decontamination
 from lightgen_core.captioning.embedding import Embed
 from lightgen_core.captioning.reasons import Reason
 from lightgen_core.captioning.select import Caption, Rejection
-from lightgen_core.dedup.minhash import words_of
+from lightgen_core.dedup.minhash import normalize_words
 from lightgen_core.dedup.search import nearest
 
 Method = Literal["exact", "n-gram", "embedding"]
@@ -21,7 +21,7 @@ Method = Literal["exact", "n-gram", "embedding"]
 
 @dataclass(frozen=True)
 class Match:
-    """A prompt that a caption contains or paraphrases; the similarity is a cosine, or 1."""
+    """A prompt that a caption contains (similarity 1) or paraphrases (cosine)."""
 
     method: Method
     prompt: str
@@ -49,7 +49,7 @@ class EvaluationPrompts:
         self._prompt_of_words: dict[tuple[str, ...], str] = {}
         self._prompt_of_ngram: dict[tuple[str, ...], str] = {}
         for prompt in self.prompts:
-            words = tuple(words_of(prompt))
+            words = tuple(normalize_words(prompt))
             self._prompt_of_words.setdefault(words, prompt)
             if rules and len(words) >= rules.least_words:
                 length = min(len(words), rules.ngram)
@@ -110,7 +110,7 @@ class EvaluationPrompts:
         return report
 
     def _lexical_match(self, caption: str) -> Match | None:
-        words = tuple(words_of(caption))
+        words = tuple(normalize_words(caption))
         if words in self._prompt_of_words:
             return Match("exact", self._prompt_of_words[words], 1.0)
         for length in self._lengths:

@@ -8,7 +8,7 @@ from lightgen_core.captioning.embedding import Embed
 from lightgen_core.captioning.reasons import Reason
 from lightgen_core.captioning.select import Caption, CaptionFilter, Rejection
 from lightgen_core.dedup.minhash import CaptionDuplicates, near_duplicate_captions
-from lightgen_core.dedup.search import NeighbourSearch, Subset, Vectors, index_factory, spaced
+from lightgen_core.dedup.search import NeighbourSearch, Subset, Vectors, evenly_spaced, index_factory
 
 _NEIGHBOURS, _TUNING_QUERIES, _RECALL = 64, 1000, 0.99
 
@@ -61,7 +61,7 @@ def similar_vectors(vectors: Vectors, threshold: float, groups: Sequence[str]) -
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
     duplicate_of, similarity = np.full(rows, -1), np.full(rows, np.nan)
     search = NeighbourSearch(Subset(vectors, np.arange(rows)), index_factory(rows), _NEIGHBOURS)
-    search.tune(spaced(rows, _TUNING_QUERIES), threshold, _RECALL)
+    search.tune_nprobe(evenly_spaced(rows, _TUNING_QUERIES), threshold, _RECALL)
     for pairs in search.pairs(threshold):
         earlier = pairs.where((pairs.other < pairs.row) & (group[pairs.other] == group[pairs.row]))
         # Rows ascend, so whether an earlier row stays is known by now.

@@ -19,7 +19,7 @@ from transformers import (
 
 from lightgen_core.captioning.config import LLMConfig
 from lightgen_core.captioning.parse import Answer
-from lightgen_core.encoders.model_ref import parse
+from lightgen_core.encoders.model_ref import parse_model_ref
 
 
 class SeededSampling(LogitsProcessor):
@@ -93,7 +93,7 @@ class HFCaptioner:
             OSError: there is no such model, or its weights are not safetensors.
             ValueError: the model is no causal language model of transformers.
         """
-        ref = parse(config.model)
+        ref = parse_model_ref(config.model)
         options = {"trust_remote_code": False, **ref.options}
         model = AutoModelForCausalLM.from_pretrained(
             ref.source, dtype=getattr(torch, config.dtype), use_safetensors=True, **options
@@ -131,7 +131,7 @@ class HFCaptioner:
         return [Answer(text, truncated=not end) for text, end in zip(texts, ended, strict=True)]
 
     def _prompt(self, instruction: str) -> str:
-        """Return the instruction as the first turn of a chat, with thinking turned off."""
+        """Return the instruction as a chat's first turn, thinking turned off."""
         return self.tokenizer.apply_chat_template(
             [{"role": "user", "content": instruction}],
             tokenize=False,

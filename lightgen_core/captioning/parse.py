@@ -9,7 +9,7 @@ from lightgen_core.captioning.config import AnswerFilters
 from lightgen_core.captioning.prompts import Instruction
 from lightgen_core.captioning.readers import clean
 from lightgen_core.captioning.reasons import Reason
-from lightgen_core.dedup.minhash import words_of
+from lightgen_core.dedup.minhash import normalize_words
 from lightgen_core.rejected import Rejected
 
 _THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)
@@ -57,7 +57,8 @@ def parse_caption(answer: Answer, instruction: Instruction, filters: AnswerFilte
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     # "Sure, here is a caption:" announces what follows it.
     content = next(
-        (index for index, line in enumerate(lines) if words_of(_strip_markup(line)) and not line.endswith(":")), None
+        (index for index, line in enumerate(lines) if normalize_words(_strip_markup(line)) and not line.endswith(":")),
+        None,
     )
     if content is None:
         raise Rejected(Reason.EMPTY)
@@ -66,15 +67,15 @@ def parse_caption(answer: Answer, instruction: Instruction, filters: AnswerFilte
         raise Rejected(Reason.CUT_OFF, "at the token limit or by a content filter")
     if caption.casefold().replace("\u2019", "'").startswith(tuple(start.casefold() for start in filters.refusals)):
         raise Rejected(Reason.REFUSAL)
-    words = words_of(caption)
+    words = normalize_words(caption)
     if not filters.min_words <= len(words) <= filters.max_words:
         reason = Reason.TOO_SHORT if len(words) < filters.min_words else Reason.TOO_LONG
         raise Rejected(reason, f"{len(words)} words; expected {filters.min_words} to {filters.max_words}")
-    if words == words_of(instruction.rewrites):
+    if words == normalize_words(instruction.rewrites):
         raise Rejected(Reason.UNCHANGED)
     # Words of the seed caption may come back; words of the rest of the instruction may not.
     for part in instruction.text.split(instruction.rewrites) if instruction.rewrites else [instruction.text]:
-        if filters.max_echoed_words and (echo := common_ngram(words, words_of(part), filters.max_echoed_words)):
+        if filters.max_echoed_words and (echo := common_ngram(words, normalize_words(part), filters.max_echoed_words)):
             raise Rejected(Reason.ECHO, echo)
     return caption
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from lightgen_core.captioning.config import Rewriting, Taxonomy
 from lightgen_core.captioning.select import Caption
-from lightgen_core.seeds import seed_of
+from lightgen_core.seeds import derive_seed
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Instructions:
 
     def __getitem__(self, index: int) -> Instruction:
         before, rewrites = int(index * self._rewrite_fraction), int((index + 1) * self._rewrite_fraction)
-        seed = seed_of(self._seed, "answer", index)
+        seed = derive_seed(self._seed, "answer", index)
         if rewrites > before:
             return self._rewriting(before, seed)
         values = {
@@ -80,7 +80,7 @@ class Instructions:
     def _turn(self, size: int, turn: int, *name: str) -> int:
         """Return the index of the value, of `size`, whose turn it is."""
         block, offset = divmod(turn, size)
-        return int(_block(size, seed_of(self._seed, *name, block))[offset])
+        return int(_block(size, derive_seed(self._seed, *name, block))[offset])
 
 
 @lru_cache(maxsize=64)

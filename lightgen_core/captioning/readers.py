@@ -35,7 +35,7 @@ class CaptionFileError(ValueError):
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row of a source that is no caption: its position, an excerpt and the reason."""
+    """A row that is no caption: position, excerpt and reason."""
 
     place: str
     caption: str
@@ -109,7 +109,9 @@ def truncate_for_report(value: Any, limit: int | None = _EXCERPT) -> str:
 
 
 def _files(path: str, pattern: str) -> list[Path]:
-    """Return the file at a path, or the matching files below it, sorted, without hidden ones.
+    """Return the file at a path, or the matching files below it, sorted.
+
+    Hidden files are left out.
 
     Raises:
         CaptionFileError: no file.
@@ -188,7 +190,7 @@ def _parquet_rows(source: CaptionFile) -> Iterator[_Row | BadRow]:
 
 
 def _values(column: pa.Array) -> list[Any]:
-    """Return a column's values; strings as bytes, so invalid UTF-8 rejects one row only."""
+    """Return a column's values, strings as bytes (invalid UTF-8 rejects one row)."""
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = column.cast(pa.large_binary())
     return column.to_pylist()
@@ -237,7 +239,7 @@ def _row(source: CaptionFile, place: str, row: dict[str, Any]) -> _Row:
 
 
 def _set_rows(source: CaptionFile) -> Iterator[_Row | BadRow]:
-    """Yield captions of an image set, from the fields that the teacher `files` reads."""
+    """Yield captions of an image set, as the teacher `files` reads them."""
     fields = CAPTION_FIELDS if source.column == "caption" else (source.column,)
     try:
         image_set = open_image_set(

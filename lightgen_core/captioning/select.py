@@ -10,7 +10,7 @@ from lightgen_core.captioning.reasons import Reason
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption with its topic, its meaning apart from the wording, and other labels."""
+    """A caption with topic, meaning apart from the wording, and labels."""
 
     text: str
     topic: str

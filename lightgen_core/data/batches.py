@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightgen_core.data.row_reader import Rows
+from lightgen_core.data.row_reader import RowReader
 from lightgen_core.data.shuffle import rows_at
 from lightgen_core.data.token_file import DataError, has_moments
 from lightgen_core.model.patchify import patchify
 
-__all__ = ["Batch", "DataError", "PairBatch", "PairSource", "TokenSource", "prefetched"]
+__all__ = ["Batch", "DataError", "PairBatch", "PairSource", "TokenSource", "prefetch"]
 
 ORDER_BLOCK = 8192
 """Most rows whose place in the order is computed at once."""
@@ -79,7 +79,7 @@ class _Source:
     """What images and pairs share: the order, the text, and latents as tokens."""
 
     columns: tuple[str, ...]
-    of_moments: tuple[str, ...] = ()
+    moment_columns: tuple[str, ...] = ()
     """Columns to read beside those of a set that says `moments`."""
 
     def __init__(
@@ -104,8 +104,8 @@ class _Source:
             DataError: no rows, missing columns or metadata, a row of the wrong size, latents that do not divide.
         """
         if any(has_moments(Path(file)) for file in files[:1]):
-            self.columns = (*self.columns, *self.of_moments)
-        self._rows = Rows(files, (*self.columns, "text"), scratch)
+            self.columns = (*self.columns, *self.moment_columns)
+        self._rows = RowReader(files, (*self.columns, "text"), scratch)
         layout = self._rows.layout
         if layout.height % patch or layout.width % patch:
             raise DataError(
@@ -130,12 +130,12 @@ class _Source:
             _rows_of(later, self.batch_size, self.rows, self.seed)[start:stop] for later in (step, step + 1)
         )
         if self._announced != (step, start, stop):
-            self._rows.announce(rows)
+            self._rows.prefetch(rows)
         fields: dict[str, Any] = {"ids": self._rows.ids[rows]}
         fields["text"], fields["text_mask"] = self._text_of(rows)
         for column in self.columns:
             fields[column] = self._tokens_of(column, rows)
-        self._rows.announce(coming)
+        self._rows.prefetch(coming)
         self._announced = (step + 1, start, stop)
         return fields
 
@@ -166,7 +166,7 @@ class TokenSource(_Source):
     """Images as tokens with their text, for pre-training."""
 
     columns = ("latents",)
-    of_moments = ("std",)
+    moment_columns = ("std",)
 
     @property
     def moments(self) -> bool:
@@ -204,7 +204,7 @@ def _rows_of_steps(first: int, steps: int, batch_size: int, rows: int, seed: int
     return rows_at(first * batch_size + np.arange(steps * batch_size).reshape(steps, batch_size), rows, seed)
 
 
-def prefetched(prepare: Callable[[int], Prepared], steps: range, depth: int = 1) -> Iterator[Prepared]:
+def prefetch(prepare: Callable[[int], Prepared], steps: range, depth: int = 1) -> Iterator[Prepared]:
     """prepare(step) for every step, up to `depth` of them made ahead, in a thread, while the step before is used."""
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as reader:
         coming: deque[Future[Prepared]] = deque(reader.submit(prepare, step) for step in steps[:depth])

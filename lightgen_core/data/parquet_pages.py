@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-PREFIX = 4
+LENGTH_PREFIX_BYTES = 4
 """Bytes before a value that tell its length."""
 
 _DATA_PAGE, _PLAIN, _RLE = 0, 0, 3  # of the format's enumerations PageType and Encoding

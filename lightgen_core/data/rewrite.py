@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lightgen_core.data.token_file import DataError, Piece
+from lightgen_core.data.token_file import DataError, TokenFile
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ _ROWS = 64
 """Rows held in memory at once, and of a row group of the copy."""
 
 
-def plain_copies(pieces: Sequence[Piece], columns: Sequence[str], folder: Path) -> dict[Path, Path]:
+def rewrite_plain(pieces: Sequence[TokenFile], columns: Sequence[str], folder: Path) -> dict[Path, Path]:
     """Returns by file a copy of its `id`, `words` and columns of values in plain pages.
 
     A copy is named after the file's path, size and time of change: one that `folder` has from an earlier time is used
@@ -54,7 +54,7 @@ def _identity(file: Path, columns: Sequence[str]) -> str:
     return hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
 
 
-def _check_room(pieces: Sequence[Piece], columns: Sequence[str], folder: Path) -> int:
+def _check_room(pieces: Sequence[TokenFile], columns: Sequence[str], folder: Path) -> int:
     """The bytes of the pieces' values, if the folder's disk has them left."""
     needed = sum(
         int(piece.layout.bytes_of(column, len(piece.ids), piece.words.sum())) for piece in pieces for column in columns

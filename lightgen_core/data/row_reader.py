@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from lightgen_core.data.parquet_pages import PREFIX
-from lightgen_core.data.rewrite import plain_copies
-from lightgen_core.data.token_file import DataError, check_sizes, read_piece, wrong_size
+from lightgen_core.data.parquet_pages import LENGTH_PREFIX_BYTES
+from lightgen_core.data.rewrite import rewrite_plain
+from lightgen_core.data.token_file import DataError, check_sizes, open_token_file, wrong_size
 
 MAPPED_FILES = 256
 """Files that a set keeps mapped and open; of more, those used last."""
@@ -31,7 +31,7 @@ _OPENING_THREADS = 8
 _LENGTH = struct.Struct("<I")
 
 
-class Rows:
+class RowReader:
     """The rows of a set, numbered in the order of its files. It can be pickled, forked, and read by many threads."""
 
     def __init__(self, files: Sequence[str | Path], columns: Sequence[str], scratch: Path | None = None):
@@ -47,13 +47,13 @@ class Rows:
         """
         self._temporary: tempfile.TemporaryDirectory | None = None
         with ThreadPoolExecutor(_OPENING_THREADS, thread_name_prefix="opening") as threads:
-            pieces = list(threads.map(lambda file: read_piece(Path(file), columns), files))
+            pieces = list(threads.map(lambda file: open_token_file(Path(file), columns), files))
             if other := [piece for piece in pieces if not piece.ranges]:
                 if scratch is None:
                     self._temporary = tempfile.TemporaryDirectory(prefix="lightgen-rows-")
                     scratch = Path(self._temporary.name)
-                copies = plain_copies(other, columns, scratch)
-                pieces = [piece if piece.ranges else read_piece(copies[piece.file], columns) for piece in pieces]
+                copies = rewrite_plain(other, columns, scratch)
+                pieces = [piece if piece.ranges else open_token_file(copies[piece.file], columns) for piece in pieces]
             list(threads.map(check_sizes, pieces))
         if not any(len(piece.ids) for piece in pieces):
             raise DataError("the token files hold no rows; the stage that wrote them dropped everything")
@@ -98,11 +98,11 @@ class Rows:
             (found,) = _LENGTH.unpack_from(values, place)
             if found != size:
                 raise wrong_size(file[0], column, self.ids[rows[row]], found, size, self.layout)
-            into[row, :size] = np.frombuffer(values, np.uint8, size, place + PREFIX)
+            into[row, :size] = np.frombuffer(values, np.uint8, size, place + LENGTH_PREFIX_BYTES)
             if size < width:
                 into[row, size:] = 0
 
-    def announce(self, rows: np.ndarray) -> None:
+    def prefetch(self, rows: np.ndarray) -> None:
         """Tells the operating system that these rows are read soon: it loads them at once, many at a time.
 
         A set below `SMALL` bytes was announced as a whole when it was opened.
@@ -113,14 +113,14 @@ class Rows:
             sizes = self.layout.bytes_of(column, 1, self.words(rows))
             for file, place, size in self._places(column, rows, sizes):
                 start = place // mmap.PAGESIZE * mmap.PAGESIZE
-                self._map(*file).madvise(mmap.MADV_WILLNEED, start, place + PREFIX + size - start)
+                self._map(*file).madvise(mmap.MADV_WILLNEED, start, place + LENGTH_PREFIX_BYTES + size - start)
 
     def _places(self, column: str, rows: np.ndarray, sizes: np.ndarray) -> Iterator[tuple[tuple[str, int], int, int]]:
         """File, offset of the value's length in it, and size of the value, for each row."""
         groups = np.searchsorted(self._group_starts, rows, side="right") - 1
         behind = self._group_starts[groups + 1]  # the first row that is not in the group
         count, words = behind - rows, self._word_starts[behind] - self._word_starts[rows]
-        offsets = self._ends[column][groups] - PREFIX * count - self.layout.bytes_of(column, count, words)
+        offsets = self._ends[column][groups] - LENGTH_PREFIX_BYTES * count - self.layout.bytes_of(column, count, words)
         files = map(self._files.__getitem__, self._group_files[groups].tolist())
         return zip(files, offsets.tolist(), sizes.tolist(), strict=True)
 

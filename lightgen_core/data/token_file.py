@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from lightgen_core.data.parquet_pages import PREFIX, plain_ranges
+from lightgen_core.data.parquet_pages import LENGTH_PREFIX_BYTES, plain_ranges
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -22,7 +22,7 @@ class DataError(ValueError):
 
 
 @dataclass(frozen=True)
-class Layout:
+class TokenLayout:
     """What the schema metadata `lightgen` says of the values. Latents are channels x height x width of them.
 
     moments: whether the column `std` holds the standard deviation of each latent; `latents` is the mean then.
@@ -47,7 +47,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Piece:
+class TokenFile:
     """The rows of one file.
 
     ids, words: (rows,) int64; groups: (row groups,) int64, rows of each; ranges: for each column of values, (row
@@ -55,14 +55,14 @@ class Piece:
     """
 
     file: Path
-    layout: Layout
+    layout: TokenLayout
     ids: np.ndarray
     words: np.ndarray
     groups: np.ndarray
     ranges: Mapping[str, np.ndarray]
 
 
-def read_piece(file: Path, columns: Sequence[str]) -> Piece:
+def open_token_file(file: Path, columns: Sequence[str]) -> TokenFile:
     """Reads what opening a file needs: its footer, page headers, and the columns `id` and `words`.
 
     Args:
@@ -79,7 +79,7 @@ def read_piece(file: Path, columns: Sequence[str]) -> Piece:
     if len(words) and words.min() < 1:
         raise DataError(f"{file}: row {ids[words.argmin()]} has no words; expected one or more")
     groups = np.array([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)], dtype=np.int64)
-    return Piece(file, layout, ids, words, groups, plain_ranges(file, metadata, columns))
+    return TokenFile(file, layout, ids, words, groups, plain_ranges(file, metadata, columns))
 
 
 def has_moments(file: Path) -> bool:
@@ -101,7 +101,7 @@ def _opened(file: Path) -> Iterator[pq.ParquetFile]:
         raise DataError(f"{file} is not a Parquet file that can be read: {error}") from error
 
 
-def _layout(schema: pa.Schema, columns: Sequence[str], file: Path) -> Layout:
+def _layout(schema: pa.Schema, columns: Sequence[str], file: Path) -> TokenLayout:
     """The `lightgen` metadata of a schema, checked together with its columns."""
     missing = [name for name in columns if name not in schema.names]
     if missing:
@@ -110,12 +110,12 @@ def _layout(schema: pa.Schema, columns: Sequence[str], file: Path) -> Layout:
     if found is None:
         raise DataError(f"{file}: without the schema metadata `lightgen`; the tokens stage did not write it")
     layout = json.loads(found)
-    wanted = [field.name for field in fields(Layout) if field.default is MISSING]
+    wanted = [field.name for field in fields(TokenLayout) if field.default is MISSING]
     if set(wanted) - layout.keys() or layout["dtype"] not in _DTYPES:
         raise DataError(
             f"{file}: metadata `lightgen` is {layout}; expected {sorted(wanted)}, dtype one of {sorted(_DTYPES)}"
         )
-    return Layout(**{name: layout[name] for name in wanted}, moments=layout.get("moments", False))
+    return TokenLayout(**{name: layout[name] for name in wanted}, moments=layout.get("moments", False))
 
 
 def _integers(column: pa.ChunkedArray, name: str, file: Path) -> np.ndarray:
@@ -124,17 +124,17 @@ def _integers(column: pa.ChunkedArray, name: str, file: Path) -> np.ndarray:
     return column.to_numpy().astype(np.int64)
 
 
-def check_sizes(piece: Piece) -> None:
+def check_sizes(piece: TokenFile) -> None:
     """Raises DataError if the values of a row group are together longer or shorter than layout and `words` say."""
     starts = np.concatenate([[0], piece.groups]).cumsum()
     words = np.diff(np.concatenate([[0], piece.words]).cumsum()[starts])
     for column, ranges in piece.ranges.items():
-        expected = piece.groups * PREFIX + piece.layout.bytes_of(column, piece.groups, words)
+        expected = piece.groups * LENGTH_PREFIX_BYTES + piece.layout.bytes_of(column, piece.groups, words)
         for group in np.flatnonzero(ranges[:, 1] - ranges[:, 0] != expected):
             raise _explained(piece, column, int(group), int(starts[group]))
 
 
-def _explained(piece: Piece, column: str, group: int, first: int) -> DataError:
+def _explained(piece: TokenFile, column: str, group: int, first: int) -> DataError:
     """Says which row of a row group, whose first is row `first` of the file, has the wrong size."""
     with pq.ParquetFile(piece.file) as parquet:
         found = parquet.read_row_group(group, columns=[column])[column]
@@ -145,7 +145,7 @@ def _explained(piece: Piece, column: str, group: int, first: int) -> DataError:
     return DataError(f"{piece.file}: row group {group} of column {column} is damaged; make the file again")
 
 
-def wrong_size(file: str | Path, column: str, row_id: int, found: int, expected: int, layout: Layout) -> DataError:
+def wrong_size(file: str | Path, column: str, row_id: int, found: int, expected: int, layout: TokenLayout) -> DataError:
     """The error for a value of `found` bytes, or -1 where there is none."""
     return DataError(
         f"{file}: {column} of row {row_id} has {'no value' if found < 0 else f'{found} bytes'}; expected {expected} "

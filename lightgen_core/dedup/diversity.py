@@ -16,7 +16,7 @@ from lightgen_core.dedup.search import Subset, Vectors
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """One measured figure in words: what it is called, its value, and how to read it."""
 
     name: str
@@ -50,23 +50,23 @@ class Diversity:
     topic_evenness: float
     within_prompt_distance: float | None
 
-    def figures(self) -> list[Figure]:
+    def metrics(self) -> list[Metric]:
         """The figures with their meanings, for a report."""
         shown = [
-            Figure("Vendi score", self.vendi, f"effective number of different pictures among {self.sample:,} sampled"),
-            Figure("cluster entropy", self.cluster_entropy, "how evenly pictures spread over clusters; 1 is even"),
-            Figure(
+            Metric("Vendi score", self.vendi, f"effective number of different pictures among {self.sample:,} sampled"),
+            Metric("cluster entropy", self.cluster_entropy, "how evenly pictures spread over clusters; 1 is even"),
+            Metric(
                 "k-centre radius", self.k_centre_radius, "how far the set reaches beyond its k most spread pictures"
             ),
-            Figure(
+            Metric(
                 "near-duplicate rate", self.near_duplicate_rate, "share of pictures with a near duplicate in the set"
             ),
-            Figure("topics", float(self.topics), "topics that occur"),
-            Figure("topic evenness", self.topic_evenness, "how evenly captions spread over topics; 1 is even"),
+            Metric("topics", float(self.topics), "topics that occur"),
+            Metric("topic evenness", self.topic_evenness, "how evenly captions spread over topics; 1 is even"),
         ]
         if self.within_prompt_distance is not None:
             meaning = "mean distance (1 - cosine) of two pictures of one caption"
-            shown.append(Figure("within-prompt distance", self.within_prompt_distance, meaning))
+            shown.append(Metric("within-prompt distance", self.within_prompt_distance, meaning))
         return shown
 
 

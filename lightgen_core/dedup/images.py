@@ -20,7 +20,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from lightgen_core.config import DedupConfig
-from lightgen_core.dedup.search import NeighbourSearch, Pairs, Places, Subset, Vectors, index_factory, spaced
+from lightgen_core.dedup.search import Indices, NeighbourSearch, Pairs, Subset, Vectors, evenly_spaced, index_factory
 from lightgen_core.intervals import Interval, wilson
 
 Reason = Literal["exact copy", "near duplicate", "chain"]
@@ -31,7 +31,7 @@ _LINKS = 4_000_000  # links kept before they are folded into component labels
 
 
 @dataclass(frozen=True)
-class Certificate:
+class RecallEstimate:
     """How complete the search was: its pairs at the threshold against brute force, for sampled rows.
 
     `index` and `probes` list what was used, one per kind of group. A pair counts once from each of its sampled rows.
@@ -63,7 +63,7 @@ class Deduplication:
     reason: list[Reason | None]
     duplicate_of: list[Id | None]
     similarity: npt.NDArray[np.float32]
-    certificate: Certificate
+    certificate: RecallEstimate
 
 
 def find_duplicates(
@@ -127,14 +127,14 @@ def _check(
             )
 
 
-def _codes(labels: Sequence[object] | None, order: Places) -> Places:
+def _codes(labels: Sequence[object] | None, order: Indices) -> Indices:
     """Labels as integers, by rank; all one where there are none."""
     if labels is None:
         return np.zeros(len(order), np.int64)
     return np.unique(np.asarray(labels), return_inverse=True)[1].astype(np.int64)[order]
 
 
-def _first_of_each(digests: Sequence[str] | None, group: Places, order: Places) -> Places:
+def _first_of_each(digests: Sequence[str] | None, group: Indices, order: Indices) -> Indices:
     """Rank -> best rank with the same bytes in the same group."""
     if digests is None:
         return np.arange(len(order))
@@ -144,8 +144,8 @@ def _first_of_each(digests: Sequence[str] | None, group: Places, order: Places) 
 
 
 def _near_duplicates(
-    vectors: Vectors, order: Places, distinct: Places, group: Places, config: DedupConfig, seed: int
-) -> tuple[Places, Certificate]:
+    vectors: Vectors, order: Indices, distinct: Indices, group: Indices, config: DedupConfig, seed: int
+) -> tuple[Indices, RecallEstimate]:
     """Rank -> rank it duplicates (itself: it stays), group by group."""
     keeper = np.arange(len(order))
     sampled = np.zeros(len(order), bool)
@@ -157,7 +157,7 @@ def _near_duplicates(
         keeper[members] = members[part.keeper]
         searched.append(part)
     pairs, found = sum(part.pairs for part in searched), sum(part.found for part in searched)
-    return keeper, Certificate(
+    return keeper, RecallEstimate(
         index=tuple(sorted({part.factory for part in searched})),
         probes=tuple(sorted({part.probes for part in searched if part.probes is not None})),
         queries=queries,
@@ -167,7 +167,7 @@ def _near_duplicates(
     )
 
 
-def _partitions(distinct: Places, group: Places) -> list[Places]:
+def _partitions(distinct: Indices, group: Indices) -> list[Indices]:
     """The ranks of each group with two rows or more, ascending."""
     by_group = distinct[np.argsort(group[distinct], kind="stable")]
     starts = np.flatnonzero(np.diff(group[by_group])) + 1
@@ -177,19 +177,19 @@ def _partitions(distinct: Places, group: Places) -> list[Places]:
 class _Searched(NamedTuple):
     """One group, searched: place -> place it duplicates, and what the certificate counts."""
 
-    keeper: Places
+    keeper: Indices
     factory: str
     probes: int | None
     pairs: int
     found: int
 
 
-def _search(vectors: Vectors, rows: Places, sampled: npt.NDArray[np.bool_], config: DedupConfig) -> _Searched:
+def _search(vectors: Vectors, rows: Indices, sampled: npt.NDArray[np.bool_], config: DedupConfig) -> _Searched:
     """Near duplicates among the rows of one group, best row first; places are ranks within it."""
     factory = config.index or index_factory(len(rows))
     subset = Subset(vectors, rows)
     search = NeighbourSearch(subset, factory, config.k)
-    search.tune(spaced(len(rows), _TUNING_QUERIES), config.threshold, config.search_recall)
+    search.tune_nprobe(evenly_spaced(len(rows), _TUNING_QUERIES), config.threshold, config.search_recall)
     keeper, hits = np.arange(len(rows)), 0
     chains = None if config.cluster_threshold is None else _Components(len(rows))
     for found in search.pairs(config.cluster_threshold or config.threshold):
@@ -206,7 +206,7 @@ def _search(vectors: Vectors, rows: Places, sampled: npt.NDArray[np.bool_], conf
     return _Searched(keeper, factory, search.probes, len(truth.row), hits)
 
 
-def _suppress(keeper: Places, better: Pairs) -> None:
+def _suppress(keeper: Indices, better: Pairs) -> None:
     """Drop, best first, each row that has a better kept row among its pairs; it duplicates the most similar one.
 
     `keeper` (changed in place) is settled for every place before the pairs' first row.
@@ -225,14 +225,14 @@ class _Components:
 
     def __init__(self, size: int) -> None:
         self._best = np.arange(size)
-        self._links: list[tuple[Places, Places]] = []
+        self._links: list[tuple[Indices, Indices]] = []
 
-    def link(self, row: Places, other: Places) -> None:
+    def link(self, row: Indices, other: Indices) -> None:
         self._links.append((row, other))
         if sum(len(row) for row, _ in self._links) > _LINKS:
             self.best()
 
-    def best(self) -> Places:
+    def best(self) -> Indices:
         """Place -> smallest place of its component."""
         size = len(self._best)
         row = np.concatenate([np.arange(size), *(row for row, _ in self._links)])
@@ -246,11 +246,11 @@ class _Components:
 
 def _verdict(
     vectors: Vectors,
-    order: Places,
+    order: Indices,
     ids: Sequence[Id],
-    copy_of: Places,
-    keeper: Places,
-    certificate: Certificate,
+    copy_of: Indices,
+    keeper: Indices,
+    certificate: RecallEstimate,
     threshold: float,
 ) -> Deduplication:
     """Ranks back to rows. The reason says how a row relates to the kept row it names, not how it was found."""

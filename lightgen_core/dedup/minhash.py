@@ -63,7 +63,7 @@ def near_duplicate_captions(
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"found threshold {threshold}; a Jaccard index to compare with is above 0 and at most 1")
-    folded = [" ".join(words_of(caption)) for caption in captions]
+    folded = [" ".join(normalize_words(caption)) for caption in captions]
     # Captions equal after folding are settled first: the rest then holds no text twice.
     group = _codes(groups, len(captions))
     said = list(zip(group.tolist(), folded, strict=True))
@@ -92,7 +92,7 @@ def topic_coverage(topics: Sequence[str] | Sequence[Sequence[str]], wanted: Sequ
     return TopicCoverage(ranked, tuple(name for name in dict.fromkeys(wanted) if name not in counts))
 
 
-def words_of(caption: str) -> list[str]:
+def normalize_words(caption: str) -> list[str]:
     """The caption's words in order, without case and punctuation."""
     return _WORD.findall(unicodedata.normalize("NFKC", caption).casefold())
 

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-def shows_caption(
+def clip_score_mask(
     score: npt.NDArray[np.float32], ids: npt.NDArray[np.int64], least: float | None, drop_lowest_fraction: float
 ) -> npt.NDArray[np.bool_]:
     """Which rows stay, (n,) bool.

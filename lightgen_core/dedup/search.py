@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Vectors = npt.NDArray[np.float32]
-Places = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 
 _QUERIES = 4096  # queries of one k-NN call
 _RANGE_QUERIES = 64  # queries of one range search; a result can be as long as the index for each
@@ -29,8 +29,8 @@ _COARSEST = _SLACK["SQ8"]
 class Pairs(NamedTuple):
     """Ordered pairs at or above a threshold, sorted by `row`, then `other`; both directions are present."""
 
-    row: Places
-    other: Places
+    row: Indices
+    other: Indices
     similarity: npt.NDArray[np.float64]
 
     def where(self, keep: npt.NDArray[np.bool_]) -> "Pairs":
@@ -59,7 +59,7 @@ class Subset:
         rows: (m,) which of them, in the caller's order.
     """
 
-    def __init__(self, vectors: Vectors, rows: Places) -> None:
+    def __init__(self, vectors: Vectors, rows: Indices) -> None:
         self.vectors = vectors
         self.rows = rows
         blocks = [self[start : start + _BASE] for start in range(0, len(rows), _BASE)]
@@ -68,10 +68,10 @@ class Subset:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, places: Places | slice) -> Vectors:
+    def __getitem__(self, places: Indices | slice) -> Vectors:
         return np.ascontiguousarray(self.vectors[self.rows[places]])
 
-    def cosines(self, left: Places, right: Places) -> npt.NDArray[np.float64]:
+    def cosines(self, left: Indices, right: Indices) -> npt.NDArray[np.float64]:
         """(pairs,) cosines in float64 and without BLAS: the same everywhere, and exactly 1 for copies."""
         dot = np.empty(len(left))
         for start in range(0, len(left), _CONFIRM):
@@ -79,7 +79,7 @@ class Subset:
             dot[part] = _dot(self[left[part]], self[right[part]])
         return dot / np.sqrt(self._squares[left] * self._squares[right])
 
-    def confirm(self, row: Places, other: Places, threshold: float) -> Pairs:
+    def rescore(self, row: Indices, other: Indices, threshold: float) -> Pairs:
         """The candidate pairs of two different places that really are at the threshold or above, sorted."""
         distinct = row != other
         row, other = row[distinct], other[distinct]
@@ -88,16 +88,16 @@ class Subset:
         order = np.lexsort((pairs.other, pairs.row))
         return Pairs(pairs.row[order], pairs.other[order], pairs.similarity[order])
 
-    def exact_pairs(self, queries: Places, threshold: float) -> Pairs:
+    def exact_pairs(self, queries: Indices, threshold: float) -> Pairs:
         """All pairs of the queried places by brute force, without faiss: the truth behind a certificate."""
         rows, others = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for block, base, product in self._products(queries):
             hit, other = np.nonzero(product >= threshold - _SLACK["Flat"])
             rows.append(queries[block][hit])
             others.append(other + base)
-        return self.confirm(np.concatenate(rows), np.concatenate(others), threshold)
+        return self.rescore(np.concatenate(rows), np.concatenate(others), threshold)
 
-    def nearest(self, queries: Places) -> Places:
+    def nearest(self, queries: Indices) -> Indices:
         """The most similar other place of each queried place, by brute force."""
         best, nearest = np.full(len(queries), -np.inf), np.zeros(len(queries), np.int64)
         for block, base, product in self._products(queries):
@@ -109,7 +109,7 @@ class Subset:
             best[block] = np.maximum(product.max(axis=1), best[block])
         return nearest
 
-    def _products(self, queries: Places) -> Iterator[tuple[slice, int, Vectors]]:
+    def _products(self, queries: Indices) -> Iterator[tuple[slice, int, Vectors]]:
         """Inner products, block by block: (block of the queries, first place, (queries, places) products)."""
         for start in range(0, len(queries), _EXACT_QUERIES):
             block = slice(start, start + _EXACT_QUERIES)
@@ -138,7 +138,7 @@ class NeighbourSearch:
         """Inverted lists looked into for a query; None for an exact index."""
         return self.index.nprobe if isinstance(self.index, faiss.IndexIVF) else None
 
-    def tune(self, sample: Places, threshold: float, recall: float) -> None:
+    def tune_nprobe(self, sample: Indices, threshold: float, recall: float) -> None:
         """Double the probed lists until `recall` of the sample's true pairs is found; nothing to do when exact.
 
         Without a pair above the threshold in the sample, its nearest neighbours are what has to be found.
@@ -147,7 +147,7 @@ class NeighbourSearch:
             return
         truth = self.subset.exact_pairs(sample, threshold)
         if len(truth.row) == 0:
-            truth = self.subset.confirm(sample, self.subset.nearest(sample), -1.0)
+            truth = self.subset.rescore(sample, self.subset.nearest(sample), -1.0)
         keys = truth.row * len(self.subset) + truth.other
         probes = 1
         while True:
@@ -163,13 +163,13 @@ class NeighbourSearch:
         for start in range(0, len(self.subset), _QUERIES):
             yield self._find(np.arange(start, min(start + _QUERIES, len(self.subset))), threshold)
 
-    def _find(self, queries: Places, threshold: float) -> Pairs:
+    def _find(self, queries: Indices, threshold: float) -> Pairs:
         floor = threshold - self.slack
         row, other, crowded = self._nearest_above(queries, floor)
         more_row, more_other = self._range_above(crowded, floor)
-        return self.subset.confirm(np.concatenate([row, more_row]), np.concatenate([other, more_other]), threshold)
+        return self.subset.rescore(np.concatenate([row, more_row]), np.concatenate([other, more_other]), threshold)
 
-    def _nearest_above(self, queries: Places, floor: float) -> tuple[Places, Places, Places]:
+    def _nearest_above(self, queries: Indices, floor: float) -> tuple[Indices, Indices, Indices]:
         """Candidates by k-NN, and the queries whose k neighbours all lie above the floor: these may have more."""
         # One more than k: a query finds itself.
         similarity, other = self.index.search(self.subset[queries], self.neighbours + 1)
@@ -178,7 +178,7 @@ class NeighbourSearch:
         above[full] = False
         return np.repeat(queries, above.sum(axis=1)), other[above], queries[full]
 
-    def _range_above(self, queries: Places, floor: float) -> tuple[Places, Places]:
+    def _range_above(self, queries: Indices, floor: float) -> tuple[Indices, Indices]:
         rows, others = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for start in range(0, len(queries), _RANGE_QUERIES):
             block = queries[start : start + _RANGE_QUERIES]
@@ -188,7 +188,7 @@ class NeighbourSearch:
         return np.concatenate(rows), np.concatenate(others)
 
 
-def nearest(queries: Vectors, base: Vectors) -> tuple[Places, npt.NDArray[np.float64]]:
+def nearest(queries: Vectors, base: Vectors) -> tuple[Indices, npt.NDArray[np.float64]]:
     """The row of `base` that is most similar to each query, and the cosine of the two.
 
     Args:
@@ -221,13 +221,13 @@ def _build(subset: Subset, factory: str) -> faiss.Index:
             )
         # faiss trains on at most 256 points a list; evenly spaced rows keep the choice free of chance.
         index.cp.min_points_per_centroid = 1
-        index.train(subset[spaced(len(subset), 256 * index.nlist)])
+        index.train(subset[evenly_spaced(len(subset), 256 * index.nlist)])
     for start in range(0, len(subset), _BASE):
         index.add(subset[start : start + _BASE])
     return index
 
 
-def spaced(size: int, count: int) -> Places:
+def evenly_spaced(size: int, count: int) -> Indices:
     """At most `count` evenly spaced places of `size`, ascending and distinct."""
     return np.unique(np.linspace(0, size - 1, min(size, count)).astype(np.int64))
 

@@ -11,7 +11,7 @@ EDGE = 0.999
 SMALLEST_PROBABILITY = 1e-12
 
 
-def between(
+def interpolate_log_variance(
     fraction: Float[Tensor, "*rows values"],
     low: Float[Tensor, "*rows 1"] | float,
     high: Float[Tensor, "*rows 1"] | float,

@@ -24,7 +24,7 @@ class Objective(ABC):
     name: str
 
     @abstractmethod
-    def timestep(self, uniform: Float[Tensor, "*rows"]) -> Timestep:
+    def sample_timesteps(self, uniform: Float[Tensor, "*rows"]) -> Timestep:
         """Training times from numbers uniform in [0, 1)."""
 
     @abstractmethod
@@ -32,48 +32,48 @@ class Objective(ABC):
         """Shares of data and noise at a time."""
 
     @abstractmethod
-    def wanted(
-        self, target: Float[Tensor, "*rows values"], timestep: Timestep, noise: Float[Tensor, "*rows values"]
+    def target(
+        self, x0: Float[Tensor, "*rows values"], timestep: Timestep, noise: Float[Tensor, "*rows values"]
     ) -> Float[Tensor, "*rows values"]:
         """What the head's prediction should be."""
 
     @abstractmethod
-    def recover(
+    def to_x0_and_noise(
         self, prediction: Float[Tensor, "*rows values"], noisy: Float[Tensor, "*rows values"], timestep: Timestep
     ) -> tuple[Float[Tensor, "*rows values"], Float[Tensor, "*rows values"]]:
         """Clean token and noise that a prediction at a noisy token stands for."""
 
-    def split(self, output: Float[Tensor, "*rows outputs"]) -> tuple[Tensor, Tensor | None]:
+    def split_variance(self, output: Float[Tensor, "*rows outputs"]) -> tuple[Tensor, Tensor | None]:
         """The head's output as prediction and, where it is learned, variance part."""
         return output, None
 
-    def noisy(
-        self, target: Float[Tensor, "*rows values"], timestep: Timestep, noise: Float[Tensor, "*rows values"]
+    def add_noise(
+        self, x0: Float[Tensor, "*rows values"], timestep: Timestep, noise: Float[Tensor, "*rows values"]
     ) -> Float[Tensor, "*rows values"]:
         """The token at a time on its path to noise."""
         alpha, sigma = self.alpha_sigma(timestep)
-        return alpha[..., None] * target + sigma[..., None] * noise
+        return alpha[..., None] * x0 + sigma[..., None] * noise
 
     def error(
         self,
         output: Float[Tensor, "*rows outputs"],
-        target: Float[Tensor, "*rows values"],
+        x0: Float[Tensor, "*rows values"],
         timestep: Timestep,
         noise: Float[Tensor, "*rows values"],
     ) -> Float[Tensor, "*rows"]:
         """Squared error of the prediction, mean over channels."""
-        prediction, _ = self.split(output.float())
-        return (prediction - self.wanted(target, timestep, noise)).square().mean(dim=-1)
+        prediction, _ = self.split_variance(output.float())
+        return (prediction - self.target(x0, timestep, noise)).square().mean(dim=-1)
 
     def loss(
         self,
         output: Float[Tensor, "*rows outputs"],
-        target: Float[Tensor, "*rows values"],
+        x0: Float[Tensor, "*rows values"],
         timestep: Timestep,
         noise: Float[Tensor, "*rows values"],
     ) -> Float[Tensor, "*rows"]:
         """What training minimises, per token: the error, and for ddpm the variance's bound as well."""
-        return self.error(output, target, timestep, noise)
+        return self.error(output, x0, timestep, noise)
 
 
 class Ddpm(Objective):
@@ -81,58 +81,58 @@ class Ddpm(Objective):
 
     name = "ddpm"
 
-    def timestep(self, uniform: Float[Tensor, "*rows"]) -> Int[Tensor, "*rows"]:
+    def sample_timesteps(self, uniform: Float[Tensor, "*rows"]) -> Int[Tensor, "*rows"]:
         return (uniform * NUM_TRAIN_STEPS).long()
 
     def alpha_sigma(self, timestep: Int[Tensor, "*rows"]) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows"]]:
         schedule = schedule_on(timestep.device)
         return schedule.alpha[timestep], schedule.sigma[timestep]
 
-    def wanted(
-        self, target: Float[Tensor, "*rows values"], timestep: Timestep, noise: Float[Tensor, "*rows values"]
+    def target(
+        self, x0: Float[Tensor, "*rows values"], timestep: Timestep, noise: Float[Tensor, "*rows values"]
     ) -> Float[Tensor, "*rows values"]:
         return noise
 
-    def recover(
+    def to_x0_and_noise(
         self, prediction: Float[Tensor, "*rows values"], noisy: Float[Tensor, "*rows values"], timestep: Timestep
     ) -> tuple[Float[Tensor, "*rows values"], Float[Tensor, "*rows values"]]:
         alpha, sigma = self.alpha_sigma(timestep)
         return (noisy - sigma[..., None] * prediction) / alpha[..., None], prediction
 
-    def split(self, output: Float[Tensor, "*rows outputs"]) -> tuple[Tensor, Tensor]:
+    def split_variance(self, output: Float[Tensor, "*rows outputs"]) -> tuple[Tensor, Tensor]:
         prediction, variance = output.chunk(2, dim=-1)
         return prediction, variance
 
     def loss(
         self,
         output: Float[Tensor, "*rows outputs"],
-        target: Float[Tensor, "*rows values"],
+        x0: Float[Tensor, "*rows values"],
         timestep: Int[Tensor, "*rows"],
         noise: Float[Tensor, "*rows values"],
     ) -> Float[Tensor, "*rows"]:
         """Squared error plus the variational bound, in which the prediction is held fixed (L_hybrid with weight 1)."""
-        prediction, variance = self.split(output.float())
+        prediction, variance = self.split_variance(output.float())
         error = (prediction - noise).square().mean(dim=-1)
-        return error + self.variance_bound(prediction.detach(), variance, target, timestep, noise)
+        return error + self.variance_bound(prediction.detach(), variance, x0, timestep, noise)
 
     def variance_bound(
         self,
         prediction: Float[Tensor, "*rows values"],
         variance: Float[Tensor, "*rows values"],
-        target: Float[Tensor, "*rows values"],
+        x0: Float[Tensor, "*rows values"],
         timestep: Int[Tensor, "*rows"],
         noise: Float[Tensor, "*rows values"],
     ) -> Float[Tensor, "*rows"]:
         """One step's term of the bound, bits per channel: KL to the true posterior; at step 0 the likelihood."""
         schedule = schedule_on(timestep.device)
-        noisy = self.noisy(target, timestep, noise)
-        clean, _ = self.recover(prediction, noisy, timestep)
+        noisy = self.add_noise(x0, timestep, noise)
+        clean, _ = self.to_x0_and_noise(prediction, noisy, timestep)
         on_clean, on_noisy = schedule.posterior_on_clean[timestep, None], schedule.posterior_on_noisy[timestep, None]
-        true_mean, mean = on_clean * target + on_noisy * noisy, on_clean * clean + on_noisy * noisy
+        true_mean, mean = on_clean * x0 + on_noisy * noisy, on_clean * clean + on_noisy * noisy
         true_log_variance = schedule.log_posterior[timestep, None]
-        log_variance = gaussian.between(variance, true_log_variance, schedule.log_beta[timestep, None])
+        log_variance = gaussian.interpolate_log_variance(variance, true_log_variance, schedule.log_beta[timestep, None])
         divergence = gaussian.kl(true_mean, true_log_variance, mean, log_variance)
-        surprise = -gaussian.discretised_log_likelihood(target, mean, log_variance)
+        surprise = -gaussian.discretised_log_likelihood(x0, mean, log_variance)
         return torch.where(timestep == 0, surprise.mean(dim=-1), divergence.mean(dim=-1)) / math.log(2.0)
 
 
@@ -141,20 +141,20 @@ class VPrediction(Objective):
 
     name = "v"
 
-    def timestep(self, uniform: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+    def sample_timesteps(self, uniform: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
         return uniform
 
     def alpha_sigma(self, timestep: Float[Tensor, "*rows"]) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows"]]:
         angle = timestep * (math.pi / 2)
         return angle.cos(), angle.sin()
 
-    def wanted(
-        self, target: Float[Tensor, "*rows values"], timestep: Timestep, noise: Float[Tensor, "*rows values"]
+    def target(
+        self, x0: Float[Tensor, "*rows values"], timestep: Timestep, noise: Float[Tensor, "*rows values"]
     ) -> Float[Tensor, "*rows values"]:
         alpha, sigma = self.alpha_sigma(timestep)
-        return alpha[..., None] * noise - sigma[..., None] * target
+        return alpha[..., None] * noise - sigma[..., None] * x0
 
-    def recover(
+    def to_x0_and_noise(
         self, prediction: Float[Tensor, "*rows values"], noisy: Float[Tensor, "*rows values"], timestep: Timestep
     ) -> tuple[Float[Tensor, "*rows values"], Float[Tensor, "*rows values"]]:
         alpha, sigma = (share[..., None] for share in self.alpha_sigma(timestep))
@@ -166,18 +166,18 @@ class Flow(Objective):
 
     name = "flow"
 
-    def timestep(self, uniform: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+    def sample_timesteps(self, uniform: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
         return uniform
 
     def alpha_sigma(self, timestep: Float[Tensor, "*rows"]) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows"]]:
         return 1 - timestep, timestep
 
-    def wanted(
-        self, target: Float[Tensor, "*rows values"], timestep: Timestep, noise: Float[Tensor, "*rows values"]
+    def target(
+        self, x0: Float[Tensor, "*rows values"], timestep: Timestep, noise: Float[Tensor, "*rows values"]
     ) -> Float[Tensor, "*rows values"]:
-        return noise - target
+        return noise - x0
 
-    def recover(
+    def to_x0_and_noise(
         self, prediction: Float[Tensor, "*rows values"], noisy: Float[Tensor, "*rows values"], timestep: Timestep
     ) -> tuple[Float[Tensor, "*rows values"], Float[Tensor, "*rows values"]]:
         time = timestep[..., None]
@@ -187,7 +187,7 @@ class Flow(Objective):
 OBJECTIVES: dict[str, Objective] = {objective.name: objective for objective in (Ddpm(), VPrediction(), Flow())}
 
 
-def objective(name: str) -> Objective:
+def get_objective(name: str) -> Objective:
     """The objective of that name (`HeadConfig.objective`)."""
     if name not in OBJECTIVES:
         raise ValueError(f"unknown objective {name!r}: choose one of {', '.join(OBJECTIVES)}")

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightgen_core.encoders.model_ref import Reference, parse
+from lightgen_core.encoders.model_ref import ModelRef, parse_model_ref
 
 CLASSES = ("AutoencoderKL", "AutoencoderDC")
 """diffusers classes that can be loaded; a folder's config.json names its own."""
@@ -55,7 +55,7 @@ class LatentCodec:
             ModelNotFound: nothing is at the path.
             OSError: there is no such model on the hub, or its weights are not safetensors.
         """
-        where = parse(reference)
+        where = parse_model_ref(reference)
         name = _class_name(where)
         if name not in CLASSES:
             raise CodecError(f"{reference} holds a model of class {name}, expected {' or '.join(CLASSES)}")
@@ -117,7 +117,7 @@ class LatentCodec:
         return decoded.float().clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _class_name(where: Reference) -> str:
+def _class_name(where: ModelRef) -> str:
     """The class that the model's own config.json names."""
     if where.path is not None and not (where.path / "config.json").is_file():
         raise CodecError(f"{where.path} has no config.json; give the folder that save_pretrained wrote")

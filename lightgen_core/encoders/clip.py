@@ -15,7 +15,7 @@ from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
 from lightgen_core.encoders.dtypes import PRECISIONS
-from lightgen_core.encoders.model_ref import Reference, parse
+from lightgen_core.encoders.model_ref import ModelRef, parse_model_ref
 
 _FILES = ["open_clip_*.safetensors", "*.json", "*.txt", "*.model"]
 
@@ -53,7 +53,7 @@ class Clip:
             ModelNotFound: nothing is at the path.
         """
         architecture, _, tag = reference.partition("/")
-        where = parse(reference)
+        where = parse_model_ref(reference)
         pretrained = None
         if architecture in open_clip.list_models():
             if where.path is None and tag not in open_clip.list_pretrained_tags_by_model(architecture):
@@ -81,7 +81,7 @@ class Clip:
             found = f"{pictures.dtype} {tuple(pictures.shape)}"
             raise ClipError(f"found pictures of {found}, expected uint8 (n, height, width, 3)")
         batches = pictures.split(self.batch_size)
-        return _unit([self.model.encode_image(self._prepared(batch)) for batch in batches])
+        return _unit([self.model.encode_image(self._prefetch_batches(batch)) for batch in batches])
 
     def embed_pictures(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Unit vectors (n, width) of pictures (height, width, 3) of any sizes; those of one size go together."""
@@ -105,7 +105,7 @@ class Clip:
         text = self.embed_texts(unique.tolist())[back]
         return (self.embed_pictures(images) * text).sum(axis=1)
 
-    def _prepared(self, pictures: Tensor) -> Tensor:
+    def _prefetch_batches(self, pictures: Tensor) -> Tensor:
         """Resized, cropped and normalised as the model's configuration says, a batch at a time: (n, 3, side, side)."""
         asked = self.preprocessing
         values = pictures.to(self.device).permute(0, 3, 1, 2)
@@ -140,7 +140,7 @@ def _unit(parts: list[Tensor]) -> NDArray[np.float32]:
     return functional.normalize(torch.cat(parts).float(), dim=-1).cpu().numpy()
 
 
-def _folder(where: Reference) -> Path:
+def _folder(where: ModelRef) -> Path:
     """A folder with open_clip's configuration and safetensors, downloaded where it has to be."""
     if where.path is not None:
         folder = where.path

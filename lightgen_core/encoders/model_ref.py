@@ -42,7 +42,7 @@ def resolve(reference: str) -> str:
 
 
 @dataclass(frozen=True)
-class Reference:
+class ModelRef:
     """A frozen model: a folder or file of this machine, or a hub repository, perhaps one folder, perhaps a revision."""
 
     text: str
@@ -92,7 +92,7 @@ class Reference:
         return here.parts[here.parts.index("snapshots") + 1]
 
 
-def parse(text: str) -> Reference:
+def parse_model_ref(text: str) -> ModelRef:
     """What a recipe's name of a model means.
 
     Raises:
@@ -100,9 +100,9 @@ def parse(text: str) -> Reference:
     """
     path = Path(resolve(text)).expanduser()
     if path.is_dir():
-        return Reference(text, path)
+        return ModelRef(text, path)
     if (weights := Path(text.partition("/")[2])).is_file():
-        return Reference(text, weights)
+        return ModelRef(text, weights)
     name, _, revision = text.partition("@")
     parts = name.split("/")
     if text.startswith((".", "/", "~")) or not all(parts):
@@ -110,4 +110,4 @@ def parse(text: str) -> Reference:
             f"found model {text!r}, but there is nothing at {path}; give zoo:clip or the like, a folder that "
             "save_pretrained wrote, or a hub id: org/name@revision"
         )
-    return Reference(text, None, "/".join(parts[:2]), "/".join(parts[2:]) or None, revision or None)
+    return ModelRef(text, None, "/".join(parts[:2]), "/".join(parts[2:]) or None, revision or None)

@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lightgen_core.encoders.model_ref import parse
+from lightgen_core.encoders.model_ref import parse_model_ref
 
 
 class TextEncoderError(ValueError):
@@ -82,7 +82,7 @@ class TextEncoder:
             ModelNotFound: nothing is at the path.
             OSError: there is no such model on the hub, or its weights are not safetensors.
         """
-        where = parse(reference)
+        where = parse_model_ref(reference)
         config = AutoConfig.from_pretrained(where.source, **where.options)
         if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
             kind = AutoModelForTextEncoding
@@ -127,8 +127,8 @@ class TextEncoder:
         return [states[caption] for caption in captions]
 
     def _states(
-        self, tokens: Int[Tensor, "rows words"], mask: Int[Tensor, "rows words"]
-    ) -> Float[Tensor, "rows words width"]:
+        self, tokens: Int[Tensor, "rows text_tokens"], mask: Int[Tensor, "rows text_tokens"]
+    ) -> Float[Tensor, "rows text_tokens width"]:
         if self.layer == -1:
             return self.model(input_ids=tokens, attention_mask=mask).last_hidden_state
         return self.model(input_ids=tokens, attention_mask=mask, output_hidden_states=True).hidden_states[self.layer]

@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Return a uint8 image (height, width, 3) as a PNG; equal images give equal bytes."""
+    """Encode a uint8 image (height, width, 3) as PNG, deterministically."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", compress_level=6)
     return buffer.getvalue()
@@ -23,7 +23,7 @@ def decode_image(data: bytes) -> np.ndarray:
 
 
 def resize_square(image: np.ndarray, size: int) -> np.ndarray:
-    """Center-crop a uint8 image (height, width, 3) and resize it to (size, size, 3), Lanczos."""
+    """Center-crop a uint8 image (height, width, 3) and resize to (size, size, 3), Lanczos."""
     height, width = image.shape[:2]
     if (height, width) == (size, size):
         return image

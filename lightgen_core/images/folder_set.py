@@ -1,4 +1,4 @@
-"""Image sets in folders: images and captions that share a name up to the suffix."""
+"""Image sets in folders; a caption shares its image's name up to the suffix."""
 
 import os
 import stat
@@ -84,7 +84,7 @@ class FolderSet:
 
 
 def _read(path: Path, limit: int) -> bytes | None:
-    """Return a file's bytes, or None if over the limit; a link is an OSError."""
+    """Return a file's bytes, None if over the limit. Raises OSError for links."""
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
         data = file.read(limit + 1)
     return data if len(data) <= limit else None

@@ -23,7 +23,7 @@ class ImageSet(Protocol):
         ...
 
     def read(self, ranges: Sequence[ByteRange]) -> Iterator[bytes | Rejected]:
-        """Yield the bytes of each range, or an error; rising ranges are read in one pass."""
+        """Yield the bytes of each range or an error; rising ranges take one pass."""
         ...
 
 

@@ -31,7 +31,7 @@ class SafeImageDecoder:
     expected_size: tuple[int, int] | None = None
 
     def reencode(self, data: bytes) -> bytes:
-        """Return a PNG, or the given bytes if they are a PNG or JPEG of the right size.
+        """Return a PNG, or the given PNG or JPEG if its size is right.
 
         Raises:
             Rejected: no image, damaged, too large or not of the expected size.
@@ -45,7 +45,7 @@ class SafeImageDecoder:
         return self._resize(self._decode(data)[0])
 
     def _decode(self, data: bytes) -> tuple[np.ndarray, bool]:
-        """Return an upright RGB image, and whether every PNG and JPEG reader decodes the same."""
+        """Return an upright RGB image, and true if any plain decoder gives the same."""
         try:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 self._check(image)

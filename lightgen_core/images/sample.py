@@ -14,7 +14,7 @@ IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "
 CAPTION_SUFFIXES = ("json", "txt")
 """Suffixes of captions, the preferred one first."""
 CAPTION_FILE_BYTES = 1 << 20
-"""Size limit of a caption file. Image sets keep captions and metadata in it, some kilobytes."""
+"""Size limit of a caption file; usual ones have some kilobytes."""
 CAPTION_CHARACTERS = 10_000
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
 
@@ -25,7 +25,7 @@ class ImageSetError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """The bytes of an image in a file of the set; of a Parquet file, the row and 1."""
+    """Position of an image: file, start and length; in Parquet, the row and 1."""
 
     file: str
     start: int
@@ -145,7 +145,7 @@ class SampleFiles:
         self.bad_samples.append(BadSample(name, Rejected(reason, detail)))
 
     def add_caption(self, data: bytes, suffix: str, fields: Sequence[str]) -> None:
-        """Add a caption file; its error counts only if no other caption file is valid."""
+        """Add a caption file; its error counts only without a valid one."""
         try:
             self.captions[suffix] = parse_caption_file(data, suffix, fields)
         except Rejected as error:

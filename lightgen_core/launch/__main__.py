@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 
 from lightgen_core.launch.job import OUTCOME, TrainingJob
-from lightgen_core.launch.messages import LogMessages, error_message, send
-from lightgen_core.launch.run import run
+from lightgen_core.launch.messages import LauncherLogHandler, error_message, send
+from lightgen_core.launch.run import train
 
 
 def main() -> int:
@@ -30,19 +30,19 @@ def main() -> int:
         threading.Thread(target=_end_with_launcher, daemon=True).start()
     job = TrainingJob.model_validate_json(given.job.read_bytes())
     if dist.is_torchelastic_launched():
-        gpu = job.place.device != "cpu" and torch.cuda.is_available()
+        gpu = job.location.device != "cpu" and torch.cuda.is_available()
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
     first = int(os.environ.get("RANK", 0)) == 0
     if first:
-        logging.basicConfig(handlers=[LogMessages()])
+        logging.basicConfig(handlers=[LauncherLogHandler()])
         logging.getLogger("lightgen_core").setLevel(logging.INFO)
     try:
-        outcome = run(job, on_log=lambda row: send("row", row))
+        outcome = train(job, on_log=lambda row: send("row", row))
     except (RuntimeError, ValueError, OSError) as error:
         send("error", error_message(error))
         return 1  # and nothing that waits for the other processes: torchrun ends them
     if first:
-        (job.place.folder / OUTCOME).write_text(outcome.model_dump_json())
+        (job.location.workdir / OUTCOME).write_text(outcome.model_dump_json())
     if dist.is_initialized():
         dist.destroy_process_group()
     return 0

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from lightgen_core.config import DpoConfig, HeadConfig, Layout, MarConfig, Positive, Section, TrainConfig
+from lightgen_core.config import DpoConfig, HeadConfig, MarConfig, ParallelConfig, Positive, Section, TrainConfig
 
 OUTCOME = "outcome.json"
 """File in a job's folder that its first process writes at the end."""
@@ -22,21 +22,23 @@ class NewStudent(Section):
     )
 
 
-class SavedStudent(Section):
+class StudentCheckpoint(Section):
     """A student to go on from."""
 
     folder: Path = Field(description="folder that `save_student` wrote")
     weights: Literal["raw", "ema"] = Field("ema", description="which of its weights")
 
 
-class Place(Section):
+class RunLocation(Section):
     """Where a run is made: nothing of it changes what is made."""
 
-    folder: Path = Field(description="checkpoints, timings and outcome of this run only")
-    output: Path = Field(description="folder of the finished student")
+    workdir: Path = Field(description="checkpoints, timings and outcome of this run only")
+    output_dir: Path = Field(description="folder of the finished student")
     device: str = Field("auto", description="auto, cpu, cuda ...; of several processes each takes a GPU of its own")
     threads: Positive = Field(1, description="CPU threads of a process")
-    layout: Layout = Field(default_factory=Layout, description="processes, micro-batches, compiled blocks and so on")
+    parallel: ParallelConfig = Field(
+        default_factory=ParallelConfig, description="processes, micro-batches, compiled blocks and so on"
+    )
     launcher: Literal["torchrun", "ray"] = Field(
         "torchrun", description="torchrun: processes on this machine; ray: on the machines of a Ray cluster"
     )
@@ -45,17 +47,17 @@ class Place(Section):
 class TrainingJob(Section):
     """What is trained on what, and where. The kind of the configuration tells pre-training from tuning on pairs."""
 
-    student: NewStudent | SavedStudent = Field(description="what training starts from; for DPO also the reference")
+    student: NewStudent | StudentCheckpoint = Field(description="what training starts from; for DPO also the reference")
     files: tuple[Path, ...] = Field(description="Parquet files of tokens or of pairs, in the order that numbers rows")
     config: TrainConfig | DpoConfig = Field(description="pre-training, or DPO")
     seed: int = Field(description="of the order of rows and of every draw")
     info: dict[str, Any] | None = Field(
         None, description="what the student's config.json tells beside its sizes, `patch` at least; none: as saved"
     )
-    place: Place = Field(description="folders, device, processes")
+    location: RunLocation = Field(description="folders, device, processes")
 
 
-class Outcome(Section):
+class TrainingSummary(Section):
     """How a run ended. The student is in the job's output folder."""
 
     step: int = Field(description="updates in the weights")

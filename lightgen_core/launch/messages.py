@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 
 MARK = "lightgen-training "
 
-KNOWN = {error.__name__: error for error in (NonFiniteLossError, CheckpointError, DataError, StudentError, ValueError)}
+USER_ERRORS = {
+    error.__name__: error for error in (NonFiniteLossError, CheckpointError, DataError, StudentError, ValueError)
+}
 """Errors that say what is wrong with the run, and would come again. All others may be a process or a machine lost."""
 
 
@@ -52,7 +54,7 @@ def read(line: str) -> Message | None:
         return None
 
 
-class LogMessages(logging.Handler):
+class LauncherLogHandler(logging.Handler):
     """Sends what the program logs to the launcher."""
 
     def __init__(self, send: Callable[[str, dict[str, Any]], None] = send):
@@ -69,7 +71,7 @@ def error_message(error: BaseException) -> dict[str, str]:
     return {"kind": type(error).__name__, "text": str(error)}
 
 
-class Listener:
+class MessageRelay:
     """The launcher's end: hands rows of the log and log lines on, each row once, and keeps the first error.
 
     Attributes:
@@ -82,7 +84,7 @@ class Listener:
         self.step = 0
         self.error: dict[str, str] | None = None
 
-    def hear(self, message: Message) -> None:
+    def handle(self, message: Message) -> None:
         """Takes a message in."""
         if message.kind == "log":
             logger.log(message.content["level"], "%s", message.content["text"])
@@ -95,5 +97,5 @@ class Listener:
 
     def raise_known(self) -> None:
         """Raises the error that was heard as the class that it was, if it is one of the known kinds."""
-        if self.error is not None and self.error["kind"] in KNOWN:
-            raise KNOWN[self.error["kind"]](self.error["text"])
+        if self.error is not None and self.error["kind"] in USER_ERRORS:
+            raise USER_ERRORS[self.error["kind"]](self.error["text"])

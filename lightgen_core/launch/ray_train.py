@@ -1,7 +1,7 @@
 """Trains on a Ray cluster by Ray Train's TorchTrainer, and goes on after machines were lost.
 
-Ray places the processes and connects them; what they do is `run`, as everywhere. Checkpoints are the run's own, on a
-disk that all machines share, so Ray keeps none. Nor does Ray decide what is tried again: to it a loss that is not
+Ray places the processes and connects them; they call `launch.run.train`, as everywhere. Checkpoints are the run's own,
+on a disk that all machines share, so Ray keeps none. Nor does Ray decide what is tried again: to it a loss that is not
 finite is a failure like a lost machine, and only the second is helped by another try.
 """
 
@@ -18,11 +18,10 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lightgen_core.launch.job import NewStudent, Outcome, TrainingJob
-from lightgen_core.launch.messages import LaunchError, Listener, LogMessages, Message, error_message
+from lightgen_core.launch.job import NewStudent, TrainingJob, TrainingSummary
+from lightgen_core.launch.messages import LauncherLogHandler, LaunchError, Message, MessageRelay, error_message
 from lightgen_core.launch.ray_cluster import connect
-from lightgen_core.launch.run import run
-from lightgen_core.train.parallel import check_layout
+from lightgen_core.train.parallel import check_parallel
 
 if TYPE_CHECKING:
     from ray.util.queue import Queue
@@ -31,11 +30,11 @@ logger = logging.getLogger(__name__)
 
 RESTARTS = 3
 """Times in a row that lost processes are started again without a step gained."""
-PLACED_WITHIN = 600
+SCHEDULING_TIMEOUT = 600
 """Seconds that processes wait for CPUs and GPUs that others are using."""
-ENDED_WITHIN = 60
+SHUTDOWN_TIMEOUT = 60
 """Seconds for which an interrupted launcher waits until its processes have ended."""
-SEEN_WITHIN = 30
+VISIBILITY_TIMEOUT = 30
 """Seconds until another machine sees a new file: network file systems remember for a while that there was none."""
 TOKEN = "shared-by"
 
@@ -47,21 +46,28 @@ class Workers(NamedTuple):
     needs: dict[str, float]
 
 
-def train_on_ray(job: TrainingJob, on_log: Callable[[dict], None] | None = None) -> Outcome:
-    """Trains in `layout.processes` processes on the cluster that `connect` joins or starts; see `launch.execute`.
+Train = Callable[[TrainingJob, Callable[[dict], None]], TrainingSummary]
+"""Training in one connected process: `launch.run.train`."""
+
+
+def train_on_ray(job: TrainingJob, train: Train, on_log: Callable[[dict], None] | None = None) -> TrainingSummary:
+    """Train in processes of the cluster that `connect` joins or starts; see `launch` for errors.
 
     Each takes `threads` CPUs and, unless the device is the CPU or the cluster has none, a GPU of its own.
+
+    Args:
+        train: called in each process.
     """
-    check_layout(job.config, job.place.layout, job.place.layout.processes)
-    job = _for_any_machine(job)
+    check_parallel(job.config, job.location.parallel, job.location.parallel.processes)
+    job = _absolute_paths(job)
     connect()
-    listener, restarts, reached = Listener(on_log), 0, 0
+    listener, restarts, reached = MessageRelay(on_log), 0, 0
     while True:
         workers, nodes = _workers(job), _nodes()
         _check_room(workers, nodes)
-        outcome, failure = _attempt(job, workers, listener)
+        outcome, failure = _attempt(job, train, workers, listener)
         if outcome is not None:
-            return Outcome.model_validate_json(outcome)
+            return TrainingSummary.model_validate_json(outcome)
         listener.raise_known()
         restarts = restarts + 1 if listener.step <= reached else 1
         reached = max(reached, listener.step)
@@ -82,26 +88,26 @@ def train_on_ray(job: TrainingJob, on_log: Callable[[dict], None] | None = None)
         listener.error = None
 
 
-def _for_any_machine(job: TrainingJob) -> TrainingJob:
+def _absolute_paths(job: TrainingJob) -> TrainingJob:
     """The job without what only one machine understands: paths from the present folder, the number of a GPU."""
-    student, place = job.student, job.place
-    name = "start" if isinstance(student, NewStudent) else "folder"
+    student, location = job.student, job.location
+    name = "init_from" if isinstance(student, NewStudent) else "folder"
     given: Path | None = getattr(student, name)
     student = student.model_copy(update={name: given and given.absolute()})
-    changes: dict[str, Any] = {"folder": place.folder.absolute(), "output": place.output.absolute()}
-    place = place.model_copy(update=changes | {"device": place.device.partition(":")[0]})
+    changes: dict[str, Any] = {"workdir": location.workdir.absolute(), "output_dir": location.output_dir.absolute()}
+    location = location.model_copy(update=changes | {"device": location.device.partition(":")[0]})
     files = tuple(file.absolute() for file in job.files)
-    return job.model_copy(update={"student": student, "files": files, "place": place})
+    return job.model_copy(update={"student": student, "files": files, "location": location})
 
 
 def _workers(job: TrainingJob) -> Workers:
     """What the job asks of the cluster."""
     import ray
 
-    needs = {"CPU": float(job.place.threads)}
-    if job.place.device != "cpu" and (job.place.device != "auto" or ray.cluster_resources().get("GPU")):
+    needs = {"CPU": float(job.location.threads)}
+    if job.location.device != "cpu" and (job.location.device != "auto" or ray.cluster_resources().get("GPU")):
         needs["GPU"] = 1.0
-    return Workers(job.place.layout.processes, needs)
+    return Workers(job.location.parallel.processes, needs)
 
 
 def _nodes() -> dict[str, str]:
@@ -126,7 +132,7 @@ def _check_room(workers: Workers, nodes: dict[str, str]) -> None:
         )
 
 
-def _attempt(job: TrainingJob, workers: Workers, listener: Listener) -> tuple[str | None, str]:
+def _attempt(job: TrainingJob, train: Train, workers: Workers, listener: MessageRelay) -> tuple[str | None, str]:
     """Starts the processes and listens until they end. Returns the outcome as JSON, or None and what went wrong."""
     import ray
     from ray.util.queue import Queue
@@ -136,17 +142,17 @@ def _attempt(job: TrainingJob, workers: Workers, listener: Listener) -> tuple[st
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     box = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     token = secrets.token_hex(8)
-    job.place.folder.mkdir(parents=True, exist_ok=True)
-    (job.place.folder / TOKEN).write_text(token)
-    given = {"job": job.model_dump_json(), "box": box, "token": token}
-    ended = _in_thread(_fit, given, workers, job.place.folder / "ray")
+    job.location.workdir.mkdir(parents=True, exist_ok=True)
+    (job.location.workdir / TOKEN).write_text(token)
+    given = {"job": job.model_dump_json(), "train": train, "box": box, "token": token}
+    ended = _in_thread(_fit, given, workers, job.location.workdir / "ray")
     try:
         _listen(box, ended, listener)
     finally:
         # Where this thread was interrupted, the processes end when they find that they have nobody to tell. Another
         # attempt must not begin on their folder and their GPUs before.
         box.shutdown(force=True)
-        wait([ended], ENDED_WITHIN)
+        wait([ended], SHUTDOWN_TIMEOUT)
     return ended.result()
 
 
@@ -167,19 +173,19 @@ def _in_thread(function: Callable[..., Any], *given: Any) -> Future:
     return ended
 
 
-def _listen(box: "Queue", ended: Future, listener: Listener) -> None:
+def _listen(box: "Queue", ended: Future, listener: MessageRelay) -> None:
     """Hears what the processes say until they have ended and said all."""
     over = False
     while not over:
         over = ended.done()
         with contextlib.suppress(queue.Empty):
             while True:
-                listener.hear(box.get(block=not over, timeout=1))
+                listener.handle(box.get(block=not over, timeout=1))
 
 
 def _fit(given: dict[str, Any], workers: Workers, folder: Path) -> tuple[str | None, str]:
     """Runs the trainer, whose own files go to a folder. Returns what `_attempt` does."""
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(PLACED_WITHIN))
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(SCHEDULING_TIMEOUT))
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process more, for Ray's checkpoints
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -209,11 +215,11 @@ def _work(given: dict[str, Any]) -> str:
     threading.Thread(target=_end_with, args=(box,), daemon=True).start()
     if os.environ["RANK"] == "0":
         program = logging.getLogger("lightgen_core")
-        program.addHandler(LogMessages(send))
+        program.addHandler(LauncherLogHandler(send))
         program.setLevel(logging.INFO)
     try:
         _check_shared(job, given["token"])
-        return run(job, on_log=lambda row: send("row", row)).model_dump_json()
+        return given["train"](job, lambda row: send("row", row)).model_dump_json()
     except (RuntimeError, ValueError, OSError) as error:
         send("error", error_message(error))
         raise
@@ -232,7 +238,7 @@ def _end_with(box: "Queue") -> None:
 
 def _check_shared(job: TrainingJob, token: str) -> None:
     """Raises ValueError where this machine does not see the very files that the launcher does."""
-    path, until = job.place.folder / TOKEN, time.monotonic() + SEEN_WITHIN
+    path, until = job.location.workdir / TOKEN, time.monotonic() + VISIBILITY_TIMEOUT
     while not (seen := path.is_file() and path.read_text() == token) and time.monotonic() < until:
         time.sleep(0.5)
     missing = [path] if not seen else [file for file in job.files if not file.is_file()]

@@ -1,4 +1,4 @@
-"""Does a training job in this process: alone, or as one of those that torch.distributed connects."""
+"""Run a training job: in this process, in several that torchrun starts, or on a Ray cluster."""
 
 import os
 from collections.abc import Callable
@@ -9,47 +9,76 @@ import torch
 from lightgen_core.config import DpoConfig
 from lightgen_core.data.batches import PairSource, TokenSource
 from lightgen_core.device import pick_device
-from lightgen_core.launch.job import NewStudent, Outcome, Place, TrainingJob
+from lightgen_core.launch.job import NewStudent, RunLocation, TrainingJob, TrainingSummary
+from lightgen_core.launch.ray_train import train_on_ray
+from lightgen_core.launch.torchrun import train_with_torchrun
+from lightgen_core.model.mar import Student, new_student
 from lightgen_core.model.save import load_student, save_student
-from lightgen_core.model.student import Student, new_student
-from lightgen_core.train.dpo import tune
-from lightgen_core.train.loop import TrainResult
-from lightgen_core.train.parallel import Ranks
-from lightgen_core.train.pretrain import train
+from lightgen_core.train.dpo import DpoCriterion
+from lightgen_core.train.loop import RunContext, TrainResult, fit
+from lightgen_core.train.parallel import DistributedState
+from lightgen_core.train.pretrain import MaskedDenoisingCriterion
 
 
-def run(job: TrainingJob, on_log: Callable[[dict], None] | None = None) -> Outcome:
-    """Trains, going on where an earlier run of the job stopped, and writes the student to `job.place.output`.
+def launch(job: TrainingJob, on_log: Callable[[dict], None] | None = None) -> TrainingSummary:
+    """Train in this process, or in the `parallel.processes` that `location.launcher` starts.
+
+    Started processes end with this one, however it ends, and a later call continues from their last checkpoint.
 
     Args:
-        on_log: called with each new row of the log and its timing, in the first process only.
+        on_log: receives each new row of the log with its timing, once.
+
+    Raises:
+        NonFiniteLossError, CheckpointError, DataError, StudentError, ValueError: as `train` does.
+        LaunchError: a process died; the message ends with its last output.
+        ClusterError: `ray` is to start them, and there is no Ray or no cluster.
+    """
+    if job.location.launcher == "ray":
+        return train_on_ray(job, train, on_log)
+    if job.location.parallel.processes > 1:
+        return train_with_torchrun(job, on_log)
+    return train(job, on_log)
+
+
+def train(job: TrainingJob, on_log: Callable[[dict], None] | None = None) -> TrainingSummary:
+    """Train in this process, alone or as a rank of torch.distributed, and save the student.
+
+    Continues where an earlier run of the job stopped; the student goes to `job.location.output_dir`.
+
+    Args:
+        on_log: receives each new row of the log with its timing, on rank 0.
 
     Raises:
         NonFiniteLossError, CheckpointError, DataError, StudentError, ValueError: see `fit`, `load_student`, sources.
     """
-    config, place = job.config, job.place
+    config, location = job.config, job.location
     student, info = _student(job)
-    parameters = sum(weight.numel() for weight in student.parameters())
-    reading: dict = {"patch": info["patch"], "batch_size": config.batch_size, "seed": job.seed}
-    reading["scratch"] = place.folder / "rows"
-    fitting: dict = {"seed": job.seed, "folder": place.folder, "device": _device(place), "layout": place.layout}
+    data: dict[str, Any] = {"patch": info["patch"], "batch_size": config.batch_size, "seed": job.seed}
+    data["scratch"] = location.workdir / "rows"
+    run = RunContext(job.seed, location.workdir, _device(location), location.parallel, on_log)
     source: PairSource | TokenSource
+    criterion: DpoCriterion | MaskedDenoisingCriterion
     if isinstance(config, DpoConfig):
-        reference, _ = _student(job)
-        source = PairSource(job.files, **reading)
-        result = tune(student, reference, source, config, **fitting, on_log=on_log)
+        source = PairSource(job.files, **data)
+        criterion = DpoCriterion.create(_student(job)[0], source, config)
     else:
-        source = TokenSource(job.files, **reading)
-        result = train(student, source, config, **fitting, on_log=on_log)
-    if Ranks.here().rank == 0:
-        save_student(place.output, _whole(student, result), result.ema, info)
-    return Outcome(
-        step=result.step, stopped=result.stopped, rows=result.rows, examples=source.rows, parameters=parameters
+        source = TokenSource(job.files, **data)
+        criterion = MaskedDenoisingCriterion.create(student, source, config)
+    result = fit(student, source, criterion, run)
+    trained = _full_student(student, result)
+    if DistributedState.current().rank == 0:
+        save_student(location.output_dir, trained, result.ema, info)
+    return TrainingSummary(
+        step=result.step,
+        stopped=result.stopped,
+        rows=result.rows,
+        examples=source.rows,
+        parameters=sum(weight.numel() for weight in trained.parameters()),
     )
 
 
 def _student(job: TrainingJob) -> tuple[Student, dict[str, Any]]:
-    """The student to start from and what its config.json is to tell."""
+    """Return the initial student and the `info` of its config.json."""
     if isinstance(job.student, NewStudent):
         fresh = new_student(job.student.mar, job.student.head, job.student.seed)
         if job.student.init_from is not None:
@@ -59,24 +88,25 @@ def _student(job: TrainingJob) -> tuple[Student, dict[str, Any]]:
     return student, info if job.info is None else job.info
 
 
-def _whole(student: Student, result: TrainResult) -> Student:
-    """The trained student in one piece, where it is sharded over processes."""
+def _full_student(student: Student, result: TrainResult) -> Student:
+    """Return the trained student unsharded; empty on ranks other than 0 under fsdp."""
     with torch.device("meta"):
-        joined = Student(student.mar.config, student.head.config)
-    joined.load_state_dict(result.raw, assign=True)
-    return joined
+        full = Student(student.mar.config, student.head.config)
+    if DistributedState.current().rank == 0:
+        full.load_state_dict(result.raw, assign=True)
+    return full
 
 
-def _device(place: Place) -> torch.device:
-    """The device; of several processes on a machine with GPUs each takes its own."""
-    device = pick_device(place.device, place.threads)
-    number = int(os.environ.get("LOCAL_RANK", 0))
-    if device.type != "cuda" or Ranks.here().count == 1:
+def _device(location: RunLocation) -> torch.device:
+    """Return the device; of several processes on a machine with GPUs each takes its own."""
+    device = pick_device(location.device, location.threads)
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if device.type != "cuda" or DistributedState.current().world_size == 1:
         return device
-    if number >= torch.cuda.device_count():
+    if local_rank >= torch.cuda.device_count():
         raise ValueError(
-            f"process {number + 1} of this machine has no GPU of its own ({torch.cuda.device_count()} found); start as "
-            "many processes as there are GPUs, or set LIGHTGEN_DEVICE=cpu"
+            f"process {local_rank + 1} of this machine has no GPU of its own ({torch.cuda.device_count()} found); "
+            "start as many processes as there are GPUs, or set LIGHTGEN_DEVICE=cpu"
         )
-    torch.cuda.set_device(number)
-    return torch.device("cuda", number)
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)

@@ -1,4 +1,4 @@
-"""Does a training job: in this process, in several on this machine that torchrun starts, or on a Ray cluster."""
+"""Train in several processes of this machine, which torchrun starts and connects."""
 
 import os
 import subprocess
@@ -7,45 +7,28 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from lightgen_core.launch.job import OUTCOME, Outcome, TrainingJob
-from lightgen_core.launch.messages import LaunchError, Listener, read
-from lightgen_core.launch.ray_train import train_on_ray
-from lightgen_core.launch.run import run
-from lightgen_core.train.parallel import check_layout
+from lightgen_core.launch.job import OUTCOME, TrainingJob, TrainingSummary
+from lightgen_core.launch.messages import LaunchError, MessageRelay, read
+from lightgen_core.train.parallel import check_parallel
 
 ROOT = Path(__file__).parents[2]
 LINES_KEPT = 40
 
 
-def execute(job: TrainingJob, on_log: Callable[[dict], None] | None = None) -> Outcome:
-    """Trains in this process, or in the `layout.processes` that `place.launcher` starts; see `run` for what is done.
-
-    Started processes end with this one, however it ends, and a later call goes on from their last checkpoint.
-
-    Args:
-        on_log: called with each new row of the log and its timing, once for a row.
-
-    Raises:
-        NonFiniteLossError, CheckpointError, DataError, StudentError, ValueError: as `run` does.
-        LaunchError: a process died; the message ends with what was printed last.
-        ClusterError: `ray` is to start them, and there is no Ray or no cluster.
-    """
-    if job.place.launcher == "ray":
-        return train_on_ray(job, on_log)
-    folder, processes = job.place.folder, job.place.layout.processes
-    if processes == 1:
-        return run(job, on_log)
-    check_layout(job.config, job.place.layout, processes)
+def train_with_torchrun(job: TrainingJob, on_log: Callable[[dict], None] | None = None) -> TrainingSummary:
+    """Train in processes of this machine; see `launch` for arguments and errors."""
+    folder, processes = job.location.workdir, job.location.parallel.processes
+    check_parallel(job.config, job.location.parallel, processes)
     folder.mkdir(parents=True, exist_ok=True)
     description, outcome = folder / "job.json", folder / OUTCOME
     description.write_text(job.model_dump_json(indent=1))
     outcome.unlink(missing_ok=True)
-    listener = Listener(on_log)
+    listener = MessageRelay(on_log)
     with _torchrun(description, processes) as process:
         last = _follow(process.stdout or [], listener)
     error = listener.error
     if error is None and process.returncode == 0:
-        return Outcome.model_validate_json(outcome.read_bytes())
+        return TrainingSummary.model_validate_json(outcome.read_bytes())
     listener.raise_known()
     what = f"{error['kind']}: {error['text']}" if error else f"exit status {process.returncode}, no message"
     raise LaunchError(
@@ -70,7 +53,7 @@ def _torchrun(description: Path, processes: int) -> subprocess.Popen:
     )
 
 
-def _follow(lines: Iterable[str], listener: Listener) -> list[str]:
+def _follow(lines: Iterable[str], listener: MessageRelay) -> list[str]:
     """Lets a listener hear what the processes say until they end. Returns the last lines of other output."""
     last = deque[str](maxlen=LINES_KEPT)
     for line in lines:
@@ -78,5 +61,5 @@ def _follow(lines: Iterable[str], listener: Listener) -> list[str]:
         if message is None:
             last.append(line.rstrip())
         else:
-            listener.hear(message)
+            listener.handle(message)
     return [line for line in last if line]

@@ -10,7 +10,9 @@ from torch.nn import functional
 NORM_EPS = 1e-6
 SHORTEST_ROW = 16
 
-KeyValue = tuple[Float[Tensor, "batch heads words head_width"], Float[Tensor, "batch heads words head_width"]]
+KeyValue = tuple[
+    Float[Tensor, "batch heads text_tokens head_width"], Float[Tensor, "batch heads text_tokens head_width"]
+]
 """Keys and values of a text, as one attention layer reads them."""
 
 
@@ -83,7 +85,7 @@ class SelfAttention(nn.Module):
         return states + self.out_dropout(self.out(mixed))
 
 
-class TextAttention(nn.Module):
+class CrossAttention(nn.Module):
     """Multi-head attention of image states to text: queries from one, keys and values from the other."""
 
     def __init__(self, width: int, heads: int, dropout: float):
@@ -95,7 +97,7 @@ class TextAttention(nn.Module):
         self.out = nn.Linear(width, width)
         self.out_dropout = nn.Dropout(dropout)
 
-    def memory(self, text: Float[Tensor, "batch words width"]) -> KeyValue:
+    def keys_and_values(self, text: Float[Tensor, "batch text_tokens width"]) -> KeyValue:
         """Keys and values of the text."""
         key, value = split_heads(self.key_value(text), 2, self.heads)
         return key, value
@@ -103,11 +105,11 @@ class TextAttention(nn.Module):
     def forward(
         self,
         states: Float[Tensor, "batch tokens width"],
-        memory: KeyValue,
-        word_mask: Bool[Tensor, "batch words"] | None = None,
+        kv: KeyValue,
+        text_mask: Bool[Tensor, "batch text_tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
         (query,) = split_heads(self.query(states), 1, self.heads)
-        mixed = attention(query, *memory, word_mask, self.dropout if self.training else 0.0)
+        mixed = attention(query, *kv, text_mask, self.dropout if self.training else 0.0)
         return self.out_dropout(self.out(mixed))
 
 
@@ -140,7 +142,7 @@ class Block(nn.Module):
         return self.mlp(self.attention(states, key_mask))
 
 
-class TextBlock(nn.Module):
+class CrossAttentionBlock(nn.Module):
     """Image states read the text: cross-attention, then MLP; on request self-attention before both.
 
     As in the released model the residual stream *is* the normalised query: with n = norm(x) the block gives
@@ -152,21 +154,21 @@ class TextBlock(nn.Module):
         self.self_attention = SelfAttention(width, heads, dropout) if self_attention else nn.Identity()
         self.query_norm = layer_norm(width)
         self.text_norm = layer_norm(width)
-        self.attention = TextAttention(width, heads, dropout)
+        self.attention = CrossAttention(width, heads, dropout)
         self.mlp = Mlp(width, mlp_width, dropout)
 
-    def memory(self, text: Float[Tensor, "batch words width"]) -> KeyValue:
+    def keys_and_values(self, text: Float[Tensor, "batch text_tokens width"]) -> KeyValue:
         """Keys and values of aligned text: the part of this block that does not depend on the image."""
-        return self.attention.memory(self.text_norm(text))
+        return self.attention.keys_and_values(self.text_norm(text))
 
     def forward(
         self,
         states: Float[Tensor, "batch tokens width"],
-        text: Float[Tensor, "batch words width"] | KeyValue,
-        word_mask: Bool[Tensor, "batch words"] | None = None,
+        text: Float[Tensor, "batch text_tokens width"] | KeyValue,
+        text_mask: Bool[Tensor, "batch text_tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
         """``text``: aligned text, or the `memory` made from it before."""
-        memory = self.memory(text) if isinstance(text, Tensor) else text
+        kv = self.keys_and_values(text) if isinstance(text, Tensor) else text
         states = self.self_attention(states)
         query = self.query_norm(states)
-        return self.mlp(query + self.attention(query, memory, word_mask))
+        return self.mlp(query + self.attention(query, kv, text_mask))

@@ -19,54 +19,60 @@ def linear(rows: float, inputs: int, outputs: int) -> float:
 
 
 def forward_flops(
-    mar: MarConfig, head: HeadConfig, *, tokens: int, hidden: float, words: int, draws: float
+    mar: MarConfig, head: HeadConfig, *, tokens: int, masked: float, text_tokens: int, noise_samples: float
 ) -> dict[str, float]:
     """Forward pass of one image, by part of the student.
 
     Args:
         tokens: of the image, h x w of the grid.
-        hidden: tokens that the encoder does not see and the head denoises.
-        words: of the caption as it comes in, padding to the batch's longest included.
-        draws: times and noises at which the head sees each hidden token.
+        masked: tokens that the encoder does not see and the head denoises.
+        text_tokens: of the caption, padding to the batch's longest included.
+        noise_samples: noised versions of each masked token that the head sees.
     """
-    width, visible = mar.width, tokens - hidden
+    width, visible = mar.width, tokens - masked
     return {
-        "aligner": linear(words, mar.text_width, width)
-        + linear(words, width, width)
-        + mar.aligner_depth * _block(mar, words),
+        "aligner": linear(text_tokens, mar.text_width, width)
+        + linear(text_tokens, width, width)
+        + mar.aligner_depth * _block(mar, text_tokens),
         "encoder": linear(visible, mar.token_width, width) + mar.encoder_depth * _block(mar, visible),
         "decoder": linear(visible, width, width) + mar.decoder_depth * _block(mar, tokens),
-        "reader": mar.text_depth * _text_memory(mar, words) + _reader(mar, tokens, hidden, words),
-        "head": linear(hidden, width, head.width) + draws * hidden * (_time(head) + _denoising(mar, head)),
+        "cross_attention": mar.text_depth * _text_kv(mar, text_tokens)
+        + _cross_attention(mar, tokens, masked, text_tokens),
+        "head": linear(masked, width, head.width) + noise_samples * masked * (_time(head) + _denoising(mar, head)),
     }
 
 
-def training_flops(mar: MarConfig, head: HeadConfig, *, tokens: int, hidden: float, words: int, draws: float) -> float:
+def training_flops(
+    mar: MarConfig, head: HeadConfig, *, tokens: int, masked: float, text_tokens: int, noise_samples: float
+) -> float:
     """Forward and backward pass of one image; arguments as of `forward_flops`.
 
     A backward pass multiplies twice for each product of the forward pass, once for each of its two factors. The
     layers that read the data itself (captions, tokens, noisy tokens, times) need the gradient of their weights alone.
     """
     reads_data = (
-        linear(words, mar.text_width, mar.width)
-        + linear(tokens - hidden, mar.token_width, mar.width)
-        + draws * hidden * (linear(1, mar.token_width, head.width) + linear(1, TIME_FEATURES, head.width))
+        linear(text_tokens, mar.text_width, mar.width)
+        + linear(tokens - masked, mar.token_width, mar.width)
+        + noise_samples * masked * (linear(1, mar.token_width, head.width) + linear(1, TIME_FEATURES, head.width))
     )
-    forward = forward_flops(mar, head, tokens=tokens, hidden=hidden, words=words, draws=draws)
+    forward = forward_flops(
+        mar, head, tokens=tokens, masked=masked, text_tokens=text_tokens, noise_samples=noise_samples
+    )
     return 3 * sum(forward.values()) - reads_data
 
 
 def expected_training_flops(
-    mar: MarConfig, head: HeadConfig, mask: MaskConfig, *, tokens: int, words: int, draws: int
+    mar: MarConfig, head: HeadConfig, mask: MaskConfig, *, tokens: int, text_tokens: int, noise_samples: int
 ) -> float:
     """`training_flops` on average over the steps' numbers of hidden tokens."""
     return sum(
-        share * training_flops(mar, head, tokens=tokens, hidden=hidden, words=words, draws=draws)
-        for hidden, share in hidden_counts(tokens, mask).items()
+        probability
+        * training_flops(mar, head, tokens=tokens, masked=masked, text_tokens=text_tokens, noise_samples=noise_samples)
+        for masked, probability in num_masked_probabilities(tokens, mask).items()
     )
 
 
-def sampling_flops(mar: MarConfig, head: HeadConfig, sampler: SamplerConfig, *, tokens: int, words: int) -> float:
+def sampling_flops(mar: MarConfig, head: HeadConfig, sampler: SamplerConfig, *, tokens: int, text_tokens: int) -> float:
     """Sampling one image in the plain setting: every iteration reads image and text anew, guided where guidance > 1.
 
     The text is aligned once, and a time step embedded once for all tokens. The cosine reveal is taken without its
@@ -74,20 +80,20 @@ def sampling_flops(mar: MarConfig, head: HeadConfig, sampler: SamplerConfig, *, 
     """
     branches = 2 if sampler.guidance_scale > 1 else 1
     iterations = min(sampler.iterations, tokens)
-    whole = forward_flops(mar, head, tokens=tokens, hidden=tokens, words=words, draws=0)
+    whole = forward_flops(mar, head, tokens=tokens, masked=tokens, text_tokens=text_tokens, noise_samples=0)
     denoising = sampler.head_steps * (tokens * branches * _denoising(mar, head) + iterations * _time(head))
-    memory = mar.text_depth * _text_memory(mar, words)
+    memory = mar.text_depth * _text_kv(mar, text_tokens)
     total = whole["aligner"] + memory + branches * whole["head"] + denoising
     for done in range(iterations):
         left, next_left = (tokens * math.cos(math.pi / 2 * step / iterations) for step in (done, done + 1))
-        part = forward_flops(mar, head, tokens=tokens, hidden=left, words=words, draws=0)
-        total += part["encoder"] + part["decoder"] + _reader(mar, tokens, left - next_left, words)
+        part = forward_flops(mar, head, tokens=tokens, masked=left, text_tokens=text_tokens, noise_samples=0)
+        total += part["encoder"] + part["decoder"] + _cross_attention(mar, tokens, left - next_left, text_tokens)
         if branches == 2:  # the null text is one word
-            total += _reader(mar, tokens, left - next_left, 1)
+            total += _cross_attention(mar, tokens, left - next_left, 1)
     return total
 
 
-def hidden_counts(tokens: int, mask: MaskConfig) -> dict[int, float]:
+def num_masked_probabilities(tokens: int, mask: MaskConfig) -> dict[int, float]:
     """Every number of tokens that a step may hide, with its probability (`train/step_noise.py`)."""
     if mask.distribution == "uniform":
         fewest = max(1, math.ceil(mask.min_ratio * tokens))
@@ -96,17 +102,17 @@ def hidden_counts(tokens: int, mask: MaskConfig) -> dict[int, float]:
         edges = [_below(count / tokens, mask) for count in range(tokens + 1)]
         raw = {count: edges[count] - edges[count - 1] for count in range(1, tokens + 1)}
     counts: dict[int, float] = {}
-    for count, share in raw.items():
+    for count, probability in raw.items():
         rounded = min(tokens, math.ceil(count / mask.multiple) * mask.multiple)
-        counts[rounded] = counts.get(rounded, 0.0) + share
-    return {count: share for count, share in counts.items() if share > 0}
+        counts[rounded] = counts.get(rounded, 0.0) + probability
+    return {count: probability for count, probability in counts.items() if probability > 0}
 
 
-def _below(share: float, mask: MaskConfig) -> float:
+def _below(probability: float, mask: MaskConfig) -> float:
     """The chance that the truncated normal's hidden share is at most `share`."""
     low, high, here = (
         math.erf((bound - mask.mean) / (mask.std * math.sqrt(2)))
-        for bound in (mask.min_ratio, 1.0, max(share, mask.min_ratio))
+        for bound in (mask.min_ratio, 1.0, max(probability, mask.min_ratio))
     )
     return (here - low) / (high - low)
 
@@ -128,12 +134,12 @@ def _block(mar: MarConfig, length: float) -> float:
     return _self_attention(mar, length) + _mlp(mar, length)
 
 
-def _text_memory(mar: MarConfig, words: float) -> float:
+def _text_kv(mar: MarConfig, text_tokens: float) -> float:
     """Keys and values of a text, for one text block."""
-    return linear(words, mar.width, 2 * mar.width)
+    return linear(text_tokens, mar.width, 2 * mar.width)
 
 
-def _reader(mar: MarConfig, tokens: float, read: float, words: float) -> float:
+def _cross_attention(mar: MarConfig, tokens: float, read: float, text_tokens: float) -> float:
     """The text blocks, given the text's keys and values, where the states of `read` tokens are asked for.
 
     Where image states do not attend to each other, the blocks see those tokens alone.
@@ -141,7 +147,7 @@ def _reader(mar: MarConfig, tokens: float, read: float, words: float) -> float:
     seen, own = read, 0.0
     if mar.text_self_attention:
         seen, own = tokens, _self_attention(mar, tokens)
-    block = own + 2 * linear(seen, mar.width, mar.width) + _attention(mar.width, seen, words) + _mlp(mar, seen)
+    block = own + 2 * linear(seen, mar.width, mar.width) + _attention(mar.width, seen, text_tokens) + _mlp(mar, seen)
     return linear(tokens, mar.width, mar.width) + mar.text_depth * block
 
 
@@ -155,3 +161,50 @@ def _denoising(mar: MarConfig, head: HeadConfig) -> float:
     outputs = mar.token_width * (2 if head.objective == "ddpm" else 1)
     block = 5 * linear(1, head.width, head.width)  # two of the MLP, and shift, scale and gate
     return linear(1, mar.token_width, head.width) + head.depth * block + linear(1, head.width, 2 * head.width + outputs)
+
+
+def _linear_parameters(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs
+
+
+def mar_parameters(mar: MarConfig) -> int:
+    """Weights of the masked autoencoder with text, aligner and learned vectors included."""
+    width, inner = mar.width, round(mar.width * mar.mlp_ratio)
+    norm = 2 * width
+    mlp = norm + _linear_parameters(width, inner) + _linear_parameters(inner, width)
+    attention = norm + _linear_parameters(width, 3 * width) + _linear_parameters(width, width)
+    text_block = 2 * norm + 2 * _linear_parameters(width, width) + _linear_parameters(width, 2 * width) + mlp
+    if mar.text_self_attention:
+        text_block += attention
+    return (
+        _linear_parameters(mar.text_width, width)
+        + _linear_parameters(width, width)
+        + (mar.aligner_depth + mar.encoder_depth + mar.decoder_depth) * (attention + mlp)
+        + mar.text_depth * text_block
+        + _linear_parameters(mar.token_width, width)
+        + 2 * _linear_parameters(width, width)  # into the decoder, into the text decoder
+        + 5 * norm  # after aligner, token embedding, encoder, decoder, text decoder
+        + 2 * width  # null word, mask token
+        + 3 * mar.position_grid**2 * width
+    )
+
+
+def head_parameters(mar: MarConfig, head: HeadConfig) -> int:
+    """Weights of the per-token diffusion head."""
+    width = head.width
+    block = 2 * width + 2 * _linear_parameters(width, width) + _linear_parameters(width, 3 * width)
+    outputs = mar.token_width * (2 if head.objective == "ddpm" else 1)
+    return (
+        _linear_parameters(TIME_FEATURES, width)
+        + _linear_parameters(width, width)
+        + _linear_parameters(mar.width, width)
+        + _linear_parameters(mar.token_width, width)
+        + head.depth * block
+        + _linear_parameters(width, 2 * width)
+        + _linear_parameters(width, outputs)
+    )
+
+
+def student_parameters(mar: MarConfig, head: HeadConfig) -> int:
+    """Weights of both."""
+    return mar_parameters(mar) + head_parameters(mar, head)

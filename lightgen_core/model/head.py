@@ -30,7 +30,7 @@ def modulate(
     return states * (1 + scale) + shift
 
 
-class ModulatedBlock(nn.Module):
+class AdaLNBlock(nn.Module):
     """x + gate * mlp(modulate(norm(x))); shift, scale and gate come from the condition and start at zero."""
 
     def __init__(self, width: int):
@@ -62,7 +62,7 @@ class TokenDenoiser(nn.Module):
         self.time_down = nn.Linear(width, width)
         self.condition = nn.Linear(condition_width, width)
         self.token_in = nn.Linear(token_width, width)
-        self.blocks = nn.ModuleList(ModulatedBlock(width) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(AdaLNBlock(width) for _ in range(config.depth))
         self.modulation = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, token_width * (2 if config.objective == "ddpm" else 1))
         self.reset_parameters()
@@ -76,7 +76,7 @@ class TokenDenoiser(nn.Module):
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
         for owner in (self, *self.blocks):
-            nn.init.zeros_(cast(ModulatedBlock | TokenDenoiser, owner).modulation.weight)
+            nn.init.zeros_(cast(AdaLNBlock | TokenDenoiser, owner).modulation.weight)
         for layer in (self.time_up, self.time_down):
             nn.init.normal_(layer.weight, std=0.02, generator=generator)
         nn.init.zeros_(self.out.weight)
@@ -92,16 +92,16 @@ class TokenDenoiser(nn.Module):
 
     def denoise(
         self,
-        noisy: Float[Tensor, "*draws rows token_width"],
+        noisy: Float[Tensor, "*noise_samples rows token_width"],
         timestep: Float[Tensor, "*times"] | Int[Tensor, "*times"],
         embedded: Float[Tensor, "rows width"],
-    ) -> Float[Tensor, "*draws rows outputs"]:
+    ) -> Float[Tensor, "*noise_samples rows outputs"]:
         """The head on embedded conditions; ``timestep``, in the objective's unit, broadcasts against the rows."""
-        return self.denoise_at(noisy, self.embed_time(timestep), embedded)
+        return self.forward_embedded(noisy, self.embed_time(timestep), embedded)
 
-    def denoise_at(
+    def forward_embedded(
         self,
-        noisy: Float[Tensor, "*draws rows token_width"],
+        noisy: Float[Tensor, "*noise_samples rows token_width"],
         time: Float[Tensor, "*times width"],
         embedded: Float[Tensor, "*branches rows width"],
     ) -> Float[Tensor, "*outer rows outputs"]:
@@ -115,9 +115,9 @@ class TokenDenoiser(nn.Module):
 
     def forward(
         self,
-        noisy: Float[Tensor, "*draws rows token_width"],
+        noisy: Float[Tensor, "*noise_samples rows token_width"],
         timestep: Float[Tensor, "*times"] | Int[Tensor, "*times"],
         condition: Float[Tensor, "rows condition_width"],
-    ) -> Float[Tensor, "*draws rows outputs"]:
+    ) -> Float[Tensor, "*noise_samples rows outputs"]:
         """One evaluation. ddpm: (rows, 2 x token width), noise then variance; v and flow: (rows, token width)."""
         return self.denoise(noisy, timestep, self.embed(condition))

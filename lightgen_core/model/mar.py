@@ -1,7 +1,7 @@
-"""The student's masked autoencoder with text (paper Fig. 2): image tokens, some hidden, and a caption to token states.
+"""The student: a masked autoregressive transformer with text, and its per-token head (paper Fig. 2).
 
-Reading order: `Mar.forward` = `align` the text, `encode_decode` the image, `read_text`. A sampler calls the three
-itself, because between its iterations only the image changes.
+Reading order: `Student.forward` = `Mar.forward`, then the head. `Mar.forward` = `align` the text, `encode_decode` the
+image, `cross_attend`. A sampler calls the three itself, because between its iterations only the image changes.
 """
 
 from typing import cast
@@ -10,61 +10,64 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
-from lightgen_core.config import MarConfig
-from lightgen_core.model.blocks import Block, KeyValue, TextBlock, layer_norm
+from lightgen_core.config import HeadConfig, MarConfig
+from lightgen_core.model.blocks import Block, CrossAttentionBlock, KeyValue, layer_norm
+from lightgen_core.model.head import TokenDenoiser
 from lightgen_core.model.positions import positions_for
 from lightgen_core.model.text_aligner import TextAligner
 
 
-def visible_first(hidden: Bool[Tensor, "batch tokens"]) -> Int[Tensor, "batch tokens"]:
-    """Indices of the visible tokens in their order, then of the hidden ones in theirs; runs without a host sync."""
-    return hidden.to(torch.uint8).argsort(dim=1, stable=True)
+def visible_first(mask: Bool[Tensor, "batch tokens"]) -> Int[Tensor, "batch tokens"]:
+    """Return indices of the visible tokens, then of the masked ones, each in order; no host sync."""
+    return mask.to(torch.uint8).argsort(dim=1, stable=True)
 
 
-def take_tokens(
+def gather_tokens(
     values: Float[Tensor, "batch tokens width"], index: Int[Tensor, "batch chosen"]
 ) -> Float[Tensor, "batch chosen width"]:
-    """The chosen tokens of every image."""
+    """Gather chosen tokens of every image."""
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))
 
 
-def readable(mask: Bool[Tensor, "batch keys"]) -> Bool[Tensor, "batch keys"]:
-    """The mask, with everything readable in rows that would read nothing: attention over nothing is not a number."""
+def unmask_empty_rows(mask: Bool[Tensor, "batch keys"]) -> Bool[Tensor, "batch keys"]:
+    """Unmask rows that mask every key: attention over nothing is not a number."""
     return mask | ~mask.any(dim=1, keepdim=True)
 
 
 class Mar(nn.Module):
-    """Encoder over visible tokens, decoder over all tokens, text decoder. Dropout acts in training mode only."""
+    """Encoder over visible tokens, decoder over all, cross-attention to the text."""
 
     def __init__(self, config: MarConfig):
         super().__init__()
         self.config = config
-        width, places = config.width, config.position_grid**2
+        width, positions = config.width, config.position_grid**2
         shape = (width, config.heads, round(width * config.mlp_ratio), config.dropout)
 
         self.aligner = TextAligner(config)
-        self.null_word = nn.Parameter(torch.empty(width))
+        self.null_text = nn.Parameter(torch.empty(width))
 
         self.token_in = nn.Linear(config.token_width, width)
         self.token_norm = layer_norm(width)
-        self.encoder_positions = nn.Parameter(torch.empty(places, width))
+        self.encoder_positions = nn.Parameter(torch.empty(positions, width))
         self.encoder = nn.ModuleList(Block(*shape) for _ in range(config.encoder_depth))
         self.encoder_norm = layer_norm(width)
 
         self.decoder_in = nn.Linear(width, width)
         self.mask_token = nn.Parameter(torch.empty(width))
-        self.decoder_positions = nn.Parameter(torch.empty(places, width))
+        self.decoder_positions = nn.Parameter(torch.empty(positions, width))
         self.decoder = nn.ModuleList(Block(*shape) for _ in range(config.decoder_depth))
         self.decoder_norm = layer_norm(width)
 
-        self.reader_in = nn.Linear(width, width)
-        self.reader_positions = nn.Parameter(torch.empty(places, width))
-        self.reader = nn.ModuleList(TextBlock(*shape, config.text_self_attention) for _ in range(config.text_depth))
-        self.reader_norm = layer_norm(width)
+        self.cross_in = nn.Linear(width, width)
+        self.cross_positions = nn.Parameter(torch.empty(positions, width))
+        self.cross_blocks = nn.ModuleList(
+            CrossAttentionBlock(*shape, config.text_self_attention) for _ in range(config.text_depth)
+        )
+        self.cross_norm = layer_norm(width)
         self.reset_parameters()
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
-        """Draw fresh weights (matrices Xavier, learned vectors normal with std 0.02) from ``generator``."""
+        """Initialise from ``generator``: matrices Xavier, learned vectors normal with std 0.02."""
         for vectors in self.learned_vectors().values():
             nn.init.normal_(vectors, std=0.02, generator=generator)
         for module in self.modules():
@@ -75,73 +78,78 @@ class Mar(nn.Module):
                 module.reset_parameters()
 
     def learned_vectors(self) -> dict[str, nn.Parameter]:
-        """Parameters that stand for inputs, by name: null word, mask token, positions. Not for weight decay."""
-        names = ("null_word", "mask_token", "encoder_positions", "decoder_positions", "reader_positions")
+        """Return parameters that stand for inputs, by name; they are not decayed."""
+        names = ("null_text", "mask_token", "encoder_positions", "decoder_positions", "cross_positions")
         return {name: getattr(self, name) for name in names}
 
     def forward(
         self,
         tokens: Float[Tensor, "batch tokens values"],
-        hidden: Bool[Tensor, "batch tokens"],
-        text: Float[Tensor, "batch words text_width"],
-        text_mask: Bool[Tensor, "batch words"] | None,
+        mask: Bool[Tensor, "batch tokens"],
+        text: Float[Tensor, "batch text_tokens text_width"],
+        text_mask: Bool[Tensor, "batch text_tokens"] | None,
         grid: tuple[int, int],
         *,
-        num_hidden: int | None = None,
+        num_masked: int | None = None,
         text_dropped: Bool[Tensor, " batch"] | None = None,
         at: Int[Tensor, "batch chosen"] | None = None,
     ) -> Float[Tensor, "batch states width"]:
-        """States of all tokens of an (h, w) grid in row-major order.
+        """Compute the states of all tokens of an (h, w) grid, in row-major order.
 
-        ``hidden`` is true where a token's value must not be seen. ``num_hidden`` is the number of hidden tokens of
-        each image, where all images hide as many; without it the model reads the mask, which makes the host wait
-        for the device. ``text`` holds raw states of the text encoder, ``text_mask`` is true at words (None: read
-        padding too, as released). Captions of rows in ``text_dropped`` are replaced by the null text. ``at`` asks for
-        the states of these tokens alone (`read_text`).
+        Args:
+            tokens: values of all tokens; those of masked ones do not matter.
+            mask: true where a token is masked.
+            text: raw states of the text encoder.
+            text_mask: true at text tokens, false at padding; None attends to padding too, as released.
+            grid: (h, w) in tokens.
+            num_masked: masked tokens of each image, if equal for all. Without it the host reads the mask and waits
+                for the device.
+            text_dropped: rows whose caption is replaced by the null text.
+            at: indices of the tokens whose states are wanted, or None for all (`cross_attend`).
         """
         aligned = self.align(text, text_mask)
         if text_dropped is not None:
-            aligned = torch.where(text_dropped[:, None, None], self.null_word.to(aligned.dtype), aligned)
+            aligned = torch.where(text_dropped[:, None, None], self.null_text.to(aligned.dtype), aligned)
             text_mask = None if text_mask is None else text_mask | text_dropped[:, None]
-        states = self.encode_decode(tokens, hidden, grid, num_hidden)
-        return self.read_text(states, aligned, text_mask, grid, at)
+        states = self.encode_decode(tokens, mask, grid, num_masked)
+        return self.cross_attend(states, aligned, text_mask, grid, at)
 
     def align(
-        self, text: Float[Tensor, "batch words text_width"], text_mask: Bool[Tensor, "batch words"] | None
-    ) -> Float[Tensor, "batch words width"]:
-        """Text encoder states to the student's space: once per caption, whatever the image."""
-        return self.aligner(text, self._word_mask(text_mask))
+        self, text: Float[Tensor, "batch text_tokens text_width"], text_mask: Bool[Tensor, "batch text_tokens"] | None
+    ) -> Float[Tensor, "batch text_tokens width"]:
+        """Project text encoder states to the student's width, once per caption."""
+        return self.aligner(text, self._text_mask(text_mask))
 
-    def null_text(self, batch: int, words: int = 1) -> Float[Tensor, "batch words width"]:
-        """The aligned text of no caption, for guidance. It reads the same with any number of words."""
-        return self.null_word.expand(batch, words, -1)
+    def null_states(self, batch: int, length: int = 1) -> Float[Tensor, "batch text_tokens width"]:
+        """Return the aligned null text, for guidance; its length does not matter."""
+        return self.null_text.expand(batch, length, -1)
 
-    def text_memory(self, aligned: Float[Tensor, "batch words width"]) -> list[KeyValue]:
-        """Keys and values for every text block: once per caption, where many images or iterations read it."""
-        return [cast(TextBlock, block).memory(aligned) for block in self.reader]
+    def text_kv(self, aligned: Float[Tensor, "batch text_tokens width"]) -> list[KeyValue]:
+        """Compute keys and values of every cross-attention block, once per caption."""
+        return [cast(CrossAttentionBlock, block).keys_and_values(aligned) for block in self.cross_blocks]
 
     def encode_decode(
         self,
         tokens: Float[Tensor, "batch tokens values"],
-        hidden: Bool[Tensor, "batch tokens"],
+        mask: Bool[Tensor, "batch tokens"],
         grid: tuple[int, int],
-        num_hidden: int | None = None,
+        num_masked: int | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
-        """Image states before they read the text: the same for a caption and for the null text."""
+        """Compute image states before cross-attention: the same for a caption and the null text."""
         if tokens.shape[1] != grid[0] * grid[1]:
             raise ValueError(
                 f"{tokens.shape[1]} tokens do not fill a grid of {grid[0]}x{grid[1]}: pass grid=(h, w) in tokens"
             )
-        order, key_mask = visible_first(hidden), None
-        if num_hidden is None:
-            counts = hidden.sum(dim=1)
-            num_hidden, most = (int(count) for count in counts.aminmax())
-            if num_hidden != most:
-                rank = torch.arange(tokens.shape[1] - num_hidden, device=hidden.device)
+        order, key_mask = visible_first(mask), None
+        if num_masked is None:
+            counts = mask.sum(dim=1)
+            num_masked, most = (int(count) for count in counts.aminmax())
+            if num_masked != most:
+                rank = torch.arange(tokens.shape[1] - num_masked, device=mask.device)
                 key_mask = rank < tokens.shape[1] - counts[:, None]
-        visible = order[:, : tokens.shape[1] - num_hidden, None]
+        visible = order[:, : tokens.shape[1] - num_masked, None]
         encoded = self._encode(tokens, visible, grid, key_mask)
-        return self._decode(encoded, visible, hidden, grid, padded=key_mask is not None)
+        return self._decode(encoded, visible, mask, grid, padded=key_mask is not None)
 
     def _encode(
         self,
@@ -150,11 +158,11 @@ class Mar(nn.Module):
         grid: tuple[int, int],
         key_mask: Bool[Tensor, "batch visible"] | None,
     ) -> Float[Tensor, "batch visible width"]:
-        """States of the visible tokens; ``key_mask`` is false at the padding of images that show fewer than others."""
+        """Encode visible tokens; ``key_mask`` is false at the padding of images with fewer."""
         positions = self._positions(self.encoder_positions, grid)
         seen = tokens.gather(1, visible.expand(-1, -1, tokens.shape[2]))
         states = self.token_norm(self.token_in(seen) + positions[visible[..., 0]])
-        key_mask = None if key_mask is None else readable(key_mask)
+        key_mask = None if key_mask is None else unmask_empty_rows(key_mask)
         for block in self.encoder:
             states = block(states, key_mask)
         return self.encoder_norm(states)
@@ -163,44 +171,102 @@ class Mar(nn.Module):
         self,
         encoded: Float[Tensor, "batch visible width"],
         visible: Int[Tensor, "batch visible 1"],
-        hidden: Bool[Tensor, "batch tokens"],
+        mask: Bool[Tensor, "batch tokens"],
         grid: tuple[int, int],
         padded: bool,
     ) -> Float[Tensor, "batch tokens width"]:
-        """States of all tokens: mask tokens where the image is hidden, then the decoder's blocks."""
+        """Decode all tokens, with the mask token at masked ones."""
         embedded = self.decoder_in(encoded)
-        blank = self.mask_token.to(embedded.dtype).expand(*hidden.shape, -1)
+        blank = self.mask_token.to(embedded.dtype).expand(*mask.shape, -1)
         states = blank.scatter(1, visible.expand_as(embedded), embedded)
         if padded:
-            states = torch.where(hidden[..., None], blank, states)
+            states = torch.where(mask[..., None], blank, states)
         states = states + self._positions(self.decoder_positions, grid)
         for block in self.decoder:
             states = block(states)
         return self.decoder_norm(states)
 
-    def read_text(
+    def cross_attend(
         self,
         states: Float[Tensor, "batch tokens width"],
-        text: Float[Tensor, "batch words width"] | list[KeyValue],
-        text_mask: Bool[Tensor, "batch words"] | None,
+        text: Float[Tensor, "batch text_tokens width"] | list[KeyValue],
+        text_mask: Bool[Tensor, "batch text_tokens"] | None,
         grid: tuple[int, int],
         at: Int[Tensor, "batch chosen"] | None = None,
     ) -> Float[Tensor, "batch states width"]:
-        """Token states that have read the text: aligned text, or the `text_memory` made from it.
+        """Attend from token states to the text, aligned or as its `text_kv`.
 
-        Of all tokens, or of those ``at`` the given places. Where the text blocks have no self-attention a token reads
-        alone, so that only these are computed.
+        Gives the states of all tokens, or of those ``at`` the given indices. Without self-attention in these blocks a
+        token attends alone, so only those are computed.
         """
-        word_mask = self._word_mask(text_mask)
-        states = self.reader_in(states) + self._positions(self.reader_positions, grid)
+        text_mask = self._text_mask(text_mask)
+        states = self.cross_in(states) + self._positions(self.cross_positions, grid)
         if at is not None and not self.config.text_self_attention:
-            states, at = take_tokens(states, at), None
-        for index, block in enumerate(self.reader):
-            states = block(states, text if isinstance(text, Tensor) else text[index], word_mask)
-        return self.reader_norm(states if at is None else take_tokens(states, at))
+            states, at = gather_tokens(states, at), None
+        for index, block in enumerate(self.cross_blocks):
+            states = block(states, text if isinstance(text, Tensor) else text[index], text_mask)
+        return self.cross_norm(states if at is None else gather_tokens(states, at))
 
-    def _positions(self, table: Float[Tensor, "places width"], grid: tuple[int, int]) -> Float[Tensor, "tokens width"]:
+    def _positions(
+        self, table: Float[Tensor, "positions width"], grid: tuple[int, int]
+    ) -> Float[Tensor, "tokens width"]:
         return positions_for(table, grid, self.config.released_positions)
 
-    def _word_mask(self, text_mask: Bool[Tensor, "batch words"] | None) -> Bool[Tensor, "batch words"] | None:
-        return None if text_mask is None or self.config.attend_to_padding else readable(text_mask)
+    def _text_mask(
+        self, text_mask: Bool[Tensor, "batch text_tokens"] | None
+    ) -> Bool[Tensor, "batch text_tokens"] | None:
+        return None if text_mask is None or self.config.attend_to_padding else unmask_empty_rows(text_mask)
+
+
+class Student(nn.Module):
+    """Transformer ``mar`` for token states, ``head`` to denoise tokens given their states."""
+
+    def __init__(self, mar: MarConfig, head: HeadConfig):
+        super().__init__()
+        self.mar = Mar(mar)
+        self.head = TokenDenoiser(head, mar.token_width, mar.width)
+
+    def reset_parameters(self, generator: Generator | None = None) -> None:
+        """Initialise all weights from ``generator``."""
+        self.mar.reset_parameters(generator)
+        self.head.reset_parameters(generator)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "batch tokens values"],
+        text: Float[Tensor, "batch text_tokens text_width"],
+        text_mask: Bool[Tensor, "batch text_tokens"] | None,
+        grid: tuple[int, int],
+        *,
+        mask: Bool[Tensor, "batch tokens"],
+        masked_index: Int[Tensor, "batch num_masked"],
+        text_dropped: Bool[Tensor, " batch"] | None,
+        noisy: Float[Tensor, "noise_samples rows values"],
+        timestep: Float[Tensor, "noise_samples rows"] | Int[Tensor, "noise_samples rows"],
+    ) -> Float[Tensor, "noise_samples rows outputs"]:
+        """Compute the head's outputs at several noisy versions of each masked token; rows = batch x num_masked.
+
+        One call, so that wrappers which hook ``forward`` (DDP, FSDP, compile) see the whole trained function.
+        Cross-attention and head run on masked tokens only; a token's state is embedded once for all its noise samples.
+        """
+        states = self.mar(
+            tokens,
+            mask,
+            text,
+            text_mask,
+            grid,
+            num_masked=masked_index.shape[1],
+            text_dropped=text_dropped,
+            at=masked_index,
+        )
+        embedded = self.head.embed(states.flatten(0, 1))
+        return self.head.denoise(noisy, timestep, embedded)
+
+
+def new_student(mar: MarConfig, head: HeadConfig, seed: int) -> Student:
+    """Create a student on the CPU with fresh weights from ``seed``; global randomness is untouched."""
+    with torch.device("meta"):
+        student = Student(mar, head)
+    student.to_empty(device="cpu")
+    student.reset_parameters(torch.Generator().manual_seed(seed))
+    return student

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from lightgen_core.config import HeadConfig, MarConfig
 from lightgen_core.model.atomic_folder import DamagedFolderError, verify_folder, write_folder
-from lightgen_core.model.student import Student
+from lightgen_core.model.mar import Student
 
 FORMAT = 1
 _FILES = {"raw": "model.safetensors", "ema": "ema.safetensors"}
+_FORMER_NAMES = {"mar.null_word": "mar.null_text", "mar.reader_": "mar.cross_", "mar.reader.": "mar.cross_blocks."}
+"""Prefixes of parameters in students that earlier versions saved, and those of today."""
 
 
 class StudentError(ValueError):
@@ -68,9 +70,18 @@ def load_student(
             raise StudentError(f"{folder} has format {config['format']}; this version reads {FORMAT}")
         with torch.device("meta"):
             student = Student(MarConfig(**config["mar"]), HeadConfig(**config["head"]))
-        student.load_state_dict(load_file(folder / _FILES[weights], device=str(device)), assign=True)
+        saved = load_file(folder / _FILES[weights], device=str(device))
+        student.load_state_dict({_current_name(name): tensor for name, tensor in saved.items()}, assign=True)
     except DamagedFolderError as error:
         raise StudentError(f"damaged student: {error}; copy it again, or run the stage that made it again") from error
     except (KeyError, ValidationError, RuntimeError, SafetensorError) as error:
         raise StudentError(f"{folder} holds a student that does not fit its config.json: {error}") from error
     return student.eval(), config["info"]
+
+
+def _current_name(name: str) -> str:
+    """Return the name that a saved parameter has today."""
+    for former, current in _FORMER_NAMES.items():
+        if name.startswith(former):
+            return current + name.removeprefix(former)
+    return name

@@ -21,10 +21,10 @@ class TextAligner(nn.Module):
         self.norm = layer_norm(width)
 
     def forward(
-        self, text: Float[Tensor, "batch words text_width"], word_mask: Bool[Tensor, "batch words"] | None
-    ) -> Float[Tensor, "batch words width"]:
+        self, text: Float[Tensor, "batch text_tokens text_width"], text_mask: Bool[Tensor, "batch text_tokens"] | None
+    ) -> Float[Tensor, "batch text_tokens width"]:
         """Aligned words; ``word_mask`` is true where a word may be read."""
         states = self.down(functional.gelu(self.up(text), approximate="tanh"))
         for block in self.blocks:
-            states = block(states, word_mask)
+            states = block(states, text_mask)
         return self.norm(states)

@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from lightgen_core.config import HeadConfig, MarConfig
 from lightgen_core.model.head import TokenDenoiser
-from lightgen_core.model.mar import Mar
-from lightgen_core.model.student import Student
+from lightgen_core.model.mar import Mar, Student
 
 HEADS = {768: 12, 1024: 16, 1280: 16}
 """Attention heads of the released models by their width: base, large, huge."""
 
 MAR_NAMES = (
-    (r"^null_word$", "fake_latent"),
+    (r"^null_text$", "fake_latent"),
     (r"^aligner\.up", "text_emb.text_proj.linear_1"),
     (r"^aligner\.down", "text_emb.text_proj.linear_2"),
     (r"^aligner\.blocks", "text_emb.text_aligner"),
@@ -30,10 +29,9 @@ MAR_NAMES = (
     (r"^(en|de)coder_positions$", r"\1coder_pos_embed_learned"),
     (r"^(en|de)coder\.", r"\1coder_blocks."),
     (r"^decoder_in", "decoder_embed"),
-    (r"^reader_in", "last_embed"),
-    (r"^reader_positions$", "last_pos_embed_learned"),
-    (r"^reader\.", "cross_attn_blocks."),
-    (r"^reader_norm", "cross_norm"),
+    (r"^cross_in", "last_embed"),
+    (r"^cross_positions$", "last_pos_embed_learned"),
+    (r"^cross_blocks\.", "cross_attn_blocks."),
     (r"\.query_norm\.", ".normq."),
     (r"\.text_norm\.", ".normkv."),
     (r"\.attention\.query\.", ".attn.query_linear."),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from lightgen_core.dedup.diversity import Figure
+from lightgen_core.dedup.diversity import Metric
 from lightgen_core.intervals import Interval
 
 Picture = npt.NDArray[np.uint8]
@@ -182,7 +182,7 @@ class ReportData:
     repeats: tuple[Repeat, ...] = ()
     repeated_captions: int = 0
     quarantine: Mapping[str, int] = field(default_factory=dict)
-    diversity: tuple[Figure, ...] = ()
+    diversity: tuple[Metric, ...] = ()
     dedup: DedupSummary | None = None
     pairs: tuple[PairExample, ...] = ()
     pair_counts: Mapping[str, int] = field(default_factory=dict)

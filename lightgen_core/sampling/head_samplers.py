@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightgen_core.config import SamplerConfig
-from lightgen_core.diffusion.gaussian import between
-from lightgen_core.diffusion.objectives import Objective, objective
+from lightgen_core.diffusion.gaussian import interpolate_log_variance
+from lightgen_core.diffusion.objectives import Objective, get_objective
 from lightgen_core.diffusion.schedule import NUM_TRAIN_STEPS, cosine_alpha_bar, spaced_steps
 
 Denoiser = Callable[[Tensor, int], Tensor]
@@ -27,7 +27,7 @@ _SAMPLERS = {"ddpm": ("ddpm", "ddim"), "v": ("ddpm", "ddim"), "flow": ("euler",)
 
 
 @dataclass(frozen=True)
-class Level:
+class NoiseLevel:
     """One step of a sampler: the noise level it starts from and the next one, closer to the data."""
 
     timestep: int | float
@@ -51,7 +51,7 @@ class Level:
         return 1 - (self.alpha / self.next_alpha) ** 2
 
 
-def levels(goal: Objective, steps: int) -> list[Level]:
+def sampling_schedule(objective: Objective, steps: int) -> list[NoiseLevel]:
     """The steps of a sampler, from pure noise to the data.
 
     ddpm: evenly spread over the 1,000 training steps, as in the released code; v and flow: from time 1 down in equal
@@ -60,19 +60,19 @@ def levels(goal: Objective, steps: int) -> list[Level]:
     Raises:
         ValueError: more steps than ddpm has.
     """
-    if goal.name == "ddpm":
+    if objective.name == "ddpm":
         timesteps = spaced_steps(steps)
         power = cosine_alpha_bar()[timesteps]
         alpha, sigma = np.sqrt(power), np.sqrt(1 - power)
     else:
         timesteps = np.arange(1, steps + 1) / steps
-        alpha, sigma = (share.numpy() for share in goal.alpha_sigma(torch.from_numpy(timesteps)))
+        alpha, sigma = (share.numpy() for share in objective.alpha_sigma(torch.from_numpy(timesteps)))
     next_alpha, next_sigma = np.append(1.0, alpha[:-1]), np.append(0.0, sigma[:-1])
     columns = (column.tolist() for column in (timesteps, alpha, sigma, next_alpha, next_sigma))
-    return [Level(*row) for row in zip(*columns, strict=True)][::-1]
+    return [NoiseLevel(*row) for row in zip(*columns, strict=True)][::-1]
 
 
-class Step(NamedTuple):
+class SamplerStep(NamedTuple):
     """One step of a sampler. Every path is linear, so a step is two weights, and the noise it adds."""
 
     timestep: int | float
@@ -84,27 +84,29 @@ class Step(NamedTuple):
 
 
 @functools.cache
-def head_steps(name: str, sampler: str, count: int) -> tuple[Step, ...]:
+def head_steps(name: str, sampler: str, count: int) -> tuple[SamplerStep, ...]:
     """The steps of a sampler for an objective, from pure noise to the data; see `levels` for errors."""
-    goal, ancestral = objective(name), sampler == "ddpm"
-    on_path = levels(goal, count)
-    return tuple(_step(goal, level, ancestral, last=level is on_path[-1]) for level in on_path)
+    objective, ancestral = get_objective(name), sampler == "ddpm"
+    on_path = sampling_schedule(objective, count)
+    return tuple(_step(objective, level, ancestral, last=level is on_path[-1]) for level in on_path)
 
 
-def _step(goal: Objective, level: Level, ancestral: bool, last: bool) -> Step:
+def _step(objective: Objective, level: NoiseLevel, ancestral: bool, last: bool) -> SamplerStep:
     # The clean token and the noise as weights of prediction and noisy token: the objective applied to units.
     prediction, noisy = torch.eye(2, dtype=torch.float64)
-    clean, noise = goal.recover(prediction, noisy, torch.tensor(level.timestep))
+    clean, noise = objective.to_x0_and_noise(prediction, noisy, torch.tensor(level.timestep))
     if ancestral:
         on_clean, on_noisy = level.posterior_weights()
         moved = on_clean * clean + on_noisy * noisy
     else:
         moved = level.next_alpha * clean + level.next_sigma * noise
     on_prediction, on_token = moved.tolist()
-    return Step(level.timestep, on_token, on_prediction, level.log_variances() if ancestral and not last else None)
+    return SamplerStep(
+        level.timestep, on_token, on_prediction, level.log_variances() if ancestral and not last else None
+    )
 
 
-def steps_at(known: float, config: SamplerConfig) -> int:
+def head_steps_for(known: float, config: SamplerConfig) -> int:
     """Head steps of an iteration before which the share `known` of the image's tokens is known.
 
     The more is known, the less is left to chance, and the fewer steps a token needs (DiSA, Zhao et al. 2025).
@@ -118,21 +120,21 @@ def noises_per_token(sampler: str, steps: int) -> int:
     return steps if sampler == "ddpm" else 1
 
 
-class UnfitSamplerError(ValueError):
+class IncompatibleSamplerError(ValueError):
     """A sampler that does not go with what the head was trained to predict."""
 
 
-def check_sampler(config: SamplerConfig, goal: Objective) -> None:
+def check_sampler(config: SamplerConfig, objective: Objective) -> None:
     """Raises UnfitSamplerError where a head cannot be sampled so, before anything is computed."""
-    allowed = _SAMPLERS[goal.name]
+    allowed = _SAMPLERS[objective.name]
     if config.head_sampler not in allowed:
-        raise UnfitSamplerError(
-            f"head_sampler {config.head_sampler!r} does not fit a head trained with objective {goal.name!r}; "
+        raise IncompatibleSamplerError(
+            f"head_sampler {config.head_sampler!r} does not fit a head trained with objective {objective.name!r}; "
             f"choose {' or '.join(allowed)}"
         )
     fewest = min(config.head_steps, config.head_steps_last or config.head_steps)
-    if goal.name == "ddpm" and not 2 <= fewest <= config.head_steps <= NUM_TRAIN_STEPS:
-        raise UnfitSamplerError(
+    if objective.name == "ddpm" and not 2 <= fewest <= config.head_steps <= NUM_TRAIN_STEPS:
+        raise IncompatibleSamplerError(
             f"a ddpm head takes 2 to {NUM_TRAIN_STEPS} sampling steps, found {fewest} to {config.head_steps}; "
             "set head_steps and head_steps_last in this range"
         )
@@ -140,16 +142,16 @@ def check_sampler(config: SamplerConfig, goal: Objective) -> None:
 
 def sample_head(
     denoiser: Denoiser,
-    goal: Objective,
+    objective: Objective,
     config: SamplerConfig,
-    steps: Sequence[Step],
+    steps: Sequence[SamplerStep],
     noises: Float[Tensor, "noises rows values"],
 ) -> Float[Tensor, "rows values"]:
     """Tokens from noise. Nothing here waits for the device, or copies to it.
 
     Args:
         denoiser: the head, with condition and guidance bound.
-        goal: what the head was trained to predict.
+        objective: what the head was trained to predict.
         config: the temperature scales what ancestral steps add; the deterministic samplers have no other noise than
             the start, so it scales that.
         steps: `head_steps`.
@@ -157,13 +159,13 @@ def sample_head(
     """
     token = noises[0] if config.head_sampler == "ddpm" else noises[0] * config.temperature
     for index, step in enumerate(steps):
-        prediction, variance = goal.split(denoiser(token, index))
+        prediction, variance = objective.split_variance(denoiser(token, index))
         token = step.on_token * token + step.on_prediction * prediction
         if step.log_variances:
             smallest, largest = step.log_variances
             if variance is None:
                 token = token + config.temperature * math.exp(0.5 * smallest) * noises[index + 1]
             else:
-                deviation = torch.exp(0.5 * between(variance, smallest, largest))
+                deviation = torch.exp(0.5 * interpolate_log_variance(variance, smallest, largest))
                 token = token + config.temperature * deviation * noises[index + 1]
     return token

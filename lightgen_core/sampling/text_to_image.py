@@ -14,10 +14,10 @@ from lightgen_core.config import Positive, SamplerConfig, Section
 from lightgen_core.encoders.autoencoder import LatentCodec
 from lightgen_core.encoders.dtypes import PRECISIONS
 from lightgen_core.encoders.text_encoder import TextEncoder
+from lightgen_core.model.mar import Student
 from lightgen_core.model.patchify import unpatchify
 from lightgen_core.model.save import StudentError, load_student
-from lightgen_core.model.student import Student
-from lightgen_core.sampling.token_sampler import Acceleration, HeadLoop
+from lightgen_core.sampling.token_sampler import HeadCompileConfig, TokenSampler
 from lightgen_core.sampling.unmask import pad_text, sample
 
 
@@ -70,10 +70,10 @@ class TextToImage:
         codec: LatentCodec,
         text_encoder: TextEncoder,
         device: torch.device,
-        acceleration: Acceleration | None = None,
+        head_compile: HeadCompileConfig | None = None,
     ) -> None:
         self.student = student.to(device).eval()
-        self.head = HeadLoop(self.student.head, acceleration)
+        self.head = TokenSampler(self.student.head, head_compile)
         self.info, self.codec, self.text_encoder, self.device = info, codec, text_encoder, device
 
     @classmethod
@@ -82,7 +82,7 @@ class TextToImage:
         folder: Path,
         device: torch.device,
         weights: Literal["ema", "raw"] = "ema",
-        acceleration: Acceleration | None = None,
+        head_compile: HeadCompileConfig | None = None,
     ) -> Self:
         """Load a student checkpoint and the components it names; `acceleration` says how its head is run.
 
@@ -110,7 +110,7 @@ class TextToImage:
         ):
             if found != wanted:
                 raise StudentError(f"{what} {found}, the student in {folder} reads {wanted}: it was trained on another")
-        return cls(student, info, codec, text_encoder, device, acceleration)
+        return cls(student, info, codec, text_encoder, device, head_compile)
 
     @property
     def sampler(self) -> SamplerConfig:

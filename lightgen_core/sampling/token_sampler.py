@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightgen_core.config import SamplerConfig
-from lightgen_core.diffusion.objectives import objective
+from lightgen_core.diffusion.objectives import get_objective
 from lightgen_core.model.head import TokenDenoiser
-from lightgen_core.sampling.head_samplers import Step, head_steps, sample_head
+from lightgen_core.sampling.head_samplers import SamplerStep, head_steps, sample_head
 
 
 @dataclass(frozen=True)
-class Acceleration:
+class HeadCompileConfig:
     """compile: the head through torch.compile, once in a process; on a CPU it needs a C++ compiler.
 
     graphs: a CUDA graph of all the head's steps for each shape: one launch instead of thousands. GPUs only.
@@ -28,16 +28,18 @@ class Acceleration:
     graphs: bool = False
 
 
-class HeadLoop:
+class TokenSampler:
     """Draws tokens with a head. Keep one and pass it to `sample`: it holds what was compiled and recorded."""
 
-    def __init__(self, head: TokenDenoiser, acceleration: Acceleration | None = None):
+    def __init__(self, head: TokenDenoiser, head_compile: HeadCompileConfig | None = None):
         self._head = head
-        self._goal = objective(head.config.objective)
-        self._acceleration = acceleration or Acceleration()
+        self._objective = get_objective(head.config.objective)
+        self._head_compile = head_compile or HeadCompileConfig()
         # Dynamic, since an iteration's tokens differ in number: one compilation for all of them.
-        self._denoise = torch.compile(head.denoise_at, dynamic=True) if self._acceleration.compile else head.denoise_at
-        self._recorded: dict[tuple, Recorded] = {}
+        self._denoise = (
+            torch.compile(head.forward_embedded, dynamic=True) if self._head_compile.compile else head.forward_embedded
+        )
+        self._graphs: dict[tuple, CudaGraph] = {}
 
     @torch.no_grad()
     def tokens(
@@ -49,20 +51,20 @@ class HeadLoop:
         guidance: float,
     ) -> Float[Tensor, "rows values"]:
         """Tokens for states that have read the caption and, where there is a second branch, the null text."""
-        head, along = self._head, head_steps(self._goal.name, config.head_sampler, steps)
+        head, along = self._head, head_steps(self._objective.name, config.head_sampler, steps)
         times = head.embed_time(torch.tensor([step.timestep for step in along]).to(noises.device))
         strength = torch.tensor(guidance).to(noises.device)
         inputs = (head.embed(conditions), times, noises, strength)
-        if not self._acceleration.graphs:
+        if not self._head_compile.graphs:
             return self._loop(along, config, *inputs)
         key = (config.head_sampler, config.temperature, *(given.shape for given in inputs))
-        if key not in self._recorded:
-            self._recorded[key] = Recorded(functools.partial(self._loop, along, config), inputs)
-        return self._recorded[key](*inputs)
+        if key not in self._graphs:
+            self._graphs[key] = CudaGraph(functools.partial(self._loop, along, config), inputs)
+        return self._graphs[key](*inputs)
 
     def _loop(
         self,
-        along: Sequence[Step],
+        along: Sequence[SamplerStep],
         config: SamplerConfig,
         embedded: Float[Tensor, "branches rows width"],
         times: Float[Tensor, "steps width"],
@@ -70,20 +72,20 @@ class HeadLoop:
         strength: Float[Tensor, ""],
     ) -> Float[Tensor, "rows values"]:
         """All steps. Only the prediction is guided; a learned variance is the caption's (as in the released code)."""
-        goal = self._goal
+        objective = self._objective
 
         def denoiser(noisy: Tensor, index: int) -> Tensor:
             outputs = self._denoise(noisy, times[index], embedded).float()
             if len(outputs) == 1:
                 return outputs[0]
-            (with_text, variance), (without, _) = (goal.split(output) for output in outputs)
+            (with_text, variance), (without, _) = (objective.split_variance(output) for output in outputs)
             prediction = without + strength * (with_text - without)
             return prediction if variance is None else torch.cat([prediction, variance], dim=-1)
 
-        return sample_head(denoiser, goal, config, along, noises)
+        return sample_head(denoiser, objective, config, along, noises)
 
 
-class Recorded:
+class CudaGraph:
     """A function of tensors as a CUDA graph, for inputs of the shapes it was recorded with."""
 
     def __init__(self, function: Callable[..., Tensor], inputs: Sequence[Tensor]):

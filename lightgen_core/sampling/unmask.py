@@ -12,32 +12,31 @@ from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lightgen_core.config import SamplerConfig
-from lightgen_core.diffusion.objectives import objective
-from lightgen_core.model.mar import Mar
-from lightgen_core.model.student import Student
-from lightgen_core.sampling.head_samplers import check_sampler, noises_per_token, steps_at
-from lightgen_core.sampling.token_sampler import HeadLoop
+from lightgen_core.diffusion.objectives import get_objective
+from lightgen_core.model.mar import Mar, Student
+from lightgen_core.sampling.head_samplers import check_sampler, head_steps_for, noises_per_token
+from lightgen_core.sampling.token_sampler import TokenSampler
 
 
 def pad_text(
-    text: Sequence[Float[Tensor, "words text_width"]],
-) -> tuple[Float[Tensor, "batch words text_width"], Bool[Tensor, "batch words"]]:
+    text: Sequence[Float[Tensor, "text_tokens text_width"]],
+) -> tuple[Float[Tensor, "batch text_tokens text_width"], Bool[Tensor, "batch text_tokens"]]:
     """Text states of different lengths as one tensor, padded with zeros, and the mask of their words."""
     words = torch.tensor([len(states) for states in text], device=text[0].device)
     padded = pad_sequence(list(text), batch_first=True)
     return padded, torch.arange(padded.shape[1], device=padded.device) < words[:, None]
 
 
-def reveal_counts(hidden: int, iterations: int) -> list[int]:
+def cosine_unmask_schedule(mask: int, iterations: int) -> list[int]:
     """How many tokens each iteration reveals, so that cos(pi/2 * i / iterations) of them stay hidden after the i-th.
 
     Every iteration reveals at least one, so there are at most `hidden` of them (MaskGIT, Sec. 3.2). There is always one
     left to reveal: the cosine never falls below the straight line.
     """
-    iterations = min(iterations, hidden)
-    left, counts = hidden, []
+    iterations = min(iterations, mask)
+    left, counts = mask, []
     for done in range(1, iterations + 1):
-        cosine = math.floor(hidden * math.cos(math.pi / 2 * done / iterations)) if done < iterations else 0
+        cosine = math.floor(mask * math.cos(math.pi / 2 * done / iterations)) if done < iterations else 0
         still = min(left - 1, cosine)
         counts.append(left - still)
         left = still
@@ -55,15 +54,15 @@ def guidance_at(share: float, config: SamplerConfig) -> float:
 @torch.no_grad()
 def sample(
     student: Student,
-    text: Float[Tensor, "batch words text_width"],
-    text_mask: Bool[Tensor, "batch words"] | None,
+    text: Float[Tensor, "batch text_tokens text_width"],
+    text_mask: Bool[Tensor, "batch text_tokens"] | None,
     grid: tuple[int, int],
     config: SamplerConfig,
     seeds: Sequence[int],
     *,
     known: Float[Tensor, "batch tokens values"] | None = None,
     keep: Bool[Tensor, " tokens"] | None = None,
-    head: HeadLoop | None = None,
+    head: TokenSampler | None = None,
 ) -> Float[Tensor, "batch tokens values"]:
     """Image tokens for texts, one image per row, on the device of `text` (the student's).
 
@@ -80,23 +79,23 @@ def sample(
     Raises:
         ValueError: a sampler that does not fit the head, or inputs whose sizes do not fit each other.
     """
-    check_sampler(config, objective(student.head.config.objective))
+    check_sampler(config, get_objective(student.head.config.objective))
     if len(seeds) != len(text):
         raise ValueError(f"{len(seeds)} seeds for {len(text)} texts: give one seed for each image")
     if (known is None) != (keep is None):
         raise ValueError("known and keep belong together: give both, or neither")
     training = student.training
     try:
-        head = head or HeadLoop(student.head)
+        head = head or TokenSampler(student.head)
         with torch.autocast(text.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            return _reveal(student.eval().mar, head, text, text_mask, grid, config, seeds, known, keep)
+            return _sample_tokens(student.eval().mar, head, text, text_mask, grid, config, seeds, known, keep)
     finally:
         student.train(training)
 
 
-def _reveal(
+def _sample_tokens(
     mar: Mar,
-    head: HeadLoop,
+    head: TokenSampler,
     text: Tensor,
     text_mask: Tensor | None,
     grid: tuple[int, int],
@@ -111,26 +110,26 @@ def _reveal(
     in iterations with guidance only.
     """
     batch, places = len(text), grid[0] * grid[1]
-    tokens, hidden = _start(batch, places, mar.config.token_width, known, keep, text.device)
+    tokens, mask = _start(batch, places, mar.config.token_width, known, keep, text.device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    order = _orders(hidden[0].cpu(), generators).to(text.device)
-    branches = [(mar.text_memory(mar.align(text, text_mask)), text_mask)]
+    order = _orders(mask[0].cpu(), generators).to(text.device)
+    branches = [(mar.text_kv(mar.align(text, text_mask)), text_mask)]
     if config.guidance_scale > 1:
-        branches.append((mar.text_memory(mar.null_text(batch)), None))
+        branches.append((mar.text_kv(mar.null_states(batch)), None))
     left = order.shape[1]
-    for count in reveal_counts(left, config.iterations):
+    for count in cosine_unmask_schedule(left, config.iterations):
         chosen = order[:, order.shape[1] - left :][:, :count]
-        steps, guidance = steps_at(1 - left / places, config), guidance_at(1 - (left - count) / places, config)
-        states = mar.encode_decode(tokens, hidden, grid, num_hidden=left)
+        steps, guidance = head_steps_for(1 - left / places, config), guidance_at(1 - (left - count) / places, config)
+        states = mar.encode_decode(tokens, mask, grid, num_masked=left)
         read = [
-            mar.read_text(states, memory, mask, grid, at=chosen).flatten(0, 1)
-            for memory, mask in (branches if guidance > 1 else branches[:1])
+            mar.cross_attend(states, kv, kv_mask, grid, at=chosen).flatten(0, 1)
+            for kv, kv_mask in (branches if guidance > 1 else branches[:1])
         ]
         noises = _noises(generators, noises_per_token(config.head_sampler, steps), count, tokens.shape[2])
         revealed = head.tokens(torch.stack(read), noises.to(text.device), config, steps, guidance)
         revealed = revealed.unflatten(0, (batch, count))
         tokens.scatter_(1, chosen[..., None].expand_as(revealed), revealed)
-        hidden.scatter_(1, chosen, False)
+        mask.scatter_(1, chosen, False)
         left -= count
     return tokens
 
@@ -150,9 +149,9 @@ def _start(
     return known.float().to(device, copy=True), ~keep.to(device).expand(batch, -1)
 
 
-def _orders(hidden: Bool[Tensor, " tokens"], generators: Sequence[Generator]) -> Int[Tensor, "batch hidden"]:
+def _orders(mask: Bool[Tensor, " tokens"], generators: Sequence[Generator]) -> Int[Tensor, "batch num_masked"]:
     """Each image's order of its hidden tokens, drawn by its own generator."""
-    where = hidden.nonzero()[:, 0]
+    where = mask.nonzero()[:, 0]
     return torch.stack([where[torch.randperm(len(where), generator=generator)] for generator in generators])
 
 

@@ -16,5 +16,5 @@ class Teacher(Protocol):
     """A generator of one image per prompt, which depends on prompt and seed only."""
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterable[np.ndarray | Rejected]:
-        """Return a uint8 image (height, width, 3) of each prompt in order, or its error."""
+        """Return a uint8 image (height, width, 3) or an error per prompt, in order."""
         ...

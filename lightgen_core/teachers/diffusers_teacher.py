@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING, _get_task_class
 
-from lightgen_core.encoders.model_ref import parse
+from lightgen_core.encoders.model_ref import parse_model_ref
 from lightgen_core.rejected import Reason, Rejected
 from lightgen_core.teachers.base import TeacherError
 from lightgen_core.teachers.config import DiffusersConfig
@@ -21,7 +21,7 @@ log = logging.getLogger("lightgen")
 Offload = Literal["none", "model", "sequential"]
 _NO_MEMORY = ("out of memory", "can't allocate memory")
 _PROMPT_ERRORS = (ValueError, TypeError, LookupError, RuntimeError)
-"""Errors of a pipeline on an unsuitable prompt. A failed batch is retried prompt by prompt."""
+"""Errors of a pipeline on an unsuitable prompt; a failed batch is retried prompt by prompt."""
 
 
 class DiffusersTeacher:
@@ -58,7 +58,7 @@ class DiffusersTeacher:
         no_accelerate = importlib.util.find_spec("accelerate") is None  # then weights are loaded at once, and stay
         if no_accelerate and offload != "none":
             raise TeacherError(f"LIGHTGEN_OFFLOAD={offload} needs the package accelerate: pip install accelerate")
-        ref = parse(config.model)
+        ref = parse_model_ref(config.model)
         kwargs = ref.options | {"variant": config.variant, "use_safetensors": True}
         kwargs |= {"torch_dtype": getattr(torch, config.dtype), "low_cpu_mem_usage": not no_accelerate}
         try:
@@ -77,7 +77,7 @@ class DiffusersTeacher:
     @staticmethod
     def name_of(config: DiffusersConfig) -> str:
         """Return the pipeline's class name without loading weights (ModelNotFound, OSError)."""
-        ref = parse(config.model)
+        ref = parse_model_ref(config.model)
         saved = DiffusionPipeline.load_config(ref.source, **ref.options)["_class_name"]
         from_text = _get_task_class(AUTO_TEXT2IMAGE_PIPELINES_MAPPING, saved, throw_error_if_not_exist=False)
         return from_text.__name__ if from_text else saved
@@ -99,7 +99,7 @@ class DiffusersTeacher:
         return arguments | ({"output_type": "np"} if "output_type" in self._parameters else {})
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[np.ndarray | Rejected]:
-        """Yield a uint8 image (height, width, 3) of each prompt in order, or its error."""
+        """Yield a uint8 image (height, width, 3) or an error per prompt, in order."""
         start = 0
         while start < len(prompts):
             stop = min(start + self._batch_size, len(prompts))

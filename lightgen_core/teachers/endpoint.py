@@ -34,7 +34,7 @@ class EndpointTeacher:
         self._host = httpx2.URL(endpoint.url).host
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[np.ndarray | Rejected]:
-        """Yield a uint8 image (height, width, 3) of each prompt in order, or its error.
+        """Yield a uint8 image (height, width, 3) or an error per prompt, in order.
 
         Raises:
             EndpointError: no request can succeed, or none did for many prompts in a row.
@@ -79,7 +79,7 @@ class EndpointTeacher:
         raise Rejected(Reason.NO_ANSWER, f"neither b64_json nor url in {ascii(sorted(first))[:200]}")
 
     def _fetch(self, url: str) -> bytes:
-        """Download an image without key and redirects, over https or from the endpoint's host."""
+        """Download an image without key or redirects, over https or from the own host."""
         try:
             address = httpx2.URL(url)
         except httpx2.InvalidURL as error:

@@ -14,7 +14,7 @@ from lightgen_core.train import checkpoint as checkpoints
 from lightgen_core.train.checkpoint import Checkpoint
 
 
-class Writer:
+class AsyncCheckpointWriter:
     """Saves checkpoints of a run: in a thread where the tensors live on a GPU, at once where they live on the CPU.
 
     On a GPU a second stream copies the tensors to page-locked memory while the next step's forward and backward pass
@@ -64,7 +64,7 @@ class Writer:
         if writing is not None:
             writing.result()
 
-    def hold(self) -> None:
+    def wait_for_copy(self) -> None:
         """Makes the device wait, before tensors change, for the copy that is being made of them."""
         if self._copied is not None:
             torch.cuda.current_stream().wait_event(self._copied)

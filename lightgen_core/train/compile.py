@@ -8,25 +8,25 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from lightgen_core.config import Layout
-from lightgen_core.model.blocks import Block, TextBlock
-from lightgen_core.model.head import ModulatedBlock
+from lightgen_core.config import ParallelConfig
+from lightgen_core.model.blocks import Block, CrossAttentionBlock
+from lightgen_core.model.head import AdaLNBlock
 
 SHAPES = 128
 """Shapes for which one kind of block is compiled before it is an error; some ten are normal."""
 
 
-class TooManyShapesError(RuntimeError):
+class RecompileLimitError(RuntimeError):
     """Compiling goes on and on: the batches have ever new shapes."""
 
 
 def blocks_of(model: nn.Module) -> Sequence[nn.Module]:
     """The repeated parts of a model: transformer blocks, and the head's."""
-    return [module for module in model.modules() if isinstance(module, Block | TextBlock | ModulatedBlock)]
+    return [module for module in model.modules() if isinstance(module, Block | CrossAttentionBlock | AdaLNBlock)]
 
 
 @contextlib.contextmanager
-def laid_out(model: nn.Module, layout: Layout) -> Iterator[None]:
+def apply_compile_and_ac(model: nn.Module, parallel: ParallelConfig) -> Iterator[None]:
     """Blocks compiled and recomputed as the layout says; afterwards they are themselves again.
 
     One kind of block is one compiled function for each shape, whatever the number of blocks: the 0.7B student compiles
@@ -34,16 +34,16 @@ def laid_out(model: nn.Module, layout: Layout) -> Iterator[None]:
     (`pad_text_to_multiple_of`) fall into a few buckets, and kernels of a known shape need neither guards on sizes nor
     index arithmetic with them.
     """
-    blocks = blocks_of(model) if layout.compile or layout.activation_checkpointing else []
+    blocks = blocks_of(model) if parallel.compile or parallel.activation_checkpointing else []
     for block in blocks:
         forward = block.forward
-        if layout.compile:
+        if parallel.compile:
             forward = torch.compile(forward, dynamic=False)
-        if layout.activation_checkpointing:
+        if parallel.activation_checkpointing:
             forward = partial(checkpoint, forward, use_reentrant=False)
         vars(block)["forward"] = forward
     try:
-        with _shapes_counted() if layout.compile else contextlib.nullcontext():
+        with _shapes_counted() if parallel.compile else contextlib.nullcontext():
             yield
     finally:
         for block in blocks:
@@ -60,7 +60,8 @@ def _shapes_counted() -> Iterator[None]:
         with torch._dynamo.config.patch(limits):
             yield
     except FailOnRecompileLimitHit as error:
-        raise TooManyShapesError(
+        raise RecompileLimitError(
             f"a block was compiled for {SHAPES} shapes and meets another one; raise mask.multiple in the recipe "
-            "(for example to an eighth of the tokens) or LIGHTGEN_TRAIN__WORD_MULTIPLE, or train without compile"
+            "(for example to an eighth of the tokens) or LIGHTGEN_TRAIN__PAD_TEXT_TO_MULTIPLE_OF, or train without "
+            "compile"
         ) from error

@@ -6,24 +6,22 @@ get worse while the pair accuracy looks best. Two guards act on the gradient, an
 winner; a rise of the winner's error over the reference's beyond a tolerance brings back the last checkpoint.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from lightgen_core.config import DpoConfig, Layout
+from lightgen_core.config import DpoConfig
 from lightgen_core.data.batches import PairBatch, PairSource
-from lightgen_core.diffusion.objectives import Objective, objective
-from lightgen_core.model.student import Student
-from lightgen_core.train.loop import TrainResult, fit
+from lightgen_core.diffusion.objectives import Objective, get_objective
+from lightgen_core.model.mar import Student
 from lightgen_core.train.losses import token_residuals
-from lightgen_core.train.step_noise import Draw, draw
-from lightgen_core.train.train_step import ALONE, Losses
+from lightgen_core.train.step_noise import StepNoise
+from lightgen_core.train.train_step import LossOutput
 
 
 class PairLosses(NamedTuple):
@@ -42,7 +40,7 @@ def dpo_loss(
     reference_loser: Float[Tensor, " pairs"],
     beta: float,
 ) -> PairLosses:
-    """Eq. 7 for the errors l of both images under policy and reference, at one shared draw.
+    """Compute Eq. 7 from the errors l of both images under policy and reference, at shared step noise.
 
     -log sigmoid(-beta / 2 * [(l_policy(w) - l_policy(l)) - (l_ref(w) - l_ref(l))]); with a policy that equals its
     reference it is log 2.
@@ -52,10 +50,12 @@ def dpo_loss(
     return PairLosses(-functional.logsigmoid(beta / 2 * margin), margin, winner_delta, loser_delta)
 
 
-def loser_factor(
-    winner: Float[Tensor, "draws pairs tokens values"], loser: Float[Tensor, "draws pairs tokens values"], mu: float
+def sdpo_scale(
+    winner: Float[Tensor, "noise_samples pairs tokens values"],
+    loser: Float[Tensor, "noise_samples pairs tokens values"],
+    mu: float,
 ) -> Float[Tensor, " pairs"]:
-    """Diffusion-SDPO's factor on the loser's gradient, from the residuals of both images at a shared draw.
+    """Compute Diffusion-SDPO's scale of the loser's gradient from both images' residuals.
 
     A step along -(gA - factor * gB), with gA and gB the gradients of the winner's and the loser's error with respect
     to the head's output, changes the winner's error by -(|gA|^2 - factor * gA.gB) to first order. The factor
@@ -68,62 +68,66 @@ def loser_factor(
     return torch.where(shared > own, own / shared.clamp(min=torch.finfo(shared.dtype).tiny), 1.0).detach()
 
 
-def doubled(drawn: Draw) -> Draw:
-    """The draw of a batch for the same batch twice over: what winners and losers share."""
+def repeat_for_pairs(step_noise: StepNoise) -> StepNoise:
+    """Repeat a batch's step noise: winners and losers share it."""
 
     def twice(tensor: Tensor, dim: int) -> Tensor:
         return torch.cat([tensor, tensor], dim=dim)
 
     return replace(
-        drawn,
-        hidden=twice(drawn.hidden, 0),
-        index=twice(drawn.index, 0),
-        text_dropped=twice(drawn.text_dropped, 0),
-        timestep=twice(drawn.timestep, 1),
-        noise=twice(drawn.noise, 1),
+        step_noise,
+        mask=twice(step_noise.mask, 0),
+        masked_index=twice(step_noise.masked_index, 0),
+        text_dropped=twice(step_noise.text_dropped, 0),
+        timestep=twice(step_noise.timestep, 1),
+        noise=twice(step_noise.noise, 1),
     )
 
 
 @dataclass(frozen=True)
-class Preference:
-    """The DPO criterion: winner over loser, measured against a frozen reference."""
+class DpoCriterion:
+    """Diffusion-DPO: prefer winner over loser, measured against a frozen reference."""
 
     reference: Student
     grid: tuple[int, int]
     token_width: int
     objective: Objective
     config: DpoConfig
+    may_stop: ClassVar = True
 
-    def draw(self, images: tuple[int, int], generator: Generator) -> Draw:
-        """One draw for winner and loser, policy and reference; no caption is dropped."""
-        config, (height, width) = self.config, self.grid
-        return draw(
-            config.batch_size,
-            height * width,
-            self.token_width,
-            config.mask,
-            self.objective,
-            config.noise_samples_per_token,
-            0.0,
-            generator,
-            images,
-        )
+    @classmethod
+    def create(cls, reference: Student, source: PairSource, config: DpoConfig) -> Self:
+        """Build the criterion that fits the reference and the pairs."""
+        head = reference.head
+        return cls(reference, source.grid, head.token_width, get_objective(head.config.objective), config)
 
-    def losses(self, model: Student, batch: PairBatch, draw: Draw) -> Losses:
-        """Losses of the pairs, (pairs,), and what shows whether the guards hold."""
-        draw = doubled(draw)
+    def prepare(self, model: Student, device: torch.device) -> None:
+        """Put policy and reference into evaluation mode, so that their errors differ by the tuning alone."""
+        self.reference.to(device).eval().requires_grad_(False)
+        model.eval()
+
+    def sample_noise(self, images: tuple[int, int], generator: Generator) -> StepNoise:
+        """Sample the noise that winner and loser, policy and reference share; no caption is dropped."""
+        tokens = self.grid[0] * self.grid[1]
+        return StepNoise.sample(self.config, (tokens, self.token_width), self.objective, generator, images=images)
+
+    def losses(self, model: Student, batch: PairBatch, step_noise: StepNoise) -> LossOutput:
+        """Compute the losses of the pairs, (pairs,), and metrics of the guards."""
+        step_noise = repeat_for_pairs(step_noise)
         with torch.no_grad():
-            reference_winner, reference_loser = (_error(part) for part in self._residuals(self.reference, batch, draw))
-        winner, loser = self._residuals(model, batch, draw)
+            reference_winner, reference_loser = (
+                _error(part) for part in self._residuals(self.reference, batch, step_noise)
+            )
+        winner, loser = self._residuals(model, batch, step_noise)
         policy_winner, policy_loser = _error(winner), _error(loser)
         guard, beta = self.config.displacement_guard, self.config.beta
         factor = torch.ones_like(policy_loser)
         if guard in ("sdpo", "both"):
-            factor = loser_factor(winner.detach(), loser.detach(), self.config.sdpo_mu)
+            factor = sdpo_scale(winner.detach(), loser.detach(), self.config.sdpo_mu)
             policy_loser = factor * policy_loser + (1 - factor) * policy_loser.detach()
         pairs = dpo_loss(policy_winner, policy_loser, reference_winner, reference_loser, beta)
         anchor = self.config.anchor_weight * beta / 2 * policy_winner if guard in ("anchor", "both") else 0.0
-        figures = {
+        metrics = {
             "preference_loss": pairs.loss,
             "accuracy": (pairs.margin > 0).float(),
             "margin": pairs.margin,
@@ -132,22 +136,29 @@ class Preference:
             "reference_error": reference_winner,
             "loser_factor": factor,
         }
-        return Losses(pairs.loss + anchor, {name: figure.detach() for name, figure in figures.items()})
+        return LossOutput(pairs.loss + anchor, {name: value.detach() for name, value in metrics.items()})
 
-    def _residuals(self, model: Student, batch: PairBatch, draw: Draw) -> tuple[Tensor, Tensor]:
-        """Residuals of winners and losers, (draws, pairs, tokens, values) each, from one pass over both."""
+    def should_stop(self, rows: Sequence[dict]) -> str | None:
+        """Return the reason to stop if the winner's error rose beyond the tolerance, or None."""
+        rise, tolerance = winner_error_ema(rows, self.config.tolerance_window), self.config.tolerance
+        if rise <= tolerance:
+            return None
+        return f"the winner's error rose {rise:.1%} above the reference's; the tolerance is {tolerance:.1%}"
+
+    def _residuals(self, model: Student, batch: PairBatch, step_noise: StepNoise) -> tuple[Tensor, Tensor]:
+        """Compute residuals of winners and losers, (noise_samples, pairs, tokens, values) each, in one pass."""
         tokens = torch.cat([batch.winner, batch.loser])
         text, mask = (torch.cat([part, part]) for part in (batch.text, batch.text_mask))
-        winner, loser = token_residuals(model, tokens, text, mask, self.grid, draw).chunk(2, dim=1)
+        winner, loser = token_residuals(model, tokens, text, mask, self.grid, step_noise).chunk(2, dim=1)
         return winner, loser
 
 
-def _error(residuals: Float[Tensor, "draws pairs tokens values"]) -> Float[Tensor, " pairs"]:
+def _error(residuals: Float[Tensor, "noise_samples pairs tokens values"]) -> Float[Tensor, " pairs"]:
     return residuals.square().mean(dim=(0, 2, 3))
 
 
-def winner_rise(rows: Sequence[dict], horizon: int) -> float:
-    """How far the winner's error lies above the reference's, as a share of it: an average over the log.
+def winner_error_ema(rows: Sequence[dict], horizon: int) -> float:
+    """Average over the log how far the winner's error exceeds the reference's, relative to it.
 
     Exponential, with the weight 2 / (horizon + 1) on the newest row and zero as its start: before the first update
     policy and reference are equal.
@@ -156,45 +167,3 @@ def winner_rise(rows: Sequence[dict], horizon: int) -> float:
     for row in rows:
         rise += (row["winner_delta"] / row["reference_error"] - rise) * 2 / (horizon + 1)
     return rise
-
-
-def tune(
-    policy: Student,
-    reference: Student,
-    source: PairSource,
-    config: DpoConfig,
-    *,
-    seed: int,
-    folder: Path,
-    device: torch.device,
-    layout: Layout = ALONE,
-    on_log: Callable[[dict], None] | None = None,
-) -> TrainResult:
-    """Tunes `policy` in place on pairs of images; see `fit` for folder, resume, log and errors.
-
-    Policy and reference start from the same weights and run without dropout, so that their errors differ by the tuning
-    alone. `TrainResult.stopped` says so when the winner's error rose and the run went back to its last checkpoint.
-    """
-    reference.to(device).eval().requires_grad_(False)
-    policy.eval()
-    head = policy.head
-    criterion = Preference(reference, source.grid, head.token_width, objective(head.config.objective), config)
-
-    def stop(rows: Sequence[dict]) -> str | None:
-        rise = winner_rise(rows, config.tolerance_window)
-        if rise <= config.tolerance:
-            return None
-        return f"the winner's error rose {rise:.1%} above the reference's; the tolerance is {config.tolerance:.1%}"
-
-    return fit(
-        policy,
-        source,
-        criterion,
-        config,
-        seed=seed,
-        folder=folder,
-        device=device,
-        layout=layout,
-        on_log=on_log,
-        stop=stop,
-    )

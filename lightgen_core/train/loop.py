@@ -13,106 +13,108 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lightgen_core.config import Layout, LoopConfig
-from lightgen_core.data.batches import prefetched
+from lightgen_core.config import ParallelConfig
+from lightgen_core.data.batches import prefetch
 from lightgen_core.device import check_bf16
 from lightgen_core.train import checkpoint as checkpoints
-from lightgen_core.train.async_checkpoint import Writer
-from lightgen_core.train.compile import laid_out
-from lightgen_core.train.metrics import Clock, Window
+from lightgen_core.train.async_checkpoint import AsyncCheckpointWriter
+from lightgen_core.train.compile import apply_compile_and_ac
+from lightgen_core.train.metrics import MetricAverager, ThroughputMeter
 from lightgen_core.train.optimizer import learning_rate
-from lightgen_core.train.train_step import ALONE, Criterion, MicroBatch, Source, Updater
+from lightgen_core.train.train_step import SINGLE_PROCESS, Criterion, MicroBatch, Source, TrainStep
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Where and how a run trains; only `seed` affects what it learns.
+
+    seed: of the order of rows and of all step noise; folder: checkpoints and timings of this run only, readable by
+    every process; on_log: receives each new row of the log with its timing, in the first process.
+    """
+
+    seed: int
+    folder: Path
+    device: torch.device
+    parallel: ParallelConfig = SINGLE_PROCESS
+    on_log: Callable[[dict], None] | None = None
 
 
 @dataclass(frozen=True)
 class TrainResult:
     """A finished run.
 
-    step: updates in the weights; rows: the log, one dict of figures every `log_every` steps, equal for equal runs;
-    laps: seconds and images per second of those rows; raw, ema: weights and averaged weights, complete state dicts
+    step: updates in the weights; rows: the log, one dict of metrics every `log_every` steps, equal for equal runs;
+    timings: seconds and images per second of those rows; raw, ema: weights and averaged weights, complete state dicts
     (under fsdp in the first process only); stopped: why the run ended before its last step, or None. A stopped run has
     the weights of an earlier step than its last row.
     """
 
     step: int
     rows: list[dict]
-    laps: list[dict]
+    timings: list[dict]
     raw: dict[str, Tensor]
     ema: dict[str, Tensor]
     stopped: str | None
 
 
-def fit(
-    model: nn.Module,
-    source: Source,
-    criterion: Criterion,
-    config: LoopConfig,
-    *,
-    seed: int,
-    folder: Path,
-    device: torch.device,
-    layout: Layout = ALONE,
-    on_log: Callable[[dict], None] | None = None,
-    stop: Callable[[Sequence[dict]], str | None] | None = None,
-) -> TrainResult:
-    """Trains `model` in place for `config.steps` updates, going on from the newest sound checkpoint in `folder`.
+def fit(model: nn.Module, source: Source, criterion: Criterion, run: RunContext) -> TrainResult:
+    """Train `model` in place, continuing from the newest intact checkpoint in `run.folder`.
 
-    Where torch.distributed was initialised, all its processes call this with equal arguments; the first of them logs
-    and writes checkpoints, and under fsdp the model stays sharded. Another number of processes may go on.
+    Where torch.distributed is initialised, all its processes call this with equal arguments; rank 0 logs
+    and writes checkpoints, and under fsdp the model stays sharded. Another number of processes may continue.
 
     Args:
         source: gives each step's batch, whose size is that of all processes together.
-        criterion: makes a batch's losses; the mean over its rows is minimised.
-        folder: for checkpoints and timings, of this run only; every process reads it.
-        layout: micro-batches, compiled blocks and so on: where and how fast, not what.
-        on_log: called with each new row of the log, together with its timing.
-        stop: called with all rows after each new one; a reason ends the run and brings back its last checkpoint.
+        criterion: computes a batch's losses, whose mean over rows is minimised; may end the run early.
 
     Raises:
         NonFiniteLossError: a loss or gradient was not finite; names the step and the ids of the rows.
         CheckpointError: the checkpoints in the folder are of another run.
-        ValueError: the source's batch size is not the configuration's, or layout or device do not fit it.
+        ValueError: the source's batch size is not the configuration's, or parallel or device do not fit it.
     """
+    config, device = criterion.config, run.device
     if source.batch_size != config.batch_size:
         raise ValueError(f"the source gives {source.batch_size} rows a step, the configuration {config.batch_size}")
     if config.precision == "bf16":
         check_bf16(device)
-    updater = Updater(model, criterion, config, seed, device, layout)
-    run = {"seed": seed, "config": config.model_dump(mode="json")}
-    with Writer(folder, config.keep_checkpoints, device) as writer, _repeatable(device), laid_out(model, layout):
-        keeper = _Keeper(folder, run, updater, writer)
-        step, rows = keeper.resume()
-        clock, window, stopped = Clock(folder, step), Window(), None
-        if stop and step == 0:
-            keeper.save(0, rows, clock)
-        for parts in _prepared(updater, source, range(step, config.steps), device):
-            window.add(updater.update(step, parts, writer.hold))
+    criterion.prepare(model, device)
+    train_step = TrainStep(model, criterion, run.seed, device, run.parallel)
+    identity = {"seed": run.seed, "config": config.model_dump(mode="json")}
+    writer = AsyncCheckpointWriter(run.folder, config.keep_checkpoints, device)
+    with writer, _deterministic(device), apply_compile_and_ac(model, run.parallel):
+        manager = _CheckpointManager(run.folder, identity, train_step, writer)
+        step, rows = manager.resume()
+        meter, averager, stopped = ThroughputMeter(run.folder, step), MetricAverager(), None
+        if criterion.may_stop and step == 0:
+            manager.save(0, rows, meter)
+        for parts in _prefetch_batches(train_step, source, range(step, config.steps), device):
+            averager.add(train_step.step(step, parts, writer.wait_for_copy))
             step += 1
             log_now = step % config.log_every == 0 or step == config.steps
-            if (log_now or device.type == "cpu") and (broken := updater.broken_step()) is not None:
-                raise updater.explain(broken, source)
+            if (log_now or device.type == "cpu") and (broken := train_step.nonfinite_step()) is not None:
+                raise train_step.nonfinite_error(broken, source)
             if not log_now:
                 continue
-            lap = clock.lap(step, window.steps * config.batch_size)
+            timing = meter.record(step, averager.steps * config.batch_size)
             rate = learning_rate(step - 1, config.steps, config.optimizer)
-            rows.append({"step": step, "learning_rate": rate} | window.take(updater.ranks.mean))
-            if on_log and updater.ranks.rank == 0:
-                on_log(rows[-1] | lap)
-            if stop and (stopped := stop(rows)):
+            rows.append({"step": step, "learning_rate": rate} | averager.compute(train_step.ranks.mean))
+            if run.on_log and train_step.ranks.rank == 0:
+                run.on_log(rows[-1] | timing)
+            if stopped := criterion.should_stop(rows):
                 break
             if step % config.checkpoint_every == 0 or step == config.steps:
-                keeper.save(step, rows, clock)
+                manager.save(step, rows, meter)
         if stopped:
             logger.warning("stopped at step %d: %s; going back to the last checkpoint", step, stopped)
-            step, _ = keeper.resume()
-    raw, averages = updater.state.model_tensors()
-    return TrainResult(step, rows, clock.laps, raw, raw | averages, stopped)
+            step, _ = manager.resume()
+    raw, averages = train_step.state.model_tensors()
+    return TrainResult(step, rows, meter.timings, raw, raw | averages, stopped)
 
 
 @contextlib.contextmanager
-def _repeatable(device: torch.device) -> Iterator[None]:
+def _deterministic(device: torch.device) -> Iterator[None]:
     """Leave the caller's random state alone, and make updates on a CPU repeatable to the bit.
 
     With several threads the backward of a gather otherwise adds in the order in which threads arrive, and two equal
@@ -127,7 +129,9 @@ def _repeatable(device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def _prepared(updater: Updater, source: Source, steps: range, device: torch.device) -> Iterable[Sequence[MicroBatch]]:
+def _prefetch_batches(
+    train_step: TrainStep, source: Source, steps: range, device: torch.device
+) -> Iterable[Sequence[MicroBatch]]:
     """Batch and draw of every step; for an accelerator they are made while it is busy with the step before.
 
     On a CPU a thread that uses torch brings OpenMP threads of its own, and the update then waits for cores: measured on
@@ -135,33 +139,33 @@ def _prepared(updater: Updater, source: Source, steps: range, device: torch.devi
     """
 
     def prepare(step: int) -> Sequence[MicroBatch]:
-        return updater.prepare(step, source)
+        return train_step.prepare(step, source)
 
-    return map(prepare, steps) if device.type == "cpu" else prefetched(prepare, steps)
+    return map(prepare, steps) if device.type == "cpu" else prefetch(prepare, steps)
 
 
 @dataclass(frozen=True)
-class _Keeper:
+class _CheckpointManager:
     """Checkpoints of one run: written by the first process, read by all."""
 
     folder: Path
     run: dict
-    updater: Updater
-    writer: Writer
+    train_step: TrainStep
+    writer: AsyncCheckpointWriter
 
-    def save(self, step: int, rows: list[dict], clock: Clock) -> None:
+    def save(self, step: int, rows: list[dict], meter: ThroughputMeter) -> None:
         """Saves the state after `step` updates."""
-        state = checkpoints.capture(step, self.updater.state, rows, self.run)
-        if self.updater.ranks.rank == 0:
+        state = checkpoints.capture(step, self.train_step.state, rows, self.run)
+        if self.train_step.ranks.rank == 0:
             self.writer.save(state)
-            clock.save()
+            meter.save()
 
     def resume(self) -> tuple[int, list[dict]]:
         """Brings back the newest sound checkpoint of this very run. Returns its step and log, or 0 and none."""
         self.writer.wait()
-        self.updater.ranks.gather(None)  # the others wait for the one that writes
+        self.train_step.ranks.gather(None)  # the others wait for the one that writes
         found = checkpoints.latest(self.folder)
-        steps = self.updater.ranks.gather(found and found.step)
+        steps = self.train_step.ranks.gather(found and found.step)
         if len(set(steps)) > 1:
             raise checkpoints.CheckpointError(
                 f"the processes find checkpoints of different steps in {self.folder}: {steps} (None: none); "
@@ -176,6 +180,6 @@ class _Keeper:
                 f"{self.folder} holds checkpoints of a run with another {', '.join(differing) or 'seed'}; "
                 "use a fresh folder, or the configuration and seed that it was started with"
             )
-        checkpoints.restore(found, self.updater.state)
+        checkpoints.restore(found, self.train_step.state)
         logger.info("going on from step %d in %s", found.step, self.folder)
         return found.step, list(found.rows)

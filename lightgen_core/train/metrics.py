@@ -11,7 +11,7 @@ from torch import Tensor
 from lightgen_core.model.atomic_folder import json_bytes, write_synced
 
 
-class Window:
+class MetricAverager:
     """Sums figures on the device over the steps of one log row; the host reads them once, at the end."""
 
     def __init__(self) -> None:
@@ -19,37 +19,37 @@ class Window:
         self._names: list[str] = []
         self._sums: Tensor | float = 0.0
 
-    def add(self, figures: dict[str, Tensor]) -> None:
+    def add(self, metrics: dict[str, Tensor]) -> None:
         """Adds one step's figures: scalars, the same names at every step."""
-        self._names, self.steps = list(figures), self.steps + 1
-        self._sums = self._sums + torch.stack(list(figures.values())).float()
+        self._names, self.steps = list(metrics), self.steps + 1
+        self._sums = self._sums + torch.stack(list(metrics.values())).float()
 
-    def take(self, over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    def compute(self, over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """The means since the last call, averaged by `over_processes`. Waits for the device."""
         means = over_processes(torch.as_tensor(self._sums / self.steps)).tolist()
         self.steps, self._sums = 0, 0.0
         return dict(zip(self._names, means, strict=True))
 
 
-class Clock:
+class ThroughputMeter:
     """Seconds and images per second of each log row, in `timings.json` beside the checkpoints."""
 
     def __init__(self, folder: Path, step: int):
         """Takes up the timings up to `step`, where the run goes on; what was lost in between is not counted."""
         self._path = Path(folder) / "timings.json"
         earlier = json.loads(self._path.read_bytes())["laps"] if self._path.exists() else []
-        self.laps: list[dict] = [lap for lap in earlier if lap["step"] <= step]
+        self.timings: list[dict] = [lap for lap in earlier if lap["step"] <= step]
         self._since = time.perf_counter()
 
-    def lap(self, step: int, images: int) -> dict:
+    def record(self, step: int, images: int) -> dict:
         """Ends a lap at `step`, `images` images after the last one. Returns its row."""
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
-        self.laps.append({"step": step, "seconds": seconds, "images_per_second": images / seconds})
-        return self.laps[-1]
+        self.timings.append({"step": step, "seconds": seconds, "images_per_second": images / seconds})
+        return self.timings[-1]
 
     def save(self) -> None:
         """Writes the timings; a kill leaves the old file or the new one."""
         partial = self._path.with_suffix(".partial")
-        write_synced(partial, json_bytes({"laps": self.laps}))
+        write_synced(partial, json_bytes({"laps": self.timings}))
         partial.replace(self._path)

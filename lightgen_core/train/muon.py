@@ -14,7 +14,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration that drives singular values towards one."""
 
 ITERATIONS = 5
-RMS = 0.2
+ADAMW_RMS = 0.2
 """Root mean square of an update at learning rate 1, about AdamW's: one rate then serves both (Liu et al. 2025)."""
 
 
@@ -69,17 +69,17 @@ class Muon(torch.optim.Optimizer):
         averages = [self.state[weight].setdefault("average", torch.zeros_like(weight)) for weight in weights]
         average = torch.stack(averages)
         average = torch.where(go > 0, average.lerp(gradients, 1 - self.momentum), average)
-        update = orthogonal(gradients.lerp(average, self.momentum))
-        scale = RMS * max(update.shape[1:]) ** 0.5
+        update = orthogonalize(gradients.lerp(average, self.momentum))
+        scale = ADAMW_RMS * max(update.shape[1:]) ** 0.5
         for weight, kept, mine, moved in zip(weights, averages, average, update, strict=True):
             kept.copy_(mine)
             weight.mul_(1 - go * lr * weight_decay).sub_(moved * (go * lr * scale))
 
 
-def orthogonal(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
+def orthogonalize(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
     """The nearest (semi-)orthogonal matrices, roughly: singular values end between 0.7 and 1.2."""
     if matrices.shape[1] > matrices.shape[2]:
-        return orthogonal(matrices.mT).mT
+        return orthogonalize(matrices.mT).mT
     a, b, c = NEWTON_SCHULZ
     norms = matrices.norm(dim=(1, 2), keepdim=True)
     matrices = (matrices / (norms + 1e-7)).bfloat16()  # rough is enough, and twice as fast

@@ -10,7 +10,7 @@ from lightgen_core.config import OptimizerConfig
 from lightgen_core.train.muon import Muon
 
 
-def decay_groups(module: nn.Module, weights: Mapping[str, Tensor], weight_decay: float) -> list[dict]:
+def param_groups(module: nn.Module, weights: Mapping[str, Tensor], weight_decay: float) -> list[dict]:
     """Splits trained weights, named as in the module, into AdamW groups: those of linear maps decay, others do not.
 
     Membership goes by the owning layer and not by the number of dimensions: a position table or a table of learned
@@ -30,7 +30,7 @@ def make_optimizer(module: nn.Module, weights: Mapping[str, Tensor], config: Opt
     Fused on CPU as well: one vectorised pass over each tensor instead of a dozen, and, like the GPU kernel, it can skip
     an update by a flag that never leaves the device (`found_inf`).
     """
-    groups = decay_groups(module, weights, config.weight_decay)
+    groups = param_groups(module, weights, config.weight_decay)
     if config.name == "muon":
         matrices, others = (group["params"] for group in groups)
         return Muon(matrices, others, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)

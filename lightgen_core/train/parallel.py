@@ -12,58 +12,58 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lightgen_core.config import Layout, LoopConfig
+from lightgen_core.config import LoopConfig, ParallelConfig
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process, `rank`, of `count` that train together."""
+class DistributedState:
+    """This process, `rank`, of `world_size` that train together."""
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
     @classmethod
-    def here(cls) -> "Ranks":
+    def current(cls) -> "DistributedState":
         """What torch.distributed says; one of one where it was not set up."""
         return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls()
 
     def rows(self, batch_size: int) -> range:
         """Rows of the global batch that this process trains on."""
-        share = batch_size // self.count
+        share = batch_size // self.world_size
         return range(self.rank * share, (self.rank + 1) * share)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over all processes, the same in each."""
-        if self.count > 1:
+        if self.world_size > 1:
             values = values.clone()
             dist.all_reduce(values)
-            values /= self.count
+            values /= self.world_size
         return values
 
     def gather(self, value: Any) -> list[Any]:
         """Every process's value, in order of rank: small plain objects, for what happens rarely."""
-        if self.count == 1:
+        if self.world_size == 1:
             return [value]
-        values: list[Any] = [None] * self.count
+        values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
 
-def check_layout(config: LoopConfig, layout: Layout, processes: int) -> None:
+def check_parallel(config: LoopConfig, parallel: ParallelConfig, processes: int) -> None:
     """Raises ValueError where a configuration cannot be trained by so many processes, or not in this way."""
     if config.batch_size % processes:
         raise ValueError(
             f"a batch of {config.batch_size} rows does not divide among {processes} processes; "
             "start a number of processes that divides batch_size"
         )
-    if processes > 1 and layout.parallel == "fsdp" and config.optimizer.name == "muon":
+    if processes > 1 and parallel.parallel == "fsdp" and config.optimizer.name == "muon":
         raise ValueError(
             "fsdp cuts matrices into shards, and Muon updates whole ones; set LIGHTGEN_TRAIN__PARALLEL=ddp, or "
             "optimizer.name=adamw in the recipe"
         )
 
 
-def spread(
+def parallelize(
     model: nn.Module, blocks: Iterable[nn.Module], parallel: Literal["ddp", "fsdp"], device: torch.device
 ) -> nn.Module:
     """The module to call in training. ddp wraps the model; fsdp shards it in place, block by block; alone it stays."""
@@ -95,12 +95,12 @@ def is_sharded(tensor: Tensor) -> bool:
     return isinstance(tensor, DTensor)
 
 
-def shard(tensor: Any) -> Tensor:
+def local_tensor(tensor: Any) -> Tensor:
     """The part of a tensor that this process holds: all of it, or under fsdp a view of its shard."""
     return tensor.to_local().detach() if is_sharded(tensor) else tensor
 
 
-def whole(part: Tensor, like: Any) -> Tensor | None:
+def full_tensor(part: Tensor, like: Any) -> Tensor | None:
     """The tensor of which every process holds a part, cut as `like` is: on the first process's host, else None.
 
     All processes must call it. A tensor that is not sharded is given back as it is, to every process.
@@ -115,7 +115,7 @@ def whole(part: Tensor, like: Any) -> Tensor | None:
     return joined.cpu() if dist.get_rank() == 0 else None
 
 
-def cut(tensor: Tensor, like: Any) -> Tensor:
+def distribute_like(tensor: Tensor, like: Any) -> Tensor:
     """A whole tensor on the device of `like`, and sharded as that is. Every process cuts its own, none is asked."""
     tensor = tensor.to(like.device)
     if not is_sharded(like):
@@ -125,12 +125,12 @@ def cut(tensor: Tensor, like: Any) -> Tensor:
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def whole_norm(tensors: Sequence[Tensor]) -> Tensor:
+def total_norm(tensors: Sequence[Tensor]) -> Tensor:
     """The norm of all tensors together, sharded or not, the same in every process."""
     norm: Any = nn.utils.get_total_norm(tensors)
     return norm.full_tensor() if is_sharded(norm) else norm
 
 
-def shards(module: nn.Module) -> Mapping[str, Tensor]:
+def local_parameters(module: nn.Module) -> Mapping[str, Tensor]:
     """By name, what this process holds of each trained weight. Call it once: under fsdp every call makes new views."""
-    return {name: shard(weight) for name, weight in module.named_parameters() if weight.requires_grad}
+    return {name: local_tensor(weight) for name, weight in module.named_parameters() if weight.requires_grad}

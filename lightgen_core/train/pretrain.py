@@ -1,78 +1,69 @@
-"""Pre-training: the student learns to denoise hidden tokens, given the visible ones and the text."""
+"""Pre-training: denoise masked tokens, given the visible ones and the text (paper, Eq. 3)."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
 
-from lightgen_core.config import Layout, TrainConfig
+from lightgen_core.config import TrainConfig
 from lightgen_core.data.batches import Batch, TokenSource
-from lightgen_core.diffusion.objectives import Objective, objective
-from lightgen_core.model.student import Student
-from lightgen_core.train.loop import TrainResult, fit
+from lightgen_core.diffusion.objectives import Objective, get_objective
+from lightgen_core.model.mar import Student
 from lightgen_core.train.losses import token_losses
-from lightgen_core.train.step_noise import Draw, draw
-from lightgen_core.train.train_step import ALONE, Losses
+from lightgen_core.train.step_noise import StepNoise
+from lightgen_core.train.train_step import LossOutput
 
 
 @dataclass(frozen=True)
-class Denoising:
-    """The head's loss on hidden tokens: an image's loss is the mean over its draws and hidden tokens."""
+class MaskedDenoisingCriterion:
+    """The head's loss at masked tokens, averaged over an image's tokens and noise samples."""
 
     grid: tuple[int, int]
     token_width: int
     objective: Objective
     config: TrainConfig
+    may_stop: ClassVar = False
     moments: bool = False
-    """Whether batches hold means and standard deviations: tokens are drawn from them anew at each step."""
+    """Whether batches hold means and standard deviations, from which each step samples tokens."""
 
-    def draw(self, images: tuple[int, int], generator: Generator) -> Draw:
-        """Masks, times, noises, latents and dropped captions of images start to stop of a step's batch."""
-        config, (height, width) = self.config, self.grid
-        return draw(
-            config.batch_size,
-            height * width,
-            self.token_width,
-            config.mask,
+    @classmethod
+    def create(cls, student: Student, source: TokenSource, config: TrainConfig) -> Self:
+        """Build the criterion that fits a student and its data."""
+        head = student.head
+        return cls(source.grid, head.token_width, get_objective(head.config.objective), config, source.moments)
+
+    def prepare(self, model: Student, device: torch.device) -> None:
+        """Put the model into training mode: dropout is active."""
+        model.train()
+
+    def sample_noise(self, images: tuple[int, int], generator: Generator) -> StepNoise:
+        """Sample the step noise of images start to stop of a step's batch."""
+        (height, width), dropout = self.grid, self.config.caption_dropout
+        return StepNoise.sample(
+            self.config,
+            (height * width, self.token_width),
             self.objective,
-            config.noise_samples_per_token,
-            config.caption_dropout,
             generator,
-            images,
-            self.moments,
+            images=images,
+            caption_dropout=dropout,
+            latent_noise=self.moments,
         )
 
-    def tokens(self, batch: Batch, draw: Draw) -> Tensor:
-        """The tokens to learn, (rows, tokens, token width): of a batch of moments mean + std * noise."""
+    def tokens(self, batch: Batch, step_noise: StepNoise) -> Tensor:
+        """Return the tokens to learn, (rows, tokens, token width); with moments mean + std * noise."""
         if batch.std is None:
             return batch.tokens
-        assert draw.latent_noise is not None, "a criterion without moments for a source that has them"
-        return batch.tokens + batch.std * draw.latent_noise
+        assert step_noise.latent_noise is not None, "a criterion without moments for a source that has them"
+        return batch.tokens + batch.std * step_noise.latent_noise
 
-    def losses(self, model: Student, batch: Batch, draw: Draw) -> Losses:
-        """Losses of the images, (rows,)."""
-        losses = token_losses(model, self.tokens(batch, draw), batch.text, batch.text_mask, self.grid, draw)
-        return Losses(losses.mean(dim=(0, 2)), {})
+    def losses(self, model: Student, batch: Batch, step_noise: StepNoise) -> LossOutput:
+        """Compute the losses of the images, (rows,)."""
+        tokens = self.tokens(batch, step_noise)
+        losses = token_losses(model, tokens, batch.text, batch.text_mask, self.grid, step_noise)
+        return LossOutput(losses.mean(dim=(0, 2)), {})
 
-
-def train(
-    student: Student,
-    source: TokenSource,
-    config: TrainConfig,
-    *,
-    seed: int,
-    folder: Path,
-    device: torch.device,
-    layout: Layout = ALONE,
-    on_log: Callable[[dict], None] | None = None,
-) -> TrainResult:
-    """Pre-trains a student in place; see `fit` for folder, resume, log and errors."""
-    criterion = Denoising(
-        source.grid, student.head.token_width, objective(student.head.config.objective), config, source.moments
-    )
-    student.train()
-    return fit(
-        student, source, criterion, config, seed=seed, folder=folder, device=device, layout=layout, on_log=on_log
-    )
+    def should_stop(self, rows: Sequence[dict]) -> str | None:
+        """Never stop early."""
+        return None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lightgen_core.config import LoopConfig
 from lightgen_core.train.ema import Ema
 from lightgen_core.train.optimizer import make_optimizer
-from lightgen_core.train.parallel import cut, shard, shards, whole
+from lightgen_core.train.parallel import distribute_like, full_tensor, local_parameters, local_tensor
 
 Tensors = dict[str, dict[str, Tensor]]
 """`model`, `ema` and `optimizer`, each by name; a moment's name is "<parameter>/exp_avg" and so on."""
@@ -23,11 +23,11 @@ class TrainingState:
     def __init__(self, module: nn.Module, config: LoopConfig):
         self.module = module
         self._parameters = dict(module.named_parameters())
-        self.weights = shards(module)
+        self.weights = local_parameters(module)
         self.optimizer = make_optimizer(module, self.weights, config.optimizer)
         self.ema = Ema(self.weights, config.ema_decay)
 
-    def take_gradients(self) -> None:
+    def sync_local_grads(self) -> None:
         """Give each held weight the gradient of its part; nothing to do but under fsdp."""
         for name, weight in self.weights.items():
             gradient = self._parameters[name].grad
@@ -45,15 +45,15 @@ class TrainingState:
         for name, weight in self.weights.items():
             for moment, value in self.optimizer.state.get(weight, {}).items():
                 sharded = value.shape == weight.shape
-                moments[f"{name}/{moment}"] = whole(value, self._parameters[name]) if sharded else value
+                moments[f"{name}/{moment}"] = full_tensor(value, self._parameters[name]) if sharded else value
         model, ema = self.model_tensors()
         return {"model": model, "ema": ema, "optimizer": _present(moments)}
 
     def model_tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The module's tensors and the averages of its weights, as `tensors` gives them."""
         averages = self.ema.state_dict().items()
-        model = {name: whole(shard(tensor), tensor) for name, tensor in self.module.state_dict().items()}
-        ema = {name: whole(average, self._parameters[name]) for name, average in averages}
+        model = {name: full_tensor(local_tensor(tensor), tensor) for name, tensor in self.module.state_dict().items()}
+        ema = {name: full_tensor(average, self._parameters[name]) for name, average in averages}
         return _present(model), _present(ema)
 
     @torch.no_grad()
@@ -64,14 +64,23 @@ class TrainingState:
             RuntimeError, KeyError: they are of a model of another shape.
         """
         own, parameters = self.module.state_dict(), self._parameters
-        model = {name: cut(tensor, own[name]) if name in own else tensor for name, tensor in tensors["model"].items()}
+        model = {
+            name: distribute_like(tensor, own[name]) if name in own else tensor
+            for name, tensor in tensors["model"].items()
+        }
         self.module.load_state_dict(model)
-        self.ema.load_state_dict({name: shard(cut(value, parameters[name])) for name, value in tensors["ema"].items()})
+        self.ema.load_state_dict(
+            {name: local_tensor(distribute_like(value, parameters[name])) for name, value in tensors["ema"].items()}
+        )
         self.optimizer.state.clear()
         for key, value in tensors["optimizer"].items():
             name, moment = key.rsplit("/", 1)
             parameter = parameters[name]
-            held = shard(cut(value, parameter)) if value.shape == parameter.shape else value.to(parameter.device)
+            held = (
+                local_tensor(distribute_like(value, parameter))
+                if value.shape == parameter.shape
+                else value.to(parameter.device)
+            )
             self.optimizer.state[self.weights[name]][moment] = held
 
 

@@ -11,16 +11,16 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from lightgen_core.config import Layout, LoopConfig
+from lightgen_core.config import LoopConfig, ParallelConfig
 from lightgen_core.model.mar import Mar
-from lightgen_core.seeds import seed_of
+from lightgen_core.seeds import derive_seed
 from lightgen_core.train.compile import blocks_of
 from lightgen_core.train.optimizer import learning_rate, set_learning_rate
-from lightgen_core.train.parallel import Ranks, check_layout, spread, whole_norm
+from lightgen_core.train.parallel import DistributedState, check_parallel, parallelize, total_norm
 from lightgen_core.train.state import TrainingState
-from lightgen_core.train.step_noise import Draw, step_generator
+from lightgen_core.train.step_noise import StepNoise, step_generator
 
-ALONE = Layout()
+SINGLE_PROCESS = ParallelConfig()
 """One process, whole batches, nothing compiled or recomputed."""
 
 
@@ -34,25 +34,43 @@ class Source(Protocol):
         ...
 
 
-class Losses(NamedTuple):
+class LossOutput(NamedTuple):
     """What a criterion gives for one batch.
 
     loss: (rows,), its mean is minimised; figures: by name, (rows,) each, without gradient, their means are logged.
     """
 
     loss: Tensor
-    figures: dict[str, Tensor]
+    metrics: dict[str, Tensor]
 
 
 class Criterion(Protocol):
-    """What is learned: the only thing in which pre-training and preference tuning differ."""
+    """The objective of a run: all in which pre-training and preference tuning differ."""
 
-    def draw(self, images: tuple[int, int], generator: Generator) -> Draw:
-        """All chance of a step, for rows start to stop of its batch."""
+    @property
+    def may_stop(self) -> bool:
+        """Whether `should_stop` may end a run, so that it needs a checkpoint before its first step."""
         ...
 
-    def losses(self, model: Any, batch: Any, draw: Draw) -> Losses:
-        """Losses of a batch at a draw. Called under autocast."""
+    @property
+    def config(self) -> LoopConfig:
+        """The run's configuration."""
+        ...
+
+    def prepare(self, model: Any, device: torch.device) -> None:
+        """Set the modes of the model, and move further models to the device."""
+        ...
+
+    def sample_noise(self, images: tuple[int, int], generator: Generator) -> StepNoise:
+        """Sample the step's randomness (mask, timesteps, noise, dropped captions) for rows [start, stop)."""
+        ...
+
+    def losses(self, model: Any, batch: Any, step_noise: StepNoise) -> LossOutput:
+        """Compute losses of a batch; called under autocast."""
+        ...
+
+    def should_stop(self, rows: Sequence[dict]) -> str | None:
+        """Return a reason to end the run and restore its last checkpoint, or None."""
         ...
 
 
@@ -67,83 +85,84 @@ class MicroBatch:
     first: place of the first row in the global batch; share: rows of this process that these are, 1 for all of them.
     """
 
-    first: int
-    share: float
+    row_offset: int
+    weight: float
     batch: Any
-    draw: Draw
+    step_noise: StepNoise
 
 
-class Updater:
+class TrainStep:
     """Makes updates of a model; each is a pure function of the state, the batch and (seed, step)."""
 
     def __init__(
         self,
         model: nn.Module,
         criterion: Criterion,
-        config: LoopConfig,
         seed: int,
         device: torch.device,
-        layout: Layout = ALONE,
+        parallel: ParallelConfig = SINGLE_PROCESS,
     ):
         """Moves the model to the device, and spreads it over the processes that torch.distributed knows of."""
-        self.ranks, self.config = Ranks.here(), config
-        check_layout(config, layout, self.ranks.count)
+        self.ranks, self.config = DistributedState.current(), criterion.config
+        check_parallel(self.config, parallel, self.ranks.world_size)
         self._padding_counts = any(isinstance(m, Mar) and m.config.attend_to_padding for m in model.modules())
-        self._called = spread(model.to(device), blocks_of(model), layout.parallel, device)
-        self.state = TrainingState(model, config)
-        self._criterion, self._seed, self._device, self._layout = criterion, seed, device, layout
-        self._broken_at = torch.full((), -1, device=device)
+        self._called = parallelize(model.to(device), blocks_of(model), parallel.parallel, device)
+        self.state = TrainingState(model, self.config)
+        self._criterion, self._seed, self._device, self._parallel = criterion, seed, device, parallel
+        self._nonfinite_at = torch.full((), -1, device=device)
 
     def prepare(self, step: int, source: Source) -> list[MicroBatch]:
         """What this process trains on in a step. Touches no state, so a thread can do it ahead of time."""
         mine = self.ranks.rows(self.config.batch_size)
-        draw = self._criterion.draw((mine.start, mine.stop), step_generator(self._seed, step))
+        step_noise = self._criterion.sample_noise((mine.start, mine.stop), step_generator(self._seed, step))
         if self._device.type == "cuda":
-            draw = draw.pin_memory()
-        draw = draw.to(self._device, non_blocking=True)
+            step_noise = step_noise.pin_memory()
+        step_noise = step_noise.to(self._device, non_blocking=True)
         return [
             MicroBatch(
                 part.start,
                 len(part) / len(mine),
                 self._rows(source, step, part).to(self._device),
-                draw.rows(part.start - mine.start, part.stop - mine.start) if len(part) < len(mine) else draw,
+                step_noise.rows(part.start - mine.start, part.stop - mine.start)
+                if len(part) < len(mine)
+                else step_noise,
             )
-            for part in _parts(mine, self._layout.micro_batch or len(mine))
+            for part in _parts(mine, self._parallel.micro_batch or len(mine))
         ]
 
-    def update(
+    def step(
         self, step: int, parts: Sequence[MicroBatch], before_change: Callable[[], None] = lambda: None
     ) -> dict[str, Tensor]:
         """Update number `step` (from 0). Returns what is logged: scalars on the device, of this process's rows.
 
         Nothing here waits for the device. A non-finite loss or gradient raises a flag there that makes the optimizer
-        skip this update and all later ones; `broken_step` reads it when the host has to wait anyway. Every process
+        skip this update and all later ones; `nonfinite_step` reads it when the host has to wait anyway. Every process
         raises the same flag: a loss that is not finite makes its gradients so, and all processes share those.
 
         before_change: called when the gradients are there, before any weight changes.
         """
         optimizer = self.state.optimizer
         set_learning_rate(optimizer, learning_rate(step, self.config.steps, self.config.optimizer))
-        figures = self._backward(step, parts)
-        norm = whole_norm([weight.grad for weight in self.state.module.parameters() if weight.grad is not None])
-        self._broken_at = torch.where(torch.isfinite(norm) | (self._broken_at >= 0), self._broken_at, step)
+        metrics = self._backward(step, parts)
+        norm = total_norm([weight.grad for weight in self.state.module.parameters() if weight.grad is not None])
+        self._nonfinite_at = torch.where(torch.isfinite(norm) | (self._nonfinite_at >= 0), self._nonfinite_at, step)
         before_change()
         # The fused kernel's two inputs that GradScaler also sets: it divides gradients by one, the other makes it skip.
         vars(optimizer)["grad_scale"] = (norm / self.config.optimizer.max_grad_norm).clamp(min=1.0)
-        vars(optimizer)["found_inf"] = (self._broken_at >= 0).float()
+        vars(optimizer)["found_inf"] = (self._nonfinite_at >= 0).float()
         optimizer.step()
         self.state.drop_gradients()
         self.state.ema.update(step)
-        loss = figures.pop("loss")
-        return {"loss": loss, "gradient_norm": norm} | figures
+        loss = metrics.pop("loss")
+        return {"loss": loss, "gradient_norm": norm} | metrics
 
-    def broken_step(self) -> int | None:
+    def nonfinite_step(self) -> int | None:
         """The step that was not finite, if one was: the same in every process. Waits for the device."""
-        step = int(self._broken_at)
+        step = int(self._nonfinite_at)
         return None if step < 0 else step
 
     @torch.no_grad()
-    def explain(self, step: int, source: Source) -> NonFiniteLossError:
+    def nonfinite_error(self, step: int, source: Source) -> NonFiniteLossError:
         """The error for a broken step, naming the rows that broke it: found by repeating it with the same weights.
 
         All processes must call it; each looks at its own rows, and all get the same error.
@@ -171,15 +190,15 @@ class Updater:
         Raises:
             ValueError: the student reads padding, and how much there is would tell how the batch was cut.
         """
-        batch, layout = source.batch(step, part.start, part.stop), self._layout
-        if layout.compile and (missing := -batch.text.shape[1] % layout.pad_text_to_multiple_of):
+        batch, parallel = source.batch(step, part.start, part.stop), self._parallel
+        if parallel.compile and (missing := -batch.text.shape[1] % parallel.pad_text_to_multiple_of):
             text, mask = functional.pad(batch.text, (0, 0, 0, missing)), functional.pad(batch.text_mask, (0, missing))
             batch = replace(batch, text=text, text_mask=mask)
-        cut = layout.compile or len(part) < self.config.batch_size
-        if cut and self._padding_counts and not batch.text_mask.all():
+        distribute_like = parallel.compile or len(part) < self.config.batch_size
+        if distribute_like and self._padding_counts and not batch.text_mask.all():
             raise ValueError(
                 "a student with attend_to_padding trains in micro-batches, in several processes or compiled only on "
-                "texts stored in one length (tokens.pad_text), a multiple of LIGHTGEN_TRAIN__WORD_MULTIPLE"
+                "texts stored in one length (tokens.pad_text), a multiple of LIGHTGEN_TRAIN__PAD_TEXT_TO_MULTIPLE_OF"
             )
         return batch
 
@@ -190,24 +209,24 @@ class Updater:
             ddp = isinstance(self._called, DistributedDataParallel) and part is not parts[-1]
             with self._called.no_sync() if ddp else contextlib.nullcontext():  # type: ignore[operator]
                 losses = self._losses(step, part, self._called)
-                loss = losses.loss.mean() * part.share
+                loss = losses.loss.mean() * part.weight
                 # Times a NaN where it is not finite, so that no gradient stays finite, here or in another process.
                 (loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)).backward()
-            for name, value in {"loss": loss.detach(), **_means(losses.figures, part.share)}.items():
+            for name, value in {"loss": loss.detach(), **_means(losses.metrics, part.weight)}.items():
                 means[name] = means[name] + value if name in means else value
-        self.state.take_gradients()
+        self.state.sync_local_grads()
         return means
 
-    def _losses(self, step: int, part: MicroBatch, model: nn.Module) -> Losses:
+    def _losses(self, step: int, part: MicroBatch, model: nn.Module) -> LossOutput:
         """Dropout follows from (seed, step, first row): the same rows have the same, in whatever process they are."""
-        torch.manual_seed(seed_of(self._seed, "dropout", step, *([part.first] if part.first else [])))
+        torch.manual_seed(derive_seed(self._seed, "dropout", step, *([part.row_offset] if part.row_offset else [])))
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            return self._criterion.losses(model, part.batch, part.draw)
+            return self._criterion.losses(model, part.batch, part.step_noise)
 
 
 def _parts(rows: range, size: int) -> Iterator[range]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def _means(figures: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    return {name: value.mean() * share for name, value in figures.items()}
+def _means(metrics: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
+    return {name: value.mean() * weight for name, value in metrics.items()}

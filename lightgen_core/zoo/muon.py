@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from lightgen_core.train.muon import orthogonal
+from lightgen_core.train.muon import orthogonalize
 
 
 class KernelMuon(torch.optim.Optimizer):
@@ -27,7 +27,7 @@ class KernelMuon(torch.optim.Optimizer):
                 average = self.state[weight].setdefault("average", torch.zeros_like(weight))
                 average.lerp_(weight.grad, 1 - group["momentum"])
                 matrix = weight.grad.lerp(average, group["momentum"]).flatten(1)
-                update = orthogonal(matrix[None])[0].view(weight.shape)
+                update = orthogonalize(matrix[None])[0].view(weight.shape)
                 # Rows of a tall matrix would otherwise move less than those of a wide one.
                 step = group["lr"] * max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
                 weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-step)

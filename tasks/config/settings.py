@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from lightgen_core.config import Layout
+from lightgen_core.config import ParallelConfig
 
 
 class SettingsMistake(ValueError):
@@ -67,8 +67,8 @@ class Settings(BaseSettings):
     tracking_folder: str | None = Field(
         None, description="TensorBoard's files; none: `tracking` in a local store, for a remote one in `scratch`"
     )
-    train: Layout = Field(
-        default_factory=Layout,
+    train: ParallelConfig = Field(
+        default_factory=ParallelConfig,
         description="how training is laid out: LIGHTGEN_TRAIN__PROCESSES=2, LIGHTGEN_TRAIN__PARALLEL=fsdp and so on",
     )
     llm_url: str = Field("http://localhost:8000/v1", description="address of the language model that writes captions")
@@ -102,7 +102,7 @@ def _explain(error: SettingsError | ValidationError) -> str:
     lines = []
     for fault in error.errors():
         path = [part for part in fault["loc"] if isinstance(part, str)]
-        name, new = "__".join(path).upper(), Layout.renamed.get(path[-1])
+        name, new = "__".join(path).upper(), ParallelConfig.renamed.get(path[-1])
         what = f"it is now called {new.upper()}" if new else fault["msg"][:1].lower() + fault["msg"][1:]
         lines.append(f"LIGHTGEN_{name}: found {fault['input']!r}; {what}")
     return "\n".join(lines)

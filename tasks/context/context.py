@@ -24,7 +24,7 @@ from tasks.context.shards import Shard
 if TYPE_CHECKING:
     import torch
 
-    from lightgen_core.sampling.token_sampler import Acceleration
+    from lightgen_core.sampling.token_sampler import HeadCompileConfig
     from tasks.executors.worker import Maker
 
 log = logging.getLogger("lightgen")
@@ -86,11 +86,11 @@ class Job:
 
         return pick_device(self.settings.device, self.settings.threads)
 
-    def acceleration(self) -> "Acceleration":
+    def acceleration(self) -> "HeadCompileConfig":
         """Return how a student's head is run where images are sampled."""
-        from lightgen_core.sampling.token_sampler import Acceleration
+        from lightgen_core.sampling.token_sampler import HeadCompileConfig
 
-        return Acceleration(self.settings.compile_head, self.settings.cuda_graphs)
+        return HeadCompileConfig(self.settings.compile_head, self.settings.cuda_graphs)
 
     def each(self, shards: Sequence[Shard], maker: "Callable[..., Maker]", *inputs: Any) -> None:
         """Have those shards made that no earlier run has finished: here, by other processes or on a Ray cluster.

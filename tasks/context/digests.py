@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from lightgen_core.encoders.model_ref import ModelNotFound, parse
+from lightgen_core.encoders.model_ref import ModelNotFound, parse_model_ref
 from storage.hash_cache import digest_of, sha256_of
 
 WEIGHTS = "*.safetensors"
@@ -46,7 +46,7 @@ def weights_digest(reference: str) -> str | None:
     Raises:
         ModelNotFound: a folder without weights, or nothing at a path.
     """
-    path = parse(reference).path
+    path = parse_model_ref(reference).path
     if path is None:
         return None
     if path.is_file():
