@@ -5,7 +5,7 @@ from flows.load import UserError
 from lightgen_core.encoders.model_ref import ModelNotFound
 from lightgen_core.evaluation.prompt import PromptFileError
 from storage.store import StoreError
-from tasks.config.settings import SettingsMistake
+from tasks.config.settings import InvalidSettings
 from tasks.context.digests import ContentNotFound
 
-MISTAKES = (UserError, SettingsMistake, StoreError, ModelNotFound, ContentNotFound, PromptFileError, UnknownSize)
+MISTAKES = (UserError, InvalidSettings, StoreError, ModelNotFound, ContentNotFound, PromptFileError, UnknownSize)

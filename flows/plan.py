@@ -41,7 +41,7 @@ class Planner:
         if found.state != "missing":
             return found.why
         inputs = tuple(self.artifacts[given] for given in self.inputs[name])
-        return self._stages[name].why_missing(self.recipe, inputs, self.artifacts[name])
+        return self._stages[name].explain_missing(self.recipe, inputs, self.artifacts[name])
 
     @property
     def found(self) -> dict[str, tuple[Artifact, Check]]:

@@ -20,7 +20,7 @@ from flows.operations.run_name import run_name
 from flows.plan import plan
 from flows.request import Request, understand
 from flows.runner import Runner
-from tasks.context.scratch import in_use
+from tasks.context.scratch import shared_store_lock
 
 log = logging.getLogger("lightgen")
 
@@ -74,7 +74,7 @@ def _run(request: Request, started: float) -> dict[str, Any]:
     chosen = ", ".join(stage for stage in NAMES if stage in request.selection.chosen)
     log.info("%s: %s; store %s", name, chosen, place.uri)
     tell_if_killed()
-    with ended_if_unwanted(), in_use(place, request.settings):
+    with ended_if_unwanted(), shared_store_lock(place, request.settings):
         distill(runner)
     outcome = plan(request.recipe, place)
     result = {

@@ -21,9 +21,9 @@ from storage.artifact import Artifact
 from storage.store import Store
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
-from tasks.context.progress import each_of
+from tasks.context.progress import fan_out
 from tasks.stage import Stage
-from tasks.tracking.report import tracked
+from tasks.tracking.report import track_stage
 
 
 def _flow_run_began() -> datetime:
@@ -55,7 +55,7 @@ class Runner:
 
         @task(
             name=stage.name,
-            description=stage.purpose,
+            description=stage.description,
             task_run_name=f"{stage.name} {artifact.key[:8]}",
             cache_policy=NO_CACHE,
             persist_result=False,
@@ -87,18 +87,18 @@ class Runner:
     def _make(self, stage: Stage, inputs: tuple[Artifact, ...], artifact: Artifact) -> State[None]:
         """Make a stage while its page in the UI shows how far it is; return the state of its task run."""
         run = {"flow_run_id": UUID(runtime.flow_run.id), "task_run_id": UUID(runtime.task_run.id)}
-        with Live(stage.name, artifact.uri, page_key(self.recipe.name, stage.name), stage.purpose, **run) as live:
+        with Live(stage.name, artifact.uri, page_key(self.recipe.name, stage.name), stage.description, **run) as live:
             device = device_slot(self.settings.device_limit)
             remake_before = self.began if stage.name in self.selection.refresh else None
-            with tracked(self.recipe, self.settings, stage, artifact) as tracking:
-                watch = each_of(live.heard, tracking)
-                ran = stage.make(
+            with track_stage(self.recipe, self.settings, stage, artifact) as tracking:
+                watch = fan_out(live.heard, tracking)
+                ran = stage.run(
                     self.recipe,
                     self.settings,
                     inputs,
                     artifact,
                     remake_before=remake_before,
-                    watch=watch,
+                    on_progress=watch,
                     device=device,
                 )
             if ran:

@@ -16,7 +16,7 @@ from storage.artifact import Artifact, DamagedArtifact
 from storage.plural import counted
 from storage.store import Store
 from tasks.config.settings import Settings
-from tasks.context.scratch import unused
+from tasks.context.scratch import try_exclusive_store_lock
 
 
 @click.group("store")
@@ -169,7 +169,7 @@ def gc(
     plans = [plan(load_recipe(recipe, overrides), place) for recipe in recipes]
     needed = {artifact.path for planner in plans for artifact in planner.artifacts.values()}
     freed = 0
-    with unused(place, settings) as alone:
+    with try_exclusive_store_lock(place, settings) as alone:
         if delete and not alone:
             raise UserError(
                 f"a run of this machine is at work in {place.uri}, and may need what would go: nothing was deleted.\n"

@@ -103,8 +103,8 @@ def _evaluation(made: Made) -> list[str]:
     return [*_grid("the same captions, drawn by each", rows), *scores_told(scores)]
 
 
-def _given(made: Made) -> report_data.Inputs:
-    return report_data.Inputs({each.stage: each for each in (*made.inputs, made.artifact)}, made.recipe)
+def _given(made: Made) -> report_data.RunArtifacts:
+    return report_data.RunArtifacts({each.stage: each for each in (*made.inputs, made.artifact)}, made.recipe)
 
 
 def _curves(curves: Iterable[Curve]) -> list[str]:

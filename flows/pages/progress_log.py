@@ -21,8 +21,8 @@ class Heard:
 
     def __call__(self, progress: Progress) -> None:
         """Take in how far the stage is; returns at once."""
-        if progress.figures:
-            self.steps.append((progress.done, progress.figures))
+        if progress.metrics:
+            self.steps.append((progress.done, progress.metrics))
         self.news = time.monotonic(), progress  # last: it is what the other thread looks for
         self.first = self.first or self.news
 
