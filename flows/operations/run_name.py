@@ -1,4 +1,4 @@
-"""How a flow run is called in the Prefect UI: after its recipe and the key of what it ends with."""
+"""Name of a flow run in the Prefect UI, from its recipe and last key."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +15,11 @@ from storage.store import Store
 from tasks.config.settings import Settings
 
 SHORT = 8
-"""Digits of a key that are shown: enough to tell runs apart, and to find the artifact by."""
+"""Digits of a key that are shown, enough to tell runs apart and to find the artifact."""
 
 
 def run_name() -> str:
-    """Return the name of the flow run that begins, for Prefect."""
+    """Return the name of the starting flow run."""
     context = FlowRunContext.get()
     assert context is not None and context.parameters is not None, "Prefect asks within the run"
     return name_of(**context.parameters)
