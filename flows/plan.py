@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flows.distill import distill
-from flows.load import UserError
+from flows.errors import UserError
 from flows.selection import Selection
 from storage.artifact import Artifact, Check
 from storage.store import Store
@@ -35,16 +35,16 @@ class Planner:
             self._checks[name] = self.artifacts[name].check()
         return self._checks[name]
 
-    def why(self, name: str) -> str:
+    def explain(self, name: str) -> str:
         """Say of a stage's artifact why it is as it is; of one that is missing, what is unlike the nearest there is."""
         found = self.check(name)
         if found.state != "missing":
             return found.why
         inputs = tuple(self.artifacts[given] for given in self.inputs[name])
-        return self._stages[name].why_missing(self.recipe, inputs, self.artifacts[name])
+        return self._stages[name].explain_missing(self.recipe, inputs, self.artifacts[name])
 
     @property
-    def found(self) -> dict[str, tuple[Artifact, Check]]:
+    def statuses(self) -> dict[str, tuple[Artifact, Check]]:
         """Every artifact, and what is at its place."""
         return {name: (artifact, self.check(name)) for name, artifact in self.artifacts.items()}
 
@@ -87,7 +87,7 @@ def require_inputs(planner: Planner, selection: Selection) -> None:
             if state.state != "done":
                 raise UserError(
                     f"{name} needs {needed} {given.key}, which is {state.state} in {planner.store.uri} "
-                    f"({planner.why(needed)}).\n"
+                    f"({planner.explain(needed)}).\n"
                     f"Run it first, with the same --set and --store: lightgen run {planner.recipe.name} --until "
                     f"{needed}; or drop --only and --from."
                 )

@@ -11,7 +11,7 @@ from flows.selection import Selection, select
 from storage.store import Store
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
-from tasks.executors.select import check as check_engine
+from tasks.executors.select import require_engine
 from tasks.tracking.trackers import require_trackers
 
 
@@ -30,7 +30,7 @@ class Request:
         return any(stage.on_device(self.recipe) for stage in STAGES if stage.name in self.selection.chosen)
 
 
-def understand(
+def validate_request(
     recipe: str,
     store: str | None = None,
     overrides: Mapping[str, Any] | Sequence[str] | None = None,
@@ -47,6 +47,6 @@ def understand(
     selection, settings = select(only, from_stage, until, refresh), Settings()
     require_trackers(settings.trackers)
     loaded, place = load_recipe(recipe, overrides), Store(store or settings.store)
-    check_engine(settings, place)
+    require_engine(settings, place)
     require_inputs(plan(loaded, place), selection)
     return Request(loaded, settings, place, selection)

@@ -10,17 +10,17 @@ from prefect.states import Cancelled, Failed, State
 
 from flows.distill import NAMES, distill
 from flows.environment import log_to_prefect
-from flows.errors import MISTAKES
-from flows.operations.cancellation import Unwanted, ended_if_unwanted
-from flows.operations.crash_detection import tell_if_killed
+from flows.errors import USER_ERRORS, StageFailed
+from flows.operations.cancellation import RunCancelled, cancel_if_requested
+from flows.operations.crash_detection import track_crashes
 from flows.operations.device_limit import require_device_limit
 from flows.operations.form import Overrides, RecipeName, StageName, StageNames, StoreAddress
-from flows.operations.retries import StageFailed, without_traceback
+from flows.operations.retries import without_traceback
 from flows.operations.run_name import run_name
 from flows.plan import plan
-from flows.request import Request, understand
+from flows.request import Request, validate_request
 from flows.runner import Runner
-from tasks.context.scratch import in_use
+from tasks.context.scratch import shared_store_lock
 
 log = logging.getLogger("lightgen")
 
@@ -59,10 +59,10 @@ def run(
     log_to_prefect()
     logging.getLogger("prefect.flow_runs").addFilter(without_traceback)
     try:
-        return _run(understand(recipe, store, overrides, only, from_stage, until, refresh), started)
-    except (*MISTAKES, StageFailed) as error:
+        return _run(validate_request(recipe, store, overrides, only, from_stage, until, refresh), started)
+    except (*USER_ERRORS, StageFailed) as error:
         return told(Failed, error)
-    except Unwanted as error:
+    except RunCancelled as error:
         return told(Cancelled, error)
 
 
@@ -73,8 +73,8 @@ def _run(request: Request, started: float) -> dict[str, Any]:
     runner = Runner(request.recipe, request.settings, place, request.selection)
     chosen = ", ".join(stage for stage in NAMES if stage in request.selection.chosen)
     log.info("%s: %s; store %s", name, chosen, place.uri)
-    tell_if_killed()
-    with ended_if_unwanted(), in_use(place, request.settings):
+    track_crashes()
+    with cancel_if_requested(), shared_store_lock(place, request.settings):
         distill(runner)
     outcome = plan(request.recipe, place)
     result = {

@@ -12,18 +12,19 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, State
 from prefect.tasks import exponential_backoff
 
+from flows.errors import StageFailed
 from flows.operations.device_limit import device_slot
-from flows.operations.retries import StageFailed, in_words, may_pass
-from flows.pages.live import Live, page_key
-from flows.pages.progress_log import Made
+from flows.operations.retries import fail_with_message, should_retry
+from flows.pages.live import StagePage, page_key
+from flows.pages.progress_log import StageResult
 from flows.selection import Selection
 from storage.artifact import Artifact
 from storage.store import Store
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
-from tasks.context.progress import each_of
+from tasks.context.progress import fan_out
 from tasks.stage import Stage
-from tasks.tracking.report import tracked
+from tasks.tracking.report import track_stage
 
 
 def _flow_run_began() -> datetime:
@@ -55,15 +56,15 @@ class Runner:
 
         @task(
             name=stage.name,
-            description=stage.purpose,
+            description=stage.description,
             task_run_name=f"{stage.name} {artifact.key[:8]}",
             cache_policy=NO_CACHE,
             persist_result=False,
             retries=self.settings.retries,
             retry_delay_seconds=exponential_backoff(self.settings.retry_seconds),
-            retry_condition_fn=may_pass,
+            retry_condition_fn=should_retry,
         )
-        @in_words
+        @fail_with_message
         def run_stage() -> State[None]:
             return self._make(stage, inputs, artifact)
 
@@ -87,22 +88,24 @@ class Runner:
     def _make(self, stage: Stage, inputs: tuple[Artifact, ...], artifact: Artifact) -> State[None]:
         """Make a stage while its page in the UI shows how far it is; return the state of its task run."""
         run = {"flow_run_id": UUID(runtime.flow_run.id), "task_run_id": UUID(runtime.task_run.id)}
-        with Live(stage.name, artifact.uri, page_key(self.recipe.name, stage.name), stage.purpose, **run) as live:
+        with StagePage(
+            stage.name, artifact.uri, page_key(self.recipe.name, stage.name), stage.description, **run
+        ) as live:
             device = device_slot(self.settings.device_limit)
             remake_before = self.began if stage.name in self.selection.refresh else None
-            with tracked(self.recipe, self.settings, stage, artifact) as tracking:
-                watch = each_of(live.heard, tracking)
-                ran = stage.make(
+            with track_stage(self.recipe, self.settings, stage, artifact) as tracking:
+                watch = fan_out(live.heard, tracking)
+                ran = stage.run(
                     self.recipe,
                     self.settings,
                     inputs,
                     artifact,
                     remake_before=remake_before,
-                    watch=watch,
+                    on_progress=watch,
                     device=device,
                 )
             if ran:
-                live.done(Made(artifact, inputs, self.recipe))
+                live.done(StageResult(artifact, inputs, self.recipe))
         manifest = artifact.manifest()
         if ran:
             seconds = manifest.timings["seconds"]

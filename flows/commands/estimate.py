@@ -11,7 +11,7 @@ from flows.commands.known_models import known
 from flows.commands.sizes import Size, embedding_width, picture_size, token_sizes
 from flows.did_you_mean import did_you_mean
 from flows.distill import NAMES
-from flows.load import UserError
+from flows.errors import UserError
 from lightgen_core.config import LoopConfig
 from lightgen_core.encoders.model_ref import parse_model_ref
 from lightgen_core.model.flops import (
@@ -247,7 +247,7 @@ def estimate(recipe: Recipe, rates: Rates, words: int | None = None) -> dict[str
         words: text tokens of a caption on average; default: the maximum, `tokens.max_text_tokens`.
 
     Raises:
-        UnknownSize: the size of a component is unknown until it is downloaded.
+        UnknownModelSize: the size of a component is unknown until it is downloaded.
     """
     estimator = Estimator(recipe, min(words or recipe.tokens.max_text_tokens, recipe.tokens.max_text_tokens))
     rows = [_row(name, getattr(estimator, name)(), rates) for name in NAMES]

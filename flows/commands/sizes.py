@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands.known_models import known
+from flows.errors import UnknownModelSize
 from lightgen_core.encoders.model_ref import parse_model_ref
 from tasks.config.recipe import Recipe
 
@@ -58,21 +59,17 @@ def codec_stride(reference: str) -> int:
     """Return the codec's stride, px per latent, from its configuration or the known models.
 
     Raises:
-        UnknownSize: the codec is in neither.
+        UnknownModelSize: the codec is in neither.
     """
     config = _config(reference, "config.json")
     if stages := config.get("block_out_channels") or config.get("encoder_block_out_channels"):
         return 2 ** (len(stages) - 1)
     if (about := known(parse_model_ref(reference))) and about.stride:
         return about.stride
-    raise UnknownSize(
+    raise UnknownModelSize(
         f"the stride of {reference} is not known before it is here; download it first, for example with "
         f"`hf download {parse_model_ref(reference).repository}`"
     )
-
-
-class UnknownSize(ValueError):
-    """A size depends on a model that is not on this machine."""
 
 
 def embedding_width(reference: str) -> int | None:

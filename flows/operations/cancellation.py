@@ -30,16 +30,16 @@ PATIENCE = 6
 MESSAGE = "the run was cancelled or deleted in the Prefect UI; what is finished is kept"
 
 
-class Unwanted(Exception):
+class RunCancelled(Exception):
     """The run was cancelled or deleted while it worked."""
 
 
 @contextmanager
-def ended_if_unwanted() -> Iterator[None]:
+def cancel_if_requested() -> Iterator[None]:
     """End a flow's body once its run is cancelled or deleted.
 
     Raises:
-        Unwanted: the run was cancelled or deleted.
+        RunCancelled: the run was cancelled or deleted.
     """
     context = FlowRunContext.get()
     assert context is not None and context.flow_run is not None
@@ -67,7 +67,7 @@ def ended_if_unwanted() -> Iterator[None]:
     except TerminationSignal as error:
         if not found.is_set():
             raise
-        raise Unwanted(MESSAGE) from error
+        raise RunCancelled(MESSAGE) from error
     finally:
         over.set()
 

@@ -46,7 +46,7 @@ _held: list[IO[str]] = []
 """Locked files, held until the process exits, when the run's last state has been sent."""
 
 
-def tell_if_killed() -> None:
+def track_crashes() -> None:
     """Register this run for crash detection and mark earlier killed runs as crashed."""
     context = FlowRunContext.get()
     assert context is not None and context.flow_run is not None

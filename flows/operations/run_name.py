@@ -7,7 +7,7 @@ from typing import Any
 from prefect.context import FlowRunContext
 
 from flows.distill import NAMES
-from flows.errors import MISTAKES
+from flows.errors import USER_ERRORS
 from flows.load import load_recipe
 from flows.plan import plan
 from flows.selection import select
@@ -42,7 +42,7 @@ def name_of(
         chosen = select(only, from_stage, until, refresh).chosen
         loaded = load_recipe(recipe, overrides)
         artifacts = plan(loaded, Store(store or Settings().store)).artifacts
-    except MISTAKES:
+    except USER_ERRORS:
         return Path(recipe).stem
     last = max(chosen, key=NAMES.index)
     whole = last == NAMES[-1]

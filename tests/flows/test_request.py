@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from flows.cli import cli
-from flows.errors import MISTAKES
+from flows.errors import USER_ERRORS
 from flows.pages import run_page
 from flows.plan import plan
-from flows.request import understand
+from flows.request import validate_request
 from flows.run import run
 
 
@@ -32,17 +32,20 @@ def test_the_flow_refuses_all_that_the_command_line_refuses(monkeypatch, setting
     refused = CliRunner().invoke(cli, ["run", "smoke", "--store", "memory://request", *options]).exception
     monkeypatch.setattr("flows.run.log_to_prefect", lambda: None)
     state = run.fn("smoke", "memory://request", **asked)
-    assert isinstance(refused, MISTAKES) and said in str(refused)
+    assert isinstance(refused, USER_ERRORS) and said in str(refused)
     assert (state.type, state.message) == ("FAILED", str(refused))
 
 
 def test_a_run_is_on_the_device_if_one_of_its_stages_is(tmp_path):
     store = str(tmp_path)
-    assert [understand("smoke", store, until=last).on_device for last in ("captions", "embeddings")] == [False, True]
+    assert [validate_request("smoke", store, until=last).on_device for last in ("captions", "embeddings")] == [
+        False,
+        True,
+    ]
 
 
 def test_an_undrawable_page_costs_a_finished_run_only_a_line(monkeypatch, tmp_path, caplog):
-    request = understand("smoke", str(tmp_path))
+    request = validate_request("smoke", str(tmp_path))
     result = {"recipe": "smoke", "stages": [{"stage": "captions", "state": "ran"}], "seconds": 1.0, "report": None}
     monkeypatch.setattr(run_page, "runtime", SimpleNamespace(flow_run=SimpleNamespace(id=str(uuid4()))))
     monkeypatch.setattr(run_page, "_pages", lambda *_: {})

@@ -65,7 +65,7 @@ def fitted(
     if kind == "dpo":
         source = UntilStep(PairSource([data / "pairs.parquet"], **reading), until)
         return train(student, source, DPO, reference=copy.deepcopy(student), **place)
-    optimizer = OptimizerConfig(learning_rate=3e-3, warmup_steps=2, kind="muon" if kind == "muon" else "adamw")
+    optimizer = OptimizerConfig(learning_rate=3e-3, warmup_steps=2, name="muon" if kind == "muon" else "adamw")
     source = UntilStep(TokenSource([data / "tokens.parquet"], **reading), until)
     return train(student, source, tiny_training(optimizer=optimizer), **place)
 

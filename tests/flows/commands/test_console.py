@@ -11,7 +11,8 @@ from flows import cli as command_line
 from flows.cli import cli, main
 from flows.commands.console import describe_checks, describe_estimate, describe_plan
 from flows.commands.estimate import Rates, estimate
-from flows.load import UserError, load_recipe
+from flows.errors import UserError
+from flows.load import load_recipe
 from storage.artifact import Artifact
 from storage.plural import counted
 from storage.store import Store
@@ -112,10 +113,10 @@ def test_mistakes_with_a_student_are_errors_before_torch_loads(tmp_path):
     (student / "config.json").write_text('{"mar": {}, "head": {}, "info": {}}')
     Image.new("RGB", (16, 16)).save(student / "x.png")
     code = (
-        "import sys; from flows.cli import cli; from flows.errors import MISTAKES\n"
+        "import sys; from flows.cli import cli; from flows.errors import USER_ERRORS\n"
         f"for arguments in {mistakes(str(student), str(student / 'x.png/out'))!r}:\n"
         "    try: cli(arguments, standalone_mode=False)\n"
-        "    except MISTAKES as error: print(error)\n"
+        "    except USER_ERRORS as error: print(error)\n"
         "sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -8,7 +8,8 @@ import pytest
 from prefect.utilities.callables import parameter_schema
 
 from flows.distill import NAMES
-from flows.load import UserError, load_recipe, recipe_names
+from flows.errors import UserError
+from flows.load import load_recipe, recipe_names
 from flows.operations.form import ABOUT
 from flows.operations.run_name import name_of
 from flows.run import run
