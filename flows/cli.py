@@ -17,7 +17,7 @@ from flows.environment import log_to_stderr, quiet_prefect
 from flows.errors import USER_ERRORS
 from flows.load import load_recipe
 from flows.plan import plan as make_plan
-from flows.request import validate_request
+from flows.request import hand_over, validate_request
 from storage.base import StoreUnavailable
 from storage.store import Store
 from tasks.config.settings import Settings
@@ -77,13 +77,16 @@ def run(
     if engine:
         os.environ["LIGHTGEN_ENGINE"] = engine
     # What is wrong with the request is said at once, before the minute that a Prefect server may take to start.
-    request = validate_request(recipe, store_uri, overrides, only, from_stage, until, refresh)
+    choice: dict[str, Any] = {"only": only, "from_stage": from_stage, "until": until, "refresh": refresh}
+    request = validate_request(recipe, store_uri, overrides, **choice)
+    parameters: dict[str, Any] = {"recipe": recipe, "store": request.store.uri, "overrides": overrides, **choice}
+    hand_over(request, parameters)
     quiet_prefect()
     from flows.operations.server import ensure_server
     from flows.run import run as flow
 
     ensure_server()
-    result = flow(recipe, request.store.uri, overrides, only, from_stage, until, refresh)
+    result = flow(**parameters)
     click.echo(json.dumps(result) if as_json else console.describe_run(result))
 
 

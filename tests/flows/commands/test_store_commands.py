@@ -82,13 +82,14 @@ def test_gc_deletes_nothing_while_this_machine_runs_a_recipe(store):
 
 def test_a_run_holds_its_store_from_its_first_stage_to_its_last(monkeypatch, tmp_path):
     store, held = Store(str(tmp_path / "store")), []
-    monkeypatch.setattr("flows.run.distill", lambda runner: held.append(alone(store)))
     monkeypatch.setattr("flows.run.track_crashes", lambda: None)
     monkeypatch.setattr("flows.run.cancel_if_requested", contextlib.nullcontext)
-    monkeypatch.setattr("flows.run.Runner", lambda *given: SimpleNamespace(rows=[]))
+    monkeypatch.setattr(
+        "flows.run.Runner", lambda request: SimpleNamespace(rows=[], run=lambda stage: held.append(alone(store)))
+    )
     monkeypatch.setattr("flows.pages.run_page.show_run_page", lambda *given: None)
     _run(validate_request("smoke", store.uri), 0.0)
-    assert (held, alone(store)) == ([False], True)
+    assert (held, alone(store)) == ([False] * 10, True)
 
 
 def alone(store: Store) -> bool:
