@@ -93,7 +93,7 @@ def test_what_fails_again_is_not_tried_again(error):
 
 def test_errors_of_other_libraries_are_reported_with_their_type():
     assert format_error(StoreError("the store is gone")) == "the store is gone"
-    assert [format_error(KeyError("a")), sentence(TimeoutError())] == ["KeyError: 'a'", "TimeoutError"]
+    assert [format_error(KeyError("a")), format_error(TimeoutError())] == ["KeyError: 'a'", "TimeoutError"]
 
 
 def test_a_failed_stage_holds_nothing_until_the_next_try():
