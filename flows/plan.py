@@ -6,7 +6,7 @@ from typing import Any
 from flows.distill import distill
 from flows.load import UserError
 from flows.selection import Selection
-from storage.artifact import Artifact, Check
+from storage.artifact import Artifact, ArtifactStatus
 from storage.store import Store
 from tasks.config.recipe import Recipe
 from tasks.stage import Stage
@@ -21,7 +21,7 @@ class Planner:
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     inputs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _stages: dict[str, Stage] = field(default_factory=dict)
-    _checks: dict[str, Check] = field(default_factory=dict)
+    _checks: dict[str, ArtifactStatus] = field(default_factory=dict)
 
     def __call__(self, stage: Stage, *inputs: Artifact) -> Artifact:
         artifact = stage.artifact(self.recipe, self.store, inputs)
@@ -29,7 +29,7 @@ class Planner:
         self.inputs[stage.name] = tuple(given.stage for given in inputs)
         return artifact
 
-    def check(self, name: str) -> Check:
+    def check(self, name: str) -> ArtifactStatus:
         """Return what is at the place of a stage's artifact."""
         if name not in self._checks:
             self._checks[name] = self.artifacts[name].check()
@@ -39,12 +39,12 @@ class Planner:
         """Say of a stage's artifact why it is as it is; of one that is missing, what is unlike the nearest there is."""
         found = self.check(name)
         if found.state != "missing":
-            return found.why
+            return found.reason
         inputs = tuple(self.artifacts[given] for given in self.inputs[name])
         return self._stages[name].why_missing(self.recipe, inputs, self.artifacts[name])
 
     @property
-    def found(self) -> dict[str, tuple[Artifact, Check]]:
+    def found(self) -> dict[str, tuple[Artifact, ArtifactStatus]]:
         """Every artifact, and what is at its place."""
         return {name: (artifact, self.check(name)) for name, artifact in self.artifacts.items()}
 

@@ -8,7 +8,7 @@ from flows.distill import STAGES
 from flows.load import load_recipe
 from flows.plan import plan, require_inputs
 from flows.selection import Selection, select
-from storage.store import Store
+from storage.store import Store, open_store
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 from tasks.executors.select import check as check_engine
@@ -46,7 +46,7 @@ def understand(
     """
     selection, settings = select(only, from_stage, until, refresh), Settings()
     require_trackers(settings.trackers)
-    loaded, place = load_recipe(recipe, overrides), Store(store or settings.store)
+    loaded, place = load_recipe(recipe, overrides), open_store(store or settings.store)
     check_engine(settings, place)
     require_inputs(plan(loaded, place), selection)
     return Request(loaded, settings, place, selection)

@@ -17,7 +17,7 @@ from lightgen_core.captioning.readers import Damaged, excerpt, read_captions
 from lightgen_core.captioning.scene import scene_captions
 from lightgen_core.captioning.select import Caption
 from lightgen_core.rejected import Rejected
-from storage.plural import counted
+from storage.plural import pluralize
 from storage.tables import schema
 from tasks.context.context import Job
 from tasks.context.shards import runs
@@ -73,7 +73,7 @@ def _read(job: Job) -> tuple[list[Caption], Rows]:
             damaged.append(asdict(read))
         else:
             found.append(read)
-    job.say("%s in %s, damaged rows: %d", counted(len(found), "caption"), source.path, len(damaged))
+    job.say("%s in %s, damaged rows: %d", pluralize(len(found), "caption"), source.path, len(damaged))
     return found, damaged
 
 

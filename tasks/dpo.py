@@ -5,7 +5,7 @@ import json
 from lightgen_core.launch.job import StudentCheckpoint, TrainingJob
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
-from storage.plural import counted
+from storage.plural import pluralize
 from tasks.context.context import Job
 from tasks.stage import stage
 from tasks.training import rows_of, training_location
@@ -17,7 +17,7 @@ def dpo(job: Job, pretrain: Artifact, pairs: Artifact) -> None:
     from lightgen_core.launch.run import launch
 
     asked = job.recipe.dpo
-    told = counted(rows_of(pairs, "^pairs"), "pair"), counted(asked.steps, "step")
+    told = pluralize(rows_of(pairs, "^pairs"), "pair"), pluralize(asked.steps, "step")
     job.say("%s, %s of %d", *told, asked.batch_size)
     training = TrainingJob(
         student=StudentCheckpoint(folder=job.local_folder(pretrain, "student/"), weights="ema"),

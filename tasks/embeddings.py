@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from lightgen_core.images.codec import from_bytes
 from storage.artifact import Artifact
-from storage.plural import counted
+from storage.plural import pluralize
 from storage.tables import read_file, schema
 from tasks.context.context import Job
 from tasks.context.shards import Counterpart, counterparts
@@ -48,4 +48,4 @@ class Embedder:
         columns = schema({"id": pa.int64(), "image": vector, "text": vector, "score": pa.float32()})
         self.job.write_table(shard.name, pa.table(vectors, columns))
         rate = len(pictures) / (time.monotonic() - started)
-        self.job.say("%s at %.1f images/s", counted(len(pictures), "image"), rate)
+        self.job.say("%s at %.1f images/s", pluralize(len(pictures), "image"), rate)

@@ -13,7 +13,7 @@ from lightgen_core.images.codec import from_bytes, to_png
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
 from storage.rows import take_rows
-from storage.tables import IMAGE, about, read_table, schema
+from storage.tables import IMAGE, layout_metadata, read_table, schema
 from tasks.config.recipe import Recipe
 from tasks.context.context import Job
 from tasks.context.shards import Run, runs
@@ -76,7 +76,7 @@ class Sampler:
 
         recipe, samples = self.job.recipe, self.job.recipe.pairs.samples
         table = take_rows(self.tokens, _encoded(recipe), self.chosen[shard.start : shard.stop])
-        rows, layout = table.to_pylist(), about(table.schema)
+        rows, layout = table.to_pylist(), layout_metadata(table.schema)
         layout.pop("moments", None)  # a winner is the mean
         told = [row["caption"] for row in rows]
         teachers = _pictures_of(self.synthesis, self.ids, [row["id"] for row in rows])

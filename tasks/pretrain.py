@@ -10,8 +10,8 @@ from lightgen_core.encoders.model_ref import ModelNotFound
 from lightgen_core.launch.job import NewStudent, StudentCheckpoint, TrainingJob
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
-from storage.plural import counted
-from storage.tables import about, read_table
+from storage.plural import pluralize
+from storage.tables import layout_metadata, read_table
 from tasks.config.recipe import Recipe
 from tasks.context.context import Job
 from tasks.stage import stage
@@ -66,7 +66,7 @@ def pretrain(job: Job, tokens: Artifact) -> None:
     for number in range(len(recipe.phases)):
         done = rows[-1]["step"] if rows else 0
         phase = _phase(job, tokens, student, number)
-        job.say("phase %d: %s of %d", number + 1, counted(phase.config.steps, "step"), phase.config.batch_size)
+        job.say("phase %d: %s of %d", number + 1, pluralize(phase.config.steps, "step"), phase.config.batch_size)
         outcome = launch(phase, _after(done, on_log))
         rows += [row | {"phase": number + 1, "step": done + row["step"]} for row in outcome.rows]
         student = StudentCheckpoint(folder=phase.location.output_dir, weights="raw")
@@ -85,7 +85,7 @@ def _phase(job: Job, tokens: Artifact, student: NewStudent | StudentCheckpoint, 
 
     recipe, (size, config) = job.recipe, job.recipe.phases[number]
     files, own = tokens.names(pattern_of(size)), [number + 1] if number else []
-    layout = about(read_table(tokens, files[0], ["id"]).schema)
+    layout = layout_metadata(read_table(tokens, files[0], ["id"]).schema)
     components = (
         "codec",
         "codec_precision",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightgen_core.encoders.model_ref import parse_model_ref
-from storage.artifact import Artifact, DamagedArtifact, FinishedElsewhere
+from storage.artifact import AlreadyCommitted, Artifact, CorruptArtifact
 from storage.keys import artifact_key
 from storage.manifest import FileEntry, Manifest
 from storage.store import Store
@@ -99,17 +99,17 @@ class Stage:
                 scratch.clear()
             found = artifact.check()
             if found.state == "done":
-                artifact.tidy()
+                artifact.prune()
                 return False
             if found.state == "damaged":
-                log.warning("%s: %s; making it again", self.name, found.why)
-                artifact.reopen()
+                log.warning("%s: %s; making it again", self.name, found.reason)
+                artifact.uncommit()
             try:
                 with device() if self.on_device(recipe) else contextlib.nullcontext():
                     artifact.records()  # raises where another machine has finished it while this one waited
                     job = Job(recipe, settings, artifact, watch, self.on_device(recipe))
                     if found.state == "partial":
-                        job.say("going on: %s", found.why)
+                        job.say("going on: %s", found.reason)
                     elif found.state == "missing" and not refresh:
                         job.say("started (%s)", self.why_missing(recipe, inputs, artifact))
                     else:
@@ -117,11 +117,11 @@ class Stage:
                     job.keep_clock()
                     self.body(job, *inputs)
                     first = artifact.commit(self._manifest(job, inputs))
-            except (FinishedElsewhere, DamagedArtifact, FileNotFoundError):
+            except (AlreadyCommitted, CorruptArtifact, FileNotFoundError):
                 # Whoever finishes sweeps away what this one may have been reading.
-                if artifact.store.locks or not artifact.finished():
+                if artifact.store.supports_locking or not artifact.is_committed():
                     raise
-                artifact.tidy()
+                artifact.prune()
                 first = False
             scratch.clear()
             if not first:
@@ -166,7 +166,7 @@ def _older(artifact: Artifact, moment: datetime.datetime) -> bool:
     made: datetime.datetime | None
     try:
         made = datetime.datetime.fromisoformat(artifact.manifest().created_at)
-    except DamagedArtifact:
+    except CorruptArtifact:
         made = Clock(artifact).began()
     return made is None or made < moment
 

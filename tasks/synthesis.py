@@ -8,7 +8,7 @@ import pyarrow as pa
 from lightgen_core.images.codec import suffix_of
 from lightgen_core.rejected import Rejected
 from storage.artifact import Artifact
-from storage.plural import counted
+from storage.plural import pluralize
 from storage.tables import IMAGE, schema
 from tasks.config.recipe import Recipe
 from tasks.context.context import Job
@@ -63,7 +63,9 @@ def synthesis(job: Job, captions: Artifact) -> None:
     """
     work = work_of(job.recipe, captions)
     if "caption_filtered_out" in work.counts:
-        job.say("%s with a kept caption, %d without", counted(len(work), "sample"), work.counts["caption_filtered_out"])
+        job.say(
+            "%s with a kept caption, %d without", pluralize(len(work), "sample"), work.counts["caption_filtered_out"]
+        )
     if work.faults:
         rows = [{"id": None, "source": f.key, "caption": f.caption, **_told(f.why)} for f in work.faults]
         job.write_table("quarantine-set.parquet", pa.Table.from_pylist(rows, QUARANTINE))
@@ -112,4 +114,4 @@ def _conclude(job: Job, work: Work) -> None:
     job.figures = {"quarantine": dict(sorted(reasons.items()))} | work.figures
     if gone:
         why = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
-        job.say("%s, %d in quarantine: %s", counted(made, "picture"), gone, why)
+        job.say("%s, %d in quarantine: %s", pluralize(made, "picture"), gone, why)

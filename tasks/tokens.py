@@ -9,7 +9,7 @@ import pyarrow as pa
 from lightgen_core.images.codec import from_bytes, resize_square
 from lightgen_core.images.flip import mirrorable
 from storage.artifact import Artifact
-from storage.plural import counted
+from storage.plural import pluralize
 from storage.tables import read_file, read_table, schema
 from tasks.config.sections import Tokens
 from tasks.context.context import Job
@@ -119,7 +119,7 @@ def _tell_size(job: Job, shard: pa.Table, codec: "LatentCodec", text_width: int,
     rows, text = kept * (2 if asked.flip else 1), 2 * asked.max_text_tokens * text_width
     values = codec.channels * (2 if asked.latents == "moments" else 1)
     each = sum(2 * values * (h // codec.stride) * (w // codec.stride) + text for h, w in sides)
-    job.say("at most %s of %d bytes, all sizes together: %.2f GB", counted(rows, "row"), each, rows * each / 1e9)
+    job.say("at most %s of %d bytes, all sizes together: %.2f GB", pluralize(rows, "row"), each, rows * each / 1e9)
 
 
 def _rows(rows: pa.Table, flip: bool) -> tuple[pa.Table, np.ndarray]:

@@ -22,7 +22,7 @@ from flows.did_you_mean import did_you_mean
 from flows.load import UserError, load_recipe, recipe_names
 from flows.operations.server import running_server
 from flows.run import run
-from storage.store import Store
+from storage.store import open_store
 from tasks.config.settings import Settings
 
 
@@ -51,7 +51,7 @@ def serve(
         UserError: the recipe, an override, the schedule, the time zone or the server is not as it must be.
         StoreError: the store cannot be opened.
     """
-    loaded, place = load_recipe(recipe, overrides), Store(store or Settings().store)
+    loaded, place = load_recipe(recipe, overrides), open_store(store or Settings().store)
     parameters = {
         "recipe": recipe if recipe in recipe_names() else str(Path(recipe).resolve()),
         "store": place.uri,

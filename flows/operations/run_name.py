@@ -11,7 +11,7 @@ from flows.errors import MISTAKES
 from flows.load import load_recipe
 from flows.plan import plan
 from flows.selection import select
-from storage.store import Store
+from storage.store import open_store
 from tasks.config.settings import Settings
 
 SHORT = 8
@@ -41,7 +41,7 @@ def name_of(
     try:
         chosen = select(only, from_stage, until, refresh).chosen
         loaded = load_recipe(recipe, overrides)
-        artifacts = plan(loaded, Store(store or Settings().store)).artifacts
+        artifacts = plan(loaded, open_store(store or Settings().store)).artifacts
     except MISTAKES:
         return Path(recipe).stem
     last = max(chosen, key=NAMES.index)

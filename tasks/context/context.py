@@ -122,7 +122,7 @@ class Job:
 
     def _left(self, shards: Sequence[AnyShard]) -> list[AnyShard]:
         self.must_hold.update(name for shard in shards for name in shard.files)
-        finished = self.artifact.whole()
+        finished = self.artifact.intact_files()
         return [shard for shard in shards if not finished.issuperset(shard.files)]
 
     def _teller(self, left: Sequence[Shard], shards: Sequence[Shard]) -> Callable[[Shard], None]:
@@ -146,12 +146,12 @@ class Job:
         """Return the record of each file of the artifact, once all shards are made.
 
         Raises:
-            DamagedArtifact: one that must be there is not; another run has removed it.
-            FinishedElsewhere: another machine has finished the artifact.
+            CorruptArtifact: one that must be there is not; another run has removed it.
+            AlreadyCommitted: another machine has finished the artifact.
         """
         records = self.artifact.records()
         if lost := self.must_hold - records.keys():
-            raise self.artifact.meddled_with(min(lost))
+            raise self.artifact.missing_file_error(min(lost))
         return records
 
     def written(self, pattern: str) -> pa.Table:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from storage.artifact import Artifact, DamagedArtifact
+from storage.artifact import Artifact, CorruptArtifact
 from storage.manifest import MANIFEST, Manifest
 from storage.store import Store
 
@@ -57,7 +57,7 @@ def _made(store: Store, stage: str) -> list[Manifest]:
     """Return some manifests of a stage; folders without one are passed over."""
 
     def read(key: str) -> Manifest | None:
-        with contextlib.suppress(DamagedArtifact):
+        with contextlib.suppress(CorruptArtifact):
             return Artifact(store, stage, key).manifest()
         return None
 
