@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from flows.commands.folders import require_student, require_writable
-from flows.load import UserError, load_recipe
+from flows.errors import UserError
+from flows.load import load_recipe
 from lightgen_core.config import SamplerConfig
 from lightgen_core.encoders.model_ref import parse_model_ref
 from lightgen_core.evaluation.geneval_prompts import Requirement

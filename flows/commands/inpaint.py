@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from flows.commands.folders import require_student, require_writable
-from flows.load import UserError
+from flows.errors import UserError
 from lightgen_core.config import SamplerConfig
 from tasks.config.settings import Settings
 

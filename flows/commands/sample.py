@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from flows.commands.folders import require_student, require_writable
 from flows.did_you_mean import did_you_mean
-from flows.load import UserError
+from flows.errors import UserError
 from lightgen_core.config import SamplerConfig
 from tasks.config.settings import Settings
 

@@ -1,4 +1,4 @@
-"""A stage of small shards, and makers of them that workers import by name: good ones, bad ones, slow ones."""
+"""A stage of small shards, and shard workers that processes import by name: good ones, bad ones, slow ones."""
 
 import json
 import os
@@ -16,13 +16,12 @@ from flows.load import load_recipe
 from storage.artifact import Artifact
 from storage.store import Store
 from tasks.config.settings import Settings
-from tasks.context.context import Job
-from tasks.context.progress import Watch, nobody
-from tasks.context.shards import Run, runs
-from tasks.executors.worker import Maker
+from tasks.context.context import StageContext
+from tasks.context.progress import ProgressCallback, ignore_progress
+from tasks.context.shards import RowRangeShard, ShardWorker, split_rows
 from tasks.stage import stage
-from tasks.synthesis import Painter
-from tasks.synthesis_plan import Work
+from tasks.synthesis import SynthesisWorker
+from tasks.synthesis_plan import SynthesisPlan
 from tests.support.waiting import wait_until
 
 RECIPE = load_recipe("smoke")
@@ -31,25 +30,25 @@ RECIPE = load_recipe("smoke")
 def make(
     store: Store,
     notes: Path,
-    maker: Callable[..., Maker],
+    worker: Callable[..., ShardWorker],
     settings: Settings,
     rows: int = 8,
-    watch: Watch = nobody,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> Artifact:
     """Make an artifact of shards of two rows."""
 
-    @stage(version=1, reads=("seed",), on_device=True)
-    def numbers(job: Job) -> None:
-        job.each(runs(rows, 2, "part"), maker, notes)
+    @stage(version=1, config_sections=("seed",), on_device=True)
+    def numbers(ctx: StageContext) -> None:
+        ctx.run_shards(split_rows(rows, 2, "part"), worker, notes)
 
     notes.mkdir(exist_ok=True)
     artifact = numbers.artifact(RECIPE, store, ())
-    numbers.make(RECIPE, settings, (), artifact, watch=watch)
+    numbers.run(RECIPE, settings, (), artifact, on_progress=on_progress)
     return artifact
 
 
 def note(notes: Path, what: str, **facts: Any) -> None:
-    """Write down that something happened, in a file that is whole when it can be seen."""
+    """Record that something happened, in a file that appears complete."""
     partial = notes / f".{uuid.uuid4().hex}"
     partial.write_text(json.dumps(facts))
     partial.rename(notes / f"{what}-{uuid.uuid4().hex}")
@@ -68,21 +67,21 @@ def made_shards(notes: Path) -> Counter[int]:
 class Numbers:
     """Writes the numbers of its rows."""
 
-    def __init__(self, job: Job, notes: Path) -> None:
-        self.job, self.notes = job, notes
+    def __init__(self, ctx: StageContext, notes: Path) -> None:
+        self.ctx, self.notes = ctx, notes
         facts = {"prefect": "prefect" in sys.modules, "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
-        note(notes, "loaded", pid=os.getpid(), threads=job.settings.threads, **facts)
+        note(notes, "loaded", pid=os.getpid(), threads=ctx.settings.threads, **facts)
 
-    def __call__(self, shard: Run) -> None:
+    def __call__(self, shard: RowRangeShard) -> None:
         note(self.notes, "began", shard=shard.number, pid=os.getpid())
-        self.job.say("making %s", shard.name)
-        self.job.write_table(shard.name, pa.table({"id": list(range(shard.start, shard.stop))}), {"odd": 1})
+        self.ctx.log("making %s", shard.name)
+        self.ctx.write_table(shard.name, pa.table({"id": list(range(shard.start, shard.stop))}), {"odd": 1})
 
 
 class KilledAtTwo(Numbers):
     """Dies as of memory that ran out."""
 
-    def __call__(self, shard: Run) -> None:
+    def __call__(self, shard: RowRangeShard) -> None:
         super().__call__(shard) if shard.number != 2 else os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -93,7 +92,7 @@ class TooBlue(ValueError):
 class FailsAtTwo(Numbers):
     """Raises an error with a text."""
 
-    def __call__(self, shard: Run) -> None:
+    def __call__(self, shard: RowRangeShard) -> None:
         if shard.number == 2:
             raise TooBlue(f"{shard.name} is too blue")
         super().__call__(shard)
@@ -109,26 +108,26 @@ class Unportable(Exception):
 class FailsUnportably(Numbers):
     """Raises what no other process can unpickle."""
 
-    def __call__(self, shard: Run) -> None:
+    def __call__(self, shard: RowRangeShard) -> None:
         raise Unportable("this", "that")
 
 
 class Held(Numbers):
     """Makes nothing, ever."""
 
-    def __call__(self, shard: Run) -> None:
+    def __call__(self, shard: RowRangeShard) -> None:
         note(self.notes, "began", shard=shard.number, pid=os.getpid())
         wait_until((self.notes / "never").exists)
 
 
-class HeldPainter(Painter):
+class HeldSynthesisWorker(SynthesisWorker):
     """Paints the first shard at once and the others as soon as there is a file `go`; notes on which node it does."""
 
-    def __init__(self, job: Job, work: Work, notes: Path) -> None:
-        super().__init__(job, work)
+    def __init__(self, ctx: StageContext, work: SynthesisPlan, notes: Path) -> None:
+        super().__init__(ctx, work)
         self.notes = notes
 
-    def __call__(self, shard: Run) -> None:
+    def __call__(self, shard: RowRangeShard) -> None:
         import ray
 
         note(self.notes, "began", shard=shard.number, node=ray.get_runtime_context().get_node_id())

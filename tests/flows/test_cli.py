@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from flows.commands.sample import changed_sampler, read_overrides
-from flows.load import UserError
+from flows.errors import UserError
 from lightgen_core.config import SamplerConfig
 from storage.artifact import Artifact
 from storage.store import open_store

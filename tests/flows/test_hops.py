@@ -1,6 +1,7 @@
 """Four hops from a recipe to the model, as ARCHITECTURE.md promises: each file imports the next."""
 
 import ast
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +18,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def test_four_imports_lead_from_the_graph_to_the_student():
-    for here, there in zip(HOPS, HOPS[1:], strict=False):
+    for here, there in pairwise(HOPS):
         assert there in imports_of(ROOT / here)
     assert "class Student" in (ROOT / HOPS[-1]).read_text()
     assert " -> ".join(f"`{hop}`" for hop in HOPS) in " ".join((ROOT / "ARCHITECTURE.md").read_text().split())

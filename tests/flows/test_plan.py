@@ -2,7 +2,8 @@
 
 import pytest
 
-from flows.load import UserError, load_recipe
+from flows.errors import UserError
+from flows.load import load_recipe
 from flows.plan import plan, require_inputs
 from flows.selection import select
 from storage.artifact import Artifact
@@ -30,14 +31,14 @@ def test_a_run_is_planned_with_one_look_and_reported_with_two(tmp_path, looked):
     assert looked == []
     require_inputs(planner, select())
     assert looked == ["report"]
-    outcome = plan(RECIPE, open_store(str(tmp_path)))
+    outcome = planner.looking_again()
     assert (outcome.scores(), outcome.report(), looked) == ({}, None, ["report", "evaluation", "report"])
 
 
 def test_a_plan_looks_at_each_artifact_once(tmp_path, looked):
     planner = plan(RECIPE, open_store(str(tmp_path)))
-    assert [check.state for _, check in planner.found.values()] == ["missing"] * 10
-    assert list(planner.found) == looked
+    assert [check.state for _, check in planner.statuses.values()] == ["missing"] * 10
+    assert list(planner.statuses) == looked
 
 
 def test_the_first_stage_with_a_missing_input_is_named(tmp_path):

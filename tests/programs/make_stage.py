@@ -21,13 +21,13 @@ def main(store: str, name: str, last: str, *overrides: str) -> None:
     recipe, place = load_recipe("smoke", overrides), open_store(store)
     planner = plan(recipe, place)
     stage = next(stage for stage in STAGES if stage.name == name)
-    inputs = tuple(planner.found[given][0] for given in planner.inputs[name])
+    inputs = tuple(planner.statuses[given][0] for given in planner.inputs[name])
 
     def die(progress: Progress) -> None:
         if progress.done == int(last) > 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    stage.make(recipe, Settings(), inputs, planner.found[name][0], watch=die)
+    stage.run(recipe, Settings(), inputs, planner.statuses[name][0], on_progress=die)
 
 
 if __name__ == "__main__":

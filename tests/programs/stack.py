@@ -41,7 +41,7 @@ def check_first_run(stack: Stack) -> None:
     """Assert that the recipe ran: every stage, its artifacts whole in the store, with scores."""
     run_recipe(stack, "Completed")
     made = plan(load_recipe(RECIPE), open_store(stack.variables["LIGHTGEN_STORE"]))
-    assert {name: check.state for name, (_, check) in made.found.items()} == dict.fromkeys(NAMES, "done")
+    assert {name: check.state for name, (_, check) in made.statuses.items()} == dict.fromkeys(NAMES, "done")
     assert made.scores().keys() == {"pretrain", "dpo", "shuffled"}
     assert all(score["n"] > 0 for scores in made.scores().values() for score in scores.values())
 

@@ -12,9 +12,9 @@ from flows.load import load_recipe
 from storage.artifact import Artifact
 from storage.store import open_store
 from tasks.config.settings import Settings
-from tasks.context.context import Job
+from tasks.context.context import StageContext
 from tasks.stage import Stage, stage
-from tasks.tracking.report import tracked
+from tasks.tracking.report import track_stage
 
 RECIPE = load_recipe("smoke")
 
@@ -22,14 +22,14 @@ RECIPE = load_recipe("smoke")
 def pretrain_stage(first: int, last: int, *, kill: bool = False) -> Stage:
     """A stage named `pretrain` that logs a loss of 1 / step in the first attempt, and as much and 10 in a later one."""
 
-    @stage(version=1, reads=("seed", "dedup"))
-    def pretrain(job: Job) -> None:
-        log = job.progress(last)
+    @stage(version=1, config_sections=("seed", "dedup"))
+    def pretrain(ctx: StageContext) -> None:
+        log = ctx.progress(last)
         for step in range(first, last + 1):
             log({"step": step, "loss": 1 / step + (10 if first > 1 else 0), "seconds": 0.5, "images_per_second": 32.0})
         if kill:
             os.kill(os.getpid(), signal.SIGKILL)
-        job.write("student", b"weights")
+        ctx.write("student", b"weights")
 
     return pretrain
 
@@ -38,8 +38,8 @@ def make(store: Path, what: Stage, settings: Settings | None = None) -> Artifact
     """Make the stage's artifact as the flow does."""
     settings = settings or Settings()
     artifact = what.artifact(RECIPE, open_store(str(store)), ())
-    with tracked(RECIPE, settings, what, artifact) as watch:
-        what.make(RECIPE, settings, (), artifact, watch=watch)
+    with track_stage(RECIPE, settings, what, artifact) as on_progress:
+        what.run(RECIPE, settings, (), artifact, on_progress=on_progress)
     return artifact
 
 

@@ -59,13 +59,13 @@ def fitted(
     data: Path, folder: Path, kind: str, layout: ParallelConfig, dropout: float = 0.1, until: int = 99
 ) -> TrainResult:
     """Trains on `tokens.parquet` or `pairs.parquet` in the folder `data`; the run ends before step `until`."""
-    place = {"seed": 7, "folder": folder, "device": torch.device("cpu"), "layout": layout}
+    place = {"seed": 7, "folder": folder, "device": torch.device("cpu"), "parallel": layout}
     student = tiny_student(kind if kind in OBJECTIVES else "v", dropout=dropout)
     reading = {"patch": PATCH, "batch_size": 4, "seed": 7}
     if kind == "dpo":
         source = UntilStep(PairSource([data / "pairs.parquet"], **reading), until)
         return train(student, source, DPO, reference=copy.deepcopy(student), **place)
-    optimizer = OptimizerConfig(learning_rate=3e-3, warmup_steps=2, kind="muon" if kind == "muon" else "adamw")
+    optimizer = OptimizerConfig(learning_rate=3e-3, warmup_steps=2, name="muon" if kind == "muon" else "adamw")
     source = UntilStep(TokenSource([data / "tokens.parquet"], **reading), until)
     return train(student, source, tiny_training(optimizer=optimizer), **place)
 

@@ -15,13 +15,13 @@ from prefect import flow
 
 from flows.environment import log_to_stderr
 from flows.load import load_recipe
-from flows.operations.crash_detection import tell_if_killed
+from flows.operations.crash_detection import track_crashes
 from flows.run import Runner
 from flows.selection import Selection
 from storage.store import open_store
 from tasks.config.settings import Settings
-from tasks.context.context import Job
-from tasks.context.shards import runs
+from tasks.context.context import StageContext
+from tasks.context.shards import split_rows
 from tasks.stage import stage
 
 SHARDS = 3
@@ -30,12 +30,12 @@ LONGEST_WAIT = 500  # a test that fails leaves nothing behind
 BOTH = frozenset({"captions", "synthesis"})
 
 
-def make_shards(job: Job, rows: int) -> None:
-    folder = job.artifact.store.local_path("")
-    for shard in job.unfinished(runs(rows, 1, job.artifact.stage)):
+def make_shards(ctx: StageContext, rows: int) -> None:
+    folder = ctx.artifact.store.local_path("")
+    for shard in ctx.pending_shards(split_rows(rows, 1, ctx.artifact.stage)):
         if shard.start == 1:
             meet_trouble(folder)
-        job.write_table(shard.name, pa.table({"id": [shard.start]}))
+        ctx.write_table(shard.name, pa.table({"id": [shard.start]}))
         with (folder / "made").open("a") as made:
             made.write(f"{shard.name}\n")
 
@@ -57,20 +57,20 @@ def meet_trouble(folder: Path) -> None:
         raise getattr(builtins, first)("found trouble, expected none")
 
 
-@stage(version=1, reads=("seed",))
-def captions(job: Job) -> None:
-    make_shards(job, 1)
+@stage(version=1, config_sections=("seed",))
+def captions(ctx: StageContext) -> None:
+    make_shards(ctx, 1)
 
 
-@stage(version=1, reads=("seed",), on_device=True)
-def synthesis(job: Job, given: object) -> None:
-    make_shards(job, SHARDS)
+@stage(version=1, config_sections=("seed",), on_device=True)
+def synthesis(ctx: StageContext, given: object) -> None:
+    make_shards(ctx, SHARDS)
 
 
 @flow(name="lightgen", persist_result=False)
 def two_stages(store: str, refresh: bool = False) -> dict[str, str]:
     """Return the state of each stage."""
-    tell_if_killed()
+    track_crashes()
     runner = Runner(
         load_recipe("smoke"), Settings(), open_store(store), Selection(BOTH, BOTH if refresh else frozenset())
     )

@@ -200,7 +200,8 @@ def test_many_threads_may_copy_one_file_at_once(artifact, tmp_path):
 def test_an_artifact_of_the_first_format_still_opens(store):
     text = (GOLDEN / "first_manifest.json").read_bytes()
     store.write("captions/k/a.bin", b"first")
-    store.write("captions/k/b~1.bin", b"second")
+    for name in ("b.bin", "b~1.bin"):  # only stores without locks keep a file under another name
+        store.write(f"captions/k/{name}", b"second")
     store.write("captions/k/manifest.json", text)
     artifact = Artifact(store, "captions", "k")
     assert (artifact.check().state, artifact.open("b.bin").read()) == ("done", b"second")

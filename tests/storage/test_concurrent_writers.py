@@ -12,8 +12,8 @@ from flows.load import load_recipe
 from storage.artifact import AlreadyCommitted, Artifact, CorruptArtifact
 from storage.store import Store
 from tasks.config.settings import Settings
-from tasks.context.context import Job
-from tasks.context.shards import runs
+from tasks.context.context import StageContext
+from tasks.context.shards import split_rows
 from tasks.stage import stage
 from tests.support.stores import commit
 
@@ -167,17 +167,17 @@ RECIPE = load_recipe("smoke")
 
 def test_a_stage_that_comes_second_takes_the_firsts_artifact(empty, tmp_path):
     def staged(who: str) -> Any:
-        @stage(version=1, reads=("seed",))
-        def report(job: Job) -> None:
+        @stage(version=1, config_sections=("seed",))
+        def report(ctx: StageContext) -> None:
             for number in range(2):
-                job.write_table(f"part-{number}.parquet", pa.table({"id": [2 * number, 2 * number + 1]}))
-            job.write("page.html", f"{who} saw {job.written('^part').num_rows} rows".encode())
+                ctx.write_table(f"part-{number}.parquet", pa.table({"id": [2 * number, 2 * number + 1]}))
+            ctx.write("page.html", f"{who} saw {ctx.read_output('^part').num_rows} rows".encode())
 
         return report
 
     def make_stage(store: Store, who: str) -> bool:
         made = staged(who)
-        return made.make(RECIPE, Settings(scratch=str(tmp_path / who)), (), made.artifact(RECIPE, store, ()))
+        return made.run(RECIPE, Settings(scratch=str(tmp_path / who)), (), made.artifact(RECIPE, store, ()))
 
     results = []
     for number in range(1, 100):
@@ -202,11 +202,11 @@ def rows(start: int, stop: int) -> pa.Table:
 def staged_shards() -> Any:
     """A stage of three shards and a page that tells of them."""
 
-    @stage(version=1, reads=("seed",))
-    def report(job: Job) -> None:
-        for shard in job.unfinished(runs(6, 2, "part")):
-            job.write_table(shard.name, rows(shard.start, shard.stop))
-        job.write("page.html", f"{job.written('^part').num_rows} rows".encode())
+    @stage(version=1, config_sections=("seed",))
+    def report(ctx: StageContext) -> None:
+        for shard in ctx.pending_shards(split_rows(6, 2, "part")):
+            ctx.write_table(shard.name, rows(shard.start, shard.stop))
+        ctx.write("page.html", f"{ctx.read_output('^part').num_rows} rows".encode())
 
     return report
 
@@ -218,7 +218,9 @@ def removed(store: Store) -> None:
 def begun_anew(store: Store) -> None:
     """Do what `--refresh` of another machine has done when its second shard takes long."""
     removed(store)
-    Job(RECIPE, Settings(), staged_shards().artifact(RECIPE, store, ())).write_table("part-00000.parquet", rows(0, 2))
+    StageContext(RECIPE, Settings(), staged_shards().artifact(RECIPE, store, ())).write_table(
+        "part-00000.parquet", rows(0, 2)
+    )
 
 
 def whole(artifact: Artifact) -> None:
@@ -236,13 +238,13 @@ def test_a_done_artifact_is_whole_though_another_removes_it(meddle, empty, tmp_p
         stopped(mine, number, lambda store=store, told=told: told.append(meddle(store)))
         artifact = made.artifact(RECIPE, store, ())
         try:
-            made.make(RECIPE, Settings(), (), made.artifact(RECIPE, mine, ()))
+            made.run(RECIPE, Settings(), (), made.artifact(RECIPE, mine, ()))
         except CorruptArtifact as error:
             errors.append(str(error))
         if not told:
             break
         if artifact.check().state == "done":
             whole(artifact)
-        made.make(RECIPE, Settings(), (), artifact)
+        made.run(RECIPE, Settings(), (), artifact)
         whole(artifact)
     assert {"removed or refreshed" in error for error in errors} == {True}

@@ -17,7 +17,7 @@ from storage.artifact import Artifact
 from storage.store import open_store
 from storage.tables import iter_tables, read_table
 from tasks.config.recipe import Recipe
-from tasks.report_data import Inputs, gather
+from tasks.report_data import RunArtifacts, build_report_data
 from tests.factories.tiny_language_model import save_tiny_language_model
 from tests.factories.tiny_pipelines import WIDTH, save_flux, t5, t5_tokenizer
 from tests.support.paths import ROOT
@@ -164,7 +164,7 @@ def test_the_report_shows_of_two_copies_the_very_images(made, models):
     pictures = {row["id"]: row for row in read_table(made["synthesis"], "^images").to_pylist()}
     copies = [row for row in read_table(made["dedup"], "^keep").to_pylist() if row["duplicate_of"] is not None]
     recipe = Recipe.model_validate({"name": "mine", **recipe_of(models)})
-    told = gather(Inputs({name: made[name] for name in NAMES if name != "report"}, recipe)).dedup
+    told = build_report_data(RunArtifacts({name: made[name] for name in NAMES if name != "report"}, recipe)).dedup
     gap = min(set(range(max(pictures))) - pictures.keys())
     assert told.examples and any(row["id"] > gap for row in copies)
     for example in told.examples:

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from flows.load import FOLDER, UserError, load_recipe
+from flows.errors import UserError
+from flows.load import FOLDER, load_recipe
 from lightgen_core.dedup.minhash import near_duplicate_captions
 from lightgen_core.endpoint import EndpointError
 from lightgen_core.evaluation.geneval_prompts import geneval_prompts
@@ -50,7 +51,7 @@ def recipe_of(folder, **section):
 def make(folder, recipe, store="store", **settings) -> Artifact:
     place = open_store(str(folder / store))
     artifact = captions.artifact(recipe, place, ())
-    captions.make(recipe, Settings(threads=1, **settings), (), artifact)
+    captions.run(recipe, Settings(threads=1, **settings), (), artifact)
     return artifact
 
 

@@ -28,7 +28,7 @@ from storage.artifact import Artifact
 from storage.store import Store, open_store
 from storage.tables import layout_metadata, read_table
 from tasks.config.settings import Settings
-from tasks.context.context import Job
+from tasks.context.context import StageContext
 from tasks.dedup import dedup
 from tasks.embeddings import embeddings
 from tasks.stage import Stage, stage
@@ -60,17 +60,17 @@ def rows_of(captions: list[str], pictures: list[np.ndarray], first: int = 0) -> 
 
 def made(what: Stage, store: Store, recipe, *inputs: Artifact) -> Artifact:
     artifact = what.artifact(recipe, store, inputs)
-    what.make(recipe, Settings(), inputs, artifact, remake_before=datetime.datetime.now(datetime.UTC))
+    what.run(recipe, Settings(), inputs, artifact, remake_before=datetime.datetime.now(datetime.UTC))
     return artifact
 
 
 def drawn(store: Store, recipe, *shards: pa.Table) -> Artifact:
     """A synthesis artifact of these shards."""
 
-    @stage(version=1, reads=())
-    def synthesis(job: Job) -> None:
+    @stage(version=1, config_sections=())
+    def synthesis(ctx: StageContext) -> None:
         for number, shard in enumerate(shards):
-            job.write_table(f"images-{number:05d}.parquet", shard)
+            ctx.write_table(f"images-{number:05d}.parquet", shard)
 
     return made(synthesis, store, recipe)
 
@@ -78,9 +78,9 @@ def drawn(store: Store, recipe, *shards: pa.Table) -> Artifact:
 def judged(store: Store, recipe, kept: list[bool]) -> Artifact:
     """A dedup artifact that keeps these pictures."""
 
-    @stage(version=1, reads=())
-    def dedup(job: Job) -> None:
-        job.write_table("keep.parquet", pa.table({"id": list(range(len(kept))), "kept": kept}))
+    @stage(version=1, config_sections=())
+    def dedup(ctx: StageContext) -> None:
+        ctx.write_table("keep.parquet", pa.table({"id": list(range(len(kept))), "kept": kept}))
 
     return made(dedup, store, recipe)
 
@@ -135,7 +135,7 @@ def test_a_mirrored_row_has_the_latents_of_the_mirrored_image(store):
 def test_images_of_two_sizes_are_refused_naming_the_odd_one(store):
     recipe = load_recipe("smoke")
     pictures = [picture(0), picture(1), picture(2, 32, 48), picture(3), picture(4)]
-    with pytest.raises(ValueError, match="picture 2 has 32 x 48 px, those before it 32 x 32 px"):
+    with pytest.raises(ValueError, match="image 2 has 32 x 48 px, those before it 32 x 32 px"):
         made(
             tokens, store, recipe, drawn(store, recipe, rows_of(CAPTIONS, pictures)), judged(store, recipe, [True] * 5)
         )
@@ -166,11 +166,11 @@ def test_the_lowest_scores_go_and_of_equal_ones_the_largest_id():
 def test_an_image_with_a_low_score_goes_and_hides_no_other(store):
     """Picture 1 is a copy of 0 with the lower score of the two; 2 shows its caption least and is nobody's copy."""
 
-    @stage(version=1, reads=())
-    def embeddings(job: Job) -> None:
+    @stage(version=1, config_sections=())
+    def embeddings(ctx: StageContext) -> None:
         vectors = pa.FixedSizeListArray.from_arrays(np.eye(4, dtype=np.float32)[[0, 0, 1, 2, 3]].ravel(), 4)
         score = np.array([0.3, 0.2, 0.1, 0.4, 0.4], np.float32)
-        job.write_table("embeddings-00000.parquet", pa.table({"id": list(range(5)), "image": vectors, "score": score}))
+        ctx.write_table("embeddings-00000.parquet", pa.table({"id": list(range(5)), "image": vectors, "score": score}))
 
     recipe = load_recipe("smoke", ["dedup.drop_lowest_fraction=0.2"])
     captions = ["a", "a", "b", "c", "d"]

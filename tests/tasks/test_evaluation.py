@@ -55,7 +55,7 @@ def make(store):
 
         def stage(stage, *inputs):
             artifact = stage.artifact(recipe, store, inputs)
-            stage.make(recipe, Settings(), inputs, artifact)
+            stage.run(recipe, Settings(), inputs, artifact)
             made[stage.name] = artifact
             return artifact
 
@@ -155,7 +155,7 @@ def test_a_file_of_prompts_is_read_early_and_enters_the_key(store, tmp_path):
     keys = []
     for content in ("a cat", "a dog", "a cat"):
         path.write_text(content)
-        found = plan(load_recipe("smoke", overrides), store).found
+        found = plan(load_recipe("smoke", overrides), store).statuses
         keys.append((found["pretrain"][0].key, found["evaluation"][0].key))
     assert keys[0] == keys[2]
     assert keys[0][0] == keys[1][0] and keys[0][1] != keys[1][1]

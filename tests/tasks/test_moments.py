@@ -19,7 +19,7 @@ from storage.artifact import Artifact
 from storage.store import Store, open_store
 from storage.tables import layout_metadata, read_table
 from tasks.config.settings import Settings
-from tasks.stage import Job, Stage, stage
+from tasks.stage import Stage, StageContext, stage
 from tasks.tokens import tokens
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
@@ -64,7 +64,7 @@ def test_an_autoencoder_without_a_distribution_says_so():
 
 def made(what: Stage, store: Store, recipe, *inputs: Artifact) -> Artifact:
     artifact = what.artifact(recipe, store, inputs)
-    what.make(recipe, Settings(), inputs, artifact, remake_before=datetime.datetime.now(datetime.UTC))
+    what.run(recipe, Settings(), inputs, artifact, remake_before=datetime.datetime.now(datetime.UTC))
     return artifact
 
 
@@ -73,8 +73,8 @@ def encoded(folder: Path, *overrides: str) -> Artifact:
     recipe, store = load_recipe("smoke", list(overrides)), open_store(str(folder))
     captions = ["a red circle", "a star to the left of a ring", "two crosses"]
 
-    @stage(version=1, reads=())
-    def synthesis(job: Job) -> None:
+    @stage(version=1, config_sections=())
+    def synthesis(ctx: StageContext) -> None:
         for shard, numbers in enumerate(([0, 1, 2], [3])):
             columns = {
                 "id": numbers,
@@ -82,11 +82,11 @@ def encoded(folder: Path, *overrides: str) -> Artifact:
                 "caption": [captions[number % 3] for number in numbers],
                 "topic": ["all"] * len(numbers),
             }
-            job.write_table(f"images-{shard:05d}.parquet", pa.table(columns))
+            ctx.write_table(f"images-{shard:05d}.parquet", pa.table(columns))
 
-    @stage(version=1, reads=())
-    def dedup(job: Job) -> None:
-        job.write_table("keep.parquet", pa.table({"id": [0, 1, 2, 3], "kept": [True, True, True, False]}))
+    @stage(version=1, config_sections=())
+    def dedup(ctx: StageContext) -> None:
+        ctx.write_table("keep.parquet", pa.table({"id": [0, 1, 2, 3], "kept": [True, True, True, False]}))
 
     return made(tokens, store, recipe, made(synthesis, store, recipe), made(dedup, store, recipe))
 

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from flows.distill import STAGES
-from flows.load import UserError, load_recipe
+from flows.errors import UserError
+from flows.load import load_recipe
 from flows.plan import plan
 from lightgen_core.encoders.model_ref import ModelNotFound
 from lightgen_core.images.codec import from_bytes, resize_square
@@ -25,7 +26,7 @@ from storage.tables import layout_metadata, read_file, read_table
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 from tasks.report_data import loss_curve, preference_curves
-from tasks.tokens import pattern_of
+from tasks.token_files import token_files_regex
 from tests.support.contents import contents
 from tests.support.paths import PROGRAMS
 
@@ -60,11 +61,11 @@ def stages_on_one_thread():
 def make(store: Store, recipe: Recipe, *names: str) -> dict[str, Artifact]:
     """Make some stages here, without Prefect; returns all artifacts by stage."""
     planner = plan(recipe, store)
-    artifacts = {name: artifact for name, (artifact, _) in planner.found.items()}
+    artifacts = {name: artifact for name, (artifact, _) in planner.statuses.items()}
     for stage in STAGES:
         if stage.name in names:
             inputs = tuple(artifacts[name] for name in planner.inputs[stage.name])
-            stage.make(recipe, Settings(), inputs, artifacts[stage.name])
+            stage.run(recipe, Settings(), inputs, artifacts[stage.name])
     return artifacts
 
 
@@ -91,7 +92,7 @@ def test_tokens_of_each_size_lie_in_files_of_their_own(phased):
 
 def test_sizes_share_rows_and_text_and_differ_in_latents(phased):
     _, artifacts = phased
-    small, large = (read_table(artifacts["tokens"], pattern_of(size)) for size in (32, 48))
+    small, large = (read_table(artifacts["tokens"], token_files_regex(size)) for size in (32, 48))
     for column in ("id", "caption", "topic", "text", "text_length"):
         assert small[column].equals(large[column]), column
     assert small["text_length"].type == "int32"
@@ -107,7 +108,7 @@ def test_latents_of_a_size_are_those_of_the_resized_image(phased):
     from lightgen_core.encoders.autoencoder import LatentCodec
 
     _, artifacts = phased
-    row = read_table(artifacts["tokens"], pattern_of(32)).slice(5, 1).to_pylist()[0]
+    row = read_table(artifacts["tokens"], token_files_regex(32)).slice(5, 1).to_pylist()[0]
     images = read_table(artifacts["synthesis"], "^images").to_pylist()
     (picture,) = (from_bytes(image["image"]["bytes"]) for image in images if image["id"] == row["id"])
     by_hand = np.array(Image.fromarray(picture).resize((32, 32), Image.Resampling.LANCZOS))
@@ -125,7 +126,7 @@ def test_tokens_without_sizes_are_those_of_unchanged_images(phased, tmp_path):
     assert plain.names() == ["tokens-00000.parquet", "tokens-00001.parquet"]
     # The teacher draws 48 px: its pictures, and the same pictures "resized" to 48 px, give the same bytes.
     assert [plain.sha256(name) for name in plain.names()] == [
-        artifacts["tokens"].sha256(name) for name in artifacts["tokens"].names(pattern_of(48))
+        artifacts["tokens"].sha256(name) for name in artifacts["tokens"].names(token_files_regex(48))
     ]
 
 
@@ -164,7 +165,7 @@ def test_pairs_are_of_the_size_that_the_student_samples(phased):
     assert layout_metadata(pairs.schema)["height"] == 6
     values = {len(row[name]) for row in pairs.to_pylist() for name in ("winner", "loser")}
     assert values == {2 * 16 * 6 * 6}
-    teacher = read_table(artifacts["tokens"], pattern_of(48), ["id", "latents"]).to_pylist()
+    teacher = read_table(artifacts["tokens"], token_files_regex(48), ["id", "latents"]).to_pylist()
     latents = {row["id"]: row["latents"] for row in teacher}
     assert all(row["winner"] == latents[row["id"]] for row in pairs.to_pylist() if row["kind"] == "teacher")
 
@@ -222,7 +223,7 @@ def test_a_start_gives_its_averaged_weights_and_enters_the_key(phased, tmp_path)
     with (start / "ema.safetensors").open("r+b") as file:
         file.seek(-1, io.SEEK_END)
         file.write(b"x")
-    changed = plan(load_recipe("smoke", still), store).found["pretrain"][0]
+    changed = plan(load_recipe("smoke", still), store).statuses["pretrain"][0]
     assert changed.key != made.key
 
 
@@ -243,7 +244,7 @@ def test_a_start_of_another_shape_is_refused_naming_the_field(phased, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["pretrain.phases=[{size: 64, steps: 1, batch_size: 1}]"], "pictures of 64 px, tokens.sizes are"),
+        (["pretrain.phases=[{size: 64, steps: 1, batch_size: 1}]"], "images of 64 px, tokens.sizes are"),
         (
             [f"tokens.sizes={[32, 48]}", f"pretrain.phases={[PHASE | {'size': 48}, PHASE | {'size': 32}]}"],
             "expected each as large as the one before",
@@ -260,7 +261,7 @@ def test_phases_and_tokens_that_do_not_fit_are_refused(overrides, message):
 
 def test_a_size_without_whole_tokens_stops_the_tokens_stage(phased, tmp_path):
     store = open_store(str(shutil.copytree(phased[0], tmp_path / "store")))
-    with pytest.raises(ValueError, match="a picture of 40 px is not made of whole tokens of 16 px"):
+    with pytest.raises(ValueError, match="an image of 40 px is not made of whole tokens of 16 px"):
         make(store, load_recipe("smoke", [*SMALL, "tokens.sizes=[32,40]"]), "tokens")
 
 

@@ -10,9 +10,9 @@ from flows.load import load_recipe
 from storage.artifact import Artifact, CorruptArtifact
 from storage.store import Store, open_store
 from tasks.config.settings import Settings
-from tasks.context.context import Job
+from tasks.context.context import StageContext
 from tasks.context.scratch import Scratch
-from tasks.context.shards import runs
+from tasks.context.shards import split_rows
 from tasks.stage import InputChanged, stage
 from tests.support.contents import contents
 
@@ -30,20 +30,20 @@ class Counter:
         self.made: list[str] = []
         self.die_before: str | None = None
 
-        @stage(version=1, reads=("seed", "captions"))
-        def captions(job: Job) -> None:
-            for shard in job.unfinished(runs(10, 2, "part")):
+        @stage(version=1, config_sections=("seed", "captions"))
+        def captions(ctx: StageContext) -> None:
+            for shard in ctx.pending_shards(split_rows(10, 2, "part")):
                 if shard.name == self.die_before:
                     raise Stop
                 self.made.append(shard.name)
-                job.write_table(shard.name, pa.table({"id": list(range(shard.start, shard.stop))}), {"odd": 1})
-            job.figures = {"largest": 9}
+                ctx.write_table(shard.name, pa.table({"id": list(range(shard.start, shard.stop))}), {"odd": 1})
+            ctx.metrics = {"largest": 9}
 
         self.stage = captions
 
     def make(self, store: Store, recipe=RECIPE, **how) -> tuple[bool, Artifact]:
         artifact = self.stage.artifact(recipe, store, ())
-        return self.stage.make(recipe, Settings(), (), artifact, **how), artifact
+        return self.stage.run(recipe, Settings(), (), artifact, **how), artifact
 
 
 @pytest.fixture
@@ -89,20 +89,20 @@ def test_a_shard_damaged_before_the_end_is_written_again(store):
 def test_scratch_of_a_remote_store_lives_until_the_commit(tmp_path):
     seen = []
 
-    @stage(version=1, reads=("seed",))
-    def captions(job: Job) -> None:
-        seen.append(job.scratch)
-        (job.scratch / "checkpoint").touch()
+    @stage(version=1, config_sections=("seed",))
+    def captions(ctx: StageContext) -> None:
+        seen.append(ctx.scratch)
+        (ctx.scratch / "checkpoint").touch()
         if len(seen) == 1:
             raise Stop
-        job.write_table("part.parquet", pa.table({"id": [1]}))
+        ctx.write_table("part.parquet", pa.table({"id": [1]}))
 
     store, settings = open_store(f"memory://{tmp_path.name}"), Settings(scratch=str(tmp_path))
     artifact = captions.artifact(RECIPE, store, ())
     with pytest.raises(Stop):
-        captions.make(RECIPE, settings, (), artifact)
+        captions.run(RECIPE, settings, (), artifact)
     assert (seen[0] / "checkpoint").exists()
-    assert captions.make(RECIPE, settings, (), artifact)
+    assert captions.run(RECIPE, settings, (), artifact)
     assert seen[0] == seen[1] and not seen[0].exists()
 
 
@@ -166,23 +166,23 @@ def test_a_second_attempt_to_refresh_goes_on_from_the_first(kind, tmp_path):
 def test_a_refresh_drops_earlier_checkpoints_and_keeps_its_own(kind, tmp_path):
     seen = []
 
-    @stage(version=1, reads=("seed",))
-    def dpo(job: Job) -> None:
-        seen.append([path.name for path in job.scratch.iterdir()])
-        (job.scratch / "step-00000100").touch()
+    @stage(version=1, config_sections=("seed",))
+    def dpo(ctx: StageContext) -> None:
+        seen.append([path.name for path in ctx.scratch.iterdir()])
+        (ctx.scratch / "step-00000100").touch()
         if len(seen) < 4:
             raise Stop
-        job.write("student", b"x")
+        ctx.write("student", b"x")
 
     store = open_store(str(tmp_path / "store") if kind == "local" else f"memory://{tmp_path.name}")
     settings, artifact = Settings(scratch=str(tmp_path / "scratch")), dpo.artifact(RECIPE, store, ())
     for _ in range(2):
         with pytest.raises(Stop):
-            dpo.make(RECIPE, settings, (), artifact)
+            dpo.run(RECIPE, settings, (), artifact)
     now = datetime.datetime.now(datetime.UTC)
     with pytest.raises(Stop):
-        dpo.make(RECIPE, settings, (), artifact, remake_before=now)
-    assert dpo.make(RECIPE, settings, (), artifact, remake_before=now)
+        dpo.run(RECIPE, settings, (), artifact, remake_before=now)
+    assert dpo.run(RECIPE, settings, (), artifact, remake_before=now)
     assert seen == [[], ["step-00000100"], [], ["step-00000100"]]
 
 
@@ -207,38 +207,38 @@ def test_bytes_of_a_file_that_changed_during_reading_are_dropped(store, tmp_path
     file = tmp_path / "captions.txt"
     file.write_text("a cat")
 
-    @stage(version=1, reads=("seed",), files=lambda recipe: (str(file),))
-    def captions(job: Job) -> None:
-        job.write("read", file.read_bytes())
+    @stage(version=1, config_sections=("seed",), files=lambda recipe: (str(file),))
+    def captions(ctx: StageContext) -> None:
+        ctx.write("read", file.read_bytes())
         file.write_text("a dog")
 
     artifact = captions.artifact(RECIPE, store, ())
     with pytest.raises(InputChanged, match=r"captions: a file that it reads was changed meanwhile \(.*captions.txt"):
-        captions.make(RECIPE, Settings(), (), artifact)
+        captions.run(RECIPE, Settings(), (), artifact)
     assert artifact.check().state == "missing"
     new = captions.artifact(RECIPE, store, ())
-    assert captions.make(RECIPE, Settings(), (), new)
+    assert captions.run(RECIPE, Settings(), (), new)
 
 
 def test_a_stage_finished_during_the_wait_for_the_device_is_kept(tmp_path):
     """Another machine finished it."""
     made = []
 
-    @stage(version=1, reads=("seed",), on_device=True)
-    def pretrain(job: Job) -> None:
-        made.append(job.settings.scratch)
-        job.write("student", b"x")
+    @stage(version=1, config_sections=("seed",), on_device=True)
+    def pretrain(ctx: StageContext) -> None:
+        made.append(ctx.settings.scratch)
+        ctx.write("student", b"x")
 
     store, mine, theirs = open_store(f"memory://{tmp_path.name}"), tmp_path / "mine", tmp_path / "theirs"
 
     @contextlib.contextmanager
     def slot():
         other = pretrain.artifact(RECIPE, store, ())
-        assert pretrain.make(RECIPE, Settings(scratch=str(theirs)), (), other)
+        assert pretrain.run(RECIPE, Settings(scratch=str(theirs)), (), other)
         yield
 
     artifact = pretrain.artifact(RECIPE, store, ())
-    assert not pretrain.make(RECIPE, Settings(scratch=str(mine)), (), artifact, device=slot)
+    assert not pretrain.run(RECIPE, Settings(scratch=str(mine)), (), artifact, device=slot)
     assert made == [str(theirs)]
 
 
@@ -247,13 +247,13 @@ def test_two_writers_of_one_machine_wait_for_each_other(tmp_path):
     store, settings = open_store(f"memory://{tmp_path.name}"), Settings(scratch=str(tmp_path))
     held = []
 
-    @stage(version=1, reads=("seed",))
-    def dpo(job: Job) -> None:
-        with Scratch(job.artifact, settings).lock(wait=False) as mine:
+    @stage(version=1, config_sections=("seed",))
+    def dpo(ctx: StageContext) -> None:
+        with Scratch(ctx.artifact, settings).lock(wait=False) as mine:
             held.append(mine)
-        job.write("student", b"x")
+        ctx.write("student", b"x")
 
-    dpo.make(RECIPE, settings, (), dpo.artifact(RECIPE, store, ()))
+    dpo.run(RECIPE, settings, (), dpo.artifact(RECIPE, store, ()))
     assert held == [False]
 
 

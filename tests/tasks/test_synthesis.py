@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 import pytest
 import yaml
 
-from flows.load import UserError, load_recipe
+from flows.errors import UserError
+from flows.load import load_recipe
 from lightgen_core.captioning.scene import scene_captions
 from lightgen_core.images.codec import from_bytes, to_png
 from lightgen_core.scene.config import World
@@ -22,7 +23,7 @@ from tasks.config.sections import Synthesis
 from tasks.config.settings import Settings
 from tasks.dedup import dedup
 from tasks.embeddings import embeddings
-from tasks.synthesis import NothingDrawn, synthesis
+from tasks.synthesis import NoImagesError, synthesis
 from tasks.tokens import tokens
 from tests.factories import tiny_pipelines
 from tests.factories.hostile_images import picture
@@ -91,9 +92,9 @@ def test_a_set_without_a_usable_image_fails_the_stage(tmp_path):
     """The error names the commonest reason."""
     root = write_folder(tmp_path / "set", 5, damaged=(0, 1, 2, 3))
     (root / "004.jpg").write_bytes(b"none")
-    with pytest.raises(NothingDrawn, match="not one picture: 5 in quarantine, most often: picture cut short"):
+    with pytest.raises(NoImagesError, match="not one image: 5 in quarantine, most often: picture cut short"):
         run_synthesis(tmp_path, things(5), path=root, format="folder")
-    with pytest.raises(NothingDrawn, match=r"not one picture: 0 in quarantine; .*'caption_filtered_out': 5"):
+    with pytest.raises(NoImagesError, match=r"not one image: 0 in quarantine; .*'caption_filtered_out': 5"):
         run_synthesis(tmp_path, ["another caption"], path=root, format="folder")
 
 
@@ -218,9 +219,9 @@ def test_evaluation_prompts_stay_out_of_the_images_of_a_set(tmp_path):
     recipe = recipe.model_copy(update={"synthesis": Synthesis(**asked)})
     store = open_store(str(tmp_path / "store"))
     said = captions.artifact(recipe, store, ())
-    captions.make(recipe, SETTINGS, (), said)
+    captions.run(recipe, SETTINGS, (), said)
     artifact = synthesis.artifact(recipe, store, (said,))
-    synthesis.make(recipe, SETTINGS, (said,), artifact)
+    synthesis.run(recipe, SETTINGS, (said,), artifact)
     assert read_table(artifact, "^images")["source"].to_pylist() == ["000", "001", "003", "005"]
     counts = artifact.manifest().counts
     assert (counts["caption_filtered_out"], counts["quarantined"]) == (1, 1)
@@ -245,7 +246,7 @@ def test_later_stages_go_on_without_the_missing_images(tmp_path):
     ):
         given = tuple(inputs[name] for name in needs)
         inputs[stage.name] = stage.artifact(recipe, made.artifact.store, given)
-        stage.make(recipe, SETTINGS, given, inputs[stage.name])
+        stage.run(recipe, SETTINGS, given, inputs[stage.name])
     assert read_table(inputs["embeddings"], "^embeddings")["id"].to_pylist() == [1, 2, 3, 8, 9, 10, 11]
     assert inputs["embeddings"].names("^emb") == ["embeddings-00000.parquet", "embeddings-00001.parquet"]
     kept = read_table(inputs["dedup"], "^keep").filter(pc.field("kept"))["id"].to_pylist()

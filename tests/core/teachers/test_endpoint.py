@@ -18,7 +18,7 @@ from lightgen_core.teachers.config import ImageEndpointConfig
 from lightgen_core.teachers.endpoint import EndpointTeacher
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
-from tasks.synthesis import NothingDrawn, synthesis
+from tasks.synthesis import NoImagesError, synthesis
 from tests.support.local_endpoint import Reply, serving
 from tests.support.run_stage import recipe_of, run_recipe
 from tests.support.waiting import PATIENCE
@@ -248,7 +248,7 @@ def test_the_stage_keeps_the_images_and_writes_the_key_nowhere(tmp_path, monkeyp
 
 def test_a_stage_with_all_prompts_refused_fails_with_the_reason(tmp_path):
     why = "6 in quarantine, most often: the endpoint refused the prompt"
-    with serving([Reply({"error": "no"}, 400)]) as asked, pytest.raises(NothingDrawn, match=why):
+    with serving([Reply({"error": "no"}, 400)]) as asked, pytest.raises(NoImagesError, match=why):
         run_recipe(tmp_path, PROMPTS, painted(), served(asked.url))
 
 

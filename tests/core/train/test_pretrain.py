@@ -227,7 +227,7 @@ def test_an_update_is_clipped_adamw_with_decay_on_matrices(tokens):
         (part,) = train_step.prepare(step, source)
         metrics = train_step.step(step, [part])
         torch.manual_seed(derive_seed(7, "dropout", step))
-        train_step._criterion.losses(plain.train(), part.batch, part.draw).loss.mean().backward()
+        train_step._criterion.losses(plain.train(), part.batch, part.step_noise).loss.mean().backward()
         norm = nn.utils.clip_grad_norm_(plain.parameters(), settings.max_grad_norm)
         assert norm > settings.max_grad_norm and metrics["gradient_norm"].item() == pytest.approx(norm.item(), rel=1e-5)
         reference.step()

@@ -11,7 +11,8 @@ from flows import cli as command_line
 from flows.cli import cli, main
 from flows.commands.console import describe_checks, describe_estimate, describe_plan
 from flows.commands.estimate import Rates, estimate
-from flows.load import UserError, load_recipe
+from flows.errors import UserError
+from flows.load import load_recipe
 from storage.artifact import Artifact
 from storage.plural import pluralize
 from storage.store import open_store

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from flows.commands.estimate import Rates, estimate, parse_throughput
-from flows.commands.sizes import UnknownSize, codec_stride, embedding_width, token_sizes
-from flows.load import UserError, load_recipe
+from flows.errors import UnknownModelSize, UserError, codec_stride, embedding_width, token_sizes
+from flows.load import load_recipe
 from tests.support.paths import ROOT
 
 DOC = ROOT / "docs" / "estimate.md"
@@ -120,7 +120,7 @@ def test_sizes_come_from_a_models_configuration_or_a_known_list(tmp_path):
     assert (embedding_width("zoo:clip"), embedding_width("ViT-B-32-SigLIP2-256/webli")) == (64, 768)
     assert embedding_width("org/name") is None
     assert token_sizes(load_recipe("demo"))[None].tokens == 9
-    with pytest.raises(UnknownSize, match="stride of org/vae is not known before it is here"):
+    with pytest.raises(UnknownModelSize, match="stride of org/vae is not known before it is here"):
         codec_stride("org/vae")
 
 

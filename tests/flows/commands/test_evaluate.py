@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from flows.commands.evaluate import evaluate
-from flows.errors import MISTAKES
-from flows.load import UserError
+from flows.errors import USER_ERRORS, UserError
 from tests.factories.tiny_geneval import save_tiny_detector
 from tests.factories.tiny_pipelines import clip_tokenizer, save_sd_that_flags_everything, save_sdxl
 
@@ -127,7 +126,7 @@ def test_a_recipe_that_nobody_judges_needs_another_benchmark(pipeline, tmp_path)
 
 @pytest.mark.parametrize("model", ["/no/such/folder", "diffusers:/no/such/folder"])
 def test_a_model_that_is_not_there_is_the_caller_s_mistake(model):
-    with pytest.raises(MISTAKES, match="/no/such/folder"):
+    with pytest.raises(USER_ERRORS, match="/no/such/folder"):
         evaluate(model)
 
 

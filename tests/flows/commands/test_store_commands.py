@@ -8,15 +8,16 @@ import pytest
 from click.testing import CliRunner
 
 from flows.cli import cli
-from flows.load import UserError, load_recipe
+from flows.errors import UserError
+from flows.load import load_recipe
 from flows.plan import plan
-from flows.request import understand
+from flows.request import validate_request
 from flows.run import _run
 from storage.artifact import Artifact
 from storage.manifest import Manifest
 from storage.store import Store, open_store
 from tasks.config.settings import Settings
-from tasks.context.scratch import in_use, unused
+from tasks.context.scratch import shared_store_lock, try_exclusive_store_lock
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +71,7 @@ def test_gc_keeps_what_a_recipe_with_overrides_needs(store):
 
 def test_gc_deletes_nothing_while_this_machine_runs_a_recipe(store):
     artifact = begun(store, "captions", "0" * 20)
-    with in_use(store, Settings()), in_use(store, Settings()):
+    with shared_store_lock(store, Settings()), shared_store_lock(store, Settings()):
         with pytest.raises(UserError, match=r"a run of this machine is at work in .*nothing was deleted"):
             gc(store, "--delete", "--unfinished")
         assert f"would delete {artifact.path}" in gc(store, "--unfinished")
@@ -81,17 +82,18 @@ def test_gc_deletes_nothing_while_this_machine_runs_a_recipe(store):
 
 def test_a_run_holds_its_store_from_its_first_stage_to_its_last(monkeypatch, tmp_path):
     store, held = open_store(str(tmp_path / "store")), []
-    monkeypatch.setattr("flows.run.distill", lambda runner: held.append(alone(store)))
-    monkeypatch.setattr("flows.run.tell_if_killed", lambda: None)
-    monkeypatch.setattr("flows.run.ended_if_unwanted", contextlib.nullcontext)
-    monkeypatch.setattr("flows.run.Runner", lambda *given: SimpleNamespace(rows=[]))
+    monkeypatch.setattr("flows.run.track_crashes", lambda: None)
+    monkeypatch.setattr("flows.run.cancel_if_requested", contextlib.nullcontext)
+    monkeypatch.setattr(
+        "flows.run.Runner", lambda request: SimpleNamespace(rows=[], run=lambda stage: held.append(alone(store)))
+    )
     monkeypatch.setattr("flows.pages.run_page.show_run_page", lambda *given: None)
-    _run(understand("smoke", store.uri), 0.0)
-    assert (held, alone(store)) == ([False], True)
+    _run(validate_request("smoke", store.uri), 0.0)
+    assert (held, alone(store)) == ([False] * 10, True)
 
 
 def alone(store: Store) -> bool:
-    with unused(store, Settings()) as held:
+    with try_exclusive_store_lock(store, Settings()) as held:
         return held
 
 

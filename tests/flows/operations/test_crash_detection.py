@@ -11,7 +11,7 @@ import pytest
 from prefect.client.schemas.objects import State, StateType
 
 from flows.operations import crash_detection as crashed
-from flows.operations.crash_detection import mark_crashed, tell_if_killed
+from flows.operations.crash_detection import mark_crashed, track_crashes
 
 FLOW = uuid4()
 
@@ -60,7 +60,7 @@ def begins(monkeypatch):
     def begin(run: UUID) -> None:
         flow_run = SimpleNamespace(id=run, flow_id=FLOW, work_queue_id=None)
         monkeypatch.setattr(crashed.FlowRunContext, "get", lambda: SimpleNamespace(flow_run=flow_run))
-        tell_if_killed()
+        track_crashes()
 
     return begin
 

@@ -10,7 +10,7 @@ from subprocess import Popen
 
 import pytest
 
-from flows.load import UserError
+from flows.errors import UserError
 from flows.operations.device_limit import require_device_limit
 from flows.operations.server import TEMPORARY
 from tests.support.paths import TWO_STAGES

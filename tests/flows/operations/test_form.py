@@ -3,15 +3,17 @@
 import subprocess
 import sys
 import typing
+from types import SimpleNamespace
 
 import pytest
 from prefect.utilities.callables import parameter_schema
 
 from flows.distill import NAMES
-from flows.load import UserError, load_recipe, recipe_names
+from flows.errors import UserError
+from flows.load import load_recipe, recipe_names
 from flows.operations.form import ABOUT
-from flows.operations.run_name import name_of
-from flows.run import run
+from flows.request import validate_request
+from flows.run import run, run_name
 from lightgen_core.config import Section
 from tasks.config.recipe import Recipe
 
@@ -128,19 +130,20 @@ def test_preference_tuning_keeps_its_learning_rate():
 
 
 def test_a_run_is_named_after_recipe_and_the_key_it_ends_with(tmp_path):
-    whole = name_of("smoke", str(tmp_path), FORM)
-    part = name_of("smoke", str(tmp_path), LINES, until="captions")
-    assert whole == name_of("smoke", "memory://elsewhere", LINES)
+    whole = validate_request("smoke", str(tmp_path), FORM).run_name
+    part = validate_request("smoke", str(tmp_path), LINES, until="captions").run_name
+    assert whole == validate_request("smoke", "memory://elsewhere", LINES).run_name
     assert (whole[:6], len(whole)) == ("smoke-", 14)
     assert (part[:15], len(part)) == ("smoke-captions-", 23)
-    assert name_of("smoke", only="dedup", overrides=LINES)[:12] == "smoke-dedup-"
+    assert validate_request("smoke", str(tmp_path), LINES, until="dedup").run_name[:12] == "smoke-dedup-"
 
 
 @pytest.mark.parametrize(
     "wrong", [{"recipe": "nosuch"}, {"recipe": "smoke", "only": "nosuch"}, {"recipe": "smoke", "store": "nosuch://x"}]
 )
-def test_a_run_that_cannot_be_is_named_after_its_request(wrong):
-    assert name_of(**wrong) == wrong["recipe"]
+def test_a_run_that_cannot_be_is_named_after_its_request(monkeypatch, wrong):
+    monkeypatch.setattr("flows.run.FlowRunContext", SimpleNamespace(get=lambda: SimpleNamespace(parameters=wrong)))
+    assert run_name() == wrong["recipe"]
 
 
 @pytest.mark.parametrize("module", ["flows.run", "flows.commands.serve", "flows.operations.form"])

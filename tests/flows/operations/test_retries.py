@@ -8,7 +8,7 @@ import httpx
 import pytest
 from prefect.states import State
 
-from flows.operations.retries import TRANSIENT_TYPES, in_words, is_transient, may_pass, sentence
+from flows.operations.retries import TRANSIENT_TYPES, fail_with_message, is_transient, sentence, should_retry
 from lightgen_core.endpoint import EndpointError, EndpointUnreachable
 from lightgen_core.launch.ray_cluster import ClusterError
 from lightgen_core.train.train_step import NonFiniteLossError
@@ -106,8 +106,8 @@ def test_a_failed_stage_holds_nothing_until_the_next_try():
         held.append(weakref.ref(tensor))
         raise ConnectionError("reset by peer")
 
-    state = in_words(body)()
-    assert state.message == "ConnectionError: reset by peer" and may_pass(None, None, state)
+    state = fail_with_message(body)()
+    assert state.message == "ConnectionError: reset by peer" and should_retry(None, None, state)
     assert held[0]() is None
 
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from prefect.exceptions import TerminationSignal
 
-from flows.load import UserError
-from flows.operations.retries import StageFailed, without_traceback
+from flows.errors import StageFailed, UserError
+from flows.operations.retries import without_traceback
 from flows.pages import live as live_module
-from flows.pages.live import Live, page_key
-from flows.pages.markdown import plain, scores_told, table
-from flows.pages.progress_log import Heard
+from flows.pages.live import StagePage, page_key
+from flows.pages.markdown import plain, scores_markdown, table
+from flows.pages.progress_log import ProgressLog
 from flows.pages.stage_page import failed_page, working_page
 from lightgen_core.report.charts import loss_curve
 from lightgen_core.report.data import Curve, Sample, SampleRow
@@ -31,13 +31,13 @@ from tests.support.waiting import PATIENCE, wait_until
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 48, 48, 3), dtype=np.uint8)
 
 
-def heard(*progress: Progress, seconds_ago: float = 0.0) -> Heard:
+def heard(*progress: Progress, seconds_ago: float = 0.0) -> ProgressLog:
     """Progress that was told one second apart, the last just now."""
-    given = Heard(began=time.monotonic() - seconds_ago)
+    given = ProgressLog(began=time.monotonic() - seconds_ago)
     for turn, each in enumerate(reversed(progress)):
         given.news = given.news or (time.monotonic(), each)
         given.first = time.monotonic() - turn, each
-    given.steps = [(each.done, each.figures) for each in progress if each.figures]
+    given.steps = [(each.done, each.metrics) for each in progress if each.metrics]
     return given
 
 
@@ -76,8 +76,8 @@ def test_a_stage_page_shows_count_rows_time_left_and_speed():
 
 
 def test_the_page_of_a_training_draws_only_its_finite_losses():
-    steps = [Progress(step, 40, "steps", figures={"loss": 1 / step}) for step in (10, 20)]
-    page = working_page("pretrain", "", heard(*steps, Progress(30, 40, "steps", figures={"loss": float("nan")})))
+    steps = [Progress(step, 40, "steps", metrics={"loss": 1 / step}) for step in (10, 20)]
+    page = working_page("pretrain", "", heard(*steps, Progress(30, 40, "steps", metrics={"loss": float("nan")})))
     (uri,) = re.findall(r"\(data:image/svg\+xml,(\S+)\)", page)
     (title,) = ElementTree.fromstring(unquote(uri)).iterfind(".//{*}title")
     assert title.text == "loss over 20 steps: loss from 0.075 to 0.075"
@@ -94,7 +94,7 @@ def test_the_page_of_a_failed_stage_says_why_and_what_is_kept():
 
 def test_the_page_of_a_cancelled_training_keeps_its_curve():
     """It promises no time."""
-    given = heard(*(Progress(step, 40, "steps", 900.0, figures={"loss": 1 / step}) for step in (10, 20)))
+    given = heard(*(Progress(step, 40, "steps", 900.0, metrics={"loss": 1 / step}) for step in (10, 20)))
     page = failed_page("pretrain", "", given, TerminationSignal(15))
     assert "It was told to stop" in page
     assert page.count("data:image/svg") == 1
@@ -120,15 +120,15 @@ def test_an_error_of_ours_is_logged_without_a_traceback(error, said):
 
 def test_of_many_updates_the_newest_is_shown_without_a_wait(shown, monkeypatch):
     """The stage never waits for the server."""
-    looks, told, show = threading.Event(), threading.Event(), live_module.Pinned.show
+    looks, told, show = threading.Event(), threading.Event(), live_module.UiArtifact.show
 
     def slow(self, data):
         looks.set()
         assert told.wait(PATIENCE)  # the server takes until the stage has told all
         show(self, data)
 
-    monkeypatch.setattr(live_module.Pinned, "show", slow)
-    with Live("pretrain", "", "key", "") as live:
+    monkeypatch.setattr(live_module.UiArtifact, "show", slow)
+    with StagePage("pretrain", "", "key", "") as live:
         live.heard(Progress(0, 1999, "steps"))
         assert looks.wait(PATIENCE)
         for step in range(1, 2000):
@@ -140,7 +140,7 @@ def test_of_many_updates_the_newest_is_shown_without_a_wait(shown, monkeypatch):
 
 def test_a_stage_without_updates_is_shown_once(shown, monkeypatch):
     """One that has worked for long is looked at less often."""
-    with Live("pretrain", "", "key", "") as live:
+    with StagePage("pretrain", "", "key", "") as live:
         wait_until(lambda: shown["progress"] == [0.0])
         time.sleep(10 * live_module.EVERY)
         assert shown["progress"] == [0.0]
@@ -148,27 +148,27 @@ def test_a_stage_without_updates_is_shown_once(shown, monkeypatch):
         wait_until(lambda: shown["progress"] == [0.0, 50.0])
     monkeypatch.setattr(live_module, "LONG", 0.0)
     shown["markdown"].clear()
-    with Live("pretrain", "", "key", "") as live:
+    with StagePage("pretrain", "", "key", "") as live:
         live.heard(Progress(1, 2, "steps"))
         time.sleep(10 * live_module.EVERY)
         assert shown["markdown"] == []
 
 
 def test_a_stage_that_ends_at_once_without_output_shows_nothing(shown):
-    with Live("tokens", "", "key", ""):
+    with StagePage("tokens", "", "key", ""):
         pass
     assert shown == {"markdown": [], "progress": []}
 
 
 def test_a_stage_that_waited_for_another_run_says_so(shown):
-    with Live("tokens", "", "key", ""):
+    with StagePage("tokens", "", "key", ""):
         wait_until(lambda: shown["progress"])
     assert "There was nothing to do" in shown["markdown"][-1]
     assert shown["progress"][-1] == 100.0
 
 
 def test_the_error_of_a_stage_is_shown_and_raised(shown):
-    with pytest.raises(MemoryError), Live("tokens", "", "key", ""):
+    with pytest.raises(MemoryError), StagePage("tokens", "", "key", ""):
         raise MemoryError("too much")
     assert "MemoryError\\: too much" in shown["markdown"][-1]
 
@@ -180,8 +180,8 @@ def test_a_refusing_server_is_logged_once_and_the_stage_goes_on(shown, monkeypat
         refused.append(data)
         raise httpx.ConnectError("nobody answers")
 
-    monkeypatch.setattr(live_module.Pinned, "show", refuse)
-    with caplog.at_level(logging.WARNING), Live("tokens", "", "key", ""):
+    monkeypatch.setattr(live_module.UiArtifact, "show", refuse)
+    with caplog.at_level(logging.WARNING), StagePage("tokens", "", "key", ""):
         wait_until(lambda: len(refused) >= 3)
     assert [record.getMessage() for record in caplog.records] == [
         "tokens: Prefect's server does not take its page (nobody answers); the stage goes on"
@@ -189,7 +189,7 @@ def test_a_refusing_server_is_logged_once_and_the_stage_goes_on(shown, monkeypat
 
 
 def test_an_undrawable_page_is_logged_and_the_stage_goes_on(shown, caplog):
-    with Live("tokens", "", "key", "") as live:
+    with StagePage("tokens", "", "key", "") as live:
         live.done("not a stage")
     assert "its page in the Prefect UI could not be drawn" in caplog.text
 
@@ -228,14 +228,14 @@ def test_scores_become_a_table_and_their_absence_a_sentence():
     """The table shows intervals."""
     dash = "\N{EN DASH}"
     score = {"value": 0.821, "low": 0.797, "high": 0.844, "n": 960}
-    told, bars = scores_told({"pretrain": {"overall": score}, "dpo": {"overall": score}})
+    told, bars = scores_markdown({"pretrain": {"overall": score}, "dpo": {"overall": score}})
     assert bars.startswith("![scores](data:image/svg+xml,")
     assert told.splitlines() == [
         "| score (95 % interval) | Pre-trained | After DPO |",
         "| --- | ---: | ---: |",
         f"| overall | 0.82 (0.80{dash}0.84) | 0.82 (0.80{dash}0.84) |",
     ]
-    assert scores_told(json.loads('{"pretrain": null, "dpo": null}')) == [
+    assert scores_markdown(json.loads('{"pretrain": null, "dpo": null}')) == [
         "No scorer applies: nothing here can judge pictures of these captions."
     ]
 

@@ -5,10 +5,11 @@ from typing import get_args
 import pytest
 import yaml
 
-from flows.load import UserError, load_recipe, recipe_names
+from flows.errors import UserError
+from flows.load import load_recipe, recipe_names
 from flows.selection import select
 from tasks.config.recipe import Recipe
-from tasks.config.settings import Settings, SettingsMistake
+from tasks.config.settings import InvalidSettings, Settings
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -126,5 +127,5 @@ def test_a_wrong_choice_of_stages_is_explained(arguments, message):
 
 def test_a_renamed_setting_names_the_new_variable(monkeypatch):
     monkeypatch.setenv("LIGHTGEN_TRAIN__RECOMPUTE", "true")
-    with pytest.raises(SettingsMistake, match=r"RECOMPUTE: .* it is now called ACTIVATION_CHECKPOINTING"):
+    with pytest.raises(InvalidSettings, match=r"RECOMPUTE: .* it is now called ACTIVATION_CHECKPOINTING"):
         Settings()

@@ -1,4 +1,4 @@
-"""The reason for a missing artifact: the nearest one of its stage and the fields that differ, at a bounded price."""
+"""The reason for a missing artifact: the explain one of its stage and the fields that differ, at a bounded price."""
 
 import contextlib
 import datetime
@@ -13,10 +13,10 @@ from storage.artifact import Artifact, ArtifactStatus
 from storage.manifest import MANIFEST, Manifest
 from storage.store import Store, open_store
 from tasks.config.settings import Settings
-from tasks.context import explain as nearest
-from tasks.context.context import Job
-from tasks.context.explain import Wanted, never_made
-from tasks.context.shards import runs
+from tasks.context import explain
+from tasks.context.context import StageContext
+from tasks.context.explain import ArtifactIdentity, explain_missing
+from tasks.context.shards import split_rows
 from tasks.stage import stage
 
 CONFIG = {
@@ -42,7 +42,7 @@ def made(store: Store, key: str, config: dict = CONFIG, day: int = 21, **changes
 
 
 def why(store: Store, config: dict = CONFIG, inputs: dict = INPUTS, version: int = 2) -> str:
-    return never_made(Artifact(store, "pretrain", "new"), Wanted(version, config, inputs))
+    return explain_missing(Artifact(store, "pretrain", "new"), ArtifactIdentity(version, config, inputs))
 
 
 def changed(**fields: object) -> dict:
@@ -94,7 +94,7 @@ def test_the_nearest_is_chosen_by_fields_then_inputs_then_age(store):
 
 
 def test_only_so_many_of_the_newest_manifests_are_read(store, monkeypatch):
-    monkeypatch.setattr(nearest, "LOOKED_AT", 3)
+    monkeypatch.setattr(explain, "LOOKED_AT", 3)
     for day in range(10, 20):
         made(store, f"day-{day}", changed(steps=day), day=day)
     made(store, "day-same", changed(steps=2000, a=0), day=9)
@@ -112,16 +112,16 @@ def test_a_plan_of_what_is_done_reads_no_other_artifact(store, monkeypatch):
     for name in ("folders", "read", "list_files"):
         monkeypatch.setattr(type(store), name, lambda self, path: looks.append(path))
     planner = plan(load_recipe("smoke"), store)
-    assert ({planner.why(name) for name in planner.artifacts}, looks) == ({"1 row in 1 file"}, [])
+    assert ({planner.explain(name) for name in planner.artifacts}, looks) == ({"1 row in 1 file"}, [])
 
 
-@stage(version=1, reads=("seed", "captions"))
-def captions(job: Job) -> None:
+@stage(version=1, config_sections=("seed", "captions"))
+def captions(ctx: StageContext) -> None:
     """Write three files, or die after two."""
-    for shard in job.unfinished(runs(3, 1, "part")):
-        if shard.number == 2 and job.recipe.seed == 7:
+    for shard in ctx.pending_shards(split_rows(3, 1, "part")):
+        if shard.number == 2 and ctx.recipe.seed == 7:
             raise InterruptedError
-        job.write(shard.name, b"x")
+        ctx.write(shard.name, b"x")
 
 
 def test_a_stage_logs_why_it_starts_and_from_where_it_goes_on(store, caplog):
@@ -132,7 +132,7 @@ def test_a_stage_logs_why_it_starts_and_from_where_it_goes_on(store, caplog):
         recipe = load_recipe("smoke").model_copy(update=fields)
         artifact = captions.artifact(recipe, store, ())
         with contextlib.suppress(InterruptedError):
-            captions.make(recipe, Settings(), (), artifact, remake_before=remake_before)
+            captions.run(recipe, Settings(), (), artifact, remake_before=remake_before)
         return [line for line in caplog.messages if "shard " not in line]
 
     assert make() == ["captions: started (never made)"]

@@ -1,6 +1,7 @@
 """Shards made by a pool of processes equal those made in this one, and nothing of it is lost or left over."""
 
 import ctypes
+import json
 import os
 import pickle
 import subprocess
@@ -19,11 +20,12 @@ from flows.operations.retries import is_transient
 from flows.plan import plan
 from storage.artifact import Artifact
 from storage.store import open_store
-from tasks.config.settings import Settings, SettingsMistake
-from tasks.context.context import Job
+from tasks.config.settings import InvalidSettings, Settings
+from tasks.context.context import StageContext
 from tasks.context.progress import Progress
+from tasks.context.shards import split_rows
 from tasks.executors import select as engine
-from tasks.executors.worker import EngineError, Failure
+from tasks.executors.worker import EngineError, RemoteError
 from tests.factories.shard_workers import (
     FailsAtTwo,
     FailsUnportably,
@@ -91,23 +93,23 @@ def test_two_workers_write_the_bytes_of_one_in_every_stage(tmp_path):
     for settings, store in ((HERE, one), (POOL, two)):
         places = plan(recipe, store)
         for stage in STAGES[:-1]:
-            artifact, inputs = places.found[stage.name][0], places.inputs[stage.name]
+            artifact, inputs = places.statuses[stage.name][0], places.inputs[stage.name]
             heard: list[Progress] = []
-            given = tuple(places.found[name][0] for name in inputs)
-            stage.make(recipe, settings, given, artifact, watch=heard.append)
+            given = tuple(places.statuses[name][0] for name in inputs)
+            stage.run(recipe, settings, given, artifact, on_progress=heard.append)
             if stage.name in FANNED:
                 shards[stage.name] = heard[-1].done
                 same = made.setdefault(stage.name, contents(artifact))
                 assert contents(artifact) == same
-                assert artifact.manifest().metrics == plan(recipe, one).found[stage.name][0].manifest().metrics
+                assert artifact.manifest().metrics == plan(recipe, one).statuses[stage.name][0].manifest().metrics
     assert shards == FANNED
 
 
 def test_the_watcher_hears_of_every_shard_once(store, notes, caplog, tmp_path):
     """Log lines of workers are logged here."""
     heard: list[Progress] = []
-    with caplog.at_level("INFO", logger="lightgen"):
-        artifact = make(store, notes, Numbers, POOL, watch=heard.append)
+    with caplog.at_level("INFO", logger="tasks"):
+        artifact = make(store, notes, Numbers, POOL, on_progress=heard.append)
     assert [(each.done, each.total, each.rows) for each in heard] == [(n, 4, 2 * n) for n in range(5)]
     assert {f"numbers: making part-{n:05d}.parquet" for n in range(4)} <= set(caplog.messages)
     assert contents(artifact) == expected(tmp_path)
@@ -160,7 +162,7 @@ def test_an_error_of_a_worker_arrives_with_what_caused_it():
 
     with pytest.raises(TooBlue) as raised:
         failing()
-    arrived = pickle.loads(pickle.dumps(Failure.of(raised.value))).error()
+    arrived = pickle.loads(pickle.dumps(RemoteError.of(raised.value))).error()
     assert [type(arrived), type(arrived.__cause__)] == [TooBlue, ConnectionResetError]
     assert is_transient(arrived)  # so a stage is tried again wherever the connection broke
 
@@ -193,7 +195,7 @@ def test_workers_end_with_a_stage_that_is_interrupted(store, notes):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make(store, notes, Numbers, POOL, rows=400, watch=interrupt)
+        make(store, notes, Numbers, POOL, rows=400, on_progress=interrupt)
     assert not any(is_running(each["pid"]) for each in noted(notes, "loaded"))
 
 
@@ -222,7 +224,7 @@ def test_workers_end_with_a_stage_interrupted_within_a_shard(store, notes):
 
 
 def test_a_store_in_memory_is_refused_with_the_setting_to_change(notes):
-    with pytest.raises(SettingsMistake, match="with LIGHTGEN_WORKERS=2 others work on it too; set LIGHTGEN_STORE to"):
+    with pytest.raises(InvalidSettings, match="with LIGHTGEN_WORKERS=2 others work on it too; set LIGHTGEN_STORE to"):
         make(open_store("memory://engine"), notes, Numbers, POOL)
 
 
@@ -230,7 +232,7 @@ def test_without_ray_the_command_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("LIGHTGEN_ENGINE", "local")  # the command sets it: put back afterwards
     result = CliRunner().invoke(cli, ["run", "smoke", "--store", str(tmp_path), "--engine", "ray"])
-    assert isinstance(result.exception, SettingsMistake)
+    assert isinstance(result.exception, InvalidSettings)
     assert "pip install 'lightgen[ray]'" in str(result.exception)
 
 
@@ -238,15 +240,32 @@ def test_workers_share_the_cores_and_the_limits_of_an_endpoint(monkeypatch):
     """A number of threads that the settings give is not shared."""
     monkeypatch.delenv("LIGHTGEN_THREADS")
     asked = {"endpoint_requests_per_minute": 60, "endpoint_concurrency": 8}
-    shared = Settings(**asked).share(4, threads=3)
+    shared = Settings(**asked).for_worker(4, threads=3)
     given = (shared.endpoint_requests_per_minute, shared.endpoint_concurrency, shared.threads)
     assert given == (15, 2, 3)
-    assert Settings(threads=5).share(4, threads=3).threads == 5
-    assert Settings().share(16, threads=0).endpoint_concurrency == Settings().share(16, threads=0).threads == 1
+    assert Settings(threads=5).for_worker(4, threads=3).threads == 5
+    assert (
+        Settings().for_worker(16, threads=0).endpoint_concurrency == Settings().for_worker(16, threads=0).threads == 1
+    )
 
 
 def test_the_job_of_a_worker_leaves_the_clock_alone(store, notes):
     artifact = make(store, notes, Numbers, HERE)
-    job = Job(load_recipe("smoke"), HERE, artifact).for_worker(HERE)
-    job.keep_clock()
-    assert not store.exists(job.clock.path)
+    ctx = StageContext(load_recipe("smoke"), HERE, artifact).for_worker(HERE)
+    ctx.save_elapsed()
+    assert not store.exists(ctx.elapsed.path)
+
+
+def test_shards_are_made_by_the_executor_that_is_handed_in(store, notes):
+    def backwards(ctx, shards, worker, inputs):
+        for shard in reversed(shards):
+            worker(ctx.for_worker(HERE), *inputs)(shard)
+            yield shard
+
+    artifact = make(store, notes, Numbers, HERE)
+    artifact.remove()
+    ctx = StageContext(load_recipe("smoke"), HERE, artifact, execute=backwards)
+    ctx.run_shards(split_rows(6, 2, "part"), Numbers, notes)
+    begun = sorted((path.stat().st_mtime_ns, json.loads(path.read_text())["shard"]) for path in notes.glob("began-*"))
+    assert [shard for _, shard in begun][-3:] == [2, 1, 0]
+    assert ctx.for_worker(HERE).execute is None

@@ -9,17 +9,17 @@ import pytest
 from storage.artifact import Artifact
 from storage.store import open_store
 from tasks.config.settings import Settings
-from tasks.context.context import Job
+from tasks.context.context import StageContext
 from tasks.context.progress import Progress
-from tasks.context.shards import runs
-from tasks.executors.ray_actors import needs_of
+from tasks.context.shards import split_rows
+from tasks.executors.ray_actors import resources_per_worker
 from tasks.executors.worker import EngineError
 from tasks.stage import stage
 from tasks.synthesis import synthesis
-from tasks.synthesis_plan import work_of
+from tasks.synthesis_plan import plan_synthesis
 from tests.factories.shard_workers import (
     FailsAtTwo,
-    HeldPainter,
+    HeldSynthesisWorker,
     KilledAtTwo,
     Numbers,
     TooBlue,
@@ -59,14 +59,14 @@ def test_a_run_whose_node_dies_ends_with_the_same_bytes(cluster, tmp_path):
     recipe, store, notes = recipe_of(count=10, shard_size=2), open_store(str(tmp_path / "store")), tmp_path / "notes"
     said = captions_stage(["a red circle", "a blue star", "a green ring"])
     captions = said.artifact(recipe, store, ())
-    said.make(recipe, ON_RAY, (), captions)
+    said.run(recipe, ON_RAY, (), captions)
     expected = synthesis.artifact(recipe, store, (captions,))
-    synthesis.make(recipe, Settings(device="cpu", threads=1), (captions,), expected)
+    synthesis.run(recipe, Settings(device="cpu", threads=1), (captions,), expected)
 
-    @stage(version=1, reads=("seed", "world", "synthesis"))
-    def held(job: Job, captions: Artifact) -> None:
-        work = work_of(job.recipe, captions)
-        job.each(runs(len(work), 2, "images", "quarantine"), HeldPainter, work, notes)
+    @stage(version=1, config_sections=("seed", "world", "synthesis"))
+    def held(ctx: StageContext, captions: Artifact) -> None:
+        work = plan_synthesis(ctx.recipe, captions)
+        ctx.run_shards(split_rows(len(work), 2, "images", "quarantine"), HeldSynthesisWorker, work, notes)
 
     heard: list[Progress] = []
 
@@ -86,7 +86,7 @@ def test_a_run_whose_node_dies_ends_with_the_same_bytes(cluster, tmp_path):
     artifact = held.artifact(recipe, store, (captions,))
     with ThreadPoolExecutor(1) as other:
         killed = other.submit(kill)
-        held.make(recipe, ON_RAY, (captions,), artifact, watch=heard.append)
+        held.run(recipe, ON_RAY, (captions,), artifact, on_progress=heard.append)
     assert contents(artifact) == contents(expected)
     assert made_shards(notes) == Counter(range(5)) + Counter([killed.result()])
     assert [each.done for each in heard] == list(range(6))
@@ -94,7 +94,7 @@ def test_a_run_whose_node_dies_ends_with_the_same_bytes(cluster, tmp_path):
 
 def test_each_worker_loads_once_and_what_it_says_is_logged_here(cluster, tmp_path, caplog):
     here, store = Settings(device="cpu", threads=1), open_store(str(tmp_path / "store"))
-    with caplog.at_level("INFO", logger="lightgen"):
+    with caplog.at_level("INFO", logger="tasks"):
         artifact = make(store, tmp_path / "notes", Numbers, ON_RAY)
     assert contents(artifact) == contents(make(open_store(str(tmp_path / "other")), tmp_path / "here", Numbers, here))
     assert {f"numbers: making part-{n:05d}.parquet" for n in range(4)} <= set(caplog.messages)
@@ -144,4 +144,4 @@ def test_a_worker_too_large_for_any_node_names_the_settings(cluster, tmp_path):
 )
 def test_a_worker_takes_a_gpu_if_stage_and_cluster_have_one(settings, on_device, cluster_gpus, gpus):
     asked = Settings(**{"shard_cpus": 2, "device": "auto"} | settings)
-    assert needs_of(asked, on_device, {"CPU": 8, "GPU": cluster_gpus}) == {"CPU": 2, "GPU": gpus}
+    assert resources_per_worker(asked, on_device, {"CPU": 8, "GPU": cluster_gpus}) == {"CPU": 2, "GPU": gpus}

@@ -15,10 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightgen_core.images.codec import to_png
 from storage.store import open_store
 from tasks.config.settings import Settings
-from tasks.context.context import Job
-from tasks.context.shards import runs
+from tasks.context.context import StageContext
+from tasks.context.shards import split_rows
 from tasks.stage import Stage, stage
-from tasks.tracking.report import Aside, tracked, tracking_folder
+from tasks.tracking.report import BackgroundTracker, track_stage, tracking_folder
 from tests.programs.tracked_stage import RECIPE, make, pretrain_stage
 from tests.support.paths import PROGRAMS, ROOT
 
@@ -29,7 +29,7 @@ def store(tmp_path):
 
 
 def read(folder: Path) -> EventAccumulator:
-    """Return the content of a folder of event files, as TensorBoard reads it."""
+    """Return the content of a folder of event files, as TensorBoard config_sections it."""
     return EventAccumulator(str(folder)).Reload()
 
 
@@ -64,8 +64,8 @@ def test_a_resumed_training_shows_each_step_once(store):
 def evaluation_stage(scores: dict | None) -> Stage:
     """A stage named `evaluation` with two students, two categories and two pictures of each caption."""
 
-    @stage(version=1, reads=("seed", "evaluation"))
-    def evaluation(job: Job) -> None:
+    @stage(version=1, config_sections=("seed", "evaluation"))
+    def evaluation(ctx: StageContext) -> None:
         import numpy as np
 
         rows = [
@@ -74,9 +74,9 @@ def evaluation_stage(scores: dict | None) -> Stage:
             for category in ("circle", "square")
             for png in (to_png(np.full((6, 8, 3), level + number, np.uint8)) for number in range(2))
         ]
-        for shard in job.unfinished(runs(1, 1, "samples")):
-            job.write_table(shard.name, pa.Table.from_pylist(rows))
-        job.figures = {"scores": {"pretrain": scores, "dpo": scores}, "clip_score": {"dpo": {"value": 0.25}}}
+        for shard in ctx.pending_shards(split_rows(1, 1, "samples")):
+            ctx.write_table(shard.name, pa.Table.from_pylist(rows))
+        ctx.metrics = {"scores": {"pretrain": scores, "dpo": scores}, "clip_score": {"dpo": {"value": 0.25}}}
 
     return evaluation
 
@@ -103,10 +103,10 @@ def test_a_done_stage_and_one_without_metrics_write_nothing(store):
     assert len(before) == 6  # two stages, two keys, two files
     assert make_all() == before
 
-    @stage(version=1, reads=("seed",))
-    def captions(job: Job) -> None:
-        for shard in job.unfinished(runs(4, 2, "part")):
-            job.write_table(shard.name, pa.table({"id": [1, 2]}))
+    @stage(version=1, config_sections=("seed",))
+    def captions(ctx: StageContext) -> None:
+        for shard in ctx.pending_shards(split_rows(4, 2, "part")):
+            ctx.write_table(shard.name, pa.table({"id": [1, 2]}))
 
     make(store, captions)
     assert sorted((store / "tracking").rglob("*")) == before
@@ -134,7 +134,7 @@ def test_tracking_changes_neither_artifacts_nor_store_commands(store, tmp_path):
     tracked_one = make(store, pretrain_stage(1, 3))
     plain = pretrain_stage(1, 3)
     other = plain.artifact(RECIPE, open_store(str(tmp_path / "other")), ())
-    plain.make(RECIPE, Settings(), (), other)
+    plain.run(RECIPE, Settings(), (), other)
     files = [entry.model_dump() for entry in tracked_one.manifest().files]
     assert files == [entry.model_dump() for entry in other.manifest().files]
     assert [row["stage"] for row in json.loads(verb("ls", "--json"))["artifacts"]] == ["pretrain"]
@@ -149,12 +149,12 @@ class Unreachable:
     def __init__(self) -> None:
         self.told: list[int] = []
 
-    def figures(self, step: int, figures: dict) -> None:
+    def log_metrics(self, step: int, metrics: dict) -> None:
         self.told.append(step)
         if step > 1:
             raise ConnectionError("no route to host")
 
-    def pictures(self, pictures: list) -> None:
+    def log_images(self, images: list) -> None:
         self.told.append(-1)
 
     def close(self, *, finished: bool) -> None:
@@ -163,10 +163,10 @@ class Unreachable:
 
 def test_a_tracker_that_fails_is_reported_once_and_left_out(caplog):
     tracker = Unreachable()
-    aside = Aside("mlflow", lambda: tracker)
+    background = BackgroundTracker("mlflow", lambda: tracker)
     for step in range(1, 5):
-        aside.figures(step, {"loss": 1.0})
-    aside.close(finished=True)
+        background.log_metrics(step, {"loss": 1.0})
+    background.close(finished=True)
     assert tracker.told == [1, 2]
     assert [record.getMessage() for record in caplog.records] == [
         "mlflow shows no more of this stage, which goes on without it: no route to host"
@@ -183,8 +183,9 @@ def test_a_disk_closed_to_tensorboard_costs_only_a_log_line(store, tmp_path, cap
 
 def test_a_hanging_tracker_holds_neither_stage_nor_program(tmp_path):
     code = (
-        "import threading; from tasks import tracking; tracking.PATIENCE = 0.1; "
-        "aside = tracking.Aside('wandb', threading.Event().wait); aside.figures(1, {}); aside.close(finished=True)"
+        "import threading; from tasks.tracking import report; report.CLOSE_TIMEOUT_SECONDS = 0.1; "
+        "tracker = report.BackgroundTracker('wandb', threading.Event().wait); "
+        "tracker.log_metrics(1, {}); tracker.close(finished=True)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "wandb has not taken all of this stage within 0 s; the run goes on\n")
@@ -254,8 +255,8 @@ def test_mlflow_gets_one_run_that_a_later_attempt_goes_on_with(store, tmp_path, 
     settings = Settings(trackers=("mlflow",))
     failing = pretrain_stage(1, 4)
     artifact = failing.artifact(RECIPE, open_store(str(store)), ())
-    with pytest.raises(RuntimeError), tracked(RECIPE, settings, failing, artifact) as watch:
-        failing.make(RECIPE, settings, (), artifact, watch=watch)
+    with pytest.raises(RuntimeError), track_stage(RECIPE, settings, failing, artifact) as on_progress:
+        failing.run(RECIPE, settings, (), artifact, on_progress=on_progress)
         artifact.remove()
         raise RuntimeError("stands for what ends a stage")
     client = mlflow.MlflowClient()
