@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from lightgen_core.captioning.coverage import coverage, dropped_rows
 from lightgen_core.captioning.scene import held_out_captions
-from lightgen_core.captioning.select import Choice, choose_captions, in_turn
+from lightgen_core.captioning.select import CaptionSelection, chain, select_captions
 from lightgen_core.seeds import derive_seed
 from storage.tables import schema
 from tasks.captions_sources import Topics, load_candidates
@@ -69,16 +69,16 @@ def captions(ctx: StageContext) -> None:
     ]
     ctx.write_table("captions.parquet", pa.Table.from_pylist(rows, SCHEMA))
     ctx.write_table("dropped.parquet", pa.Table.from_pylist(dropped, DROPPED))
-    repeated = sum(fault.repeats is not None for _, fault in choice.dropped)
+    repeated = sum(fault.duplicate_of is not None for _, fault in choice.rejected)
     ctx.counts = {"rows": len(rows), "dropped": len(dropped), "repeated": repeated}
     covered = coverage(choice.chosen, config.llm.taxonomy.axes if config.llm else None)
     ctx.metrics = covered | {"dropped_by_reason": reasons, "evaluation_prompts": proof}
 
 
-def _choose(ctx: StageContext, topics: Topics, seed: int) -> tuple[Choice, dict[str, Any]]:
+def _choose(ctx: StageContext, topics: Topics, seed: int) -> tuple[CaptionSelection, dict[str, Any]]:
     """Return the chosen captions, and the proof that none of them is an evaluation prompt."""
     from lightgen_core.captioning.contamination import EvaluationPrompts
-    from lightgen_core.captioning.dedup import repeated_meaning, repeated_words
+    from lightgen_core.captioning.dedup import lexical_dedup, semantic_dedup
     from lightgen_core.captioning.embedding import caption_embedder
 
     config, space = ctx.recipe.captions, ctx.recipe.captions.embedding
@@ -89,8 +89,8 @@ def _choose(ctx: StageContext, topics: Topics, seed: int) -> tuple[Choice, dict[
         held_out = EvaluationPrompts(prompts, None if scene else config.decontamination)
     else:
         held_out = EvaluationPrompts(prompts, config.decontamination, embed, space.evaluation)
-    screens = [held_out.screen, repeated_words(config.near_duplicate, seed, within_meaning=scene)]
+    screens = [held_out.filter, lexical_dedup(config.near_duplicate, seed, within_meaning=scene)]
     if space and embed:
-        screens.append(repeated_meaning(space.near_duplicate, embed, within_meaning=scene))
-    choice = choose_captions(topics, config.count, in_turn(*screens))
-    return choice, held_out.proof([caption.text for caption in choice.chosen])
+        screens.append(semantic_dedup(space.near_duplicate, embed, within_meaning=scene))
+    choice = select_captions(topics, config.count, chain(*screens))
+    return choice, held_out.contamination_report([caption.text for caption in choice.chosen])

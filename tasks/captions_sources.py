@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.captioning.config import AnswerFilters, LanguageModel
-from lightgen_core.captioning.parse import Answer, Writer, caption_of
+from lightgen_core.captioning.config import AnswerFilters, LLMConfig
+from lightgen_core.captioning.parse import Answer, Captioner, parse_caption
 from lightgen_core.captioning.prompts import Instruction, Instructions
-from lightgen_core.captioning.readers import Damaged, excerpt, read_captions
+from lightgen_core.captioning.readers import BadRow, read_captions, truncate_for_report
 from lightgen_core.captioning.scene import scene_captions
 from lightgen_core.captioning.select import Caption
 from lightgen_core.rejected import Rejected
@@ -69,7 +69,7 @@ def _read_file(ctx: StageContext) -> tuple[list[Caption], Rows]:
     captions: list[Caption] = []
     damaged: Rows = []
     for row in read_captions(source):
-        if isinstance(row, Damaged):
+        if isinstance(row, BadRow):
             damaged.append(asdict(row))
         else:
             captions.append(row)
@@ -84,7 +84,7 @@ def _from_llm(ctx: StageContext, seed: int) -> tuple[Topics, Rows]:
     originals, damaged = _read_file(ctx) if config.rewrite else ([], [])
     instructions = Instructions(config.taxonomy, seed, config.rewrite, originals)
     with ExitStack() as stack:
-        writer: Writer | None = None
+        writer: Captioner | None = None
         count = math.ceil(ctx.recipe.captions.count * config.oversampling)
         for shard in ctx.pending_shards(split_rows(count, config.shard_size, "answers")):
             writer = writer or _load_writer(ctx, config, stack)
@@ -105,18 +105,18 @@ def _from_llm(ctx: StageContext, seed: int) -> tuple[Topics, Rows]:
     return _by_topic(captions), damaged
 
 
-def _load_writer(ctx: StageContext, config: LanguageModel, stack: ExitStack) -> Writer:
+def _load_writer(ctx: StageContext, config: LLMConfig, stack: ExitStack) -> Captioner:
     if config.backend == "transformers":
-        from lightgen_core.captioning.hf_captioner import CausalWriter
+        from lightgen_core.captioning.hf_captioner import HFCaptioner
 
-        return CausalWriter.load(config, device=ctx.device())
-    from lightgen_core.captioning.openai_captioner import ChatWriter
-    from lightgen_core.endpoint import Endpoint, Patience
+        return HFCaptioner.load(config, device=ctx.device())
+    from lightgen_core.captioning.openai_captioner import OpenAICaptioner
+    from lightgen_core.endpoint import Endpoint
 
     settings = ctx.settings
-    patience = Patience(requests_per_minute=settings.endpoint_requests_per_minute)
-    endpoint = stack.enter_context(Endpoint(settings.llm_url, settings.llm_key.get_secret_value(), patience))
-    return ChatWriter(endpoint, config, settings.endpoint_concurrency)
+    key, rate = settings.llm_key.get_secret_value(), settings.endpoint_requests_per_minute
+    endpoint = stack.enter_context(Endpoint(settings.llm_url, key, requests_per_minute=rate))
+    return OpenAICaptioner(endpoint, config, settings.endpoint_concurrency)
 
 
 def _answer_row(index: int, instruction: Instruction, answer: Answer, filters: AnswerFilters) -> dict[str, Any]:
@@ -126,9 +126,9 @@ def _answer_row(index: int, instruction: Instruction, answer: Answer, filters: A
         "topic": instruction.topic,
         "values": json.dumps(dict(instruction.values), sort_keys=True),
         "seed": instruction.seed,
-        "answer": excerpt(answer.text, most=None),
+        "answer": truncate_for_report(answer.text, limit=None),
     }
     try:
-        return row | {"caption": caption_of(answer, instruction, filters)}
+        return row | {"caption": parse_caption(answer, instruction, filters)}
     except Rejected as rejected:
-        return row | {"reason": str(rejected.reason), "detail": excerpt(rejected.detail)}
+        return row | {"reason": str(rejected.reason), "detail": truncate_for_report(rejected.detail)}

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from lightgen_core.encoders.unique import unique_texts
-from lightgen_core.images.codec import from_bytes
+from lightgen_core.images.codec import decode_image
 from storage.artifact import Artifact
 from storage.plural import pluralize
 from storage.tables import read_file, schema
@@ -36,7 +36,7 @@ class EmbeddingWorker:
         rows = read_file(self.synthesis, shard.source)
         encoded = rows["image"].combine_chunks().field("bytes").to_pylist()
         batches = [encoded[start : start + self.batch_size] for start in range(0, len(encoded), self.batch_size)]
-        image = np.concatenate([self.clip.embed_pictures([from_bytes(data) for data in batch]) for batch in batches])
+        image = np.concatenate([self.clip.embed_pictures([decode_image(data) for data in batch]) for batch in batches])
         captions, inverse = unique_texts(rows["caption"].to_pylist())
         text = self.clip.embed_texts(captions)[inverse]
         columns = {

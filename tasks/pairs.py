@@ -7,7 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lightgen_core.evaluation.preference import load_scorer
-from lightgen_core.images.codec import from_bytes
+from lightgen_core.images.codec import decode_image
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
 from storage.rows import take_rows
@@ -97,7 +97,7 @@ class PairWorker:
             sampled.pictures,
             sampled.latents,
             self.scorer.samples(list(sampled.pictures), captions).reshape(len(rows), config.samples),
-            self.scorer.teachers([from_bytes(data) for data in teacher_images], [row["caption"] for row in rows]),
+            self.scorer.teachers([decode_image(data) for data in teacher_images], [row["caption"] for row in rows]),
             kind=config.kind,
             margin=self.scorer.margin,
             dtype=str(layout["dtype"]),

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import yaml
 
 from lightgen_core.dedup.diversity import Diversity
-from lightgen_core.images.codec import from_bytes
+from lightgen_core.images.codec import decode_image
 from lightgen_core.intervals import Interval
 from lightgen_core.report.data import (
     Curve,
@@ -130,7 +130,7 @@ def samples(run: RunArtifacts) -> tuple[SampleRow, ...]:
     rows: dict[int, SampleRow] = {}
     for row in take_rows(evaluation, "^samples", sorted(first.values())).to_pylist():
         row_so_far = rows.get(row["prompt"]) or SampleRow(row["category"], row["caption"], _teacher_sample(recipe, row))
-        sample = Sample(from_bytes(row["image"]["bytes"]), row["correct"])
+        sample = Sample(decode_image(row["image"]["bytes"]), row["correct"])
         rows[row["prompt"]] = replace(row_so_far, samples={**row_so_far.samples, row["student"]: sample})
     return tuple(rows.values())
 
@@ -140,7 +140,7 @@ def _teacher_sample(recipe: Recipe, row: Mapping[str, Any]) -> dict[str, Sample]
     if recipe.evaluation.benchmark != "scene" or recipe.synthesis.teacher != "scene":
         return {}
     seed = derive_seed(recipe.seed, "report", row["prompt"])
-    return {"teacher": Sample(SceneTeacher(recipe.world).draw([row["caption"]], [seed])[0])}
+    return {"teacher": Sample(SceneTeacher(recipe.world).generate([row["caption"]], [seed])[0])}
 
 
 def loss_curve(pretrain: Artifact) -> Curve:
@@ -235,7 +235,7 @@ def _images_by_id(synthesis: Artifact, ids: set[int]) -> dict[int, tuple[np.ndar
     all_ids = read_table(synthesis, "^images", ["id"])["id"].to_numpy()
     indices = np.flatnonzero(np.isin(all_ids, sorted(ids)))
     chosen = take_rows(synthesis, "^images", indices, ["id", "image", "caption"]).to_pylist()
-    return {row["id"]: (from_bytes(row["image"]["bytes"]), row["caption"]) for row in chosen}
+    return {row["id"]: (decode_image(row["image"]["bytes"]), row["caption"]) for row in chosen}
 
 
 def pair_examples(run: RunArtifacts) -> tuple[PairExample, ...]:
@@ -246,8 +246,8 @@ def pair_examples(run: RunArtifacts) -> tuple[PairExample, ...]:
     return tuple(
         PairExample(
             row["caption"],
-            from_bytes(row["winner_image"]["bytes"]),
-            from_bytes(row["loser_image"]["bytes"]),
+            decode_image(row["winner_image"]["bytes"]),
+            decode_image(row["loser_image"]["bytes"]),
             row["kind"],
         )
         for row in rows

@@ -67,7 +67,7 @@ def synthesis(ctx: StageContext, captions: Artifact) -> None:
             "%s with a kept caption, %d without", pluralize(len(plan), "sample"), plan.counts["caption_filtered_out"]
         )
     if plan.faults:
-        rows = [{"id": None, "source": f.key, "caption": f.caption, **_reason_columns(f.why)} for f in plan.faults]
+        rows = [{"id": None, "source": f.key, "caption": f.caption, **_reason_columns(f.error)} for f in plan.faults]
         ctx.write_table("quarantine-set.parquet", pa.Table.from_pylist(rows, QUARANTINE))
     shards = split_rows(len(plan), ctx.recipe.synthesis.shard_size, "images", "quarantine")
     ctx.run_shards(shards, SynthesisWorker, plan)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 
 from lightgen_core.captioning.select import assign_images
-from lightgen_core.images.codec import to_png
-from lightgen_core.images.sample import Fault, even_space
+from lightgen_core.images.codec import encode_png
+from lightgen_core.images.sample import BadSample, normalize_whitespace
 from lightgen_core.rejected import Rejected
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
@@ -31,7 +31,7 @@ class SynthesisPlan(Protocol):
     It pickles as its recipe and captions, and plans again where it is unpickled.
     """
 
-    faults: Sequence[Fault]
+    faults: Sequence[BadSample]
     counts: dict[str, int]
 
     @property
@@ -68,7 +68,7 @@ class PromptPlan:
         self._arguments = recipe, captions
         self._captions, self._seed, self._source = _read_captions(captions), recipe.seed, config.teacher
         self._caption_indices = assign_images(self._captions["topic"].to_pylist(), config.count, config.balance)
-        self.faults: Sequence[Fault] = ()
+        self.faults: Sequence[BadSample] = ()
         self.counts: dict[str, int] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -80,9 +80,9 @@ class PromptPlan:
         config = self._arguments[0].synthesis
         if config.teacher != "diffusers" or config.diffusers is None:
             return {}
-        from lightgen_core.teachers.diffusers_teacher import PipelineTeacher
+        from lightgen_core.teachers.diffusers_teacher import DiffusersTeacher
 
-        return {"pipeline": PipelineTeacher.name_of(config.diffusers)}
+        return {"pipeline": DiffusersTeacher.name_of(config.diffusers)}
 
     def __len__(self) -> int:
         return len(self._caption_indices)
@@ -101,8 +101,8 @@ class PromptPlan:
 
         def generate(start: int, stop: int) -> Iterator[bytes | Rejected]:
             rows = self.rows(start, stop)
-            results = teacher.draw([row["caption"] for row in rows], [row["seed"] for row in rows])
-            yield from (result if isinstance(result, Rejected) else to_png(result) for result in results)
+            results = teacher.generate([row["caption"] for row in rows], [row["seed"] for row in rows])
+            yield from (result if isinstance(result, Rejected) else encode_png(result) for result in results)
 
         return generate
 
@@ -110,15 +110,15 @@ class PromptPlan:
 def _load_teacher(ctx: StageContext) -> "Teacher":
     config, settings = ctx.recipe.synthesis, ctx.settings
     if config.teacher == "diffusers" and config.diffusers:
-        from lightgen_core.teachers.diffusers_teacher import PipelineTeacher
+        from lightgen_core.teachers.diffusers_teacher import DiffusersTeacher
 
-        return PipelineTeacher.load(config.diffusers, ctx.device(), settings.offload)
+        return DiffusersTeacher.load(config.diffusers, ctx.device(), settings.offload)
     if config.teacher == "endpoint" and config.endpoint:
-        from lightgen_core.endpoint import Endpoint, Patience
+        from lightgen_core.endpoint import Endpoint
         from lightgen_core.teachers.endpoint import EndpointTeacher
 
-        patience = Patience(requests_per_minute=settings.endpoint_requests_per_minute)
-        endpoint = Endpoint(settings.images_url, settings.images_key.get_secret_value(), patience)
+        key, rate = settings.images_key.get_secret_value(), settings.endpoint_requests_per_minute
+        endpoint = Endpoint(settings.images_url, key, requests_per_minute=rate)
         return EndpointTeacher(config.endpoint, endpoint, settings.endpoint_concurrency)
     from lightgen_core.teachers.scene import SceneTeacher
 
@@ -135,10 +135,10 @@ class ImageSetPlan:
         assert config.files is not None  # the recipe's own check
         self._arguments = recipe, captions
         kept = _read_captions(captions).select(COLUMNS).to_pylist()
-        self._row_of = {even_space(row["caption"]): row for row in reversed(kept)}
+        self._row_of = {normalize_whitespace(row["caption"]): row for row in reversed(kept)}
         self._set = ImageSetTeacher(config.files, self._row_of, config.count)
-        self.faults: Sequence[Fault] = self._set.faults
-        self.counts = {"caption_filtered_out": self._set.not_kept, "surplus": self._set.beyond}
+        self.faults: Sequence[BadSample] = self._set.bad_samples
+        self.counts = {"caption_filtered_out": self._set.unmatched, "surplus": self._set.surplus}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ImageSetPlan, self._arguments
@@ -160,4 +160,4 @@ class ImageSetPlan:
 
     def load_source(self, ctx: StageContext) -> ImageSource:
         """Return the reader of the images."""
-        return partial(self._set.pictures, threads=ctx.settings.threads)
+        return partial(self._set.images, threads=ctx.settings.threads)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.images.codec import from_bytes
+from lightgen_core.images.codec import decode_image
 from storage.plural import pluralize
 from tasks.config.sections import Tokens
 from tasks.context.context import StageContext
@@ -61,7 +61,7 @@ def check_codec(config: Tokens, codec: "LatentCodec") -> None:
 def log_disk_estimate(ctx: StageContext, shard: pa.Table, codec: "LatentCodec", text_width: int, kept: int) -> None:
     """Log, before the first image is encoded, how much disk the rows take at most."""
     config = ctx.recipe.tokens
-    sides = [(size, size) for size in config.sizes] or [from_bytes(shard["image"][0]["bytes"].as_py()).shape[:2]]
+    sides = [(size, size) for size in config.sizes] or [decode_image(shard["image"][0]["bytes"].as_py()).shape[:2]]
     rows, text = kept * (2 if config.flip else 1), 2 * config.max_text_tokens * text_width
     channels = codec.channels * (2 if config.latents == "moments" else 1)
     row_bytes = sum(2 * channels * (h // codec.stride) * (w // codec.stride) + text for h, w in sides)

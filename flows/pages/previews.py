@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from flows.pages.markdown import image, plain, scores_markdown, table
 from flows.pages.progress_log import StageResult
-from lightgen_core.images.codec import from_bytes
+from lightgen_core.images.codec import decode_image
 from lightgen_core.report.charts import loss_curve
 from lightgen_core.report.data import STUDENTS, Curve, Sample, SampleRow
 from lightgen_core.report.formats import interval, number, percent, sentence, words
@@ -13,7 +13,7 @@ from storage.artifact import Artifact
 from storage.rows import take_rows
 from tasks import report_data
 
-PICTURE_BYTES = 48_000
+MAX_IMAGE_BYTES = 48_000
 """Encoded pictures of a page, together; pages live in Prefect's database."""
 
 SPOTS, AT_A_SPOT = 4, 7
@@ -53,7 +53,7 @@ def _some_pictures(synthesis: Artifact) -> Iterator[SampleRow]:
         places = range(start, min(start + 8 * AT_A_SPOT, rows * (spot + 1) // SPOTS))
         near = take_rows(synthesis, "^images", places, ["image", "caption", "topic"]).to_pylist()
         for row in list({row["caption"]: row for row in near}.values())[:AT_A_SPOT]:
-            yield SampleRow(row["topic"], row["caption"], {"": Sample(from_bytes(row["image"]["bytes"]))})
+            yield SampleRow(row["topic"], row["caption"], {"": Sample(decode_image(row["image"]["bytes"]))})
 
 
 def _dedup(made: StageResult) -> list[str]:
@@ -115,7 +115,7 @@ def _curves(curves: Iterable[Curve]) -> list[str]:
 
 
 def _grid(title: str, rows: Iterable[SampleRow]) -> list[str]:
-    drawn = picture_grid(rows, PICTURE_BYTES)
+    drawn = picture_grid(rows, MAX_IMAGE_BYTES)
     return [f"**{sentence(title)}**", image(title, drawn)] if drawn else []
 
 

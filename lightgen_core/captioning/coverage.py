@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightgen_core.captioning.select import Caption, Choice
+from lightgen_core.captioning.select import Caption, CaptionSelection
 
 
 def coverage(captions: Sequence[Caption], axes: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def coverage(captions: Sequence[Caption], axes: Mapping[str, Sequence[str]] | No
     return counts
 
 
-def dropped_rows(choice: Choice) -> list[dict[str, Any]]:
+def dropped_rows(choice: CaptionSelection) -> list[dict[str, Any]]:
     """Return a row for each caption that was left out, with its reason."""
     return [
         {
@@ -31,8 +31,8 @@ def dropped_rows(choice: Choice) -> list[dict[str, Any]]:
             "topic": caption.topic,
             "reason": str(fault.reason),
             "detail": fault.detail,
-            "duplicate_of": fault.repeats,
+            "duplicate_of": fault.duplicate_of,
             "similarity": fault.similarity,
         }
-        for caption, fault in choice.dropped
+        for caption, fault in choice.rejected
     ]

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from lightgen_core.encoders.unique import unique_texts
-from lightgen_core.images.codec import from_bytes, resize_square
-from lightgen_core.images.flip import mirrorable
+from lightgen_core.images.codec import decode_image, resize_square
+from lightgen_core.images.flip import is_flip_safe
 
 if TYPE_CHECKING:
     from lightgen_core.encoders.autoencoder import LatentCodec
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def add_mirrored_rows(rows: pa.Table) -> tuple[pa.Table, np.ndarray]:
     """Append the rows whose `caption` holds for the mirror image. Return the table, and which rows are mirrored."""
-    mirrored = rows.filter(pa.array([mirrorable(caption) for caption in rows["caption"].to_pylist()], pa.bool_()))
+    mirrored = rows.filter(pa.array([is_flip_safe(caption) for caption in rows["caption"].to_pylist()], pa.bool_()))
     return pa.concat_tables([rows, mirrored]), np.arange(len(rows) + len(mirrored)) >= len(rows)
 
 
@@ -38,7 +38,7 @@ def image_batches(
     encoded, ids = rows["image"].combine_chunks().field("bytes").to_pylist(), rows["id"].to_pylist()
     expected: tuple[int, ...] | None = None
     for start in range(0, len(encoded), batch_size):
-        images = [from_bytes(data) for data in encoded[start : start + batch_size]]
+        images = [decode_image(data) for data in encoded[start : start + batch_size]]
         if size is not None:
             images = [resize_square(image, size) for image in images]
         expected = expected or images[0].shape

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightgen_core.captioning.select import assign_images
 from lightgen_core.encoders.dtypes import to_bytes
 from lightgen_core.evaluation.preference import Kind, choose_pair
-from lightgen_core.images.codec import to_png
+from lightgen_core.images.codec import encode_png
 
 
 def choose_caption_rows(tokens: pa.Table, count: int, seed: int) -> NDArray[np.int64]:
@@ -73,10 +73,10 @@ def pair_rows(
                 "text": row["text"],
                 "text_length": row["text_length"],
                 "winner_image": {
-                    "bytes": teacher_images[index] if winner is None else to_png(images[winner]),
+                    "bytes": teacher_images[index] if winner is None else encode_png(images[winner]),
                     "path": None,
                 },
-                "loser_image": {"bytes": to_png(images[loser]), "path": None},
+                "loser_image": {"bytes": encode_png(images[loser]), "path": None},
             }
         )
     return pairs

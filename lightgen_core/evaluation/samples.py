@@ -9,7 +9,7 @@ import pyarrow as pa
 from lightgen_core.evaluation.judge import Judge
 from lightgen_core.evaluation.prompt import Prompt
 from lightgen_core.evaluation.scores import score_table
-from lightgen_core.images.codec import from_bytes, to_png
+from lightgen_core.images.codec import decode_image, encode_png
 from lightgen_core.intervals import bootstrap_mean
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def sample_row(
         "caption": prompt.caption,
         "meaning": prompt.meaning,
         "seed": seed,
-        "image": {"bytes": to_png(image), "path": f"{index:06d}.png"},
+        "image": {"bytes": encode_png(image), "path": f"{index:06d}.png"},
         "correct": correct,
     }
 
@@ -111,4 +111,4 @@ def _rows_of(samples: pa.Table, student: str) -> pa.Table:
 
 
 def _decode_images(samples: pa.Table) -> list[np.ndarray]:
-    return [from_bytes(data) for data in samples["image"].combine_chunks().field("bytes").to_pylist()]
+    return [decode_image(data) for data in samples["image"].combine_chunks().field("bytes").to_pylist()]

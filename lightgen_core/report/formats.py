@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 from PIL import Image
 
-from lightgen_core.images.codec import to_png
+from lightgen_core.images.codec import encode_png
 from lightgen_core.intervals import Interval
 from lightgen_core.report.data import Picture
 
@@ -24,7 +24,7 @@ def picture_uri(picture: Picture, side: int = _THUMBNAIL) -> str:
             f"found a picture of {picture.dtype} and shape {picture.shape}; expected uint8 (height, width, 3)"
         )
     if is_pixel_art(picture):
-        return "data:image/png;base64," + base64.b64encode(to_png(picture)).decode()
+        return "data:image/png;base64," + base64.b64encode(encode_png(picture)).decode()
     small = Image.fromarray(picture)
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     sink = io.BytesIO()

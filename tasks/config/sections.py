@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lightgen_core.captioning.config import CaptionEmbedding, CaptionFile, Decontamination, LanguageModel
+from lightgen_core.captioning.config import CaptionEmbedding, CaptionFile, Decontamination, LLMConfig
 from lightgen_core.config import (
     Fraction,
     HeadConfig,
@@ -38,7 +38,7 @@ class Captions(Section):
         default_factory=Decontamination, description="which captions give an evaluation prompt away"
     )
     file: CaptionFile | None = Field(None, description="source file: the captions; source llm: those to rewrite")
-    llm: LanguageModel | None = Field(None, description="source llm: the model and what it is asked")
+    llm: LLMConfig | None = Field(None, description="source llm: the model and what it is asked")
 
     @model_validator(mode="after")
     def _source_is_described(self) -> "Captions":

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lightgen_core.images.codec import from_bytes
+from lightgen_core.images.codec import decode_image
 from tasks.config.settings import InvalidSettings
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class TensorBoard:
     def log_images(self, images: Sequence[SampleImage]) -> None:
         writer = self._open(0)
         for image in images:
-            writer.add_image(f"{image.caption}/{image.student}", from_bytes(image.png), 0, dataformats="HWC")
+            writer.add_image(f"{image.caption}/{image.student}", decode_image(image.png), 0, dataformats="HWC")
         writer.flush()
 
     def _open(self, step: int) -> "SummaryWriter":
@@ -126,7 +126,9 @@ class WandB:
     def log_images(self, images: Sequence[SampleImage]) -> None:
         import wandb
 
-        samples = [wandb.Image(from_bytes(image.png), caption=f"{image.student}: {image.caption}") for image in images]
+        samples = [
+            wandb.Image(decode_image(image.png), caption=f"{image.student}: {image.caption}") for image in images
+        ]
         self._run.log({"samples": samples})
 
     def close(self, *, finished: bool) -> None:

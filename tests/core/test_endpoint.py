@@ -5,29 +5,32 @@ import socket
 import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from types import SimpleNamespace
 
 import pytest
 
-import lightgen_core.endpoint
-from lightgen_core.endpoint import Endpoint, EndpointError, Patience, RequestFailed
-from tests.support.local_endpoint import Reply, serving
+from lightgen_core.endpoint import Endpoint, EndpointError, EndpointUnreachable, RequestFailed, RequestRefused
+from tests.support.local_endpoint import Reply, serving, without_waits
 from tests.support.waiting import PATIENCE
 
 KEY = "sk-do-not-show-me"
-QUICK = Patience(attempts=4, first_wait=0.01, longest_wait=0.5)
 FINE = Reply({"ok": 1})
 
 
 @pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def quick_loopback(monkeypatch):
+    without_waits(monkeypatch)
 
 
-def ask(asked, patience=QUICK, key=None, body=None):
-    with Endpoint(asked.url, key, patience) as endpoint:
+def post_all(endpoint, count, concurrency):
+    with ThreadPoolExecutor(concurrency) as pool:
+        return list(pool.map(lambda number: endpoint.post("x", {"n": number}), range(count)))
+
+
+def ask(asked, key=None, body=None, max_retries=3, **options):
+    with Endpoint(asked.url, key, max_retries=max_retries, **options) as endpoint:
         return endpoint.post("chat/completions", body or {"n": 1})
 
 
@@ -48,32 +51,39 @@ def test_the_key_travels_as_a_bearer_token_and_the_body_as_json():
         Reply(b"\xff\xfe", 200),
         Reply([1, 2], 200),
         Reply({}, 200, {"Content-Encoding": "gzip"}),
+        Reply({"error": {"message": "upstream overloaded", "code": 503}}),
+        Reply({"error": {"message": "slow down", "code": "429"}}),
+        Reply({"error": "oops", "data": None}),
     ],
 )
 def test_passing_trouble_is_tried_again(trouble):
     with serving([trouble, trouble, FINE]) as asked:
-        assert ask(asked, Patience(attempts=3, first_wait=0.01)) == {"ok": 1}
+        assert ask(asked, max_retries=2) == {"ok": 1}
     assert len(asked.bodies) == 3
 
 
 @pytest.mark.parametrize("silent", [Reply({}, delay=1.0), Reply({}, 200, {"Content-Length": "500"})])
 def test_a_server_that_is_silent_is_tried_again(silent):
     with serving([silent, silent, FINE]) as asked:
-        assert ask(asked, Patience(attempts=100, first_wait=0.01, longest_wait=0.01, timeout=0.3)) == {"ok": 1}
+        assert ask(asked, max_retries=99, timeout=0.3) == {"ok": 1}
     assert len(asked.bodies) >= 3  # more where this machine was as slow
 
 
 def test_waits_double_up_to_the_longest(monkeypatch):
     waits = []
-    monkeypatch.setattr(lightgen_core.endpoint, "time", SimpleNamespace(sleep=waits.append, monotonic=time.monotonic))
-    with serving([Reply(status=500)] * 4 + [FINE]) as asked:
-        ask(asked, Patience(attempts=5, first_wait=1, longest_wait=5))
-    assert waits == [1, 2, 4, 5]
+    monkeypatch.undo()  # the waits of openai itself
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(time, "sleep", waits.append)
+    with serving([Reply(status=500)] * 7 + [FINE]) as asked:
+        ask(asked, max_retries=7)
+    # The server in this process sleeps too, for no time; each wait is shortened by a quarter at most.
+    for wait, expected in zip([wait for wait in waits if wait], [0.5, 1, 2, 4, 8, 8, 8], strict=True):
+        assert 0.75 * expected <= wait <= expected
 
 
 def test_retry_after_holds_back_every_thread():
     busy = Reply(status=429, headers={"Retry-After": "0.4"})
-    with serving([busy, FINE]) as asked, Endpoint(asked.url, patience=Patience(attempts=1)) as endpoint:
+    with serving([busy, FINE]) as asked, Endpoint(asked.url, max_retries=0) as endpoint:
         with pytest.raises(EndpointError):  # it has no second attempt: the wait is for the requests of others
             endpoint.post("x", {})
         endpoint.post("x", {})
@@ -111,31 +121,38 @@ def test_a_server_that_wants_a_long_wait_stops_the_run_at_once():
         (Reply({"error": "starting"}, 503), EndpointError, 4),
         (Reply({"error": "who are you"}, 401), EndpointError, 1),
         (Reply({"error": "no such model"}, 404), EndpointError, 1),
+        (Reply({"error": {"message": "your key may not use this model"}}, 403), EndpointError, 1),
+        (Reply({"error": {"message": "moderation: your input was flagged"}}, 403), RequestRefused, 1),
+        (Reply({"error": {"message": "content policy", "code": 400}}), RequestRefused, 1),
+        (Reply({"error": {"message": "overloaded", "code": 503}}), EndpointUnreachable, 4),
+        (Reply({"error": {"message": "who are you", "code": 401}}), EndpointError, 1),
         (Reply(status=302, headers={"Location": "http://127.0.0.1:1/"}), EndpointError, 1),
     ],
 )
 def test_failures_of_one_request_differ_from_those_of_all(reply, error, requests):
-    with serving([reply]) as asked, pytest.raises(error):
+    with serving([reply]) as asked, pytest.raises(error) as raised:
         ask(asked)
     assert len(asked.bodies) == requests
+    assert isinstance(reply.body, bytes) or not reply.body or "error" in str(raised.value)
 
 
 def test_a_missing_endpoint_stops_the_run_and_is_named():
     with socket.socket() as taken:  # bound and not listening: connections are refused
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
-        with Endpoint(url, patience=QUICK) as endpoint, pytest.raises(EndpointError, match=f"{url}/x failed 4 times"):
+        with (
+            Endpoint(url, max_retries=3) as endpoint,
+            pytest.raises(EndpointUnreachable, match=f"{url}/x failed 4 times"),
+        ):
             endpoint.post("x", {})
 
 
-def test_answers_come_in_order_with_failures_among_them():
-    def answer(body):
-        return Reply({"error": "no"}, 400) if body["n"] == 3 else Reply({"n": body["n"]}, delay=0.05 * (body["n"] == 0))
-
-    with serving(answer) as asked, Endpoint(asked.url, patience=QUICK) as endpoint:
-        found = endpoint.post_all("x", ({"n": n} for n in range(12)), concurrency=4)
-    assert isinstance(found[3], RequestFailed) and "refused with status 400" in str(found[3])
-    assert [answer["n"] for n, answer in enumerate(found) if n != 3] == [n for n in range(12) if n != 3]
+def test_several_threads_get_their_own_answers():
+    with (
+        serving(lambda body: Reply({"n": body["n"]}, delay=0.05 * (body["n"] == 0))) as asked,
+        Endpoint(asked.url) as endpoint,
+    ):
+        assert [answer["n"] for answer in post_all(endpoint, 12, concurrency=4)] == list(range(12))
 
 
 def test_no_more_requests_than_allowed_are_under_way():
@@ -146,22 +163,29 @@ def test_no_more_requests_than_allowed_are_under_way():
         return FINE
 
     with serving(answer) as asked, Endpoint(asked.url) as endpoint:
-        endpoint.post_all("x", [{}] * 12, concurrency=3)
+        post_all(endpoint, 12, concurrency=3)
     assert asked.most_at_once == 3
 
 
 def test_requests_are_spaced_by_the_rate_limit():
-    with serving([FINE]) as asked, Endpoint(asked.url, patience=Patience(requests_per_minute=1200)) as endpoint:
+    with serving([FINE]) as asked, Endpoint(asked.url, requests_per_minute=1200) as endpoint:
         started = time.monotonic()
-        endpoint.post_all("x", [{}] * 6, concurrency=6)
+        post_all(endpoint, 6, concurrency=6)
     assert time.monotonic() - started >= 5 * 60 / 1200
 
 
-def test_after_a_refused_key_the_remaining_requests_are_not_sent():
-    refused = Reply(status=401, delay=0.2)
-    with serving([refused]) as asked, Endpoint(asked.url) as endpoint, pytest.raises(EndpointError):
-        endpoint.post_all("x", [{}] * 50, concurrency=2)
-    assert len(asked.bodies) < 50
+def test_retries_keep_to_the_rate_limit():
+    with serving([Reply(status=500)] * 3 + [FINE]) as asked:
+        ask(asked, requests_per_minute=600)
+    assert asked.times[3] - asked.times[0] >= 3 * 60 / 600 - 0.05
+
+
+def test_an_account_of_the_environment_is_not_sent_to_another_server(monkeypatch):
+    for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID"):
+        monkeypatch.setenv(f"OPENAI_{name}", KEY)
+    with serving([FINE]) as asked:
+        ask(asked)
+    assert KEY not in str(asked.headers) and "authorization" not in {name.lower() for name in asked.headers[0]}
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])

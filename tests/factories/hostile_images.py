@@ -46,26 +46,26 @@ def _flipped(rng: random.Random, data: bytes) -> bytes:
 
 
 PICTURES: dict[str, tuple[Callable[[random.Random], bytes], Reason]] = {
-    "cut jpeg": (lambda rng: _cut(rng, picture(rng)), Reason.PICTURE_CUT),
-    "cut png": (lambda rng: _cut(rng, picture(rng, "PNG")), Reason.PICTURE_CUT),
-    "cut webp": (lambda rng: _cut(rng, picture(rng, "WEBP")), Reason.PICTURE_CUT),
-    "png with flipped bits": (lambda rng: _flipped(rng, picture(rng, "PNG")), Reason.PICTURE_DAMAGED),
+    "cut jpeg": (lambda rng: _cut(rng, picture(rng)), Reason.IMAGE_TRUNCATED),
+    "cut png": (lambda rng: _cut(rng, picture(rng, "PNG")), Reason.IMAGE_TRUNCATED),
+    "cut webp": (lambda rng: _cut(rng, picture(rng, "WEBP")), Reason.IMAGE_TRUNCATED),
+    "png with flipped bits": (lambda rng: _flipped(rng, picture(rng, "PNG")), Reason.IMAGE_CORRUPT),
     "png with a bomb of text": (
         lambda rng: png(4, 4, b"\0\0\0\0\0" * 4, extra=_chunk(b"zTXt", b"a\0\0" + zlib.compress(b"0" * (1 << 23), 9))),
-        Reason.PICTURE_DAMAGED,
+        Reason.IMAGE_CORRUPT,
     ),
     "png that claims to be huge": (lambda rng: png(rng.randrange(501, 1 << 31), 500, b""), Reason.TOO_MANY_PIXELS),
     "png that is huge": (lambda rng: png(2000, 2000, bytes(2001 * 2000)), Reason.TOO_MANY_PIXELS),
     "png beyond Pillow's own limit": (lambda rng: png(60_000, 60_000, b""), Reason.TOO_MANY_PIXELS),
-    "jpeg that is huge": (lambda rng: picture(rng, "JPEG", (501, 500)), Reason.PICTURE_TOO_LARGE),
+    "jpeg that is huge": (lambda rng: picture(rng, "JPEG", (501, 500)), Reason.IMAGE_TOO_LARGE),
     "16-bit png": (lambda rng: png(8, 8, bytes(17 * 8), depth=16), Reason.NOT_8_BIT),
-    "random bytes": (lambda rng: rng.randbytes(rng.randrange(1, 2000)), Reason.NOT_A_PICTURE),
-    "no bytes": (lambda rng: b"", Reason.NOT_A_PICTURE),
-    "a web page": (lambda rng: b"<html>404 Not Found</html>", Reason.NOT_A_PICTURE),
-    "a drawing in SVG": (lambda rng: b'<svg xmlns="http://www.w3.org/2000/svg"/>', Reason.NOT_A_PICTURE),
-    "a GIF": (lambda rng: picture(rng, "GIF"), Reason.NOT_A_PICTURE),
-    "a program": (lambda rng: b"\x7fELF" + rng.randbytes(100), Reason.NOT_A_PICTURE),
-    "too many bytes": (lambda rng: picture(rng, "JPEG") + bytes(BYTES), Reason.PICTURE_TOO_LARGE),
+    "random bytes": (lambda rng: rng.randbytes(rng.randrange(1, 2000)), Reason.NOT_AN_IMAGE),
+    "no bytes": (lambda rng: b"", Reason.NOT_AN_IMAGE),
+    "a web page": (lambda rng: b"<html>404 Not Found</html>", Reason.NOT_AN_IMAGE),
+    "a drawing in SVG": (lambda rng: b'<svg xmlns="http://www.w3.org/2000/svg"/>', Reason.NOT_AN_IMAGE),
+    "a GIF": (lambda rng: picture(rng, "GIF"), Reason.NOT_AN_IMAGE),
+    "a program": (lambda rng: b"\x7fELF" + rng.randbytes(100), Reason.NOT_AN_IMAGE),
+    "too many bytes": (lambda rng: picture(rng, "JPEG") + bytes(BYTES), Reason.IMAGE_TOO_LARGE),
 }
 
 CAPTIONS: dict[str, tuple[str, Callable[[random.Random], bytes], Reason]] = {

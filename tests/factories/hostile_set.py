@@ -89,7 +89,7 @@ class Hostile:
         return member(b"%d.png" % number, picture(self.rng, "PNG"))
 
     def _alone_caption(self, tar: str, number: int) -> bytes:
-        self.expected[f"{tar}/{number}"] = Reason.NO_PICTURE
+        self.expected[f"{tar}/{number}"] = Reason.NO_IMAGE
         return member(b"%d.json" % number, self.caption(0))
 
     def _unknown(self, tar: str, number: int) -> bytes:
@@ -150,7 +150,7 @@ def write_parquet(hostile: Hostile, root: Path, inputs: int) -> None:
     ):
         hostile.expected[f"a.parquet:{len(rows)}"] = reason
         rows.append({"image": {"bytes": picture(hostile.rng), "path": what}, "caption": value})
-    hostile.expected[f"a.parquet:{len(rows)}"] = Reason.NO_PICTURE
+    hostile.expected[f"a.parquet:{len(rows)}"] = Reason.NO_IMAGE
     rows.append({"image": {"bytes": None, "path": "/etc/passwd"}, "caption": "a photo of thing 0"})
     for number in range(inputs):
         make, reason = list(PICTURES.values())[number % len(PICTURES)]
@@ -160,5 +160,5 @@ def write_parquet(hostile: Hostile, root: Path, inputs: int) -> None:
     (root / "b.parquet").write_bytes((root / "a.parquet").read_bytes()[:-100])
     (root / "c.parquet").write_bytes(b"PAR1" + hostile.rng.randbytes(500) + b"PAR1")
     hostile.expected |= dict.fromkeys(
-        ("b.parquet: row 0 and the rest", "c.parquet: row 0 and the rest"), Reason.ARCHIVE_DAMAGED
+        ("b.parquet: row 0 and the rest", "c.parquet: row 0 and the rest"), Reason.ARCHIVE_CORRUPT
     )

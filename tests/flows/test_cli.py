@@ -20,7 +20,7 @@ def lightgen(*arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("module", ["flows.cli", "flows.run", "flows.distill", "tasks.stage"])
 def test_importing_the_flows_loads_no_torch_scipy_or_faiss(module):
-    code = f"import sys, {module}; sys.exit(bool({{'torch', 'scipy', 'faiss'}} & set(sys.modules)))"
+    code = f"import sys, {module}; sys.exit(bool({{'torch', 'scipy', 'faiss', 'openai'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -9,6 +9,15 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+
+
+def without_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reach loopback without a proxy, and let `openai` retry at once where the server names no wait."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.01)
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -47,7 +56,7 @@ def serving(answer: Callable[[dict[str, Any]], Reply] | Sequence[Reply]) -> Iter
                 turn = len(asked.bodies)
                 asked.bodies.append(body)
                 asked.paths.append(self.path)
-                asked.headers.append(dict(self.headers))
+                asked.headers.append({name.title(): value for name, value in self.headers.items()})
                 asked.times.append(time.monotonic())
                 asked.at_once += 1
                 asked.most_at_once = max(asked.most_at_once, asked.at_once)

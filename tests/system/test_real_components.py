@@ -12,7 +12,7 @@ import yaml
 from diffusers import AutoencoderDC, FluxPipeline
 
 from flows.distill import NAMES
-from lightgen_core.images.codec import to_png
+from lightgen_core.images.codec import encode_png
 from storage.artifact import Artifact
 from storage.store import open_store
 from storage.tables import iter_tables, read_table
@@ -173,4 +173,4 @@ def test_the_report_shows_of_two_copies_the_very_images(made, models):
             (example.dropped, example.dropped_caption, row["id"]),
             (example.kept, example.kept_caption, row["duplicate_of"]),
         ):
-            assert (to_png(shown), caption) == (pictures[number]["image"]["bytes"], pictures[number]["caption"])
+            assert (encode_png(shown), caption) == (pictures[number]["image"]["bytes"], pictures[number]["caption"])

@@ -167,11 +167,11 @@ def test_the_default_filters_drop_noise_with_reasons(tmp_path, model):
 
 def test_after_a_kill_only_the_shards_that_are_left_are_written(tmp_path, model, monkeypatch):
     """The run ends with the same bytes."""
-    from lightgen_core.captioning.hf_captioner import CausalWriter
+    from lightgen_core.captioning.hf_captioner import HFCaptioner
 
     recipe = from_tiny_model(tmp_path, model)
     whole = make(tmp_path, recipe)
-    write, calls = CausalWriter.write, []
+    write, calls = HFCaptioner.write, []
 
     def dies_in_the_third(self, instructions, seeds):
         calls.append(len(instructions))
@@ -179,7 +179,7 @@ def test_after_a_kill_only_the_shards_that_are_left_are_written(tmp_path, model,
             raise KeyboardInterrupt
         return write(self, instructions, seeds)
 
-    monkeypatch.setattr(CausalWriter, "write", dies_in_the_third)
+    monkeypatch.setattr(HFCaptioner, "write", dies_in_the_third)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, recipe, store="other")
     again = make(tmp_path, recipe, store="other")

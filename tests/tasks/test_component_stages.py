@@ -18,8 +18,8 @@ from lightgen_core.dedup.score_filter import clip_score_mask
 from lightgen_core.encoders.autoencoder import LatentCodec
 from lightgen_core.encoders.model_ref import resolve
 from lightgen_core.encoders.text_encoder import TextEncoder
-from lightgen_core.images.codec import to_png
-from lightgen_core.images.flip import mirrorable
+from lightgen_core.images.codec import encode_png
+from lightgen_core.images.flip import is_flip_safe
 from lightgen_core.sampling.text_to_image import TextToImage
 from lightgen_core.scene.config import World
 from lightgen_core.scene.grammar import phrasings
@@ -46,7 +46,9 @@ def rows_of(captions: list[str], pictures: list[np.ndarray], first: int = 0) -> 
     ids = list(range(first, first + len(captions)))
     columns = {
         "id": ids,
-        "image": [{"bytes": to_png(each), "path": f"{number}.png"} for number, each in zip(ids, pictures, strict=True)],
+        "image": [
+            {"bytes": encode_png(each), "path": f"{number}.png"} for number, each in zip(ids, pictures, strict=True)
+        ],
         "caption": captions,
         "topic": ["all"] * len(ids),
         "meaning": captions,
@@ -95,7 +97,7 @@ def test_scene_captions_are_mirrored_unless_they_name_a_side():
     for meaning in split(World())[0]:
         for caption in phrasings(meaning):
             sided = bool(re.search(r"\b(left|right)\b", caption))
-            assert mirrorable(caption) is not sided
+            assert is_flip_safe(caption) is not sided
             assert sided or meaning.relation not in ("left of", "right of")
 
 
@@ -103,12 +105,12 @@ def test_scene_captions_are_mirrored_unless_they_name_a_side():
     "caption", ["A clock on the wall", "Left-handed guitar", "a sign", "“hello” on a cup", "EAST gate"]
 )
 def test_captions_whose_image_is_wrong_in_a_mirror_stay(caption):
-    assert not mirrorable(caption)
+    assert not is_flip_safe(caption)
 
 
 @pytest.mark.parametrize("caption", ["a bright copyright-free cat", "swords and a wordless crowd", "leftovers"])
 def test_words_that_only_contain_such_a_word_are_mirrored(caption):
-    assert mirrorable(caption)
+    assert is_flip_safe(caption)
 
 
 def test_a_mirrored_row_has_the_latents_of_the_mirrored_image(store):

@@ -14,7 +14,7 @@ from lightgen_core.evaluation.preference import choose_pair
 from lightgen_core.evaluation.prompt import Prompt, PromptFileError, at_most, read_prompts, shuffled
 from lightgen_core.evaluation.scene import judge_scenes, scene_prompts
 from lightgen_core.evaluation.scores import score_table
-from lightgen_core.images.codec import from_bytes
+from lightgen_core.images.codec import decode_image
 from lightgen_core.scene.config import World
 from lightgen_core.scene.split import split
 from storage.artifact import Artifact
@@ -211,7 +211,7 @@ def test_pairs_of_clip_lead_by_the_margin_and_others_are_counted(geneval):
     assert 0 < counts["rows"] == counts["teacher"] + counts["best_worst"]
     clip, captions = Clip.load("zoo:clip"), [row["caption"] for row in pairs]
     winner, loser = (
-        clip.scores([from_bytes(row[f"{side}_image"]["bytes"]) for row in pairs], captions)
+        clip.scores([decode_image(row[f"{side}_image"]["bytes"]) for row in pairs], captions)
         for side in ("winner", "loser")
     )
     assert (winner - loser >= recipe.pairs.margin - 1e-6).all()
@@ -220,7 +220,7 @@ def test_pairs_of_clip_lead_by_the_margin_and_others_are_counted(geneval):
 def test_scene_scores_are_those_of_the_images(scene):
     _, made = scene
     samples = read_table(made["evaluation"], "^samples")
-    pictures = [from_bytes(image["bytes"]) for image in samples["image"].to_pylist()]
+    pictures = [decode_image(image["bytes"]) for image in samples["image"].to_pylist()]
     right = judge_scenes(pictures, samples["caption"].to_pylist())
     assert samples["correct"].to_pylist() == right.tolist()
     half = len(right) // 2

@@ -14,7 +14,7 @@ from flows.distill import distill
 from flows.load import load_recipe
 from lightgen_core.data.batches import TokenSource
 from lightgen_core.encoders.autoencoder import CodecError, LatentCodec
-from lightgen_core.images.codec import to_png
+from lightgen_core.images.codec import encode_png
 from storage.artifact import Artifact
 from storage.store import Store, open_store
 from storage.tables import layout_metadata, read_table
@@ -78,7 +78,7 @@ def encoded(folder: Path, *overrides: str) -> Artifact:
         for shard, numbers in enumerate(([0, 1, 2], [3])):
             columns = {
                 "id": numbers,
-                "image": [{"bytes": to_png(PICTURES[number % 3]), "path": "a.png"} for number in numbers],
+                "image": [{"bytes": encode_png(PICTURES[number % 3]), "path": "a.png"} for number in numbers],
                 "caption": [captions[number % 3] for number in numbers],
                 "topic": ["all"] * len(numbers),
             }

@@ -19,7 +19,7 @@ from flows.errors import UserError
 from flows.load import load_recipe
 from flows.plan import plan
 from lightgen_core.encoders.model_ref import ModelNotFound
-from lightgen_core.images.codec import from_bytes, resize_square
+from lightgen_core.images.codec import decode_image, resize_square
 from storage.artifact import Artifact
 from storage.store import Store, open_store
 from storage.tables import layout_metadata, read_file, read_table
@@ -110,7 +110,7 @@ def test_latents_of_a_size_are_those_of_the_resized_image(phased):
     _, artifacts = phased
     row = read_table(artifacts["tokens"], token_files_regex(32)).slice(5, 1).to_pylist()[0]
     images = read_table(artifacts["synthesis"], "^images").to_pylist()
-    (picture,) = (from_bytes(image["image"]["bytes"]) for image in images if image["id"] == row["id"])
+    (picture,) = (decode_image(image["image"]["bytes"]) for image in images if image["id"] == row["id"])
     by_hand = np.array(Image.fromarray(picture).resize((32, 32), Image.Resampling.LANCZOS))
     expected = LatentCodec.load("zoo:autoencoder").encode(by_hand[None])[0]
     found = np.frombuffer(row["latents"], np.float16).reshape(16, 4, 4)

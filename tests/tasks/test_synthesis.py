@@ -13,7 +13,7 @@ import yaml
 from flows.errors import UserError
 from flows.load import load_recipe
 from lightgen_core.captioning.scene import scene_captions
-from lightgen_core.images.codec import from_bytes, to_png
+from lightgen_core.images.codec import decode_image, encode_png
 from lightgen_core.scene.config import World
 from lightgen_core.teachers.scene import SceneTeacher
 from storage.store import open_store
@@ -85,7 +85,7 @@ def test_images_stay_as_they_are_unless_the_recipe_gives_a_size(tmp_path):
     (root / "002.jpg").write_bytes(picture(random.Random(2), size=(60, 50)))
     for size, shapes in ((None, [(48, 48, 3), (50, 60, 3)]), (32, [(32, 32, 3), (32, 32, 3)])):
         made = run_synthesis(tmp_path, things(3), path=root, format="folder", size=size)
-        assert [from_bytes(each["bytes"]).shape for each in made.images["image"].to_pylist()] == shapes
+        assert [decode_image(each["bytes"]).shape for each in made.images["image"].to_pylist()] == shapes
 
 
 def test_a_set_without_a_usable_image_fails_the_stage(tmp_path):
@@ -147,9 +147,9 @@ def test_a_pipeline_draws_the_same_image_in_any_shard(tmp_path):
 
 
 def test_a_prompt_that_the_pipeline_cannot_take_is_quarantined(tmp_path, monkeypatch):
-    from lightgen_core.teachers.diffusers_teacher import PipelineTeacher
+    from lightgen_core.teachers.diffusers_teacher import DiffusersTeacher
 
-    attempt = PipelineTeacher._attempt
+    attempt = DiffusersTeacher._attempt
 
     def fails_on_two(self, prompts, seeds):
         if "thing 2" in prompts:
@@ -159,7 +159,7 @@ def test_a_prompt_that_the_pipeline_cannot_take_is_quarantined(tmp_path, monkeyp
     def raising(**named):
         raise ValueError("this prompt cannot be drawn")
 
-    monkeypatch.setattr(PipelineTeacher, "_attempt", fails_on_two)
+    monkeypatch.setattr(DiffusersTeacher, "_attempt", fails_on_two)
     folder = tiny_pipelines.save_flux(tmp_path / "flux")
     pipeline = {"model": str(folder), "dtype": "float32", "steps": 1, "height": 32, "width": 32}
     made = run_recipe(
@@ -232,8 +232,8 @@ def test_later_stages_go_on_without_the_missing_images(tmp_path):
     said = [held.text for topic in scene_captions(world, np.random.default_rng(0)).values() for held in topic[:2]]
     root = tmp_path / "set"
     root.mkdir()
-    for n, drawn in enumerate(SceneTeacher(world).draw(said, range(len(said)))):
-        (root / f"{n:03}.png").write_bytes(b"" if n in (0, 4, 5, 6, 7) else to_png(drawn))  # 4 to 7: a whole shard
+    for n, drawn in enumerate(SceneTeacher(world).generate(said, range(len(said)))):
+        (root / f"{n:03}.png").write_bytes(b"" if n in (0, 4, 5, 6, 7) else encode_png(drawn))  # 4 to 7: a whole shard
         (root / f"{n:03}.txt").write_text(said[n])
     made = run_synthesis(tmp_path, said, path=root, format="folder", shard_size=4)
     assert made.images["id"].to_pylist() == [1, 2, 3, 8, 9, 10, 11]

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from lightgen_core.captioning.config import LanguageModel
-from lightgen_core.captioning.hf_captioner import CausalWriter, SeededSampling
-from lightgen_core.captioning.openai_captioner import ChatWriter
+from lightgen_core.captioning.config import LLMConfig
+from lightgen_core.captioning.hf_captioner import HFCaptioner, SeededSampling
+from lightgen_core.captioning.openai_captioner import OpenAICaptioner
 from lightgen_core.captioning.parse import Answer
-from lightgen_core.endpoint import Endpoint, EndpointError, Patience
+from lightgen_core.endpoint import Endpoint, EndpointError
 from tests.factories.tiny_language_model import save_tiny_language_model
-from tests.support.local_endpoint import Reply, serving
+from tests.support.local_endpoint import Reply, serving, without_waits
 
 CASES = [
     f"write a {word} picture " + "of a old cat " * (n % 4)
@@ -25,7 +25,7 @@ def model(tmp_path_factory):
 def writer_of(folder, **changes):
     torch.set_num_threads(1)
     settings = {"model": str(folder), "dtype": "float32", "max_new_tokens": 12, "batch_size": 4} | changes
-    return CausalWriter.load(LanguageModel(**settings))
+    return HFCaptioner.load(LLMConfig(**settings))
 
 
 def test_an_answer_does_not_depend_on_the_batch_around_it(model):
@@ -54,7 +54,7 @@ def test_tokens_are_drawn_as_often_as_their_probability_says():
     numbers = torch.linspace(0, 1, 4001, dtype=torch.float64)[:-1, None]
 
     def shares(temperature, top_p):
-        draw = SeededSampling(numbers, prompt=3, temperature=temperature, top_p=top_p)
+        draw = SeededSampling(numbers, prompt_length=3, temperature=temperature, top_p=top_p)
         drawn = draw(torch.zeros(4000, 3, dtype=torch.long), logits.expand(4000, 4)).argmax(dim=-1)
         return torch.bincount(drawn, minlength=4) / 4000
 
@@ -81,8 +81,8 @@ def test_habits_of_the_model_are_not_part_of_a_caption(model, tmp_path):
 def test_an_answer_knows_whether_it_was_cut(model):
     answers = writer_of(model, max_new_tokens=60).write(CASES, range(6))
     short = writer_of(model, max_new_tokens=2).write(CASES, range(6))
-    assert not all(answer.cut for answer in answers)
-    assert all(answer.cut == (len(answer.text.split()) == 60) for answer in answers)
+    assert not all(answer.truncated for answer in answers)
+    assert all(answer.truncated == (len(answer.text.split()) == 60) for answer in answers)
     assert [answer.text.split() for answer in short] == [answer.text.split()[:2] for answer in answers]
 
 
@@ -104,9 +104,8 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path):
 
 
 def chat(asked, concurrency=3, **changes):
-    settings = LanguageModel(backend="endpoint", model="qwen", **changes)
-    patience = Patience(attempts=4, first_wait=0.01, longest_wait=1.0)
-    return ChatWriter(Endpoint(asked.url, "sk-1", patience), settings, concurrency)
+    settings = LLMConfig(backend="endpoint", model="qwen", **changes)
+    return OpenAICaptioner(Endpoint(asked.url, "sk-1", max_retries=3), settings, concurrency)
 
 
 def completion(text, finish_reason="stop"):
@@ -114,8 +113,8 @@ def completion(text, finish_reason="stop"):
 
 
 @pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def quick_loopback(monkeypatch):
+    without_waits(monkeypatch)
 
 
 def test_requests_carry_recipe_and_seed_and_answers_keep_order():
@@ -162,12 +161,19 @@ def test_an_instruction_without_an_answer_says_why(reply, missing):
     with serving(lambda body: reply if body["seed"] == 1 else Reply(completion("a cat"))) as asked:
         answers = chat(asked).write(["x", "y"], [0, 1])
     assert answers[0] == Answer("a cat")
-    assert missing in answers[1].missing
+    assert missing in answers[1].error
 
 
-def test_the_token_limit_is_seen():
-    with serving([Reply(completion("a cat on a", "length"))]) as asked:
-        assert chat(asked).write(["x"], [0]) == [Answer("a cat on a", cut=True)]
+@pytest.mark.parametrize("finish_reason", ["length", "content_filter"])
+def test_the_token_limit_is_seen(finish_reason):
+    with serving([Reply(completion("a cat on a", finish_reason))]) as asked:
+        assert chat(asked).write(["x"], [0]) == [Answer("a cat on a", truncated=True)]
+
+
+def test_after_a_refused_key_the_remaining_requests_are_not_sent():
+    with serving([Reply(status=401, delay=0.2)]) as asked, pytest.raises(EndpointError):
+        chat(asked, concurrency=2).write(["x"] * 50, range(50))
+    assert len(asked.bodies) < 50
 
 
 def test_a_server_that_refuses_everything_stops_the_run():

@@ -3,7 +3,7 @@
 import pytest
 
 from lightgen_core.captioning.config import AnswerFilters
-from lightgen_core.captioning.parse import Answer, caption_of, shared_run
+from lightgen_core.captioning.parse import Answer, common_ngram, parse_caption
 from lightgen_core.captioning.prompts import Instruction
 from lightgen_core.rejected import Rejected
 
@@ -29,20 +29,20 @@ REWRITE = Instruction("Rewrite this in a few words: a cat on a mat in the old to
     ],
 )
 def test_the_caption_is_extracted_from_what_models_put_around(said):
-    assert caption_of(Answer(said), ASKED, AnswerFilters()) == "A cat on a mat."
+    assert parse_caption(Answer(said), ASKED, AnswerFilters()) == "A cat on a mat."
 
 
 @pytest.mark.parametrize(
     "said", ['"Stop" and "Go" on two signs', "7 red balloons above a house", "the sign says: open"]
 )
 def test_what_belongs_to_a_caption_stays(said):
-    assert caption_of(Answer(said), ASKED, AnswerFilters()) == said
+    assert parse_caption(Answer(said), ASKED, AnswerFilters()) == said
 
 
 @pytest.mark.parametrize(
     ("answer", "asked", "reason"),
     [
-        (Answer("", missing="refused with status 400"), ASKED, "no answer"),
+        (Answer("", error="refused with status 400"), ASKED, "no answer"),
         (Answer(""), ASKED, "empty"),
         (Answer(' ""\n--'), ASKED, "empty"),
         (Answer("Here is your caption:"), ASKED, "empty"),
@@ -51,19 +51,19 @@ def test_what_belongs_to_a_caption_stays(said):
         (Answer("x" * 30_000), ASKED, "too long"),
         (Answer("I cannot help with that."), ASKED, "refusal"),
         (Answer("I\u2019m sorry, but as a model"), ASKED, "refusal"),
-        (Answer("a cat on a mat in the", cut=True), ASKED, "cut off"),
-        (Answer("<think>What would a cat", cut=True), ASKED, "cut off"),
+        (Answer("a cat on a mat in the", truncated=True), ASKED, "cut off"),
+        (Answer("<think>What would a cat", truncated=True), ASKED, "cut off"),
         (Answer("write a caption of a cat on a mat, in the old style"), ASKED, "echo of the instruction"),
         (Answer("Rewrite this in a few words: a cat"), REWRITE, None),
         (Answer("A cat on a mat, in the old town at night!"), REWRITE, "seed caption unchanged"),
         (Answer("quietly a cat on a mat in the old town at night"), REWRITE, None),
         (Answer("a cat \ud800 on a mat"), ASKED, "not UTF-8"),
-        (Answer("a cat on a mat\nand then it", cut=True), ASKED, None),
+        (Answer("a cat on a mat\nand then it", truncated=True), ASKED, None),
     ],
 )
 def test_what_is_no_caption_is_rejected_with_its_reason(answer, asked, reason):
     try:
-        caption_of(answer, asked, AnswerFilters())
+        parse_caption(answer, asked, AnswerFilters())
         found = None
     except Rejected as why:
         found = str(why.reason)
@@ -73,9 +73,9 @@ def test_what_is_no_caption_is_rejected_with_its_reason(answer, asked, reason):
 def test_every_filter_can_be_opened():
     open_wide = AnswerFilters(min_words=1, max_words=1000, allow_cut=True, refusals=(), max_echoed_words=0)
     for said in ("cat", "cat " * 900, "I cannot stop", ASKED.text):
-        assert caption_of(Answer(said, cut=True), ASKED, open_wide) == said.strip()
+        assert parse_caption(Answer(said, truncated=True), ASKED, open_wide) == said.strip()
 
 
 def test_the_shared_run_is_detected_anywhere():
-    assert shared_run(list("xabcy"), list("qabc"), 3) == "a b c"
-    assert shared_run(list("abxc"), list("abc"), 3) == shared_run([], [], 3) == ""
+    assert common_ngram(list("xabcy"), list("qabc"), 3) == "a b c"
+    assert common_ngram(list("abxc"), list("abc"), 3) == common_ngram([], [], 3) == ""

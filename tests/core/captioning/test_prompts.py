@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from pydantic import ValidationError
 
-from lightgen_core.captioning.config import LanguageModel, Rewriting, Taxonomy
+from lightgen_core.captioning.config import LLMConfig, Rewriting, Taxonomy
 from lightgen_core.captioning.prompts import Instructions
 from lightgen_core.captioning.select import Caption
 
@@ -99,9 +99,9 @@ def test_an_invalid_taxonomy_is_refused(changes, message):
 )
 def test_an_invalid_rewriting_is_refused(template, message):
     with pytest.raises(ValidationError, match=message):
-        LanguageModel(model="m", taxonomy=SMALL, rewrite=Rewriting(template=template))
+        LLMConfig(model="m", taxonomy=SMALL, rewrite=Rewriting(template=template))
 
 
 def test_a_taxonomy_of_other_axes_needs_no_word_about_rewriting():
-    asked = LanguageModel(model="m", taxonomy=Taxonomy(axes={"thing": ("cat",)}, topic="thing", template="a {thing}"))
+    asked = LLMConfig(model="m", taxonomy=Taxonomy(axes={"thing": ("cat",)}, topic="thing", template="a {thing}"))
     assert Instructions(asked.taxonomy, 0, asked.rewrite)[0].text == "a cat"

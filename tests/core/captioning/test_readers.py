@@ -8,14 +8,14 @@ import pytest
 from datasets import Dataset, DatasetDict, Image
 
 from lightgen_core.captioning.config import CaptionFile
-from lightgen_core.captioning.readers import CaptionFileError, Damaged, read_captions
+from lightgen_core.captioning.readers import BadRow, CaptionFileError, read_captions
 
 
 def read(path, **source):
     """Captions with their topics, and damage as (place, reason)."""
     found = list(read_captions(CaptionFile(path=str(path), **source)))
-    good = [(caption.text, caption.topic) for caption in found if not isinstance(caption, Damaged)]
-    return good, [(damage.place, damage.reason) for damage in found if isinstance(damage, Damaged)]
+    good = [(caption.text, caption.topic) for caption in found if not isinstance(caption, BadRow)]
+    return good, [(damage.place, damage.reason) for damage in found if isinstance(damage, BadRow)]
 
 
 def test_a_text_file_holds_a_caption_a_line(tmp_path):
@@ -54,7 +54,7 @@ def test_damaged_lines_get_a_true_reason_and_the_rest_is_read(tmp_path):
 def test_what_is_kept_of_damage_is_short_and_can_be_written(tmp_path):
     path = tmp_path / "c.jsonl"
     path.write_bytes(b"\n".join(HOSTILE))
-    found = [row for row in read_captions(CaptionFile(path=str(path), format="jsonl")) if isinstance(row, Damaged)]
+    found = [row for row in read_captions(CaptionFile(path=str(path), format="jsonl")) if isinstance(row, BadRow)]
     assert max(len(row.caption) for row in found) <= 4 * 200
     pa.array([row.caption for row in found], pa.string()).validate(full=True)
 

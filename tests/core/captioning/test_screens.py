@@ -5,7 +5,7 @@ import pytest
 
 from lightgen_core.captioning.config import CaptionEmbedding, Decontamination
 from lightgen_core.captioning.contamination import EvaluationPrompts, Match
-from lightgen_core.captioning.dedup import repeated_meaning, repeated_words, similar_vectors
+from lightgen_core.captioning.dedup import lexical_dedup, semantic_dedup, similar_vectors
 from lightgen_core.captioning.embedding import caption_embedder
 from lightgen_core.captioning.select import Caption
 from lightgen_core.dedup.search import nearest
@@ -58,14 +58,14 @@ def test_prompts_are_detected_whole_and_in_part(caption, kind, prompt):
 
 def test_without_rules_only_whole_captions_are_compared():
     found = EvaluationPrompts(PROMPTS).matches(["on a hill, a photo of a bench", "a photo of a bench"])
-    assert [match and match.kind for match in found] == [None, "exact"]
+    assert [match and match.method for match in found] == [None, "exact"]
 
 
 def test_paraphrased_prompts_match_by_embedding():
     """The nearest evaluation prompt is named."""
     prompts = EvaluationPrompts(["north", "east"], RULES, compass, threshold=np.cos(np.radians(11)))
     found = prompts.matches(["north", "nearly north", "north east"])
-    assert [match and (match.kind, match.prompt) for match in found] == [
+    assert [match and (match.method, match.prompt) for match in found] == [
         ("exact", "north"),
         ("embedding", "north"),
         None,
@@ -75,19 +75,19 @@ def test_paraphrased_prompts_match_by_embedding():
 
 def test_the_proof_counts_checks_and_names_the_nearest_left():
     prompts = EvaluationPrompts(["north", "a photo of a bench", "north"], RULES)
-    assert prompts.proof(["east", "a photo of a bench too"]) == {
+    assert prompts.contamination_report(["east", "a photo of a bench too"]) == {
         "prompts": 2, "captions": 2, "exact": 0, "n-gram": 1, "words_in_a_row": 8, "prompts_compared_whole_only": 1,
     }  # fmt: skip
-    proof = EvaluationPrompts(["north"], RULES, compass, threshold=0.99).proof(["east", "north east"])
+    proof = EvaluationPrompts(["north"], RULES, compass, threshold=0.99).contamination_report(["east", "north east"])
     assert (proof["embedding"], proof["threshold"]) == (0, 0.99)
     assert proof["nearest"] == {
         "similarity": pytest.approx(np.cos(np.radians(45))), "caption": "north east", "prompt": "north",
     }  # fmt: skip
-    assert EvaluationPrompts(["north"]).proof(["north"]) == {"prompts": 1, "captions": 1, "exact": 1}
+    assert EvaluationPrompts(["north"]).contamination_report(["north"]) == {"prompts": 1, "captions": 1, "exact": 1}
 
 
 def test_a_leak_names_the_prompt_and_the_kind_of_match():
-    faults = EvaluationPrompts(PROMPTS, RULES).screen(captions("a cat", "on a hill, a photo of a bench"))
+    faults = EvaluationPrompts(PROMPTS, RULES).filter(captions("a cat", "on a hill, a photo of a bench"))
     assert faults[0] is None
     assert (faults[1].reason, faults[1].detail) == ("evaluation prompt", "n-gram: a photo of a bench")
 
@@ -119,22 +119,22 @@ def test_repeated_meaning_agrees_with_brute_force():
 
 
 def test_repeated_meaning_names_the_caption_that_stays():
-    faults = repeated_meaning(0.9, compass, within_meaning=False)(captions("north", "east", "nearly north"))
-    assert [fault and fault.repeats for fault in faults] == [None, None, 0]
+    faults = semantic_dedup(0.9, compass, within_meaning=False)(captions("north", "east", "nearly north"))
+    assert [fault and fault.duplicate_of for fault in faults] == [None, None, 0]
     assert faults[2].reason == "repeated meaning"
-    assert repeated_meaning(0.9, compass, within_meaning=False)(captions("north")) == [None]
+    assert semantic_dedup(0.9, compass, within_meaning=False)(captions("north")) == [None]
 
 
 def test_captions_of_different_meanings_never_repeat_each_other():
     """This holds wherever meanings are known."""
     said = captions("north", "nearly north", "nearly north", meanings=["n", "nn", "nn"])
-    faults = repeated_meaning(0.9, compass, within_meaning=True)(said)
-    assert [fault and fault.repeats for fault in faults] == [None, None, 1]
+    faults = semantic_dedup(0.9, compass, within_meaning=True)(said)
+    assert [fault and fault.duplicate_of for fault in faults] == [None, None, 1]
     said = captions("a red circle", "a red circle", "a red circle", meanings=["p", "q", "p"])
-    faults = repeated_words(0.9, 0, within_meaning=True)(said)
-    assert [fault and fault.repeats for fault in faults] == [None, None, 0]
-    faults = repeated_words(0.9, 0, within_meaning=False)(said)
-    assert [fault and fault.repeats for fault in faults] == [None, 0, 0]
+    faults = lexical_dedup(0.9, 0, within_meaning=True)(said)
+    assert [fault and fault.duplicate_of for fault in faults] == [None, None, 0]
+    faults = lexical_dedup(0.9, 0, within_meaning=False)(said)
+    assert [fault and fault.duplicate_of for fault in faults] == [None, 0, 0]
 
 
 @pytest.mark.parametrize(("kind", "model"), [("clip", "zoo:clip"), ("text_encoder", "zoo:t5")])

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lightgen_core.images.codec import from_bytes, to_png
-from lightgen_core.images.image_set import ImageSetError, open_set
-from lightgen_core.images.sample import Fault, Sample
-from lightgen_core.images.untrusted import Untrusted
+from lightgen_core.images.codec import decode_image, encode_png
+from lightgen_core.images.image_set import ImageSetError, open_image_set
+from lightgen_core.images.safe_decoder import SafeImageDecoder
+from lightgen_core.images.sample import BadSample, Sample
 from lightgen_core.rejected import Reason, Rejected
 from tests.factories.hostile_images import BYTES, PIXELS, picture
 from tests.factories.hostile_set import Hostile, write_folder, write_parquet
@@ -28,7 +28,7 @@ SIX = [f"caption {n}" for n in range(6)]
 
 
 def samples(path: Path, format: str) -> list[Sample]:
-    return [found for found in open_set(path, format).samples() if isinstance(found, Sample)]
+    return [found for found in open_image_set(path, format).samples() if isinstance(found, Sample)]
 
 
 def write_set(root: Path, format: str, rng: random.Random) -> list[bytes]:
@@ -61,11 +61,11 @@ def write_set(root: Path, format: str, rng: random.Random) -> list[bytes]:
 @pytest.mark.parametrize("format", ["webdataset", "parquet", "folder"])
 def test_a_right_set_gives_image_bytes_and_captions_in_order(tmp_path, format):
     pictures = write_set(tmp_path / "set", format, random.Random(0))
-    opened = open_set(tmp_path / "set", format)
+    opened = open_image_set(tmp_path / "set", format)
     found = list(opened.samples())
     assert [sample.caption for sample in found] == SIX
-    assert list(opened.read([sample.place for sample in found])) == pictures
-    some = [found[n].place for n in (4, 1, 0, 5)]  # places may come in any order
+    assert list(opened.read([sample.byte_range for sample in found])) == pictures
+    some = [found[n].byte_range for n in (4, 1, 0, 5)]  # places may come in any order
     assert list(opened.read(some)) == [pictures[n] for n in (4, 1, 0, 5)]
 
 
@@ -81,7 +81,7 @@ def test_every_tar_format_of_python_is_read(tmp_path, kind):
                 about = tarfile.TarInfo(f"{name}.{suffix}")
                 about.size, about.mtime = 3, 1.5
                 tar.addfile(about, io.BytesIO(b"abc"))
-    found = [each.key for each in open_set(tmp_path, "webdataset").samples() if isinstance(each, Sample)]
+    found = [each.key for each in open_image_set(tmp_path, "webdataset").samples() if isinstance(each, Sample)]
     assert found == [f"a.tar/{name}" for name in names]
 
 
@@ -134,16 +134,16 @@ def test_any_tar_with_any_bytes_changed_is_read_to_some_end(tmp_path):
             data[place] = rng.randrange(256)
         whole = gzip.compress(bytes(data), 1) if turn % 5 == 0 else bytes(data)
         (tmp_path / "a.tar").write_bytes(whole[: rng.randrange(len(whole))] if turn % 3 == 0 else whole)
-        opened = open_set(tmp_path, "webdataset")
+        opened = open_image_set(tmp_path, "webdataset")
         found = list(opened.samples())
-        assert all(isinstance(each, Sample | Fault) for each in found)
-        for data in opened.read([each.place for each in found if isinstance(each, Sample)]):
+        assert all(isinstance(each, Sample | BadSample) for each in found)
+        for data in opened.read([each.byte_range for each in found if isinstance(each, Sample)]):
             assert isinstance(data, Rejected) or decode(data) in (True, False)
 
 
 def decode(data: bytes) -> bool:
     try:
-        return Untrusted(PIXELS, 16).array(data).shape == (16, 16, 3)
+        return SafeImageDecoder(PIXELS, 16).decode(data).shape == (16, 16, 3)
     except Rejected:
         return False
 
@@ -151,45 +151,45 @@ def decode(data: bytes) -> bool:
 def test_a_gzip_bomb_is_left_when_it_has_expanded_a_hundredfold(tmp_path):
     hostile = Hostile(random.Random(0))
     (tmp_path / "a.tar.gz").write_bytes(bomb(hostile.rng, hostile.right("a.tar.gz", "first")))
-    first, rest = open_set(tmp_path, "webdataset").samples()
-    assert (first.key, rest.key, rest.why.reason) == ("a.tar.gz/first", "a.tar.gz: the rest", Reason.ARCHIVE_BOMB)
+    first, rest = open_image_set(tmp_path, "webdataset").samples()
+    assert (first.key, rest.key, rest.error.reason) == ("a.tar.gz/first", "a.tar.gz: the rest", Reason.ARCHIVE_BOMB)
 
 
 @pytest.mark.parametrize("format", ["webdataset", "parquet", "folder"])
 def test_a_set_that_is_not_there_is_explained(tmp_path, format):
     with pytest.raises(ImageSetError, match=r"there is no|is no folder"):
-        open_set(tmp_path / "nowhere", format)
+        open_image_set(tmp_path / "nowhere", format)
     if format != "folder":
         os.mkfifo(tmp_path / "pipe.tar")
         with pytest.raises(ImageSetError, match=r"holds no \.(tar|parquet)"):
-            open_set(tmp_path, format)
+            open_image_set(tmp_path, format)
 
 
 def test_a_parquet_set_without_the_columns_names_those_it_has(tmp_path):
     pq.write_table(pa.table({"jpg": [b"x"], "caption": ["a"]}), tmp_path / "a.parquet")
-    with pytest.raises(ImageSetError, match="has columns jpg, caption; expected pictures in 'image'"):
-        list(open_set(tmp_path, "parquet").samples())
-    assert [each.caption for each in open_set(tmp_path, "parquet", image_column="jpg").samples()] == ["a"]
+    with pytest.raises(ImageSetError, match="has columns jpg, caption; expected images in 'image'"):
+        list(open_image_set(tmp_path, "parquet").samples())
+    assert [each.caption for each in open_image_set(tmp_path, "parquet", image_column="jpg").samples()] == ["a"]
 
 
 def test_an_image_of_the_right_size_keeps_its_bytes():
     """Any other becomes a PNG of that size."""
     rng = random.Random(0)
     right = picture(rng, "JPEG", (32, 32))
-    assert Untrusted(10**6, 32).encoded(right) == right
+    assert SafeImageDecoder(10**6, 32).reencode(right) == right
     for other in (
         picture(rng, "JPEG", (64, 40)),
         picture(rng, "WEBP", (32, 32)),
         picture(rng, "PNG", (32, 32), "RGBA"),
     ):
-        made = Untrusted(10**6, 32).encoded(other)
-        assert (made[:4], from_bytes(made).shape) == (b"\x89PNG", (32, 32, 3))
+        made = SafeImageDecoder(10**6, 32).reencode(other)
+        assert (made[:4], decode_image(made).shape) == (b"\x89PNG", (32, 32, 3))
 
 
 def test_the_middle_is_cut_out():
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, 10:20] = 255
-    assert (Untrusted(300, 10).array(to_png(wide)) == 255).all()
+    assert (SafeImageDecoder(300, 10).decode(encode_png(wide)) == 255).all()
 
 
 def test_a_turned_image_is_set_upright_and_transparency_is_white():
@@ -198,20 +198,20 @@ def test_a_turned_image_is_set_upright_and_transparency_is_white():
     exif[0x0112] = 6
     sink = io.BytesIO()
     tall.save(sink, "JPEG", exif=exif)
-    assert Untrusted(100).array(sink.getvalue()).shape == (8, 4, 3)
+    assert SafeImageDecoder(100).decode(sink.getvalue()).shape == (8, 4, 3)
     sink = io.BytesIO()
     Image.new("RGBA", (2, 2), (0, 0, 0, 0)).save(sink, "PNG")
-    assert (Untrusted(100).array(sink.getvalue()) == 255).all()
+    assert (SafeImageDecoder(100).decode(sink.getvalue()) == 255).all()
 
 
 def test_a_thread_of_pixels_is_resized_without_growing():
-    assert Untrusted(10**6, 64).array(to_png(np.zeros((1, 100_000, 3), np.uint8))).shape == (64, 64, 3)
+    assert SafeImageDecoder(10**6, 64).decode(encode_png(np.zeros((1, 100_000, 3), np.uint8))).shape == (64, 64, 3)
 
 
 def test_a_fault_that_is_kept_holds_only_its_text(tmp_path):
     hostile = Hostile(random.Random(3))
     (tmp_path / "a.tar").write_bytes(hostile.tar("a.tar", 60)[:-2000])
-    faults = [found.why for found in open_set(tmp_path, "webdataset").samples() if isinstance(found, Fault)]
+    faults = [found.error for found in open_image_set(tmp_path, "webdataset").samples() if isinstance(found, BadSample)]
     assert len(faults) > 30
     assert [why for why in faults if why.__traceback__ or why.__cause__ or why.__context__] == []
     assert str(Rejected(Reason.NO_CAPTION, "it is null")) == "no caption: it is null"

@@ -11,30 +11,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightgen_core.endpoint import Endpoint, EndpointError, Patience
-from lightgen_core.images.codec import from_bytes, to_png
+from lightgen_core.endpoint import Endpoint, EndpointError
+from lightgen_core.images.codec import decode_image, encode_png
 from lightgen_core.rejected import Reason, Rejected
 from lightgen_core.teachers.config import ImageEndpointConfig
 from lightgen_core.teachers.endpoint import EndpointTeacher
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 from tasks.synthesis import NoImagesError, synthesis
-from tests.support.local_endpoint import Reply, serving
+from tests.support.local_endpoint import Reply, serving, without_waits
 from tests.support.run_stage import recipe_of, run_recipe
 from tests.support.waiting import PATIENCE
 
 KEY = "sk-do-not-show-me"
-QUICK = Patience(attempts=3, first_wait=0.01, longest_wait=0.2)
 PROMPTS = [f"prompt {n}" for n in range(6)]
 
 
 @pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def quick_loopback(monkeypatch):
+    without_waits(monkeypatch)
 
 
 def grey(level: int, size: int = 16) -> bytes:
-    return to_png(np.full((size, size, 3), level, np.uint8))
+    return encode_png(np.full((size, size, 3), level, np.uint8))
 
 
 def answer(data: bytes) -> Reply:
@@ -50,8 +49,8 @@ def config(**asked) -> ImageEndpointConfig:
 
 
 def draw(url: str, prompts=PROMPTS, concurrency: int = 3, **asked) -> list[np.ndarray | Rejected]:
-    with Endpoint(url, KEY, QUICK) as endpoint:
-        return list(EndpointTeacher(config(**asked), endpoint, concurrency).draw(prompts, range(len(prompts))))
+    with Endpoint(url, KEY, max_retries=2) as endpoint:
+        return list(EndpointTeacher(config(**asked), endpoint, concurrency).generate(prompts, range(len(prompts))))
 
 
 def test_prompts_get_their_own_images_in_order():
@@ -121,11 +120,11 @@ def test_a_wrong_key_or_address_ends_the_run_and_hides_the_key(status, caplog):
         (Reply({"data": [{"url": "file:///etc/passwd"}]}), Reason.NO_ANSWER),
         (Reply({"data": [{"url": "http://169.254.169.254/latest"}]}), Reason.NO_ANSWER),
         (Reply({"data": [{"url": "http://[broken"}]}), Reason.NO_ANSWER),
-        (answer(b"no picture"), Reason.NOT_A_PICTURE),
-        (answer(grey(1)[:60]), Reason.PICTURE_CUT),
+        (answer(b"no picture"), Reason.NOT_AN_IMAGE),
+        (answer(grey(1)[:60]), Reason.IMAGE_TRUNCATED),
         (answer(grey(1, 32)), Reason.OTHER_SIZE),
         (answer(grey(1, 600)), Reason.TOO_MANY_PIXELS),
-        (answer(grey(1) + bytes(200_000)), Reason.PICTURE_TOO_LARGE),
+        (answer(grey(1) + bytes(200_000)), Reason.IMAGE_TOO_LARGE),
     ],
 )
 def test_an_answer_without_a_good_image_is_quarantined(reply, reason):
@@ -195,7 +194,7 @@ def endless(handler) -> None:
     [
         (lambda handler: say(handler, 404), Reason.NO_ANSWER, 3),
         (lambda handler: say(handler, 302, Location="http://127.0.0.1:1/secret"), Reason.NO_ANSWER, 3),
-        (endless, Reason.PICTURE_TOO_LARGE, 1),
+        (endless, Reason.IMAGE_TOO_LARGE, 1),
     ],
 )
 def test_an_address_that_gives_no_image_is_quarantined(reply, reason, gets):
@@ -237,7 +236,7 @@ def test_the_stage_keeps_the_images_and_writes_the_key_nowhere(tmp_path, monkeyp
     with serving(one_in_three_is_refused) as asked:
         made = run_recipe(tmp_path, PROMPTS, painted(), served(asked.url))
     assert made.images["id"].to_pylist() == [1, 2, 4, 5]
-    assert [from_bytes(image["bytes"])[0, 0, 0] for image in made.images["image"].to_pylist()] == [10, 20, 40, 50]
+    assert [decode_image(image["bytes"])[0, 0, 0] for image in made.images["image"].to_pylist()] == [10, 20, 40, 50]
     assert made.quarantine["id"].to_pylist() == [0, 3]
     assert made.manifest.metrics["quarantine"] == {"the endpoint refused the prompt": 2}
     assert asked.headers[0]["Authorization"] == f"Bearer {KEY}"

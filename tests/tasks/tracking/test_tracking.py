@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightgen_core.images.codec import to_png
+from lightgen_core.images.codec import encode_png
 from storage.store import open_store
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
@@ -72,7 +72,7 @@ def evaluation_stage(scores: dict | None) -> Stage:
             {"student": student, "category": category, "caption": f"a {category}", "image": {"bytes": png, "path": ""}}
             for student, level in (("pretrain", 10), ("dpo", 20))
             for category in ("circle", "square")
-            for png in (to_png(np.full((6, 8, 3), level + number, np.uint8)) for number in range(2))
+            for png in (encode_png(np.full((6, 8, 3), level + number, np.uint8)) for number in range(2))
         ]
         for shard in ctx.pending_shards(split_rows(1, 1, "samples")):
             ctx.write_table(shard.name, pa.Table.from_pylist(rows))
