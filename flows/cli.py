@@ -18,8 +18,7 @@ from flows.errors import USER_ERRORS
 from flows.load import load_recipe
 from flows.plan import plan as make_plan
 from flows.request import hand_over, validate_request
-from storage.base import StoreUnavailable
-from storage.store import Store
+from storage.store import StoreUnavailable, open_store
 from tasks.config.settings import Settings
 
 
@@ -101,7 +100,7 @@ def plan(recipe: str, store_uri: str | None, overrides: tuple[str, ...], as_json
     \b
     lightgen plan demo --set pretrain.steps=8000
     """
-    loaded, place = load_recipe(recipe, overrides), Store(store_uri or Settings().store)
+    loaded, place = load_recipe(recipe, overrides), open_store(store_uri or Settings().store)
     planner = make_plan(loaded, place)
     stages = [
         {"stage": name, "key": artifact.key, "state": check.state, "why": planner.explain(name)}

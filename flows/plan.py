@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from flows.distill import distill
 from flows.errors import UserError
 from flows.selection import Selection
-from storage.artifact import Artifact, Check
+from storage.artifact import Artifact, ArtifactStatus
 from storage.store import Store
 from tasks.config.recipe import Recipe
 from tasks.stage import Stage
@@ -27,7 +27,7 @@ class Planner:
     recipe: Recipe
     store: Store
     stages: dict[str, PlannedStage] = field(default_factory=dict)
-    _checks: dict[str, Check] = field(default_factory=dict)
+    _checks: dict[str, ArtifactStatus] = field(default_factory=dict)
 
     def __call__(self, stage: Stage, *inputs: Artifact) -> Artifact:
         artifact = stage.artifact(self.recipe, self.store, inputs)
@@ -48,7 +48,7 @@ class Planner:
         """Return the same plan, which looks at the store anew: for after a run."""
         return Planner(self.recipe, self.store, self.stages)
 
-    def check(self, name: str) -> Check:
+    def check(self, name: str) -> ArtifactStatus:
         """Return the status of a stage's artifact in the store."""
         if name not in self._checks:
             self._checks[name] = self.stages[name].artifact.check()
@@ -58,12 +58,12 @@ class Planner:
         """Explain an artifact's state; if it is missing, how it differs from the nearest that exists."""
         found = self.check(name)
         if found.state != "missing":
-            return found.why
+            return found.reason
         stage, inputs, artifact = self.stages[name]
         return stage.explain_missing(self.recipe, inputs, artifact)
 
     @property
-    def statuses(self) -> dict[str, tuple[Artifact, Check]]:
+    def statuses(self) -> dict[str, tuple[Artifact, ArtifactStatus]]:
         """Every artifact with its status."""
         return {name: (artifact, self.check(name)) for name, artifact in self.artifacts.items()}
 

@@ -9,7 +9,7 @@ from flows.distill import NAMES, STAGES
 from flows.load import load_recipe
 from flows.plan import Planner, plan, require_inputs
 from flows.selection import Selection, select
-from storage.store import Store
+from storage.store import Store, open_store
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 from tasks.executors.select import require_engine
@@ -61,7 +61,7 @@ def validate_request(
     """
     selection, settings = select(only, from_stage, until, refresh), Settings()
     require_trackers(settings.trackers)
-    loaded, opened = load_recipe(recipe, overrides), Store(store or settings.store)
+    loaded, opened = load_recipe(recipe, overrides), open_store(store or settings.store)
     require_engine(settings, opened)
     planner = plan(loaded, opened)
     require_inputs(planner, selection)

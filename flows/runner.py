@@ -105,5 +105,5 @@ class Runner:
         manifest = artifact.manifest()
         if ran:
             seconds = manifest.timings["seconds"]
-            return Completed(message=f"{stage.name} made {manifest.extent} in {seconds:.1f} s")
-        return Completed(name="Cached", message=f"{stage.name} was done already: {manifest.extent}")
+            return Completed(message=f"{stage.name} made {manifest.summary} in {seconds:.1f} s")
+        return Completed(name="Cached", message=f"{stage.name} was done already: {manifest.summary}")

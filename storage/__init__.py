@@ -1,1 +1,1 @@
-"""Artifacts on any fsspec file system: keys, manifests, atomic files. Knows neither torch nor Prefect."""
+"""Artifacts on any fsspec file system: keys, manifests, atomic files. Imports neither torch nor Prefect."""

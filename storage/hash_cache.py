@@ -1,91 +1,121 @@
-"""Hashes of files, remembered: reading 20 GB takes the better part of a minute, and every plan asks for them.
+"""Cached file hashes: hashing 20 GB takes most of a minute, and every plan needs them.
 
-A hash is kept under the fingerprint (size, times, inode) of what it was made of, as version control's index does. The
-memory is a folder of small files, `$XDG_CACHE_HOME/lightgen/digests`; losing it costs one more reading.
+A hash is kept with a fingerprint of its file, as in git's index; losing the cache costs one more reading. Hashes of
+user files are kept in `$XDG_CACHE_HOME/lightgen/digests`, those of an artifact's files in its store.
 """
 
 import contextlib
 import hashlib
+import json
 import os
-import re
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
-_REMEMBERED = 16 << 20
-"""Fewest bytes whose hash is remembered; fewer are hashed in hundredths of a second."""
-_SETTLED = 2.0
-"""Seconds after the last change from which a fingerprint is trusted: clocks of file systems are coarse."""
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+from storage.local import LocalStore
+from storage.store import Store, StoreError
+
+_MIN_BYTES = 16 << 20
+"""Fewest bytes whose hash is cached; fewer are hashed in hundredths of a second."""
+_SETTLE_SECONDS = 2.0
+"""Age at which a fingerprint is trusted: file system clocks are coarse."""
+
+
+class HashCache:
+    """Hashes and fingerprints in one JSON file of a store."""
+
+    def __init__(self, store: Store, path: str) -> None:
+        self._store, self._path = store, path
+
+    def load(self) -> dict[str, str]:
+        """Return the entries; none if the file is missing or corrupt."""
+        try:
+            entries = json.loads(self._store.read(self._path))
+        except (OSError, ValueError):
+            return {}
+        return entries if isinstance(entries, dict) else {}
+
+    def save(self, entries: Mapping[str, str]) -> None:
+        """Replace the entries, if the store can be written to."""
+        with contextlib.suppress(OSError, StoreError):
+            self._store.write(self._path, json.dumps(entries, sort_keys=True).encode())
+
+    def clear(self) -> None:
+        """Remove all entries."""
+        self._store.remove(self._path)
 
 
 class _Fingerprint(NamedTuple):
     bytes: int
     changed: float
-    """Latest change, seconds since 1970. Nobody can set this time by hand, as one can the time of modification."""
+    """Latest ctime, seconds since 1970. It cannot be set by hand, as the modification time can."""
     sha256: str
 
 
+def hash_stream(file: BinaryIO) -> str:
+    """Return the sha256 of an open file's content."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file's content, without a cache."""
+    with path.open("rb") as file:
+        return hash_stream(file)
+
+
 def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file's content; that of a large file is computed once for each version of the file."""
-    return _remembered([(b"", path)], lambda: _hashed(path))
+    """Return the sha256 of a file's content, cached for large files."""
+    return _cached([(b"", path)], lambda: hash_file(path))
 
 
 def digest_of(files: Mapping[bytes, Path | None]) -> str:
-    """Return the sha256 over names and contents of a set of files, wherever the files lie.
+    """Return the sha256 over the names and contents of a set of files.
 
-    A set that grows, or of which one file changes, has only that file read again, where the others are large.
+    If large files are added or changed, only those are read again.
 
     Args:
-        files: by what the set calls each; None: there is a name and no content.
+        files: paths by name in the set; None if a name has no content.
     """
     named = sorted(files.items())
 
-    def total() -> str:
-        found = hashlib.sha256()
+    def compute() -> str:
+        digest = hashlib.sha256()
         for name, path in named:
-            found.update(b"%b\0%b\0" % (name, sha256_of(path).encode() if path else b""))
-        return found.hexdigest()
+            digest.update(b"%b\0%b\0" % (name, sha256_of(path).encode() if path else b""))
+        return digest.hexdigest()
 
-    return _remembered(named, total)
+    return _cached(named, compute)
 
 
-def _remembered(named: Iterable[tuple[bytes, Path | None]], compute: Callable[[], str]) -> str:
-    """Return a hash that is remembered of exactly these files; else compute it."""
+def _cached(named: Iterable[tuple[bytes, Path | None]], compute: Callable[[], str]) -> str:
     before = _fingerprint(named)
-    if before.bytes < _REMEMBERED:
+    if before.bytes < _MIN_BYTES:
         return compute()
-    memory = _folder() / before.sha256
-    with contextlib.suppress(OSError, UnicodeDecodeError):  # a memory that is lost costs one more reading
-        if _SHA256.fullmatch(known := memory.read_text()):
-            return known
-    found = compute()
-    if time.time() - before.changed > _SETTLED and _fingerprint(named) == before:
-        with contextlib.suppress(OSError):  # a folder that cannot be written costs time, nothing else
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            partial = memory.with_suffix(f".{uuid.uuid4().hex}.partial")
-            partial.write_text(found)
-            partial.replace(memory)
-    return found
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lightgen" / "digests"
+        cache = HashCache(LocalStore(folder), f"{before.sha256}.json")
+    except (OSError, StoreError):  # a folder that cannot be used costs time, nothing else
+        return compute()
+    if before.sha256 in (entries := cache.load()):
+        return entries[before.sha256]
+    digest = compute()
+    if time.time() - before.changed > _SETTLE_SECONDS and _fingerprint(named) == before:
+        cache.save({before.sha256: digest})
+    return digest
 
 
 def _fingerprint(named: Iterable[tuple[bytes, Path | None]]) -> _Fingerprint:
-    size, changed, seen = 0, 0.0, hashlib.sha256()
+    size, changed, digest = 0, 0.0, hashlib.sha256()
     for name, path in named:
-        seen.update(b"%b\0" % name)
+        digest.update(b"%b\0" % name)
         if path is not None:
-            of = path.stat()
-            seen.update(b"%d %d %d %d %d\0" % (of.st_size, of.st_mtime_ns, of.st_ctime_ns, of.st_ino, of.st_dev))
-            size, changed = size + of.st_size, max(changed, of.st_ctime)
-    return _Fingerprint(size, changed, seen.hexdigest())
-
-
-def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lightgen" / "digests"
-
-
-def _hashed(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+            stat = path.stat()
+            digest.update(
+                b"%d %d %d %d %d\0" % (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev)
+            )
+            size, changed = size + stat.st_size, max(changed, stat.st_ctime)
+    return _Fingerprint(size, changed, digest.hexdigest())

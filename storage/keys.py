@@ -1,4 +1,4 @@
-"""The key of an artifact: a hash of what is made from what, by which version of the code."""
+"""Artifact keys: a hash of stage, code version, config and inputs."""
 
 import hashlib
 import json
@@ -6,29 +6,27 @@ from collections.abc import Mapping
 from typing import Any
 
 KEY_LENGTH = 20
-"""Hex digits of a key: 80 bits, so a store of a million artifacts meets a collision with probability 1e-12."""
+"""Hex digits of a key, 80 bits: among a million artifacts a collision has probability 1e-12."""
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one JSON text of a value: sorted keys, no spaces, no NaN.
+    """Return the canonical JSON of a value: sorted keys, no spaces, no NaN.
 
     Raises:
-        TypeError: the value holds something JSON has no form for.
+        TypeError: the value holds something that JSON cannot express.
         ValueError: the value holds NaN or an infinity.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def artifact_key(stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """Return the key of the artifact that `stage` makes.
+    """Return the key of a stage's artifact, the same on any machine and in any process.
 
     Args:
         stage: the stage's name.
-        version: the version of the stage's code; raised by hand when a change of code changes the bytes.
-        config: the part of the recipe that decides the bytes, and nothing that does not.
+        version: the version of the stage's code; raised by hand if a change of code changes the bytes.
+        config: the part of the recipe that determines the bytes, and nothing else.
         inputs: the key of every input artifact, by stage name.
-
-    The same arguments give the same key on any machine and in any process.
     """
     identity = {"stage": stage, "version": version, "config": dict(config), "inputs": dict(inputs)}
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:KEY_LENGTH]

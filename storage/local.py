@@ -11,54 +11,64 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from storage.base import Content, Found, StoreError
 from storage.lock import file_lock
+from storage.store import Content, FileInfo, Store, StoreError, check_path
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
-_TORSO = re.compile(r"^\.[0-9a-f]{32}\.partial$")
+_TEMP_FILE = re.compile(r"^\.[0-9a-f]{32}\.partial$")
 """Name of a file that is being written, or whose writer was killed."""
 
 
-class LocalFiles:
-    """Files below a folder; see `storage.base.Files`. The folder is made when the first file is written.
+class LocalStore(Store):
+    """Files below a folder, which is made when the first file is written.
 
     Raises:
-        StoreError: it cannot be made, for there is a file in its way.
+        StoreError: it cannot be made: there is a file in its way.
     """
 
+    supports_locking = True
+
     def __init__(self, root: Path) -> None:
-        self.root = root
-        there = next(place for place in (root, *root.parents) if place.exists())
-        if not there.is_dir():
-            raise StoreError(f"store {root}: {there} is a file. Name a folder with --store or LIGHTGEN_STORE.")
+        self.root = root.expanduser().absolute()
+        self.uri = str(self.root)
+        parent = next(path for path in (self.root, *self.root.parents) if path.exists())
+        if not parent.is_dir():
+            raise StoreError(f"store {self.root}: {parent} is a file. Name a folder with --store or LIGHTGEN_STORE.")
+
+    def _path(self, path: str) -> Path:
+        return self.root / check_path(path)
+
+    def local_path(self, path: str) -> Path:
+        """Return the path on this machine's disk."""
+        return self._path(path)
 
     def read(self, path: str) -> bytes:
         """Return a small file's bytes."""
-        return (self.root / path).read_bytes()
+        return self._path(path).read_bytes()
 
     def open(self, path: str) -> BinaryIO:
         """Open a file for reading."""
-        return (self.root / path).open("rb")
+        return self._path(path).open("rb")
 
     def download(self, path: str, target: Path) -> None:
         """Copy a file."""
-        shutil.copyfile(self.root / path, target)
+        shutil.copyfile(self._path(path), target)
 
     def write(self, path: str, content: Content) -> None:
-        """Write a whole file: under another name, to the disk, and then renamed."""
-        with self._torso(path, content) as torso:
-            torso.replace(self.root / path)
+        """Write a temporary file, sync it to disk and rename it."""
+        with self._temp_file(path, content) as temp:
+            temp.replace(self._path(path))
 
     def create(self, path: str, content: Content) -> bool:
-        """Write a whole file unless one is there: a second name is given to a file only if it is free.
+        """Write a temporary file and link it: a link is made only if its name is free.
 
-        Where a file system has no second names (exFAT, some network drives), a lock stands in for them.
+        On a file system without hard links (exFAT, some network drives) a lock stands in for them.
         """
-        with self._torso(path, content) as torso:
+        with self._temp_file(path, content) as temp:
             try:
-                os.link(torso, self.root / path)
+                os.link(temp, self._path(path))
             except FileExistsError:
                 return False
             except OSError as error:
@@ -67,82 +77,77 @@ class LocalFiles:
                 with file_lock(self.root / ".locks/create.lock"):
                     if self.exists(path):
                         return False
-                    torso.replace(self.root / path)
+                    temp.replace(self._path(path))
             return True
 
     @contextlib.contextmanager
-    def _torso(self, path: str, content: Content) -> Iterator[Path]:
-        whole = self.root / path
-        torso = whole.with_name(f".{uuid.uuid4().hex}.partial")
+    def _temp_file(self, path: str, content: Content) -> Iterator[Path]:
+        temp = self._path(path).with_name(f".{uuid.uuid4().hex}.partial")
         source = io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
         try:
-            with source, self._told():
-                whole.parent.mkdir(parents=True, exist_ok=True)
-                _write(torso, source)
-            yield torso
+            with source, self._translate_errors():
+                temp.parent.mkdir(parents=True, exist_ok=True)
+                with temp.open("wb") as file:
+                    shutil.copyfileobj(source, file, 1 << 24)
+                    file.flush()
+                    os.fsync(file.fileno())
+            yield temp
         finally:
-            with contextlib.suppress(OSError):  # there is no such place
-                torso.unlink()
+            with contextlib.suppress(OSError):  # it was never made
+                temp.unlink()
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             if error.errno in _FULL:
-                advice = "Make room (`lightgen store gc` tells what can go); the same command then goes on from there"
+                advice = "Make room (`lightgen store gc` lists what can go); the same command then goes on from there"
             else:
                 advice = "Give a folder that can be made and written to, by --store or LIGHTGEN_STORE"
             raise StoreError(f"store {self.root} cannot be written to: {error}.\n{advice}.") from error
 
     def exists(self, path: str) -> bool:
-        """Tell whether there is a file of this path."""
-        return (self.root / path).is_file()
+        """Return whether there is a file of this path."""
+        return self._path(path).is_file()
 
     def remove(self, path: str) -> None:
-        """Remove a file, or a folder with all in it."""
-        there = self.root / path
-        if there.is_symlink() or not there.is_dir():
-            there.unlink(missing_ok=True)
+        """Remove a file, or a folder and its contents."""
+        target = self._path(path)
+        if target.is_symlink() or not target.is_dir():
+            target.unlink(missing_ok=True)
             return
         with contextlib.suppress(FileNotFoundError):  # another run removes it too
-            shutil.rmtree(there)
+            shutil.rmtree(target)
 
-    def keep_only(self, folder: str, names: set[str]) -> None:
-        """Remove every file below a folder whose path is not named, and the folders that are empty then."""
+    def delete_except(self, folder: str, names: set[str]) -> None:
+        """Remove every file that is not named, and then empty folders."""
         for path in self._walk(folder):
-            if path.relative_to(self.root / folder).as_posix() not in names:
+            if path.relative_to(self._path(folder)).as_posix() not in names:
                 path.unlink(missing_ok=True)
-        for parent, _, _ in os.walk(self.root / folder, topdown=False):
+        for parent, _, _ in os.walk(self._path(folder), topdown=False):
             with contextlib.suppress(OSError):  # not empty
                 Path(parent).rmdir()
 
-    def scan(self, folder: str) -> dict[str, Found]:
-        """Return every whole file below a folder; its version is its time of change and its inode."""
-        found = {}
+    def list_files(self, folder: str) -> dict[str, FileInfo]:
+        """Return every file below a folder; an etag is size, modification time and inode."""
+        files = {}
         for path in self._walk(folder):
-            with contextlib.suppress(FileNotFoundError):  # removed, or renamed to its whole name, since the listing
-                if not _TORSO.match(path.name):
-                    seen = path.stat()
-                    name = path.relative_to(self.root / folder).as_posix()
-                    found[name] = Found(seen.st_size, f"{seen.st_size}-{seen.st_mtime_ns}-{seen.st_ino}")
-        return found
+            with contextlib.suppress(FileNotFoundError):  # removed, or renamed, since the listing
+                if not _TEMP_FILE.match(path.name):
+                    stat = path.stat()
+                    name = path.relative_to(self._path(folder)).as_posix()
+                    files[name] = FileInfo(stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ino}")
+        return dict(sorted(files.items()))
 
     def _walk(self, folder: str) -> Iterator[Path]:
-        for parent, _, names in os.walk(self.root / folder, followlinks=True):
+        for parent, _, names in os.walk(self._path(folder), followlinks=True):
             yield from (Path(parent, name) for name in names)
 
     def folders(self, folder: str) -> list[str]:
-        """Return the names of the folders directly in a folder."""
+        """Return the names of a folder's subfolders."""
         try:
-            return [entry.name for entry in os.scandir(self.root / folder) if entry.is_dir()]
+            entries = os.scandir(self._path(folder))
         except (FileNotFoundError, NotADirectoryError):
             return []
-
-
-def _write(path: Path, source: BinaryIO) -> None:
-    """Write a file and wait until the disk has it."""
-    with path.open("wb") as file:
-        shutil.copyfileobj(source, file, 1 << 24)
-        file.flush()
-        os.fsync(file.fileno())
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))

@@ -1,4 +1,4 @@
-"""A lock between processes of one machine that the kernel frees when its holder dies."""
+"""A file lock between processes that the kernel frees when its holder dies."""
 
 import contextlib
 import fcntl
@@ -6,25 +6,24 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def file_lock(path: Path, *, wait: bool = True, shared: bool = False) -> Iterator[bool]:
-    """Hold `path` alone, or shared with others, waiting as long as another process stands against it.
+    """Lock `path`, exclusively or shared; yield whether it is held, always True with `wait`.
 
-    Yields whether it is held; without `wait` it may not be. `flock` belongs to the open file, so a holder that is
-    killed leaves no lock behind.
+    `flock` belongs to the open file, so a killed holder leaves no lock behind.
     """
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            fcntl.flock(file, mode | fcntl.LOCK_NB)
         except BlockingIOError:
             if not wait:
                 yield False
                 return
-            log.info("waiting for another run, which holds %s", path.stem)
-            fcntl.flock(file, kind)
+            logger.info("waiting for another run that holds %s", path.stem)
+            fcntl.flock(file, mode)
         yield True

@@ -1,10 +1,10 @@
-"""The manifest: the only mark that an artifact is done, and the record of where it came from."""
+"""The manifest: the mark that an artifact is done, and its lineage."""
 
 from typing import Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from storage.plural import counted
+from storage.plural import pluralize
 
 FORMAT_VERSION = 2
 """2: `figures` are called `metrics`, a file's `place` `stored_as`. Version 1 is still read."""
@@ -12,7 +12,7 @@ MANIFEST = "manifest.json"
 
 
 class FileEntry(BaseModel):
-    """One file of an artifact: what it must hold."""
+    """One file of an artifact: its size, hash and counts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,15 +32,15 @@ class FileEntry(BaseModel):
 
     @property
     def path(self) -> str:
-        """Path inside the artifact where the file lies."""
+        """Path of the file inside the artifact."""
         return self.stored_as or self.name
 
 
 class Manifest(BaseModel):
-    """What an artifact is, what it was made from, and every file it holds.
+    """Stage, key, inputs and files of an artifact.
 
-    `timings`, `device_seconds`, `models`, `software`, `host` and `created_at` tell of the run that made it and may
-    differ between two runs of one key; everything else is a function of the key.
+    `timings`, `device_seconds`, `models`, `software`, `host` and `created_at` describe the run that made it and
+    may differ between two runs of one key; everything else is a function of the key.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,6 +68,6 @@ class Manifest(BaseModel):
     created_at: str = Field(description="UTC, ISO 8601")
 
     @property
-    def extent(self) -> str:
-        """Rows and files in words: 480 rows in 8 files."""
-        return f"{counted(self.counts.get('rows', 0), 'row')} in {counted(len(self.files), 'file')}"
+    def summary(self) -> str:
+        """Rows and files, such as '480 rows in 8 files'."""
+        return f"{pluralize(self.counts.get('rows', 0), 'row')} in {pluralize(len(self.files), 'file')}"

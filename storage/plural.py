@@ -1,6 +1,6 @@
-"""Numbers of things as a person reads them."""
+"""Counts with their nouns."""
 
 
-def counted(count: int, noun: str) -> str:
+def pluralize(count: int, noun: str) -> str:
     """Return a number with its noun: 1 row, 0 rows, 1,200 rows."""
     return f"{count:,} {noun if count == 1 else f'{noun}s'}"

@@ -1,28 +1,28 @@
-"""What is particular to S3: how requests are sent, and what its errors mean for the person who meets them."""
+"""Requests to S3, and its errors in words for the user."""
 
 import math
 import os
 from typing import Any
 
-from storage.base import StoreError, StoreUnavailable
+from storage.store import StoreError, StoreUnavailable
 
 PART = 16 << 20
-"""Bytes of one request of an upload or download in several; a file below two parts is sent at once."""
+"""Bytes of one request of an upload or download in several; a file below two parts is sent in one request."""
 
 ONE_REQUEST = {"max_concurrency": 1}
-"""A small file is read without asking for its size first."""
+"""Options that read a small file without a request for its size."""
 
 BLOCKS = {"block_size": 8 << 20}
 """Bytes read ahead of an open file."""
 
-THERE, CONFLICT = "PreconditionFailed", "ConditionalRequestConflict"
-"""Errors of a conditional write: the object is there; another conditional write to it is under way."""
+PRECONDITION_FAILED, CONFLICT = "PreconditionFailed", "ConditionalRequestConflict"
+"""Errors of a conditional write: the object exists; another conditional write is under way."""
 
-_PARTS_AT_ONCE = 4
-_MOST_PARTS = 10_000
-_PASS = {408, 409, 429, "RequestTimeout", "NoSuchUpload"}
-"""Errors below status 500 that pass, by status or name; the last is that of an upload whose end was asked for twice."""
-_ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "TemporaryRedirect", "IllegalLocationConstraint"}
+_CONCURRENT_PARTS = 4
+_MAX_PARTS = 10_000
+_TRANSIENT = {408, 409, 429, "RequestTimeout", "NoSuchUpload"}
+"""Transient errors below status 500, by status or code; the last is of an upload that was completed twice."""
+_WRONG_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "TemporaryRedirect", "IllegalLocationConstraint"}
 _RIGHTS = "s3:ListBucket on the bucket; s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload below"
 
 
@@ -30,19 +30,19 @@ def options() -> dict[str, Any]:
     """Return the options of a connection.
 
     The address, region and credentials come from the environment and files that AWS documents (AWS_ENDPOINT_URL,
-    AWS_ENDPOINT_URL_S3, AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID, AWS_PROFILE, ...). Transient errors are tried again by
-    botocore, with growing rests; AWS_RETRY_MODE and AWS_MAX_ATTEMPTS say how.
+    AWS_ENDPOINT_URL_S3, AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID, AWS_PROFILE, ...). botocore retries transient
+    errors with backoff, set by AWS_RETRY_MODE and AWS_MAX_ATTEMPTS.
     """
     return {"config_kwargs": {"retries": {"mode": os.environ.get("AWS_RETRY_MODE", "standard")}}}
 
 
 def transfer(size: int) -> dict[str, int]:
-    """Return how a file of `size` bytes is sent or fetched in parts; memory holds `max_concurrency` of them."""
-    return {"chunksize": max(PART, math.ceil(size / _MOST_PARTS)), "max_concurrency": _PARTS_AT_ONCE}
+    """Return the options that transfer a file of `size` bytes in parts, `max_concurrency` of them in memory."""
+    return {"chunksize": max(PART, math.ceil(size / _MAX_PARTS)), "max_concurrency": _CONCURRENT_PARTS}
 
 
-def faults() -> tuple[type[Exception], ...]:
-    """Return the classes of error that the client raises by itself. Raises ImportError where s3fs is missing."""
+def client_errors() -> tuple[type[Exception], ...]:
+    """Return the client's own error classes. Raises ImportError if s3fs is missing."""
     import s3fs  # noqa: F401
     from botocore.exceptions import BotoCoreError
 
@@ -50,11 +50,11 @@ def faults() -> tuple[type[Exception], ...]:
 
 
 def probe(fs: Any, root: str, uri: str) -> None:
-    """Ask for one name below the root: raises where the bucket, the rights or the way to the server are missing."""
+    """List one name below the root. Raises if the bucket, the rights or the server are missing."""
     bucket, _, prefix = root.partition("/")
     try:
         fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", MaxKeys=1)
-    except FileNotFoundError as error:  # also the answer of a server that is none of S3
+    except FileNotFoundError as error:  # also the answer of a server that does not speak S3
         raise _no_bucket(uri, endpoint(fs)) from error
 
 
@@ -67,17 +67,17 @@ def _no_bucket(uri: str, server: str) -> StoreError:
 
 
 def endpoint(fs: Any) -> str:
-    """Return the address of the server, where a connection was set up."""
+    """Return the server's address, after a connection was set up."""
     return fs.s3.meta.endpoint_url
 
 
 def code(error: BaseException) -> str:
-    """Return the name that S3 gave an error; nothing where it did not come from S3."""
+    """Return the S3 code of an error; empty if it is not of S3."""
     return _response(error).get("Error", {}).get("Code", "")
 
 
 def _status(error: BaseException) -> int:
-    """Return the HTTP status of an error; 0 where it did not come from S3."""
+    """Return the HTTP status of an error; 0 if it is not of S3."""
     return _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 
@@ -89,8 +89,8 @@ def _response(error: BaseException | None) -> dict[str, Any]:
     return {}
 
 
-def explained(error: Exception, uri: str, server: str) -> StoreError | None:
-    """Return an error that says what was found, why, and what to do; None where S3 is not at fault."""
+def translate_error(error: Exception, uri: str, server: str) -> StoreError | None:
+    """Return an error with cause and advice; None if S3 is not at fault."""
     from botocore import exceptions
 
     name = code(error)
@@ -112,9 +112,9 @@ def explained(error: Exception, uri: str, server: str) -> StoreError | None:
         )
     if name == "NoSuchBucket":
         return _no_bucket(uri, server)
-    if isinstance(error, FileExistsError | FileNotFoundError) and name not in _PASS:
+    if isinstance(error, FileExistsError | FileNotFoundError) and name not in _TRANSIENT:
         return None
-    if name in _ELSEWHERE:
+    if name in _WRONG_REGION:
         return StoreError(f"store {uri} is in another region than asked for ({error}). Set AWS_DEFAULT_REGION to its.")
     if isinstance(error, PermissionError):
         return StoreError(
@@ -126,7 +126,7 @@ def explained(error: Exception, uri: str, server: str) -> StoreError | None:
             f"store {uri} at {server} answered {name}: {error}\nA store must know If-None-Match, the write that is "
             "refused where a file is. Use a server that does, or a newer version of this one."
         )
-    if _status(error) >= 500 or _status(error) in _PASS or name in _PASS:
+    if _status(error) >= 500 or _status(error) in _TRANSIENT or name in _TRANSIENT:
         return StoreUnavailable(
             f"store {uri} at {server} answered {name}, however often it was asked: {error}\n"
             "What is finished is kept; run the same command again."

@@ -1,120 +1,147 @@
-"""A store: files under one address, written whole."""
+"""A store: files under one address, each written as one step."""
+
+from __future__ import annotations
 
 import uuid
+from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar, NamedTuple
 
-from storage.base import Content, Files, Found, StoreError
-from storage.local import LocalFiles
-
-__all__ = ["Store", "StoreError"]
+Content = bytes | Path
+"""Content of a file: bytes, or a local file of any size."""
 
 
-class Store:
-    """Files under one URI: a local path, `s3://bucket/prefix`, `memory://name` or another of `storage.remote.PACKAGES`.
+class StoreError(Exception):
+    """The store cannot be used: an address that does not open, a path that leaves it, no permission."""
 
-    What it promises is said, and tested, in one place: `storage.base.Files`.
+
+class StoreUnavailable(StoreError):
+    """The store did not answer; the same call may succeed later."""
+
+
+class FileInfo(NamedTuple):
+    """A file in a listing."""
+
+    size: int
+    """Bytes."""
+    etag: str
+    """Text that changes when the file is written with other bytes."""
+
+
+def open_store(uri: str) -> Store:
+    """Open a folder, `s3://bucket/prefix`, `memory://name` or another URL of `storage.fsspec_store.PACKAGES`.
 
     Raises:
         StoreError: the URI does not open; the message says what is missing.
     """
+    if "://" in uri and not uri.startswith("file://"):
+        from storage.fsspec_store import FsspecStore  # a folder must not load its dependencies
 
-    def __init__(self, uri: str) -> None:
-        self._files: Files
-        if "://" in uri and not uri.startswith("file://"):
-            from storage.remote import RemoteFiles  # what it needs is not loaded for a folder
+        return FsspecStore(uri if uri.endswith("://") else uri.rstrip("/"))
+    from storage.local import LocalStore
 
-            self.uri = uri if uri.endswith("://") else uri.rstrip("/")
-            self._files, self._root = RemoteFiles(self.uri), None
-        else:
-            self._root = Path(uri.removeprefix("file://")).expanduser().absolute()
-            self.uri = str(self._root)
-            self._files = LocalFiles(self._root)
+    return LocalStore(Path(uri.removeprefix("file://")))
+
+
+class Store(ABC):
+    """Files under one URI, by relative path.
+
+    Promises, each with a test in the contract suite (`tests/storage/test_store_contract.py`):
+
+    - A file that can be seen is complete: a write shows all of its bytes or none, and one that fails shows none.
+    - `create` writes a file only if there is none. Of any number of callers, on any machines, one gets True.
+    - What one caller has written or removed, every caller sees from then on; no listing is stale.
+    - A file's etag changes when it is written with other bytes.
+
+    Files of any size pass through in pieces. A missing file raises FileNotFoundError when it is read, and is no error
+    when it is removed or listed. A path that leaves the store, or has another spelling, raises StoreError.
+    """
+
+    supports_locking: ClassVar[bool] = False
+    """A lock on a file in the store holds against every other process that uses it.
+
+    Then one process holds an artifact alone (`scratch.lock`) and may overwrite its files. So it is with a folder of one
+    machine; machines that share one need a file system whose `flock` works across them.
+    """
+
+    uri: str
+    """Address of the store."""
 
     def __repr__(self) -> str:
-        return f"Store({self.uri!r})"
-
-    @property
-    def locks(self) -> bool:
-        """Whether a lock on a file in the store holds against every other process that uses it.
-
-        Where it does, one maker of an artifact holds it alone (`scratch.lock`) and may write over what is there. That
-        is so for a folder of one machine; machines that share one need a file system whose `flock` works across them.
-        """
-        return self._root is not None
+        return f"{type(self).__name__}({self.uri!r})"
 
     def uri_of(self, path: str) -> str:
         """Return the address of a path, usable outside this process."""
         return f"{self.uri}/{path}"
 
     def local_path(self, path: str) -> Path | None:
-        """Return the path on this machine's disk, or None where the store is elsewhere."""
-        return None if self._root is None else self._root / _inside(path)
+        """Return the path on this machine's disk; None if the store is elsewhere."""
+        return None
 
+    @abstractmethod
     def read(self, path: str) -> bytes:
-        """Return a small file's bytes. Raises FileNotFoundError."""
-        return self._files.read(_inside(path))
+        """Return a small file's bytes."""
 
+    @abstractmethod
     def open(self, path: str) -> BinaryIO:
-        """Open a file for reading. Raises FileNotFoundError."""
-        return self._files.open(_inside(path))
+        """Open a file for reading at any position."""
 
+    @abstractmethod
     def download(self, path: str, target: Path) -> None:
-        """Copy a file of any size to this machine's disk. Raises FileNotFoundError."""
-        self._files.download(_inside(path), target)
+        """Copy a file to this machine's disk."""
 
+    @abstractmethod
     def write(self, path: str, content: Content) -> None:
-        """Write a whole file; a reader sees the old bytes or the new, never a part."""
-        self._files.write(_inside(path), content)
+        """Write a file, replacing any that is there."""
 
+    @abstractmethod
     def create(self, path: str, content: Content) -> bool:
-        """Write a whole file where none is; return whether it was written. One of many callers is told True."""
-        return self._files.create(_inside(path), content)
+        """Write a file unless one is there; return whether it was written."""
+
+    @abstractmethod
+    def exists(self, path: str) -> bool:
+        """Return whether there is a file of this path."""
+
+    @abstractmethod
+    def remove(self, path: str) -> None:
+        """Remove a file, or a folder and its contents."""
+
+    @abstractmethod
+    def delete_except(self, folder: str, names: set[str]) -> None:
+        """Remove every file of a folder, interrupted writes too, except those named by relative path."""
+
+    @abstractmethod
+    def list_files(self, folder: str) -> dict[str, FileInfo]:
+        """Return every file below a folder by relative path, sorted."""
+
+    @abstractmethod
+    def folders(self, folder: str) -> list[str]:
+        """Return the names of a folder's subfolders, sorted, without hidden ones."""
+
+    def files(self, folder: str) -> dict[str, int]:
+        """Return the bytes of every file below a folder by relative path, sorted."""
+        return {name: info.size for name, info in self.list_files(folder).items()}
 
     def require_writable(self) -> None:
-        """Try what a run will need.
+        """Try the writes that a run needs.
 
         Raises:
-            StoreError: nothing can be written, or a file can be put over another where that was to be refused.
+            StoreError: nothing can be written, or a conditional write replaces a file.
         """
         name = f".probe-{uuid.uuid4().hex}"
         self.create(name, b"")
-        again = self.create(name, b"")
+        replaced = self.create(name, b"")
         self.remove(name)
-        if again:
+        if replaced:
             raise StoreError(
-                f"store {self.uri} lets a second file take the place of a first, though it was asked not to "
+                f"store {self.uri} lets a second file replace the first, though it was asked not to "
                 "(If-None-Match of S3): two machines could spoil each other's work. Use another server, or a newer "
                 "version of this one."
             )
 
-    def exists(self, path: str) -> bool:
-        """Tell whether there is a file of this path."""
-        return self._files.exists(_inside(path))
 
-    def remove(self, path: str) -> None:
-        """Remove a file, or a folder with all in it; what is not there is fine."""
-        self._files.remove(_inside(path))
-
-    def keep_only(self, folder: str, names: set[str]) -> None:
-        """Remove every file below a folder whose path relative to it is not named."""
-        self._files.keep_only(_inside(folder), names)
-
-    def scan(self, folder: str) -> dict[str, Found]:
-        """Return the size and version of every file below a folder, by path relative to it, sorted."""
-        return dict(sorted(self._files.scan(_inside(folder)).items()))
-
-    def files(self, folder: str) -> dict[str, int]:
-        """Return the size in bytes of every file below a folder, by path relative to it, sorted."""
-        return {name: found.size for name, found in self.scan(folder).items()}
-
-    def folders(self, folder: str) -> list[str]:
-        """Return the names of the folders directly in a folder, sorted, hidden ones aside."""
-        return sorted(name for name in self._files.folders(_inside(folder)) if not name.startswith("."))
-
-
-def _inside(path: str) -> str:
-    """Return a path as it was given. Raises StoreError where it leaves the store, or has another spelling."""
+def check_path(path: str) -> str:
+    """Return a path unchanged. Raises StoreError if it leaves the store, or has another spelling."""
     parts = PurePosixPath(path).parts
     if path.startswith("/") or ".." in parts:
         raise StoreError(f"path {path!r} leaves the store; paths are relative and have no '..'")

@@ -17,7 +17,7 @@ from lightgen_core.captioning.readers import BadRow, read_captions, truncate_for
 from lightgen_core.captioning.scene import scene_captions
 from lightgen_core.captioning.select import Caption
 from lightgen_core.rejected import Rejected
-from storage.plural import counted
+from storage.plural import pluralize
 from storage.tables import schema
 from tasks.context.context import StageContext
 from tasks.context.shards import split_rows
@@ -73,7 +73,7 @@ def _read_file(ctx: StageContext) -> tuple[list[Caption], Rows]:
             damaged.append(asdict(row))
         else:
             captions.append(row)
-    ctx.log("%s in %s, damaged rows: %d", counted(len(captions), "caption"), source.path, len(damaged))
+    ctx.log("%s in %s, damaged rows: %d", pluralize(len(captions), "caption"), source.path, len(damaged))
     return captions, damaged
 
 

@@ -5,7 +5,7 @@ import json
 from lightgen_core.launch.job import StudentCheckpoint, TrainingJob
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
-from storage.plural import counted
+from storage.plural import pluralize
 from tasks.context.context import StageContext
 from tasks.stage import stage
 from tasks.training import count_rows, training_location
@@ -17,7 +17,7 @@ def dpo(ctx: StageContext, pretrain: Artifact, pairs: Artifact) -> None:
     from lightgen_core.launch.run import launch
 
     config = ctx.recipe.dpo
-    rows, steps = counted(count_rows(pairs, "^pairs"), "pair"), counted(config.steps, "step")
+    rows, steps = pluralize(count_rows(pairs, "^pairs"), "pair"), pluralize(config.steps, "step")
     ctx.log("%s, %s of %d", rows, steps, config.batch_size)
     training = TrainingJob(
         student=StudentCheckpoint(folder=ctx.local_folder(pretrain, "student/"), weights="ema"),

@@ -8,7 +8,7 @@ import pyarrow as pa
 from lightgen_core.encoders.unique import unique_texts
 from lightgen_core.images.codec import decode_image
 from storage.artifact import Artifact
-from storage.plural import counted
+from storage.plural import pluralize
 from storage.tables import read_file, schema
 from tasks.context.context import StageContext
 from tasks.context.shards import FileShard, shard_per_file
@@ -49,4 +49,4 @@ class EmbeddingWorker:
         types = schema({"id": pa.int64(), "image": vector, "text": vector, "score": pa.float32()})
         self.ctx.write_table(shard.name, pa.table(columns, types))
         rate = len(encoded) / (time.monotonic() - started)
-        self.ctx.log("%s at %.1f images/s", counted(len(encoded), "image"), rate)
+        self.ctx.log("%s at %.1f images/s", pluralize(len(encoded), "image"), rate)

@@ -11,7 +11,7 @@ from lightgen_core.images.codec import decode_image
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
 from storage.rows import take_rows
-from storage.tables import IMAGE, about, read_table, schema
+from storage.tables import IMAGE, layout_metadata, read_table, schema
 from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
 from tasks.context.shards import RowRangeShard, split_rows
@@ -83,7 +83,7 @@ class PairWorker:
 
         recipe, config = self.ctx.recipe, self.ctx.recipe.pairs
         table = take_rows(self.tokens, _token_files(recipe), self.chosen[shard.start : shard.stop])
-        rows, layout = table.to_pylist(), about(table.schema)
+        rows, layout = table.to_pylist(), layout_metadata(table.schema)
         layout.pop("moments", None)  # a winner is the mean
         teacher_images = self._teacher_images([row["id"] for row in rows])
         captions = [row["caption"] for row in rows for _ in range(config.samples)]

@@ -9,8 +9,8 @@ from lightgen_core.config import TrainConfig
 from lightgen_core.launch.job import NewStudent, StudentCheckpoint, TrainingJob
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
-from storage.plural import counted
-from storage.tables import about, read_table
+from storage.plural import pluralize
+from storage.tables import layout_metadata, read_table
 from tasks.context.context import StageContext
 from tasks.stage import stage
 from tasks.token_files import token_files_regex
@@ -46,7 +46,7 @@ def pretrain(ctx: StageContext, tokens: Artifact) -> None:
     for number in range(len(recipe.phases)):
         done = rows[-1]["step"] if rows else 0
         phase = _phase(ctx, tokens, student, number)
-        ctx.log("phase %d: %s of %d", number + 1, counted(phase.config.steps, "step"), phase.config.batch_size)
+        ctx.log("phase %d: %s of %d", number + 1, pluralize(phase.config.steps, "step"), phase.config.batch_size)
         outcome = launch(phase, _offset_steps(done, on_log))
         rows += [row | {"phase": number + 1, "step": done + row["step"]} for row in outcome.rows]
         student = StudentCheckpoint(folder=phase.location.output_dir, weights="raw")
@@ -65,7 +65,7 @@ def _phase(ctx: StageContext, tokens: Artifact, student: NewStudent | StudentChe
 
     recipe, (size, config) = ctx.recipe, ctx.recipe.phases[number]
     files, suffix = tokens.names(token_files_regex(size)), [number + 1] if number else []
-    layout = about(read_table(tokens, files[0], ["id"]).schema)
+    layout = layout_metadata(read_table(tokens, files[0], ["id"]).schema)
     info = StudentInfo(
         **recipe.tokens.model_dump(include=STUDENT_FIELDS),
         channels=layout["channels"],

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightgen_core.encoders.model_ref import parse_model_ref
-from storage.artifact import Artifact, DamagedArtifact, FinishedElsewhere
+from storage.artifact import AlreadyCommitted, Artifact, CorruptArtifact
 from storage.keys import artifact_key
 from storage.manifest import FileEntry, Manifest
 from storage.store import Store
@@ -100,18 +100,18 @@ class Stage:
                 scratch.clear()
             status = artifact.check()
             if status.state == "done":
-                artifact.tidy()
+                artifact.prune()
                 return False
             if status.state == "damaged":
-                logger.warning("%s: %s; making it again", self.name, status.why)
-                artifact.reopen()
+                logger.warning("%s: %s; making it again", self.name, status.reason)
+                artifact.uncommit()
             on_device = self.on_device(recipe)
             try:
                 with device() if on_device else contextlib.nullcontext():
                     artifact.records()  # raises where another machine has finished it while this one waited
                     ctx = StageContext(recipe, settings, artifact, on_progress, on_device, execute=run_shards)
                     if status.state == "partial":
-                        ctx.log("going on: %s", status.why)
+                        ctx.log("going on: %s", status.reason)
                     elif status.state == "missing" and not refresh:
                         ctx.log("started (%s)", self.explain_missing(recipe, inputs, artifact))
                     else:
@@ -119,11 +119,11 @@ class Stage:
                     ctx.save_elapsed()
                     self.body(ctx, *inputs)
                     made_here = artifact.commit(self._manifest(ctx, inputs))
-            except (FinishedElsewhere, DamagedArtifact, FileNotFoundError):
+            except (AlreadyCommitted, CorruptArtifact, FileNotFoundError):
                 # Whoever finishes sweeps away what this one may have been reading.
-                if artifact.store.locks or not artifact.finished():
+                if artifact.store.supports_locking or not artifact.is_committed():
                     raise
-                artifact.tidy()
+                artifact.prune()
                 made_here = False
             scratch.clear()
             if not made_here:
@@ -168,7 +168,7 @@ def _older(artifact: Artifact, moment: datetime.datetime) -> bool:
     created_at: datetime.datetime | None
     try:
         created_at = datetime.datetime.fromisoformat(artifact.manifest().created_at)
-    except DamagedArtifact:
+    except CorruptArtifact:
         created_at = ElapsedTime(artifact).started_at()
     return created_at is None or created_at < moment
 

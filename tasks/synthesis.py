@@ -8,7 +8,7 @@ import pyarrow as pa
 from lightgen_core.images.codec import suffix_of
 from lightgen_core.rejected import Rejected
 from storage.artifact import Artifact
-from storage.plural import counted
+from storage.plural import pluralize
 from storage.tables import IMAGE, schema
 from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
@@ -63,7 +63,9 @@ def synthesis(ctx: StageContext, captions: Artifact) -> None:
     """
     plan = plan_synthesis(ctx.recipe, captions)
     if "caption_filtered_out" in plan.counts:
-        ctx.log("%s with a kept caption, %d without", counted(len(plan), "sample"), plan.counts["caption_filtered_out"])
+        ctx.log(
+            "%s with a kept caption, %d without", pluralize(len(plan), "sample"), plan.counts["caption_filtered_out"]
+        )
     if plan.faults:
         rows = [{"id": None, "source": f.key, "caption": f.caption, **_reason_columns(f.error)} for f in plan.faults]
         ctx.write_table("quarantine-set.parquet", pa.Table.from_pylist(rows, QUARANTINE))
@@ -115,4 +117,4 @@ def _summarize(ctx: StageContext, plan: SynthesisPlan) -> None:
     ctx.metrics = {"quarantine": dict(sorted(reasons.items()))} | plan.metrics
     if quarantined:
         summary = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
-        ctx.log("%s, %d in quarantine: %s", counted(images, "image"), quarantined, summary)
+        ctx.log("%s, %d in quarantine: %s", pluralize(images, "image"), quarantined, summary)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from lightgen_core.images.codec import decode_image
-from storage.plural import counted
+from storage.plural import pluralize
 from tasks.config.sections import Tokens
 from tasks.context.context import StageContext
 
@@ -66,4 +66,4 @@ def log_disk_estimate(ctx: StageContext, shard: pa.Table, codec: "LatentCodec", 
     channels = codec.channels * (2 if config.latents == "moments" else 1)
     row_bytes = sum(2 * channels * (h // codec.stride) * (w // codec.stride) + text for h, w in sides)
     size = rows * row_bytes / 1e9
-    ctx.log("at most %s of %d bytes, all sizes together: %.2f GB", counted(rows, "row"), row_bytes, size)
+    ctx.log("at most %s of %d bytes, all sizes together: %.2f GB", pluralize(rows, "row"), row_bytes, size)

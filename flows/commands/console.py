@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from storage.manifest import Manifest
-from storage.plural import counted
+from storage.plural import pluralize
 
 FILES_SHOWN = 20
 """Files of an artifact that `store show` lists."""
@@ -16,7 +16,7 @@ FILES_SHOWN = 20
 def describe_run(result: Mapping[str, Any]) -> str:
     """Return a run's stages, scores and report path as text."""
     rows = [
-        (stage["stage"], stage["state"], f"{stage['seconds']:.1f} s", counted(stage["rows"], "row"))
+        (stage["stage"], stage["state"], f"{stage['seconds']:.1f} s", pluralize(stage["rows"], "row"))
         for stage in result["stages"]
     ]
     lines = table(rows)
@@ -59,7 +59,7 @@ def describe_plan(result: Mapping[str, Any]) -> str:
     """Return a plan as a table, and the number of stages to run."""
     rows = [(stage["stage"], stage["state"], stage["key"], stage["why"]) for stage in result["stages"]]
     to_make = sum(stage["state"] != "done" for stage in result["stages"])
-    said = f"{to_make} of {counted(len(rows), 'stage')} to make" if to_make else "nothing to do: every stage is done"
+    said = f"{to_make} of {pluralize(len(rows), 'stage')} to make" if to_make else "nothing to do: every stage is done"
     return "\n".join([*table(rows), f"{said}; artifacts in {result['store']}"])
 
 
@@ -80,7 +80,7 @@ def describe_artifact(uri: str, manifest: Manifest) -> str:
         ("figures", f"{', '.join(manifest.metrics)}; --json shows them" if manifest.metrics else ""),
     ]
     files = [
-        (f"  {file.name}", format_bytes(file.bytes), counted(file.rows, "row") if file.rows else "")
+        (f"  {file.name}", format_bytes(file.bytes), pluralize(file.rows, "row") if file.rows else "")
         for file in manifest.files[:FILES_SHOWN]
     ]
     more = len(manifest.files) - len(files)
@@ -88,7 +88,7 @@ def describe_artifact(uri: str, manifest: Manifest) -> str:
     return "\n".join(
         [
             *table([(name, text) for name, text in facts if text]),
-            f"{counted(len(manifest.files), 'file')}, {format_bytes(sum(file.bytes for file in manifest.files))}",
+            f"{pluralize(len(manifest.files), 'file')}, {format_bytes(sum(file.bytes for file in manifest.files))}",
             *table(files),
             *([f"  and {more:,} more"] if more else []),
             "the part of the recipe that decides it",
@@ -114,11 +114,11 @@ def describe_estimate(result: Mapping[str, Any]) -> str:
     if assumed["price"] is None:
         rows = [(*row[:6], row[7]) for row in rows]
     lines = [
-        f"{counted(result['images'], 'image')}; {result['parameters'] / 1e6:,.1f} M parameters; "
-        + "; ".join(f"{counted(count, 'token')} for pictures of {name} px" for name, count in tokens.items()).replace(
+        f"{pluralize(result['images'], 'image')}; {result['parameters'] / 1e6:,.1f} M parameters; "
+        + "; ".join(f"{pluralize(count, 'token')} for pictures of {name} px" for name, count in tokens.items()).replace(
             "of as they are px", "as they are"
         )
-        + f"; {counted(result['words_per_caption'], 'word')} a caption",
+        + f"; {pluralize(result['words_per_caption'], 'word')} a caption",
         "",
         *table(rows),
         "",
@@ -132,7 +132,7 @@ def describe_estimate(result: Mapping[str, Any]) -> str:
 
 
 def _items(row: Mapping[str, Any]) -> str:
-    return counted(row["items"], row["unit"].removesuffix("s"))
+    return pluralize(row["items"], row["unit"].removesuffix("s"))
 
 
 def _costs(row: Mapping[str, Any]) -> tuple[str, str, str, str, str]:

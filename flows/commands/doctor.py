@@ -12,9 +12,8 @@ from flows.commands.console import format_bytes
 from flows.commands.doctor_models import Finding, find, models_of
 from flows.commands.estimate import CHECKPOINT, Rates, estimate
 from flows.errors import UnknownModelSize
-from storage.base import StoreError
-from storage.plural import counted
-from storage.store import Store
+from storage.plural import pluralize
+from storage.store import Store, StoreError, open_store
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 
@@ -50,7 +49,7 @@ def examine(recipe: Recipe | None, settings: Settings) -> list[dict[str, str]]:
     ]
     checks += [_package(name) for name in PACKAGES]
     checks += [_store(settings), _device(settings)]
-    checks.append(_row("memory", "ok", f"{_memory() / 2**30:.0f} GiB, {counted(os.cpu_count() or 1, 'core')}"))
+    checks.append(_row("memory", "ok", f"{_memory() / 2**30:.0f} GiB, {pluralize(os.cpu_count() or 1, 'core')}"))
     if recipe is not None:
         checks += _needs(recipe, settings)
     return checks
@@ -81,7 +80,7 @@ def _package(name: str) -> dict[str, str]:
 
 def _store(settings: Settings) -> dict[str, str]:
     try:
-        store = Store(settings.store)
+        store = open_store(settings.store)
     except StoreError as error:
         return _row("store", "missing", str(error), "unusable")
     there = _folder(store)
@@ -115,7 +114,7 @@ def _disk(recipe: Recipe, settings: Settings, download: float) -> list[dict[str,
         needed = result["total"]["bytes"] + result["total"]["largest_scratch_bytes"]
         parts = ", ".join(f"{row['stage']} {format_bytes(row['bytes'])}" for row in largest)
         try:
-            folder = _folder(Store(settings.store))
+            folder = _folder(open_store(settings.store))
         except StoreError:
             folder = None  # said by the row of the store
         checks = [_room("disk", needed, folder, f"at most {format_bytes(needed)} in the store: {parts}")]
@@ -151,7 +150,9 @@ def _device(settings: Settings) -> dict[str, str]:
         return _row(
             "device", "ok", f"{torch.cuda.get_device_name(device)}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
         )
-    return _row("device", "note", f"cpu, {counted(settings.threads, 'thread')}: enough for the recipes demo and smoke")
+    return _row(
+        "device", "note", f"cpu, {pluralize(settings.threads, 'thread')}: enough for the recipes demo and smoke"
+    )
 
 
 def _device_memory(recipe: Recipe, settings: Settings, models: dict[str, Finding]) -> dict[str, str]:

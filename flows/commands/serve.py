@@ -23,7 +23,7 @@ from flows.errors import UserError
 from flows.load import load_recipe, recipe_names
 from flows.operations.server import running_server
 from flows.run import run
-from storage.store import Store
+from storage.store import open_store
 from tasks.config.settings import Settings
 
 
@@ -54,7 +54,7 @@ def serve(
         UserError: invalid recipe, override, schedule or time zone, or no server.
         StoreError: the store cannot be opened.
     """
-    loaded, place = load_recipe(recipe, overrides), Store(store or Settings().store)
+    loaded, place = load_recipe(recipe, overrides), open_store(store or Settings().store)
     parameters = {
         "recipe": recipe if recipe in recipe_names() else str(Path(recipe).resolve()),
         "store": place.uri,

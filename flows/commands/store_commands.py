@@ -13,9 +13,9 @@ from flows.errors import UserError
 from flows.load import load_recipe
 from flows.plan import plan
 from flows.selection import require_stage
-from storage.artifact import Artifact, DamagedArtifact
-from storage.plural import counted
-from storage.store import Store
+from storage.artifact import Artifact, CorruptArtifact
+from storage.plural import pluralize
+from storage.store import Store, open_store
 from tasks.config.settings import Settings
 from tasks.context.scratch import try_exclusive_store_lock
 
@@ -26,7 +26,7 @@ def store() -> None:
 
 
 def _open(uri: str | None) -> Store:
-    place = Store(uri or Settings().store)
+    place = open_store(uri or Settings().store)
     folder = place.local_path("")
     if folder is not None and not folder.is_dir():
         raise UserError(
@@ -58,7 +58,7 @@ def list_artifacts(store_uri: str | None, as_json: bool) -> None:
                 row["stage"],
                 row["key"],
                 row["state"],
-                counted(row["rows"], "row"),
+                pluralize(row["rows"], "row"),
                 format_bytes(row["bytes"]),
                 format_time(row["created_at"]),
             )
@@ -66,7 +66,7 @@ def list_artifacts(store_uri: str | None, as_json: bool) -> None:
         ]
     ):
         click.echo(line)
-    click.echo(f"{counted(len(rows), 'artifact')} in {place.uri}")
+    click.echo(f"{pluralize(len(rows), 'artifact')} in {place.uri}")
 
 
 def _summary(place: Store, artifact: Artifact) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def show(artifact: str, store_uri: str | None, as_json: bool) -> None:
     shown = Artifact(place, stage, found[0])
     try:
         manifest = shown.manifest()
-    except DamagedArtifact as error:
+    except CorruptArtifact as error:
         raise UserError(f"{error}. Run its recipe again to finish it.") from error
     click.echo(manifest.model_dump_json(indent=1) if as_json else describe_artifact(shown.uri, manifest))
 
@@ -126,14 +126,14 @@ def verify(store_uri: str | None, as_json: bool) -> None:
         found = artifact.check(rehash=True)
         checked += found.state == "done"
         if found.state == "damaged":
-            faults.append({"stage": artifact.stage, "key": artifact.key, "why": found.why})
+            faults.append({"stage": artifact.stage, "key": artifact.key, "why": found.reason})
     if as_json:
         click.echo(json.dumps({"store": place.uri, "whole": checked, "damaged": faults}))
     else:
         for fault in faults:
             click.echo(f"damaged: {fault['stage']}/{fault['key']}: {fault['why']}")
         click.echo(
-            f"{counted(checked + len(faults), 'artifact')}: {checked} whole, {len(faults)} damaged"
+            f"{pluralize(checked + len(faults), 'artifact')}: {checked} whole, {len(faults)} damaged"
             f"{'; a run of the recipe remakes what is damaged' if faults else ''}"
         )
     if faults:
@@ -181,7 +181,7 @@ def gc(
         for artifact in _artifacts(place):
             if artifact.path in needed:
                 continue
-            if not (unfinished or place.locks or artifact.finished()):
+            if not (unfinished or place.supports_locking or artifact.is_committed()):
                 click.echo(f"left alone, unfinished: {artifact.path}")
                 continue
             there = sum(place.files(artifact.path).values())

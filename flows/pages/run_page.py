@@ -13,7 +13,7 @@ from flows.pages.live import API_ERRORS, UiArtifact, page_key
 from flows.pages.markdown import scores_markdown, table
 from flows.plan import Planner
 from lightgen_core.report.formats import duration, number, size
-from storage.plural import counted
+from storage.plural import pluralize
 
 log = logging.getLogger("lightgen")
 
@@ -65,7 +65,7 @@ def run_page(result: Mapping[str, Any], outcome: Planner, pages: Mapping[str, st
 
 def _in_short(result: Mapping[str, Any]) -> str:
     states = [row["state"] for row in result["stages"]]
-    made = counted(states.count("ran"), "stage")
+    made = pluralize(states.count("ran"), "stage")
     return f"{made} made, {states.count('cached')} cached, in {duration(result['seconds'])}"
 
 

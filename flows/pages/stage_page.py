@@ -15,7 +15,7 @@ from lightgen_core.report.charts import loss_curve
 from lightgen_core.report.data import Curve
 from lightgen_core.report.formats import duration, number, sentence, size, words
 from storage.manifest import Manifest
-from storage.plural import counted
+from storage.plural import pluralize
 
 CURVES = {"accuracy": 0.5, "loss": None}
 """Training metrics to plot, in order of preference, each with a reference value."""
@@ -45,9 +45,9 @@ def _so_far(heard: ProgressLog, left: bool = True) -> str:
     if heard.news is None or heard.first is None:
         return f"no count yet{DOT}{spent}"
     (at, news), (first_at, first) = heard.news, heard.first
-    told = [f"**{news.done:,} of {counted(news.total, news.unit.removesuffix('s'))}** ({heard.percent():.0f} %)"]
+    told = [f"**{news.done:,} of {pluralize(news.total, news.unit.removesuffix('s'))}** ({heard.percent():.0f} %)"]
     if news.rows is not None:
-        told.append(counted(news.rows, "row"))
+        told.append(pluralize(news.rows, "row"))
     told.append(spent)
     if left and news.seconds_left is not None and news.done < news.total:
         told.append(f"about {duration(max(0.0, news.seconds_left - (now - at)))} left")
@@ -79,7 +79,7 @@ def done_page(made: StageResult) -> str:
         "time": duration(manifest.timings["seconds"]),
         "throughput": _throughput(manifest),
         "device time": duration(manifest.device_seconds),
-        "size": f"{size(sum(file.bytes for file in manifest.files))}, {counted(len(manifest.files), 'file')}",
+        "size": f"{size(sum(file.bytes for file in manifest.files))}, {pluralize(len(manifest.files), 'file')}",
     }
     counts = table(facts, [facts.values()])
     return "\n\n".join([f"### {made.artifact.stage} is done", counts, f"`{made.artifact.uri}`", *preview(made)])

@@ -128,7 +128,7 @@ class StageContext:
 
     def _pending(self, shards: Sequence[AnyShard]) -> list[AnyShard]:
         self.required_files.update(name for shard in shards for name in shard.files)
-        finished = self.artifact.whole()
+        finished = self.artifact.intact_files()
         return [shard for shard in shards if not finished.issuperset(shard.files)]
 
     def _progress_reporter(self, pending: Sequence[Shard], shards: Sequence[Shard]) -> Callable[[Shard], None]:
@@ -152,12 +152,12 @@ class StageContext:
         """Return the record of each file of the artifact, once all shards are finished.
 
         Raises:
-            DamagedArtifact: a required file is missing; another run has removed it.
-            FinishedElsewhere: another machine has finished the artifact.
+            CorruptArtifact: a required file is missing; another run has removed it.
+            AlreadyCommitted: another machine has finished the artifact.
         """
         records = self.artifact.records()
         if lost := self.required_files - records.keys():
-            raise self.artifact.meddled_with(min(lost))
+            raise self.artifact.missing_file_error(min(lost))
         return records
 
     def read_output(self, pattern: str) -> pa.Table:

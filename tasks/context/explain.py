@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from storage.artifact import Artifact, DamagedArtifact
+from storage.artifact import Artifact, CorruptArtifact
 from storage.manifest import MANIFEST, Manifest
 from storage.store import Store
 
@@ -59,7 +59,7 @@ def _manifests(store: Store, stage: str) -> list[Manifest]:
     """Return some manifests of a stage, newest first; skip folders without one."""
 
     def read(key: str) -> Manifest | None:
-        with contextlib.suppress(DamagedArtifact):
+        with contextlib.suppress(CorruptArtifact):
             return Artifact(store, stage, key).manifest()
         return None
 

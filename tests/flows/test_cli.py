@@ -10,7 +10,7 @@ from flows.commands.sample import changed_sampler, read_overrides
 from flows.errors import UserError
 from lightgen_core.config import SamplerConfig
 from storage.artifact import Artifact
-from storage.store import Store
+from storage.store import open_store
 from tests.support.stores import commit
 
 
@@ -112,7 +112,7 @@ def test_a_sampler_that_cannot_be_is_refused(override, message):
 
 
 def test_verify_exits_with_1_where_something_is_damaged(tmp_path):
-    store = Store(str(tmp_path))
+    store = open_store(str(tmp_path))
     artifact = Artifact(store, "captions", "0" * 20)
     artifact.add("part.parquet", b"whole", 1, {})
     commit(artifact)

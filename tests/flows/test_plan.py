@@ -7,7 +7,7 @@ from flows.load import load_recipe
 from flows.plan import plan, require_inputs
 from flows.selection import select
 from storage.artifact import Artifact
-from storage.store import Store
+from storage.store import open_store
 
 RECIPE = load_recipe("smoke")
 
@@ -27,7 +27,7 @@ def looked(monkeypatch):
 
 
 def test_a_run_is_planned_with_one_look_and_reported_with_two(tmp_path, looked):
-    planner = plan(RECIPE, Store(str(tmp_path)))
+    planner = plan(RECIPE, open_store(str(tmp_path)))
     assert looked == []
     require_inputs(planner, select())
     assert looked == ["report"]
@@ -36,13 +36,13 @@ def test_a_run_is_planned_with_one_look_and_reported_with_two(tmp_path, looked):
 
 
 def test_a_plan_looks_at_each_artifact_once(tmp_path, looked):
-    planner = plan(RECIPE, Store(str(tmp_path)))
+    planner = plan(RECIPE, open_store(str(tmp_path)))
     assert [check.state for _, check in planner.statuses.values()] == ["missing"] * 10
     assert list(planner.statuses) == looked
 
 
 def test_the_first_stage_with_a_missing_input_is_named(tmp_path):
     """The first in the pipeline's order."""
-    planner = plan(RECIPE, Store(str(tmp_path)))
+    planner = plan(RECIPE, open_store(str(tmp_path)))
     with pytest.raises(UserError, match=r"^embeddings needs synthesis"):
         require_inputs(planner, select(from_stage="embeddings"))

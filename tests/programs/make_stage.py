@@ -11,14 +11,14 @@ from flows.distill import STAGES
 from flows.environment import log_to_stderr
 from flows.load import load_recipe
 from flows.plan import plan
-from storage.store import Store
+from storage.store import open_store
 from tasks.config.settings import Settings
 from tasks.context.progress import Progress
 
 
 def main(store: str, name: str, last: str, *overrides: str) -> None:
     log_to_stderr()
-    recipe, place = load_recipe("smoke", overrides), Store(store)
+    recipe, place = load_recipe("smoke", overrides), open_store(store)
     planner = plan(recipe, place)
     stage = next(stage for stage in STAGES if stage.name == name)
     inputs = tuple(planner.statuses[given][0] for given in planner.inputs[name])

@@ -15,7 +15,7 @@ from flows.distill import NAMES
 from flows.load import load_recipe
 from flows.operations.provision import AUTOMATIONS
 from flows.plan import plan
-from storage.store import Store
+from storage.store import open_store
 from tests.support.compose_file import filled, services
 from tests.support.databases import NotInstalled
 from tests.support.prefect_api import ENDED
@@ -40,7 +40,7 @@ def run_recipe(stack: Stack, stages: str) -> None:
 def check_first_run(stack: Stack) -> None:
     """Assert that the recipe ran: every stage, its artifacts whole in the store, with scores."""
     run_recipe(stack, "Completed")
-    made = plan(load_recipe(RECIPE), Store(stack.variables["LIGHTGEN_STORE"]))
+    made = plan(load_recipe(RECIPE), open_store(stack.variables["LIGHTGEN_STORE"]))
     assert {name: check.state for name, (_, check) in made.statuses.items()} == dict.fromkeys(NAMES, "done")
     assert made.scores().keys() == {"pretrain", "dpo", "shuffled"}
     assert all(score["n"] > 0 for scores in made.scores().values() for score in scores.values())

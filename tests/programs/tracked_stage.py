@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flows.load import load_recipe
 from storage.artifact import Artifact
-from storage.store import Store
+from storage.store import open_store
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.stage import Stage, stage
@@ -37,7 +37,7 @@ def pretrain_stage(first: int, last: int, *, kill: bool = False) -> Stage:
 def make(store: Path, what: Stage, settings: Settings | None = None) -> Artifact:
     """Make the stage's artifact as the flow does."""
     settings = settings or Settings()
-    artifact = what.artifact(RECIPE, Store(str(store)), ())
+    artifact = what.artifact(RECIPE, open_store(str(store)), ())
     with track_stage(RECIPE, settings, what, artifact) as on_progress:
         what.run(RECIPE, settings, (), artifact, on_progress=on_progress)
     return artifact

@@ -18,7 +18,7 @@ from flows.load import load_recipe
 from flows.operations.crash_detection import track_crashes
 from flows.run import Runner
 from flows.selection import Selection
-from storage.store import Store
+from storage.store import open_store
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.context.shards import split_rows
@@ -71,7 +71,9 @@ def synthesis(ctx: StageContext, given: object) -> None:
 def two_stages(store: str, refresh: bool = False) -> dict[str, str]:
     """Return the state of each stage."""
     track_crashes()
-    runner = Runner(load_recipe("smoke"), Settings(), Store(store), Selection(BOTH, BOTH if refresh else frozenset()))
+    runner = Runner(
+        load_recipe("smoke"), Settings(), open_store(store), Selection(BOTH, BOTH if refresh else frozenset())
+    )
     runner(synthesis, runner(captions))
     return {row["stage"]: row["state"] for row in runner.rows}
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from storage.artifact import Artifact, DamagedArtifact
+from storage.artifact import Artifact, CorruptArtifact
 from storage.keys import artifact_key, canonical_json
 from storage.manifest import Manifest
-from storage.store import Store
-from storage.tables import IMAGE, about, schema, to_parquet
+from storage.store import open_store
+from storage.tables import IMAGE, layout_metadata, schema, to_parquet
 from tests.support.paths import GOLDEN
 from tests.support.stores import commit
 
@@ -45,9 +45,9 @@ def test_an_empty_artifact_is_missing_and_an_unfinished_partial(store):
 def test_a_deleted_file_a_cut_file_and_a_changed_byte_are_damage(artifact):
     assert artifact.check().state == "done"
     artifact.store.write(f"{artifact.path}/a.bin", b"firsT")
-    assert "content of a.bin" in artifact.check().why
+    assert "content of a.bin" in artifact.check().reason
     artifact.store.write(f"{artifact.path}/a.bin", b"fir")
-    assert "has 3 bytes, not 5" in artifact.check().why
+    assert "has 3 bytes, not 5" in artifact.check().reason
     artifact.store.remove(f"{artifact.path}/a.bin")
     assert artifact.check() == type(artifact.check())("damaged", "a.bin is missing")
 
@@ -58,7 +58,7 @@ def test_a_reopened_artifact_keeps_its_whole_files(artifact, damage):
     artifact.store.remove(f"{artifact.path}/a.bin")
     if damage is not None:
         artifact.store.write(f"{artifact.path}/a.bin", damage)
-    artifact.reopen()
+    artifact.uncommit()
     assert list(artifact.records()) == ["deep/b.bin"]
     assert artifact.check().state == "partial"
     artifact.add("a.bin", b"first", 2, {"dropped": 1})
@@ -69,18 +69,18 @@ def test_a_reopened_artifact_keeps_its_whole_files(artifact, damage):
 
 
 def test_reopening_what_is_whole_or_unfinished_changes_nothing(artifact):
-    artifact.reopen()
+    artifact.uncommit()
     assert artifact.check().state == "done"
     other = Artifact(artifact.store, "captions", "4567")
     other.add("a", b"1", 1, {})
-    other.reopen()
+    other.uncommit()
     assert other.check().state == "partial"
 
 
 def test_a_broken_manifest_is_damage_and_reopening_removes_it(artifact):
     artifact.store.write(f"{artifact.path}/manifest.json", b'{"stage": 1')
     assert artifact.check().state == "damaged"
-    artifact.reopen()
+    artifact.uncommit()
     assert artifact.check().state == "missing"
 
 
@@ -103,7 +103,7 @@ def test_an_unfinished_file_that_changes_counts_with_new_bytes(store):
 
 
 def test_reading_an_unfinished_artifact_is_an_error_that_says_so(store):
-    with pytest.raises(DamagedArtifact, match="never finished"):
+    with pytest.raises(CorruptArtifact, match="never finished"):
         Artifact(store, "dedup", "k").manifest()
 
 
@@ -111,9 +111,9 @@ def test_a_commit_that_lacks_a_recorded_file_is_refused(store):
     place = Artifact(store, "dedup", "k")
     place.add("a", b"1", 1, {})
     store.remove(f"{place.path}/a")
-    with pytest.raises(DamagedArtifact, match="is gone or changed"):
+    with pytest.raises(CorruptArtifact, match="is gone or changed"):
         commit(place)
-    assert not place.finished()
+    assert not place.is_committed()
 
 
 def test_a_verified_file_is_not_hashed_again_until_it_changes(artifact, monkeypatch):
@@ -126,19 +126,19 @@ def test_a_verified_file_is_not_hashed_again_until_it_changes(artifact, monkeypa
 
 def test_finished_files_of_an_interrupted_run_are_hashed_once(tmp_path, monkeypatch):
     """It does not matter how often the run goes on."""
-    artifact = Artifact(Store(str(tmp_path)), "tokens", "abc")
+    artifact = Artifact(open_store(str(tmp_path)), "tokens", "abc")
     for name in "abc":
         artifact.add(name, name.encode(), 1, {})
     (tmp_path / "tokens/abc/b").write_bytes(b"X")
-    assert artifact.whole() == {"a", "c"}
+    assert artifact.intact_files() == {"a", "c"}
     hashed = []
     monkeypatch.setattr("storage.integrity._sha256", lambda store, path: hashed.append(path))
-    assert (artifact.whole(), hashed) == ({"a", "c"}, ["tokens/abc/b"])
+    assert (artifact.intact_files(), hashed) == ({"a", "c"}, ["tokens/abc/b"])
 
 
 def test_rehashing_detects_a_byte_that_changed_without_a_trace(tmp_path):
     """The file is then written again."""
-    artifact = Artifact(Store(str(tmp_path)), "captions", "0123")
+    artifact = Artifact(open_store(str(tmp_path)), "captions", "0123")
     artifact.add("a.bin", b"first", 2, {})
     commit(artifact)
     assert artifact.check().state == "done"
@@ -148,7 +148,7 @@ def test_rehashing_detects_a_byte_that_changed_without_a_trace(tmp_path):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (artifact.check().state, artifact.check(rehash=True).state) == ("done", "damaged")
     assert artifact.check().state == "damaged"
-    artifact.reopen()
+    artifact.uncommit()
     assert artifact.check().state == "missing"
 
 
@@ -183,10 +183,10 @@ def test_copies_unused_for_thirty_days_go_when_others_come(empty, tmp_path):
 
 
 def test_an_incomplete_copy_is_refused_and_leaves_nothing(artifact, tmp_path):
-    if artifact.store.locks:
+    if artifact.store.supports_locking:
         pytest.skip("a local store makes no copies")
     artifact.store.write(f"{artifact.path}/a.bin", b"firsT")
-    with pytest.raises(DamagedArtifact, match="is gone, or did not come as it was written"):
+    with pytest.raises(CorruptArtifact, match="is gone, or did not come as it was written"):
         artifact.local("a.bin", tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
@@ -241,6 +241,6 @@ def test_equal_tables_become_equal_bytes_and_describe_columns():
     columns = {"id": [1], "image": [{"bytes": b"x", "path": "1.png"}], "vector": [[1.0, 2.0]]}
     table = pa.table(columns, schema(kinds, {"width": 2}))
     assert to_parquet(table) == to_parquet(pa.table(columns, schema(kinds, {"width": 2})))
-    assert about(table.schema) == {"width": 2}
+    assert layout_metadata(table.schema) == {"width": 2}
     features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
     assert features["image"] == {"_type": "Image"}

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from flows.load import load_recipe
-from storage.artifact import Artifact, DamagedArtifact, FinishedElsewhere
+from storage.artifact import AlreadyCommitted, Artifact, CorruptArtifact
 from storage.store import Store
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
@@ -47,38 +47,36 @@ class Requests:
 
 def stopped(store: Store, number: int, meanwhile: Callable[[], None]) -> Requests:
     """Let another handle of the store call `meanwhile` before its request of this number."""
-    requests = store._files._fs = Requests(store._files._fs, number, meanwhile)
-    store._files.create = requests.counted(store._files.create)
+    requests = store._fs = Requests(store._fs, number, meanwhile)
+    store.create = requests.counted(store.create)
     return requests
 
 
 def handle(store: Store) -> Store:
     """Return another handle of a store, by the same connection."""
-    other = copy.copy(store)
-    other._files = copy.copy(store._files)
-    return other
+    return copy.copy(store)
 
 
 def make(store: Store, who: str, key: str = "k") -> bool:
     """Make the artifact of two equal parts and a page that is each maker's own; return whether it was the first."""
     artifact = Artifact(store, "report", key)
     if artifact.check().state == "done":
-        artifact.tidy()
+        artifact.prune()
         return False
     try:
         for name in FILES[1:]:
             artifact.add(name, b"equal " + name.encode(), 1, {})
         artifact.add("page.html", f"made by {who}".encode(), 0, {"by": len(who)})
         return commit(artifact)
-    except FinishedElsewhere:
-        artifact.tidy()
+    except AlreadyCommitted:
+        artifact.prune()
         return False
 
 
 def sound(store: Store, key: str = "k") -> None:
     """Hold what everybody may rely on at any time: what has a manifest is whole."""
     artifact = Artifact(store, "report", key)
-    if artifact.finished():
+    if artifact.is_committed():
         assert artifact.check(rehash=True).state == "done"
         assert artifact.names() == FILES
 
@@ -241,7 +239,7 @@ def test_a_done_artifact_is_whole_though_another_removes_it(meddle, empty, tmp_p
         artifact = made.artifact(RECIPE, store, ())
         try:
             made.run(RECIPE, Settings(), (), made.artifact(RECIPE, mine, ()))
-        except DamagedArtifact as error:
+        except CorruptArtifact as error:
             errors.append(str(error))
         if not told:
             break

@@ -1,11 +1,12 @@
 """Hashes of files: when one is remembered, when it is computed again, and what a set of files is told by."""
 
+import json
 import os
 import shutil
 
 import pytest
 
-from storage import hash_cache as file_hashes
+from storage import hash_cache
 from storage.hash_cache import digest_of, sha256_of
 from tasks.context.digests import ContentNotFound, content_digest
 
@@ -13,11 +14,11 @@ from tasks.context.digests import ContentNotFound, content_digest
 @pytest.fixture
 def hashed(tmp_path, monkeypatch):
     """The list of files that were hashed, with a fresh memory in which every file counts as large and settled."""
-    monkeypatch.setattr(file_hashes, "_REMEMBERED", 4)
-    monkeypatch.setattr(file_hashes, "_SETTLED", -60)
+    monkeypatch.setattr(hash_cache, "_MIN_BYTES", 4)
+    monkeypatch.setattr(hash_cache, "_SETTLE_SECONDS", -60)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    names, plain = [], file_hashes._hashed
-    monkeypatch.setattr(file_hashes, "_hashed", lambda path: names.append(path.name) or plain(path))
+    names, plain = [], hash_cache.hash_file
+    monkeypatch.setattr(hash_cache, "hash_file", lambda path: names.append(path.name) or plain(path))
     return names
 
 
@@ -83,13 +84,13 @@ def test_nothing_at_the_path_is_named(tmp_path):
 
 
 def test_a_file_that_changed_a_moment_ago_is_not_remembered(hashed, root, monkeypatch):
-    monkeypatch.setattr(file_hashes, "_SETTLED", 60)
+    monkeypatch.setattr(hash_cache, "_SETTLE_SECONDS", 60)
     assert sha256_of(root / "a.tar") == sha256_of(root / "a.tar")
     assert len(hashed) == 2
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_remembered(hashed, root, monkeypatch):
-    plain = file_hashes._hashed
+    plain = hash_cache.hash_file
 
     def changing(path):
         found = plain(path)
@@ -97,18 +98,18 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(hashed, root, mo
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(file_hashes, "_hashed", changing)
+        patch.setattr(hash_cache, "hash_file", changing)
         sha256_of(root / "a.tar")
     assert not (root.parent / "cache").exists()
 
 
-@pytest.mark.parametrize("damage", [b"", b"e3b0c442", b"\xff" * 64])
+@pytest.mark.parametrize("damage", [b"", b"e3b0c442", b"\xff" * 64, b"[]", b'{"a": 1}'])
 def test_a_damaged_memory_costs_a_hash_and_nothing_else(hashed, root, damage):
     first = sha256_of(root / "a.tar")
     (memory,) = (root.parent / "cache" / "lightgen" / "digests").iterdir()
     memory.write_bytes(damage)
     assert sha256_of(root / "a.tar") == first
-    assert len(hashed) == 2 and memory.read_text() == first
+    assert len(hashed) == 2 and list(json.loads(memory.read_text()).values()) == [first]
 
 
 def test_an_impossible_cache_folder_costs_only_a_hash(hashed, root):
@@ -117,7 +118,7 @@ def test_an_impossible_cache_folder_costs_only_a_hash(hashed, root):
     assert len(hashed) == 2
 
 
-def test_small_files_are_hashed_each_time_and_leave_no_memory(hashed, root, monkeypatch):
-    monkeypatch.setattr(file_hashes, "_REMEMBERED", 1000)
+def test_small_files_arehash_file_each_time_and_leave_no_memory(hashed, root, monkeypatch):
+    monkeypatch.setattr(hash_cache, "_MIN_BYTES", 1000)
     assert content_digest(root) == content_digest(root)
     assert len(hashed) == 6 and not (root.parent / "cache").exists()

@@ -8,8 +8,8 @@ import pytest
 from storage.artifact import Artifact
 from storage.manifest import Manifest
 from storage.rows import take_rows
-from storage.store import Store
-from storage.tables import IMAGE, ROW_GROUP, about, schema, to_parquet
+from storage.store import open_store
+from storage.tables import IMAGE, ROW_GROUP, layout_metadata, schema, to_parquet
 
 FILES = (2 * ROW_GROUP + 300, 5, ROW_GROUP)
 ROWS = sum(FILES)
@@ -18,7 +18,7 @@ ROWS = sum(FILES)
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory) -> Artifact:
     """Three files of numbered rows with a picture each, of five row groups in all."""
-    made = Artifact(Store(str(tmp_path_factory.mktemp("store"))), "synthesis", "key")
+    made = Artifact(open_store(str(tmp_path_factory.mktemp("store"))), "synthesis", "key")
     kinds, start = schema({"id": pa.int64(), "image": IMAGE}, {"dtype": "float16"}), 0
     for number, rows in enumerate(FILES):
         ids = range(start, start + rows)
@@ -39,7 +39,7 @@ def test_rows_are_the_requested_ones_across_files_and_groups(artifact):
     found = take_rows(artifact, "^images", wanted)
     assert found["id"].to_pylist() == wanted
     assert [row["bytes"] for row in found["image"].to_pylist()] == [str(row).encode() * 50 for row in wanted]
-    assert about(found.schema) == {"dtype": "float16"}
+    assert layout_metadata(found.schema) == {"dtype": "float16"}
 
 
 def test_columns_are_the_requested_ones(artifact):

@@ -15,8 +15,7 @@ from click.testing import CliRunner
 from flows.cli import cli, main
 from storage import s3
 from storage.artifact import Artifact
-from storage.base import StoreError, StoreUnavailable
-from storage.store import Store
+from storage.store import Store, StoreError, StoreUnavailable, open_store
 from tests.support.paths import ROOT
 from tests.support.s3_server import s3_server
 from tests.support.stores import commit
@@ -46,7 +45,7 @@ class Server:
 def running():
     server = Server()
     with s3_server(server.requests, server.fault) as uri:
-        yield server, Store(uri)
+        yield server, open_store(uri)
 
 
 @pytest.fixture
@@ -128,13 +127,13 @@ def test_only_a_passing_error_is_unavailable_and_worth_a_retry(server, store, mo
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     server.faults.append(("PUT", status, code, 99))
     with pytest.raises(StoreError, match=f"(?s){message}") as raised:
-        Store(store.uri).create("x", b"1")
+        open_store(store.uri).create("x", b"1")
     assert type(raised.value) is kind
 
 
 def test_a_manifest_whose_answer_was_lost_finishes_the_artifact(server, store):
     """The write is sent again by the client, and refused, as its own first one is there."""
-    put = store._files._put
+    put = store._put
 
     def twice(path, content, mode):
         put(path, content, mode)
@@ -143,7 +142,7 @@ def test_a_manifest_whose_answer_was_lost_finishes_the_artifact(server, store):
     artifact = Artifact(store, "captions", "0123")
     artifact.add("a", b"1", 1, {})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store._files, "_put", twice)
+        patch.setattr(store, "_put", twice)
         assert commit(artifact)
     assert Artifact(store, "captions", "0123").check().state == "done"
 
@@ -160,7 +159,7 @@ def test_a_conditional_write_is_retried_after_a_conflict(server, store, code, cr
 def test_a_store_without_rights_lists_the_rights_it_needs(server, store, code):
     server.faults.append(("list-type", 403, code, 99))
     with pytest.raises(StoreError, match=f"denies access.*{code}(.|\n)*s3:PutObject"):
-        Store(store.uri)
+        open_store(store.uri)
 
 
 def test_a_folder_that_a_console_created_is_no_file(store):
@@ -174,18 +173,18 @@ def test_the_address_for_s3_goes_before_that_of_all_services(store, monkeypatch)
     store.write("x", b"1")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", os.environ["AWS_ENDPOINT_URL"])
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    assert Store(store.uri).read("x") == b"1"
+    assert open_store(store.uri).read("x") == b"1"
 
 
 def test_a_missing_bucket_is_named_with_the_command_to_create_it(server):
     with pytest.raises(StoreError, match=r"no bucket 'none' at http://127(.|\n)*aws s3 mb s3://none"):
-        Store("s3://none/x")
+        open_store("s3://none/x")
 
 
 def test_a_server_that_is_not_there_is_unavailable(server, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StoreUnavailable, match=r"cannot be reached at http://127.0.0.1:9(.|\n)*AWS_ENDPOINT_URL"):
-        Store("s3://bucket/x")
+        open_store("s3://bucket/x")
 
 
 def test_missing_credentials_are_an_error_at_once(server, monkeypatch, tmp_path):
@@ -198,13 +197,13 @@ def test_missing_credentials_are_an_error_at_once(server, monkeypatch, tmp_path)
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(StoreError, match="Set AWS_ACCESS_KEY_ID"):
-            Store("s3://bucket/x")
+            open_store("s3://bucket/x")
 
 
 def test_without_its_package_the_store_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(StoreError, match=r"pip install 'lightgen\[s3\]'"):
-        Store("s3://bucket/x")
+        open_store("s3://bucket/x")
 
 
 @pytest.mark.parametrize(("server_up", "status"), [(True, 2), (False, 1)])
@@ -233,7 +232,7 @@ def test_the_store_verbs_work_on_s3(store):
     store.write("captions/0123/part-4", b"X")
     assert "the content of part-4 is not what was written" in said("verify", status=1)
     assert "would delete captions/0123" in said("gc", "--keep", "smoke")
-    assert artifact.finished()
+    assert artifact.is_committed()
     assert "deleted captions/0123" in said("gc", "--keep", "smoke", "--delete")
     assert [name for name in store.files("") if not name.startswith(".")] == []
 
@@ -248,9 +247,9 @@ def test_the_server_leaves_the_environment_as_it_was():
 MAKING = """
 import os, signal, sys
 from storage.artifact import Artifact
-from storage.store import Store
+from storage.store import Store, open_store
 from tests.support.stores import commit
-artifact = Artifact(Store(sys.argv[1]), "tokens", "k")
+artifact = Artifact(open_store(sys.argv[1]), "tokens", "k")
 for number in range(4):
     if f"part-{number}" not in artifact.records():
         if number == int(sys.argv[2]):
@@ -277,6 +276,8 @@ def test_after_a_killed_process_the_next_writes_only_the_rest(store, tmp_path):
 
 
 def test_nothing_of_s3_is_imported_for_a_local_store(tmp_path: Path):
-    code = f"import sys; from storage.store import Store; Store({str(tmp_path)!r}).files(''); print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    code = "import sys; from storage.store import open_store; open_store(sys.argv[1]).files(''); print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True
+    ).stdout.split()
     assert {"s3fs", "botocore", "fsspec"} & set(loaded) == set()

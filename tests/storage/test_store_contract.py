@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from storage import s3
-from storage.base import StoreError
 from storage.lock import file_lock
-from storage.store import Store
+from storage.store import StoreError, open_store
 
 pytest_plugins = ["tests.support.every_store"]
 
@@ -54,7 +53,7 @@ def test_a_missing_path_is_no_file_no_listing_and_no_removal(store, tmp_path):
             read("none")
     assert (store.exists("none"), store.files("none"), store.folders("none")) == (False, {}, [])
     store.remove("none")
-    store.keep_only("none", set())
+    store.delete_except("none", set())
 
 
 def test_an_empty_file_is_a_file(store, tmp_path):
@@ -80,7 +79,7 @@ def test_any_name_is_a_name(store, name, tmp_path):
         store.download(path, tmp_path / "copy")
         assert (tmp_path / "copy").read_bytes() == b"1"
     assert store.files("deep") == {name: 1}
-    store.keep_only("deep", {name})
+    store.delete_except("deep", {name})
     assert store.files("deep") == {name: 1}
     store.write("deep/other", b"1")
     store.remove(f"deep/{name}")
@@ -103,11 +102,11 @@ def test_a_path_with_two_spellings_is_refused_in_all_but_one(store, path):
 
 def test_a_second_write_replaces_bytes_and_changes_the_version(store):
     store.write("x.bin", b"old")
-    before = store.scan("")["x.bin"]
-    assert store.scan("")["x.bin"] == before
+    before = store.list_files("")["x.bin"]
+    assert store.list_files("")["x.bin"] == before
     store.write("x.bin", b"new")
     assert store.read("x.bin") == b"new"
-    assert store.scan("")["x.bin"].version != before.version
+    assert store.list_files("")["x.bin"].etag != before.etag
 
 
 @pytest.mark.parametrize("how", ["bytes", "file"])
@@ -133,7 +132,7 @@ def test_a_write_that_fails_leaves_the_old_bytes_and_no_torso(store, tmp_path):
 
 
 def test_another_handle_sees_writes_and_removals_at_once(store):
-    other = Store(store.uri)
+    other = open_store(store.uri)
     assert (other.files("late"), other.folders(""), other.exists("late/file.bin")) == ({}, [], False)
     store.write("late/file.bin", b"x")
     assert (other.files("late"), other.folders(""), other.read("late/file.bin")) == ({"file.bin": 1}, ["late"], b"x")
@@ -147,7 +146,7 @@ def test_a_file_of_another_process_is_seen_at_once(store):
     if store.uri.startswith("memory:"):
         pytest.skip("memory is one process's own")
     assert (store.files("x"), store.exists("x/a"), store.folders("")) == ({}, False, [])
-    write = "import sys; from storage.store import Store; Store(sys.argv[1]).write('x/a', b'123')"
+    write = "import sys; from storage.store import open_store; open_store(sys.argv[1]).write('x/a', b'123')"
     subprocess.run(
         [sys.executable, "-c", write, store.uri], check=True, env=os.environ | {"PYTHONPATH": str(Path.cwd())}
     )
@@ -164,7 +163,7 @@ def test_removing_a_folder_takes_all_of_it_and_nothing_beside_it(store):
 def test_keep_only_removes_the_other_files_of_that_folder(store):
     for path in ("f/a", "f/b/a", "f/b/c", "g/b"):
         store.write(path, b"1")
-    store.keep_only("f", {"a", "b/c"})
+    store.delete_except("f", {"a", "b/c"})
     assert store.files("") == {"f/a": 1, "f/b/c": 1, "g/b": 1}
 
 
@@ -181,7 +180,7 @@ def test_a_listing_of_several_pages_is_complete_and_in_order(store, monkeypatch)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda name: store.write(f"many/{name}", b""), reversed(names)))
     assert list(store.files("many")) == names
-    store.keep_only("many", set(names[:2]))
+    store.delete_except("many", set(names[:2]))
     assert list(store.files("many")) == names[:2]
 
 
@@ -202,7 +201,7 @@ def test_of_many_processes_that_create_a_file_one_does(store):
     if store.uri.startswith("memory:"):
         pytest.skip("memory is one process's own")
     code = (
-        "import sys; from storage.store import Store; store = Store(sys.argv[1]); print(flush=True); input();"
+        "import sys; from storage.store import open_store; store = open_store(sys.argv[1]); print(flush=True); input();"
         "print(store.create('one', sys.argv[2].encode()))"
     )
     command = [sys.executable, "-c", code, store.uri]
@@ -245,23 +244,23 @@ def test_without_hard_links_a_lock_lets_one_caller_create(tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "link", no_links)
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda number: Store(str(tmp_path)).create("one", b"%d" % number), range(8)))
-    assert (made.count(True), Store(str(tmp_path)).read("one")) == (1, b"%d" % made.index(True))
+        made = list(pool.map(lambda number: open_store(str(tmp_path)).create("one", b"%d" % number), range(8)))
+    assert (made.count(True), open_store(str(tmp_path)).read("one")) == (1, b"%d" % made.index(True))
 
 
 def test_the_torso_of_a_killed_write_is_not_listed_and_is_swept(tmp_path):
-    store = Store(str(tmp_path))
+    store = open_store(str(tmp_path))
     store.write("f/a", b"1")
     (tmp_path / "f" / f".{'0' * 32}.partial").write_bytes(b"torso")
     assert store.files("f") == {"a": 1}
-    store.keep_only("f", {"a"})
+    store.delete_except("f", {"a"})
     assert [path.name for path in Path(tmp_path, "f").iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize("uri", ["nosuch://bucket", "http://host/folder", "simplecache::s3://bucket/x", "s3://"])
 def test_an_impossible_address_is_refused_with_an_example(uri):
     with pytest.raises(StoreError, match=r"s3://bucket/prefix"):
-        Store(uri)
+        open_store(uri)
 
 
 def test_a_good_store_passes_as_writable_and_stays_as_it_was(store):
@@ -271,8 +270,8 @@ def test_a_good_store_passes_as_writable_and_stays_as_it_was(store):
 
 def test_a_server_that_ignores_conditional_writes_is_no_store(empty, tmp_path, monkeypatch):
     store = empty("s3", tmp_path)
-    put = store._files._put
-    monkeypatch.setattr(store._files, "_put", lambda path, content, mode: put(path, content, "overwrite"))
+    put = store._put
+    monkeypatch.setattr(store, "_put", lambda path, content, mode: put(path, content, "overwrite"))
     with pytest.raises(StoreError, match="If-None-Match"):
         store.require_writable()
     assert store.files("") == {}
@@ -282,7 +281,7 @@ def test_a_server_that_ignores_conditional_writes_is_no_store(empty, tmp_path, m
     ("number", "advice"), [(errno.ENOSPC, "Make room"), (errno.EDQUOT, "Make room"), (errno.EROFS, "LIGHTGEN_STORE")]
 )
 def test_a_failing_disk_is_named_with_advice_and_keeps_no_part(tmp_path, monkeypatch, number, advice):
-    store = Store(str(tmp_path))
+    store = open_store(str(tmp_path))
     store.write("f/kept", b"1")
 
     def fail(descriptor: int) -> None:

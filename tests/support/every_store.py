@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.store import Store
+from storage.store import Store, open_store
 from tests.support.s3_server import s3_server
 
 OF_A_USER = os.environ.get("LIGHTGEN_TEST_STORE")
@@ -30,8 +30,10 @@ def empty() -> Iterator[Callable[[str, Path], Store]]:
         def make(kind: str, folder: Path) -> Store:
             name = uuid.uuid4().hex
             if kind == "local":
-                return Store(str(folder / name))
-            return Store(f"memory://{name}" if kind == "memory" else f"{server() if kind == 's3' else kind}/{name}")
+                return open_store(str(folder / name))
+            return open_store(
+                f"memory://{name}" if kind == "memory" else f"{server() if kind == 's3' else kind}/{name}"
+            )
 
         yield make
 

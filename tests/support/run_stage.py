@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from storage.artifact import Artifact
 from storage.manifest import Manifest
-from storage.store import Store
+from storage.store import open_store
 from storage.tables import read_table
 from tasks.captions import SCHEMA
 from tasks.config.recipe import Recipe
@@ -51,7 +51,7 @@ def recipe_of(**asked: Any) -> Recipe:
 
 def run_recipe(tmp_path: Path, captions: list[str], recipe: Recipe, settings: Settings | None = None) -> StageResult:
     """Make captions and pictures in a store below `tmp_path`."""
-    store = Store(str(tmp_path / "store"))
+    store = open_store(str(tmp_path / "store"))
     settings = settings or Settings(device="cpu", threads=1)
     given = captions_stage(captions).artifact(recipe, store, ())
     captions_stage(captions).run(recipe, settings, (), given, remake_before=datetime.datetime.now(datetime.UTC))

@@ -14,7 +14,7 @@ from diffusers import AutoencoderDC, FluxPipeline
 from flows.distill import NAMES
 from lightgen_core.images.codec import encode_png
 from storage.artifact import Artifact
-from storage.store import Store
+from storage.store import open_store
 from storage.tables import iter_tables, read_table
 from tasks.config.recipe import Recipe
 from tasks.report_data import RunArtifacts, build_report_data
@@ -100,7 +100,7 @@ def run(models, tmp_path_factory):
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    run.store = Store(str(folder / "store"))
+    run.store = open_store(str(folder / "store"))
     return run
 
 

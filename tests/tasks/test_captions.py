@@ -14,7 +14,7 @@ from lightgen_core.dedup.minhash import near_duplicate_captions
 from lightgen_core.endpoint import EndpointError
 from lightgen_core.evaluation.geneval_prompts import geneval_prompts
 from storage.artifact import Artifact
-from storage.store import Store
+from storage.store import open_store
 from storage.tables import read_table
 from tasks.captions import captions
 from tasks.config.settings import Settings
@@ -49,7 +49,7 @@ def recipe_of(folder, **section):
 
 
 def make(folder, recipe, store="store", **settings) -> Artifact:
-    place = Store(str(folder / store))
+    place = open_store(str(folder / store))
     artifact = captions.artifact(recipe, place, ())
     captions.run(recipe, Settings(threads=1, **settings), (), artifact)
     return artifact
@@ -243,9 +243,9 @@ def test_an_endpoint_writes_captions_and_its_key_is_nowhere(tmp_path, monkeypatc
 
 def test_where_the_endpoint_is_does_not_enter_the_key(tmp_path, monkeypatch):
     recipe = over_http(tmp_path)
-    before = captions.artifact(recipe, Store(str(tmp_path)), ()).key
+    before = captions.artifact(recipe, open_store(str(tmp_path)), ()).key
     monkeypatch.setenv("LIGHTGEN_LLM_URL", "http://elsewhere/v1")
-    assert captions.artifact(recipe, Store(str(tmp_path)), ()).key == before
+    assert captions.artifact(recipe, open_store(str(tmp_path)), ()).key == before
 
 
 def test_an_endpoint_that_goes_down_keeps_its_answers(tmp_path):

@@ -25,8 +25,8 @@ from lightgen_core.scene.config import World
 from lightgen_core.scene.grammar import phrasings
 from lightgen_core.scene.split import split
 from storage.artifact import Artifact
-from storage.store import Store
-from storage.tables import about, read_table
+from storage.store import Store, open_store
+from storage.tables import layout_metadata, read_table
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.dedup import dedup
@@ -89,7 +89,7 @@ def judged(store: Store, recipe, kept: list[bool]) -> Artifact:
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(str(tmp_path / "store"))
+    return open_store(str(tmp_path / "store"))
 
 
 def test_scene_captions_are_mirrored_unless_they_name_a_side():
@@ -153,7 +153,7 @@ def test_a_shard_of_which_nothing_stays_still_tells_the_layout(store):
     found = made(tokens, store, recipe, given, judged(store, recipe, [False, False, True, True, True]))
     empty, full = (read_table(found, f"^tokens-0000{shard}") for shard in (0, 1))
     assert (len(empty), len(full)) == (0, 3)
-    assert about(empty.schema) == about(full.schema)
+    assert layout_metadata(empty.schema) == layout_metadata(full.schema)
 
 
 def test_the_lowest_scores_go_and_of_equal_ones_the_largest_id():
@@ -236,7 +236,13 @@ def test_a_student_of_kl_and_llama_components_trains_and_samples(store, componen
 
     distill(make)
     table = read_table(places["tokens"], "^tokens")
-    assert about(table.schema) == {"dtype": "bfloat16", "channels": 4, "height": 6, "width": 6, "text_width": 24}
+    assert layout_metadata(table.schema) == {
+        "dtype": "bfloat16",
+        "channels": 4,
+        "height": 6,
+        "width": 6,
+        "text_width": 24,
+    }
     row = table.slice(0, 1).to_pylist()[0]
     (states,) = TextEncoder.load(str(components / "llama"), layer=-2).encode([row["caption"]])
     stored = torch.frombuffer(bytearray(row["text"]), dtype=torch.bfloat16).float().view(-1, 24)

@@ -18,7 +18,7 @@ from lightgen_core.images.codec import decode_image
 from lightgen_core.scene.config import World
 from lightgen_core.scene.split import split
 from storage.artifact import Artifact
-from storage.store import Store
+from storage.store import Store, open_store
 from storage.tables import read_table
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
@@ -43,7 +43,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Store:
-    return Store(str(tmp_path_factory.mktemp("store")))
+    return open_store(str(tmp_path_factory.mktemp("store")))
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from lightgen_core.data.batches import TokenSource
 from lightgen_core.encoders.autoencoder import CodecError, LatentCodec
 from lightgen_core.images.codec import encode_png
 from storage.artifact import Artifact
-from storage.store import Store
-from storage.tables import about, read_table
+from storage.store import Store, open_store
+from storage.tables import layout_metadata, read_table
 from tasks.config.settings import Settings
 from tasks.stage import Stage, StageContext, stage
 from tasks.tokens import tokens
@@ -70,7 +70,7 @@ def made(what: Stage, store: Store, recipe, *inputs: Artifact) -> Artifact:
 
 def encoded(folder: Path, *overrides: str) -> Artifact:
     """The tokens of three pictures, the second of which may not be mirrored; a second shard loses all it has."""
-    recipe, store = load_recipe("smoke", list(overrides)), Store(str(folder))
+    recipe, store = load_recipe("smoke", list(overrides)), open_store(str(folder))
     captions = ["a red circle", "a star to the left of a ring", "two crosses"]
 
     @stage(version=1, config_sections=())
@@ -95,7 +95,7 @@ def test_the_stage_stores_both_moments_of_images_and_mirrors(tmp_path, kl):
     options = (f"tokens.codec={kl}", "tokens.flip=true", "tokens.dtype=bfloat16", "tokens.batch_size=2")
     found = encoded(tmp_path, *options, "tokens.latents=moments")
     table = read_table(found, "^tokens")
-    assert about(table.schema)["moments"] is True and len(table) == 5
+    assert layout_metadata(table.schema)["moments"] is True and len(table) == 5
     for row in table.to_pylist():
         picture = PICTURES[row["id"]][:, ::-1] if row["flipped"] else PICTURES[row["id"]]
         for column, expected in zip(("latents", "std"), of_diffusers(kl, picture[None]), strict=True):
@@ -109,7 +109,7 @@ def test_the_stage_stores_both_moments_of_images_and_mirrors(tmp_path, kl):
 
     plain = read_table(encoded(tmp_path, *options), "^tokens")
     assert plain.column_names == ["id", "caption", "topic", "flipped", "latents", "text", "text_length"]
-    assert "moments" not in about(plain.schema) and plain.equals(table.drop_columns("std"))
+    assert "moments" not in layout_metadata(plain.schema) and plain.equals(table.drop_columns("std"))
 
 
 def test_moments_of_an_autoencoder_without_any_are_refused(tmp_path, monkeypatch):
@@ -142,7 +142,7 @@ def test_a_student_trains_on_moments_and_tunes_on_pairs_of_means(tmp_path, kl):
             "dpo.steps=2",
         ],
     )
-    store, places = Store(str(tmp_path)), {}
+    store, places = open_store(str(tmp_path)), {}
 
     def make(what: Stage, *inputs: Artifact) -> Artifact:
         wanted = what.name not in ("evaluation", "report")
@@ -151,7 +151,7 @@ def test_a_student_trains_on_moments_and_tunes_on_pairs_of_means(tmp_path, kl):
 
     distill(make)
     images, pairs = read_table(places["tokens"], "^tokens"), read_table(places["pairs"], "^pairs")
-    assert about(images.schema)["moments"] is True and "moments" not in about(pairs.schema)
+    assert layout_metadata(images.schema)["moments"] is True and "moments" not in layout_metadata(pairs.schema)
     means = dict(zip(images["id"].to_pylist(), images["latents"].to_pylist(), strict=True))
     teachers = [row for row in pairs.to_pylist() if row["kind"] == "teacher"]
     assert len(teachers) == 4 and all(row["winner"] == means[row["id"]] for row in teachers)

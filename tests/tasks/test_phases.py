@@ -21,8 +21,8 @@ from flows.plan import plan
 from lightgen_core.encoders.model_ref import ModelNotFound
 from lightgen_core.images.codec import decode_image, resize_square
 from storage.artifact import Artifact
-from storage.store import Store
-from storage.tables import about, read_file, read_table
+from storage.store import Store, open_store
+from storage.tables import layout_metadata, read_file, read_table
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 from tasks.report_data import loss_curve, preference_curves
@@ -74,7 +74,9 @@ def phased(tmp_path_factory) -> tuple[Path, dict[str, Artifact]]:
     """A store in which a recipe of two phases has been made up to the pairs."""
     folder = tmp_path_factory.mktemp("phased") / "store"
     small = ("pairs.count=4", "pairs.shard_size=4")
-    return folder, make(Store(str(folder)), load_recipe("smoke", [*PHASED, *small]), *UNTIL_TOKENS, "pretrain", "pairs")
+    return folder, make(
+        open_store(str(folder)), load_recipe("smoke", [*PHASED, *small]), *UNTIL_TOKENS, "pretrain", "pairs"
+    )
 
 
 def test_tokens_of_each_size_lie_in_files_of_their_own(phased):
@@ -82,7 +84,8 @@ def test_tokens_of_each_size_lie_in_files_of_their_own(phased):
     names = [f"tokens-{size}px-0000{shard}.parquet" for size in (32, 48) for shard in (0, 1)]
     assert artifacts["tokens"].names() == names
     layouts = {
-        size: about(read_file(artifacts["tokens"], f"tokens-{size}px-00000.parquet").schema) for size in (32, 48)
+        size: layout_metadata(read_file(artifacts["tokens"], f"tokens-{size}px-00000.parquet").schema)
+        for size in (32, 48)
     }
     assert [(layout["height"], layout["width"]) for layout in layouts.values()] == [(4, 4), (6, 6)]
 
@@ -116,7 +119,7 @@ def test_latents_of_a_size_are_those_of_the_resized_image(phased):
 
 def test_tokens_without_sizes_are_those_of_unchanged_images(phased, tmp_path):
     _, artifacts = phased
-    store = Store(str(tmp_path))
+    store = open_store(str(tmp_path))
     for stage in ("captions", "synthesis", "embeddings", "dedup"):
         shutil.copytree(artifacts[stage].store.local_path(artifacts[stage].path), tmp_path / artifacts[stage].path)
     plain = make(store, load_recipe("smoke", SMALL), "tokens")["tokens"]
@@ -144,7 +147,7 @@ def test_a_later_phase_goes_on_from_the_weights_of_the_earlier(phased, tmp_path)
     from lightgen_core.model.save import load_student
 
     folder, _ = phased
-    store = Store(str(shutil.copytree(folder, tmp_path / "store")))
+    store = open_store(str(shutil.copytree(folder, tmp_path / "store")))
     still = [override.replace("1.0e-4", "1.0e-12") for override in PHASED]
     ends = {
         name: make(store, load_recipe("smoke", overrides), "pretrain")["pretrain"]
@@ -159,7 +162,7 @@ def test_a_later_phase_goes_on_from_the_weights_of_the_earlier(phased, tmp_path)
 def test_pairs_are_of_the_size_that_the_student_samples(phased):
     _, artifacts = phased
     pairs = read_table(artifacts["pairs"], "^pairs")
-    assert about(pairs.schema)["height"] == 6
+    assert layout_metadata(pairs.schema)["height"] == 6
     values = {len(row[name]) for row in pairs.to_pylist() for name in ("winner", "loser")}
     assert values == {2 * 16 * 6 * 6}
     teacher = read_table(artifacts["tokens"], token_files_regex(48), ["id", "latents"]).to_pylist()
@@ -183,7 +186,7 @@ def test_killed_pretraining_ends_with_the_same_bytes(phased, tmp_path, last, mes
     assert message in again.stderr
     steps = [line for line in again.stderr.splitlines() if "step 1 of 15" in line]
     assert not steps, "a finished phase was repeated"
-    found = Artifact(Store(str(store)), "pretrain", artifacts["pretrain"].key)
+    found = Artifact(open_store(str(store)), "pretrain", artifacts["pretrain"].key)
     assert contents(found) == contents(artifacts["pretrain"])
 
 
@@ -211,7 +214,7 @@ def test_a_start_gives_its_averaged_weights_and_enters_the_key(phased, tmp_path)
 
     folder, artifacts = phased
     start = shutil.copytree(student_of(artifacts["pretrain"]), tmp_path / "start")
-    store = Store(str(shutil.copytree(folder, tmp_path / "store")))
+    store = open_store(str(shutil.copytree(folder, tmp_path / "store")))
     still = [*PHASED[:-1], "pretrain.optimizer.learning_rate=1.0e-12", f"pretrain.init_from={start}"]
     made = make(store, load_recipe("smoke", still), "pretrain")["pretrain"]
     found = load_student(student_of(made), weights="raw")[0].state_dict()
@@ -228,7 +231,7 @@ def test_a_start_of_another_shape_is_refused_naming_the_field(phased, tmp_path):
     """Before anything runs."""
     _, artifacts = phased
     start = f"pretrain.init_from={student_of(artifacts['pretrain'])}"
-    store = Store(str(tmp_path))
+    store = open_store(str(tmp_path))
     with pytest.raises(ModelNotFound, match=r"pretrain\.model\.width is 64, the student has 48"):
         plan(load_recipe("smoke", [*PHASED, start, "pretrain.model.width=64"]), store)
     with pytest.raises(ModelNotFound, match=r"pretrain\.head\.depth is 1, the student has 2"):
@@ -257,13 +260,13 @@ def test_phases_and_tokens_that_do_not_fit_are_refused(overrides, message):
 
 
 def test_a_size_without_whole_tokens_stops_the_tokens_stage(phased, tmp_path):
-    store = Store(str(shutil.copytree(phased[0], tmp_path / "store")))
+    store = open_store(str(shutil.copytree(phased[0], tmp_path / "store")))
     with pytest.raises(ValueError, match="an image of 40 px is not made of whole tokens of 16 px"):
         make(store, load_recipe("smoke", [*SMALL, "tokens.sizes=[32,40]"]), "tokens")
 
 
 def test_padded_text_is_stored_with_all_tokens_and_trained_on(phased, tmp_path):
-    store = Store(str(shutil.copytree(phased[0], tmp_path / "store")))
+    store = open_store(str(shutil.copytree(phased[0], tmp_path / "store")))
     padded = ["tokens.pad_text=true", "tokens.max_text_tokens=20", "pretrain.model.attend_to_padding=true"]
     artifacts = make(store, load_recipe("smoke", [*SMALL, *padded]), "tokens", "pretrain")
     rows = read_table(artifacts["tokens"], "^tokens").to_pylist()

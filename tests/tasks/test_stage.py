@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from flows.load import load_recipe
-from storage.artifact import Artifact, DamagedArtifact
-from storage.store import Store
+from storage.artifact import Artifact, CorruptArtifact
+from storage.store import Store, open_store
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.context.scratch import Scratch
@@ -48,7 +48,7 @@ class Counter:
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(str(tmp_path / "store"))
+    return open_store(str(tmp_path / "store"))
 
 
 def test_a_stage_runs_once_and_is_cached_after_that(store):
@@ -60,7 +60,7 @@ def test_a_stage_runs_once_and_is_cached_after_that(store):
 
 def test_a_killed_stage_goes_on_at_the_shard_where_it_stopped(store, tmp_path):
     """It ends with the same bytes."""
-    whole = Counter().make(Store(str(tmp_path / "other")))[1]
+    whole = Counter().make(open_store(str(tmp_path / "other")))[1]
     counter = Counter()
     counter.die_before = "part-00003.parquet"
     with pytest.raises(Stop):
@@ -97,7 +97,7 @@ def test_scratch_of_a_remote_store_lives_until_the_commit(tmp_path):
             raise Stop
         ctx.write_table("part.parquet", pa.table({"id": [1]}))
 
-    store, settings = Store(f"memory://{tmp_path.name}"), Settings(scratch=str(tmp_path))
+    store, settings = open_store(f"memory://{tmp_path.name}"), Settings(scratch=str(tmp_path))
     artifact = captions.artifact(RECIPE, store, ())
     with pytest.raises(Stop):
         captions.run(RECIPE, settings, (), artifact)
@@ -108,7 +108,7 @@ def test_scratch_of_a_remote_store_lives_until_the_commit(tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_an_incomplete_shard_of_a_remote_store_is_written_again(damage, tmp_path):
-    store, counter = Store(f"memory://{tmp_path.name}"), Counter()
+    store, counter = open_store(f"memory://{tmp_path.name}"), Counter()
     counter.die_before = "part-00003.parquet"
     with pytest.raises(Stop):
         counter.make(store)
@@ -147,7 +147,7 @@ def test_refresh_writes_everything_again_with_the_same_bytes(store):
 
 @pytest.mark.parametrize("kind", ["local", "memory"])
 def test_a_second_attempt_to_refresh_goes_on_from_the_first(kind, tmp_path):
-    store = Store(str(tmp_path / "store") if kind == "local" else f"memory://{tmp_path.name}")
+    store = open_store(str(tmp_path / "store") if kind == "local" else f"memory://{tmp_path.name}")
     counter = Counter()
     counter.make(store)
     counter.made, counter.die_before = [], "part-00003.parquet"
@@ -174,7 +174,7 @@ def test_a_refresh_drops_earlier_checkpoints_and_keeps_its_own(kind, tmp_path):
             raise Stop
         ctx.write("student", b"x")
 
-    store = Store(str(tmp_path / "store") if kind == "local" else f"memory://{tmp_path.name}")
+    store = open_store(str(tmp_path / "store") if kind == "local" else f"memory://{tmp_path.name}")
     settings, artifact = Settings(scratch=str(tmp_path / "scratch")), dpo.artifact(RECIPE, store, ())
     for _ in range(2):
         with pytest.raises(Stop):
@@ -188,7 +188,7 @@ def test_a_refresh_drops_earlier_checkpoints_and_keeps_its_own(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["local", "memory"])
 def test_an_artifact_with_removed_records_is_not_committed(kind, tmp_path):
-    store, counter = Store(str(tmp_path / "store") if kind == "local" else f"memory://{tmp_path.name}"), Counter()
+    store, counter = open_store(str(tmp_path / "store") if kind == "local" else f"memory://{tmp_path.name}"), Counter()
     artifact = counter.stage.artifact(RECIPE, store, ())
 
     class Removing(list):
@@ -198,7 +198,7 @@ def test_an_artifact_with_removed_records_is_not_committed(kind, tmp_path):
                 artifact.remove()
 
     counter.made = Removing()
-    with pytest.raises(DamagedArtifact, match=r"part-00000\.parquet was written and is gone"):
+    with pytest.raises(CorruptArtifact, match=r"part-00000\.parquet was written and is gone"):
         counter.make(store)
     assert artifact.check().state == "partial"
 
@@ -229,7 +229,7 @@ def test_a_stage_finished_during_the_wait_for_the_device_is_kept(tmp_path):
         made.append(ctx.settings.scratch)
         ctx.write("student", b"x")
 
-    store, mine, theirs = Store(f"memory://{tmp_path.name}"), tmp_path / "mine", tmp_path / "theirs"
+    store, mine, theirs = open_store(f"memory://{tmp_path.name}"), tmp_path / "mine", tmp_path / "theirs"
 
     @contextlib.contextmanager
     def slot():
@@ -244,7 +244,7 @@ def test_a_stage_finished_during_the_wait_for_the_device_is_kept(tmp_path):
 
 def test_two_writers_of_one_machine_wait_for_each_other(tmp_path):
     """Even if the store has no locks."""
-    store, settings = Store(f"memory://{tmp_path.name}"), Settings(scratch=str(tmp_path))
+    store, settings = open_store(f"memory://{tmp_path.name}"), Settings(scratch=str(tmp_path))
     held = []
 
     @stage(version=1, config_sections=("seed",))

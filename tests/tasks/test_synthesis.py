@@ -16,7 +16,7 @@ from lightgen_core.captioning.scene import scene_captions
 from lightgen_core.images.codec import decode_image, encode_png
 from lightgen_core.scene.config import World
 from lightgen_core.teachers.scene import SceneTeacher
-from storage.store import Store
+from storage.store import open_store
 from storage.tables import read_table
 from tasks.captions import captions
 from tasks.config.sections import Synthesis
@@ -115,7 +115,7 @@ def test_the_key_follows_the_sets_content_and_not_file_times(tmp_path):
     recipe = recipe_of(teacher="files", files={"path": str(root), "format": "folder"})
 
     def key() -> str:
-        store = Store(str(tmp_path / "store"))
+        store = open_store(str(tmp_path / "store"))
         return synthesis.artifact(recipe, store, (captions_stage([]).artifact(recipe, store, ()),)).key
 
     before = key()
@@ -217,7 +217,7 @@ def test_evaluation_prompts_stay_out_of_the_images_of_a_set(tmp_path):
     (root / "004.txt").write_text("")
     asked = {"teacher": "files", "files": {"path": str(root), "format": "folder"}}
     recipe = recipe.model_copy(update={"synthesis": Synthesis(**asked)})
-    store = Store(str(tmp_path / "store"))
+    store = open_store(str(tmp_path / "store"))
     said = captions.artifact(recipe, store, ())
     captions.run(recipe, SETTINGS, (), said)
     artifact = synthesis.artifact(recipe, store, (said,))

@@ -14,8 +14,8 @@ from flows.commands.estimate import Rates, estimate
 from flows.errors import UserError
 from flows.load import load_recipe
 from storage.artifact import Artifact
-from storage.plural import counted
-from storage.store import Store
+from storage.plural import pluralize
+from storage.store import open_store
 from tests.support.stores import commit
 
 VERBS = ["run", "plan", "serve", "estimate", "doctor", "sample", "inpaint", "eval", "import-upstream", "store"]
@@ -23,7 +23,7 @@ VERBS = ["run", "plan", "serve", "estimate", "doctor", "sample", "inpaint", "eva
 
 @pytest.mark.parametrize(("count", "said"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (12000, "12,000 rows")])
 def test_a_noun_follows_its_number(count, said):
-    assert counted(count, "row") == said
+    assert pluralize(count, "row") == said
 
 
 def lightgen(*arguments: str) -> str:
@@ -65,7 +65,7 @@ def test_a_failed_check_has_a_word_of_its_own():
 
 
 def test_store_show_describes_an_artifact_and_json_its_manifest(tmp_path):
-    store = Store(str(tmp_path))
+    store = open_store(str(tmp_path))
     artifact = Artifact(store, "captions", "0123456789")
     for number in range(23):
         artifact.add(f"part-{number:02d}", b"x" * 1000, number, {})

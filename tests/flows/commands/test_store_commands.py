@@ -15,7 +15,7 @@ from flows.request import validate_request
 from flows.run import _run
 from storage.artifact import Artifact
 from storage.manifest import Manifest
-from storage.store import Store
+from storage.store import Store, open_store
 from tasks.config.settings import Settings
 from tasks.context.scratch import shared_store_lock, try_exclusive_store_lock
 
@@ -27,7 +27,7 @@ def scratch(monkeypatch, tmp_path):
 
 @pytest.fixture(params=["local", "memory"])
 def store(request, tmp_path) -> Store:
-    return Store(str(tmp_path / "store") if request.param == "local" else f"memory://{tmp_path.name}")
+    return open_store(str(tmp_path / "store") if request.param == "local" else f"memory://{tmp_path.name}")
 
 
 def begun(store: Store, stage: str, key: str) -> Artifact:
@@ -57,7 +57,7 @@ def gc(store: Store, *options: str) -> str:
 def test_gc_deletes_what_no_kept_recipe_needs_and_nothing_else(store):
     needed = made(store, "captions", plan(load_recipe("smoke"), store).artifacts["captions"].key)
     other = made(store, "captions", "0" * 20)
-    assert f"would delete {other.path}" in gc(store) and other.finished()
+    assert f"would delete {other.path}" in gc(store) and other.is_committed()
     assert f"deleted {other.path}" in gc(store, "--delete")
     assert store.folders("captions") == [needed.key]
 
@@ -66,7 +66,7 @@ def test_gc_keeps_what_a_recipe_with_overrides_needs(store):
     recipe = load_recipe("smoke", ["captions.count=9"])
     needed = made(store, "captions", plan(recipe, store).artifacts["captions"].key)
     gc(store, "--set", "captions.count=9", "--delete")
-    assert needed.finished()
+    assert needed.is_committed()
 
 
 def test_gc_deletes_nothing_while_this_machine_runs_a_recipe(store):
@@ -81,7 +81,7 @@ def test_gc_deletes_nothing_while_this_machine_runs_a_recipe(store):
 
 
 def test_a_run_holds_its_store_from_its_first_stage_to_its_last(monkeypatch, tmp_path):
-    store, held = Store(str(tmp_path / "store")), []
+    store, held = open_store(str(tmp_path / "store")), []
     monkeypatch.setattr("flows.run.track_crashes", lambda: None)
     monkeypatch.setattr("flows.run.cancel_if_requested", contextlib.nullcontext)
     monkeypatch.setattr(
@@ -99,7 +99,7 @@ def alone(store: Store) -> bool:
 
 def test_gc_of_a_remote_store_leaves_unfinished_work_alone(tmp_path):
     """It may be another machine's."""
-    store = Store(f"memory://{tmp_path.name}")
+    store = open_store(f"memory://{tmp_path.name}")
     artifact = begun(store, "captions", "0" * 20)
     assert f"left alone, unfinished: {artifact.path}" in gc(store, "--delete")
     assert list(artifact.records()) == ["part.parquet"]

@@ -122,7 +122,7 @@ LIBRARIES = {
     "botocore": "botocore.exceptions",
     "ray": "ray.exceptions",
     "lightgen_core": "lightgen_core.endpoint",
-    "storage": "storage.base",
+    "storage": "storage.store",
     "flows": "flows.operations.device_limit",
 }
 

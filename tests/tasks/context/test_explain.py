@@ -9,9 +9,9 @@ import pytest
 
 from flows.load import load_recipe
 from flows.plan import plan
-from storage.artifact import Artifact, Check
+from storage.artifact import Artifact, ArtifactStatus
 from storage.manifest import MANIFEST, Manifest
-from storage.store import Store
+from storage.store import Store, open_store
 from tasks.config.settings import Settings
 from tasks.context import explain
 from tasks.context.context import StageContext
@@ -29,7 +29,7 @@ INPUTS = {"tokens": "t1", "captions": "c1"}
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(str(tmp_path))
+    return open_store(str(tmp_path))
 
 
 def made(store: Store, key: str, config: dict = CONFIG, day: int = 21, **changes: object) -> None:
@@ -108,9 +108,9 @@ def test_only_so_many_of_the_newest_manifests_are_read(store, monkeypatch):
 
 def test_a_plan_of_what_is_done_reads_no_other_artifact(store, monkeypatch):
     looks: list[str] = []
-    monkeypatch.setattr(Artifact, "check", lambda self, **how: Check("done", "1 row in 1 file"))
-    for name in ("folders", "read", "scan"):
-        monkeypatch.setattr(Store, name, lambda self, path: looks.append(path))
+    monkeypatch.setattr(Artifact, "check", lambda self, **how: ArtifactStatus("done", "1 row in 1 file"))
+    for name in ("folders", "read", "list_files"):
+        monkeypatch.setattr(type(store), name, lambda self, path: looks.append(path))
     planner = plan(load_recipe("smoke"), store)
     assert ({planner.explain(name) for name in planner.artifacts}, looks) == ({"1 row in 1 file"}, [])
 
@@ -148,4 +148,6 @@ def test_a_stage_logs_why_it_starts_and_from_where_it_goes_on(store, caplog):
 
 def test_an_interrupted_training_without_whole_files_is_partial(store):
     store.write("pretrain/k/_progress/scratch/checkpoints/step-00000001/state.json", b"{}")
-    assert Artifact(store, "pretrain", "k").check() == Check("partial", "unfinished work of an interrupted run")
+    assert Artifact(store, "pretrain", "k").check() == ArtifactStatus(
+        "partial", "unfinished work of an interrupted run"
+    )

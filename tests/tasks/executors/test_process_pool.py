@@ -19,7 +19,7 @@ from flows.load import load_recipe
 from flows.operations.retries import is_transient
 from flows.plan import plan
 from storage.artifact import Artifact
-from storage.store import Store
+from storage.store import open_store
 from tasks.config.settings import InvalidSettings, Settings
 from tasks.context.context import StageContext
 from tasks.context.progress import Progress
@@ -56,7 +56,7 @@ def workers_find_the_makers(monkeypatch):
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(str(tmp_path / "store"))
+    return open_store(str(tmp_path / "store"))
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def notes(tmp_path):
 
 def expected(tmp_path: Path) -> dict[str, str]:
     """Return what `Numbers` makes in this process."""
-    return contents(make(Store(str(tmp_path / "expected")), tmp_path / "expected-notes", Numbers, HERE))
+    return contents(make(open_store(str(tmp_path / "expected")), tmp_path / "expected-notes", Numbers, HERE))
 
 
 SMALL = (
@@ -87,7 +87,7 @@ FANNED = {"synthesis": 3, "embeddings": 3, "tokens": 3, "pairs": 3, "evaluation"
 
 
 def test_two_workers_write_the_bytes_of_one_in_every_stage(tmp_path):
-    recipe, one, two = load_recipe("smoke", SMALL), Store(str(tmp_path / "one")), Store(str(tmp_path / "two"))
+    recipe, one, two = load_recipe("smoke", SMALL), open_store(str(tmp_path / "one")), open_store(str(tmp_path / "two"))
     made: dict[str, dict[str, str]] = {}
     shards: dict[str, int] = {}
     for settings, store in ((HERE, one), (POOL, two)):
@@ -178,7 +178,7 @@ def test_workers_end_with_a_driver_that_is_killed(tmp_path, notes):
     code = (
         "import pathlib; from tests.factories.shard_workers import *; "
         "from tests.tasks.executors.test_process_pool import POOL; "
-        f"make(Store({str(tmp_path / 'store')!r}), pathlib.Path({str(notes)!r}), Held, POOL)"
+        f"make(open_store({str(tmp_path / 'store')!r}), pathlib.Path({str(notes)!r}), Held, POOL)"
     )
     driver = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     try:
@@ -201,7 +201,7 @@ def test_workers_end_with_a_stage_that_is_interrupted(store, notes):
 
 def test_a_pool_makes_the_same_bytes_in_an_object_store(notes, tmp_path):
     with s3_server() as uri:
-        made = make(Store(uri), notes, Numbers, POOL)
+        made = make(open_store(uri), notes, Numbers, POOL)
         assert contents(made) == expected(tmp_path)
         assert made.check(rehash=True).state == "done"
     assert len(noted(notes, "loaded")) == 2
@@ -225,7 +225,7 @@ def test_workers_end_with_a_stage_interrupted_within_a_shard(store, notes):
 
 def test_a_store_in_memory_is_refused_with_the_setting_to_change(notes):
     with pytest.raises(InvalidSettings, match="with LIGHTGEN_WORKERS=2 others work on it too; set LIGHTGEN_STORE to"):
-        make(Store("memory://engine"), notes, Numbers, POOL)
+        make(open_store("memory://engine"), notes, Numbers, POOL)
 
 
 def test_without_ray_the_command_says_what_to_install(tmp_path, monkeypatch):

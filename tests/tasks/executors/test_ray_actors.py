@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from storage.artifact import Artifact
-from storage.store import Store
+from storage.store import open_store
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.context.progress import Progress
@@ -56,7 +56,7 @@ def cluster(s3):
 
 def test_a_run_whose_node_dies_ends_with_the_same_bytes(cluster, tmp_path):
     """No finished shard is written twice."""
-    recipe, store, notes = recipe_of(count=10, shard_size=2), Store(str(tmp_path / "store")), tmp_path / "notes"
+    recipe, store, notes = recipe_of(count=10, shard_size=2), open_store(str(tmp_path / "store")), tmp_path / "notes"
     said = captions_stage(["a red circle", "a blue star", "a green ring"])
     captions = said.artifact(recipe, store, ())
     said.run(recipe, ON_RAY, (), captions)
@@ -93,10 +93,10 @@ def test_a_run_whose_node_dies_ends_with_the_same_bytes(cluster, tmp_path):
 
 
 def test_each_worker_loads_once_and_what_it_says_is_logged_here(cluster, tmp_path, caplog):
-    here, store = Settings(device="cpu", threads=1), Store(str(tmp_path / "store"))
+    here, store = Settings(device="cpu", threads=1), open_store(str(tmp_path / "store"))
     with caplog.at_level("INFO", logger="tasks"):
         artifact = make(store, tmp_path / "notes", Numbers, ON_RAY)
-    assert contents(artifact) == contents(make(Store(str(tmp_path / "other")), tmp_path / "here", Numbers, here))
+    assert contents(artifact) == contents(make(open_store(str(tmp_path / "other")), tmp_path / "here", Numbers, here))
     assert {f"numbers: making part-{n:05d}.parquet" for n in range(4)} <= set(caplog.messages)
     loaded = noted(tmp_path / "notes", "loaded")
     assert len(loaded) == len({each["pid"] for each in loaded}) <= 2
@@ -104,21 +104,21 @@ def test_each_worker_loads_once_and_what_it_says_is_logged_here(cluster, tmp_pat
 
 
 def test_the_cluster_makes_the_same_bytes_in_an_object_store(cluster, s3, tmp_path):
-    made = make(Store(s3), tmp_path / "notes", Numbers, ON_RAY)
-    here = make(Store(str(tmp_path / "here")), tmp_path / "here-notes", Numbers, Settings(device="cpu", threads=1))
+    made = make(open_store(s3), tmp_path / "notes", Numbers, ON_RAY)
+    here = make(open_store(str(tmp_path / "here")), tmp_path / "here-notes", Numbers, Settings(device="cpu", threads=1))
     assert contents(made) == contents(here)
     assert made.check(rehash=True).state == "done"
 
 
 def test_an_error_of_a_worker_is_raised_as_it_is(cluster, tmp_path):
     with pytest.raises(TooBlue) as raised:
-        make(Store(str(tmp_path / "store")), tmp_path / "notes", FailsAtTwo, ON_RAY)
+        make(open_store(str(tmp_path / "store")), tmp_path / "notes", FailsAtTwo, ON_RAY)
     assert str(raised.value) == "part-00002.parquet is too blue"
 
 
 def test_a_shard_that_kills_three_workers_is_an_error(cluster, tmp_path):
     """The other shards are kept."""
-    store, notes = Store(str(tmp_path / "store")), tmp_path / "notes"
+    store, notes = open_store(str(tmp_path / "store")), tmp_path / "notes"
     with pytest.raises(EngineError, match=r"3 workers died while they made part-00002.parquet"):
         make(store, notes, KilledAtTwo, ON_RAY)
     make(store, notes, Numbers, ON_RAY)
@@ -128,7 +128,7 @@ def test_a_shard_that_kills_three_workers_is_an_error(cluster, tmp_path):
 def test_a_worker_too_large_for_any_node_names_the_settings(cluster, tmp_path):
     much = ON_RAY.model_copy(update={"shard_cpus": 64})
     with pytest.raises(EngineError, match=r"no node .* room for a worker of 64 CPUs(.|\n)*LIGHTGEN_SHARD_CPUS"):
-        make(Store(str(tmp_path / "store")), tmp_path / "notes", Numbers, much)
+        make(open_store(str(tmp_path / "store")), tmp_path / "notes", Numbers, much)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightgen_core.images.codec import encode_png
-from storage.store import Store
+from storage.store import open_store
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.context.shards import split_rows
@@ -119,7 +119,7 @@ def test_scores_that_nobody_can_give_are_left_out(store):
 
 def test_event_files_lie_in_the_store_scratch_or_a_given_folder(tmp_path):
     """In a local store, below scratch for a remote one."""
-    local, remote = Store(str(tmp_path / "store")), Store("memory://tracking")
+    local, remote = open_store(str(tmp_path / "store")), open_store("memory://tracking")
     settings = Settings(scratch=str(tmp_path / "scratch"))
     assert tracking_folder(settings, local) == tmp_path / "store" / "tracking"
     assert tracking_folder(settings, remote) == tmp_path / "scratch" / "tracking"
@@ -133,7 +133,7 @@ def test_tracking_changes_neither_artifacts_nor_store_commands(store, tmp_path):
 
     tracked_one = make(store, pretrain_stage(1, 3))
     plain = pretrain_stage(1, 3)
-    other = plain.artifact(RECIPE, Store(str(tmp_path / "other")), ())
+    other = plain.artifact(RECIPE, open_store(str(tmp_path / "other")), ())
     plain.run(RECIPE, Settings(), (), other)
     files = [entry.model_dump() for entry in tracked_one.manifest().files]
     assert files == [entry.model_dump() for entry in other.manifest().files]
@@ -254,7 +254,7 @@ def test_mlflow_gets_one_run_that_a_later_attempt_goes_on_with(store, tmp_path, 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     settings = Settings(trackers=("mlflow",))
     failing = pretrain_stage(1, 4)
-    artifact = failing.artifact(RECIPE, Store(str(store)), ())
+    artifact = failing.artifact(RECIPE, open_store(str(store)), ())
     with pytest.raises(RuntimeError), track_stage(RECIPE, settings, failing, artifact) as on_progress:
         failing.run(RECIPE, settings, (), artifact, on_progress=on_progress)
         artifact.remove()
