@@ -48,7 +48,7 @@ def frozen(recipe: Recipe) -> tuple[str, ...]:
     return (*judges, recipe.embeddings.model) if asked.clip_score else judges
 
 
-@stage(version=2, reads=("seed", "world", "sampler", "evaluation"), weights=frozen, files=prompt_files, on_device=True)
+@stage(version=3, reads=("seed", "world", "sampler", "evaluation"), weights=frozen, files=prompt_files, on_device=True)
 def evaluation(job: Job, pretrain: Artifact, dpo: Artifact) -> None:
     """Write `samples-*.parquet`, both students on the same captions and seeds; the scores go into the manifest.
 
