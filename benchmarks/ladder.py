@@ -20,18 +20,18 @@ from lightgen_core.sampling.unmask import _noises, _orders, cosine_unmask_schedu
 
 @dataclass(frozen=True)
 class Rungs:
-    """What is not done again, or not done where it has no effect."""
+    """Optimisations of the sampler, all off in the plain one."""
 
     align_once: bool = False
     """Text states once per prompt, instead of in every iteration."""
     memory_once: bool = False
     """The text's keys and values once per prompt."""
     visible_only: bool = False
-    """The encoder at visible tokens only, instead of at all with the hidden ones masked out as keys."""
+    """The encoder at visible tokens only, instead of at all with masked ones excluded as keys."""
     image_once: bool = False
     """Image encoder and decoder once for both branches of guidance."""
     chosen_only: bool = False
-    """Text blocks at the tokens that are revealed only (no effect where the text blocks have self-attention)."""
+    """Text blocks at the tokens to unmask only (no effect where the text blocks have self-attention)."""
 
 
 @torch.no_grad()
@@ -44,7 +44,7 @@ def sample_by_rungs(
     seeds: Sequence[int],
     rungs: Rungs,
 ) -> Tensor:
-    """Tokens as `sample` draws them, (batch, tokens, values). The student is in evaluation mode."""
+    """Sample tokens as `sample` does, (batch, tokens, values), in evaluation mode."""
     mar, head, batch, places = student.mar, TokenSampler(student.head), len(text), grid[0] * grid[1]
     tokens = torch.zeros(batch, places, student.head.token_width, device=text.device)
     mask = torch.ones(batch, places, dtype=torch.bool, device=text.device)
@@ -76,7 +76,7 @@ def sample_by_rungs(
 def _images(
     mar: Mar, tokens: Tensor, mask: Tensor, grid: tuple[int, int], left: int, branches: int, rungs: Rungs
 ) -> Sequence[Tensor]:
-    """Image states for each branch."""
+    """Return image states for each branch."""
     if not rungs.image_once:
         tokens, mask = tokens.repeat(branches, 1, 1), mask.repeat(branches, 1)
     if rungs.visible_only:
@@ -98,7 +98,7 @@ def _read(
     chosen: Tensor,
     rungs: Rungs,
 ) -> Tensor:
-    """States of the tokens to reveal that have read the text, (rows, width)."""
+    """Return cross-attended states of the tokens to unmask, (rows, width)."""
     if rungs.chosen_only:
         return mar.cross_attend(image, words, mask, grid, at=chosen).flatten(0, 1)
     return gather_tokens(mar.cross_attend(image, words, mask, grid), chosen).flatten(0, 1)

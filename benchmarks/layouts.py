@@ -33,7 +33,7 @@ class Size:
 
     @property
     def about(self) -> dict[str, object]:
-        """The metadata that the tokens stage writes."""
+        """Return the metadata that the tokens stage writes."""
         return {
             "dtype": "float16",
             "channels": self.channels,
@@ -47,7 +47,7 @@ SIZES = {size.name: size for size in (Size("paper", 32, 8, 32, 1024), Size("demo
 
 
 def write(folder: Path, size: Size, samples: int) -> int:
-    """Writes the same random rows in all layouts, FILES shards of each. Returns the bytes of the values."""
+    """Write the same random rows in all layouts and return their bytes."""
     rng, total = np.random.default_rng(0), 0
     for kind in ("parquet", "npz", "tar"):
         (folder / kind).mkdir(parents=True)
@@ -78,7 +78,7 @@ Batches = Iterable[tuple[np.ndarray, torch.Tensor, torch.Tensor, torch.Tensor]]
 
 
 def collate(size: Size, rows: list[tuple[int, np.ndarray, np.ndarray]]) -> tuple:
-    """Rows as tensors: what readers of single samples do last."""
+    """Collate rows into tensors."""
     words = np.array([len(text) for _, _, text in rows])
     text = np.zeros((len(rows), words.max(), size.text_width), np.float16)
     for place, (_, _, states) in enumerate(rows):
@@ -89,7 +89,7 @@ def collate(size: Size, rows: list[tuple[int, np.ndarray, np.ndarray]]) -> tuple
 
 
 def from_bytes(size: Size, number: int, latents: bytes, text: bytes) -> tuple[int, np.ndarray, np.ndarray]:
-    """A row out of the raw values."""
+    """Parse a row from raw values."""
     shape = (size.channels, size.side, size.side)
     text_values = np.frombuffer(text, np.float16).reshape(-1, size.text_width)
     return number, np.frombuffer(latents, np.float16).reshape(shape), text_values

@@ -1,4 +1,4 @@
-"""What a run costs in which nothing is left to do, above the smallest flow that Prefect can run, on one server.
+"""Cost of a fully cached run above Prefect's smallest flow, on one server.
 
     python -m benchmarks.orchestration --store STORE            the demo, done in STORE before
     python -m benchmarks.orchestration --store STORE --recipe smoke --rounds 9
@@ -49,7 +49,7 @@ class Taken(NamedTuple):
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--store", required=True, help="where the recipe has been run")
     options.add_argument("--recipe", default="demo")
@@ -70,7 +70,7 @@ def main() -> None:
 
 @contextmanager
 def server(folder: Path) -> Iterator[Mapping[str, str]]:
-    """The environment of a command that talks to the server, which is started where there is none."""
+    """Yield a command's environment for the server, started if there is none."""
     environment = os.environ | PREFECT_DEFAULTS | {"PYTHONPATH": str(ROOT)}
     if "PREFECT_API_URL" in os.environ:
         yield environment
@@ -94,7 +94,7 @@ def server(folder: Path) -> Iterator[Mapping[str, str]]:
 
 
 def answers(url: str) -> bool:
-    """Whether something that feels well listens at an address."""
+    """Return True if a healthy server listens at an address."""
     try:
         with urllib.request.urlopen(url, timeout=5):
             return True
@@ -103,7 +103,7 @@ def answers(url: str) -> bool:
 
 
 def require_done(run: list[str], environment: Mapping[str, str]) -> None:
-    """Checks that the run has nothing to do; does what is left if there is something."""
+    """Run what is not yet cached, so that the timed runs have nothing to do."""
     done = subprocess.run([sys.executable, *run], env=environment, stdout=subprocess.PIPE, text=True, check=True)
     made = [stage["stage"] for stage in json.loads(done.stdout)["stages"] if stage["state"] != "cached"]
     if made:
@@ -111,7 +111,7 @@ def require_done(run: list[str], environment: Mapping[str, str]) -> None:
 
 
 def timed(command: list[str], environment: Mapping[str, str]) -> Taken:
-    """Seconds of a Python command."""
+    """Return the seconds of a Python command."""
     start = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, *command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -123,7 +123,7 @@ def timed(command: list[str], environment: Mapping[str, str]) -> Taken:
 
 
 def print_table(taken: Mapping[str, list[Taken]]) -> None:
-    """One row for each command, and what the second takes above the first."""
+    """Print one row per command, and the difference."""
     medians = [Taken(*map(statistics.median, zip(*times, strict=True))) for times in taken.values()]
     above = Taken(*(last - first for first, last in zip(*medians, strict=True)))
     print("| command | seconds | CPU seconds |\n| --- | --- | --- |")

@@ -32,7 +32,7 @@ BAR = 2.0
 
 
 def main() -> None:
-    """Writes, measures and prints."""
+    """Write, measure and print."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--samples", type=int, default=20_000)
     options.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def seconds(folder: Path, size: Size, asked: argparse.Namespace) -> dict[tuple[str, int], float]:
-    """Median seconds of a pass, by reader and workers."""
+    """Return the median seconds of a pass, by reader and workers."""
     readers = {
         (name, workers): make(folder, size, asked.samples, workers)
         for name, (make, _) in READERS.items()
@@ -75,7 +75,7 @@ def seconds(folder: Path, size: Size, asked: argparse.Namespace) -> dict[tuple[s
 
 
 def forget(folder: Path) -> None:
-    """Drops files from the page cache, so that the next pass reads the disk."""
+    """Drop files from the page cache, so that the next pass reads the disk."""
     os.sync()
     for file in folder.rglob("*.*"):
         descriptor = os.open(file, os.O_RDONLY)
@@ -84,7 +84,7 @@ def forget(folder: Path) -> None:
 
 
 def print_table(size: Size, samples: int, total: int, taken: dict[tuple[str, int], float]) -> None:
-    """One row for each reader, with the faster of its two settings, and whether the bar is met."""
+    """Print one row per reader at its faster setting, and the verdict on the bar."""
     best = {name: min((0, 2), key=lambda workers: taken[name, workers]) for name in READERS}
     mine, *others = (taken[name, workers] for name, workers in best.items())
     print(f"\n{size.name}: {samples:,} samples of {total / samples / 1024:.1f} KiB, batches of {BATCH}\n")
@@ -104,7 +104,7 @@ def print_table(size: Size, samples: int, total: int, taken: dict[tuple[str, int
 
 
 def opening(folder: Path) -> float:
-    """Seconds to open a million rows in row groups of 640, as rows of 100 KiB have; the values themselves are tiny."""
+    """Return the seconds to open a million tiny rows in row groups of 640."""
     files, rows = [folder / f"tokens-{number:05d}.parquet" for number in range(20)], 50_000
     about = {"dtype": "float16", "channels": 1, "height": 2, "width": 2, "text_width": 4}
     values = {"latents": [b"12345678"] * rows, "text": [b"12345678"] * rows, "text_length": [1] * rows}

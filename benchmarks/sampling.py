@@ -40,7 +40,7 @@ LAST_RUNGS = {"ddpm": ("ddpm", 25, 6), "v": ("ddim", 12, 4), "flow": ("euler", 1
 
 @dataclass(frozen=True)
 class Work:
-    """What is sampled: texts, and what makes scores of the tokens (none for random weights)."""
+    """Texts to sample, and the scorer of the tokens."""
 
     student: Student
     text: Tensor
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def _ladder(work: Work, device: torch.device, compiled: bool) -> dict[str, Callable[[], Tensor]]:
-    """The rungs in their order: first the exact ones, then what changes the image, then how the head is run."""
+    """Return the rungs: exact ones, then those that change images, then the head's."""
     student, plain = work.student, _plain(work.student)
     ladder: dict[str, Callable[[], Tensor]] = {}
 
@@ -103,7 +103,7 @@ def _ladder(work: Work, device: torch.device, compiled: bool) -> dict[str, Calla
 
 
 def _plain(student: Student) -> SamplerConfig:
-    """The paper's setting, in bf16 on a GPU, where the released code takes fp16; a flow head has no ancestral steps."""
+    """Return the paper's setting, in bf16 on a GPU; a flow head has no DDPM steps."""
     on_gpu = student.head.out.weight.device.type == "cuda"
     return SamplerConfig(
         head_sampler="euler" if student.head.config.objective == "flow" else "ddpm",
@@ -133,7 +133,7 @@ def _rows(work: Work, seconds: Mapping[str, float], drawn: Mapping[str, Tensor])
 
 
 def _trained(arguments: argparse.Namespace, device: torch.device) -> Work:
-    """Held-out captions for a student of the scene world."""
+    """Load held-out captions for a student of the scene world."""
     loaded = TextToImage.load(arguments.checkpoint, device)
     prompts = scene_prompts(World(), max(1, arguments.pictures // len(CATEGORIES)), seed=1)
     captions = [prompt.caption for prompt in prompts]
@@ -153,7 +153,7 @@ def _score(loaded: TextToImage, prompts: Sequence[Prompt], tokens: Tensor) -> st
 
 
 def _random(arguments: argparse.Namespace, device: torch.device) -> Work:
-    """Random weights and random text of a full length: for speed alone."""
+    """Return random weights and text of full length, for speed alone."""
     student = new_student(*SIZES[arguments.size], seed=0).to(device).eval()
     generator = torch.Generator().manual_seed(0)
     text = torch.randn(arguments.pictures, WORDS, student.mar.config.text_width, generator=generator).to(device)

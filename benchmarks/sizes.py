@@ -1,4 +1,4 @@
-"""The students that are timed: the paper's three sizes, and one that two CPU cores can train."""
+"""Sizes of the timed students: the paper's three, and one for a CPU."""
 
 from lightgen_core.config import HeadConfig, MarConfig
 

@@ -32,14 +32,14 @@ from lightgen_core.train.train_step import TrainStep
 
 TOKENS = GRID[0] * GRID[1]
 MEAN_MASK_RATIO = 0.867
-"""Mean of the paper's share of hidden tokens: a normal of mean 1 and deviation 0.25, cut to 0.7 to 1."""
+"""Mean of the paper's fraction of masked tokens: a normal of mean 1 and deviation 0.25, cut to 0.7 to 1."""
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}
 """Dense bf16 of the accelerators, from their data sheets."""
 
 
 @dataclass
 class SameRows:
-    """A source that gives one batch at every step."""
+    """Token source of one batch for every step."""
 
     batch_size: int
     rows: Batch
@@ -90,7 +90,7 @@ def main() -> None:
 def _ours(
     student: Student, batch: Batch, precision: str, device: torch.device, hidden_multiple: int = 1
 ) -> Callable[[], object]:
-    """One update after the other, on the same rows."""
+    """Return a training step on the same rows."""
     config = TrainConfig.model_validate(
         {"precision": precision, "batch_size": len(batch.ids), "mask": {"multiple": hidden_multiple}}
     )
@@ -118,7 +118,7 @@ def _latents(batch: Batch) -> torch.Tensor:
 
 
 def _memory(device: torch.device, reset: bool = False) -> int:
-    """Bytes of a GPU: in use now and the peak from here on (`reset`), or the peak since."""
+    """Return a GPU's bytes in use, resetting the peak (`reset`), or the peak since."""
     if device.type != "cuda":
         return 0
     if reset:

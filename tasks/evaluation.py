@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from lightgen_core.evaluation.judge import JUDGES, Judge, load_judge
-from lightgen_core.evaluation.prompt import Prompt, shuffled
+from lightgen_core.evaluation.prompt import Prompt, mismatched_prompts
 from lightgen_core.evaluation.scores import score_table
 from lightgen_core.images.codec import from_bytes, to_png
 from lightgen_core.intervals import bootstrap_mean
@@ -136,7 +136,7 @@ def _scores(job: Job, prompts: list[Prompt], judge: Judge | None) -> dict[str, A
     if judge is None:
         return dict.fromkeys((*STUDENTS, "shuffled"))
     asked, seed = job.recipe.evaluation, derive_seed(job.recipe.seed, "bootstrap")
-    against = [prompts[index] for index in shuffled(prompts, derive_seed(job.recipe.seed, "shuffled"))]
+    against = [prompts[index] for index in mismatched_prompts(prompts, derive_seed(job.recipe.seed, "shuffled"))]
     verdicts: dict[str, list[bool]] = {name: [] for name in (*STUDENTS, "shuffled")}
     for samples in job.each_written("^samples"):
         for name in STUDENTS:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lightgen_core.captioning.select import assign_images
-from lightgen_core.evaluation.preference import ClipScorer, DetectorScorer, PaperScorer, Scorer, choose_pair
+from lightgen_core.evaluation.preference import ClipScorer, DetectorScorer, Scorer, TeacherWinsScorer, choose_pair
 from lightgen_core.images.codec import from_bytes, to_png
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
@@ -83,8 +83,8 @@ class Sampler:
         captions = [caption for caption in told for _ in range(samples)]
         seeds = [derive_seed(recipe.seed, "pairs", row["id"], k) for row in rows for k in range(samples)]
         sampled = self.student.sample(captions, seeds, sampler=recipe.sampler)
-        scores = self.scorer.samples(list(sampled.pictures), captions).reshape(len(rows), samples)
-        rivals = self.scorer.teachers([from_bytes(picture) for picture in teachers], told)
+        scores = self.scorer.score_student(list(sampled.pictures), captions).reshape(len(rows), samples)
+        rivals = self.scorer.score_teacher([from_bytes(picture) for picture in teachers], told)
         found = []
         for number, row in enumerate(rows):
             match = choose_pair(scores[number], rivals[number], recipe.pairs.kind, self.scorer.margin)
@@ -109,7 +109,7 @@ class Sampler:
 def _scorer(job: Job) -> Scorer:
     asked = job.recipe.pairs
     if asked.scorer == "none":
-        return PaperScorer()
+        return TeacherWinsScorer()
     if asked.scorer == "detector":
         return DetectorScorer()
     from lightgen_core.encoders.clip import Clip

@@ -18,11 +18,11 @@ from lightgen_core.intervals import Interval
 from lightgen_core.report.data import (
     Curve,
     DedupSummary,
-    Duplicate,
+    DuplicateCaption,
+    DuplicateImage,
+    JudgedImage,
     PairExample,
-    Repeat,
     ReportData,
-    Sample,
     SampleRow,
     StageRow,
     Topic,
@@ -130,17 +130,17 @@ def samples(given: Inputs) -> tuple[SampleRow, ...]:
     rows: dict[int, SampleRow] = {}
     for row in take_rows(drawn, "^samples", sorted(first.values())).to_pylist():
         before = rows.get(row["prompt"]) or SampleRow(row["category"], row["caption"], _teachers(recipe, row))
-        sample = Sample(from_bytes(row["image"]["bytes"]), row["correct"])
+        sample = JudgedImage(from_bytes(row["image"]["bytes"]), row["correct"])
         rows[row["prompt"]] = replace(before, samples={**before.samples, row["student"]: sample})
     return tuple(rows.values())
 
 
-def _teachers(recipe: Recipe, row: Mapping[str, Any]) -> dict[str, Sample]:
+def _teachers(recipe: Recipe, row: Mapping[str, Any]) -> dict[str, JudgedImage]:
     """What the scene teacher draws for a caption; nothing for other teachers, who were never asked about this one."""
     if recipe.evaluation.benchmark != "scene" or recipe.synthesis.teacher != "scene":
         return {}
     seed = derive_seed(recipe.seed, "report", row["prompt"])
-    return {"teacher": Sample(SceneTeacher(recipe.world).draw([row["caption"]], [seed])[0])}
+    return {"teacher": JudgedImage(SceneTeacher(recipe.world).draw([row["caption"]], [seed])[0])}
 
 
 def loss_curve(pretrain: Artifact) -> Curve:
@@ -190,11 +190,13 @@ def topics_of(captions: Artifact) -> tuple[Topic, ...]:
     return tuple(Topic(row["topic"], counts[row["topic"]], row["caption"]) for row in first if row["topic"] in largest)
 
 
-def _repeats(captions: Artifact, most: int = 6) -> tuple[Repeat, ...]:
+def _repeats(captions: Artifact, most: int = 6) -> tuple[DuplicateCaption, ...]:
     dropped = read_table(captions, "^dropped", ["caption", "duplicate_of", "similarity"])
     shown = dropped.filter(pc.is_valid(dropped["duplicate_of"])).slice(0, most).to_pylist()
     kept = read_table(captions, "^captions", ["caption"])["caption"]
-    return tuple(Repeat(row["caption"], kept[row["duplicate_of"]].as_py(), row["similarity"]) for row in shown)
+    return tuple(
+        DuplicateCaption(row["caption"], kept[row["duplicate_of"]].as_py(), row["similarity"]) for row in shown
+    )
 
 
 def dedup_summary(given: Inputs) -> DedupSummary:
@@ -207,7 +209,7 @@ def dedup_summary(given: Inputs) -> DedupSummary:
     examples = nearest_last.slice(0, given.recipe.report.duplicates).to_pylist()
     pictures = _by_id(given.artifacts["synthesis"], {row[name] for row in examples for name in ("id", "duplicate_of")})
     return DedupSummary(
-        pictures=len(verdict),
+        images=len(verdict),
         reasons=manifest.metrics["reasons"],
         threshold=given.recipe.dedup.threshold,
         index=tuple(certificate["index"]),
@@ -215,7 +217,7 @@ def dedup_summary(given: Inputs) -> DedupSummary:
         pairs=certificate["pairs"],
         recall=Interval(**certificate["recall"]) if certificate["recall"] else None,
         examples=tuple(
-            Duplicate(
+            DuplicateImage(
                 dropped=pictures[row["id"]][0],
                 kept=pictures[row["duplicate_of"]][0],
                 dropped_caption=pictures[row["id"]][1],

@@ -1,4 +1,4 @@
-"""From verdicts to scores: each category's share of right pictures, and the unweighted mean of the categories."""
+"""Scores from verdicts: the fraction right per category, and their mean."""
 
 from collections.abc import Sequence
 
