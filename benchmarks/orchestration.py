@@ -54,18 +54,18 @@ def main() -> None:
     options.add_argument("--store", required=True, help="where the recipe has been run")
     options.add_argument("--recipe", default="demo")
     options.add_argument("--rounds", type=int, default=5, help="timed runs of each, after one that is not")
-    asked = options.parse_args()
+    args = options.parse_args()
     with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as environment:
         hello = Path(folder) / "hello.py"
         hello.write_text(HELLO)
-        run = ["-m", "flows", "run", asked.recipe, "--store", asked.store, "--json"]
+        run = ["-m", "flows", "run", args.recipe, "--store", args.store, "--json"]
         require_done(run, environment)
-        taken: dict[str, list[Taken]] = {"hello flow": [], f"{asked.recipe}, all cached": []}
-        for turn in range(asked.rounds + 1):
-            for (_, times), command in zip(taken.items(), ([str(hello)], run), strict=True):
+        timings: dict[str, list[Taken]] = {"hello flow": [], f"{args.recipe}, all cached": []}
+        for turn in range(args.rounds + 1):
+            for (_, times), command in zip(timings.items(), ([str(hello)], run), strict=True):
                 seconds = timed(command, environment)
                 times += [seconds] if turn else []
-    print_table(taken)
+    print_table(timings)
 
 
 @contextmanager
@@ -122,14 +122,14 @@ def timed(command: list[str], environment: Mapping[str, str]) -> Taken:
     return Taken(time.perf_counter() - start, used.ru_utime + used.ru_stime)
 
 
-def print_table(taken: Mapping[str, list[Taken]]) -> None:
+def print_table(timings: Mapping[str, list[Taken]]) -> None:
     """Print one row per command, and the difference."""
-    medians = [Taken(*map(statistics.median, zip(*times, strict=True))) for times in taken.values()]
+    medians = [Taken(*map(statistics.median, zip(*times, strict=True))) for times in timings.values()]
     above = Taken(*(last - first for first, last in zip(*medians, strict=True)))
     print("| command | seconds | CPU seconds |\n| --- | --- | --- |")
-    for name, (wall, cpu) in zip((*taken, "difference"), (*medians, above), strict=True):
+    for name, (wall, cpu) in zip((*timings, "difference"), (*medians, above), strict=True):
         print(f"| {name} | {wall:.2f} | {cpu:.2f} |")
-    rounds = len(next(iter(taken.values())))
+    rounds = len(next(iter(timings.values())))
     print(f"\nMedians of {rounds}, in turns. Bar {BAR:g} s: {'met' if above.wall <= BAR else 'missed'}.")
 
 

@@ -3,7 +3,7 @@
 from lightgen_core.config import HeadConfig, MarConfig
 
 GRID = (16, 16)
-WORDS = 128
+NUM_TEXT_TOKENS = 128
 
 SIZES = {
     "mid": (
