@@ -26,7 +26,7 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 stack: $(READY)
-	$(BIN)/python tests/stack.py
+	$(BIN)/python -m tests.programs.stack
 
 clean:
 	rm -rf .venv

@@ -14,10 +14,10 @@ from flows.commands.options import json_option, set_option, store_option
 from flows.commands.store_commands import store as store_group
 from flows.commands.student_commands import STUDENT_COMMANDS
 from flows.environment import log_to_stderr, quiet_prefect
-from flows.errors import MISTAKES
+from flows.errors import USER_ERRORS
 from flows.load import load_recipe
 from flows.plan import plan as make_plan
-from flows.request import understand
+from flows.request import hand_over, validate_request
 from storage.base import StoreUnavailable
 from storage.store import Store
 from tasks.config.settings import Settings
@@ -77,13 +77,16 @@ def run(
     if engine:
         os.environ["LIGHTGEN_ENGINE"] = engine
     # What is wrong with the request is said at once, before the minute that a Prefect server may take to start.
-    request = understand(recipe, store_uri, overrides, only, from_stage, until, refresh)
+    choice: dict[str, Any] = {"only": only, "from_stage": from_stage, "until": until, "refresh": refresh}
+    request = validate_request(recipe, store_uri, overrides, **choice)
+    parameters: dict[str, Any] = {"recipe": recipe, "store": request.store.uri, "overrides": overrides, **choice}
+    hand_over(request, parameters)
     quiet_prefect()
     from flows.operations.server import ensure_server
     from flows.run import run as flow
 
     ensure_server()
-    result = flow(recipe, request.store.uri, overrides, only, from_stage, until, refresh)
+    result = flow(**parameters)
     click.echo(json.dumps(result) if as_json else console.describe_run(result))
 
 
@@ -101,8 +104,8 @@ def plan(recipe: str, store_uri: str | None, overrides: tuple[str, ...], as_json
     loaded, place = load_recipe(recipe, overrides), Store(store_uri or Settings().store)
     planner = make_plan(loaded, place)
     stages = [
-        {"stage": name, "key": artifact.key, "state": check.state, "why": planner.why(name)}
-        for name, (artifact, check) in planner.found.items()
+        {"stage": name, "key": artifact.key, "state": check.state, "why": planner.explain(name)}
+        for name, (artifact, check) in planner.statuses.items()
     ]
     result = {"recipe": loaded.name, "store": place.uri, "stages": stages}
     click.echo(json.dumps(result) if as_json else console.describe_plan(result))
@@ -222,7 +225,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; what is finished is kept, and the same command goes on from there", err=True)
         sys.exit(128 + signal.SIGINT)
-    except MISTAKES as error:  # the message says all; a traceback would tell of the program, not of the mistake
+    except USER_ERRORS as error:  # the message says all; a traceback would tell of the program, not of the mistake
         _explain(error, debug)
         sys.exit(1 if isinstance(error, StoreUnavailable) else 2)
     except Exception as error:

@@ -19,21 +19,21 @@ STAGES = (captions, synthesis, embeddings, dedup, tokens, pretrain, pairs, dpo, 
 NAMES = tuple(stage.name for stage in STAGES)
 
 
-class Make(Protocol):
-    """What to do with a stage: run it, or only say whether it would run."""
+class StageHandler(Protocol):
+    """Handles a stage and returns its artifact, made or to be made."""
 
     def __call__(self, stage: Stage, *inputs: Artifact) -> Artifact: ...
 
 
-def distill(make: Make) -> None:
-    """Distil a teacher into a student: say, draw, compare, choose, encode, learn, prefer, tune, score, tell."""
-    said = make(captions)
-    drawn = make(synthesis, said)
-    embedded = make(embeddings, drawn)
-    kept = make(dedup, drawn, embedded)
-    encoded = make(tokens, drawn, kept)
-    student = make(pretrain, encoded)
-    preferred = make(pairs, student, encoded, drawn)
-    tuned = make(dpo, student, preferred)
-    scored = make(evaluation, student, tuned)
-    make(report, said, drawn, embedded, kept, encoded, student, preferred, tuned, scored)
+def distill(run: StageHandler) -> None:
+    """Distil a teacher into a student. `name_` is the artifact of the stage `name`."""
+    captions_ = run(captions)
+    synthesis_ = run(synthesis, captions_)
+    embeddings_ = run(embeddings, synthesis_)
+    dedup_ = run(dedup, synthesis_, embeddings_)
+    tokens_ = run(tokens, synthesis_, dedup_)
+    pretrain_ = run(pretrain, tokens_)
+    pairs_ = run(pairs, pretrain_, tokens_, synthesis_)
+    dpo_ = run(dpo, pretrain_, pairs_)
+    evaluation_ = run(evaluation, pretrain_, dpo_)
+    run(report, captions_, synthesis_, embeddings_, dedup_, tokens_, pretrain_, pairs_, dpo_, evaluation_)

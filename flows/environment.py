@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from tasks.executors.worker import LOGGERS
+from tasks.context.software import LOGGERS
 
 
 def _variables(name: str, value: Any) -> dict[str, str]:

@@ -8,13 +8,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from flows.did_you_mean import did_you_mean
+from flows.errors import UserError
 from tasks.config.recipe import Recipe
 
 FOLDER = Path(__file__).parent / "recipes"
-
-
-class UserError(Exception):
-    """The caller's input is wrong; the message says what was found, what is wanted, and what to do next."""
 
 
 def recipe_names() -> list[str]:

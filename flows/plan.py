@@ -1,10 +1,10 @@
-"""What a run would do, and why, without doing it."""
+"""The plan of a run: every artifact, its state, and the reason."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from flows.distill import distill
-from flows.load import UserError
+from flows.errors import UserError
 from flows.selection import Selection
 from storage.artifact import Artifact, Check
 from storage.store import Store
@@ -12,64 +12,83 @@ from tasks.config.recipe import Recipe
 from tasks.stage import Stage
 
 
+class PlannedStage(NamedTuple):
+    """A stage with its inputs and the artifact that it makes of them."""
+
+    stage: Stage
+    inputs: tuple[Artifact, ...]
+    artifact: Artifact
+
+
 @dataclass
 class Planner:
-    """Walks the pipeline and knows every artifact's place; it looks there when it is asked, once."""
+    """Walks the pipeline and computes every artifact's key; looks at the store on demand, once per artifact."""
 
     recipe: Recipe
     store: Store
-    artifacts: dict[str, Artifact] = field(default_factory=dict)
-    inputs: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    _stages: dict[str, Stage] = field(default_factory=dict)
+    stages: dict[str, PlannedStage] = field(default_factory=dict)
     _checks: dict[str, Check] = field(default_factory=dict)
 
     def __call__(self, stage: Stage, *inputs: Artifact) -> Artifact:
         artifact = stage.artifact(self.recipe, self.store, inputs)
-        self.artifacts[stage.name], self._stages[stage.name] = artifact, stage
-        self.inputs[stage.name] = tuple(given.stage for given in inputs)
+        self.stages[stage.name] = PlannedStage(stage, inputs, artifact)
         return artifact
 
+    @property
+    def artifacts(self) -> dict[str, Artifact]:
+        """Every artifact by its stage."""
+        return {name: planned.artifact for name, planned in self.stages.items()}
+
+    @property
+    def inputs(self) -> dict[str, tuple[str, ...]]:
+        """The stages whose artifacts each stage reads."""
+        return {name: tuple(given.stage for given in planned.inputs) for name, planned in self.stages.items()}
+
+    def looking_again(self) -> "Planner":
+        """Return the same plan, which looks at the store anew: for after a run."""
+        return Planner(self.recipe, self.store, self.stages)
+
     def check(self, name: str) -> Check:
-        """Return what is at the place of a stage's artifact."""
+        """Return the status of a stage's artifact in the store."""
         if name not in self._checks:
-            self._checks[name] = self.artifacts[name].check()
+            self._checks[name] = self.stages[name].artifact.check()
         return self._checks[name]
 
-    def why(self, name: str) -> str:
-        """Say of a stage's artifact why it is as it is; of one that is missing, what is unlike the nearest there is."""
+    def explain(self, name: str) -> str:
+        """Explain an artifact's state; if it is missing, how it differs from the nearest that exists."""
         found = self.check(name)
         if found.state != "missing":
             return found.why
-        inputs = tuple(self.artifacts[given] for given in self.inputs[name])
-        return self._stages[name].why_missing(self.recipe, inputs, self.artifacts[name])
+        stage, inputs, artifact = self.stages[name]
+        return stage.explain_missing(self.recipe, inputs, artifact)
 
     @property
-    def found(self) -> dict[str, tuple[Artifact, Check]]:
-        """Every artifact, and what is at its place."""
+    def statuses(self) -> dict[str, tuple[Artifact, Check]]:
+        """Every artifact with its status."""
         return {name: (artifact, self.check(name)) for name, artifact in self.artifacts.items()}
 
     def scores(self) -> dict[str, Any]:
-        """Return the scores of the students by name; nothing where the evaluation is not done.
+        """Return the students' scores by name; empty if the evaluation is not done.
 
-        Where no scorer applies to the evaluation's captions, the names are there and their scores are None.
+        Where no judge applies to the evaluation's captions, each score is None.
         """
         done = self.check("evaluation").state == "done"
         return self.artifacts["evaluation"].manifest().metrics["scores"] if done else {}
 
     def report(self) -> str | None:
-        """Return the address of the report page; None where it is not done."""
+        """Return the address of the report page, or None if it is not done."""
         return self.artifacts["report"].uri_of("report.html") if self.check("report").state == "done" else None
 
 
 def plan(recipe: Recipe, store: Store) -> Planner:
-    """Return where every stage of a recipe stands in a store."""
+    """Walk the pipeline once and return the plan of a recipe in a store."""
     planner = Planner(recipe, store)
     distill(planner)
     return planner
 
 
 def require_inputs(planner: Planner, selection: Selection) -> None:
-    """Check that what the chosen stages need, and the run leaves out, is done, and that the store takes the rest.
+    """Check that inputs of the chosen stages are done or chosen too, and that the store is writable.
 
     Raises:
         UserError: names the input and the stage to run first.
@@ -87,7 +106,7 @@ def require_inputs(planner: Planner, selection: Selection) -> None:
             if state.state != "done":
                 raise UserError(
                     f"{name} needs {needed} {given.key}, which is {state.state} in {planner.store.uri} "
-                    f"({planner.why(needed)}).\n"
+                    f"({planner.explain(needed)}).\n"
                     f"Run it first, with the same --set and --store: lightgen run {planner.recipe.name} --until "
                     f"{needed}; or drop --only and --from."
                 )

@@ -1,36 +1,51 @@
-"""What a run is asked for, understood in one way: on the command line, in the Prefect UI and on a schedule."""
+"""A run's request, validated once: on the command line, or in the flow of a schedule or of the Prefect UI."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flows.distill import STAGES
+from flows.distill import NAMES, STAGES
 from flows.load import load_recipe
-from flows.plan import plan, require_inputs
+from flows.plan import Planner, plan, require_inputs
 from flows.selection import Selection, select
 from storage.store import Store
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
-from tasks.executors.select import check as check_engine
+from tasks.executors.select import require_engine
 from tasks.tracking.trackers import require_trackers
+
+KEY_DIGITS = 8
+"""Digits of a key in a run's name: enough to tell runs apart, and to find the artifact by."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A run that may begin."""
+    """A run that may begin: its recipe, its plan, and the stages chosen from it."""
 
     recipe: Recipe
     settings: Settings
     store: Store
     selection: Selection
+    plan: Planner
 
     @property
     def on_device(self) -> bool:
         """Whether one of the chosen stages works on the accelerator."""
         return any(stage.on_device(self.recipe) for stage in STAGES if stage.name in self.selection.chosen)
 
+    @property
+    def run_name(self) -> str:
+        """Recipe and key: `demo-1a2b3c4d` by the report, `demo-tokens-1a2b3c4d` by the last stage that runs.
 
-def understand(
+        Equal names mean equal results.
+        """
+        last = max(self.selection.chosen, key=NAMES.index)
+        stage = [] if last == NAMES[-1] else [last]
+        return "-".join([self.recipe.name, *stage, self.plan.artifacts[last].key[:KEY_DIGITS]])
+
+
+def validate_request(
     recipe: str,
     store: str | None = None,
     overrides: Mapping[str, Any] | Sequence[str] | None = None,
@@ -39,14 +54,45 @@ def understand(
     until: str | None = None,
     refresh: Sequence[str] = (),
 ) -> Request:
-    """Check all that can be wrong with a run before anything of it is made, the settings of this machine included.
+    """Check everything about a run before any work starts, this machine's settings included.
 
     Raises:
-        one of `flows.errors.MISTAKES`.
+        one of `flows.errors.USER_ERRORS`.
     """
     selection, settings = select(only, from_stage, until, refresh), Settings()
     require_trackers(settings.trackers)
-    loaded, place = load_recipe(recipe, overrides), Store(store or settings.store)
-    check_engine(settings, place)
-    require_inputs(plan(loaded, place), selection)
-    return Request(loaded, settings, place, selection)
+    loaded, opened = load_recipe(recipe, overrides), Store(store or settings.store)
+    require_engine(settings, opened)
+    planner = plan(loaded, opened)
+    require_inputs(planner, selection)
+    return Request(loaded, settings, opened, selection, planner)
+
+
+_handed_over: dict[str, Request] = {}
+"""The request that is about to run, by the flow's parameters."""
+
+
+def hand_over(request: Request, parameters: Mapping[str, Any]) -> None:
+    """Keep a validated request for the flow that is called with these parameters next."""
+    _handed_over.clear()
+    _handed_over[_identity(parameters)] = request
+
+
+def peek(parameters: Mapping[str, Any]) -> Request:
+    """Return the request of the flow that begins, validated by whoever asks first."""
+    if (request := _handed_over.get(_identity(parameters))) is None:
+        request = validate_request(**parameters)
+        hand_over(request, parameters)
+    return request
+
+
+def take_over(parameters: Mapping[str, Any]) -> Request:
+    """Return the request of the flow that begins; a later run in this process validates its own."""
+    request = peek(parameters)
+    _handed_over.clear()
+    return request
+
+
+def _identity(parameters: Mapping[str, Any]) -> str:
+    """Return parameters as text; Prefect turns tuples into lists."""
+    return json.dumps(parameters, sort_keys=True, default=str)

@@ -3,31 +3,41 @@
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Failed, State
 
-from flows.distill import NAMES, distill
+from flows.distill import NAMES
 from flows.environment import log_to_prefect
-from flows.errors import MISTAKES
-from flows.operations.cancellation import Unwanted, ended_if_unwanted
-from flows.operations.crash_detection import tell_if_killed
+from flows.errors import USER_ERRORS, StageFailed
+from flows.operations.cancellation import RunCancelled, cancel_if_requested
+from flows.operations.crash_detection import track_crashes
 from flows.operations.device_limit import require_device_limit
 from flows.operations.form import Overrides, RecipeName, StageName, StageNames, StoreAddress
-from flows.operations.retries import StageFailed, without_traceback
-from flows.operations.run_name import run_name
-from flows.plan import plan
-from flows.request import Request, understand
+from flows.operations.retries import without_traceback
+from flows.request import Request, peek, take_over
 from flows.runner import Runner
-from tasks.context.scratch import in_use
+from tasks.context.scratch import shared_store_lock
 
 log = logging.getLogger("lightgen")
 
 
-def told(state: Callable[..., State[Any]], error: Exception) -> Any:
-    """Return the state of a run that ends with an error in words: what is wrong and how to mend it, no traceback."""
+def failed_state(state: Callable[..., State[Any]], error: Exception) -> Any:
+    """Return the state of a run that ends with an error's message and no traceback."""
     return state(message=str(error), data=error)
+
+
+def run_name() -> str:
+    """Return the name of the flow run that begins; the recipe's where the request is wrong."""
+    context = FlowRunContext.get()
+    assert context is not None and context.parameters is not None, "Prefect asks within the run"
+    try:
+        return peek(context.parameters).run_name
+    except USER_ERRORS:
+        return Path(context.parameters["recipe"]).stem
 
 
 @flow(name="lightgen", flow_run_name=run_name, persist_result=False)
@@ -55,31 +65,32 @@ def run(
     Returns:
         What `lightgen run --json` prints.
     """
-    started = time.monotonic()
+    started, parameters = time.monotonic(), dict(locals())
     log_to_prefect()
     logging.getLogger("prefect.flow_runs").addFilter(without_traceback)
     try:
-        return _run(understand(recipe, store, overrides, only, from_stage, until, refresh), started)
-    except (*MISTAKES, StageFailed) as error:
-        return told(Failed, error)
-    except Unwanted as error:
-        return told(Cancelled, error)
+        return _run(take_over(parameters), started)
+    except (*USER_ERRORS, StageFailed) as error:
+        return failed_state(Failed, error)
+    except RunCancelled as error:
+        return failed_state(Cancelled, error)
 
 
 def _run(request: Request, started: float) -> dict[str, Any]:
-    name, place = request.recipe.name, request.store
+    name, store = request.recipe.name, request.store
     if request.on_device:
         require_device_limit(request.settings.device_limit)
-    runner = Runner(request.recipe, request.settings, place, request.selection)
-    chosen = ", ".join(stage for stage in NAMES if stage in request.selection.chosen)
-    log.info("%s: %s; store %s", name, chosen, place.uri)
-    tell_if_killed()
-    with ended_if_unwanted(), in_use(place, request.settings):
-        distill(runner)
-    outcome = plan(request.recipe, place)
+    runner = Runner(request)
+    chosen = [stage for stage in NAMES if stage in request.selection.chosen]
+    log.info("%s: %s; store %s", name, ", ".join(chosen), store.uri)
+    track_crashes()
+    with cancel_if_requested(), shared_store_lock(store, request.settings):
+        for stage in chosen:
+            runner.run(request.plan.stages[stage])
+    outcome = request.plan.looking_again()
     result = {
         "recipe": name,
-        "store": place.uri,
+        "store": store.uri,
         "seconds": round(time.monotonic() - started, 3),
         "stages": runner.rows,
         "scores": outcome.scores(),

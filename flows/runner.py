@@ -12,18 +12,15 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, State
 from prefect.tasks import exponential_backoff
 
+from flows.errors import StageFailed
 from flows.operations.device_limit import device_slot
-from flows.operations.retries import StageFailed, in_words, may_pass
-from flows.pages.live import Live, page_key
-from flows.pages.progress_log import Made
-from flows.selection import Selection
-from storage.artifact import Artifact
-from storage.store import Store
-from tasks.config.recipe import Recipe
-from tasks.config.settings import Settings
-from tasks.context.progress import each_of
-from tasks.stage import Stage
-from tasks.tracking.report import tracked
+from flows.operations.retries import fail_with_message, should_retry
+from flows.pages.live import StagePage, page_key
+from flows.pages.progress_log import StageResult
+from flows.plan import PlannedStage
+from flows.request import Request
+from tasks.context.progress import fan_out
+from tasks.tracking.report import track_stage
 
 
 def _flow_run_began() -> datetime:
@@ -40,32 +37,33 @@ class Runner:
     its bytes; a stage that finds its manifest whole ends in a completed state named `Cached`.
     """
 
-    recipe: Recipe
-    settings: Settings
-    store: Store
-    selection: Selection
+    request: Request
     rows: list[dict[str, Any]] = field(default_factory=list)
     began: datetime = field(default_factory=_flow_run_began)
     """When the flow run was made: what it is to make again and is younger, an earlier attempt of this run has made."""
 
-    def __call__(self, stage: Stage, *inputs: Artifact) -> Artifact:
-        artifact = stage.artifact(self.recipe, self.store, inputs)
-        if stage.name not in self.selection.chosen:
-            return artifact
+    def run(self, planned: PlannedStage) -> None:
+        """Run a stage, or find it cached.
+
+        Raises:
+            StageFailed: with the error as its cause.
+        """
+        stage, _, artifact = planned
+        settings = self.request.settings
 
         @task(
             name=stage.name,
-            description=stage.purpose,
+            description=stage.description,
             task_run_name=f"{stage.name} {artifact.key[:8]}",
             cache_policy=NO_CACHE,
             persist_result=False,
-            retries=self.settings.retries,
-            retry_delay_seconds=exponential_backoff(self.settings.retry_seconds),
-            retry_condition_fn=may_pass,
+            retries=settings.retries,
+            retry_delay_seconds=exponential_backoff(settings.retry_seconds),
+            retry_condition_fn=should_retry,
         )
-        @in_words
+        @fail_with_message
         def run_stage() -> State[None]:
-            return self._make(stage, inputs, artifact)
+            return self._run_stage(planned)
 
         started = time.monotonic()
         state = run_stage(return_state=True)
@@ -82,27 +80,28 @@ class Runner:
                 "uri": artifact.uri,
             }
         )
-        return artifact
 
-    def _make(self, stage: Stage, inputs: tuple[Artifact, ...], artifact: Artifact) -> State[None]:
-        """Make a stage while its page in the UI shows how far it is; return the state of its task run."""
+    def _run_stage(self, planned: PlannedStage) -> State[None]:
+        """Run a stage while its page in the UI shows its progress; return the state of its task run."""
+        (stage, inputs, artifact), request = planned, self.request
+        recipe, settings = request.recipe, request.settings
         run = {"flow_run_id": UUID(runtime.flow_run.id), "task_run_id": UUID(runtime.task_run.id)}
-        with Live(stage.name, artifact.uri, page_key(self.recipe.name, stage.name), stage.purpose, **run) as live:
-            device = device_slot(self.settings.device_limit)
-            remake_before = self.began if stage.name in self.selection.refresh else None
-            with tracked(self.recipe, self.settings, stage, artifact) as tracking:
-                watch = each_of(live.heard, tracking)
-                ran = stage.make(
-                    self.recipe,
-                    self.settings,
+        with StagePage(stage.name, artifact.uri, page_key(recipe.name, stage.name), stage.description, **run) as live:
+            device = device_slot(settings.device_limit)
+            remake_before = self.began if stage.name in request.selection.refresh else None
+            with track_stage(recipe, settings, stage, artifact) as tracking:
+                watch = fan_out(live.heard, tracking)
+                ran = stage.run(
+                    recipe,
+                    settings,
                     inputs,
                     artifact,
                     remake_before=remake_before,
-                    watch=watch,
+                    on_progress=watch,
                     device=device,
                 )
             if ran:
-                live.done(Made(artifact, inputs, self.recipe))
+                live.done(StageResult(artifact, inputs, recipe))
         manifest = artifact.manifest()
         if ran:
             seconds = manifest.timings["seconds"]

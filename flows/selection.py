@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from flows.did_you_mean import did_you_mean
 from flows.distill import NAMES
-from flows.load import UserError
+from flows.errors import UserError
 
 
 @dataclass(frozen=True)

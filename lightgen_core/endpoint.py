@@ -1,98 +1,100 @@
-"""A JSON endpoint that may be busy, slow or down: POST with a rate limit, retries, and a key that is never shown."""
+"""OpenAI-compatible servers: `openai` with a rate limit and clear errors.
 
+Importing this module imports `openai` (more than a second), so callers import it where they need it.
+"""
+
+import re
 import time
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
+import httpx2
+import openai
 
-_BUSY = (408, 409, 425, 429)
+_RETRIED = (408, 409, 429)  # and 5xx: the statuses that `openai` tries again
 _UNUSABLE = (401, 402, 403, 404, 405)
-_SAID = 300  # characters of a server's words that an error repeats
+_MODERATED = re.compile(r"moderat|flagged|content.?(policy|filter)|safety", re.I)
+_MAX_RETRY_AFTER = 120.0  # seconds; `openai` does not wait any longer
+_EXCERPT = 300  # characters of an answer that an error repeats
 
 
 class EndpointError(Exception):
-    """No request can succeed: the address, the key, the quota or the server itself. The run should stop."""
+    """No request can succeed (address, key, quota, server); the run should stop."""
 
 
 class EndpointUnreachable(EndpointError):
-    """The server does not answer, or says that it is overloaded; it may answer later."""
+    """The server does not answer or is overloaded; it may answer later."""
 
 
 class RequestFailed(Exception):
-    """This request got no usable answer, others may: refused, or failed at every attempt."""
+    """This request was refused or failed at every attempt; others may succeed."""
 
 
 class RequestRefused(RequestFailed):
-    """The server does not do what was asked, such as draw against its content policy; asking again is of no use."""
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How fast to ask and how long to go on asking.
-
-    Attributes:
-        requests_per_minute: most requests sent in a minute, evenly spaced, retries included; None: no limit.
-        attempts: of one request, the first included.
-        first_wait: seconds before the second attempt; doubled for each further one.
-        longest_wait: seconds that a wait has at most. A server that asks for more has no quota left.
-        timeout: seconds until a silent server is taken for dead.
-    """
-
-    requests_per_minute: float | None = None
-    attempts: int = 6
-    first_wait: float = 1.0
-    longest_wait: float = 120.0
-    timeout: float = 300.0
-
-
-@dataclass(frozen=True)
-class _Trouble:
-    """Why an attempt failed, when the server allows the next, and whether other requests would fail too."""
-
-    why: str
-    retry_after: float = 0.0
-    everywhere: bool = False
+    """The server refuses this request, for instance by its content policy."""
 
 
 class Endpoint:
-    """Posts JSON and returns JSON; safe to use from several threads.
+    """Post JSON and return JSON; safe to use from several threads.
 
-    Answers 408, 409, 425, 429 and 5xx, broken connections and bodies that are not JSON objects are tried again, with
-    doubled waits; `Retry-After` holds all threads back. The key goes into the request's header and nowhere else.
+    `openai` retries 408, 409, 429, 5xx and broken connections, waits 0.5 s and doubles that up to 8 s, or waits as long
+    as `Retry-After` asks, up to two minutes. Here a body that is no JSON object and an error inside a 200 are retried
+    as well, and `Retry-After` holds all threads back. The key goes into the request's header and nowhere else.
 
     Args:
         url: base address such as "https://api.openai.com/v1".
-        key: sent as a bearer token; None or empty: none.
+        key: sent as a bearer token; none is sent if None or empty.
+        requests_per_minute: upper limit, evenly spaced, retries included; no limit if None.
+        max_retries: attempts of a request after the first.
+        timeout: seconds after which a silent server counts as dead.
 
     Raises:
         EndpointError: the address or the key cannot be used.
     """
 
-    def __init__(self, url: str, key: str | None = None, patience: Patience | None = None) -> None:
-        self.url = _checked_url(url)
-        self.patience = patience or Patience()
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        requests_per_minute: float | None = None,
+        max_retries: int = 7,
+        timeout: float = 300.0,
+    ) -> None:
+        self.url, self.timeout = _checked_url(url), timeout
         self._key = _checked_key(key)
-        self._gate = _Gate(self.patience.requests_per_minute)
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._client = httpx.Client(headers=headers, timeout=self.patience.timeout)
+        self._options: openai.RequestOptions = {} if self._key else {"headers": {"Authorization": openai.Omit()}}
+        self._limiter = RateLimiter(requests_per_minute)
+        self._client = openai.OpenAI(
+            base_url=self.url,
+            api_key=self._key or "none",
+            admin_api_key="",  # not the one in the environment
+            max_retries=max_retries,
+            http_client=openai.DefaultHttpxClient(
+                timeout=timeout,
+                follow_redirects=False,
+                event_hooks={"request": [lambda request: self._limiter.acquire()], "response": [self._check_response]},
+            ),
+        )
+        # A server other than OpenAI's has no use for what the environment says of an account there.
+        self._client.organization = self._client.project = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._client.close()
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the answer to a request.
+
+        The answer is plain JSON: servers differ too much for the types of `openai`, which are not validated.
 
         Args:
             path: below the base address, such as "chat/completions".
@@ -100,110 +102,105 @@ class Endpoint:
 
         Raises:
             RequestFailed: this request was refused, or failed at every attempt.
-            EndpointError: any other request would fail too; EndpointUnreachable where that may change.
+            EndpointError: any other request would fail too; EndpointUnreachable if that may change.
         """
-        trouble = _Trouble("not asked")
-        for attempt in range(self.patience.attempts):
-            if attempt:
-                time.sleep(min(self.patience.first_wait * 2 ** (attempt - 1), self.patience.longest_wait))
-            self._gate.pass_through()
-            answer = self._attempt(path, body)
-            if not isinstance(answer, _Trouble):
-                return answer
-            trouble = answer
-            if trouble.retry_after > self.patience.longest_wait:
-                raise EndpointError(
-                    f"{self._name(path)} asks to wait {trouble.retry_after:.0f} s: {trouble.why}; run again then"
-                )
-            self._gate.hold(trouble.retry_after)
-        said = f"{self._name(path)} failed {self.patience.attempts} times, the last time: {trouble.why}"
-        if trouble.everywhere:
-            raise EndpointUnreachable(
-                f"{said}; check the address, and run again once it answers: what is finished is kept"
-            )
-        raise RequestFailed(said)
-
-    def post_all(
-        self, path: str, bodies: Iterable[Mapping[str, Any]], concurrency: int
-    ) -> list[dict[str, Any] | RequestFailed]:
-        """Return the answer to each request, or why it has none, in order; `concurrency` are under way at once.
-
-        Raises:
-            EndpointError: as `post`; requests that were not yet sent are not sent.
-        """
-
-        def ask(body: Mapping[str, Any]) -> dict[str, Any] | RequestFailed:
-            try:
-                return self.post(path, body)
-            except RequestFailed as error:
-                return error
-
-        with ThreadPoolExecutor(concurrency) as pool:
-            waiting = [pool.submit(ask, body) for body in bodies]
-            try:
-                return [answer.result() for answer in waiting]
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-
-    def _attempt(self, path: str, body: Mapping[str, Any]) -> dict[str, Any] | _Trouble:
         try:
-            response = self._client.post(f"{self.url}/{path}", json=body)
-        except httpx.ReadTimeout:
-            return _Trouble(f"no answer within {self.patience.timeout:g} s")
-        except httpx.RequestError as error:
-            unreachable = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-            return _Trouble(f"{type(error).__name__}: {self._hidden(str(error))}", everywhere=unreachable)
-        status = response.status_code
-        said = f"status {status}: {self._hidden(response.text)[:_SAID]!r}"
-        if status in _BUSY or status >= 500:
-            return _Trouble(said, _retry_after(response.headers), everywhere=status in (429, 503))
-        if status in _UNUSABLE or 300 <= status < 400:
-            raise EndpointError(f"{self._name(path)} answers {said}; check the address, the model's name and the key")
-        if status >= 400:
-            raise RequestRefused(f"refused with {said}")
-        try:
-            answer = response.json()
-        except ValueError:
-            return _Trouble(f"not JSON: {self._hidden(response.text)[:_SAID]!r}")
-        return answer if isinstance(answer, dict) else _Trouble(f"found JSON {type(answer).__name__}, not an object")
+            response = self._client.post(f"/{path}", cast_to=httpx2.Response, body=body, options=self._options)
+        except openai.APIStatusError as error:
+            raise self._status_error(f"endpoint {self.url}/{path}", error) from None  # its text may repeat the key
+        except openai.APIConnectionError as error:
+            raise self._connection_error(f"endpoint {self.url}/{path}", error) from None
+        return response.json()
 
-    def _name(self, path: str) -> str:
-        return f"endpoint {self.url}/{path}"
+    def _check_response(self, response: httpx2.Response) -> None:
+        """Make `openai` retry unusable answers; let `Retry-After` hold all threads back."""
+        if response.status_code in _RETRIED or response.status_code >= 500:
+            wait = _retry_after(response.headers)
+            self._limiter.hold(wait if wait <= _MAX_RETRY_AFTER else 0.0)
+        elif response.is_success:
+            response.read()
+            try:
+                answer = response.json()
+            except ValueError:
+                excerpt = self._redact(response.text)[:_EXCERPT]
+                raise httpx2.DecodingError(f"not JSON: {excerpt!r}", request=response.request) from None
+            if not isinstance(answer, dict):
+                raise httpx2.DecodingError(f"JSON {type(answer).__name__}, not an object", request=response.request)
+            if answer.get("error") and not (answer.get("data") or answer.get("choices")):
+                response.status_code = _status_of(answer["error"])
 
-    def _hidden(self, text: str) -> str:
-        """The text without the key, should a server or a library repeat it."""
+    def _status_error(self, name: str, error: openai.APIStatusError) -> Exception:
+        status, text = error.status_code, self._redact(error.response.text)
+        message = f"status {status}: {text[:_EXCERPT]!r}"
+        if status in _RETRIED or status >= 500:
+            wait = _retry_after(error.response.headers)
+            if wait > _MAX_RETRY_AFTER:
+                return EndpointError(f"{name} asks to wait {wait:.0f} s: {message}; run again then")
+            return _exhausted(name, error, message, server_wide=status in (429, 503))
+        moderated = status == 403 and _MODERATED.search(text)  # OpenRouter's status of a flagged prompt
+        if (status in _UNUSABLE and not moderated) or 300 <= status < 400:
+            return EndpointError(f"{name} answers {message}; check the address, the model's name and the key")
+        return RequestRefused(f"refused with {message}")
+
+    def _connection_error(self, name: str, error: openai.APIConnectionError) -> Exception:
+        cause = error.__cause__
+        if isinstance(cause, httpx2.ReadTimeout):
+            return _exhausted(name, error, f"no answer within {self.timeout:g} s", server_wide=False)
+        unreachable = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout)
+        return _exhausted(name, error, f"{type(cause).__name__}: {self._redact(str(cause))}", server_wide=unreachable)
+
+    def _redact(self, text: str) -> str:
+        """Return a text without the key, which servers may repeat."""
         return text.replace(self._key, "***") if self._key else text
 
 
-class _Gate:
-    """Lets the requests of all threads through: evenly spaced, and none while the server asks to wait."""
+class RateLimiter:
+    """A limit on the requests of all threads, evenly spaced."""
 
     def __init__(self, per_minute: float | None) -> None:
         self._spacing = 60 / per_minute if per_minute else 0.0
-        self._opens = 0.0
+        self._next = 0.0
         self._lock = Lock()
 
     def hold(self, seconds: float) -> None:
+        """Let no request pass for some seconds."""
         with self._lock:
-            self._opens = max(self._opens, time.monotonic() + seconds)
+            self._next = max(self._next, time.monotonic() + seconds)
 
-    def pass_through(self) -> None:
+    def acquire(self) -> None:
         """Wait for this thread's turn."""
         while (wait := self._take_turn()) > 0:
             time.sleep(wait)
 
     def _take_turn(self) -> float:
-        """Return 0 and close the gate behind the caller, or the seconds until it opens."""
+        """Return 0 and book the turn, or the seconds until the next one."""
         with self._lock:
             now = time.monotonic()
-            if now < self._opens:
-                return self._opens - now
-            self._opens = now + self._spacing
+            if now < self._next:
+                return self._next - now
+            self._next = now + self._spacing
             return 0.0
 
 
-def _retry_after(headers: httpx.Headers) -> float:
-    """Seconds that a server asks to wait: a number, or a date (RFC 9110, 10.2.3); 0 where it says nothing readable."""
+def _exhausted(name: str, error: openai.APIError, message: str, *, server_wide: bool) -> Exception:
+    """Return the error of a request whose last attempt failed."""
+    attempts = int(error.request.headers.get("x-stainless-retry-count", 0)) + 1
+    text = f"{name} failed {attempts} times, the last time: {message}"
+    if server_wide:
+        return EndpointUnreachable(
+            f"{text}; check the address, and run again once it answers: what is finished is kept"
+        )
+    return RequestFailed(text)
+
+
+def _status_of(error: Any) -> int:
+    """Return the status inside the error of a 200 (OpenRouter, LiteLLM), else 500."""
+    code = str(error.get("code")) if isinstance(error, dict) else ""
+    return int(code) if re.fullmatch(r"[45]\d\d", code) else 500
+
+
+def _retry_after(headers: httpx2.Headers) -> float:
+    """Return the seconds of `Retry-After`, a number or date (RFC 9110, 10.2.3), else 0."""
     text = headers.get("Retry-After", "")
     try:
         return max(0.0, float(text))
@@ -218,8 +215,8 @@ def _retry_after(headers: httpx.Headers) -> float:
 
 def _checked_url(url: str) -> str:
     try:
-        parts = httpx.URL(url)
-    except httpx.InvalidURL as error:
+        parts = httpx2.URL(url)
+    except httpx2.InvalidURL as error:
         raise EndpointError(f"the endpoint's address cannot be read: {error}") from error
     if parts.userinfo or parts.query:
         # They would be shown in logs and errors.

@@ -27,7 +27,7 @@ class Found(NamedTuple):
 class Files(Protocol):
     """Files below a root, by relative path.
 
-    Promises, each with a test in the contract suite (`tests/test_storage.py`):
+    Promises, each with a test in the contract suite (`tests/storage/test_store_contract.py`):
 
     - A file that can be seen is whole: a write shows all of its bytes or none, and one that fails shows none.
     - `create` writes a file only where none is. Of any number of callers at once, on any machines, one is told True.

@@ -58,7 +58,7 @@ class RemoteFiles:
     """Files below `protocol://bucket/prefix`; see `storage.base.Files`.
 
     Run against S3 (moto) and memory; for Google's and Azure's stores the promises are those of their documentation, and
-    `LIGHTGEN_TEST_STORE=gs://bucket/prefix pytest tests/test_storage.py` checks them.
+    `LIGHTGEN_TEST_STORE=gs://bucket/prefix pytest tests/storage/test_store_contract.py` checks them.
 
     Raises:
         StoreError: the protocol is not among `PACKAGES`, its package is not installed, or the bucket cannot be used.

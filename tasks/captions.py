@@ -5,13 +5,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from lightgen_core.captioning.coverage import coverage, dropped_rows
 from lightgen_core.captioning.scene import held_out_captions
-from lightgen_core.captioning.select import Choice, choose_captions, in_turn
+from lightgen_core.captioning.select import CaptionSelection, chain, select_captions
 from lightgen_core.seeds import derive_seed
 from storage.tables import schema
-from tasks.captions_sources import Topics, candidates
+from tasks.captions_sources import Topics, load_candidates
 from tasks.config.recipe import Recipe
-from tasks.context.context import Job
+from tasks.context.context import StageContext
 from tasks.evaluation_prompts import evaluation_captions, prompt_files
 from tasks.stage import stage
 
@@ -29,97 +30,67 @@ DROPPED = schema(
         "similarity": pa.float32(),
     }
 )
-"""`place` is where a damaged caption was found; `duplicate_of` is the id of the caption that a repeated one repeats."""
+"""`place` is the position of a damaged caption; `duplicate_of` is the id of the caption that a repeated one repeats."""
 
 
 def _models(recipe: Recipe) -> tuple[str, ...]:
-    asked = recipe.captions
-    writer = (asked.llm.model,) if asked.llm and asked.llm.backend == "transformers" else ()
-    return (*writer, *((asked.embedding.model,) if asked.embedding else ()))
+    config = recipe.captions
+    writer = (config.llm.model,) if config.llm and config.llm.backend == "transformers" else ()
+    return (*writer, *((config.embedding.model,) if config.embedding else ()))
 
 
 def _files(recipe: Recipe) -> tuple[str, ...]:
     """Return the files of captions, and of the prompts that these must not repeat."""
-    asked = recipe.captions
-    return (*((asked.file.path,) if asked.file else ()), *(() if asked.source == "scene" else prompt_files(recipe)))
+    config = recipe.captions
+    return (*((config.file.path,) if config.file else ()), *(() if config.source == "scene" else prompt_files(recipe)))
 
 
 @stage(
     version=3,
-    reads=("seed", "world", "captions"),
+    config_sections=("seed", "world", "captions"),
     weights=_models,
     files=_files,
     on_device=lambda recipe: bool(_models(recipe)),
 )
-def captions(job: Job) -> None:
-    """Write `captions.parquet` (what is drawn), `dropped.parquet` (what is not, and why) and an LLM's `answers-*`."""
-    asked, seed = job.recipe.captions, derive_seed(job.recipe.seed, "captions")
-    topics, damaged = candidates(job, seed)
-    choice, proof = _choose(job, topics, seed)
-    dropped = [*damaged, *_faults(choice)]
+def captions(ctx: StageContext) -> None:
+    """Write `captions.parquet` (kept), `dropped.parquet` (with reasons) and an LLM's `answers-*`."""
+    config, seed = ctx.recipe.captions, derive_seed(ctx.recipe.seed, "captions")
+    topics, damaged = load_candidates(ctx, seed)
+    choice, proof = _choose(ctx, topics, seed)
+    dropped = [*damaged, *dropped_rows(choice)]
     reasons = dict(Counter(row["reason"] for row in dropped).most_common())
     if not choice.chosen:
-        raise ValueError(f"source {asked.source} gave no usable caption; dropped: {reasons or 'none, it is empty'}")
-    if len(choice.chosen) < asked.count:
-        job.say("the source ran dry: %d captions of %d wanted", len(choice.chosen), asked.count)
+        raise ValueError(f"source {config.source} gave no usable caption; dropped: {reasons or 'none, it is empty'}")
+    if len(choice.chosen) < config.count:
+        ctx.log("the source ran dry: %d captions of %d wanted", len(choice.chosen), config.count)
     rows = [
-        {"id": i, "caption": said.text, "topic": said.topic, "meaning": said.meaning, "source": asked.source}
-        for i, said in enumerate(choice.chosen)
+        {"id": i, "caption": caption.text, "topic": caption.topic, "meaning": caption.meaning, "source": config.source}
+        for i, caption in enumerate(choice.chosen)
     ]
-    job.write_table("captions.parquet", pa.Table.from_pylist(rows, SCHEMA))
-    job.write_table("dropped.parquet", pa.Table.from_pylist(dropped, DROPPED))
-    repeated = sum(fault.repeats is not None for _, fault in choice.dropped)
-    job.counts = {"rows": len(rows), "dropped": len(dropped), "repeated": repeated}
-    job.figures = _coverage(job.recipe, choice) | {"dropped_by_reason": reasons, "evaluation_prompts": proof}
+    ctx.write_table("captions.parquet", pa.Table.from_pylist(rows, SCHEMA))
+    ctx.write_table("dropped.parquet", pa.Table.from_pylist(dropped, DROPPED))
+    repeated = sum(fault.duplicate_of is not None for _, fault in choice.rejected)
+    ctx.counts = {"rows": len(rows), "dropped": len(dropped), "repeated": repeated}
+    covered = coverage(choice.chosen, config.llm.taxonomy.axes if config.llm else None)
+    ctx.metrics = covered | {"dropped_by_reason": reasons, "evaluation_prompts": proof}
 
 
-def _choose(job: Job, topics: Topics, seed: int) -> tuple[Choice, dict[str, Any]]:
-    """Return the captions chosen, and the proof that none of them is an evaluation prompt."""
+def _choose(ctx: StageContext, topics: Topics, seed: int) -> tuple[CaptionSelection, dict[str, Any]]:
+    """Return the chosen captions, and the proof that none of them is an evaluation prompt."""
     from lightgen_core.captioning.contamination import EvaluationPrompts
-    from lightgen_core.captioning.dedup import repeated_meaning, repeated_words
+    from lightgen_core.captioning.dedup import lexical_dedup, semantic_dedup
     from lightgen_core.captioning.embedding import caption_embedder
 
-    asked, space = job.recipe.captions, job.recipe.captions.embedding
-    embed = caption_embedder(space, job.device()) if space else None
-    known = asked.source == "scene"  # its meanings are known, and those of the evaluation are held out
-    prompts = held_out_captions(job.recipe.world) if known else evaluation_captions(job.recipe)
-    if known or not space:
-        kept_out = EvaluationPrompts(prompts, None if known else asked.decontamination)
+    config, space = ctx.recipe.captions, ctx.recipe.captions.embedding
+    embed = caption_embedder(space, ctx.device()) if space else None
+    scene = config.source == "scene"  # its meanings are known, and those of the evaluation are held out
+    prompts = held_out_captions(ctx.recipe.world) if scene else evaluation_captions(ctx.recipe)
+    if scene or not space:
+        held_out = EvaluationPrompts(prompts, None if scene else config.decontamination)
     else:
-        kept_out = EvaluationPrompts(prompts, asked.decontamination, embed, space.evaluation)
-    screens = [kept_out.screen, repeated_words(asked.near_duplicate, seed, within_meaning=known)]
+        held_out = EvaluationPrompts(prompts, config.decontamination, embed, space.evaluation)
+    screens = [held_out.filter, lexical_dedup(config.near_duplicate, seed, within_meaning=scene)]
     if space and embed:
-        screens.append(repeated_meaning(space.near_duplicate, embed, within_meaning=known))
-    choice = choose_captions(topics, asked.count, in_turn(*screens))
-    return choice, kept_out.proof([said.text for said in choice.chosen])
-
-
-def _faults(choice: Choice) -> list[dict[str, Any]]:
-    return [
-        {
-            "caption": caption.text,
-            "topic": caption.topic,
-            "reason": str(fault.reason),
-            "detail": fault.detail,
-            "duplicate_of": fault.repeats,
-            "similarity": fault.similarity,
-        }
-        for caption, fault in choice.dropped
-    ]
-
-
-def _coverage(recipe: Recipe, choice: Choice) -> dict[str, Any]:
-    """Count what the captions cover: topics, meanings, words, and each value of a taxonomy, unused ones too."""
-    said = choice.chosen
-    figures: dict[str, Any] = {
-        "captions_by_topic": dict(Counter(each.topic for each in said)),
-        "meanings_by_topic": dict(Counter(topic for topic, _ in dict.fromkeys((e.topic, e.meaning) for e in said))),
-        "distinct_words": len({word for each in said for word in each.text.lower().split()}),
-    }
-    if recipe.captions.llm:
-        used = Counter(label for each in said for label in each.labels.items())
-        axes = recipe.captions.llm.taxonomy.axes
-        figures["captions_by_axis"] = {
-            axis: {value: used[axis, value] for value in values} for axis, values in axes.items()
-        }
-    return figures
+        screens.append(semantic_dedup(space.near_duplicate, embed, within_meaning=scene))
+    choice = select_captions(topics, config.count, chain(*screens))
+    return choice, held_out.contamination_report([caption.text for caption in choice.chosen])

@@ -1,4 +1,4 @@
-"""The sources of captions: the scene grammar, files, and a language model whose answers are kept shard by shard."""
+"""Caption sources: the scene grammar, files, and a language model whose answers are saved shard by shard."""
 
 import json
 import math
@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.captioning.config import AnswerFilters, LanguageModel
-from lightgen_core.captioning.parse import Answer, Writer, caption_of
+from lightgen_core.captioning.config import AnswerFilters, LLMConfig
+from lightgen_core.captioning.parse import Answer, Captioner, parse_caption
 from lightgen_core.captioning.prompts import Instruction, Instructions
-from lightgen_core.captioning.readers import Damaged, excerpt, read_captions
+from lightgen_core.captioning.readers import BadRow, read_captions, truncate_for_report
 from lightgen_core.captioning.scene import scene_captions
 from lightgen_core.captioning.select import Caption
 from lightgen_core.rejected import Rejected
 from storage.plural import counted
 from storage.tables import schema
-from tasks.context.context import Job
-from tasks.context.shards import runs
+from tasks.context.context import StageContext
+from tasks.context.shards import split_rows
 
 ANSWERS = schema(
     {
@@ -35,25 +35,25 @@ ANSWERS = schema(
         "detail": pa.string(),
     }
 )
-"""`values`: of the taxonomy's axes, as JSON. `caption` is null where `reason` says why the answer is none."""
+"""`values`: of the taxonomy's axes, as JSON. `caption` is null if the answer was rejected for `reason`."""
 
 Topics = dict[str, list[Caption]]
 Rows = list[dict[str, Any]]
 
 
-def candidates(job: Job, seed: int) -> tuple[Topics, Rows]:
+def load_candidates(ctx: StageContext, seed: int) -> tuple[Topics, Rows]:
     """Return the source's captions by topic, in order of preference, and rows of `dropped.parquet` for the rest.
 
     Raises:
         CaptionFileError, ContentNotFound: the file cannot be used.
         EndpointError: the language model cannot be reached. What it has answered is kept.
     """
-    if job.recipe.captions.source == "scene":
-        return scene_captions(job.recipe.world, np.random.default_rng(seed)), []
-    if job.recipe.captions.source == "llm":
-        return _written(job, seed)
-    found, damaged = _read(job)
-    return _by_topic(found[place] for place in np.random.default_rng(seed).permutation(len(found))), damaged
+    if ctx.recipe.captions.source == "scene":
+        return scene_captions(ctx.recipe.world, np.random.default_rng(seed)), []
+    if ctx.recipe.captions.source == "llm":
+        return _from_llm(ctx, seed)
+    captions, damaged = _read_file(ctx)
+    return _by_topic(captions[index] for index in np.random.default_rng(seed).permutation(len(captions))), damaged
 
 
 def _by_topic(captions: Iterable[Caption]) -> Topics:
@@ -63,72 +63,72 @@ def _by_topic(captions: Iterable[Caption]) -> Topics:
     return topics
 
 
-def _read(job: Job) -> tuple[list[Caption], Rows]:
-    source = job.recipe.captions.file
+def _read_file(ctx: StageContext) -> tuple[list[Caption], Rows]:
+    source = ctx.recipe.captions.file
     assert source is not None, "the recipe checks this"
-    found: list[Caption] = []
+    captions: list[Caption] = []
     damaged: Rows = []
-    for read in read_captions(source):
-        if isinstance(read, Damaged):
-            damaged.append(asdict(read))
+    for row in read_captions(source):
+        if isinstance(row, BadRow):
+            damaged.append(asdict(row))
         else:
-            found.append(read)
-    job.say("%s in %s, damaged rows: %d", counted(len(found), "caption"), source.path, len(damaged))
-    return found, damaged
+            captions.append(row)
+    ctx.log("%s in %s, damaged rows: %d", counted(len(captions), "caption"), source.path, len(damaged))
+    return captions, damaged
 
 
-def _written(job: Job, seed: int) -> tuple[Topics, Rows]:
-    """Ask the language model, and return what is a caption of what it answered."""
-    asked = job.recipe.captions.llm
-    assert asked is not None, "the recipe checks this"
-    originals, damaged = _read(job) if asked.rewrite else ([], [])
-    instructions = Instructions(asked.taxonomy, seed, asked.rewrite, originals)
-    with ExitStack() as until_end:
-        writer: Writer | None = None
-        count = math.ceil(job.recipe.captions.count * asked.oversampling)
-        for shard in job.unfinished(runs(count, asked.shard_size, "answers")):
-            writer = writer or _writer(job, asked, until_end)
-            given = [instructions[place] for place in range(shard.start, shard.stop)]
-            answers = writer.write([each.text for each in given], [each.seed for each in given])
+def _from_llm(ctx: StageContext, seed: int) -> tuple[Topics, Rows]:
+    """Ask the language model. Return the captions among its answers, and rows of the rejected answers."""
+    config = ctx.recipe.captions.llm
+    assert config is not None, "the recipe checks this"
+    originals, damaged = _read_file(ctx) if config.rewrite else ([], [])
+    instructions = Instructions(config.taxonomy, seed, config.rewrite, originals)
+    with ExitStack() as stack:
+        writer: Captioner | None = None
+        count = math.ceil(ctx.recipe.captions.count * config.oversampling)
+        for shard in ctx.pending_shards(split_rows(count, config.shard_size, "answers")):
+            writer = writer or _load_writer(ctx, config, stack)
+            batch = [instructions[index] for index in range(shard.start, shard.stop)]
+            answers = writer.write([item.text for item in batch], [item.seed for item in batch])
             rows = [
-                _answer_row(place, instruction, answer, asked.filters)
-                for place, (instruction, answer) in enumerate(zip(given, answers, strict=True), shard.start)
+                _answer_row(index, instruction, answer, config.filters)
+                for index, (instruction, answer) in enumerate(zip(batch, answers, strict=True), shard.start)
             ]
-            job.write_table(shard.name, pa.Table.from_pylist(rows, ANSWERS))
-    said: list[Caption] = []
-    for row in job.written("^answers").drop_columns(["instruction", "seed"]).to_pylist():
+            ctx.write_table(shard.name, pa.Table.from_pylist(rows, ANSWERS))
+    captions: list[Caption] = []
+    for row in ctx.read_output("^answers").drop_columns(["instruction", "seed"]).to_pylist():
         if row["reason"]:
-            about = {name: row[name] for name in ("topic", "reason", "detail")}
-            damaged.append(about | {"caption": row["answer"], "place": f"answer {row['id']}"})
+            rejected = {name: row[name] for name in ("topic", "reason", "detail")}
+            damaged.append(rejected | {"caption": row["answer"], "place": f"answer {row['id']}"})
         else:
-            said.append(Caption(row["caption"], row["topic"], row["caption"], json.loads(row["values"])))
-    return _by_topic(said), damaged
+            captions.append(Caption(row["caption"], row["topic"], row["caption"], json.loads(row["values"])))
+    return _by_topic(captions), damaged
 
 
-def _writer(job: Job, asked: LanguageModel, until_end: ExitStack) -> Writer:
-    if asked.backend == "transformers":
-        from lightgen_core.captioning.hf_captioner import CausalWriter
+def _load_writer(ctx: StageContext, config: LLMConfig, stack: ExitStack) -> Captioner:
+    if config.backend == "transformers":
+        from lightgen_core.captioning.hf_captioner import HFCaptioner
 
-        return CausalWriter.load(asked, device=job.device())
-    from lightgen_core.captioning.openai_captioner import ChatWriter
-    from lightgen_core.endpoint import Endpoint, Patience
+        return HFCaptioner.load(config, device=ctx.device())
+    from lightgen_core.captioning.openai_captioner import OpenAICaptioner
+    from lightgen_core.endpoint import Endpoint
 
-    settings = job.settings
-    patience = Patience(requests_per_minute=settings.endpoint_requests_per_minute)
-    endpoint = until_end.enter_context(Endpoint(settings.llm_url, settings.llm_key.get_secret_value(), patience))
-    return ChatWriter(endpoint, asked, settings.endpoint_concurrency)
+    settings = ctx.settings
+    key, rate = settings.llm_key.get_secret_value(), settings.endpoint_requests_per_minute
+    endpoint = stack.enter_context(Endpoint(settings.llm_url, key, requests_per_minute=rate))
+    return OpenAICaptioner(endpoint, config, settings.endpoint_concurrency)
 
 
-def _answer_row(place: int, asked: Instruction, answer: Answer, filters: AnswerFilters) -> dict[str, Any]:
+def _answer_row(index: int, instruction: Instruction, answer: Answer, filters: AnswerFilters) -> dict[str, Any]:
     row = {
-        "id": place,
-        "instruction": asked.text,
-        "topic": asked.topic,
-        "values": json.dumps(dict(asked.values), sort_keys=True),
-        "seed": asked.seed,
-        "answer": excerpt(answer.text, most=None),
+        "id": index,
+        "instruction": instruction.text,
+        "topic": instruction.topic,
+        "values": json.dumps(dict(instruction.values), sort_keys=True),
+        "seed": instruction.seed,
+        "answer": truncate_for_report(answer.text, limit=None),
     }
     try:
-        return row | {"caption": caption_of(answer, asked, filters)}
-    except Rejected as why:
-        return row | {"reason": str(why.reason), "detail": excerpt(why.detail)}
+        return row | {"caption": parse_caption(answer, instruction, filters)}
+    except Rejected as rejected:
+        return row | {"reason": str(rejected.reason), "detail": truncate_for_report(rejected.detail)}

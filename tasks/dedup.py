@@ -1,4 +1,4 @@
-"""dedup: embeddings -> which pictures stay, why the others go, and how diverse what stays is."""
+"""dedup: embeddings -> kept images, dropped ones with the reason, and the diversity of the rest."""
 
 from collections import Counter
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from lightgen_core.dedup.score_filter import clip_score_mask
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
 from storage.tables import read_table, schema
-from tasks.context.context import Job
+from tasks.context.context import StageContext
 from tasks.stage import stage
 
 if TYPE_CHECKING:
@@ -31,56 +31,56 @@ SCHEMA = schema(
 LOW_SCORE = "low text-image score"
 
 
-@stage(version=3, reads=("seed", "dedup"))
-def dedup(job: Job, synthesis: Artifact, embeddings: Artifact) -> None:
-    """Write `keep.parquet`, one row for each picture; the figures and the recall certificate go into the manifest.
+@stage(version=3, config_sections=("seed", "dedup"))
+def dedup(ctx: StageContext, synthesis: Artifact, embeddings: Artifact) -> None:
+    """Write `keep.parquet`, one row for each image; metrics and the recall certificate go into the manifest.
 
-    A picture that does not show its caption goes first, and is then nobody's duplicate.
+    An image that does not show its caption is dropped first, and is then nobody's duplicate.
     """
     from lightgen_core.dedup.diversity import diversity
     from lightgen_core.dedup.images import find_duplicates
 
-    asked = job.recipe.dedup
-    pictures = read_table(synthesis, "^images", ["id", "topic", "meaning", "sha256"])
+    config = ctx.recipe.dedup
+    images = read_table(synthesis, "^images", ["id", "topic", "meaning", "sha256"])
     embedded = read_table(embeddings, "^embeddings", ["id", "image", "score"])
     column = embedded["image"].combine_chunks()
     vectors = np.ascontiguousarray(column.flatten().to_numpy().reshape(len(column), -1))
-    ids, scores = pictures["id"].to_numpy(), embedded["score"].to_numpy()
-    shown = clip_score_mask(scores, ids, asked.min_clip_score, asked.drop_lowest_fraction)
-    chosen = pictures.filter(pa.array(shown))
-    found = find_duplicates(
+    ids, scores = images["id"].to_numpy(), embedded["score"].to_numpy()
+    shown = clip_score_mask(scores, ids, config.min_clip_score, config.drop_lowest_fraction)
+    chosen = images.filter(pa.array(shown))
+    duplicates = find_duplicates(
         vectors if shown.all() else vectors[shown],
         chosen["sha256"].to_pylist(),
         scores[shown],
         chosen["id"].to_pylist(),
-        asked,
+        config,
         groups=chosen["meaning"].to_pylist(),
-        seed=derive_seed(job.recipe.seed, "dedup"),
+        seed=derive_seed(ctx.recipe.seed, "dedup"),
     )
-    rows = _verdicts(ids, shown, found)
-    job.write_table("keep.parquet", rows)
-    stays = np.flatnonzero(rows["kept"])
-    job.counts = {"kept": len(stays), "dropped": len(ids) - len(stays)}
+    rows = _verdict_table(ids, shown, duplicates)
+    ctx.write_table("keep.parquet", rows)
+    kept = np.flatnonzero(rows["kept"])
+    ctx.counts = {"kept": len(kept), "dropped": len(ids) - len(kept)}
     topics, meanings = (
-        np.asarray(pictures[name].to_pylist(), dtype=object)[stays].tolist() for name in ("topic", "meaning")
+        np.asarray(images[name].to_pylist(), dtype=object)[kept].tolist() for name in ("topic", "meaning")
     )
-    job.figures = {
+    ctx.metrics = {
         "reasons": dict(Counter(reason for reason in rows["reason"].to_pylist() if reason)),
         "scores": dict(zip(("lowest", "median", "highest"), np.quantile(scores, (0, 0.5, 1)).tolist(), strict=True)),
-        "certificate": asdict(found.certificate),
+        "certificate": asdict(duplicates.certificate),
         "diversity": asdict(
-            diversity(vectors[stays], topics, meanings, derive_seed(job.recipe.seed, "diversity"), asked)
+            diversity(vectors[kept], topics, meanings, derive_seed(ctx.recipe.seed, "diversity"), config)
         ),
     }
 
 
-def _verdicts(ids: np.ndarray, shown: np.ndarray, found: "Deduplication") -> pa.Table:
-    """One row for each picture: what was found of those that show their caption, and why the others go."""
+def _verdict_table(ids: np.ndarray, shown: np.ndarray, duplicates: "Deduplication") -> pa.Table:
+    """Return a row for each image: the search's verdict if it shows its caption, else the low score."""
     kept, similarity = np.zeros(len(ids), bool), np.full(len(ids), np.nan, np.float32)
-    kept[shown], similarity[shown] = found.kept, found.similarity
+    kept[shown], similarity[shown] = duplicates.kept, duplicates.similarity
     reason = np.full(len(ids), LOW_SCORE, object)
     duplicate_of = np.full(len(ids), None, object)
-    reason[shown], duplicate_of[shown] = found.reason, found.duplicate_of
+    reason[shown], duplicate_of[shown] = duplicates.reason, duplicates.duplicate_of
     columns = {
         "id": ids,
         "kept": kept,

@@ -6,30 +6,30 @@ from lightgen_core.launch.job import StudentCheckpoint, TrainingJob
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
 from storage.plural import counted
-from tasks.context.context import Job
+from tasks.context.context import StageContext
 from tasks.stage import stage
-from tasks.training import rows_of, training_location
+from tasks.training import count_rows, training_location
 
 
-@stage(version=2, reads=("seed", "dpo"), on_device=True)
-def dpo(job: Job, pretrain: Artifact, pairs: Artifact) -> None:
+@stage(version=2, config_sections=("seed", "dpo"), on_device=True)
+def dpo(ctx: StageContext, pretrain: Artifact, pairs: Artifact) -> None:
     """Write the tuned student (raw and EMA weights, config) and `log.json`: accuracy, winner's and loser's error."""
     from lightgen_core.launch.run import launch
 
-    asked = job.recipe.dpo
-    told = counted(rows_of(pairs, "^pairs"), "pair"), counted(asked.steps, "step")
-    job.say("%s, %s of %d", *told, asked.batch_size)
+    config = ctx.recipe.dpo
+    rows, steps = counted(count_rows(pairs, "^pairs"), "pair"), counted(config.steps, "step")
+    ctx.log("%s, %s of %d", rows, steps, config.batch_size)
     training = TrainingJob(
-        student=StudentCheckpoint(folder=job.local_folder(pretrain, "student/"), weights="ema"),
-        files=tuple(job.local(pairs, name) for name in pairs.names("^pairs")),
-        config=asked,
-        seed=derive_seed(job.recipe.seed, "dpo"),
-        location=training_location(job),
+        student=StudentCheckpoint(folder=ctx.local_folder(pretrain, "student/"), weights="ema"),
+        files=tuple(ctx.local(pairs, name) for name in pairs.names("^pairs")),
+        config=config,
+        seed=derive_seed(ctx.recipe.seed, "dpo"),
+        location=training_location(ctx),
     )
-    outcome = launch(training, on_log=job.progress(asked.steps))
+    outcome = launch(training, on_log=ctx.progress(config.steps))
     if outcome.stopped:
-        job.say("stopped at step %d of %d: %s", outcome.step, asked.steps, outcome.stopped)
-    job.add_folder(training.location.output_dir, "student/")
-    job.write("log.json", json.dumps(outcome.rows, sort_keys=True).encode())
-    job.counts = {"rows": outcome.examples, "steps": outcome.step}
-    job.figures = {"stopped": outcome.stopped, "last": outcome.rows[-1] if outcome.rows else {}}
+        ctx.log("stopped at step %d of %d: %s", outcome.step, config.steps, outcome.stopped)
+    ctx.add_folder(training.location.output_dir, "student/")
+    ctx.write("log.json", json.dumps(outcome.rows, sort_keys=True).encode())
+    ctx.counts = {"rows": outcome.examples, "steps": outcome.step}
+    ctx.metrics = {"stopped": outcome.stopped, "last": outcome.rows[-1] if outcome.rows else {}}

@@ -1,51 +1,52 @@
-"""embeddings: pictures and captions -> CLIP embeddings and the text-image score."""
+"""embeddings: images and captions -> CLIP embeddings and the text-image score."""
 
 import time
 
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.images.codec import from_bytes
+from lightgen_core.encoders.unique import unique_texts
+from lightgen_core.images.codec import decode_image
 from storage.artifact import Artifact
 from storage.plural import counted
 from storage.tables import read_file, schema
-from tasks.context.context import Job
-from tasks.context.shards import Counterpart, counterparts
+from tasks.context.context import StageContext
+from tasks.context.shards import FileShard, shard_per_file
 from tasks.stage import stage
 
 
-@stage(version=2, reads=("embeddings",), weights=lambda recipe: (recipe.embeddings.model,), on_device=True)
-def embeddings(job: Job, synthesis: Artifact) -> None:
-    """Write `embeddings-*.parquet`, one for each shard of pictures: unit vectors and their cosine, the score."""
-    job.each(counterparts(synthesis, "^images", "embeddings"), Embedder, synthesis)
+@stage(version=2, config_sections=("embeddings",), weights=lambda recipe: (recipe.embeddings.model,), on_device=True)
+def embeddings(ctx: StageContext, synthesis: Artifact) -> None:
+    """Write `embeddings-*.parquet`, one for each shard of images: unit vectors and their cosine, the score."""
+    ctx.run_shards(shard_per_file(synthesis, "^images", "embeddings"), EmbeddingWorker, synthesis)
 
 
-class Embedder:
-    """Embeds a shard of pictures and their captions."""
+class EmbeddingWorker:
+    """Embeds a shard of images and their captions."""
 
-    def __init__(self, job: Job, synthesis: Artifact) -> None:
+    def __init__(self, ctx: StageContext, synthesis: Artifact) -> None:
         from lightgen_core.encoders.clip import Clip
 
-        asked = job.recipe.embeddings
-        self.job, self.synthesis, self.batch_size = job, synthesis, asked.batch_size
-        self.clip = Clip.load(asked.model, device=job.device(), precision=asked.precision)
+        config = ctx.recipe.embeddings
+        self.ctx, self.synthesis, self.batch_size = ctx, synthesis, config.batch_size
+        self.clip = Clip.load(config.model, device=ctx.device(), precision=config.precision)
 
-    def __call__(self, shard: Counterpart) -> None:
+    def __call__(self, shard: FileShard) -> None:
         started, width = time.monotonic(), self.clip.width
-        given = read_file(self.synthesis, shard.source)
-        pictures = given["image"].combine_chunks().field("bytes").to_pylist()
-        batches = [pictures[start : start + self.batch_size] for start in range(0, len(pictures), self.batch_size)]
-        image = np.concatenate([self.clip.embed_pictures([from_bytes(data) for data in batch]) for batch in batches])
-        unique, back = np.unique(given["caption"].to_pylist(), return_inverse=True)
-        text = self.clip.embed_texts(unique.tolist())[back]
-        vectors = {
-            "id": given["id"],
+        rows = read_file(self.synthesis, shard.source)
+        encoded = rows["image"].combine_chunks().field("bytes").to_pylist()
+        batches = [encoded[start : start + self.batch_size] for start in range(0, len(encoded), self.batch_size)]
+        image = np.concatenate([self.clip.embed_pictures([decode_image(data) for data in batch]) for batch in batches])
+        captions, inverse = unique_texts(rows["caption"].to_pylist())
+        text = self.clip.embed_texts(captions)[inverse]
+        columns = {
+            "id": rows["id"],
             "image": pa.FixedSizeListArray.from_arrays(image.ravel(), width),
             "text": pa.FixedSizeListArray.from_arrays(text.ravel(), width),
             "score": (image * text).sum(axis=1),
         }
         vector = pa.list_(pa.float32(), width)
-        columns = schema({"id": pa.int64(), "image": vector, "text": vector, "score": pa.float32()})
-        self.job.write_table(shard.name, pa.table(vectors, columns))
-        rate = len(pictures) / (time.monotonic() - started)
-        self.job.say("%s at %.1f images/s", counted(len(pictures), "image"), rate)
+        types = schema({"id": pa.int64(), "image": vector, "text": vector, "score": pa.float32()})
+        self.ctx.write_table(shard.name, pa.table(columns, types))
+        rate = len(encoded) / (time.monotonic() - started)
+        self.ctx.log("%s at %.1f images/s", counted(len(encoded), "image"), rate)

@@ -1,4 +1,4 @@
-"""The captions a recipe's students are evaluated on: for the stage that does so, and for those that must avoid them."""
+"""Captions that a recipe's students are evaluated on, and that training must avoid."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tasks.config.recipe import Recipe
 
 
 def evaluation_prompts(recipe: Recipe) -> list[Prompt]:
-    """Return the prompts that `evaluation` draws, category by category.
+    """Return the prompts of `evaluation`, category by category.
 
     Raises:
         PromptFileError: `evaluation.prompts` names a file that is not there, or not of its form.
@@ -18,7 +18,7 @@ def evaluation_prompts(recipe: Recipe) -> list[Prompt]:
 
 
 def evaluation_captions(recipe: Recipe) -> list[str]:
-    """Return what training must never see: the captions of the whole benchmark, however few of them are drawn.
+    """Return every caption of the benchmark, used or not: training must never see them.
 
     They follow from `evaluation.benchmark` and `evaluation.prompts` (and, for "scene", from `world`) alone, so another
     number of prompts or images changes no training caption.
@@ -30,10 +30,10 @@ def evaluation_captions(recipe: Recipe) -> list[str]:
 
 
 def prompt_files(recipe: Recipe) -> tuple[str, ...]:
-    """Return the file that `evaluation.prompts` names, once it has been read: its content enters keys.
+    """Return the file that `evaluation.prompts` names, after a check: its content enters keys.
 
     Raises:
-        PromptFileError: it is not there, or not of its form; better said by a plan than after days of training.
+        PromptFileError: it is missing or malformed, which a plan should report before days of training.
     """
     if recipe.evaluation.prompts is None:
         return ()
@@ -42,11 +42,11 @@ def prompt_files(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _prompts(recipe: Recipe, per_category: int | None) -> list[Prompt]:
-    asked = recipe.evaluation
+    config = recipe.evaluation
     return benchmark_prompts(
-        asked.benchmark,
+        config.benchmark,
         per_category,
         world=recipe.world,
         seed=derive_seed(recipe.seed, "evaluation"),
-        file=Path(asked.prompts) if asked.prompts else None,
+        file=Path(config.prompts) if config.prompts else None,
     )

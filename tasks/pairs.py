@@ -1,26 +1,24 @@
-"""pairs: the student's own samples and the teacher's pictures -> what to prefer over what."""
+"""pairs: the student's own samples and the teacher's images -> preference pairs."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from lightgen_core.captioning.select import assign_images
-from lightgen_core.evaluation.preference import ClipScorer, DetectorScorer, Scorer, TeacherWinsScorer, choose_pair
-from lightgen_core.images.codec import from_bytes, to_png
+from lightgen_core.evaluation.preference import load_scorer
+from lightgen_core.images.codec import decode_image
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
 from storage.rows import take_rows
 from storage.tables import IMAGE, about, read_table, schema
 from tasks.config.recipe import Recipe
-from tasks.context.context import Job
-from tasks.context.shards import Run, runs
+from tasks.context.context import StageContext
+from tasks.context.shards import RowRangeShard, split_rows
 from tasks.stage import stage
-from tasks.tokens import pattern_of
+from tasks.token_files import token_files_regex
 
-KINDS = {
+COLUMN_TYPES = {
     "id": pa.int64(),
     "caption": pa.string(),
     "topic": pa.string(),
@@ -34,119 +32,85 @@ KINDS = {
 }
 
 
-def frozen(recipe: Recipe) -> tuple[str, ...]:
+def frozen_models(recipe: Recipe) -> tuple[str, ...]:
     """Return the frozen models that the choice of pairs depends on."""
-    asked = recipe.pairs
-    return (recipe.embeddings.model,) if asked.scorer == "clip" else ()
+    return (recipe.embeddings.model,) if recipe.pairs.scorer == "clip" else ()
 
 
-@stage(version=3, reads=("seed", "pairs", "sampler", "world", "tokens", "pretrain"), weights=frozen, on_device=True)
-def pairs(job: Job, pretrain: Artifact, tokens: Artifact, synthesis: Artifact) -> None:
-    """Write `pairs-*.parquet`: for captions of the training set, a picture to prefer and one to avoid.
+@stage(
+    version=3,
+    config_sections=("seed", "pairs", "sampler", "world", "tokens", "pretrain"),
+    weights=frozen_models,
+    on_device=True,
+)
+def pairs(ctx: StageContext, pretrain: Artifact, tokens: Artifact, synthesis: Artifact) -> None:
+    """Write `pairs-*.parquet`: for captions of the training set, an image to prefer and one to avoid.
 
-    The loser is always a sample of the student itself, the winner the teacher's picture or a better sample.
+    The loser is always a sample of the student itself, the winner the teacher's image or a better sample.
     """
-    asked = job.recipe.pairs
-    chosen = _choose(tokens, _encoded(job.recipe), asked.count, derive_seed(job.recipe.seed, "pairs"))
-    job.each(runs(len(chosen), asked.shard_size, "pairs"), Sampler, pretrain, tokens, synthesis, chosen)
+    from lightgen_core.evaluation.pair_rows import choose_caption_rows
+
+    config = ctx.recipe.pairs
+    captions = read_table(tokens, _token_files(ctx.recipe), ["caption", "topic", "flipped"])
+    chosen = choose_caption_rows(captions, config.count, derive_seed(ctx.recipe.seed, "pairs"))
+    shards = split_rows(len(chosen), config.shard_size, "pairs")
+    ctx.run_shards(shards, PairWorker, pretrain, tokens, synthesis, chosen)
 
 
-def _encoded(recipe: Recipe) -> str:
-    """Return what names the files of tokens of the size that the student was last trained on, and samples."""
+def _token_files(recipe: Recipe) -> str:
+    """Return a pattern for the token files of the last phase's size, at which the student samples."""
     size, _ = recipe.phases[-1]
-    return pattern_of(size)
+    return token_files_regex(size)
 
 
-class Sampler:
-    """Samples the student for a shard of captions, and chooses pairs among its pictures and the teacher's."""
+class PairWorker:
+    """Samples the student for a shard of captions, and chooses pairs among its images and the teacher's."""
 
     def __init__(
-        self, job: Job, pretrain: Artifact, tokens: Artifact, synthesis: Artifact, chosen: npt.NDArray[np.int64]
+        self, ctx: StageContext, pretrain: Artifact, tokens: Artifact, synthesis: Artifact, chosen: NDArray[np.int64]
     ) -> None:
         from lightgen_core.sampling.text_to_image import TextToImage
 
-        self.job, self.tokens, self.synthesis, self.chosen = job, tokens, synthesis, chosen
-        self.scorer = _scorer(job)
-        self.ids = read_table(synthesis, "^images", ["id"])["id"].to_numpy()
-        folder = job.local_folder(pretrain, "student/")
-        self.student = TextToImage.load(folder, job.device(), head_compile=job.acceleration())
+        self.ctx, self.tokens, self.synthesis, self.chosen = ctx, tokens, synthesis, chosen
+        config = ctx.recipe.pairs
+        self.scorer = load_scorer(config.scorer, config.margin, ctx.recipe.embeddings.model, ctx.device())
+        self.image_ids = read_table(synthesis, "^images", ["id"])["id"].to_numpy()
+        folder = ctx.local_folder(pretrain, "student/")
+        self.student = TextToImage.load(folder, ctx.device(), head_compile=ctx.head_compile())
 
-    def __call__(self, shard: Run) -> None:
-        from lightgen_core.encoders.dtypes import to_bytes
+    def __call__(self, shard: RowRangeShard) -> None:
+        from lightgen_core.evaluation.pair_rows import pair_rows
 
-        recipe, samples = self.job.recipe, self.job.recipe.pairs.samples
-        table = take_rows(self.tokens, _encoded(recipe), self.chosen[shard.start : shard.stop])
+        recipe, config = self.ctx.recipe, self.ctx.recipe.pairs
+        table = take_rows(self.tokens, _token_files(recipe), self.chosen[shard.start : shard.stop])
         rows, layout = table.to_pylist(), about(table.schema)
         layout.pop("moments", None)  # a winner is the mean
-        told = [row["caption"] for row in rows]
-        teachers = _pictures_of(self.synthesis, self.ids, [row["id"] for row in rows])
-        captions = [caption for caption in told for _ in range(samples)]
-        seeds = [derive_seed(recipe.seed, "pairs", row["id"], k) for row in rows for k in range(samples)]
+        teacher_images = self._teacher_images([row["id"] for row in rows])
+        captions = [row["caption"] for row in rows for _ in range(config.samples)]
+        seeds = [
+            derive_seed(recipe.seed, "pairs", row["id"], sample) for row in rows for sample in range(config.samples)
+        ]
         sampled = self.student.sample(captions, seeds, sampler=recipe.sampler)
-        scores = self.scorer.score_student(list(sampled.pictures), captions).reshape(len(rows), samples)
-        rivals = self.scorer.score_teacher([from_bytes(picture) for picture in teachers], told)
-        found = []
-        for number, row in enumerate(rows):
-            match = choose_pair(scores[number], rivals[number], recipe.pairs.kind, self.scorer.margin)
-            if match is None:
-                continue
-            winner, loser = (None if place is None else number * samples + place for place in match)
-            found.append(
-                _row(
-                    row,
-                    row["latents"] if winner is None else to_bytes(sampled.latents[winner], str(layout["dtype"])),
-                    to_bytes(sampled.latents[loser], str(layout["dtype"])),
-                    teachers[number] if winner is None else to_png(sampled.pictures[winner]),
-                    to_png(sampled.pictures[loser]),
-                    "teacher" if winner is None else "best_worst",
-                )
-            )
-        counts = {kind: sum(pair["kind"] == kind for pair in found) for kind in ("teacher", "best_worst")}
-        counts |= {"samples": len(captions), "without_pair": len(rows) - len(found)}
-        self.job.write_table(shard.name, pa.Table.from_pylist(found, schema(KINDS, layout)), counts)
+        pairs = pair_rows(
+            rows,
+            teacher_images,
+            sampled.pictures,
+            sampled.latents,
+            self.scorer.score_student(list(sampled.pictures), captions).reshape(len(rows), config.samples),
+            self.scorer.score_teacher(
+                [decode_image(data) for data in teacher_images], [row["caption"] for row in rows]
+            ),
+            kind=config.kind,
+            margin=self.scorer.margin,
+            dtype=str(layout["dtype"]),
+        )
+        counts = {kind: sum(pair["kind"] == kind for pair in pairs) for kind in ("teacher", "best_worst")}
+        counts |= {"samples": len(captions), "without_pair": len(rows) - len(pairs)}
+        self.ctx.write_table(shard.name, pa.Table.from_pylist(pairs, schema(COLUMN_TYPES, layout)), counts)
 
-
-def _scorer(job: Job) -> Scorer:
-    asked = job.recipe.pairs
-    if asked.scorer == "none":
-        return TeacherWinsScorer()
-    if asked.scorer == "detector":
-        return DetectorScorer()
-    from lightgen_core.encoders.clip import Clip
-
-    return ClipScorer(Clip.load(job.recipe.embeddings.model, device=job.device()), asked.margin)
-
-
-def _choose(tokens: Artifact, pattern: str, count: int, seed: int) -> np.ndarray:
-    """Return the places of rows of the training set, in rising order: one for each caption, evenly over topics."""
-    table = read_table(tokens, pattern, ["caption", "topic", "flipped"])
-    order = np.random.default_rng(seed).permutation(len(table))
-    order = order[~table["flipped"].to_numpy()[order]]  # the pictures at hand are not mirrored
-    captions = table["caption"].combine_chunks().dictionary_encode().indices.to_numpy()
-    first = order[np.sort(np.unique(captions[order], return_index=True)[1])]
-    topics = table["topic"].take(first).to_pylist()
-    return np.unique(first[assign_images(topics, min(count, len(first)), "topics")])
-
-
-def _pictures_of(synthesis: Artifact, ids: np.ndarray, wanted: Sequence[int]) -> list[bytes]:
-    """Return the teacher's encoded pictures of some ids; `ids` (rows,) are those of all of them, rising."""
-    places, back = np.unique(np.searchsorted(ids, wanted), return_inverse=True)
-    encoded = take_rows(synthesis, "^images", places, ["image"])["image"].combine_chunks().field("bytes").to_pylist()
-    return [encoded[place] for place in back]
-
-
-def _row(
-    source: dict[str, Any], winner: bytes, loser: bytes, winner_image: bytes, loser_image: bytes, kind: str
-) -> dict[str, Any]:
-    return {
-        "id": source["id"],
-        "caption": source["caption"],
-        "topic": source["topic"],
-        "kind": kind,
-        "winner": winner,
-        "loser": loser,
-        "text": source["text"],
-        "text_length": source["text_length"],
-        "winner_image": {"bytes": winner_image, "path": None},
-        "loser_image": {"bytes": loser_image, "path": None},
-    }
+    def _teacher_images(self, ids: Sequence[int]) -> list[bytes]:
+        """Return the teacher's encoded images of some ids; those in the table ascend."""
+        indices, inverse = np.unique(np.searchsorted(self.image_ids, ids), return_inverse=True)
+        column = take_rows(self.synthesis, "^images", indices, ["image"])["image"].combine_chunks().field("bytes")
+        encoded = column.to_pylist()
+        return [encoded[index] for index in inverse]

@@ -3,19 +3,19 @@
 import json
 
 from storage.artifact import Artifact
-from tasks.context.context import Job
+from tasks.context.context import StageContext
 from tasks.stage import stage
 
 
-@stage(version=6, reads=("name", "purpose", "smoke_test", "seed", "world", "sampler", "report", "dedup"))
-def report(job: Job, *inputs: Artifact) -> None:
+@stage(version=6, config_sections=("name", "purpose", "smoke_test", "seed", "world", "sampler", "report", "dedup"))
+def report(ctx: StageContext, *inputs: Artifact) -> None:
     """Write `report.html`, `ledger.json` (seconds, device seconds, rows and bytes by stage) and `model/`."""
     from lightgen_core.report.page import render_report
-    from tasks.report_data import Inputs, gather
+    from tasks.report_data import RunArtifacts, build_report_data
 
-    given = Inputs({artifact.stage: artifact for artifact in inputs}, job.recipe)
-    _export_model(job, given.artifacts["dpo"])
-    data = gather(given)
+    run = RunArtifacts({artifact.stage: artifact for artifact in inputs}, ctx.recipe)
+    _export_model(ctx, run.artifacts["dpo"])
+    data = build_report_data(run)
     ledger = [
         {
             "stage": row.stage,
@@ -26,18 +26,18 @@ def report(job: Job, *inputs: Artifact) -> None:
         }
         for row in data.stages
     ]
-    job.write("ledger.json", json.dumps(ledger, indent=1).encode())
-    job.write("report.html", render_report(data).encode())
-    job.counts = {"rows": len(data.samples)}
+    ctx.write("ledger.json", json.dumps(ledger, indent=1).encode())
+    ctx.write("report.html", render_report(data).encode())
+    ctx.counts = {"rows": len(data.samples)}
 
 
-def _export_model(job: Job, tuned: Artifact) -> None:
-    """Save the tuned student once more, and in its config how the recipe samples it."""
+def _export_model(ctx: StageContext, dpo: Artifact) -> None:
+    """Save the tuned student with the recipe's sampler in its config."""
     from lightgen_core.model.save import load_student, save_student
 
-    folder, saved = job.scratch / "model", job.local_folder(tuned, "student/")
+    folder, saved = ctx.scratch / "model", ctx.local_folder(dpo, "student/")
     student, info = load_student(saved, weights="raw")
     averaged, _ = load_student(saved, weights="ema")
-    sampler = job.recipe.sampler.model_dump(mode="json")
+    sampler = ctx.recipe.sampler.model_dump(mode="json")
     save_student(folder, student, averaged.state_dict(), info | {"sampler": sampler})
-    job.add_folder(folder, "model/")
+    ctx.add_folder(folder, "model/")

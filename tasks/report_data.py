@@ -1,4 +1,4 @@
-"""Gathers from the artifacts of a run what its report shows, and the page of each stage in the Prefect UI."""
+"""Report data of a run from its artifacts, for the report and the stage pages of the Prefect UI."""
 
 import datetime
 import json
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import yaml
 
 from lightgen_core.dedup.diversity import Diversity
-from lightgen_core.images.codec import from_bytes
+from lightgen_core.images.codec import decode_image
 from lightgen_core.intervals import Interval
 from lightgen_core.report.data import (
     Curve,
@@ -35,23 +35,23 @@ from storage.tables import read_table
 from tasks.config.recipe import Recipe
 
 MOST_TOPICS = 24
-"""Topics that the page lists; a taxonomy of thousands would bury the rest."""
+"""Topics listed at most; thousands would bury the rest."""
 
 
 @dataclass(frozen=True)
-class Inputs:
+class RunArtifacts:
     """The artifacts of a run, by stage, and the recipe they were made from."""
 
     artifacts: Mapping[str, Artifact]
     recipe: Recipe
 
 
-def gather(given: Inputs) -> ReportData:
-    """Return everything that the page shows."""
-    recipe, artifacts = given.recipe, given.artifacts
+def build_report_data(run: RunArtifacts) -> ReportData:
+    """Return all data of the report."""
+    recipe, artifacts = run.recipe, run.artifacts
     manifests = {name: artifact.manifest() for name, artifact in artifacts.items()}
-    newest = manifests["evaluation"]
-    scored, pairs = newest.metrics, manifests["pairs"].counts
+    latest = manifests["evaluation"]
+    scored, pairs = latest.metrics, manifests["pairs"].counts
     topics = manifests["captions"].metrics["captions_by_topic"]
     return ReportData(
         name=recipe.name,
@@ -59,16 +59,16 @@ def gather(given: Inputs) -> ReportData:
         recipe=yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
         stages=tuple(_stage_row(artifact) for artifact in artifacts.values()),
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        prompts=_prompts(recipe, newest.counts["prompts"]),
+        prompts=_prompts(recipe, latest.counts["prompts"]),
         scorer=scored["judge"],
         scores={
-            who: {name: Interval(**score) for name, score in table.items()}
-            for who, table in scored["scores"].items()
+            student: {name: Interval(**score) for name, score in table.items()}
+            for student, table in scored["scores"].items()
             if table is not None
         },
-        clip_scores={who: Interval(**score) for who, score in scored.get("clip_score", {}).items()},
+        clip_scores={student: Interval(**score) for student, score in scored.get("clip_score", {}).items()},
         smoke_test=recipe.smoke_test,
-        samples=samples(given),
+        samples=samples(run),
         curves=(loss_curve(artifacts["pretrain"]), *preference_curves(artifacts["dpo"])),
         topics=topics_of(artifacts["captions"]),
         other_topics=max(0, len(topics) - MOST_TOPICS),
@@ -76,12 +76,12 @@ def gather(given: Inputs) -> ReportData:
         repeated_captions=manifests["captions"].counts["repeated"],
         quarantine=manifests["synthesis"].metrics["quarantine"],
         diversity=tuple(Diversity(**manifests["dedup"].metrics["diversity"]).metrics()),
-        dedup=dedup_summary(given),
-        pairs=pair_examples(given),
+        dedup=dedup_summary(run),
+        pairs=pair_examples(run),
         pair_counts={kind: pairs[kind] for kind in ("teacher", "best_worst") if pairs[kind]},
         captions_without_pair=pairs["without_pair"],
-        host=newest.host,
-        software=newest.software,
+        host=latest.host,
+        software=latest.software,
     )
 
 
@@ -101,69 +101,69 @@ def _stage_row(artifact: Artifact) -> StageRow:
 
 
 def _prompts(recipe: Recipe, count: int) -> str:
-    """What the students were told to draw, in words."""
-    asked = recipe.evaluation
-    if asked.benchmark == "scene":
+    """Describe the evaluation prompts."""
+    config = recipe.evaluation
+    if config.benchmark == "scene":
         return f"{count:,} held-out captions of the scene world"
-    if asked.prompts:
-        return f"{count:,} captions of {Path(asked.prompts).name}"
+    if config.prompts:
+        return f"{count:,} captions of {Path(config.prompts).name}"
     return f"{count:,} captions of GenEval\N{RIGHT SINGLE QUOTATION MARK}s form (not its own list)"
 
 
-def samples(given: Inputs) -> tuple[SampleRow, ...]:
-    """The first captions of each category: what both students drew, and what the teacher would if it can say so.
+def samples(run: RunArtifacts) -> tuple[SampleRow, ...]:
+    """Return the first captions of each category with both students' images, and the scene teacher's.
 
     Needs `evaluation`.
     """
-    drawn, recipe = given.artifacts["evaluation"], given.recipe
-    about = read_table(drawn, "^samples", ["student", "prompt", "category"])
-    # The first picture of each prompt by each student, in the order of the rows: students, then prompts.
+    evaluation, recipe = run.artifacts["evaluation"], run.recipe
+    labels = read_table(evaluation, "^samples", ["student", "prompt", "category"])
+    # The first image of each prompt by each student, in the order of the rows: students, then prompts.
     first: dict[tuple[str, int], int] = {}
     shown: dict[str, set[int]] = {}
-    columns = (about[name].to_pylist() for name in ("student", "prompt", "category"))
-    for place, (student, prompt, category) in enumerate(zip(*columns, strict=True)):
+    columns = (labels[name].to_pylist() for name in ("student", "prompt", "category"))
+    for index, (student, prompt, category) in enumerate(zip(*columns, strict=True)):
         chosen = shown.setdefault(category, set())
         if len(chosen) < recipe.report.examples:
             chosen.add(prompt)
         if prompt in chosen:
-            first.setdefault((student, prompt), place)
+            first.setdefault((student, prompt), index)
     rows: dict[int, SampleRow] = {}
-    for row in take_rows(drawn, "^samples", sorted(first.values())).to_pylist():
-        before = rows.get(row["prompt"]) or SampleRow(row["category"], row["caption"], _teachers(recipe, row))
-        sample = JudgedImage(from_bytes(row["image"]["bytes"]), row["correct"])
-        rows[row["prompt"]] = replace(before, samples={**before.samples, row["student"]: sample})
+    for row in take_rows(evaluation, "^samples", sorted(first.values())).to_pylist():
+        row_so_far = rows.get(row["prompt"]) or SampleRow(row["category"], row["caption"], _teacher_sample(recipe, row))
+        sample = JudgedImage(decode_image(row["image"]["bytes"]), row["correct"])
+        rows[row["prompt"]] = replace(row_so_far, samples={**row_so_far.samples, row["student"]: sample})
     return tuple(rows.values())
 
 
-def _teachers(recipe: Recipe, row: Mapping[str, Any]) -> dict[str, JudgedImage]:
-    """What the scene teacher draws for a caption; nothing for other teachers, who were never asked about this one."""
+def _teacher_sample(recipe: Recipe, row: Mapping[str, Any]) -> dict[str, JudgedImage]:
+    """Return the scene teacher's image of a caption; {} for other teachers, which never saw it."""
     if recipe.evaluation.benchmark != "scene" or recipe.synthesis.teacher != "scene":
         return {}
     seed = derive_seed(recipe.seed, "report", row["prompt"])
-    return {"teacher": JudgedImage(SceneTeacher(recipe.world).draw([row["caption"]], [seed])[0])}
+    return {"teacher": JudgedImage(SceneTeacher(recipe.world).generate([row["caption"]], [seed])[0])}
 
 
 def loss_curve(pretrain: Artifact) -> Curve:
-    """The loss over all phases of the pre-training."""
+    """Return the loss over all phases of the pre-training."""
     loss = _log(pretrain)
-    meaning = "mean over hidden tokens; lower is better"
+    meaning = "mean over masked tokens; lower is better"
     later = [str(before["step"]) for before, row in pairwise(loss) if row["phase"] != before["phase"]]
     if later:
         meaning += f"; the next phase begins after step {', '.join(later)}"
-    return Curve("pre-training loss", *_lines(loss, ["loss"]), meaning=meaning)
+    return Curve("pre-training loss", *_series(loss, ["loss"]), meaning=meaning)
 
 
 def preference_curves(dpo: Artifact) -> tuple[Curve, ...]:
-    """How often the tuned student prefers the winner, and what both pictures' errors do; nothing of no steps."""
-    tuning = _log(dpo)
-    if not tuning:
+    """Return accuracy and both images' errors over the steps of DPO; () for no steps."""
+    rows = _log(dpo)
+    if not rows:
         return ()
-    won = "share of pairs won; chance is a half"
+    meaning = "fraction of pairs won; chance is a half"
     return (
-        Curve("preference accuracy", *_lines(tuning, ["accuracy"]), meaning=won, reference=0.5),
+        Curve("preference accuracy", *_series(rows, ["accuracy"]), meaning=meaning, reference=0.5),
         Curve(
             "error above the reference",
-            *_lines(tuning, ["winner_delta", "loser_delta"]),
+            *_series(rows, ["winner_delta", "loser_delta"]),
             meaning="the winner's must not rise",
             reference=0.0,
         ),
@@ -175,53 +175,55 @@ def _log(artifact: Artifact) -> list[dict[str, float]]:
         return json.load(file)
 
 
-def _lines(rows: list[dict[str, float]], names: list[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _series(rows: list[dict[str, float]], names: list[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     steps = np.array([row["step"] for row in rows], dtype=np.int64)
     return steps, {name: np.array([row[name] for row in rows], dtype=np.float64) for name in names}
 
 
 def topics_of(captions: Artifact) -> tuple[Topic, ...]:
-    """The topics with the most captions, in the captions' order, each with its first caption."""
+    """Return the topics with the most captions, in the captions' order, each with its first caption."""
     counts = captions.manifest().metrics["captions_by_topic"]
     largest = set(sorted(counts, key=lambda name: -counts[name])[:MOST_TOPICS])
     topics = read_table(captions, "^captions", ["topic"])["topic"].combine_chunks().dictionary_encode()
-    places = np.unique(topics.indices.to_numpy(), return_index=True)[1]
-    first = take_rows(captions, "^captions", np.sort(places), ["topic", "caption"]).to_pylist()
+    rows_of_first = np.unique(topics.indices.to_numpy(), return_index=True)[1]
+    first = take_rows(captions, "^captions", np.sort(rows_of_first), ["topic", "caption"]).to_pylist()
     return tuple(Topic(row["topic"], counts[row["topic"]], row["caption"]) for row in first if row["topic"] in largest)
 
 
-def _repeats(captions: Artifact, most: int = 6) -> tuple[DuplicateCaption, ...]:
+def _repeats(captions: Artifact, limit: int = 6) -> tuple[DuplicateCaption, ...]:
     dropped = read_table(captions, "^dropped", ["caption", "duplicate_of", "similarity"])
-    shown = dropped.filter(pc.is_valid(dropped["duplicate_of"])).slice(0, most).to_pylist()
+    examples = dropped.filter(pc.is_valid(dropped["duplicate_of"])).slice(0, limit).to_pylist()
     kept = read_table(captions, "^captions", ["caption"])["caption"]
     return tuple(
-        DuplicateCaption(row["caption"], kept[row["duplicate_of"]].as_py(), row["similarity"]) for row in shown
+        DuplicateCaption(row["caption"], kept[row["duplicate_of"]].as_py(), row["similarity"]) for row in examples
     )
 
 
-def dedup_summary(given: Inputs) -> DedupSummary:
-    """What went and why, with the copies that were hardest to tell; needs `synthesis` and `dedup`."""
-    manifest = given.artifacts["dedup"].manifest()
+def dedup_summary(run: RunArtifacts) -> DedupSummary:
+    """Return the dropped images by reason, with the least similar duplicates; needs `synthesis` and `dedup`."""
+    manifest = run.artifacts["dedup"].manifest()
     certificate = manifest.metrics["certificate"]
-    verdict = read_table(given.artifacts["dedup"], "^keep")
-    copies = verdict.filter(pc.and_(pc.invert(verdict["kept"]), pc.is_valid(verdict["duplicate_of"])))
-    nearest_last = copies.sort_by([("similarity", "ascending"), ("id", "ascending")])
-    examples = nearest_last.slice(0, given.recipe.report.duplicates).to_pylist()
-    pictures = _by_id(given.artifacts["synthesis"], {row[name] for row in examples for name in ("id", "duplicate_of")})
+    verdicts = read_table(run.artifacts["dedup"], "^keep")
+    copies = verdicts.filter(pc.and_(pc.invert(verdicts["kept"]), pc.is_valid(verdicts["duplicate_of"])))
+    least_similar = copies.sort_by([("similarity", "ascending"), ("id", "ascending")])
+    examples = least_similar.slice(0, run.recipe.report.duplicates).to_pylist()
+    images = _images_by_id(
+        run.artifacts["synthesis"], {row[name] for row in examples for name in ("id", "duplicate_of")}
+    )
     return DedupSummary(
-        images=len(verdict),
+        images=len(verdicts),
         reasons=manifest.metrics["reasons"],
-        threshold=given.recipe.dedup.threshold,
+        threshold=run.recipe.dedup.threshold,
         index=tuple(certificate["index"]),
         queries=certificate["queries"],
         pairs=certificate["pairs"],
         recall=Interval(**certificate["recall"]) if certificate["recall"] else None,
         examples=tuple(
             DuplicateImage(
-                dropped=pictures[row["id"]][0],
-                kept=pictures[row["duplicate_of"]][0],
-                dropped_caption=pictures[row["id"]][1],
-                kept_caption=pictures[row["duplicate_of"]][1],
+                dropped=images[row["id"]][0],
+                kept=images[row["duplicate_of"]][0],
+                dropped_caption=images[row["id"]][1],
+                kept_caption=images[row["duplicate_of"]][1],
                 similarity=row["similarity"],
                 reason=row["reason"],
             )
@@ -230,24 +232,24 @@ def dedup_summary(given: Inputs) -> DedupSummary:
     )
 
 
-def _by_id(synthesis: Artifact, ids: set[int]) -> dict[int, tuple[np.ndarray, str]]:
-    """Return picture and caption of some of the teacher's pictures."""
-    every = read_table(synthesis, "^images", ["id"])["id"].to_numpy()
-    places = np.flatnonzero(np.isin(every, sorted(ids)))
-    chosen = take_rows(synthesis, "^images", places, ["id", "image", "caption"]).to_pylist()
-    return {row["id"]: (from_bytes(row["image"]["bytes"]), row["caption"]) for row in chosen}
+def _images_by_id(synthesis: Artifact, ids: set[int]) -> dict[int, tuple[np.ndarray, str]]:
+    """Return image and caption of some of the teacher's images."""
+    all_ids = read_table(synthesis, "^images", ["id"])["id"].to_numpy()
+    indices = np.flatnonzero(np.isin(all_ids, sorted(ids)))
+    chosen = take_rows(synthesis, "^images", indices, ["id", "image", "caption"]).to_pylist()
+    return {row["id"]: (decode_image(row["image"]["bytes"]), row["caption"]) for row in chosen}
 
 
-def pair_examples(given: Inputs) -> tuple[PairExample, ...]:
-    """The first pairs; needs `pairs`."""
-    pairs = given.artifacts["pairs"]
-    shown = min(given.recipe.report.pairs, pairs.manifest().counts["rows"])
-    rows = take_rows(pairs, "^pairs", range(shown), ["caption", "kind", "winner_image", "loser_image"]).to_pylist()
+def pair_examples(run: RunArtifacts) -> tuple[PairExample, ...]:
+    """Return the first pairs; needs `pairs`."""
+    pairs = run.artifacts["pairs"]
+    count = min(run.recipe.report.pairs, pairs.manifest().counts["rows"])
+    rows = take_rows(pairs, "^pairs", range(count), ["caption", "kind", "winner_image", "loser_image"]).to_pylist()
     return tuple(
         PairExample(
             row["caption"],
-            from_bytes(row["winner_image"]["bytes"]),
-            from_bytes(row["loser_image"]["bytes"]),
+            decode_image(row["winner_image"]["bytes"]),
+            decode_image(row["loser_image"]["bytes"]),
             row["kind"],
         )
         for row in rows

@@ -1,4 +1,4 @@
-"""A stage: its key, its cache, its resumption, its commit. Every artifact is made by `Stage.make`, nowhere else."""
+"""The stage: key, cache, resumption and commit. Only `Stage.run` makes artifacts."""
 
 import contextlib
 import datetime
@@ -17,19 +17,20 @@ from storage.manifest import FileEntry, Manifest
 from storage.store import Store
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
-from tasks.context.context import Job
+from tasks.context.context import StageContext
 from tasks.context.digests import content_digest, weights_digest
-from tasks.context.elapsed import Clock
-from tasks.context.explain import Wanted, never_made
-from tasks.context.progress import Watch, nobody
+from tasks.context.elapsed import ElapsedTime
+from tasks.context.explain import ArtifactIdentity, explain_missing
+from tasks.context.progress import ProgressCallback, ignore_progress
 from tasks.context.scratch import Scratch
-from tasks.executors.worker import software
+from tasks.context.software import software
+from tasks.executors.select import run_shards
 
-log = logging.getLogger("lightgen")
+logger = logging.getLogger(__name__)
 
 
 class InputChanged(Exception):
-    """A file that a stage reads is not what it was when the stage began, so its key no longer tells what was made."""
+    """A file that a stage reads changed while it ran, so its key no longer describes the result."""
 
 
 @dataclass(frozen=True)
@@ -38,35 +39,35 @@ class Stage:
 
     name: str
     version: int
-    reads: tuple[str, ...]
+    config_sections: tuple[str, ...]
     body: Callable[..., None]
     weights: Callable[[Recipe], tuple[str, ...]]
     files: Callable[[Recipe], tuple[str, ...]]
     on_device: Callable[[Recipe], bool]
 
     @property
-    def purpose(self) -> str:
-        """What it writes, in the words of its body's docstring."""
+    def description(self) -> str:
+        """Summary of its outputs: the first paragraph of its body's docstring."""
         return (self.body.__doc__ or "").split("\n\n")[0]
 
     def config(self, recipe: Recipe) -> dict[str, Any]:
-        """Return what of the recipe decides this stage's bytes, frozen weights and the content of files included."""
-        whole = recipe.model_dump(mode="json", include=set(self.reads))
+        """Return the part of a recipe that decides this stage's bytes, with digests of models and files."""
+        sections = recipe.model_dump(mode="json", include=set(self.config_sections))
         weights = {reference: weights_digest(reference) for reference in self.weights(recipe)}
         files = {path: content_digest(Path(path).expanduser()) for path in self.files(recipe)}
-        return whole | {"weights": weights} | ({"files": files} if files else {})
+        return sections | {"weights": weights} | ({"files": files} if files else {})
 
     def artifact(self, recipe: Recipe, store: Store, inputs: tuple[Artifact, ...]) -> Artifact:
-        """Return the place of what this stage makes of a recipe and inputs. Nothing is made."""
+        """Return this stage's artifact for a recipe and inputs, finished or not."""
         keys = {artifact.stage: artifact.key for artifact in inputs}
         return Artifact(store, self.name, artifact_key(self.name, self.version, self.config(recipe), keys))
 
-    def why_missing(self, recipe: Recipe, inputs: tuple[Artifact, ...], artifact: Artifact) -> str:
-        """Say of an artifact that is not there how it differs from the nearest that is."""
-        keys = {given.stage: given.key for given in inputs}
-        return never_made(artifact, Wanted(self.version, self.config(recipe), keys))
+    def explain_missing(self, recipe: Recipe, inputs: tuple[Artifact, ...], artifact: Artifact) -> str:
+        """Return a sentence on how a missing artifact differs from the nearest finished one."""
+        keys = {source.stage: source.key for source in inputs}
+        return explain_missing(artifact, ArtifactIdentity(self.version, self.config(recipe), keys))
 
-    def make(
+    def run(
         self,
         recipe: Recipe,
         settings: Settings,
@@ -74,22 +75,22 @@ class Stage:
         artifact: Artifact,
         *,
         remake_before: datetime.datetime | None = None,
-        watch: Watch = nobody,
+        on_progress: ProgressCallback = ignore_progress,
         device: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> bool:
-        """Make the artifact, unless it is done. Return whether this call made it.
+        """Make the artifact, unless it is done. Return True if this call made it.
 
-        A damaged artifact keeps its whole files, an interrupted one its finished shards; only the rest is made. In a
+        A damaged artifact keeps its intact files, an interrupted one its finished shards; only the rest is made. In a
         store without locks another machine may make the same one: the first to finish has made it.
 
         Args:
-            remake_before: an artifact that was made, or begun, before this moment is made again from nothing. It
-                is one for all attempts of a run, so that a second attempt goes on with what the first has made.
-            watch: hears how far the making is.
-            device: gives the accelerator to a stage that needs it, for as long as it works; it may wait for it.
+            remake_before: an artifact that was made, or begun, before this moment is made again from nothing. All
+                attempts of a run share it, so that a second attempt continues the first.
+            on_progress: called with the stage's progress.
+            device: context that holds the accelerator for a stage that needs it; it may wait for it.
 
         Raises:
-            InputChanged: a file that the stage reads was changed while it worked.
+            InputChanged: a file that the stage reads was changed while it ran.
         """
         scratch = Scratch(artifact, settings)
         with scratch.lock():
@@ -97,78 +98,79 @@ class Stage:
             if refresh:
                 artifact.remove()
                 scratch.clear()
-            found = artifact.check()
-            if found.state == "done":
+            status = artifact.check()
+            if status.state == "done":
                 artifact.tidy()
                 return False
-            if found.state == "damaged":
-                log.warning("%s: %s; making it again", self.name, found.why)
+            if status.state == "damaged":
+                logger.warning("%s: %s; making it again", self.name, status.why)
                 artifact.reopen()
+            on_device = self.on_device(recipe)
             try:
-                with device() if self.on_device(recipe) else contextlib.nullcontext():
+                with device() if on_device else contextlib.nullcontext():
                     artifact.records()  # raises where another machine has finished it while this one waited
-                    job = Job(recipe, settings, artifact, watch, self.on_device(recipe))
-                    if found.state == "partial":
-                        job.say("going on: %s", found.why)
-                    elif found.state == "missing" and not refresh:
-                        job.say("started (%s)", self.why_missing(recipe, inputs, artifact))
+                    ctx = StageContext(recipe, settings, artifact, on_progress, on_device, execute=run_shards)
+                    if status.state == "partial":
+                        ctx.log("going on: %s", status.why)
+                    elif status.state == "missing" and not refresh:
+                        ctx.log("started (%s)", self.explain_missing(recipe, inputs, artifact))
                     else:
-                        job.say("started (to be made again)")
-                    job.keep_clock()
-                    self.body(job, *inputs)
-                    first = artifact.commit(self._manifest(job, inputs))
+                        ctx.log("started (to be made again)")
+                    ctx.save_elapsed()
+                    self.body(ctx, *inputs)
+                    made_here = artifact.commit(self._manifest(ctx, inputs))
             except (FinishedElsewhere, DamagedArtifact, FileNotFoundError):
                 # Whoever finishes sweeps away what this one may have been reading.
                 if artifact.store.locks or not artifact.finished():
                     raise
                 artifact.tidy()
-                first = False
+                made_here = False
             scratch.clear()
-            if not first:
-                log.info("%s: another machine finished it first; its artifact is taken", self.name)
-            return first
+            if not made_here:
+                logger.info("%s: another machine finished it first; its artifact is taken", self.name)
+            return made_here
 
-    def _manifest(self, job: Job, inputs: tuple[Artifact, ...]) -> Manifest:
-        records, config = job.records(), self.config(job.recipe)
+    def _manifest(self, ctx: StageContext, inputs: tuple[Artifact, ...]) -> Manifest:
+        records, config = ctx.records(), self.config(ctx.recipe)
         keys = {artifact.stage: artifact.key for artifact in inputs}
-        if artifact_key(self.name, self.version, config, keys) != job.artifact.key:
-            job.artifact.remove()
+        if artifact_key(self.name, self.version, config, keys) != ctx.artifact.key:
+            ctx.artifact.remove()
             raise InputChanged(
-                f"{self.name}: a file that it reads was changed meanwhile ({', '.join(self.files(job.recipe))}, or "
-                "weights); what was made of the old and the new is thrown away. Run the same command again."
+                f"{self.name}: a file that it reads was changed meanwhile ({', '.join(self.files(ctx.recipe))}, or "
+                "weights); the mixed result was removed. Run the same command again."
             )
-        seconds = round(job.clock.seconds(), 3)
+        seconds = round(ctx.elapsed.seconds(), 3)
         files = tuple(records[name] for name in sorted(records))
         return Manifest(
             stage=self.name,
-            key=job.artifact.key,
+            key=ctx.artifact.key,
             stage_version=self.version,
             config=config,
             inputs=keys,
             files=files,
-            counts=_total(files) | job.counts,
-            metrics=job.figures,
+            counts=_total(files) | ctx.counts,
+            metrics=ctx.metrics,
             timings={"seconds": seconds},
-            device_seconds=seconds if self.on_device(job.recipe) else 0.0,
+            device_seconds=seconds if self.on_device(ctx.recipe) else 0.0,
             models={
                 name: reference.commit()
-                for name in self.weights(job.recipe)
+                for name in self.weights(ctx.recipe)
                 if (reference := parse_model_ref(name)).path is None
             },
             software=software() | {"python": platform.python_version()},
-            host={"machine": platform.machine(), "system": platform.system(), "device": job.settings.device},
+            host={"machine": platform.machine(), "system": platform.system(), "device": ctx.settings.device},
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
 
 
 def _older(artifact: Artifact, moment: datetime.datetime) -> bool:
-    """Tell whether an artifact was made before a moment, or, where it is unfinished, begun before it."""
-    made: datetime.datetime | None
+    """Return True if an artifact was made before a moment, or, where it is unfinished, begun before it."""
+    created_at: datetime.datetime | None
     try:
-        made = datetime.datetime.fromisoformat(artifact.manifest().created_at)
+        created_at = datetime.datetime.fromisoformat(artifact.manifest().created_at)
     except DamagedArtifact:
-        made = Clock(artifact).began()
-    return made is None or made < moment
+        created_at = ElapsedTime(artifact).started_at()
+    return created_at is None or created_at < moment
 
 
 def _total(files: tuple[FileEntry, ...]) -> dict[str, int]:
@@ -182,23 +184,23 @@ def _total(files: tuple[FileEntry, ...]) -> dict[str, int]:
 def stage(
     *,
     version: int,
-    reads: tuple[str, ...],
+    config_sections: tuple[str, ...],
     weights: Callable[[Recipe], tuple[str, ...]] = lambda recipe: (),
     files: Callable[[Recipe], tuple[str, ...]] = lambda recipe: (),
     on_device: bool | Callable[[Recipe], bool] = False,
 ) -> Callable[[Callable[..., None]], Stage]:
-    """Turn a function `(job, *input artifacts)` into the stage of its name.
+    """Turn a function `(ctx, *input artifacts)` into the stage of its name.
 
     Args:
-        version: raise it when a change of the stage's code, or of the core below it, changes the bytes it makes.
-        reads: the recipe's sections that decide its bytes.
-        weights: the frozen components it uses, whose weights enter the key.
+        version: to be raised with every change of the stage's code, or of the core below it, that changes its bytes.
+        config_sections: the recipe's sections that decide its bytes.
+        weights: the frozen models that it uses, whose weights enter the key.
         files: the user's files or folders that it reads, whose content enters the key.
         on_device: whether it holds the accelerator, for the cost ledger.
     """
 
     def wrap(body: Callable[..., None]) -> Stage:
         holds = on_device if callable(on_device) else lambda recipe: on_device
-        return Stage(body.__name__, version, reads, body, weights, files, holds)
+        return Stage(body.__name__, version, config_sections, body, weights, files, holds)
 
     return wrap

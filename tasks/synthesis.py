@@ -1,4 +1,4 @@
-"""synthesis: captions -> the teacher's pictures, in Parquet shards that `datasets` opens with an Image feature."""
+"""synthesis: captions -> the teacher's images, in Parquet shards that `datasets` opens with an Image feature."""
 
 import hashlib
 from collections import Counter
@@ -11,10 +11,10 @@ from storage.artifact import Artifact
 from storage.plural import counted
 from storage.tables import IMAGE, schema
 from tasks.config.recipe import Recipe
-from tasks.context.context import Job
-from tasks.context.shards import Run, runs
+from tasks.context.context import StageContext
+from tasks.context.shards import RowRangeShard, split_rows
 from tasks.stage import stage
-from tasks.synthesis_plan import Work, work_of
+from tasks.synthesis_plan import SynthesisPlan, plan_synthesis
 
 SCHEMA = schema(
     {
@@ -34,82 +34,85 @@ QUARANTINE = schema(
 )
 
 
-class NothingDrawn(Exception):
-    """Not one picture could be had."""
+class NoImagesError(Exception):
+    """The teacher gave not one image."""
 
 
 def _weights(recipe: Recipe) -> tuple[str, ...]:
-    asked = recipe.synthesis
-    return (asked.diffusers.model,) if asked.teacher == "diffusers" and asked.diffusers else ()
+    config = recipe.synthesis
+    return (config.diffusers.model,) if config.teacher == "diffusers" and config.diffusers else ()
 
 
 def _files(recipe: Recipe) -> tuple[str, ...]:
-    asked = recipe.synthesis
-    return (asked.files.path,) if asked.teacher == "files" and asked.files else ()
+    config = recipe.synthesis
+    return (config.files.path,) if config.teacher == "files" and config.files else ()
 
 
 @stage(
     version=3,
-    reads=("seed", "world", "synthesis"),
+    config_sections=("seed", "world", "synthesis"),
     weights=_weights,
     files=_files,
     on_device=lambda recipe: recipe.synthesis.teacher == "diffusers",
 )
-def synthesis(job: Job, captions: Artifact) -> None:
-    """Write `images-*.parquet`, and in `quarantine-*.parquet` what could not be had, with the reason.
+def synthesis(ctx: StageContext, captions: Artifact) -> None:
+    """Write `images-*.parquet`, and in `quarantine-*.parquet` the images that failed, with the reason.
 
-    Every picture is planned before the first is made, with its id and seed, so neither batch nor shard nor a failure
-    changes another. The id of a picture in the quarantine stays unused.
+    Every image is planned before the first is made, with its id and seed, so neither batch nor shard nor a failure
+    changes another. The id of an image in the quarantine stays unused.
     """
-    work = work_of(job.recipe, captions)
-    if "caption_filtered_out" in work.counts:
-        job.say("%s with a kept caption, %d without", counted(len(work), "sample"), work.counts["caption_filtered_out"])
-    if work.faults:
-        rows = [{"id": None, "source": f.key, "caption": f.caption, **_told(f.why)} for f in work.faults]
-        job.write_table("quarantine-set.parquet", pa.Table.from_pylist(rows, QUARANTINE))
-    job.each(runs(len(work), job.recipe.synthesis.shard_size, "images", "quarantine"), Painter, work)
-    _conclude(job, work)
+    plan = plan_synthesis(ctx.recipe, captions)
+    if "caption_filtered_out" in plan.counts:
+        ctx.log("%s with a kept caption, %d without", counted(len(plan), "sample"), plan.counts["caption_filtered_out"])
+    if plan.faults:
+        rows = [{"id": None, "source": f.key, "caption": f.caption, **_reason_columns(f.error)} for f in plan.faults]
+        ctx.write_table("quarantine-set.parquet", pa.Table.from_pylist(rows, QUARANTINE))
+    shards = split_rows(len(plan), ctx.recipe.synthesis.shard_size, "images", "quarantine")
+    ctx.run_shards(shards, SynthesisWorker, plan)
+    _summarize(ctx, plan)
 
 
-class Painter:
-    """Makes the pictures of a shard: the table of those that came, and the table of the others."""
+class SynthesisWorker:
+    """Makes the images of a shard: a table of those that succeeded, and one of the others."""
 
-    def __init__(self, job: Job, work: Work) -> None:
-        self.job, self.work, self.pictures = job, work, work.opened(job)
+    def __init__(self, ctx: StageContext, plan: SynthesisPlan) -> None:
+        self.ctx, self.plan, self.images = ctx, plan, plan.load_source(ctx)
 
-    def __call__(self, shard: Run) -> None:
+    def __call__(self, shard: RowRangeShard) -> None:
         images, quarantine = [], []
-        rows, pictures = self.work.rows(shard.start, shard.stop), self.pictures(shard.start, shard.stop)
-        for row, made in zip(rows, pictures, strict=True):
-            if isinstance(made, Rejected):
-                quarantine.append({name: row[name] for name in ("id", "source", "caption")} | _told(made))
+        rows, results = self.plan.rows(shard.start, shard.stop), self.images(shard.start, shard.stop)
+        for row, result in zip(rows, results, strict=True):
+            if isinstance(result, Rejected):
+                source = {name: row[name] for name in ("id", "source", "caption")}
+                quarantine.append(source | _reason_columns(result))
             else:
-                picture = {"bytes": made, "path": f"{row['id']:09d}.{suffix_of(made)}"}
-                images.append(row | {"image": picture, "sha256": hashlib.sha256(made).hexdigest()})
-        first, second = shard.files
-        self.job.write_table(second, pa.Table.from_pylist(quarantine, QUARANTINE))
-        self.job.write_table(first, pa.Table.from_pylist(images, SCHEMA))
+                image = {"bytes": result, "path": f"{row['id']:09d}.{suffix_of(result)}"}
+                images.append(row | {"image": image, "sha256": hashlib.sha256(result).hexdigest()})
+        images_file, quarantine_file = shard.files
+        self.ctx.write_table(quarantine_file, pa.Table.from_pylist(quarantine, QUARANTINE))
+        self.ctx.write_table(images_file, pa.Table.from_pylist(images, SCHEMA))
 
 
-def _told(why: Rejected) -> dict[str, str]:
-    """Return a reason as columns; what a server or a file says may hold characters that UTF-8 has no form for."""
-    return {"reason": why.reason, "detail": why.detail[:500].encode(errors="backslashreplace").decode()}
+def _reason_columns(rejected: Rejected) -> dict[str, str]:
+    """Return a reason as columns; a server's or file's message may hold characters that UTF-8 cannot encode."""
+    detail = rejected.detail[:500].encode(errors="backslashreplace").decode()
+    return {"reason": rejected.reason, "detail": detail}
 
 
-def _conclude(job: Job, work: Work) -> None:
-    """Count what was made and what was not. Raises NothingDrawn if nothing was made."""
-    records = job.records()
-    made = sum(entry.rows for name, entry in records.items() if name.startswith("images"))
-    gone = sum(entry.rows for name, entry in records.items() if name.startswith("quarantine"))
-    reasons = Counter(job.written("^quarantine")["reason"].to_pylist()) if gone else Counter()
-    if not made:
-        often = f", most often: {reasons.most_common(1)[0][0]}" if reasons else ""
-        raise NothingDrawn(
-            f"not one picture: {gone} in quarantine{often}; {work.counts or 'nothing'} left out.\n"
-            f"See {job.artifact.uri}/quarantine-*.parquet; when the cause is gone, run with --refresh synthesis."
+def _summarize(ctx: StageContext, plan: SynthesisPlan) -> None:
+    """Count the images and the failures. Raise NoImagesError if there is no image."""
+    records = ctx.records()
+    images = sum(entry.rows for name, entry in records.items() if name.startswith("images"))
+    quarantined = sum(entry.rows for name, entry in records.items() if name.startswith("quarantine"))
+    reasons = Counter(ctx.read_output("^quarantine")["reason"].to_pylist()) if quarantined else Counter()
+    if not images:
+        common = f", most often: {reasons.most_common(1)[0][0]}" if reasons else ""
+        raise NoImagesError(
+            f"not one image: {quarantined} in quarantine{common}; {plan.counts or 'nothing'} left out.\n"
+            f"See {ctx.artifact.uri}/quarantine-*.parquet; when the cause is gone, run with --refresh synthesis."
         )
-    job.counts = {"rows": made, "quarantined": gone} | work.counts
-    job.figures = {"quarantine": dict(sorted(reasons.items()))} | work.figures
-    if gone:
-        why = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
-        job.say("%s, %d in quarantine: %s", counted(made, "picture"), gone, why)
+    ctx.counts = {"rows": images, "quarantined": quarantined} | plan.counts
+    ctx.metrics = {"quarantine": dict(sorted(reasons.items()))} | plan.metrics
+    if quarantined:
+        summary = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
+        ctx.log("%s, %d in quarantine: %s", counted(images, "image"), quarantined, summary)

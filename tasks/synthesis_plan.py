@@ -1,4 +1,4 @@
-"""What synthesis has to make: each picture's caption, seed and id, planned ahead, and who makes it."""
+"""The plan of synthesis: caption, seed and id of each image, and the source that makes it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -7,157 +7,157 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 
 from lightgen_core.captioning.select import assign_images
-from lightgen_core.images.codec import to_png
-from lightgen_core.images.sample import Fault, even_space
+from lightgen_core.images.codec import encode_png
+from lightgen_core.images.sample import BadSample, normalize_whitespace
 from lightgen_core.rejected import Rejected
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
 from storage.tables import read_table
 from tasks.config.recipe import Recipe
-from tasks.context.context import Job
+from tasks.context.context import StageContext
 
 if TYPE_CHECKING:
     from lightgen_core.teachers.base import Teacher
 
 COLUMNS = ("caption", "topic", "meaning", "caption_id")
 
-Pictures = Callable[[int, int], Iterator[bytes | Rejected]]
-"""Gives the pictures from one number on and before another, encoded, or why there is none."""
+ImageSource = Callable[[int, int], Iterator[bytes | Rejected]]
+"""Yields the encoded images, or why there is none, of the ids from the first up to but not including the second."""
 
 
-class Work(Protocol):
-    """Pictures to be had, numbered from 0; the number is the picture's id.
+class SynthesisPlan(Protocol):
+    """The images to make, numbered from 0; the number is the image's id.
 
-    It pickles as what it was planned from, and is planned again where it is unpickled.
+    It pickles as its recipe and captions, and plans again where it is unpickled.
     """
 
-    faults: Sequence[Fault]
+    faults: Sequence[BadSample]
     counts: dict[str, int]
 
     @property
-    def figures(self) -> dict[str, Any]:
-        """What the manifest should say of the teacher."""
+    def metrics(self) -> dict[str, Any]:
+        """Facts of the teacher for the manifest."""
         ...
 
     def __len__(self) -> int: ...
 
     def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
-        """Return id, caption, topic, meaning, caption_id, seed and source of some pictures."""
+        """Return id, caption, topic, meaning, caption_id, seed and source of some images."""
         ...
 
-    def opened(self, job: Job) -> Pictures:
-        """Load what makes the pictures."""
+    def load_source(self, ctx: StageContext) -> ImageSource:
+        """Load the source of the images."""
         ...
 
 
-def work_of(recipe: Recipe, captions: Artifact) -> Work:
-    """Return the work that a recipe's teacher has with the kept captions."""
-    return FromSet(recipe, captions) if recipe.synthesis.teacher == "files" else FromPrompts(recipe, captions)
+def plan_synthesis(recipe: Recipe, captions: Artifact) -> SynthesisPlan:
+    """Return the plan of a recipe's teacher for the kept captions."""
+    return ImageSetPlan(recipe, captions) if recipe.synthesis.teacher == "files" else PromptPlan(recipe, captions)
 
 
-def _said(captions: Artifact) -> pa.Table:
-    said = read_table(captions, "^captions")
-    return said.rename_columns([{"id": "caption_id"}.get(name, name) for name in said.column_names])
+def _read_captions(captions: Artifact) -> pa.Table:
+    table = read_table(captions, "^captions")
+    return table.rename_columns([{"id": "caption_id"}.get(name, name) for name in table.column_names])
 
 
-class FromPrompts:
-    """Pictures drawn from the captions, evenly over captions or topics."""
+class PromptPlan:
+    """Images generated from the captions, evenly over captions or topics."""
 
     def __init__(self, recipe: Recipe, captions: Artifact) -> None:
-        asked = recipe.synthesis
-        self._planned_from = recipe, captions
-        self._said, self._seed, self._source = _said(captions), recipe.seed, asked.teacher
-        self._caption_of = assign_images(self._said["topic"].to_pylist(), asked.count, asked.balance)
-        self.faults: Sequence[Fault] = ()
+        config = recipe.synthesis
+        self._arguments = recipe, captions
+        self._captions, self._seed, self._source = _read_captions(captions), recipe.seed, config.teacher
+        self._caption_indices = assign_images(self._captions["topic"].to_pylist(), config.count, config.balance)
+        self.faults: Sequence[BadSample] = ()
         self.counts: dict[str, int] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FromPrompts, self._planned_from
+        return PromptPlan, self._arguments
 
     @property
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """The class of a diffusion pipeline."""
-        asked = self._planned_from[0].synthesis
-        if asked.teacher != "diffusers" or asked.diffusers is None:
+        config = self._arguments[0].synthesis
+        if config.teacher != "diffusers" or config.diffusers is None:
             return {}
-        from lightgen_core.teachers.diffusers_teacher import PipelineTeacher
+        from lightgen_core.teachers.diffusers_teacher import DiffusersTeacher
 
-        return {"pipeline": PipelineTeacher.name_of(asked.diffusers)}
+        return {"pipeline": DiffusersTeacher.name_of(config.diffusers)}
 
     def __len__(self) -> int:
-        return len(self._caption_of)
+        return len(self._caption_indices)
 
     def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
-        """Return what is known of some pictures before they are drawn."""
-        chosen = self._said.take(self._caption_of[start:stop]).select(COLUMNS).to_pylist()
+        """Return the columns of some images that are known before generation."""
+        captions = self._captions.take(self._caption_indices[start:stop]).select(COLUMNS).to_pylist()
         return [
             {"id": image, "seed": derive_seed(self._seed, "synthesis", image), "source": self._source, **row}
-            for image, row in enumerate(chosen, start)
+            for image, row in enumerate(captions, start)
         ]
 
-    def opened(self, job: Job) -> Pictures:
+    def load_source(self, ctx: StageContext) -> ImageSource:
         """Load the teacher."""
-        teacher = _teacher(job)
+        teacher = _load_teacher(ctx)
 
-        def draw(start: int, stop: int) -> Iterator[bytes | Rejected]:
+        def generate(start: int, stop: int) -> Iterator[bytes | Rejected]:
             rows = self.rows(start, stop)
-            drawn = teacher.draw([row["caption"] for row in rows], [row["seed"] for row in rows])
-            yield from (each if isinstance(each, Rejected) else to_png(each) for each in drawn)
+            results = teacher.generate([row["caption"] for row in rows], [row["seed"] for row in rows])
+            yield from (result if isinstance(result, Rejected) else encode_png(result) for result in results)
 
-        return draw
+        return generate
 
 
-def _teacher(job: Job) -> "Teacher":
-    asked, settings = job.recipe.synthesis, job.settings
-    if asked.teacher == "diffusers" and asked.diffusers:
-        from lightgen_core.teachers.diffusers_teacher import PipelineTeacher
+def _load_teacher(ctx: StageContext) -> "Teacher":
+    config, settings = ctx.recipe.synthesis, ctx.settings
+    if config.teacher == "diffusers" and config.diffusers:
+        from lightgen_core.teachers.diffusers_teacher import DiffusersTeacher
 
-        return PipelineTeacher.load(asked.diffusers, job.device(), settings.offload)
-    if asked.teacher == "endpoint" and asked.endpoint:
-        from lightgen_core.endpoint import Endpoint, Patience
+        return DiffusersTeacher.load(config.diffusers, ctx.device(), settings.offload)
+    if config.teacher == "endpoint" and config.endpoint:
+        from lightgen_core.endpoint import Endpoint
         from lightgen_core.teachers.endpoint import EndpointTeacher
 
-        patience = Patience(requests_per_minute=settings.endpoint_requests_per_minute)
-        endpoint = Endpoint(settings.images_url, settings.images_key.get_secret_value(), patience)
-        return EndpointTeacher(asked.endpoint, endpoint, settings.endpoint_concurrency)
+        key, rate = settings.images_key.get_secret_value(), settings.endpoint_requests_per_minute
+        endpoint = Endpoint(settings.images_url, key, requests_per_minute=rate)
+        return EndpointTeacher(config.endpoint, endpoint, settings.endpoint_concurrency)
     from lightgen_core.teachers.scene import SceneTeacher
 
-    return SceneTeacher(job.recipe.world)
+    return SceneTeacher(ctx.recipe.world)
 
 
-class FromSet:
-    """Pictures of an existing set, of the captions that were kept."""
+class ImageSetPlan:
+    """Images of an existing set whose captions were kept."""
 
     def __init__(self, recipe: Recipe, captions: Artifact) -> None:
         from lightgen_core.teachers.image_set import ImageSetTeacher
 
-        asked = recipe.synthesis
-        assert asked.files is not None  # the recipe's own check
-        self._planned_from = recipe, captions
-        kept = _said(captions).select(COLUMNS).to_pylist()
-        self._row_of = {even_space(row["caption"]): row for row in reversed(kept)}
-        self._set = ImageSetTeacher(asked.files, self._row_of, asked.count)
-        self.faults: Sequence[Fault] = self._set.faults
-        self.counts = {"caption_filtered_out": self._set.not_kept, "surplus": self._set.beyond}
+        config = recipe.synthesis
+        assert config.files is not None  # the recipe's own check
+        self._arguments = recipe, captions
+        kept = _read_captions(captions).select(COLUMNS).to_pylist()
+        self._row_of = {normalize_whitespace(row["caption"]): row for row in reversed(kept)}
+        self._set = ImageSetTeacher(config.files, self._row_of, config.count)
+        self.faults: Sequence[BadSample] = self._set.bad_samples
+        self.counts = {"caption_filtered_out": self._set.unmatched, "surplus": self._set.surplus}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FromSet, self._planned_from
+        return ImageSetPlan, self._arguments
 
     @property
-    def figures(self) -> dict[str, Any]:
-        """Nothing."""
+    def metrics(self) -> dict[str, Any]:
+        """Empty."""
         return {}
 
     def __len__(self) -> int:
         return len(self._set.samples)
 
     def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
-        """Return what is known of some pictures before they are read."""
+        """Return the columns of some images that are known before they are read."""
         return [
             {"id": image, "seed": None, "source": sample.key, **self._row_of[sample.caption]}
             for image, sample in enumerate(self._set.samples[start:stop], start)
         ]
 
-    def opened(self, job: Job) -> Pictures:
-        """Return what reads the pictures."""
-        return partial(self._set.pictures, threads=job.settings.threads)
+    def load_source(self, ctx: StageContext) -> ImageSource:
+        """Return the reader of the images."""
+        return partial(self._set.images, threads=ctx.settings.threads)

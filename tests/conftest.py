@@ -1,7 +1,9 @@
-"""What every test gets: no telemetry, a Prefect home of its own, and shapes in annotations checked at run time."""
+"""Every test gets no telemetry and a Prefect home of its own; a run begins with its slowest files."""
 
+import math
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,26 +14,24 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("LIGHTGEN_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # several processes share the cores: threads that wait must sleep
 
-LONGEST = [
-    "test_stack",
-    "test_ray_train",
-    "test_failure",
-    "test_real_components",
-    "test_deployments",
-    "test_pipeline",
-    "test_ui",
-    "test_engine",
-    "test_phases",
-    "test_launch",
-    "test_no_outside",
-    "test_distributed",
-    "test_device_limit",
-    "test_engine_on_ray",
-    "test_synthesis",
-]
-"""These files begin the run, in this order: the last of several workers would else be busy with one alone for long."""
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+    """Begin with the slow files, the slowest first: the last of several workers would else be busy alone for long."""
+    items.sort(key=rank)
+
+
+def rank(item: pytest.Item) -> float:
+    """Return the rank that the `slow` marker of a test's file gives; all others come last."""
+    slow = item.get_closest_marker("slow")
+    return slow.kwargs["rank"] if slow else math.inf
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread: sums over another number of threads round differently, and small models only wait."""
+    import torch  # not at the top: most tests need no second for it
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -11,7 +11,7 @@ from pathlib import Path
 from flows.commands.console import size
 from flows.commands.doctor_models import Finding, find, models_of
 from flows.commands.estimate import CHECKPOINT, Rates, estimate
-from flows.commands.sizes import UnknownSize
+from flows.errors import UnknownModelSize
 from storage.base import StoreError
 from storage.plural import counted
 from storage.store import Store
@@ -108,7 +108,7 @@ def _disk(recipe: Recipe, settings: Settings, download: float) -> list[dict[str,
 
     try:
         result = estimate(recipe, Rates())
-    except UnknownSize as error:
+    except UnknownModelSize as error:
         checks = [_row("disk", "note", str(error))]
     else:
         largest = sorted(result["stages"], key=lambda row: -row["bytes"])[:3]

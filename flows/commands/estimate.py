@@ -11,7 +11,7 @@ from flows.commands.known_models import known
 from flows.commands.sizes import Size, embedding_width, picture_size, token_sizes
 from flows.did_you_mean import did_you_mean
 from flows.distill import NAMES
-from flows.load import UserError
+from flows.errors import UserError
 from lightgen_core.config import LoopConfig
 from lightgen_core.encoders.model_ref import parse_model_ref
 from lightgen_core.model.flops import (

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from flows.commands.folders import require_student, require_writable
-from flows.load import UserError, load_recipe
+from flows.errors import UserError
+from flows.load import load_recipe
 from lightgen_core.config import SamplerConfig
 from lightgen_core.encoders.model_ref import parse_model_ref
 from lightgen_core.evaluation.geneval_prompts import Requirement
 from lightgen_core.evaluation.judge import JUDGES, Judge, load_judge
 from lightgen_core.evaluation.prompt import Prompt
 from lightgen_core.evaluation.scores import score_table
-from lightgen_core.images.codec import to_png
+from lightgen_core.images.codec import encode_png
 from lightgen_core.rejected import Reason, Rejected
 from lightgen_core.seeds import derive_seed
 from lightgen_core.teachers.config import DiffusersConfig
@@ -192,12 +193,12 @@ def _pipeline(reference: str, device: "torch.device", offload: "Offload", steps:
         UserError: it is no text-to-image pipeline, or takes no steps or no guidance.
     """
     from lightgen_core.teachers.base import TeacherError
-    from lightgen_core.teachers.diffusers_teacher import PipelineTeacher
+    from lightgen_core.teachers.diffusers_teacher import DiffusersTeacher
 
     dtype: Literal["float32", "bfloat16"] = "float32" if device.type == "cpu" else "bfloat16"
     asked = DiffusersConfig(model=reference, dtype=dtype, steps=steps, guidance_scale=cfg, batch_size=_PIPELINE_AT_ONCE)
     try:
-        return PipelineTeacher.load(asked, device, offload).draw
+        return DiffusersTeacher.load(asked, device, offload).generate
     except TeacherError as error:
         raise UserError(str(error)) from error
 
@@ -250,5 +251,5 @@ def _keep(output: Path, prompt: Prompt, benchmark: str, judged: Judged) -> dict[
     verdict = {"filename": str(path.relative_to(output)), **about, "correct": judged.correct, "seed": judged.seed}
     if isinstance(judged.picture, Rejected):
         return verdict | {"filename": None, "reason": judged.picture.reason}
-    path.write_bytes(to_png(judged.picture))
+    path.write_bytes(encode_png(judged.picture))
     return verdict

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from flows.load import UserError
+from flows.errors import UserError
 
 
 def student_config(folder: Path) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from flows.commands.folders import require_writable, student_config
-from flows.load import UserError
+from flows.errors import UserError
 
 log = logging.getLogger("lightgen")
 

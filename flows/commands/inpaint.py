@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from flows.commands.folders import require_student, require_writable
-from flows.load import UserError
+from flows.errors import UserError
 from lightgen_core.config import SamplerConfig
 from tasks.config.settings import Settings
 
@@ -40,7 +40,7 @@ def inpaint_to_file(
     require_student(checkpoint)
     require_writable(target.parent)
     from lightgen_core.device import pick_device
-    from lightgen_core.images.codec import to_png
+    from lightgen_core.images.codec import encode_png
     from lightgen_core.model.save import StudentError
     from lightgen_core.sampling.inpaint import InpaintError, inpaint
     from lightgen_core.sampling.text_to_image import TextToImage
@@ -53,7 +53,7 @@ def inpaint_to_file(
         made = inpaint(student, picture, wanted, prompt, seed, SamplerConfig.model_validate(asked))
     except (StudentError, InpaintError) as error:
         raise UserError(str(error)) from error
-    target.write_bytes(to_png(made.pasted if keep_pixels else made.decoded))
+    target.write_bytes(encode_png(made.pasted if keep_pixels else made.decoded))
     return target
 
 

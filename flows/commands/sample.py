@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from flows.commands.folders import require_student, require_writable
 from flows.did_you_mean import did_you_mean
-from flows.load import UserError
+from flows.errors import UserError
 from lightgen_core.config import SamplerConfig
 from tasks.config.settings import Settings
 
@@ -43,7 +43,7 @@ def sample_to_files(
     require_student(checkpoint)
     require_writable(output)
     from lightgen_core.device import pick_device
-    from lightgen_core.images.codec import to_png
+    from lightgen_core.images.codec import encode_png
     from lightgen_core.model.save import StudentError
     from lightgen_core.sampling.head_samplers import IncompatibleSamplerError
     from lightgen_core.sampling.text_to_image import TextToImage
@@ -68,7 +68,7 @@ def sample_to_files(
         raise UserError(str(error)) from error
     paths = [output / f"{number:03d}-{_slug(caption)}.png" for number, caption in enumerate(captions)]
     for path, picture in zip(paths, pictures, strict=True):
-        path.write_bytes(to_png(picture))
+        path.write_bytes(encode_png(picture))
     return paths
 
 

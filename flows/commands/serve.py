@@ -19,7 +19,8 @@ from prefect.schedules import Cron
 from prefect.server.schemas.schedules import CronSchedule
 
 from flows.did_you_mean import did_you_mean
-from flows.load import UserError, load_recipe, recipe_names
+from flows.errors import UserError
+from flows.load import load_recipe, recipe_names
 from flows.operations.server import running_server
 from flows.run import run
 from storage.store import Store

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands.known_models import known
+from flows.errors import UnknownModelSize
 from lightgen_core.encoders.model_ref import parse_model_ref
 from tasks.config.recipe import Recipe
 
@@ -65,14 +66,10 @@ def codec_stride(reference: str) -> int:
         return 2 ** (len(stages) - 1)
     if (about := known(parse_model_ref(reference))) and about.stride:
         return about.stride
-    raise UnknownSize(
+    raise UnknownModelSize(
         f"the stride of {reference} is not known before it is here; download it first, for example with "
         f"`hf download {parse_model_ref(reference).repository}`"
     )
-
-
-class UnknownSize(ValueError):
-    """A size that only a model which is not on this machine tells."""
 
 
 def embedding_width(reference: str) -> int | None:

@@ -9,14 +9,15 @@ import click
 from flows.commands.console import describe_artifact, moment, size, table
 from flows.commands.options import json_option, set_option, store_option
 from flows.distill import NAMES
-from flows.load import UserError, load_recipe
+from flows.errors import UserError
+from flows.load import load_recipe
 from flows.plan import plan
 from flows.selection import require_stage
 from storage.artifact import Artifact, DamagedArtifact
 from storage.plural import counted
 from storage.store import Store
 from tasks.config.settings import Settings
-from tasks.context.scratch import unused
+from tasks.context.scratch import try_exclusive_store_lock
 
 
 @click.group("store")
@@ -169,7 +170,7 @@ def gc(
     plans = [plan(load_recipe(recipe, overrides), place) for recipe in recipes]
     needed = {artifact.path for planner in plans for artifact in planner.artifacts.values()}
     freed = 0
-    with unused(place, settings) as alone:
+    with try_exclusive_store_lock(place, settings) as alone:
         if delete and not alone:
             raise UserError(
                 f"a run of this machine is at work in {place.uri}, and may need what would go: nothing was deleted.\n"

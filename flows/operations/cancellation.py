@@ -30,12 +30,12 @@ PATIENCE = 6
 MESSAGE = "the run was cancelled or deleted in the Prefect UI; what is finished is kept"
 
 
-class Unwanted(Exception):
+class RunCancelled(Exception):
     """The run was cancelled or deleted while it worked."""
 
 
 @contextmanager
-def ended_if_unwanted() -> Iterator[None]:
+def cancel_if_requested() -> Iterator[None]:
     """Around a flow's body: end it once the server does not want the run any more. Raises Unwanted then."""
     context = FlowRunContext.get()
     assert context is not None and context.flow_run is not None
@@ -63,7 +63,7 @@ def ended_if_unwanted() -> Iterator[None]:
     except TerminationSignal as error:
         if not found.is_set():
             raise
-        raise Unwanted(MESSAGE) from error
+        raise RunCancelled(MESSAGE) from error
     finally:
         over.set()
 

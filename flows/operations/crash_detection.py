@@ -46,7 +46,7 @@ _held: list[IO[str]] = []
 """Locked files. Not the body's end but the process's frees them: until then the run's last state is on its way."""
 
 
-def tell_if_killed() -> None:
+def track_crashes() -> None:
     """At the beginning of a flow: let a later run tell if this one dies, and tell of those that died here before."""
     context = FlowRunContext.get()
     assert context is not None and context.flow_run is not None

@@ -13,7 +13,7 @@ from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
-from flows.load import UserError
+from flows.errors import UserError
 from flows.operations.server import TEMPORARY
 
 log = logging.getLogger("lightgen")
@@ -23,7 +23,7 @@ LEASE_SECONDS = 180
 quarters of that, so a server may be away for 45 s at any moment."""
 
 
-class DeviceLost(Exception):
+class LeaseExpired(Exception):
     """The slot was not renewed, so another run may have the device by now; this passes when the server is back."""
 
 
@@ -64,7 +64,7 @@ def _slot(name: str) -> Iterator[None]:
         with concurrency(name, occupy=1, strict=True, lease_duration=LEASE_SECONDS):
             yield
     except asyncio.CancelledError as error:  # so Prefect ends a holder whose lease it cannot renew, and nobody else
-        raise DeviceLost(
+        raise LeaseExpired(
             f"the Prefect server did not renew this stage's slot of {name}, so another run may have the device by now; "
             "what is finished is kept"
         ) from error

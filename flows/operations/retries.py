@@ -16,6 +16,8 @@ from typing import Any
 
 from prefect.states import Failed, State
 
+from flows.errors import StageFailed, format_error, is_own
+
 TRANSIENT_TYPES = {
     "builtins": {"ConnectionError", "TimeoutError"},
     "socket": {"gaierror"},
@@ -26,7 +28,7 @@ TRANSIENT_TYPES = {
     "aiohttp": {"ClientConnectionError", "ClientPayloadError"},
     "botocore": {"ConnectionError", "HTTPClientError", "IncompleteReadError"},
     "ray": {"NodeDiedError", "WorkerCrashedError", "ObjectLostError", "ActorDiedError"},
-    "flows": {"DeviceLost"},
+    "flows": {"LeaseExpired"},
     "lightgen_core": {"EndpointUnreachable"},
     "storage": {"StoreUnavailable"},
 }
@@ -42,16 +44,11 @@ TRANSIENT_ERRNO = {
 TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
 """Of an HTTP answer."""
 
-OWN_PACKAGES = {"flows", "tasks", "storage", "lightgen_core"}
-OTHERS_HOLD = 2
+OTHER_PROCESS_GIB = 2
 """GiB on the device that are not this process's, above which another one is taken to be at work there."""
 
 
-class StageFailed(Exception):
-    """A stage raised; what it had finished is kept, and the same command goes on from there."""
-
-
-def in_words(body: Callable[[], State[Any]]) -> Callable[[], State[Any]]:
+def fail_with_message(body: Callable[[], State[Any]]) -> Callable[[], State[Any]]:
     """Make a task's body end in a failed state that says what went wrong, rather than raise."""
 
     @functools.wraps(body)
@@ -61,31 +58,21 @@ def in_words(body: Callable[[], State[Any]]) -> Callable[[], State[Any]]:
         except Exception as error:  # whatever it is: the run ends here, and its cause is kept with the state
             for cause in _causes(error):
                 traceback.clear_frames(cause.__traceback__)  # else their tensors hold the device in the next try
-            return Failed(message=sentence(error), data=error)
+            return Failed(message=format_error(error), data=error)
 
     return told
-
-
-def sentence(error: BaseException) -> str:
-    """Return an error as a person should read it; one from another library carries its type's name."""
-    text = str(error).strip()
-    return text if _ours(error) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def without_traceback(record: logging.LogRecord) -> bool:
     """Let an error of ours, which says all in its words, be logged in them alone (a filter for Prefect's loggers)."""
     error = record.exc_info[1] if record.exc_info else None
     cause = error.__cause__ if isinstance(error, StageFailed) else error
-    if cause is not None and _ours(cause):
+    if cause is not None and is_own(cause):
         record.msg, record.args, record.exc_info = str(error), (), None
     return True
 
 
-def _ours(error: BaseException) -> bool:
-    return type(error).__module__.partition(".")[0] in OWN_PACKAGES
-
-
-def may_pass(task: object, run: object, state: State[Any]) -> bool:
+def should_retry(task: object, run: object, state: State[Any]) -> bool:
     """Tell Prefect whether to try a task again that ended in this state (a `retry_condition_fn`)."""
     error = getattr(state.data, "result", state.data)
     return isinstance(error, BaseException) and is_transient(error)
@@ -128,7 +115,7 @@ def _device_taken(text: str) -> bool:
     ours = _gibibytes("this process has", text)
     if ours is None:  # in a container the driver does not tell which process is this one
         ours = (_gibibytes("Of the allocated memory", text) or 0) + (_gibibytes(r"PyTorch(?: [^.]*)?, and", text) or 0)
-    return total - free - ours > OTHERS_HOLD
+    return total - free - ours > OTHER_PROCESS_GIB
 
 
 def _gibibytes(after: str, text: str) -> float | None:

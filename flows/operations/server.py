@@ -20,7 +20,7 @@ from typing import IO
 
 import click
 
-from flows.load import UserError
+from flows.errors import UserError
 
 log = logging.getLogger("lightgen")
 
@@ -29,7 +29,7 @@ TEMPORARY = "LIGHTGEN_TEMPORARY_SERVER"
 """Environment variable that is set where the run's server ends with the run."""
 
 
-STARTS_WITHIN = 30.0
+STARTUP_TIMEOUT = 30.0
 """Seconds: `prefect server start --background` returns before the server answers."""
 
 
@@ -115,7 +115,7 @@ def _require(api: str) -> None:
     """Raise UserError where nobody answers at the address that the user gave; any answer will do here."""
     import httpx
 
-    until = time.monotonic() + STARTS_WITHIN
+    until = time.monotonic() + STARTUP_TIMEOUT
     while True:
         try:
             httpx.get(f"{api}/health", timeout=30)

@@ -14,7 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.exceptions import PrefectException
 
-from flows.pages.progress_log import Heard, Made
+from flows.pages.progress_log import ProgressLog, StageResult
 from tasks.context.progress import Progress
 
 log = logging.getLogger("lightgen")
@@ -35,7 +35,7 @@ def page_key(recipe: str, of: str) -> str:
     return f"{re.sub('[^a-z0-9]+', '-', recipe.lower())}-{of}"
 
 
-class Pinned:
+class UiArtifact:
     """One artifact in Prefect's UI: made when it is first shown, changed in place from then on."""
 
     def __init__(self, kind: str, **about: Any) -> None:
@@ -57,7 +57,7 @@ class Pinned:
             client.request("PATCH", "/artifacts/{id}", path_params={"id": self._id}, json={"data": data})
 
 
-class Live:
+class StagePage:
     """Watches a stage for the UI: `with Live(...) as live: stage.make(..., watch=live.heard)`.
 
     The stage's loop only leaves its news. A thread looks every few seconds, draws the page and calls the API; it ends
@@ -65,10 +65,10 @@ class Live:
     """
 
     def __init__(self, stage: str, uri: str, key: str, purpose: str, **run: UUID) -> None:
-        self.stage, self.uri, self.heard = stage, uri, Heard()
-        self._page = Pinned("markdown", key=key, description=purpose, **run)
-        self._bar = Pinned("progress", key=f"{key}-progress", description=f"{stage}: how much is done", **run)
-        self._made: Made | None = None
+        self.stage, self.uri, self.heard = stage, uri, ProgressLog()
+        self._page = UiArtifact("markdown", key=key, description=purpose, **run)
+        self._bar = UiArtifact("progress", key=f"{key}-progress", description=f"{stage}: how much is done", **run)
+        self._made: StageResult | None = None
         self._seen: tuple[float, Progress] | None = None
         self._error: BaseException | None = None
         self._over, self._complained = threading.Event(), False
@@ -79,7 +79,7 @@ class Live:
         self._thread.start()
         return self
 
-    def done(self, made: Made) -> None:
+    def done(self, made: StageResult) -> None:
         """Take in what the stage made, to be shown at its end; a stage that made nothing has no page."""
         self._made = made
 

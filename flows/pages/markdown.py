@@ -38,7 +38,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]], right: bool = Fals
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
 
 
-def scores_told(scores: Mapping[str, Any]) -> list[str]:
+def scores_markdown(scores: Mapping[str, Any]) -> list[str]:
     """Return scores, as manifests hold them, as a table and as bars; a sentence where nobody could judge."""
     if None in scores.values():
         return ["No scorer applies: nothing here can judge pictures of these captions."]

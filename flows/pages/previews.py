@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from flows.pages.markdown import image, plain, scores_told, table
-from flows.pages.progress_log import Made
-from lightgen_core.images.codec import from_bytes
+from flows.pages.markdown import image, plain, scores_markdown, table
+from flows.pages.progress_log import StageResult
+from lightgen_core.images.codec import decode_image
 from lightgen_core.report.charts import loss_curve
 from lightgen_core.report.data import STUDENTS, Curve, JudgedImage, SampleRow
 from lightgen_core.report.formats import humanize_identifier, interval, number, percent, sentence
@@ -13,20 +13,20 @@ from storage.artifact import Artifact
 from storage.rows import take_rows
 from tasks import report_data
 
-PICTURE_BYTES = 48_000
+MAX_IMAGE_BYTES = 48_000
 """Encoded pictures of a page, together; pages live in Prefect's database."""
 
 SPOTS, AT_A_SPOT = 4, 7
 """Of a stage's pictures some are shown from evenly spaced spots, several captions of each: a spot costs a row group."""
 
 
-def exhibit(made: Made) -> list[str]:
+def preview(made: StageResult) -> list[str]:
     """Return the blocks of Markdown that show what a stage made; none where there is nothing to see."""
     show = EXHIBITS.get(made.artifact.stage)
     return show(made) if show else []
 
 
-def _captions(made: Made) -> list[str]:
+def _captions(made: StageResult) -> list[str]:
     figures = made.artifact.manifest().metrics
     topics = report_data.topics_of(made.artifact)[:12]
     told = [
@@ -42,7 +42,7 @@ def _captions(made: Made) -> list[str]:
     return told + ([_reasons("Dropped", dropped)] if dropped else [])
 
 
-def _synthesis(made: Made) -> list[str]:
+def _synthesis(made: StageResult) -> list[str]:
     quarantine = made.artifact.manifest().metrics["quarantine"]
     told = _grid("pictures of the teacher", _some_pictures(made.artifact))
     return told + ([_reasons("In quarantine", quarantine)] if quarantine else [])
@@ -56,10 +56,10 @@ def _some_pictures(synthesis: Artifact) -> Iterator[SampleRow]:
         places = range(start, min(start + 8 * AT_A_SPOT, rows * (spot + 1) // SPOTS))
         near = take_rows(synthesis, "^images", places, ["image", "caption", "topic"]).to_pylist()
         for row in list({row["caption"]: row for row in near}.values())[:AT_A_SPOT]:
-            yield SampleRow(row["topic"], row["caption"], {"": JudgedImage(from_bytes(row["image"]["bytes"]))})
+            yield SampleRow(row["topic"], row["caption"], {"": JudgedImage(decode_image(row["image"]["bytes"]))})
 
 
-def _dedup(made: Made) -> list[str]:
+def _dedup(made: StageResult) -> list[str]:
     found = report_data.dedup_summary(_given(made))
     told = [_reasons("Dropped", found.reasons)] if found.reasons else []
     if found.recall:
@@ -76,11 +76,11 @@ def _dedup(made: Made) -> list[str]:
     return told + _grid("near duplicates, the hardest to tell", pairs)
 
 
-def _pretrain(made: Made) -> list[str]:
+def _pretrain(made: StageResult) -> list[str]:
     return _curves([report_data.loss_curve(made.artifact)])
 
 
-def _pairs(made: Made) -> list[str]:
+def _pairs(made: StageResult) -> list[str]:
     rows = (
         SampleRow(each.kind, each.caption, {"preferred": JudgedImage(each.winner), "avoided": JudgedImage(each.loser)})
         for each in report_data.pair_examples(_given(made))
@@ -88,14 +88,14 @@ def _pairs(made: Made) -> list[str]:
     return _grid("preference pairs", rows)
 
 
-def _dpo(made: Made) -> list[str]:
+def _dpo(made: StageResult) -> list[str]:
     stopped = made.artifact.manifest().metrics["stopped"]
     return ([f"Stopped early: {plain(stopped)}."] if stopped else []) + _curves(
         report_data.preference_curves(made.artifact)
     )
 
 
-def _evaluation(made: Made) -> list[str]:
+def _evaluation(made: StageResult) -> list[str]:
     scores = made.artifact.manifest().metrics["scores"]
     rows = (
         SampleRow(
@@ -103,11 +103,11 @@ def _evaluation(made: Made) -> list[str]:
         )
         for row in report_data.samples(_given(made))
     )
-    return [*_grid("the same captions, drawn by each", rows), *scores_told(scores)]
+    return [*_grid("the same captions, drawn by each", rows), *scores_markdown(scores)]
 
 
-def _given(made: Made) -> report_data.Inputs:
-    return report_data.Inputs({each.stage: each for each in (*made.inputs, made.artifact)}, made.recipe)
+def _given(made: StageResult) -> report_data.RunArtifacts:
+    return report_data.RunArtifacts({each.stage: each for each in (*made.inputs, made.artifact)}, made.recipe)
 
 
 def _curves(curves: Iterable[Curve]) -> list[str]:
@@ -118,7 +118,7 @@ def _curves(curves: Iterable[Curve]) -> list[str]:
 
 
 def _grid(title: str, rows: Iterable[SampleRow]) -> list[str]:
-    drawn = image_grid(rows, PICTURE_BYTES)
+    drawn = image_grid(rows, MAX_IMAGE_BYTES)
     return [f"**{sentence(title)}**", image(title, drawn)] if drawn else []
 
 
@@ -126,7 +126,7 @@ def _reasons(title: str, reasons: Mapping[str, int]) -> str:
     return f"{title}: " + ", ".join(f"{number(count)} {plain(reason)}" for reason, count in reasons.items())
 
 
-EXHIBITS: Mapping[str, Callable[[Made], list[str]]] = {
+EXHIBITS: Mapping[str, Callable[[StageResult], list[str]]] = {
     "captions": _captions,
     "synthesis": _synthesis,
     "dedup": _dedup,

@@ -10,7 +10,7 @@ from tasks.context.progress import Progress
 
 
 @dataclass
-class Heard:
+class ProgressLog:
     """What a stage has told of itself so far. Written by the stage's thread, read by another."""
 
     began: float = field(default_factory=time.monotonic)
@@ -21,8 +21,8 @@ class Heard:
 
     def __call__(self, progress: Progress) -> None:
         """Take in how far the stage is; returns at once."""
-        if progress.figures:
-            self.steps.append((progress.done, progress.figures))
+        if progress.metrics:
+            self.steps.append((progress.done, progress.metrics))
         self.news = time.monotonic(), progress  # last: it is what the other thread looks for
         self.first = self.first or self.news
 
@@ -32,7 +32,7 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Made:
+class StageResult:
     """A finished stage: what it made, from what, and the recipe."""
 
     artifact: Artifact

@@ -9,8 +9,8 @@ from prefect import runtime
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
 
-from flows.pages.live import API_ERRORS, Pinned, page_key
-from flows.pages.markdown import scores_told, table
+from flows.pages.live import API_ERRORS, UiArtifact, page_key
+from flows.pages.markdown import scores_markdown, table
 from flows.plan import Planner
 from lightgen_core.report.formats import format_bytes, format_duration, number
 from storage.plural import counted
@@ -25,7 +25,7 @@ def show_run_page(result: Mapping[str, Any], outcome: Planner) -> None:
     )
     key = page_key(result["recipe"], "run")
     about = f"`{result['recipe']}`: scores, costs and the report of a run"
-    page = Pinned("markdown", key=key, description=about, flow_run_id=UUID(runtime.flow_run.id))
+    page = UiArtifact("markdown", key=key, description=about, flow_run_id=UUID(runtime.flow_run.id))
     try:
         page.show(run_page(result, outcome, _pages(result["recipe"], outcome)))
     except API_ERRORS as error:
@@ -59,7 +59,7 @@ def run_page(result: Mapping[str, Any], outcome: Planner, pages: Mapping[str, st
     if result["report"]:
         told.append(f"Report: `{result['report']}`")
     if result["scores"]:
-        told += scores_told(result["scores"])
+        told += scores_markdown(result["scores"])
     return "\n\n".join([*told, _costs(outcome, states, pages), f"Store: `{result['store']}`"])
 
 

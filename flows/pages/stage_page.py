@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from flows.operations import retries as failures
+from flows.errors import format_error
 from flows.pages.markdown import image, quoted, table
-from flows.pages.previews import exhibit
-from flows.pages.progress_log import Heard, Made
+from flows.pages.previews import preview
+from flows.pages.progress_log import ProgressLog, StageResult
 from lightgen_core.report.charts import loss_curve
 from lightgen_core.report.data import Curve
 from lightgen_core.report.formats import format_bytes, format_duration, humanize_identifier, number, sentence
@@ -23,26 +23,22 @@ CURVES = {"accuracy": 0.5, "loss": None}
 DOT = " \N{MIDDLE DOT} "
 
 
-def working_page(stage: str, uri: str, heard: Heard) -> str:
+def working_page(stage: str, uri: str, heard: ProgressLog) -> str:
     """Return the page of a stage that is at work."""
     told = [f"### {stage} is at work", _so_far(heard), *_training(list(heard.steps))]
     at = datetime.now(UTC).strftime("%H:%M:%S UTC")
     return "\n\n".join([*told, f"Its artifact will be `{uri}`", f"As of {at}; reload the page for newer figures."])
 
 
-def failed_page(stage: str, uri: str, heard: Heard, error: BaseException) -> str:
+def failed_page(stage: str, uri: str, heard: ProgressLog, error: BaseException) -> str:
     """Return the page of a stage that raised, or was told to stop."""
     failed = isinstance(error, Exception)  # a signal is none
-    why = (
-        quoted(failures.sentence(error))
-        if failed
-        else "It was told to stop: the run was cancelled, or its worker ended."
-    )
+    why = quoted(format_error(error)) if failed else "It was told to stop: the run was cancelled, or its worker ended."
     kept = f"What was finished is kept in `{uri}`: run the same again, and it goes on from there."
     return "\n\n".join([f"### {stage} stopped", _so_far(heard, left=False), why, kept, *_training(list(heard.steps))])
 
 
-def _so_far(heard: Heard, left: bool = True) -> str:
+def _so_far(heard: ProgressLog, left: bool = True) -> str:
     """Return progress, time so far, time left and speed, as far as they are known."""
     now = time.monotonic()
     spent = f"{format_duration(now - heard.began)} so far"
@@ -78,7 +74,7 @@ def _training(steps: Sequence[tuple[int, Mapping[str, float]]]) -> list[str]:
     return [f"**{sentence(humanize_identifier(name))}**", image(humanize_identifier(name), loss_curve(curve)), newest]
 
 
-def done_page(made: Made) -> str:
+def done_page(made: StageResult) -> str:
     """Return the page of a stage that is done: counts, time, device time, where it is, and a look at it."""
     manifest = made.artifact.manifest()
     facts = {humanize_identifier(name): number(count) for name, count in manifest.counts.items()} | {
@@ -88,7 +84,7 @@ def done_page(made: Made) -> str:
         "size": f"{format_bytes(sum(file.bytes for file in manifest.files))}, {counted(len(manifest.files), 'file')}",
     }
     counts = table(facts, [facts.values()])
-    return "\n\n".join([f"### {made.artifact.stage} is done", counts, f"`{made.artifact.uri}`", *exhibit(made)])
+    return "\n\n".join([f"### {made.artifact.stage} is done", counts, f"`{made.artifact.uri}`", *preview(made)])
 
 
 def _throughput(manifest: Manifest) -> str:

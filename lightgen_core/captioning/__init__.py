@@ -1,1 +1,1 @@
-"""Where captions come from, and what keeps one out."""
+"""Captions: sources, filters, deduplication and selection."""

@@ -1,4 +1,4 @@
-"""What a recipe says of captions from elsewhere: files, language models, and what must not come in. Free of torch."""
+"""Configuration of captions from files and language models. Imports no torch."""
 
 from collections.abc import Iterable
 from string import Formatter
@@ -35,7 +35,7 @@ AXES: dict[str, tuple[str, ...]] = {
         "in at most ten words", "in one sentence of about twenty words", "in two or three sentences full of detail",
     ),
 }  # fmt: skip
-"""Default taxonomy: what it spans is 24 x 12 x 8 x 12 x 8 x 3, about 660,000 combinations."""
+"""Default taxonomy: 24 x 12 x 8 x 12 x 8 x 3, about 660,000 combinations."""
 
 TEMPLATE = (
     "Write a caption of {style}, {length}. Subject: {subject}. Looks: {attribute}. Arrangement: {relation}. "
@@ -52,7 +52,7 @@ REFUSALS = (
 
 
 class CaptionFile(Section):
-    """Captions that exist already."""
+    """Existing captions in a file."""
 
     path: str = Field(description="file, or folder of such files, on this machine; its content enters the key")
     format: Literal["txt", "jsonl", "parquet", "dataset", "webdataset", "folder"] = Field(
@@ -68,7 +68,7 @@ class CaptionFile(Section):
 
 
 class Taxonomy(Section):
-    """The topics: every axis lists what may be combined with what the others list."""
+    """Topics: each combination takes one value of every axis."""
 
     axes: dict[str, tuple[str, ...]] = Field(AXES, description="values of each axis; each value is used equally often")
     topic: str = Field("subject", description="the axis whose value becomes the caption's topic")
@@ -80,12 +80,12 @@ class Taxonomy(Section):
             raise ValueError(f"axes without a value: {', '.join(empty)}; give one each, or leave the axis out")
         if self.topic not in self.axes:
             raise ValueError(f"topic is {self.topic!r}; expected one of the axes: {', '.join(self.axes)}")
-        _names_only(self.template, "taxonomy.template", self.axes)
+        _check_names(self.template, "taxonomy.template", self.axes)
         return self
 
 
 class Rewriting(Section):
-    """Captions of captions.file in new words, in the taxonomy's styles and lengths."""
+    """Rewrites of captions.file in the taxonomy's styles and lengths."""
 
     share: float = Field(1.0, gt=0, le=1, description="share of instructions that rewrite; the rest are the taxonomy's")
     template: str = Field(
@@ -94,22 +94,22 @@ class Rewriting(Section):
     )
 
 
-def _names_only(template: str, field: str, known: Iterable[str]) -> None:
-    """Check that a template can be filled in.
+def _check_names(template: str, field: str, known: Iterable[str]) -> None:
+    """Check that a template names known fields only.
 
     Raises:
-        ValueError: it is none, or names something else.
+        ValueError: it is no template, or names another field.
     """
     try:
-        found = [name for _, name, *_ in Formatter().parse(template) if name is not None]
+        names = [name for _, name, *_ in Formatter().parse(template) if name is not None]
     except ValueError as error:
         raise ValueError(f"{field}: {error}; write {{{{ and }}}} for braces of the text itself") from error
-    if unknown := [name for name in found if name not in known]:
+    if unknown := [name for name in names if name not in known]:
         raise ValueError(f"{field} names {', '.join(map(repr, unknown))}; expected {', '.join(sorted(known))}")
 
 
 class AnswerFilters(Section):
-    """Which answers of a language model are captions."""
+    """Filters of a language model's answers."""
 
     renamed: ClassVar = {"echo_words": "max_echoed_words"}
 
@@ -122,8 +122,8 @@ class AnswerFilters(Section):
     )
 
 
-class LanguageModel(Section):
-    """Who writes captions, and about what."""
+class LLMConfig(Section):
+    """A language model that writes captions, and its topics."""
 
     renamed: ClassVar = {"surplus": "oversampling"}
 
@@ -154,16 +154,16 @@ class LanguageModel(Section):
     shard_size: Positive = Field(1000, description="instructions of one shard, the unit of work that a kill can lose")
 
     @model_validator(mode="after")
-    def _rewriting_knows_the_axes(self) -> "LanguageModel":
+    def _rewriting_knows_the_axes(self) -> "LLMConfig":
         if self.rewrite is not None:
-            _names_only(self.rewrite.template, "rewrite.template", {*self.taxonomy.axes, "caption"})
+            _check_names(self.rewrite.template, "rewrite.template", {*self.taxonomy.axes, "caption"})
             if "{caption}" not in self.rewrite.template:
                 raise ValueError("rewrite.template does not say {caption}, so the model would not see what to rewrite")
         return self
 
 
 class CaptionEmbedding(Section):
-    """The space in which captions of the same meaning lie close together."""
+    """The embedding that compares captions by meaning."""
 
     model: str = Field("zoo:clip", description="as embeddings.model, or as tokens.text_encoder")
     kind: Literal["clip", "text_encoder"] = Field(
@@ -174,9 +174,10 @@ class CaptionEmbedding(Section):
 
 
 class Decontamination(Section):
-    """What counts as an evaluation prompt; one that is equal but for case and punctuation always does.
+    """Rules by which a caption contains an evaluation prompt.
 
-    The scene grammar's captions are held out by meaning: there only that check is made, and it finds nothing.
+    A caption that equals a prompt but for case and punctuation always does. The scene grammar's captions are held out
+    by meaning: there only that check is made, and it finds nothing.
     """
 
     ngram: Positive = Field(8, description="words in a row shared with a prompt; of a shorter prompt all its words")

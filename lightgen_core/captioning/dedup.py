@@ -1,4 +1,4 @@
-"""Screens for captions that say again what an earlier one says: in the same words, or with the same meaning."""
+"""Filters for near-duplicate captions: the same words, or the same meaning."""
 
 from collections.abc import Sequence
 
@@ -6,49 +6,56 @@ import numpy as np
 
 from lightgen_core.captioning.embedding import Embed
 from lightgen_core.captioning.reasons import Reason
-from lightgen_core.captioning.select import Caption, Fault, Screen
+from lightgen_core.captioning.select import Caption, CaptionFilter, Rejection
 from lightgen_core.dedup.minhash import CaptionDuplicates, near_duplicate_captions
 from lightgen_core.dedup.search import NeighbourSearch, Subset, Vectors, evenly_spaced, index_factory
 
 _NEIGHBOURS, _TUNING_QUERIES, _RECALL = 64, 1000, 0.99
 
 
-def repeated_words(threshold: float, seed: int, *, within_meaning: bool) -> Screen:
-    """Find captions whose word shingles have a Jaccard index of `threshold` or more with an earlier one's.
+def lexical_dedup(threshold: float, seed: int, *, within_meaning: bool) -> CaptionFilter:
+    """Reject captions that share most word shingles with an earlier one.
 
     Args:
+        threshold: Jaccard index of the shingles from which a caption is a duplicate.
         seed: of the hashes behind the search.
-        within_meaning: only captions of one meaning can repeat each other, where meanings are known for certain.
+        within_meaning: compare captions of equal `meaning` only; for sources whose meanings are certain.
     """
 
-    def screen(captions: Sequence[Caption]) -> list[Fault | None]:
+    def caption_filter(captions: Sequence[Caption]) -> list[Rejection | None]:
         groups = [caption.meaning for caption in captions] if within_meaning else None
         texts = [caption.text for caption in captions]
-        return _faults(near_duplicate_captions(texts, threshold, seed, groups=groups), Reason.REPEATED_WORDS)
+        return _rejections(near_duplicate_captions(texts, threshold, seed, groups=groups), Reason.REPEATED_WORDS)
 
-    return screen
+    return caption_filter
 
 
-def repeated_meaning(threshold: float, embed: Embed, *, within_meaning: bool) -> Screen:
-    """Find captions whose embedding has a cosine of `threshold` or more with an earlier one's."""
+def semantic_dedup(threshold: float, embed: Embed, *, within_meaning: bool) -> CaptionFilter:
+    """Reject captions with nearly the embedding of an earlier one (SemDeDup).
 
-    def screen(captions: Sequence[Caption]) -> list[Fault | None]:
+    Args:
+        threshold: cosine from which a caption is a duplicate.
+        within_meaning: as `lexical_dedup`.
+    """
+
+    def caption_filter(captions: Sequence[Caption]) -> list[Rejection | None]:
         if len(captions) < 2:
             return [None] * len(captions)
         meanings = [caption.meaning if within_meaning else "" for caption in captions]
         vectors = embed([caption.text for caption in captions])
-        return _faults(similar_vectors(vectors, threshold, meanings), Reason.REPEATED_MEANING)
+        return _rejections(similar_vectors(vectors, threshold, meanings), Reason.REPEATED_MEANING)
 
-    return screen
+    return caption_filter
 
 
 def similar_vectors(vectors: Vectors, threshold: float, groups: Sequence[str]) -> CaptionDuplicates:
-    """Keep the first of each set of vectors of a group whose cosine is `threshold` or more.
+    """Keep the first of each set of similar vectors of a group.
 
     A row is dropped only for a row that stays, the most similar one.
 
     Args:
         vectors: (n, width) float32 of unit norm, n at least 2.
+        threshold: cosine from which two vectors are similar.
     """
     rows = len(vectors)
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
@@ -64,8 +71,8 @@ def similar_vectors(vectors: Vectors, threshold: float, groups: Sequence[str]) -
     return CaptionDuplicates(duplicate_of < 0, duplicate_of, similarity)
 
 
-def _faults(found: CaptionDuplicates, reason: Reason) -> list[Fault | None]:
+def _rejections(duplicates: CaptionDuplicates, reason: Reason) -> list[Rejection | None]:
     return [
-        None if kept else Fault(reason, repeats=int(other), similarity=float(similarity))
-        for kept, other, similarity in zip(found.kept, found.duplicate_of, found.similarity, strict=True)
+        None if kept else Rejection(reason, duplicate_of=int(other), similarity=float(similarity))
+        for kept, other, similarity in zip(duplicates.kept, duplicates.duplicate_of, duplicates.similarity, strict=True)
     ]

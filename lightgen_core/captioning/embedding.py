@@ -1,4 +1,4 @@
-"""Captions as unit vectors, so that those of one meaning lie close together."""
+"""Embed captions as unit vectors."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     import torch
 
 Embed = Callable[[Sequence[str]], Vectors]
-"""(n,) captions to (n, width) float32 of unit norm."""
+"""Captions (n,) to vectors (n, width), float32 of unit norm."""
 
 _BLOCK = 4096
 
 
-def caption_embedder(asked: CaptionEmbedding, device: "torch.device") -> Embed:
-    """Load the model: CLIP's text tower, or a text encoder, of whose states a caption's mean is taken."""
+def caption_embedder(config: CaptionEmbedding, device: "torch.device") -> Embed:
+    """Load CLIP's text tower, or a text encoder whose states are averaged."""
     from lightgen_core.encoders.clip import Clip
     from lightgen_core.encoders.text_encoder import TextEncoder
 
-    if asked.kind == "clip":
-        embed = Clip.load(asked.model, device=device).embed_texts
+    if config.kind == "clip":
+        embed = Clip.load(config.model, device=device).embed_texts
     else:
-        encoder = TextEncoder.load(asked.model, device=device)
+        encoder = TextEncoder.load(config.model, device=device)
 
         def embed(captions: list[str]) -> Vectors:
             means = np.stack([states.mean(axis=0) for states in encoder.encode(captions)])

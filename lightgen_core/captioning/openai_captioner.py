@@ -1,9 +1,10 @@
 """A language model behind an OpenAI-compatible endpoint that writes captions (`POST chat/completions`)."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from lightgen_core.captioning.config import LanguageModel
+from lightgen_core.captioning.config import LLMConfig
 from lightgen_core.captioning.parse import Answer
 from lightgen_core.endpoint import Endpoint, EndpointError, RequestFailed
 
@@ -11,47 +12,50 @@ _SEEDS = 2**31  # servers keep the seed in 32 bits with a sign
 _ALL_FAILED = 8  # so many requests without one answer are the server's fault, not the instructions'
 
 
-class ChatWriter:
-    """Writes captions by requests, `concurrency` of them at once.
+class OpenAICaptioner:
+    """Write captions by requests, several at once.
 
     Each request carries its seed; whether the same seed gives the same caption is up to the server.
+
+    Args:
+        concurrency: requests under way at once.
     """
 
-    def __init__(self, endpoint: Endpoint, asked: LanguageModel, concurrency: int) -> None:
-        self._endpoint, self._asked, self._concurrency = endpoint, asked, concurrency
+    def __init__(self, endpoint: Endpoint, config: LLMConfig, concurrency: int) -> None:
+        self._endpoint, self._config, self._concurrency = endpoint, config, concurrency
 
     def write(self, instructions: Sequence[str], seeds: Sequence[int]) -> list[Answer]:
-        """Answer each instruction.
+        """Answer each instruction, in order.
 
         Raises:
-            EndpointError: the endpoint cannot be used, or not one of eight instructions or more got an answer.
+            EndpointError: the endpoint cannot be used (requests that were not yet sent are not sent), or not one of
+                eight instructions or more got an answer.
         """
-        bodies = [self._body(text, seed) for text, seed in zip(instructions, seeds, strict=True)]
-        replies = self._endpoint.post_all("chat/completions", bodies, self._concurrency)
-        answers = [
-            Answer("", missing=str(reply)) if isinstance(reply, RequestFailed) else _answer(reply) for reply in replies
-        ]
-        if len(answers) >= _ALL_FAILED and all(answer.missing for answer in answers):
-            raise EndpointError(f"all {len(answers)} requests failed, the first one: {answers[0].missing}")
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            answers = list(pool.map(self._answer, instructions, seeds))
+        if len(answers) >= _ALL_FAILED and all(answer.error for answer in answers):
+            raise EndpointError(f"all {len(answers)} requests failed, the first one: {answers[0].error}")
         return answers
+
+    def _answer(self, instruction: str, seed: int) -> Answer:
+        try:
+            reply = self._endpoint.post("chat/completions", self._body(instruction, seed))
+        except RequestFailed as error:
+            return Answer("", error=str(error))
+        match reply:
+            case {"choices": [{"message": {"content": str(text)}, **choice}, *_]} if text:
+                return Answer(text, truncated=choice.get("finish_reason") in ("length", "content_filter"))
+            case {"choices": [{"finish_reason": str(reason)}, *_]}:
+                return Answer("", error=f"no text; finish_reason {reason[:100]!r}")
+        return Answer("", error=f"no chat completion: {ascii(reply)[:200]}")
 
     def _body(self, instruction: str, seed: int) -> dict[str, Any]:
         body = {
-            "model": self._asked.model,
+            "model": self._config.model,
             "messages": [{"role": "user", "content": instruction}],
-            "temperature": self._asked.temperature,
-            "top_p": self._asked.top_p,
-            "max_tokens": self._asked.max_new_tokens,
+            "temperature": self._config.temperature,
+            "top_p": self._config.top_p,
+            "max_tokens": self._config.max_new_tokens,
             "seed": seed % _SEEDS,
-        } | self._asked.request
+        } | self._config.request
         return {name: value for name, value in body.items() if value is not None}
-
-
-def _answer(reply: dict[str, Any]) -> Answer:
-    """The text of a chat completion; servers also send none (a filter), or something else altogether."""
-    match reply:
-        case {"choices": [{"message": {"content": str(text)}, **rest}, *_]} if text:
-            return Answer(text, cut=rest.get("finish_reason") == "length")
-        case {"choices": [{"finish_reason": str(why)}, *_]}:
-            return Answer("", missing=f"no text; finish_reason {why[:100]!r}")
-    return Answer("", missing=f"no chat completion: {ascii(reply)[:200]}")

@@ -1,4 +1,4 @@
-"""From what a language model says to a caption, or to the reason why it is none."""
+"""Parse a language model's answer into a caption."""
 
 import re
 from collections.abc import Sequence
@@ -23,73 +23,74 @@ _CHARACTERS = 20_000
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said.
+    """A model's answer to one instruction.
 
     Attributes:
         text: as it came.
-        cut: whether the token limit ended it.
-        missing: why there is no answer; "": there is one.
+        truncated: true if the token limit or a content filter ended it.
+        error: the reason for a missing answer; "" if there is an answer.
     """
 
     text: str
-    cut: bool = False
-    missing: str = ""
+    truncated: bool = False
+    error: str = ""
 
 
-class Writer(Protocol):
-    """A language model."""
+class Captioner(Protocol):
+    """A language model that writes captions."""
 
     def write(self, instructions: Sequence[str], seeds: Sequence[int]) -> list[Answer]:
-        """Answer each instruction, with a seed of its own."""
+        """Answer each instruction, each with its own seed."""
 
 
-def caption_of(answer: Answer, asked: Instruction, filters: AnswerFilters) -> str:
-    """Return the caption in an answer: its first line of content, without numbering, label and quotation marks.
+def parse_caption(answer: Answer, instruction: Instruction, filters: AnswerFilters) -> str:
+    """Return an answer's first line of content without numbering, label and quotes.
 
     Raises:
         Rejected: the answer holds no caption that passes the filters.
     """
-    if answer.missing:
-        raise Rejected(Reason.NO_ANSWER, answer.missing)
-    said = _THINKING.sub("", answer.text)
-    if "<think>" in said:
+    if answer.error:
+        raise Rejected(Reason.NO_ANSWER, answer.error)
+    text = _THINKING.sub("", answer.text)
+    if "<think>" in text:
         raise Rejected(Reason.CUT_OFF, "the answer ends before the thinking does")
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     # "Sure, here is a caption:" announces what follows it.
     content = next(
-        (at for at, line in enumerate(lines) if normalize_words(_bare(line)) and not line.endswith(":")), None
+        (index for index, line in enumerate(lines) if normalize_words(_strip_markup(line)) and not line.endswith(":")),
+        None,
     )
     if content is None:
         raise Rejected(Reason.EMPTY)
-    caption = clean(_bare(lines[content]), _CHARACTERS)
-    if answer.cut and content == len(lines) - 1 and not filters.allow_cut and not said.endswith("\n"):
-        raise Rejected(Reason.CUT_OFF, "at the token limit")
+    caption = clean(_strip_markup(lines[content]), _CHARACTERS)
+    if answer.truncated and content == len(lines) - 1 and not filters.allow_cut and not text.endswith("\n"):
+        raise Rejected(Reason.CUT_OFF, "at the token limit or by a content filter")
     if caption.casefold().replace("\u2019", "'").startswith(tuple(start.casefold() for start in filters.refusals)):
         raise Rejected(Reason.REFUSAL)
     words = normalize_words(caption)
     if not filters.min_words <= len(words) <= filters.max_words:
         reason = Reason.TOO_SHORT if len(words) < filters.min_words else Reason.TOO_LONG
         raise Rejected(reason, f"{len(words)} words; expected {filters.min_words} to {filters.max_words}")
-    if words == normalize_words(asked.rewrites):
+    if words == normalize_words(instruction.rewrites):
         raise Rejected(Reason.UNCHANGED)
-    # What the seed caption says may be said again; what is around it may not.
-    for part in asked.text.split(asked.rewrites) if asked.rewrites else [asked.text]:
-        if filters.max_echoed_words and (echo := shared_run(words, normalize_words(part), filters.max_echoed_words)):
+    # Words of the seed caption may come back; words of the rest of the instruction may not.
+    for part in instruction.text.split(instruction.rewrites) if instruction.rewrites else [instruction.text]:
+        if filters.max_echoed_words and (echo := common_ngram(words, normalize_words(part), filters.max_echoed_words)):
             raise Rejected(Reason.ECHO, echo)
     return caption
 
 
-def shared_run(words: Sequence[str], others: Sequence[str], length: int) -> str:
-    """Return the first `length` words in a row that both texts have; "" where they have none."""
-    runs = {tuple(others[at : at + length]) for at in range(len(others) - length + 1)}
-    for at in range(len(words) - length + 1):
-        if tuple(words[at : at + length]) in runs:
-            return " ".join(words[at : at + length])
+def common_ngram(words: Sequence[str], others: Sequence[str], length: int) -> str:
+    """Return the first n-gram of `length` words in both texts, or ""."""
+    ngrams = {tuple(others[start : start + length]) for start in range(len(others) - length + 1)}
+    for start in range(len(words) - length + 1):
+        if tuple(words[start : start + length]) in ngrams:
+            return " ".join(words[start : start + length])
     return ""
 
 
-def _bare(line: str) -> str:
-    """A line without what models put around a caption."""
+def _strip_markup(line: str) -> str:
+    """Return a line without the markup that models put around a caption."""
     before = ""
     while line != before:
         before = line

@@ -1,6 +1,6 @@
-"""Captions from files: one a line, fields of JSON lines, a column of Parquet or of a Hugging Face dataset.
+"""Read captions from text, JSON lines, Parquet, Hugging Face datasets and image sets.
 
-What is damaged is handed on with its reason; only a source that cannot be used at all raises.
+A damaged row becomes a `BadRow` with its reason; only a source that cannot be used at all raises.
 """
 
 import json
@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 from lightgen_core.captioning.config import CaptionFile
 from lightgen_core.captioning.reasons import Reason
 from lightgen_core.captioning.select import Caption
-from lightgen_core.images.image_set import CAPTION_FIELDS, ImageSetError, open_set
+from lightgen_core.images.image_set import CAPTION_FIELDS, ImageSetError, open_image_set
 from lightgen_core.images.sample import Sample
 from lightgen_core.rejected import Rejected
 
 TOPIC = "captions"
-"""Topic of captions that name none."""
+"""Default topic."""
 
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
 _LINE_BYTES = 1 << 20
@@ -30,12 +30,12 @@ _BATCH = 4096
 
 
 class CaptionFileError(ValueError):
-    """A source of captions that is not there, or not of the form that the recipe says."""
+    """A source of captions that is missing or not of the recipe's format."""
 
 
 @dataclass(frozen=True)
-class Damaged:
-    """A row of a source that is no caption: where it is, what can be shown of it, and why."""
+class BadRow:
+    """A row that is no caption: position, excerpt and reason."""
 
     place: str
     caption: str
@@ -43,43 +43,45 @@ class Damaged:
     detail: str
 
 
-def _damaged(place: str, found: Any, why: Rejected) -> Damaged:
-    return Damaged(place, excerpt(found), str(why.reason), excerpt(why.detail))
+def _bad_row(place: str, content: Any, error: Rejected) -> BadRow:
+    return BadRow(place, truncate_for_report(content), str(error.reason), truncate_for_report(error.detail))
 
 
 @dataclass(frozen=True)
 class _Row:
-    """What a row holds, before anyone has looked at it."""
+    """The unchecked content of a row."""
 
     place: str
     text: Any
     topic: Any = None
 
 
-def read_captions(source: CaptionFile) -> Iterator[Caption | Damaged]:
-    """Yield the captions of a source in order, white space evened out, and its damaged rows.
+def read_captions(source: CaptionFile) -> Iterator[Caption | BadRow]:
+    """Yield a source's captions in order, whitespace normalized, and its bad rows.
 
     Raises:
-        CaptionFileError: nothing there, no such column, or of another form than the recipe says.
+        CaptionFileError: the source or its column is missing, or it is not of the recipe's format.
     """
     for row in _ROWS[source.format](source):
-        if isinstance(row, Damaged):
+        if isinstance(row, BadRow):
             yield row
             continue
         try:
             text = clean(row.text, source.max_characters)
             topic = TOPIC if row.topic is None else clean(row.topic, source.max_characters)
-        except Rejected as why:
-            yield _damaged(row.place, row.text, why)
+        except Rejected as error:
+            yield _bad_row(row.place, row.text, error)
         else:
             yield Caption(text, topic, text)
 
 
 def clean(text: Any, max_characters: int) -> str:
-    """Return a text, given as such or in UTF-8, with every run of white space and control characters made one space.
+    """Return a text (str or UTF-8 bytes) with its whitespace normalized.
+
+    Each run of white space and control characters becomes one space.
 
     Raises:
-        Rejected: no text, nothing in it, too long, or not to be written as UTF-8.
+        Rejected: not text, empty, too long, or not representable in UTF-8.
     """
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
@@ -98,32 +100,36 @@ def clean(text: Any, max_characters: int) -> str:
     return caption
 
 
-def excerpt(found: Any, most: int | None = _EXCERPT) -> str:
-    """What can be shown of anything, in characters that any file can hold; None: all of it."""
-    if isinstance(found, bytes):
-        return found[:most].decode("utf-8", "backslashreplace")
-    text = found if isinstance(found, str) else ascii(found)
-    return text[:most].encode("utf-8", "backslashreplace").decode()
+def truncate_for_report(value: Any, limit: int | None = _EXCERPT) -> str:
+    """Return at most `limit` characters of any value (all if None) as valid UTF-8."""
+    if isinstance(value, bytes):
+        return value[:limit].decode("utf-8", "backslashreplace")
+    text = value if isinstance(value, str) else ascii(value)
+    return text[:limit].encode("utf-8", "backslashreplace").decode()
 
 
 def _files(path: str, pattern: str) -> list[Path]:
-    """The file at a path, or those below a folder whose name matches, without hidden ones, in the order of their paths.
+    """Return the file at a path, or the matching files below it, sorted.
+
+    Hidden files are left out.
 
     Raises:
-        CaptionFileError: there is none.
+        CaptionFileError: no file.
     """
     top = Path(path).expanduser()
     if top.is_file():
         return [top]
-    found = sorted(file for file in top.rglob(pattern) if file.is_file() and not file.name.startswith("."))
-    if not found:
-        what = f"no file {pattern} in it" if top.is_dir() else "nothing there"
-        raise CaptionFileError(f"captions.file.path is {path!r}, but there is {what}; check the path on this machine")
-    return found
+    files = sorted(file for file in top.rglob(pattern) if file.is_file() and not file.name.startswith("."))
+    if not files:
+        problem = f"no file {pattern} in it" if top.is_dir() else "nothing there"
+        raise CaptionFileError(
+            f"captions.file.path is {path!r}, but there is {problem}; check the path on this machine"
+        )
+    return files
 
 
-def _lines(path: Path) -> Iterator[_Row | Damaged]:
-    """Yield the lines of a file as bytes. Memory is bounded, whatever the file holds."""
+def _lines(path: Path) -> Iterator[_Row | BadRow]:
+    """Yield the lines of a file as bytes, in bounded memory for any file."""
     with path.open("rb") as file:
         number = 0
         while line := file.readline(_LINE_BYTES):
@@ -134,41 +140,41 @@ def _lines(path: Path) -> Iterator[_Row | Damaged]:
                 continue
             while (rest := file.readline(_LINE_BYTES)) and not rest.endswith(b"\n"):
                 pass
-            yield _damaged(place, line, Rejected(Reason.TOO_LONG, f"a line of more than {_LINE_BYTES} bytes"))
+            yield _bad_row(place, line, Rejected(Reason.TOO_LONG, f"a line of more than {_LINE_BYTES} bytes"))
 
 
-def _text_rows(source: CaptionFile) -> Iterator[_Row | Damaged]:
+def _text_rows(source: CaptionFile) -> Iterator[_Row | BadRow]:
     for path in _files(source.path, "*.txt"):
         yield from _lines(path)
 
 
-def _json_rows(source: CaptionFile) -> Iterator[_Row | Damaged]:
+def _json_rows(source: CaptionFile) -> Iterator[_Row | BadRow]:
     for path in _files(source.path, "*.jsonl"):
         for line in _lines(path):
-            if isinstance(line, Damaged):
+            if isinstance(line, BadRow):
                 yield line
                 continue
             try:
-                yield _row(source, line.place, _object(line.text, source.column))
-            except Rejected as why:
-                yield _damaged(line.place, line.text, why)
+                yield _row(source, line.place, _parse_object(line.text, source.column))
+            except Rejected as error:
+                yield _bad_row(line.place, line.text, error)
 
 
-def _object(line: bytes, field: str) -> dict[str, Any]:
+def _parse_object(line: bytes, field: str) -> dict[str, Any]:
     try:
-        found = json.loads(line)
+        value = json.loads(line)
     except UnicodeDecodeError as error:
         raise Rejected(Reason.NOT_UTF8, f"byte {error.start}") from error
     except (ValueError, RecursionError) as error:
         raise Rejected(Reason.NOT_JSON, str(error)) from error
-    if not isinstance(found, dict):
-        raise Rejected(Reason.NO_TEXT, f"found JSON {type(found).__name__}, not an object")
-    if field not in found:
+    if not isinstance(value, dict):
+        raise Rejected(Reason.NO_TEXT, f"found JSON {type(value).__name__}, not an object")
+    if field not in value:
         raise Rejected(Reason.NO_TEXT, f"no field {field!r}")
-    return found
+    return value
 
 
-def _parquet_rows(source: CaptionFile) -> Iterator[_Row | Damaged]:
+def _parquet_rows(source: CaptionFile) -> Iterator[_Row | BadRow]:
     columns = _columns(source)
     for path in _files(source.path, "*.parquet"):
         try:
@@ -180,18 +186,18 @@ def _parquet_rows(source: CaptionFile) -> Iterator[_Row | Damaged]:
                         yield _row(source, f"{path.name}, row {number}", dict(zip(columns, values, strict=True)))
                         number += 1
         except (pa.ArrowException, OSError) as error:
-            yield _damaged(path.name, "", Rejected(Reason.DAMAGED_FILE, str(error)))
+            yield _bad_row(path.name, "", Rejected(Reason.DAMAGED_FILE, str(error)))
 
 
 def _values(column: pa.Array) -> list[Any]:
-    """A column's values; texts as bytes, so that one that is not UTF-8 does not spoil the others."""
+    """Return a column's values, strings as bytes (invalid UTF-8 rejects one row)."""
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = column.cast(pa.large_binary())
     return column.to_pylist()
 
 
-def _dataset_rows(source: CaptionFile) -> Iterator[_Row | Damaged]:
-    """Rows of a folder written by `save_to_disk`, or of one that `load_dataset` understands; images are not decoded."""
+def _dataset_rows(source: CaptionFile) -> Iterator[_Row | BadRow]:
+    """Yield rows of a `save_to_disk` or `load_dataset` folder; images are not decoded."""
     from datasets import DatasetDict, load_dataset, load_from_disk
     from datasets.exceptions import DatasetsError
 
@@ -219,10 +225,10 @@ def _columns(source: CaptionFile) -> list[str]:
     return [source.column, *([source.topic_column] if source.topic_column else [])]
 
 
-def _require(wanted: list[str], found: list[str], place: Path) -> None:
-    if missing := [name for name in wanted if name not in found]:
+def _require(names: list[str], columns: list[str], path: Path) -> None:
+    if missing := [name for name in names if name not in columns]:
         raise CaptionFileError(
-            f"{place} has no column {', '.join(missing)}; its columns are {', '.join(found)}. "
+            f"{path} has no column {', '.join(missing)}; its columns are {', '.join(columns)}. "
             "Set captions.file.column and captions.file.topic_column"
         )
 
@@ -232,18 +238,25 @@ def _row(source: CaptionFile, place: str, row: dict[str, Any]) -> _Row:
     return _Row(place, row[source.column], str(topic) if isinstance(topic, int) else topic)
 
 
-def _set_rows(source: CaptionFile) -> Iterator[_Row | Damaged]:
-    """Captions of a set of pictures, in the field in which the teacher `files` looks for them."""
+def _set_rows(source: CaptionFile) -> Iterator[_Row | BadRow]:
+    """Yield captions of an image set, as the teacher `files` reads them."""
     fields = CAPTION_FIELDS if source.column == "caption" else (source.column,)
     try:
-        opened = open_set(source.path, "folder" if source.format == "folder" else "webdataset", caption_fields=fields)
+        image_set = open_image_set(
+            source.path, "folder" if source.format == "folder" else "webdataset", caption_fields=fields
+        )
     except ImageSetError as error:
         raise CaptionFileError(str(error)) from error
-    for found in opened.samples():
-        if isinstance(found, Sample):
-            yield _Row(found.key, found.caption)
+    for sample in image_set.samples():
+        if isinstance(sample, Sample):
+            yield _Row(sample.key, sample.caption)
         else:
-            yield Damaged(found.key, excerpt(found.caption or ""), str(found.why.reason), excerpt(found.why.detail))
+            yield BadRow(
+                sample.key,
+                truncate_for_report(sample.caption or ""),
+                str(sample.error.reason),
+                truncate_for_report(sample.error.detail),
+            )
 
 
 _ROWS = {

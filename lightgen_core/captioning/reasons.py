@@ -1,10 +1,10 @@
-"""Why a caption is not taken."""
+"""Reasons for which a caption is dropped."""
 
 from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """The vocabulary of `dropped.parquet`: fixed phrases that are counted."""
+    """Fixed phrases of `dropped.parquet`, counted in the manifest."""
 
     NOT_UTF8 = "not UTF-8"
     NOT_JSON = "not JSON"

@@ -1,4 +1,4 @@
-"""Captions of the scene world's own grammar."""
+"""Captions of the scene grammar."""
 
 import numpy as np
 
@@ -9,17 +9,17 @@ from lightgen_core.scene.split import split
 
 
 def scene_captions(world: World, rng: np.random.Generator) -> dict[str, list[Caption]]:
-    """Return every phrasing of every training meaning, shuffled, by topic.
+    """Return all phrasings of the training meanings by topic, shuffled.
 
-    Held-out meanings are left out whole, so no phrasing of an evaluation caption is ever trained on.
+    Held-out meanings are left out with all phrasings, so none of an evaluation caption is ever trained on.
     """
     topics: dict[str, list[Caption]] = {}
     for meaning in split(world)[0]:
-        said = [Caption(text, meaning.category, meaning.canonical) for text in phrasings(meaning)]
-        topics.setdefault(meaning.category, []).extend(said)
-    return {topic: [found[i] for i in rng.permutation(len(found))] for topic, found in topics.items()}
+        captions = [Caption(text, meaning.category, meaning.canonical) for text in phrasings(meaning)]
+        topics.setdefault(meaning.category, []).extend(captions)
+    return {topic: [captions[i] for i in rng.permutation(len(captions))] for topic, captions in topics.items()}
 
 
 def held_out_captions(world: World) -> list[str]:
-    """Return every phrasing of every meaning that is kept for evaluation."""
+    """Return all phrasings of the meanings held out for evaluation."""
     return [text for meaning in split(world)[1] for text in phrasings(meaning)]

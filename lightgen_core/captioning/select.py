@@ -1,4 +1,4 @@
-"""The choice of captions: evenly over topics, without those that a screen finds fault with."""
+"""Select captions evenly over topics, without those that a filter rejects."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +10,7 @@ from lightgen_core.captioning.reasons import Reason
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption, the topic it covers, what it means apart from its wording, and what else it was written to cover."""
+    """A caption with topic, meaning apart from the wording, and labels."""
 
     text: str
     topic: str
@@ -19,121 +19,129 @@ class Caption:
 
 
 @dataclass(frozen=True)
-class Fault:
-    """Why a caption is left out.
+class Rejection:
+    """The reason for which a caption is left out.
 
     Attributes:
         reason: to be counted.
-        detail: of this case, such as the evaluation prompt it gives away.
-        repeats: index of the caption it repeats: among those screened, and in a `Choice` among those chosen.
-        similarity: to what it repeats or gives away, by the measure that found it.
+        detail: of this case, such as the evaluation prompt that the caption contains.
+        duplicate_of: index of the caption it repeats: among those filtered, and in a `CaptionSelection` among those
+            chosen.
+        similarity: to the caption it repeats or the prompt it contains, by the measure that found it.
     """
 
     reason: Reason
     detail: str = ""
-    repeats: int | None = None
+    duplicate_of: int | None = None
     similarity: float | None = None
 
 
-Screen = Callable[[Sequence[Caption]], list[Fault | None]]
-"""Looks at captions, of which earlier ones are preferred, and says of each what is wrong with it."""
+CaptionFilter = Callable[[Sequence[Caption]], list[Rejection | None]]
+"""Captions, earlier ones preferred, to a rejection of each, or None."""
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The captions chosen, in order, and those left out that had a fault (or repeat one of the chosen)."""
+class CaptionSelection:
+    """Chosen captions in order, and rejected ones (duplicates only of chosen ones)."""
 
     chosen: list[Caption]
-    dropped: list[tuple[Caption, Fault]]
+    rejected: list[tuple[Caption, Rejection]]
 
 
-def in_turn(*screens: Screen) -> Screen:
-    """One screen after the other, each over what the ones before it found nothing wrong with.
+def chain(*filters: CaptionFilter) -> CaptionFilter:
+    """Apply filters one after the other, each to what passed those before.
 
-    Screens that find repeats come last: what a caption repeats may go by a later screen, and then the caption repeats
-    what that one repeats.
+    Filters that find duplicates come last. The original of a duplicate may be dropped by a later filter as a duplicate
+    itself; its own original then counts for both.
     """
 
-    def screen(captions: Sequence[Caption]) -> list[Fault | None]:
-        faults: list[Fault | None] = [None] * len(captions)
-        for each in screens:
-            left = [row for row, fault in enumerate(faults) if fault is None]
-            for row, fault in zip(left, each([captions[row] for row in left]), strict=True):
-                repeats = None if fault is None or fault.repeats is None else left[fault.repeats]
-                faults[row] = fault and replace(fault, repeats=repeats)
-        return [fault and replace(fault, repeats=_origin(faults, fault.repeats)) for fault in faults]
+    def caption_filter(captions: Sequence[Caption]) -> list[Rejection | None]:
+        rejections: list[Rejection | None] = [None] * len(captions)
+        for step in filters:
+            rows = [row for row, rejection in enumerate(rejections) if rejection is None]
+            for row, rejection in zip(rows, step([captions[row] for row in rows]), strict=True):
+                original = None if rejection is None or rejection.duplicate_of is None else rows[rejection.duplicate_of]
+                rejections[row] = rejection and replace(rejection, duplicate_of=original)
+        return [
+            rejection and replace(rejection, duplicate_of=_original(rejections, rejection.duplicate_of))
+            for rejection in rejections
+        ]
 
-    return screen
+    return caption_filter
 
 
-def _origin(faults: Sequence[Fault | None], row: int | None) -> int | None:
-    """The caption without a fault at the end of a chain of repeats."""
-    while row is not None and (fault := faults[row]) is not None:
-        assert fault.repeats is not None, "a screen that finds no repeats came after one that does"
-        row = fault.repeats
+def _original(rejections: Sequence[Rejection | None], row: int | None) -> int | None:
+    """Return the accepted caption at the end of a chain of duplicates."""
+    while row is not None and (rejection := rejections[row]) is not None:
+        assert rejection.duplicate_of is not None, "a filter that finds no duplicates came after one that does"
+        row = rejection.duplicate_of
     return row
 
 
-def even_quotas(available: Mapping[str, int], count: int) -> dict[str, int]:
-    """Share `count` evenly over topics; what a topic cannot give goes to the others.
+def balanced_quotas(available: Mapping[str, int], count: int) -> dict[str, int]:
+    """Divide `count` evenly over topics; others make up for a topic that runs out.
 
-    The quotas add up to `count`, or to all there is.
+    The quotas add up to `count`, or to all that is available.
     """
     quotas: dict[str, int] = {}
-    left = min(count, sum(available.values()))
-    for waiting, topic in enumerate(sorted(available, key=lambda name: (available[name], name))):
-        quotas[topic] = min(available[topic], left // (len(available) - waiting))
-        left -= quotas[topic]
+    remaining = min(count, sum(available.values()))
+    for done, topic in enumerate(sorted(available, key=lambda name: (available[name], name))):
+        quotas[topic] = min(available[topic], remaining // (len(available) - done))
+        remaining -= quotas[topic]
     return {topic: quotas[topic] for topic in available}
 
 
-def choose_captions(topics: Mapping[str, list[Caption]], count: int, screen: Screen) -> Choice:
-    """Take `count` captions evenly over topics, of those without a fault; fewer where the topics hold no more.
+def select_captions(topics: Mapping[str, list[Caption]], count: int, caption_filter: CaptionFilter) -> CaptionSelection:
+    """Select `count` accepted captions evenly over topics, or fewer if they run out.
 
-    Each topic first offers a third more than its share, so that what is dropped can be replaced; twice as much, and
-    twice again, while that was not enough.
+    Each topic first offers a third more than its quota, to replace what is rejected; then twice as much, and twice
+    again, until that is enough.
 
     Args:
         topics: candidates by topic, in order of preference.
-        screen: is shown the candidates topic by topic.
+        caption_filter: gets the candidates topic by topic.
     """
-    available = {topic: len(found) for topic, found in topics.items()}
+    available = {topic: len(captions) for topic, captions in topics.items()}
     offer = count + count // 3
     while True:
-        offered = even_quotas(available, offer)
-        candidates = [caption for topic, found in topics.items() for caption in found[: offered[topic]]]
-        faults = screen(candidates)
-        if faults.count(None) >= count or offer >= sum(available.values()):
-            return _choice(candidates, faults, list(topics), count)
+        quotas = balanced_quotas(available, offer)
+        candidates = [caption for topic, captions in topics.items() for caption in captions[: quotas[topic]]]
+        rejections = caption_filter(candidates)
+        if rejections.count(None) >= count or offer >= sum(available.values()):
+            return _select(candidates, rejections, list(topics), count)
         offer *= 2
 
 
-def _choice(candidates: list[Caption], faults: list[Fault | None], topics: list[str], count: int) -> Choice:
-    survivors: dict[str, list[int]] = {topic: [] for topic in topics}
-    for index, fault in enumerate(faults):
-        if fault is None:
-            survivors[candidates[index].topic].append(index)
-    quotas = even_quotas({topic: len(found) for topic, found in survivors.items()}, count)
-    taken = _in_turn({topic: found[: quotas[topic]] for topic, found in survivors.items()})
-    place = {index: position for position, index in enumerate(taken)}
-    dropped = [
-        (caption, fault if fault.repeats is None else replace(fault, repeats=place[fault.repeats]))
-        for caption, fault in zip(candidates, faults, strict=True)
-        if fault is not None and (fault.repeats is None or fault.repeats in place)
-    ]
-    return Choice([candidates[index] for index in taken], dropped)
+def _select(
+    candidates: list[Caption], rejections: list[Rejection | None], topics: list[str], count: int
+) -> CaptionSelection:
+    accepted: dict[str, list[int]] = {topic: [] for topic in topics}
+    for index, rejection in enumerate(rejections):
+        if rejection is None:
+            accepted[candidates[index].topic].append(index)
+    quotas = balanced_quotas({topic: len(indices) for topic, indices in accepted.items()}, count)
+    chosen = _interleave({topic: indices[: quotas[topic]] for topic, indices in accepted.items()})
+    position_of = {index: position for position, index in enumerate(chosen)}
+    dropped = []
+    for caption, rejection in zip(candidates, rejections, strict=True):
+        if rejection is None or (rejection.duplicate_of is not None and rejection.duplicate_of not in position_of):
+            continue
+        if rejection.duplicate_of is not None:
+            rejection = replace(rejection, duplicate_of=position_of[rejection.duplicate_of])
+        dropped.append((caption, rejection))
+    return CaptionSelection([candidates[index] for index in chosen], dropped)
 
 
-def _in_turn(queues: Mapping[str, list[int]]) -> list[int]:
-    """One of each topic in turn, so that any prefix of the captions covers the topics evenly."""
+def _interleave(queues: Mapping[str, list[int]]) -> list[int]:
+    """Take one of each topic in turn: any prefix covers the topics evenly."""
     turns = [(turn, topic, index) for topic, queue in enumerate(queues.values()) for turn, index in enumerate(queue)]
     return [index for _, _, index in sorted(turns)]
 
 
 def assign_images(topics: list[str], count: int, balance: str) -> np.ndarray:
-    """Return, for each of `count` images, the index of the caption it is drawn from, in rising order.
+    """Return the caption index of each of `count` images, in rising order.
 
-    Pictures of one caption are neighbours, so that a later stage meets each caption in one shard and encodes it once.
+    Images of one caption are neighbours, so that a later stage meets each caption in one shard and encodes it once.
 
     Args:
         topics: topic of every caption.
@@ -143,9 +151,9 @@ def assign_images(topics: list[str], count: int, balance: str) -> np.ndarray:
     """
     if balance == "captions":
         return np.sort(np.arange(count) % len(topics))
-    number = {topic: place for place, topic in enumerate(dict.fromkeys(topics))}
+    number = {topic: index for index, topic in enumerate(dict.fromkeys(topics))}
     codes = np.array([number[topic] for topic in topics])
     sizes = np.bincount(codes)
     members, starts = np.argsort(codes, kind="stable"), np.cumsum(sizes) - sizes
-    which, turn = np.arange(count) % len(number), np.arange(count) // len(number)
-    return np.sort(members[starts[which] + turn % sizes[which]])
+    topic, turn = np.arange(count) % len(number), np.arange(count) // len(number)
+    return np.sort(members[starts[topic] + turn % sizes[topic]])

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from lightgen_core.encoders.dtypes import PRECISIONS
 from lightgen_core.encoders.model_ref import ModelRef, parse_model_ref
+from lightgen_core.encoders.unique import unique_texts
 
 _FILES = ["open_clip_*.safetensors", "*.json", "*.txt", "*.model"]
 
@@ -81,7 +82,7 @@ class Clip:
             found = f"{pictures.dtype} {tuple(pictures.shape)}"
             raise ClipError(f"found pictures of {found}, expected uint8 (n, height, width, 3)")
         batches = pictures.split(self.batch_size)
-        return _unit([self.model.encode_image(self._prefetch_batches(batch)) for batch in batches])
+        return _unit([self.model.encode_image(self._preprocess(batch)) for batch in batches])
 
     def embed_pictures(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Unit vectors (n, width) of pictures (height, width, 3) of any sizes; those of one size go together."""
@@ -101,11 +102,11 @@ class Clip:
 
     def scores(self, images: Sequence[NDArray[np.uint8]], captions: list[str]) -> NDArray[np.float32]:
         """Cosine of each picture (height, width, 3), of any size, with its caption: (n,)."""
-        unique, back = np.unique(captions, return_inverse=True)
-        text = self.embed_texts(unique.tolist())[back]
+        unique, inverse = unique_texts(captions)
+        text = self.embed_texts(unique)[inverse]
         return (self.embed_pictures(images) * text).sum(axis=1)
 
-    def _prefetch_batches(self, pictures: Tensor) -> Tensor:
+    def _preprocess(self, pictures: Tensor) -> Tensor:
         """Resized, cropped and normalised as the model's configuration says, a batch at a time: (n, 3, side, side)."""
         asked = self.preprocessing
         values = pictures.to(self.device).permute(0, 3, 1, 2)

@@ -10,6 +10,8 @@ from jaxtyping import Float, UInt8
 from lightgen_core.evaluation.scene import judge_scenes
 
 if TYPE_CHECKING:
+    import torch
+
     from lightgen_core.encoders.clip import Clip
 
 Kind = Literal["teacher", "best_worst", "both"]
@@ -73,6 +75,17 @@ class ClipScorer:
         return self.clip.scores(images, list(captions))
 
     score_teacher = score_student
+
+
+def load_scorer(name: Literal["detector", "clip", "none"], margin: float, model: str, device: "torch.device") -> Scorer:
+    """Return a scorer by name; `margin`, `model` and `device` are those of "clip"."""
+    if name == "none":
+        return TeacherWinsScorer()
+    if name == "detector":
+        return DetectorScorer()
+    from lightgen_core.encoders.clip import Clip
+
+    return ClipScorer(Clip.load(model, device=device), margin)
 
 
 def choose_pair(

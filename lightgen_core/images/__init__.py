@@ -1,1 +1,1 @@
-"""Image bytes and image sets with captions, read without trusting a byte of them."""
+"""Encoding, safe decoding, and image sets with captions."""

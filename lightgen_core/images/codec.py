@@ -1,4 +1,4 @@
-"""Pictures: PNG encoding, decoding, resizing."""
+"""Encode, decode and resize images."""
 
 import io
 
@@ -6,28 +6,31 @@ import numpy as np
 from PIL import Image
 
 
-def to_png(picture: np.ndarray) -> bytes:
-    """Return a uint8 picture (height, width, 3) as a PNG; the same picture gives the same bytes."""
-    sink = io.BytesIO()
-    Image.fromarray(picture).save(sink, format="PNG", compress_level=6)
-    return sink.getvalue()
+def encode_png(image: np.ndarray) -> bytes:
+    """Encode a uint8 image (height, width, 3) as PNG, deterministically."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", compress_level=6)
+    return buffer.getvalue()
 
 
-def from_bytes(data: bytes) -> np.ndarray:
-    """Return an encoded picture of our own as uint8 (height, width, 3); others' pictures go through `untrusted`."""
-    with Image.open(io.BytesIO(data)) as picture:
-        return np.asarray(picture.convert("RGB"))
+def decode_image(data: bytes) -> np.ndarray:
+    """Decode an image of this package to uint8 (height, width, 3).
+
+    Images from elsewhere go through `SafeImageDecoder`.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
 
 
-def resize_square(picture: np.ndarray, size: int) -> np.ndarray:
-    """Return the middle square of a uint8 picture (height, width, 3), as (size, size, 3) by a Lanczos filter."""
-    height, width = picture.shape[:2]
+def resize_square(image: np.ndarray, size: int) -> np.ndarray:
+    """Center-crop a uint8 image (height, width, 3) and resize to (size, size, 3), Lanczos."""
+    height, width = image.shape[:2]
     if (height, width) == (size, size):
-        return picture
+        return image
     side = min(height, width)
     left, top = (width - side) // 2, (height - side) // 2
-    # Cropped first: a filter over a box of the whole picture would read what is beyond the box.
-    square = Image.fromarray(picture[top : top + side, left : left + side])
+    # Cropped first: a filter over a box of the full image would read pixels outside the box.
+    square = Image.fromarray(image[top : top + side, left : left + side])
     return np.array(square.resize((size, size), Image.Resampling.LANCZOS))
 
 

@@ -1,4 +1,4 @@
-"""Whether a caption still holds for the mirrored picture."""
+"""Captions that still hold for the flipped image."""
 
 import re
 
@@ -15,10 +15,10 @@ _BREAKS = frozenset(f"{_SIDED} {_WRITING}".split())
 _QUOTED = re.compile(r'["“”„«»]')
 
 
-def mirrorable(caption: str) -> bool:
-    """False where the caption tells left from right, or speaks of something whose mirror image reads wrong (writing).
+def is_flip_safe(caption: str) -> bool:
+    """Return whether a caption holds for the mirrored image: no sides, no writing.
 
-    By a list of English words, on the careful side: a picture that is not mirrored costs less than one that is wrong.
+    A list of English words decides, on the careful side: an image that is not flipped costs less than a wrong one.
     """
     words = re.findall(r"[a-z]+", caption.lower())
     return not _QUOTED.search(caption) and _BREAKS.isdisjoint(words)

@@ -1,27 +1,27 @@
-"""Work on several threads whose results come in the order of the work."""
+"""A thread pool's map with ordered results and bounded memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def map_ahead(make: Callable[[Given], Made], items: Iterable[Given], threads: int) -> Iterator[Made]:
-    """Yield `make(item)` in order; at most twice as many items as threads are under way, so memory is bounded.
+def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """Yield `function(item)` in order, at most twice as many items ahead as threads.
 
-    What `make` raises is raised in its item's turn; work that has not begun by then is dropped.
+    An error is raised in its item's turn; calls that have not begun by then are dropped.
     """
     pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[Made]] = deque()
+    pending: deque[Future[Result]] = deque()
     try:
         for item in items:
-            waiting.append(pool.submit(make, item))
-            if len(waiting) >= 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(function, item))
+            if len(pending) >= 2 * threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

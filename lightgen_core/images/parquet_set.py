@@ -1,4 +1,4 @@
-"""Parquet files with a picture and a caption in each row, as Hugging Face `datasets` writes them."""
+"""Image sets in Parquet, as Hugging Face `datasets` writes them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,28 +8,30 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lightgen_core.images.sample import Fault, ImageSetError, Place, Sample, clean_caption
+from lightgen_core.images.sample import BadSample, ByteRange, ImageSetError, Sample, clean_caption
 from lightgen_core.rejected import Reason, Rejected
 
-CAPTIONS_AT_ONCE = 4096
-PICTURES_AT_ONCE = 16
+CAPTION_BATCH = 4096
+IMAGE_BATCH = 16
 
 
 @dataclass(frozen=True)
 class ParquetSet:
-    """The rows of some Parquet files, in the order of the files' names."""
+    """Rows of Parquet files, in the order of the file names."""
 
     base: Path
     files: Sequence[Path]
     caption_fields: Sequence[str]
     image_column: str
-    picture_bytes: int
+    max_image_bytes: int
 
-    def samples(self) -> Iterator[Sample | Fault]:
-        """Yield samples and faults. A file that cannot be read on gives the rows before, and one fault.
+    def samples(self) -> Iterator[Sample | BadSample]:
+        """Yield samples and bad samples.
+
+        A damaged file gives the rows before the damage and one bad sample.
 
         Raises:
-            ImageSetError: a file that can be read has no column of captions or of pictures.
+            ImageSetError: a readable file has no column of captions or of images.
         """
         for path in self.files:
             name = path.relative_to(self.base).as_posix()
@@ -37,90 +39,92 @@ class ParquetSet:
             try:
                 with pq.ParquetFile(path) as file:
                     column = self._caption_column(file, name)
-                    for batch in file.iter_batches(CAPTIONS_AT_ONCE, columns=[column]):
+                    for batch in file.iter_batches(CAPTION_BATCH, columns=[column]):
                         for value in batch.column(0):
                             yield _sample(name, row, value)
                             row += 1
             except (pa.ArrowException, OSError) as error:
-                yield Fault(f"{name}: row {row} and the rest", _damaged(error))
+                yield BadSample(f"{name}: row {row} and the rest", _corrupt(error))
 
     def _caption_column(self, file: pq.ParquetFile, name: str) -> str:
         columns = file.schema_arrow
         caption = next((field for field in self.caption_fields if field in columns.names), None)
         if caption is None or not _is_text(columns.field(caption).type):
-            wanted = ", ".join(self.caption_fields)
-            raise ImageSetError(f"{name} has columns {', '.join(columns.names)}; expected captions in one of {wanted}")
-        if self._picture_leaf(columns) is None:
+            expected = ", ".join(self.caption_fields)
             raise ImageSetError(
-                f"{name} has columns {', '.join(columns.names)}; expected pictures in {self.image_column!r}: bytes, or "
+                f"{name} has columns {', '.join(columns.names)}; expected captions in one of {expected}"
+            )
+        if self._image_leaf(columns) is None:
+            raise ImageSetError(
+                f"{name} has columns {', '.join(columns.names)}; expected images in {self.image_column!r}: bytes, or "
                 "an Image feature with embedded bytes"
             )
         return caption
 
-    def _picture_leaf(self, columns: pa.Schema) -> str | None:
-        """Return the name of the column of bytes."""
+    def _image_leaf(self, columns: pa.Schema) -> str | None:
+        """Return the path of the column of bytes, or None."""
         if self.image_column not in columns.names:
             return None
-        kind = columns.field(self.image_column).type
-        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        arrow_type = columns.field(self.image_column).type
+        if pa.types.is_struct(arrow_type) and arrow_type.get_field_index("bytes") >= 0:
             return f"{self.image_column}.bytes"
-        return self.image_column if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) else None
+        return self.image_column if pa.types.is_binary(arrow_type) or pa.types.is_large_binary(arrow_type) else None
 
-    def read(self, places: Sequence[Place]) -> Iterator[bytes | Rejected]:
-        """Yield pictures; the row groups that hold them are read once for a run of rising places."""
-        for name, wanted in groupby(places, key=lambda place: place.file):
-            rows = [place.start for place in wanted]
-            given = 0
+    def read(self, ranges: Sequence[ByteRange]) -> Iterator[bytes | Rejected]:
+        """Yield images; rising rows read each row group once."""
+        for name, group in groupby(ranges, key=lambda byte_range: byte_range.file):
+            rows = [byte_range.start for byte_range in group]
+            done = 0
             try:
                 for value in self._rows(self.base / name, rows):
                     yield self._checked(value)
-                    given += 1
+                    done += 1
             except (pa.ArrowException, OSError) as error:
-                yield from (_damaged(error) for _ in rows[given:])
+                yield from (_corrupt(error) for _ in rows[done:])
 
     def _checked(self, value: bytes | None) -> bytes | Rejected:
         if value is None:
-            return Rejected(Reason.NO_PICTURE, "the picture is not embedded; paths in a data set are not followed")
-        if len(value) > self.picture_bytes:
-            return Rejected(Reason.PICTURE_TOO_LARGE, f"{len(value)} bytes; at most {self.picture_bytes}")
+            return Rejected(Reason.NO_IMAGE, "the picture is not embedded; paths in a data set are not followed")
+        if len(value) > self.max_image_bytes:
+            return Rejected(Reason.IMAGE_TOO_LARGE, f"{len(value)} bytes; at most {self.max_image_bytes}")
         return value
 
     def _rows(self, path: Path, rows: Sequence[int]) -> Iterator[bytes | None]:
-        """Yield the encoded pictures of some rows of a file; rows rise."""
+        """Yield the encoded images of rising rows of a file."""
         with pq.ParquetFile(path) as file:
-            leaf = self._picture_leaf(file.schema_arrow)
-            asked = iter(rows)
-            row = next(asked, None)
+            leaf = self._image_leaf(file.schema_arrow)
+            remaining = iter(rows)
+            row = next(remaining, None)
             first = 0
             for group in range(file.num_row_groups):
                 end = first + file.metadata.row_group(group).num_rows
                 if row is None or row >= end:
                     first = end
                     continue
-                for batch in file.iter_batches(PICTURES_AT_ONCE, row_groups=[group], columns=[leaf]):
+                for batch in file.iter_batches(IMAGE_BATCH, row_groups=[group], columns=[leaf]):
                     column = batch.column(0)
                     values = column.field("bytes") if pa.types.is_struct(column.type) else column
                     while row is not None and row < first + len(values):
                         yield values[row - first].as_py()
-                        row = next(asked, None)
+                        row = next(remaining, None)
                     first += len(values)
 
 
-def _sample(name: str, row: int, value: pa.Scalar) -> Sample | Fault:
+def _sample(name: str, row: int, value: pa.Scalar) -> Sample | BadSample:
     key = f"{name}:{row}"
     try:
         if value.is_valid:
-            return Sample(key, clean_caption(value.as_py()), Place(name, row, 1))
-        return Fault(key, Rejected(Reason.NO_CAPTION, "the caption is null"))
+            return Sample(key, clean_caption(value.as_py()), ByteRange(name, row, 1))
+        return BadSample(key, Rejected(Reason.NO_CAPTION, "the caption is null"))
     except UnicodeDecodeError as error:
-        return Fault(key, Rejected(Reason.CAPTION_ENCODING, f"byte {error.start}"))
-    except Rejected as why:
-        return Fault(key, why.kept())
+        return BadSample(key, Rejected(Reason.CAPTION_ENCODING, f"byte {error.start}"))
+    except Rejected as error:
+        return BadSample(key, error.without_frames())
 
 
-def _damaged(error: Exception) -> Rejected:
-    return Rejected(Reason.ARCHIVE_DAMAGED, str(error))
+def _corrupt(error: Exception) -> Rejected:
+    return Rejected(Reason.ARCHIVE_CORRUPT, str(error))
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+def _is_text(arrow_type: pa.DataType) -> bool:
+    return pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type)

@@ -1,4 +1,4 @@
-"""A sample of a set, what can be wrong with it, and how its caption is found among the files that share its key."""
+"""Samples of an image set, assembled from the files that share a key."""
 
 import json
 import re
@@ -9,12 +9,12 @@ from typing import Any
 
 from lightgen_core.rejected import Reason, Rejected
 
-PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
-"""Suffixes taken for a picture; its bytes decide later whether it is one."""
-CAPTIONS = ("json", "txt")
-"""Suffixes taken for a caption, the preferred one first."""
+IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
+"""Suffixes of images; the bytes decide later whether a file is one."""
+CAPTION_SUFFIXES = ("json", "txt")
+"""Suffixes of captions, the preferred one first."""
 CAPTION_FILE_BYTES = 1 << 20
-"""Largest caption file. Image sets keep captions and figures in it, some kilobytes."""
+"""Size limit of a caption file; usual ones have some kilobytes."""
 CAPTION_CHARACTERS = 10_000
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
 
@@ -24,8 +24,8 @@ class ImageSetError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a picture lies: a file of the set, and the bytes in it; of a Parquet file, the row, and 1."""
+class ByteRange:
+    """Position of an image: file, start and length; in Parquet, the row and 1."""
 
     file: str
     start: int
@@ -34,27 +34,27 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A caption and a picture that nobody has read yet. The key is unique in its set."""
+    """A caption and an unread image; the key is unique in its set."""
 
     key: str
     caption: str
-    place: Place
+    byte_range: ByteRange
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """Something of a set that cannot be taken."""
+class BadSample:
+    """A file or sample of a set that cannot be used."""
 
     key: str
-    why: Rejected
+    error: Rejected
     caption: str | None = None
 
 
-def safe_name(raw: bytes) -> str:
+def checked_member_name(raw: bytes) -> str:
     """Return the name of a member as a relative path.
 
     Raises:
-        Rejected: not UTF-8; absolute, with "..", a drive, a backslash or a control character.
+        Rejected: not UTF-8, absolute, or with "..", a drive, a backslash or a control character.
     """
     try:
         name = raw.decode()
@@ -68,20 +68,20 @@ def safe_name(raw: bytes) -> str:
 
 
 def key_and_suffix(name: str) -> tuple[str, str]:
-    """Split a member's name: what has the same key belongs to one sample."""
+    """Split a member's name; files of the same key belong to one sample."""
     path = PurePosixPath(name)
     return str(path.with_suffix("")), path.suffix[1:].lower()
 
 
-def caption_of(data: bytes, suffix: str, fields: Sequence[str]) -> str:
-    """Return the caption that a file holds, runs of white space made one space.
+def parse_caption_file(data: bytes, suffix: str, fields: Sequence[str]) -> str:
+    """Return the caption in a file, whitespace normalized.
 
     Args:
         data: content of the file.
-        suffix: "txt": all of it is the caption; "json": an object that has it in the first of `fields` it knows.
+        suffix: "txt": all of it is the caption; "json": an object with the caption in the first of `fields` it has.
 
     Raises:
-        Rejected: it holds none.
+        Rejected: no valid caption.
     """
     if len(data) > CAPTION_FILE_BYTES:
         raise Rejected(Reason.CAPTION_TOO_LONG, f"{len(data)} bytes; at most {CAPTION_FILE_BYTES}")
@@ -94,26 +94,26 @@ def caption_of(data: bytes, suffix: str, fields: Sequence[str]) -> str:
 
 def _field_of(text: str, fields: Sequence[str]) -> Any:
     try:
-        found = json.loads(text)
+        record = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise Rejected(Reason.CAPTION_JSON, str(error)) from error
-    if not isinstance(found, dict):
-        raise Rejected(Reason.CAPTION_FIELD, f"found JSON {type(found).__name__}, expected an object")
+    if not isinstance(record, dict):
+        raise Rejected(Reason.CAPTION_FIELD, f"found JSON {type(record).__name__}, expected an object")
     for name in fields:
-        if name in found:
-            return found[name]
-    raise Rejected(Reason.CAPTION_FIELD, f"expected one of {', '.join(fields)}; found {ascii(sorted(found))[:200]}")
+        if name in record:
+            return record[name]
+    raise Rejected(Reason.CAPTION_FIELD, f"expected one of {', '.join(fields)}; found {ascii(sorted(record))[:200]}")
 
 
 def clean_caption(text: Any) -> str:
-    """Return a caption with its white space evened out.
+    """Return a caption, whitespace normalized.
 
     Raises:
-        Rejected: no text, empty, longer than a caption is, or not to be written as UTF-8 (lone surrogates).
+        Rejected: not text, empty, too long, or not representable in UTF-8 (lone surrogates).
     """
     if not isinstance(text, str):
         raise Rejected(Reason.CAPTION_FIELD, f"found {type(text).__name__}, expected text")
-    caption = even_space(text)
+    caption = normalize_whitespace(text)
     if not caption:
         raise Rejected(Reason.CAPTION_EMPTY, f"{len(text)} characters of white space")
     if len(caption) > CAPTION_CHARACTERS:
@@ -125,49 +125,49 @@ def clean_caption(text: Any) -> str:
     return caption
 
 
-def even_space(text: str) -> str:
-    """Return a text with each run of white space and control characters made one space."""
+def normalize_whitespace(text: str) -> str:
+    """Replace each run of white space and control characters by one space."""
     return _BLANK.sub(" ", text).strip()
 
 
 @dataclass
-class Parts:
-    """The files of one key, as they are met: they make a sample or a fault."""
+class SampleFiles:
+    """The files of one key, collected into a sample or a bad sample."""
 
     key: str
-    picture: Place | None = None
+    image: ByteRange | None = None
     captions: dict[str, str | Rejected] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
+    bad_samples: list[BadSample] = field(default_factory=list)
 
     def reject(self, name: str, reason: Reason, detail: str) -> None:
-        """Note that one of the files cannot be taken."""
-        self.faults.append(Fault(name, Rejected(reason, detail)))
+        """Record a file that cannot be used."""
+        self.bad_samples.append(BadSample(name, Rejected(reason, detail)))
 
     def add_caption(self, data: bytes, suffix: str, fields: Sequence[str]) -> None:
-        """Take a caption file; what is wrong with it counts only where no other caption file is right."""
+        """Add a caption file; its error counts only without a valid one."""
         try:
-            self.captions[suffix] = caption_of(data, suffix, fields)
-        except Rejected as why:
-            self.captions[suffix] = why.kept()
+            self.captions[suffix] = parse_caption_file(data, suffix, fields)
+        except Rejected as error:
+            self.captions[suffix] = error.without_frames()
 
     @property
     def complete(self) -> bool:
-        """Whether it has a picture and a caption file."""
-        return self.picture is not None and bool(self.captions)
+        """True if it has an image and a caption file."""
+        return self.image is not None and bool(self.captions)
 
-    def result(self) -> Iterator[Sample | Fault]:
-        """Yield the sample, or why there is none, and the fault of every file that was too many."""
-        yield from self.faults
-        found = [self.captions[suffix] for suffix in CAPTIONS if suffix in self.captions]
-        good = next((each for each in found if isinstance(each, str)), None)
-        if self.picture is None:
-            if found:
-                yield Fault(self.key, Rejected(Reason.NO_PICTURE, "a caption without a picture of its key"), good)
+    def results(self) -> Iterator[Sample | BadSample]:
+        """Yield the sample or its error, and every file that was rejected."""
+        yield from self.bad_samples
+        captions = [self.captions[suffix] for suffix in CAPTION_SUFFIXES if suffix in self.captions]
+        caption = next((value for value in captions if isinstance(value, str)), None)
+        if self.image is None:
+            if captions:
+                yield BadSample(self.key, Rejected(Reason.NO_IMAGE, "a caption without a picture of its key"), caption)
             elif self.others:
-                yield Fault(self.key, Rejected(Reason.UNKNOWN_FILE, ascii(self.others)[:200]))
-        elif good is not None:
-            yield Sample(self.key, good, self.picture)
+                yield BadSample(self.key, Rejected(Reason.UNKNOWN_FILE, ascii(self.others)[:200]))
+        elif caption is not None:
+            yield Sample(self.key, caption, self.image)
         else:
-            why = next((each for each in found if isinstance(each, Rejected)), None)
-            yield Fault(self.key, why or Rejected(Reason.NO_CAPTION, "a picture without a caption of its key"))
+            error = next((value for value in captions if isinstance(value, Rejected)), None)
+            yield BadSample(self.key, error or Rejected(Reason.NO_CAPTION, "a picture without a caption of its key"))

@@ -1,7 +1,7 @@
-"""Members of a tar that may be hostile: every size is checked before it is believed, and nothing is extracted.
+"""Read tars that may be hostile: every size is checked and nothing is extracted.
 
-The formats are POSIX ustar and pax (IEEE Std 1003.1, pax) and GNU's long names, plain or gzipped. Python's own module
-serves archives that are trusted: it follows links, and takes a header's sizes for memory to allocate.
+The formats are POSIX ustar and pax (IEEE Std 1003.1, pax) and GNU's long names, plain or gzipped. Python's `tarfile` is
+for archives that are trusted: it follows links, and allocates as much memory as a header says.
 """
 
 import gzip
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from lightgen_core.images.sample import safe_name
+from lightgen_core.images.sample import checked_member_name
 from lightgen_core.rejected import Reason, Rejected
 
 BLOCK = 512
 LONG_NAME_BYTES = 1 << 14
 PAX_BYTES = 1 << 20
-EXPANSION = 100
-"""Most bytes that a compressed byte may become, once `FREE` bytes have been read. Captions give 10, pictures 1."""
-FREE = 1 << 26
+MAX_COMPRESSION_RATIO = 100
+"""Limit of expansion, checked from `RATIO_CHECK_FROM` bytes on. Captions reach 10, images 1."""
+RATIO_CHECK_FROM = 1 << 26
 _STEP = 1 << 20
 _REGULAR = (b"0", b"\0", b"7")
 _WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")
@@ -29,7 +29,10 @@ _DIRECTORY = b"5"
 
 
 class Stream:
-    """A plain or gzipped file read forward in bounded steps. What it was promised and does not hold is `Rejected`."""
+    """A plain or gzipped file, read forward in bounded steps.
+
+    Raises `Rejected` if the file ends early or is damaged.
+    """
 
     def __init__(self, path: Path) -> None:
         self._raw = path.open("rb")
@@ -48,7 +51,7 @@ class Stream:
         return b"".join(self._blocks(count))
 
     def skip_to(self, position: int) -> None:
-        """Go forward to a byte."""
+        """Skip forward to a byte position."""
         if self._inflate is None and position <= self._size:
             self._raw.seek(position)
             self.at = position
@@ -59,30 +62,30 @@ class Stream:
     def _blocks(self, count: int) -> Iterator[bytes]:
         end = self.at + count
         if self._inflate is None and end > self._size:
-            raise Rejected(Reason.ARCHIVE_CUT, f"{self._size} bytes; at least {end} expected")
+            raise Rejected(Reason.ARCHIVE_TRUNCATED, f"{self._size} bytes; at least {end} expected")
         while self.at < end:
             block = self._read(min(_STEP, end - self.at))
             if not block:
-                raise Rejected(Reason.ARCHIVE_CUT, f"{self.at} bytes; at least {end} expected")
+                raise Rejected(Reason.ARCHIVE_TRUNCATED, f"{self.at} bytes; at least {end} expected")
             self.at += len(block)
-            if self._inflate is not None and self.at > max(FREE, EXPANSION * self._raw.tell()):
+            if self._inflate is not None and self.at > max(RATIO_CHECK_FROM, MAX_COMPRESSION_RATIO * self._raw.tell()):
                 raise Rejected(Reason.ARCHIVE_BOMB, f"{self._raw.tell()} bytes became {self.at} and more")
             yield block
 
-    def _read(self, most: int) -> bytes:
+    def _read(self, limit: int) -> bytes:
         if self._inflate is None:
-            return self._raw.read(most)
+            return self._raw.read(limit)
         try:
-            return self._inflate.read(most)
+            return self._inflate.read(limit)
         except EOFError as error:
-            raise Rejected(Reason.ARCHIVE_CUT, f"compressed data end after byte {self.at}") from error
+            raise Rejected(Reason.ARCHIVE_TRUNCATED, f"compressed data end after byte {self.at}") from error
         except (gzip.BadGzipFile, zlib.error) as error:
-            raise Rejected(Reason.ARCHIVE_DAMAGED, f"compressed data after byte {self.at}: {error}") from error
+            raise Rejected(Reason.ARCHIVE_CORRUPT, f"compressed data after byte {self.at}: {error}") from error
 
 
 @dataclass(frozen=True)
 class Member:
-    """A regular file in the archive: its name, where its bytes are, and those that were asked for."""
+    """A regular file in the archive: name, position, size, and bytes if requested."""
 
     name: str
     start: int
@@ -90,50 +93,50 @@ class Member:
     data: bytes | None
 
 
-def members(stream: Stream, wanted: Callable[[str, int], bool]) -> Iterator[Member | tuple[str, Rejected]]:
-    """Yield the regular files of a tar, and the name and fault of each member that is none or has an unsafe name.
+def members(stream: Stream, needs_data: Callable[[str, int], bool]) -> Iterator[Member | tuple[str, Rejected]]:
+    """Yield the regular files of a tar, and name and error of rejected members.
 
     Args:
-        wanted: given a name and a size, whether to read the member's bytes. A member is yielded when all of its
-            bytes have been passed, so one that is cut short never is.
+        needs_data: from a name and a size, whether to read the member's bytes. A member is yielded after all of its
+            bytes have been read or skipped, so a truncated one never is.
 
     Raises:
         Rejected: the archive cannot be read any further.
     """
     extended: dict[bytes, bytes] = {}
     while (header := _next_header(stream)) is not None:
-        if header.kind in (b"L", b"K"):
+        if header.type in (b"L", b"K"):
             text = _extension(stream, header, LONG_NAME_BYTES).rstrip(b"\0")
-            extended |= {b"path": text} if header.kind == b"L" else {}
-        elif header.kind in (b"x", b"g"):
+            extended |= {b"path": text} if header.type == b"L" else {}
+        elif header.type in (b"x", b"g"):
             records = _pax(_extension(stream, header, PAX_BYTES))
-            extended |= records if header.kind == b"x" else {}
+            extended |= records if header.type == b"x" else {}
         else:
-            yield from _member(stream, header, extended, wanted)
+            yield from _member(stream, header, extended, needs_data)
             extended = {}
 
 
 def _member(
-    stream: Stream, header: "_Header", extended: Mapping[bytes, bytes], wanted: Callable[[str, int], bool]
+    stream: Stream, header: "_Header", extended: Mapping[bytes, bytes], needs_data: Callable[[str, int], bool]
 ) -> Iterator[Member | tuple[str, Rejected]]:
-    """Read or pass over a member and yield it; a folder yields nothing."""
+    """Read or skip a member and yield it; a folder yields nothing."""
     raw, start = extended.get(b"path", header.name), stream.at
-    size = 0 if header.kind in _WITHOUT_DATA else _pax_size(extended.get(b"size"), header.size)
+    size = 0 if header.type in _WITHOUT_DATA else _pax_size(extended.get(b"size"), header.size)
     sparse = any(key.startswith(b"GNU.sparse") for key in extended)
-    data, fault, name = None, None, ""
+    data, error, name = None, None, ""
     try:
-        name = safe_name(raw)
-        if header.kind not in _REGULAR or sparse:
-            raise Rejected(Reason.SPECIAL_FILE, f"tar type {'sparse' if sparse else ascii(header.kind)}")
-        data = stream.take(size) if wanted(name, size) else None
-    except Rejected as why:
-        if why.reason not in (Reason.UNSAFE_PATH, Reason.NAME_ENCODING, Reason.SPECIAL_FILE):
+        name = checked_member_name(raw)
+        if header.type not in _REGULAR or sparse:
+            raise Rejected(Reason.SPECIAL_FILE, f"tar type {'sparse' if sparse else ascii(header.type)}")
+        data = stream.take(size) if needs_data(name, size) else None
+    except Rejected as rejected:
+        if rejected.reason not in (Reason.UNSAFE_PATH, Reason.NAME_ENCODING, Reason.SPECIAL_FILE):
             raise  # of the archive, not of the member
-        fault = why.kept()
+        error = rejected.without_frames()
     stream.skip_to(start + _padded(size))
-    if header.kind == _DIRECTORY or (header.kind in _REGULAR and raw.endswith(b"/")):
+    if header.type == _DIRECTORY or (header.type in _REGULAR and raw.endswith(b"/")):
         return
-    yield (ascii(raw[:200])[2:-1], fault) if fault else Member(name, start, size, data)
+    yield (ascii(raw[:200])[2:-1], error) if error else Member(name, start, size, data)
 
 
 def _padded(size: int) -> int:
@@ -144,17 +147,17 @@ def _padded(size: int) -> int:
 class _Header:
     name: bytes
     size: int
-    kind: bytes
+    type: bytes
 
 
 def _next_header(stream: Stream) -> _Header | None:
-    """Read a header; None at the mark of the archive's end. A file without that mark was cut."""
+    """Read a header; None at the end marker, without which a tar is truncated."""
     at, block = stream.at, stream.take(BLOCK)
     if not any(block):
         return None
     declared = _number(block[148:156], at)
     if declared != sum(block) - sum(block[148:156]) + 8 * ord(" "):
-        raise Rejected(Reason.ARCHIVE_DAMAGED, f"no tar header at byte {at}")
+        raise Rejected(Reason.ARCHIVE_CORRUPT, f"no tar header at byte {at}")
     name, prefix = _text(block[:100]), _text(block[345:500]) if block[257:263] == b"ustar\0" else b""
     return _Header(prefix + b"/" + name if prefix else name, _number(block[124:136], at), block[156:157])
 
@@ -169,13 +172,13 @@ def _number(raw: bytes, at: int) -> int:
         return int.from_bytes(raw[1:], "big")
     digits = re.fullmatch(rb" *([0-7]*)[ \0]*", raw)
     if not digits:
-        raise Rejected(Reason.ARCHIVE_DAMAGED, f"no tar header at byte {at}: number {raw!a}")
+        raise Rejected(Reason.ARCHIVE_CORRUPT, f"no tar header at byte {at}: number {raw!a}")
     return int(digits[1] or b"0", 8)
 
 
-def _extension(stream: Stream, header: _Header, most: int) -> bytes:
-    if header.size > most:
-        raise Rejected(Reason.ARCHIVE_DAMAGED, f"an extended header of {header.size} bytes at byte {stream.at}")
+def _extension(stream: Stream, header: _Header, limit: int) -> bytes:
+    if header.size > limit:
+        raise Rejected(Reason.ARCHIVE_CORRUPT, f"an extended header of {header.size} bytes at byte {stream.at}")
     start = stream.at
     data = stream.take(header.size)
     stream.skip_to(start + _padded(header.size))
@@ -190,15 +193,15 @@ def _pax(data: bytes) -> dict[bytes, bytes]:
         length = int(digits) if digits.isdigit() else 0
         key, equals, value = data[len(digits) + 1 : length].partition(b"=")
         if not (equals and value.endswith(b"\n") and length <= len(data)):
-            raise Rejected(Reason.ARCHIVE_DAMAGED, f"an extended header that says {data[:40]!a}")
+            raise Rejected(Reason.ARCHIVE_CORRUPT, f"an extended header that says {data[:40]!a}")
         records[key] = value[:-1]
         data = data[length:]
     return records
 
 
-def _pax_size(text: bytes | None, otherwise: int) -> int:
+def _pax_size(text: bytes | None, default: int) -> int:
     if text is None:
-        return otherwise
+        return default
     if not text.isdigit() or len(text) > 20:
-        raise Rejected(Reason.ARCHIVE_DAMAGED, f"an extended header with size {text[:40]!a}")
+        raise Rejected(Reason.ARCHIVE_CORRUPT, f"an extended header with size {text[:40]!a}")
     return int(text)

@@ -8,7 +8,7 @@ import humanize
 import numpy as np
 from PIL import Image
 
-from lightgen_core.images.codec import to_png
+from lightgen_core.images.codec import encode_png
 from lightgen_core.intervals import Interval
 from lightgen_core.report.data import ImageArray
 
@@ -23,7 +23,7 @@ def image_data_uri(image: ImageArray, side: int = _THUMBNAIL) -> str:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"found an image of {image.dtype} and shape {image.shape}; expected uint8 (height, width, 3)")
     if is_pixel_art(image):
-        return "data:image/png;base64," + base64.b64encode(to_png(image)).decode()
+        return "data:image/png;base64," + base64.b64encode(encode_png(image)).decode()
     small = Image.fromarray(image)
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

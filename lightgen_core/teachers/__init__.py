@@ -1,1 +1,1 @@
-"""Teachers: what draws the pictures that the student learns from."""
+"""Teachers: generators of the images that the student learns from."""

@@ -1,4 +1,4 @@
-"""What every teacher that draws from prompts can do."""
+"""The interface of teachers that generate images from prompts."""
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -9,12 +9,12 @@ from lightgen_core.rejected import Rejected
 
 
 class TeacherError(Exception):
-    """The teacher cannot draw at all: it is no text-to-image model, or was asked in a way that it does not know."""
+    """The teacher is no text-to-image model, or does not know an argument."""
 
 
 class Teacher(Protocol):
-    """Draws one picture for each prompt; a picture depends on its own prompt and seed only."""
+    """A generator of one image per prompt, which depends on prompt and seed only."""
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterable[np.ndarray | Rejected]:
-        """Give, in order, a uint8 picture (height, width, 3) of each prompt, or why there is none."""
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterable[np.ndarray | Rejected]:
+        """Return a uint8 image (height, width, 3) or an error per prompt, in order."""
         ...

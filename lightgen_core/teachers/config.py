@@ -1,4 +1,4 @@
-"""The knobs of the teachers that are not built in. Torch-free, as all configuration."""
+"""Configuration of teachers. Imports no torch."""
 
 from typing import ClassVar, Literal
 
@@ -14,7 +14,7 @@ _BYTES = Field(1 << 26, ge=1, description="longest encoded picture that is taken
 
 
 class DiffusersConfig(Section):
-    """A text-to-image pipeline of diffusers. Fields without a value are left to the pipeline's own defaults."""
+    """A text-to-image pipeline of diffusers; its defaults apply to fields without a value."""
 
     renamed: ClassVar = {"guidance": "guidance_scale"}
 
@@ -33,7 +33,7 @@ class DiffusersConfig(Section):
 
 
 class ImageSetConfig(Section):
-    """An existing set of pictures with captions in the teacher's place."""
+    """An existing image set with captions as teacher."""
 
     path: str = Field(description="folder, searched with all folders in it, or one file; on this machine")
     format: Literal["webdataset", "parquet", "folder"] = Field(
@@ -53,7 +53,7 @@ class ImageSetConfig(Section):
 
 
 class ImageEndpointConfig(Section):
-    """What an OpenAI-compatible images endpoint is asked; its address and key are settings, LIGHTGEN_IMAGES_*."""
+    """Requests to an OpenAI-compatible images endpoint; see settings LIGHTGEN_IMAGES_*."""
 
     model: str = Field(description="name of the model at the endpoint, such as dall-e-3")
     request_size: str | None = Field(

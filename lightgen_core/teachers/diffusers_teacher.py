@@ -1,4 +1,4 @@
-"""Any text-to-image pipeline of diffusers as a teacher."""
+"""Text-to-image pipelines of diffusers as teachers."""
 
 import importlib.util
 import inspect
@@ -20,49 +20,51 @@ log = logging.getLogger("lightgen")
 
 Offload = Literal["none", "model", "sequential"]
 _NO_MEMORY = ("out of memory", "can't allocate memory")
-_PROMPT_FAULTS = (ValueError, TypeError, LookupError, RuntimeError)
-"""What a pipeline raises on a prompt it cannot take. One that is raised for a batch is looked for prompt by prompt."""
+_PROMPT_ERRORS = (ValueError, TypeError, LookupError, RuntimeError)
+"""Errors of a pipeline on an unsuitable prompt; a failed batch is retried prompt by prompt."""
 
 
-class PipelineTeacher:
-    """Draws with a pipeline, a batch at a time.
+class DiffusersTeacher:
+    """Generate images with a pipeline, batch by batch.
 
-    Each picture has a generator of its own on the CPU, so its first latents are the same bits in any batch and on any
-    device. Pictures then differ by the rounding of matrix products of another batch size, as far as the pipeline
-    treats the rows of a batch apart (those that pad prompts to the longest of the batch may not).
+    Each image has its own generator on the CPU, so its first latents are the same bits in any batch and on any device.
+    Images then differ by the rounding of matrix products of another batch size, if the pipeline treats the rows of a
+    batch independently (one that pads prompts to the longest of the batch may not).
     """
 
     def __init__(self, pipeline: DiffusionPipeline, config: DiffusersConfig) -> None:
         self.pipeline = pipeline
-        self._batch = config.batch_size
-        self._takes = inspect.signature(pipeline.__call__).parameters
-        self._arguments = self._checked(config)
-        self._negative = config.negative_prompt if "negative_prompt" in self._takes else None
+        self._batch_size = config.batch_size
+        self._parameters = inspect.signature(pipeline.__call__).parameters
+        self._arguments = self._call_arguments(config)
+        self._negative = config.negative_prompt if "negative_prompt" in self._parameters else None
         if config.negative_prompt is not None and self._negative is None:
             log.warning("%s takes no negative prompt; it is left out", type(pipeline).__name__)
 
     @classmethod
     def load(cls, config: DiffusersConfig, device: torch.device | str, offload: Offload = "none") -> Self:
-        """Load a folder, or a hub id at its revision; safetensors only, and no code but that of diffusers.
+        """Load a folder, or a hub id at its revision.
+
+        Only safetensors are read, and only code of diffusers runs.
 
         Args:
-            offload: keep weights in main memory and bring to the device one model, or one layer, at a time.
+            offload: keep weights in main memory and move one model, or one layer, at a time to the device.
 
         Raises:
-            ModelNotFound: nothing is at the path.
-            TeacherError: it is no text-to-image pipeline, or does not know an argument.
-            OSError: there is no such pipeline, or its weights are not safetensors.
+            ModelNotFound: nothing at the path.
+            TeacherError: no text-to-image pipeline, or an unknown argument.
+            OSError: no such pipeline, or its weights are not safetensors.
         """
-        bare = importlib.util.find_spec("accelerate") is None  # then weights are loaded at once, and stay
-        if bare and offload != "none":
+        no_accelerate = importlib.util.find_spec("accelerate") is None  # then weights are loaded at once, and stay
+        if no_accelerate and offload != "none":
             raise TeacherError(f"LIGHTGEN_OFFLOAD={offload} needs the package accelerate: pip install accelerate")
-        reference = parse_model_ref(config.model)
-        wanted = reference.options | {"variant": config.variant, "use_safetensors": True}
-        wanted |= {"torch_dtype": getattr(torch, config.dtype), "low_cpu_mem_usage": not bare}
+        ref = parse_model_ref(config.model)
+        kwargs = ref.options | {"variant": config.variant, "use_safetensors": True}
+        kwargs |= {"torch_dtype": getattr(torch, config.dtype), "low_cpu_mem_usage": not no_accelerate}
         try:
-            pipeline = AutoPipelineForText2Image.from_pretrained(reference.source, **wanted)
+            pipeline = AutoPipelineForText2Image.from_pretrained(ref.source, **kwargs)
         except ValueError:  # AutoPipeline does not know this class: it may draw from text all the same
-            pipeline = DiffusionPipeline.from_pretrained(reference.source, **wanted)
+            pipeline = DiffusionPipeline.from_pretrained(ref.source, **kwargs)
         pipeline.set_progress_bar_config(disable=True)
         if offload == "none":
             pipeline.to(device)
@@ -74,13 +76,13 @@ class PipelineTeacher:
 
     @staticmethod
     def name_of(config: DiffusersConfig) -> str:
-        """Return the name of the pipeline's class, without loading any weights. Raises ModelNotFound, OSError."""
-        reference = parse_model_ref(config.model)
-        saved = DiffusionPipeline.load_config(reference.source, **reference.options)["_class_name"]
+        """Return the pipeline's class name without loading weights (ModelNotFound, OSError)."""
+        ref = parse_model_ref(config.model)
+        saved = DiffusionPipeline.load_config(ref.source, **ref.options)["_class_name"]
         from_text = _get_task_class(AUTO_TEXT2IMAGE_PIPELINES_MAPPING, saved, throw_error_if_not_exist=False)
         return from_text.__name__ if from_text else saved
 
-    def _checked(self, config: DiffusersConfig) -> dict[str, Any]:
+    def _call_arguments(self, config: DiffusersConfig) -> dict[str, Any]:
         """Return the arguments of every call."""
         named = {
             "num_inference_steps": config.steps,
@@ -88,29 +90,29 @@ class PipelineTeacher:
             "height": config.height,
             "width": config.width,
         }
-        given = {name: value for name, value in named.items() if value is not None} | dict(config.arguments)
+        arguments = {name: value for name, value in named.items() if value is not None} | dict(config.arguments)
         name = type(self.pipeline).__name__
-        if lacking := [each for each in ("prompt", "generator") if each not in self._takes]:
-            raise TeacherError(f"{name} takes no {' and no '.join(lacking)}; give a text-to-image pipeline")
-        if unknown := sorted(given.keys() - self._takes.keys()):
-            raise TeacherError(f"{name} takes no {', '.join(unknown)}; it takes {', '.join(self._takes)}")
-        return given | ({"output_type": "np"} if "output_type" in self._takes else {})
+        if missing := [name for name in ("prompt", "generator") if name not in self._parameters]:
+            raise TeacherError(f"{name} takes no {' and no '.join(missing)}; give a text-to-image pipeline")
+        if unknown := sorted(arguments.keys() - self._parameters.keys()):
+            raise TeacherError(f"{name} takes no {', '.join(unknown)}; it takes {', '.join(self._parameters)}")
+        return arguments | ({"output_type": "np"} if "output_type" in self._parameters else {})
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[np.ndarray | Rejected]:
-        """Yield, in order, a uint8 picture (height, width, 3) of each prompt, or why there is none."""
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[np.ndarray | Rejected]:
+        """Yield a uint8 image (height, width, 3) or an error per prompt, in order."""
         start = 0
         while start < len(prompts):
-            stop = min(start + self._batch, len(prompts))
-            drawn = self._attempt(prompts[start:stop], seeds[start:stop])
-            if isinstance(drawn, Rejected) and stop - start > 1:
-                if drawn.reason is Reason.OUT_OF_MEMORY:
+            stop = min(start + self._batch_size, len(prompts))
+            images = self._attempt(prompts[start:stop], seeds[start:stop])
+            if isinstance(images, Rejected) and stop - start > 1:
+                if images.reason is Reason.OUT_OF_MEMORY:
                     torch.cuda.empty_cache()  # does nothing where there is no GPU
-                    self._batch = (stop - start) // 2
-                    log.warning("out of memory with %d pictures at once; going on with %d", stop - start, self._batch)
+                    self._batch_size = (stop - start) // 2
+                    log.warning("out of memory at batch size %d; continuing with %d", stop - start, self._batch_size)
                     continue
                 alone = (self._attempt(prompts[n : n + 1], seeds[n : n + 1]) for n in range(start, stop))
-                drawn = [each if isinstance(each, Rejected) else each[0] for each in alone]
-            yield from [drawn] if isinstance(drawn, Rejected) else drawn
+                images = [result if isinstance(result, Rejected) else result[0] for result in alone]
+            yield from [images] if isinstance(images, Rejected) else images
             start = stop
 
     @torch.inference_mode()
@@ -118,19 +120,19 @@ class PipelineTeacher:
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         negative = {} if self._negative is None else {"negative_prompt": [self._negative] * len(prompts)}
         try:
-            made = self.pipeline(prompt=list(prompts), generator=generators, **self._arguments, **negative)
-        except _PROMPT_FAULTS as error:
+            output = self.pipeline(prompt=list(prompts), generator=generators, **self._arguments, **negative)
+        except _PROMPT_ERRORS as error:
             if isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY):
-                return Rejected(Reason.OUT_OF_MEMORY, _said(error))
+                return Rejected(Reason.OUT_OF_MEMORY, _format_error(error))
             if isinstance(error, torch.AcceleratorError):
                 raise  # the device is lost, not the prompt
-            return Rejected(Reason.PROMPT_FAILED, _said(error))
-        flagged = getattr(made, "nsfw_content_detected", None) or [False] * len(prompts)
-        return [_picture(image, bad) for image, bad in zip(made.images, flagged, strict=True)]
+            return Rejected(Reason.PROMPT_FAILED, _format_error(error))
+        flagged = getattr(output, "nsfw_content_detected", None) or [False] * len(prompts)
+        return [_to_uint8(image, is_flagged) for image, is_flagged in zip(output.images, flagged, strict=True)]
 
 
-def _picture(image: Any, flagged: bool) -> np.ndarray | Rejected:
-    """Turn what a pipeline gives, float (height, width, 3) in 0 to 1 or a PIL image, into a uint8 picture."""
+def _to_uint8(image: Any, flagged: bool) -> np.ndarray | Rejected:
+    """Convert a pipeline's output, PIL or float (height, width, 3) in [0, 1], to uint8."""
     if flagged:
         return Rejected(Reason.UNSAFE_CONTENT, "the pipeline's safety checker made the picture black")
     if not isinstance(image, np.ndarray):
@@ -140,5 +142,5 @@ def _picture(image: Any, flagged: bool) -> np.ndarray | Rejected:
     return (image * 255).round().astype(np.uint8)
 
 
-def _said(error: Exception) -> str:
+def _format_error(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:500]

@@ -1,76 +1,75 @@
-"""An OpenAI-compatible images endpoint as a teacher: the paper's DALL-E 3, or a server of one's own."""
+"""An OpenAI-compatible images endpoint as teacher: DALL-E 3, or your own server."""
 
 import base64
 import binascii
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 
 from lightgen_core.endpoint import Endpoint, EndpointError, RequestFailed, RequestRefused
-from lightgen_core.images.ordered_map import map_ahead
-from lightgen_core.images.untrusted import Untrusted
+from lightgen_core.images.ordered_map import ordered_map
+from lightgen_core.images.safe_decoder import SafeImageDecoder
 from lightgen_core.rejected import Reason, Rejected
 from lightgen_core.teachers.config import ImageEndpointConfig
 
-_FETCHES = 3
-_HOPELESS = 20  # prompts in a row without an answer: the server is broken, not the prompts
+_DOWNLOAD_ATTEMPTS = 3
+_MAX_UNANSWERED = 20  # prompts in a row without an answer: the server is broken, not the prompts
 
 
 class EndpointTeacher:
-    """Draws with `POST <url>/images/generations`, one picture a request.
+    """Generate images with `POST <url>/images/generations`, one per request.
 
-    Most endpoints draw what they like: the same prompt gives another picture the next time, unless the server honours
-    the seed. What was drawn is kept by the store, not by the seed.
+    The same prompt gives another image the next time unless the server honours the seed; the store keeps the images.
 
     Args:
-        endpoint: holds the address, the key, the rate limit and the patience.
+        endpoint: address, key, rate limit and retries.
         concurrency: requests under way at once.
     """
 
     def __init__(self, config: ImageEndpointConfig, endpoint: Endpoint, concurrency: int) -> None:
         self.config, self.endpoint, self.concurrency = config, endpoint, concurrency
-        self._decoder = Untrusted(config.max_pixels, config.size, _expected(config))
-        self._host = httpx.URL(endpoint.url).host
+        self._decoder = SafeImageDecoder(config.max_pixels, config.size, _expected_size(config))
+        self._host = httpx2.URL(endpoint.url).host
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[np.ndarray | Rejected]:
-        """Yield, in order, a uint8 picture (height, width, 3) of each prompt, or why there is none.
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[np.ndarray | Rejected]:
+        """Yield a uint8 image (height, width, 3) or an error per prompt, in order.
 
         Raises:
             EndpointError: no request can succeed, or none did for many prompts in a row.
         """
         unanswered = 0
-        for drawn in map_ahead(self._one, zip(prompts, seeds, strict=True), self.concurrency):
-            unanswered = unanswered + 1 if isinstance(drawn, Rejected) and drawn.reason is Reason.NO_ANSWER else 0
-            if unanswered == _HOPELESS:
-                raise EndpointError(f"{self.endpoint.url}: {unanswered} prompts in a row without a picture; {drawn}")
-            yield drawn
+        for image in ordered_map(self._generate_one, zip(prompts, seeds, strict=True), self.concurrency):
+            unanswered = unanswered + 1 if isinstance(image, Rejected) and image.reason is Reason.NO_ANSWER else 0
+            if unanswered == _MAX_UNANSWERED:
+                raise EndpointError(f"{self.endpoint.url}: {unanswered} prompts in a row without a picture; {image}")
+            yield image
 
-    def _one(self, asked: tuple[str, int]) -> np.ndarray | Rejected:
-        prompt, seed = asked
-        words = {"size": self.config.request_size, "response_format": self.config.response_format}
+    def _generate_one(self, request: tuple[str, int]) -> np.ndarray | Rejected:
+        prompt, seed = request
+        optional = {"size": self.config.request_size, "response_format": self.config.response_format}
         body = {"model": self.config.model, "prompt": prompt, "n": 1} | dict(self.config.arguments)
-        body |= {name: value for name, value in words.items() if value is not None}
+        body |= {name: value for name, value in optional.items() if value is not None}
         body |= {"seed": seed} if self.config.send_seed else {}
         try:
-            return self._decoder.array(self._picture_of(self.endpoint.post("images/generations", body)))
+            return self._decoder.decode(self._image_bytes(self.endpoint.post("images/generations", body)))
         except RequestRefused as error:
             return Rejected(Reason.REFUSED, str(error))
         except RequestFailed as error:
             return Rejected(Reason.NO_ANSWER, str(error))
-        except Rejected as why:
-            return why.kept()
+        except Rejected as error:
+            return error.without_frames()
 
-    def _picture_of(self, answer: dict[str, Any]) -> bytes:
-        """Return the encoded picture that an answer holds or points to."""
+    def _image_bytes(self, answer: dict[str, Any]) -> bytes:
+        """Return the encoded image in an answer, or at the address it names."""
         data = answer.get("data")
         first = data[0] if isinstance(data, list) and data else None
         if not isinstance(first, dict):
             raise Rejected(Reason.NO_ANSWER, f"the answer has no data: {ascii(sorted(answer))[:200]}")
         if isinstance(encoded := first.get("b64_json"), str):
             if len(encoded) > self.config.max_bytes * 4 / 3 + 4:
-                raise Rejected(Reason.PICTURE_TOO_LARGE, f"more than {self.config.max_bytes} bytes")
+                raise Rejected(Reason.IMAGE_TOO_LARGE, f"more than {self.config.max_bytes} bytes")
             try:
                 return base64.b64decode(encoded, validate=True)
             except (binascii.Error, ValueError) as error:
@@ -80,34 +79,34 @@ class EndpointTeacher:
         raise Rejected(Reason.NO_ANSWER, f"neither b64_json nor url in {ascii(sorted(first))[:200]}")
 
     def _fetch(self, url: str) -> bytes:
-        """Fetch a picture: without the key, without redirects, over https unless it is the endpoint's own host."""
+        """Download an image without key or redirects, over https or from the own host."""
         try:
-            address = httpx.URL(url)
-        except httpx.InvalidURL as error:
+            address = httpx2.URL(url)
+        except httpx2.InvalidURL as error:
             raise Rejected(Reason.NO_ANSWER, f"the picture's address cannot be read: {error}") from error
         if address.scheme != "https" and not (address.scheme == "http" and address.host == self._host):
             raise Rejected(Reason.NO_ANSWER, f"the picture's address is {address.scheme}, not https: {address.host}")
-        trouble = ""
-        for _ in range(_FETCHES):
+        message = ""
+        for _ in range(_DOWNLOAD_ATTEMPTS):
             try:
                 return self._download(address)
-            except httpx.HTTPError as error:
-                trouble = f"{type(error).__name__}: {error}"
-        raise Rejected(Reason.NO_ANSWER, f"the picture at {address.host} could not be fetched: {trouble}"[:500])
+            except httpx2.HTTPError as error:
+                message = f"{type(error).__name__}: {error}"
+        raise Rejected(Reason.NO_ANSWER, f"the picture at {address.host} could not be fetched: {message}"[:500])
 
-    def _download(self, address: httpx.URL) -> bytes:
+    def _download(self, address: httpx2.URL) -> bytes:
         data = bytearray()
-        with httpx.stream("GET", address, timeout=self.endpoint.patience.timeout) as response:
+        with httpx2.stream("GET", address, timeout=self.endpoint.timeout) as response:
             response.raise_for_status()
             for block in response.iter_bytes(1 << 16):
                 data += block
                 if len(data) > self.config.max_bytes:
-                    raise Rejected(Reason.PICTURE_TOO_LARGE, f"more than {self.config.max_bytes} bytes")
+                    raise Rejected(Reason.IMAGE_TOO_LARGE, f"more than {self.config.max_bytes} bytes")
         return bytes(data)
 
 
-def _expected(config: ImageEndpointConfig) -> tuple[int, int] | None:
-    """Return the height and width that every picture must have."""
+def _expected_size(config: ImageEndpointConfig) -> tuple[int, int] | None:
+    """Return the height and width of every image, or None if any."""
     if config.size is not None:
         return config.size, config.size
     if config.request_size is None:

@@ -1,4 +1,4 @@
-"""The embedded teacher: reads a caption of the scene world and renders it exactly."""
+"""The embedded teacher: a renderer of scene captions."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,17 @@ from lightgen_core.scene.render import render
 
 
 class SceneTeacher:
-    """Reads a caption of the scene world and renders it exactly.
+    """Parse captions of the scene world and render them exactly.
 
-    Raises (from `draw`):
+    Raises (from `generate`):
         CaptionError: the prompt is not of the scene grammar.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[np.ndarray]:
-        """Return uint8 pictures (size, size, 3)."""
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[np.ndarray]:
+        """Return uint8 images (size, size, 3)."""
         return [
             render(parse(prompt), self.world, np.random.default_rng(seed))
             for prompt, seed in zip(prompts, seeds, strict=True)

@@ -1,4 +1,4 @@
-"""The recipe: what is made. Its sections are the stages; the checks here are those between sections."""
+"""The recipe: a section for each stage, and the checks between sections."""
 
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ from tasks.config.sections import Captions, Embeddings, Evaluation, Pairs, Pretr
 
 
 class Recipe(Section):
-    """Everything that decides what a run makes. Where it runs is in Settings."""
+    """Everything that decides the artifacts of a run; `Settings` hold the rest."""
 
     renamed: ClassVar = {"scores_mean_nothing": "smoke_test"}
 
@@ -62,7 +62,7 @@ class Recipe(Section):
         phases = [phase.size for phase in self.pretrain.phases]
         if missing := [size for size in phases if size not in self.tokens.sizes]:
             raise ValueError(
-                f"pretrain.phases train on pictures of {missing[0]} px, tokens.sizes are {list(self.tokens.sizes)}: "
+                f"pretrain.phases train on images of {missing[0]} px, tokens.sizes are {list(self.tokens.sizes)}: "
                 "list there the size of the first phase and of every later one"
             )
         if phases != sorted(phases):
@@ -77,12 +77,15 @@ class Recipe(Section):
         if stored != read:
             raise ValueError(
                 f"tokens.pad_text is {stored} and pretrain.model.attend_to_padding {read}: a student that attends to "
-                "padded words needs their states stored, and no other student may see them; set both or neither"
+                "padded tokens needs their states stored, and no other student may see them; set both or neither"
             )
         return self
 
     @property
     def phases(self) -> tuple[tuple[int | None, Pretrain], ...]:
-        """Pre-training phase by phase: side of the pictures in px (None: as they are), and what it trains with."""
+        """Phases of pre-training: image side in px (None if images keep their size), and configuration."""
         first = self.tokens.sizes[0] if self.tokens.sizes else None
-        return ((first, self.pretrain), *((phase.size, self.pretrain.later(phase)) for phase in self.pretrain.phases))
+        return (
+            (first, self.pretrain),
+            *((phase.size, self.pretrain.for_phase(phase)) for phase in self.pretrain.phases),
+        )

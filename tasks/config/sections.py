@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lightgen_core.captioning.config import CaptionEmbedding, CaptionFile, Decontamination, LanguageModel
+from lightgen_core.captioning.config import CaptionEmbedding, CaptionFile, Decontamination, LLMConfig
 from lightgen_core.config import (
     Fraction,
     HeadConfig,
@@ -18,7 +18,7 @@ from lightgen_core.teachers.config import DiffusersConfig, ImageEndpointConfig, 
 
 
 class Captions(Section):
-    """What is said."""
+    """The captions and their source."""
 
     source: Literal["scene", "file", "llm"] = Field(
         "scene",
@@ -38,33 +38,33 @@ class Captions(Section):
         default_factory=Decontamination, description="which captions give an evaluation prompt away"
     )
     file: CaptionFile | None = Field(None, description="source file: the captions; source llm: those to rewrite")
-    llm: LanguageModel | None = Field(None, description="source llm: the model and what it is asked")
+    llm: LLMConfig | None = Field(None, description="source llm: the model and what it is asked")
 
     @model_validator(mode="after")
     def _source_is_described(self) -> "Captions":
         rewrites = self.source == "llm" and self.llm is not None and self.llm.rewrite is not None
         used = {"llm": self.source == "llm", "file": self.source == "file" or rewrites}
         for section, least in (("llm", "model"), ("file", "path and format")):
-            given = getattr(self, section) is not None
-            if used[section] and not given:
+            present = getattr(self, section) is not None
+            if used[section] and not present:
                 why = "captions.llm.rewrite" if rewrites else f"source {self.source}"
                 raise ValueError(f"{why} needs a section captions.{section} with {least}")
-            if given and not used[section]:
+            if present and not used[section]:
                 raise ValueError(f"source {self.source} does not use the section captions.{section}; take it out")
         return self
 
 
 class Synthesis(Section):
-    """Who draws it."""
+    """The teacher and its images."""
 
     teacher: Literal["scene", "diffusers", "files", "endpoint"] = Field(
         "scene",
         description="scene: the embedded procedural teacher; diffusers: a text-to-image pipeline; "
-        "files: an existing set of pictures; endpoint: an OpenAI-compatible server, at LIGHTGEN_IMAGES_URL with "
+        "files: an existing set of images; endpoint: an OpenAI-compatible server, at LIGHTGEN_IMAGES_URL with "
         "LIGHTGEN_IMAGES_KEY",
     )
     diffusers: DiffusersConfig | None = Field(None, description="the pipeline, where the teacher is diffusers")
-    files: ImageSetConfig | None = Field(None, description="the set of pictures, where the teacher is files")
+    files: ImageSetConfig | None = Field(None, description="the set of images, where the teacher is files")
     endpoint: ImageEndpointConfig | None = Field(None, description="what is asked, where the teacher is endpoint")
     count: Positive = Field(12000, description="images to make; files: at most")
     balance: Literal["captions", "topics"] = Field(
@@ -83,7 +83,7 @@ class Synthesis(Section):
 
 
 class Embeddings(Section):
-    """In which space pictures are compared."""
+    """The CLIP space that images are compared in."""
 
     model: str = Field(
         "zoo:clip", description="CLIP: zoo:clip, open_clip's MODEL/TAG or MODEL/FILE, a folder, or org/name@revision"
@@ -93,7 +93,7 @@ class Embeddings(Section):
 
 
 class Tokens(Section):
-    """What the student sees of pictures and captions."""
+    """The encoding of images and captions for the student."""
 
     renamed: ClassVar = {"max_words": "max_text_tokens"}
 
@@ -107,19 +107,20 @@ class Tokens(Section):
         -1, description="layer whose states are kept: 0 before the first, -1 after the last with its norm, -2 before it"
     )
     latents: Literal["mean", "moments"] = Field(
-        "mean", description="moments: also an AutoencoderKL's standard deviations; each step draws latents anew"
+        "mean", description="moments: also an AutoencoderKL's standard deviations; each step samples new latents"
     )
     max_text_tokens: Positive = Field(64, description="longest caption, text tokens; what is beyond is cut")
     patch: Positive = Field(2, description="side of the square of latents that makes one token")
     flip: bool = Field(
-        False, description="a second row for each picture, mirrored, where the caption does not tell left from right"
+        False,
+        description="a second row for each image, mirrored, where its caption does not name left or right",
     )
     dtype: Literal["float16", "bfloat16"] = Field(
         "float16", description="number format of stored latents and text states"
     )
     batch_size: Positive = Field(64, description="images encoded at once")
     sizes: tuple[Positive, ...] = Field(
-        (), description="sides to which pictures are cropped and resized, px, ascending; none: pictures as they are"
+        (), description="sides to which images are cropped and resized, px, ascending; none: images as they are"
     )
     pad_text: bool = Field(
         False, description="store max_text_tokens states of each caption, for a student with attend_to_padding"
@@ -133,13 +134,13 @@ class Tokens(Section):
 
 
 class Phase(Section):
-    """A later phase of pre-training: on larger pictures, from the weights of the phase before."""
+    """A later phase of pre-training: on larger images, from the weights of the phase before."""
 
-    size: Positive = Field(description="side of its pictures, px; one of tokens.sizes")
+    size: Positive = Field(description="side of its images, px; one of tokens.sizes")
     steps: Positive = Field(description="optimizer updates")
     batch_size: Positive = Field(description="images of one update")
     learning_rate: float | None = Field(None, gt=0, description="peak learning rate; none: as in the first phase")
-    mask: MaskConfig | None = Field(None, description="how many tokens are hidden; none: as in the first phase")
+    mask: MaskConfig | None = Field(None, description="how many tokens are masked; none: as in the first phase")
 
 
 class Pretrain(TrainConfig):
@@ -156,16 +157,16 @@ class Pretrain(TrainConfig):
         (), description="phases after the first, which is this section itself on the smallest of tokens.sizes"
     )
 
-    def later(self, phase: Phase) -> "Pretrain":
-        """What a later phase trains with: this configuration with the phase's own values."""
+    def for_phase(self, phase: Phase) -> "Pretrain":
+        """Return this configuration with the values of a later phase."""
         rate = phase.learning_rate or self.optimizer.learning_rate
         optimizer = self.optimizer.model_copy(update={"learning_rate": rate})
-        own = {"steps": phase.steps, "batch_size": phase.batch_size, "mask": phase.mask or self.mask}
-        return self.model_copy(update=own | {"optimizer": optimizer})
+        changes = {"steps": phase.steps, "batch_size": phase.batch_size, "mask": phase.mask or self.mask}
+        return self.model_copy(update=changes | {"optimizer": optimizer})
 
 
 class Pairs(Section):
-    """What the student should prefer."""
+    """The preference pairs."""
 
     count: Positive = Field(
         1000, description="captions for which pairs are sought; those without a usable pair give none"
@@ -177,7 +178,7 @@ class Pairs(Section):
     )
     scorer: Literal["detector", "clip", "none"] = Field(
         "detector",
-        description="what tells good from bad; detector: the scene world's, right or wrong; clip: cosine of image and "
+        description="judge of good and bad; detector: the scene world's, right or wrong; clip: cosine of image and "
         "caption in the space of embeddings.model, for captions of any kind; none: the paper's pairs, in which the "
         "teacher's image wins over the student's only sample, unjudged",
     )
@@ -203,12 +204,12 @@ class Pairs(Section):
 
 
 class Evaluation(Section):
-    """How the students are scored: on captions that training never saw."""
+    """The scoring of students, on captions that training never saw."""
 
     benchmark: Literal["scene", "geneval", "prompts"] = Field(
         "scene",
         description="scene: held-out captions of the scene world, and its detector; geneval: 553 prompts of GenEval's "
-        "form, and a detector of everyday things (GenEval-HF); prompts: pictures that nobody judges",
+        "form, and a detector of everyday things (GenEval-HF); prompts: images that nobody judges",
     )
     prompts: str | None = Field(
         None,
@@ -240,8 +241,8 @@ class Evaluation(Section):
 
 
 class Report(Section):
-    """What the page shows."""
+    """The contents of the report."""
 
     examples: Positive = Field(4, description="sample captions of each category")
-    duplicates: int = Field(8, ge=0, description="dropped pictures shown beside the one kept")
+    duplicates: int = Field(8, ge=0, description="dropped images shown beside the one kept")
     pairs: int = Field(8, ge=0, description="preference pairs shown")

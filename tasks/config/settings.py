@@ -1,4 +1,4 @@
-"""Settings say where a run happens; they come from the environment and never enter an artifact's key."""
+"""Settings of a run's place and resources, from the environment; they never enter an artifact's key."""
 
 import os
 from typing import Any, Literal, Self
@@ -9,12 +9,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from lightgen_core.config import ParallelConfig
 
 
-class SettingsMistake(ValueError):
-    """A variable `LIGHTGEN_*` cannot be what it is; the message says which, what was found and what is wanted."""
+class InvalidSettings(ValueError):
+    """A variable `LIGHTGEN_*` has an invalid value; the message names it and the expected one."""
 
 
 class Settings(BaseSettings):
-    """Read from `LIGHTGEN_*`; for example `LIGHTGEN_STORE=/data/lightgen`."""
+    """Settings from `LIGHTGEN_*`; for example `LIGHTGEN_STORE=/data/lightgen`."""
 
     model_config = SettingsConfigDict(env_prefix="LIGHTGEN_", env_nested_delimiter="__", frozen=True, extra="ignore")
 
@@ -76,27 +76,29 @@ class Settings(BaseSettings):
     images_url: str = Field("https://api.openai.com/v1", description="address of the images endpoint that is a teacher")
     images_key: SecretStr = Field(SecretStr(""), description="its key; kept out of manifests, logs and errors")
 
-    def __init__(self, **given: Any) -> None:
+    def __init__(self, **values: Any) -> None:
         try:
-            super().__init__(**given)
+            super().__init__(**values)
         except (SettingsError, ValidationError) as error:
-            raise SettingsMistake(_explain(error)) from error
+            raise InvalidSettings(_explain(error)) from error
 
-    def share(self, workers: int, threads: int) -> Self:
+    def for_worker(self, workers: int, threads: int) -> Self:
         """Return the settings of one of several workers.
 
-        Together they keep to an endpoint's limits. `threads` is theirs unless a number was asked for.
+        Together they keep to an endpoint's limits. `threads` applies unless a number is set.
         """
         per_minute = self.endpoint_requests_per_minute
-        own: dict[str, float | None] = {
+        limits: dict[str, float | None] = {
             "endpoint_concurrency": max(1, self.endpoint_concurrency // workers),
             "endpoint_requests_per_minute": per_minute and per_minute / workers,
         }
-        return self.model_copy(update=own if "threads" in self.model_fields_set else own | {"threads": max(1, threads)})
+        return self.model_copy(
+            update=limits if "threads" in self.model_fields_set else limits | {"threads": max(1, threads)}
+        )
 
 
 def _explain(error: SettingsError | ValidationError) -> str:
-    """Return which variable of the environment is wrong, what was found there and what is wanted."""
+    """Return each wrong environment variable with its value and the expected one."""
     if isinstance(error, SettingsError):
         return f"{error}: a setting of several values is JSON, for example LIGHTGEN_TRACKERS='[\"wandb\"]'"
     lines = []

@@ -1,11 +1,11 @@
-"""What a stage's body is given to work with: where things are, what is still to be made, and where to put it."""
+"""The context that a stage's body runs in: recipe, settings, artifact, pending shards and progress."""
 
 import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,67 +16,74 @@ from storage.manifest import FileEntry
 from storage.tables import read_file, to_parquet
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
-from tasks.context.elapsed import Clock
-from tasks.context.progress import Progress, Watch, nobody
+from tasks.context.elapsed import ElapsedTime
+from tasks.context.progress import Progress, ProgressCallback, ignore_progress
 from tasks.context.scratch import Scratch
-from tasks.context.shards import Shard
+from tasks.context.shards import Shard, ShardWorker
 
 if TYPE_CHECKING:
     import torch
 
     from lightgen_core.sampling.token_sampler import HeadCompileConfig
-    from tasks.executors.worker import Maker
 
-log = logging.getLogger("lightgen")
+
+logger = logging.getLogger(__name__)
 
 AnyShard = TypeVar("AnyShard", bound=Shard)
 
-LOG_SECONDS = 10
-"""A training loop's figures are logged at most this often."""
+ShardExecutor = Callable[
+    ["StageContext", Sequence[Shard], Callable[..., ShardWorker], tuple[Any, ...]], Generator[Shard, None, None]
+]
+"""Runs a worker on each shard and yields the shard when it is finished; closing it stops the work."""
+
+LOG_INTERVAL_SECONDS = 10
+"""Minimum time between two logged lines of a training loop."""
 
 
 @dataclass
-class Job:
-    """One making of one artifact."""
+class StageContext:
+    """One run of a stage, on one artifact."""
 
     recipe: Recipe
     settings: Settings
     artifact: Artifact
-    watch: Watch = nobody
+    on_progress: ProgressCallback = ignore_progress
     on_device: bool = True
-    """Whether the stage works on the accelerator."""
+    """True if the stage works on the accelerator."""
     worker: bool = False
-    """Whether this is the job as one of several workers has it."""
-    figures: dict[str, Any] = field(default_factory=dict)
-    """What the stage measured; goes into the manifest, so it must be a function of the key."""
+    """True in a worker process."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Metrics for the manifest; they must be a function of the key."""
     counts: dict[str, int] = field(default_factory=dict)
-    """What the stage counted beside the rows of its files; goes into the manifest."""
-    must_hold: set[str] = field(default_factory=set)
-    """Files without which the artifact is not complete: those of its shards, and what was written beside them."""
-    clock: Clock = field(init=False)
+    """Counts for the manifest, beside the rows of the files."""
+    required_files: set[str] = field(default_factory=set)
+    """Files without which the artifact is not complete: those of its shards, and those written beside them."""
+    execute: ShardExecutor | None = None
+    """Executor of `run_shards`; None in a worker, which cannot fan out further."""
+    elapsed: ElapsedTime = field(init=False)
 
     def __post_init__(self) -> None:
-        self.clock = Clock(self.artifact)
+        self.elapsed = ElapsedTime(self.artifact)
 
-    def for_worker(self, settings: Settings) -> "Job":
-        """Return the job as a worker gets it: it pickles, writes shards, and leaves clock and watch to this one."""
-        return replace(self, settings=settings, watch=nobody, worker=True, figures={}, counts={}, must_hold=set())
+    def for_worker(self, settings: Settings) -> "StageContext":
+        """Return a copy for a worker: it pickles, writes shards, and reports no time or progress."""
+        return StageContext(self.recipe, settings, self.artifact, on_device=self.on_device, worker=True)
 
-    def say(self, message: str, *values: object) -> None:
-        """Log a line for the person who watches the run."""
-        log.info(f"{self.artifact.stage}: {message}", *values)
+    def log(self, message: str, *values: object) -> None:
+        """Log an INFO line that starts with the stage's name."""
+        logger.info(f"{self.artifact.stage}: {message}", *values)
 
     @property
     def scratch(self) -> Path:
-        """A local folder that lives until the artifact is committed: checkpoints go here."""
+        """A local folder for checkpoints that lives until the artifact is committed."""
         return Scratch(self.artifact, self.settings).folder
 
     def local(self, artifact: Artifact, name: str) -> Path:
-        """Return a path on this machine that holds a file of an input artifact."""
+        """Return a local path of a file of an input artifact."""
         return artifact.local(name, Path(self.settings.scratch).expanduser() / "inputs")
 
     def local_folder(self, artifact: Artifact, prefix: str) -> Path:
-        """Return a folder on this machine that holds the files of an input artifact below `prefix` ("student/")."""
+        """Return a local folder with the files of an input artifact below `prefix` ("student/")."""
         paths = [self.local(artifact, name) for name in artifact.names(f"^{re.escape(prefix)}")]
         return paths[0].parent
 
@@ -86,121 +93,120 @@ class Job:
 
         return pick_device(self.settings.device, self.settings.threads)
 
-    def acceleration(self) -> "HeadCompileConfig":
-        """Return how a student's head is run where images are sampled."""
+    def head_compile(self) -> "HeadCompileConfig":
+        """Return the compile settings of a student's head while it samples."""
         from lightgen_core.sampling.token_sampler import HeadCompileConfig
 
         return HeadCompileConfig(self.settings.compile_head, self.settings.cuda_graphs)
 
-    def each(self, shards: Sequence[Shard], maker: "Callable[..., Maker]", *inputs: Any) -> None:
-        """Have those shards made that no earlier run has finished: here, by other processes or on a Ray cluster.
+    def run_shards(self, shards: Sequence[Shard], worker: Callable[..., ShardWorker], *inputs: Any) -> None:
+        """Run a worker on each pending shard: in this process, in others, or on a Ray cluster.
 
         Args:
-            maker: a class of a module. Each worker calls it once, with a job and the inputs, to load what it needs;
-                then it calls what it got with one shard after another, each to be written in that job. Shards are
-                made in any order, some at once.
+            worker: a class of a module. Each process builds it once, with a context and the inputs, to load what it
+                needs; then it calls the instance with one shard after another, each to be written in that context.
+                Shards run in any order, some at once.
             inputs: artifacts, and other things that pickle and are small.
 
         Raises:
-            EngineError: the workers cannot do it. An error of a maker is raised as it is.
+            EngineError: the executor cannot do it. An error of a worker is raised as it is.
         """
-        from tasks.executors.select import make
+        assert self.execute is not None, "run_shards needs an executor, which Stage.run sets"
+        pending = self._pending(shards)
+        report = self._progress_reporter(pending, shards)
+        with contextlib.closing(self.execute(self, pending, worker, inputs)) as finished:
+            for shard in finished:
+                report(shard)
 
-        left = self._left(shards)
-        tell = self._teller(left, shards)
-        with contextlib.closing(make(self, left, maker, inputs)) as made:
-            for shard in made:
-                tell(shard)
-
-    def unfinished(self, shards: Sequence[AnyShard]) -> Iterator[AnyShard]:
-        """Yield the shards that no earlier run has finished, for the caller to make one after the other."""
-        left = self._left(shards)
-        tell = self._teller(left, shards)
-        for shard in left:
+    def pending_shards(self, shards: Sequence[AnyShard]) -> Iterator[AnyShard]:
+        """Yield the shards that no earlier run has finished, for the caller to write one by one."""
+        pending = self._pending(shards)
+        report = self._progress_reporter(pending, shards)
+        for shard in pending:
             yield shard
-            tell(shard)
+            report(shard)
 
-    def _left(self, shards: Sequence[AnyShard]) -> list[AnyShard]:
-        self.must_hold.update(name for shard in shards for name in shard.files)
+    def _pending(self, shards: Sequence[AnyShard]) -> list[AnyShard]:
+        self.required_files.update(name for shard in shards for name in shard.files)
         finished = self.artifact.whole()
         return [shard for shard in shards if not finished.issuperset(shard.files)]
 
-    def _teller(self, left: Sequence[Shard], shards: Sequence[Shard]) -> Callable[[Shard], None]:
-        """Return what is to be called with each finished shard: it tells how far the stage is, and the time left."""
-        total, before, started = len(shards), len(shards) - len(left), time.monotonic()
-        done, rows = before, sum(shard.rows for shard in shards) - sum(shard.rows for shard in left)
+    def _progress_reporter(self, pending: Sequence[Shard], shards: Sequence[Shard]) -> Callable[[Shard], None]:
+        """Return a callback for each finished shard that reports progress and the time left."""
+        total, before, started = len(shards), len(shards) - len(pending), time.monotonic()
+        done, rows = before, sum(shard.rows for shard in shards) - sum(shard.rows for shard in pending)
         if done:
-            self.say("%d of %d shards are there already", done, total)
-        self.watch(Progress(done, total, "shards", rows=rows))
+            self.log("%d of %d shards are there already", done, total)
+        self.on_progress(Progress(done, total, "shards", rows=rows))
 
-        def tell(shard: Shard) -> None:
+        def report(shard: Shard) -> None:
             nonlocal done, rows
             done, rows = done + 1, rows + shard.rows
             remaining = (time.monotonic() - started) / (done - before) * (total - done)
-            self.say("shard %d of %d, %.0f s left", done, total, remaining)
-            self.watch(Progress(done, total, "shards", remaining, rows=rows))
+            self.log("shard %d of %d, %.0f s left", done, total, remaining)
+            self.on_progress(Progress(done, total, "shards", remaining, rows=rows))
 
-        return tell
+        return report
 
     def records(self) -> dict[str, FileEntry]:
-        """Return the record of each file of the artifact, once all shards are made.
+        """Return the record of each file of the artifact, once all shards are finished.
 
         Raises:
-            DamagedArtifact: one that must be there is not; another run has removed it.
+            DamagedArtifact: a required file is missing; another run has removed it.
             FinishedElsewhere: another machine has finished the artifact.
         """
         records = self.artifact.records()
-        if lost := self.must_hold - records.keys():
+        if lost := self.required_files - records.keys():
             raise self.artifact.meddled_with(min(lost))
         return records
 
-    def written(self, pattern: str) -> pa.Table:
-        """Return the rows of this artifact's own finished files whose name matches, in order."""
-        return pa.concat_tables(self.each_written(pattern))
+    def read_output(self, pattern: str) -> pa.Table:
+        """Return the rows of this artifact's finished files whose name matches, in order."""
+        return pa.concat_tables(self.iter_output(pattern))
 
-    def each_written(self, pattern: str) -> Iterator[pa.Table]:
-        """Yield the rows of this artifact's own finished files whose name matches, a file at a time."""
+    def iter_output(self, pattern: str) -> Iterator[pa.Table]:
+        """Yield the rows of this artifact's finished files whose name matches, a file at a time."""
         names = sorted(name for name in self.records() if re.search(pattern, name))
         yield from (read_file(self.artifact, name) for name in names)
 
     def progress(self, steps: int) -> Callable[[dict[str, Any]], None]:
-        """Return a callback for a training loop that logs its figures now and then, and the time left."""
+        """Return a callback for a training loop that reports metrics, and logs them now and then."""
         logged, before, left = time.monotonic(), None, None
 
         def on_log(row: dict[str, Any]) -> None:
             nonlocal logged, before, left
             step, seconds = row["step"], time.monotonic() - logged
-            figures = {name: value for name, value in row.items() if name not in ("step", "seconds")}
+            metrics = {name: value for name, value in row.items() if name not in ("step", "seconds")}
             if before is not None and step > before:
                 left = (steps - step) * seconds / (step - before)
-            self.watch(Progress(step, steps, "steps", left, figures))
-            if before is not None and seconds < LOG_SECONDS and step < steps:
+            self.on_progress(Progress(step, steps, "steps", left, metrics))
+            if before is not None and seconds < LOG_INTERVAL_SECONDS and step < steps:
                 return
-            told = ", ".join(f"{name} {value:.3g}" for name, value in figures.items())
-            self.say("step %d of %d, %s%s", step, steps, told, "" if left is None else f"; {left:.0f} s left")
+            values = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+            self.log("step %d of %d, %s%s", step, steps, values, "" if left is None else f"; {left:.0f} s left")
             logged, before = time.monotonic(), step
 
         return on_log
 
     def write_table(self, name: str, table: pa.Table, counts: Mapping[str, int] | None = None) -> None:
-        """Write a table as a Parquet file of the artifact, with what was counted while making it."""
+        """Write a table as a Parquet file of the artifact, with its counts."""
         self.write(name, to_parquet(table), rows=table.num_rows, counts=counts)
 
     def write(self, name: str, data: bytes, rows: int = 0, counts: Mapping[str, int] | None = None) -> None:
         """Write a file of the artifact."""
         self.artifact.add(name, data, rows, counts or {})
-        self.must_hold.add(name)
-        self.keep_clock()
+        self.required_files.add(name)
+        self.save_elapsed()
 
     def add_folder(self, folder: Path, prefix: str = "") -> None:
         """Add every file of a local folder to the artifact."""
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             name = prefix + path.relative_to(folder).as_posix()
             self.artifact.add_file(name, path)
-            self.must_hold.add(name)
-        self.keep_clock()
+            self.required_files.add(name)
+        self.save_elapsed()
 
-    def keep_clock(self) -> None:
-        """Write down how long the making has taken so far; a worker is not asked."""
+    def save_elapsed(self) -> None:
+        """Save the elapsed time so far; do nothing in a worker."""
         if not self.worker:
-            self.clock.keep()
+            self.elapsed.save()

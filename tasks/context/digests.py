@@ -1,4 +1,4 @@
-"""What tells a model, or a set of files, from any other, for artifact keys: which files count. Free of torch."""
+"""Content digests of models and files for artifact keys. Free of torch."""
 
 import os
 from pathlib import Path
@@ -7,19 +7,19 @@ from lightgen_core.encoders.model_ref import ModelNotFound, parse_model_ref
 from storage.hash_cache import digest_of, sha256_of
 
 WEIGHTS = "*.safetensors"
-_BESIDE = ("*.json", "*.txt", "*.model")
-"""Configuration and vocabulary: they decide what the weights do."""
+_CONFIGURATION = ("*.json", "*.txt", "*.model")
+"""Configuration and vocabulary, which decide what the weights compute."""
 
 
 class ContentNotFound(ValueError):
-    """A file or folder that a recipe names is not there."""
+    """A file or folder named in a recipe does not exist."""
 
 
 def content_digest(path: Path) -> str:
-    """Return the digest of a file's content, or of the names and contents of all that lies in a folder.
+    """Return the digest of a file's content, or of the names and contents of all files in a folder.
 
-    A link to a file counts with the content that it leads to, and as a link: some readers do not follow it. What
-    cannot be read, and what has no content to speak of, such as a pipe, counts with its name.
+    A link to a file counts with the content that it leads to, and as a link: some readers do not follow it. A file
+    that cannot be read, or has no content, such as a pipe, counts with its name.
 
     Raises:
         ContentNotFound: there is nothing at the path.
@@ -29,16 +29,16 @@ def content_digest(path: Path) -> str:
     if not path.exists():
         raise ContentNotFound(f"there is no {path}, which the recipe names; correct the path, or put the files there")
     files: dict[bytes, Path | None] = {}
-    for found in path.rglob("*"):
-        link = found.is_symlink()
-        if link or not found.is_dir():
-            name = bytes(found.relative_to(path)) + (b"\0link" if link else b"")
-            files[name] = found if found.is_file() and os.access(found, os.R_OK) else None
+    for entry in path.rglob("*"):
+        link = entry.is_symlink()
+        if link or not entry.is_dir():
+            name = bytes(entry.relative_to(path)) + (b"\0link" if link else b"")
+            files[name] = entry if entry.is_file() and os.access(entry, os.R_OK) else None
     return digest_of(files)
 
 
 def weights_digest(reference: str) -> str | None:
-    """Return the digest of a model's files; None for a hub model or an open_clip tag: its name says all that is known.
+    """Return the digest of a model's files; None for a hub model or open_clip tag, which its name identifies.
 
     A folder, the zoo's among them: over the names and contents of its weights (safetensors), configuration and
     vocabulary. A file of weights: over its content.
@@ -51,8 +51,8 @@ def weights_digest(reference: str) -> str | None:
         return None
     if path.is_file():
         return sha256_of(path)
-    weights = [found for found in path.rglob(WEIGHTS) if found.is_file()]
+    weights = [file for file in path.rglob(WEIGHTS) if file.is_file()]
     if not weights:
         raise ModelNotFound(f"{path} holds no {WEIGHTS}; give the folder that save_pretrained wrote")
-    beside = [found for pattern in _BESIDE for found in path.rglob(pattern) if found.is_file()]
-    return digest_of({bytes(found.relative_to(path)): found for found in weights + beside})
+    configuration = [file for pattern in _CONFIGURATION for file in path.rglob(pattern) if file.is_file()]
+    return digest_of({bytes(file.relative_to(path)): file for file in weights + configuration})

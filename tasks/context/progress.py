@@ -1,4 +1,4 @@
-"""How far a stage is: what its body tells, and whoever watches the run hears."""
+"""Progress of a running stage, and the callback that receives it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -6,34 +6,34 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Progress:
-    """A moment in the making of an artifact."""
+    """State of a running stage at one moment."""
 
     done: int
-    """Pieces that are finished, those of earlier runs included."""
+    """Finished units, those of earlier runs included."""
     total: int
     unit: str
-    """What is counted: shards, steps."""
+    """Name of the counted unit: shards, steps."""
     seconds_left: float | None = None
-    """Estimated from this run's own speed; None where nothing is known yet."""
-    figures: Mapping[str, float] = field(default_factory=dict)
-    """What was measured at this step of a training: loss, learning rate and so on."""
+    """Estimate from this run's own speed; None if nothing is known yet."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Training metrics of this step: loss, learning rate and so on."""
     rows: int | None = None
-    """Rows of the finished pieces; None where pieces are not made of rows."""
+    """Rows of the finished units; None if units have no rows."""
 
 
-Watch = Callable[[Progress], None]
-"""Is called from the stage's own loop, so it must return at once; what takes time belongs in a thread."""
+ProgressCallback = Callable[[Progress], None]
+"""Called from the stage's own loop, so it must return at once; slow work belongs in a thread."""
 
 
-def nobody(progress: Progress) -> None:
-    """Watch nothing."""
+def ignore_progress(progress: Progress) -> None:
+    """Do nothing."""
 
 
-def each_of(*watches: Watch) -> Watch:
-    """Return a watch that tells several."""
+def fan_out(*callbacks: ProgressCallback) -> ProgressCallback:
+    """Return a callback that calls each of several."""
 
-    def tell(progress: Progress) -> None:
-        for watch in watches:
-            watch(progress)
+    def call_all(progress: Progress) -> None:
+        for callback in callbacks:
+            callback(progress)
 
-    return tell
+    return call_all

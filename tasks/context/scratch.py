@@ -1,4 +1,4 @@
-"""What a run needs on its own machine's disk: locks against others there, and a folder for checkpoints."""
+"""Local locks and checkpoint folders of a run, on its own machine's disk."""
 
 import hashlib
 import shutil
@@ -12,17 +12,17 @@ from storage.store import Store
 from tasks.config.settings import Settings
 
 
-def in_use(store: Store, settings: Settings) -> AbstractContextManager[bool]:
-    """Hold a store as each run on this machine does, for as long as it works, so that nobody deletes from it."""
-    return file_lock(_lock_of(store, settings), shared=True)
+def shared_store_lock(store: Store, settings: Settings) -> AbstractContextManager[bool]:
+    """Hold a store as every run on this machine does, so that nothing is deleted from it meanwhile."""
+    return file_lock(_store_lock_path(store, settings), shared=True)
 
 
-def unused(store: Store, settings: Settings) -> AbstractContextManager[bool]:
-    """Hold a store against the runs of this machine, to delete from it; tells whether none is at work."""
-    return file_lock(_lock_of(store, settings), wait=False)
+def try_exclusive_store_lock(store: Store, settings: Settings) -> AbstractContextManager[bool]:
+    """Lock a store against this machine's runs, to delete from it; the context's value is False if one is active."""
+    return file_lock(_store_lock_path(store, settings), wait=False)
 
 
-def _lock_of(store: Store, settings: Settings) -> Path:
+def _store_lock_path(store: Store, settings: Settings) -> Path:
     folder = store.local_path(".locks")
     if folder is not None:
         return folder / "in-use.lock"
@@ -32,43 +32,43 @@ def _lock_of(store: Store, settings: Settings) -> Path:
 
 @dataclass(frozen=True)
 class Scratch:
-    """The place of one artifact's maker: in a local store with the artifact itself, else below `settings.scratch`."""
+    """The scratch folder of one artifact: in a local store beside its files, else below `settings.scratch`."""
 
     artifact: Artifact
     settings: Settings
 
     @property
     def folder(self) -> Path:
-        """A folder that lives until the artifact is committed; it is made where there is none."""
-        folder = self._beside_files or self._elsewhere
+        """A folder that lives until the artifact is committed; created on first use."""
+        folder = self._in_store or self._below_scratch
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def clear(self) -> None:
-        """Remove the folder; one in a local store goes with the artifact's other traces, when that is tidied up."""
-        if self._beside_files is None and self._elsewhere.exists():
-            shutil.rmtree(self._elsewhere)
+        """Remove the folder; one in a local store goes with the artifact's other unfinished files."""
+        if self._in_store is None and self._below_scratch.exists():
+            shutil.rmtree(self._below_scratch)
 
     def lock(self, *, wait: bool = True) -> AbstractContextManager[bool]:
-        """Hold the artifact against all that use the store, or for a remote one, all that share this scratch folder.
+        """Lock the artifact against all that use the store; of a remote store, all that share this scratch folder.
 
-        Makers on other machines are not held: `storage.artifact` says how those get along.
+        Runs on other machines are not locked out: see `storage.artifact` for how they get along.
 
         Args:
             wait: for as long as another process holds it.
 
         Returns:
-            A context that tells whether it holds the artifact; without `wait` it may not.
+            A context whose value is whether the lock is held; without `wait` it may be False.
         """
         root = self.artifact.store.local_path("") or self._root
         return file_lock(root / ".locks" / f"{self.artifact.stage}-{self.artifact.key}.lock", wait=wait)
 
     @property
-    def _beside_files(self) -> Path | None:
+    def _in_store(self) -> Path | None:
         return self.artifact.store.local_path(f"{self.artifact.path}/{PROGRESS}/scratch")
 
     @property
-    def _elsewhere(self) -> Path:
+    def _below_scratch(self) -> Path:
         return self._root / self.artifact.path
 
     @property

@@ -1,20 +1,21 @@
-"""The shards of an artifact: what each consists of, by name, before any is made."""
+"""The shards of an artifact, by file names, and the protocol of the workers that write them."""
 
 import re
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from storage.artifact import Artifact
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A piece of an artifact that is made and resumed as one: finished when all of its files are."""
+    """A part of an artifact that is finished when all of its files are."""
 
     number: int
-    """Of all shards of the artifact, from 0."""
+    """Position among all shards of the artifact, from 0."""
     files: tuple[str, ...]
     rows: int
-    """Rows that it is made from: of the input, or asked for."""
+    """Rows that it is made from: of the input, or requested."""
 
     @property
     def name(self) -> str:
@@ -23,30 +24,39 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Run(Shard):
-    """A run of rows, from `start` on and before `stop`."""
+class RowRangeShard(Shard):
+    """A range of rows, from `start` up to but not including `stop`."""
 
     start: int
     stop: int
 
 
 @dataclass(frozen=True)
-class Counterpart(Shard):
-    """What is made of one file of an input."""
+class FileShard(Shard):
+    """The output that belongs to one file of an input."""
 
     source: str
 
 
-def runs(rows: int, size: int, *names: str) -> list[Run]:
+class ShardWorker(Protocol):
+    """Writes all files of a shard; built once in each worker process."""
+
+    def __call__(self, shard: Any) -> None: ...
+
+
+def split_rows(rows: int, size: int, *names: str) -> list[RowRangeShard]:
     """Return the shards of `size` rows, each with a file of every name."""
-    spans = [(start, min(start + size, rows)) for start in range(0, rows, size)]
-    return [Run(number, _files(names, number), stop - start, start, stop) for number, (start, stop) in enumerate(spans)]
+    starts = range(0, rows, size)
+    return [
+        RowRangeShard(number, _files(names, number), min(size, rows - start), start, min(start + size, rows))
+        for number, start in enumerate(starts)
+    ]
 
 
-def counterparts(source: Artifact, pattern: str, *names: str) -> list[Counterpart]:
-    """Return a shard for each file of an input that has rows and whose name matches, with a file of every name."""
-    given = [file for file in source.manifest().files if re.search(pattern, file.name) and file.rows]
-    return [Counterpart(number, _files(names, number), file.rows, file.name) for number, file in enumerate(given)]
+def shard_per_file(source: Artifact, pattern: str, *names: str) -> list[FileShard]:
+    """Return a shard for each non-empty input file whose name matches, with a file of every name."""
+    inputs = [file for file in source.manifest().files if re.search(pattern, file.name) and file.rows]
+    return [FileShard(number, _files(names, number), file.rows, file.name) for number, file in enumerate(inputs)]
 
 
 def _files(names: tuple[str, ...], number: int) -> tuple[str, ...]:

@@ -1,6 +1,11 @@
-"""Shards made by several processes of this machine: `python -m tasks.executors.process_pool FD` is one of them."""
+"""Shards run by several processes of this machine; `python -m tasks.executors.process_pool FD` is one of them.
+
+Not a `ProcessPoolExecutor`: its workers import `__main__` again (a script's without a guard, Prefect in a flow run),
+share one log pipe, which a killed worker can corrupt, and it does not say whose shard a killed worker held.
+"""
 
 import contextlib
+import logging
 import os
 import pickle
 import signal
@@ -17,59 +22,62 @@ from queue import SimpleQueue
 from typing import Any
 
 from tasks.config.settings import Settings
-from tasks.context.context import Job
-from tasks.context.shards import Shard
-from tasks.executors.worker import EngineError, Failure, HandOn, Maker, Said, Work, Worker, repeat
+from tasks.context.context import StageContext
+from tasks.context.shards import Shard, ShardWorker
+from tasks.executors.worker import EngineError, RemoteError, Worker, WorkerSpec, forward_logs, log_record
 
 ROOT = Path(__file__).parents[2]
 
+Message = logging.LogRecord | RemoteError | None
+"""From a worker: a log record, the error of its shard, or None for a finished shard."""
 
-def make_in_pool(
-    job: Job, shards: Sequence[Shard], maker: Callable[..., Maker], inputs: tuple[Any, ...]
+
+def run_in_pool(
+    ctx: StageContext, shards: Sequence[Shard], worker: Callable[..., ShardWorker], inputs: tuple[Any, ...]
 ) -> Generator[Shard, None, None]:
-    """Make shards in `settings.workers` processes, each on a GPU of its own where there are as many.
+    """Run shards in `settings.workers` processes, each on a GPU of its own if there are as many.
 
     The processes end with this one, however it ends. None is replaced: one that dies has most often run out of
     memory, and would again.
 
     Raises:
-        EngineError: a process died. An error of a maker is raised as it is.
+        EngineError: a process died. An error of a worker is raised as it is.
     """
-    settings = job.settings
-    own = settings.share(settings.workers, (os.cpu_count() or 1) // settings.workers)
-    work = Work.packed(job.for_worker(own), maker, inputs)
-    gpus = _gpus(settings) if job.on_device else []
+    settings = ctx.settings
+    per_worker = settings.for_worker(settings.workers, (os.cpu_count() or 1) // settings.workers)
+    spec = WorkerSpec.dumps(ctx.for_worker(per_worker), worker, inputs)
+    gpus = _gpus(settings) if ctx.on_device else []
     waiting = deque(shards)
-    with ExitStack() as until_end:
+    with ExitStack() as stack:
         idle = [
-            until_end.enter_context(closing(_Process(gpus[number % len(gpus)] if gpus else None)))
+            stack.enter_context(closing(_Process(gpus[number % len(gpus)] if gpus else None)))
             for number in range(min(settings.workers, len(shards)))
         ]
         for process in idle:
-            process.give(work)
-        working: dict[Any, tuple[_Process, Shard]] = {}
+            process.send(spec)
+        busy: dict[Any, tuple[_Process, Shard]] = {}
         while True:
             while idle and waiting:
                 process, shard = idle.pop(), waiting.popleft()
-                process.give(pickle.dumps(shard))
-                working[process.connection] = process, shard
-            if not working:
+                process.send(pickle.dumps(shard))
+                busy[process.connection] = process, shard
+            if not busy:
                 return
             # An error that another thread raises in this one, as Prefect does, comes only between two waits.
-            for connection in wait(list(working), timeout=1):
-                process, shard = working[connection]
-                message = _received(process, shard)
-                if isinstance(message, tuple):
-                    repeat(message)
+            for connection in wait(list(busy), timeout=1):
+                process, shard = busy[connection]
+                message = _receive(process, shard)
+                if isinstance(message, logging.LogRecord):
+                    log_record(message)
                 elif message is not None:
                     raise message.error()
                 else:
                     yield shard
                     idle.append(process)
-                    del working[connection]
+                    del busy[connection]
 
 
-def _received(process: "_Process", shard: Shard) -> Said | Failure | None:
+def _receive(process: "_Process", shard: Shard) -> Message:
     try:
         return process.connection.recv()
     except (EOFError, ConnectionError):
@@ -86,25 +94,25 @@ class _Process:
     """One process of the pool."""
 
     def __init__(self, gpu: str | None) -> None:
-        self.connection, theirs = Pipe()
+        self.connection, remote = Pipe()
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        with theirs:
+        with remote:
             self._process = subprocess.Popen(
-                # -P: no folder that this runs in is taken for a part of the program
-                [sys.executable, "-P", "-m", "tasks.executors.process_pool", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                # -P: keep the current folder out of sys.path, so that its files do not shadow the program's modules
+                [sys.executable, "-P", "-m", "tasks.executors.process_pool", str(remote.fileno())],
+                pass_fds=[remote.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=2,  # standard output is the result's alone
+                stdout=2,  # standard output is reserved for the result
                 env=os.environ | {"PYTHONPATH": path} | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}),
             )
 
-    def give(self, message: bytes) -> None:
-        """Send something; that there is nobody to read it shows where an answer is waited for."""
+    def send(self, message: bytes) -> None:
+        """Send a message; a dead receiver shows when its answer is read."""
         with contextlib.suppress(ConnectionError):
             self.connection.send_bytes(message)
 
     def close(self) -> int:
-        """End the process, whatever it does. Return its exit status, which is its own where it had ended."""
+        """End the process, if it still runs. Return its exit status."""
         if self._process.poll() is None:
             self._process.kill()
         self.connection.close()
@@ -119,28 +127,36 @@ def _gpus(settings: Settings) -> list[str]:
     return visible_gpus()
 
 
+class _Driver:
+    """The driver, as a worker process sees it: takes log records and answers, from any thread."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def put_nowait(self, message: Message) -> None:
+        """Send a message at once."""
+        with self._lock:
+            self._connection.send(message)
+
+
 def main() -> None:
-    """Make the shards that the other end of a pipe sends, one after the other. The end of the pipe is the end."""
+    """Run the shards that arrive on a pipe, one after the other; exit when it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the first ends the rest
-    connection, given = Connection(int(sys.argv[1])), SimpleQueue[bytes]()
-    threading.Thread(target=_listen, args=(connection, given), daemon=True).start()
-    sending = threading.Lock()
-
-    def send(message: Said | Failure | None) -> None:
-        with sending:
-            connection.send(message)
-
-    HandOn(send)
-    worker = Worker(given.get())
+    connection, received = Connection(int(sys.argv[1])), SimpleQueue[bytes]()
+    threading.Thread(target=_listen, args=(connection, received), daemon=True).start()
+    driver = _Driver(connection)
+    forward_logs(driver)
+    worker = Worker(received.get())
     while True:
-        send(worker.make(pickle.loads(given.get())))
+        driver.put_nowait(worker.run(pickle.loads(received.get())))
 
 
-def _listen(connection: Connection, given: SimpleQueue[bytes]) -> None:
+def _listen(connection: Connection, received: SimpleQueue[bytes]) -> None:
     while True:
         try:
-            given.put(connection.recv_bytes())
-        except (EOFError, OSError):  # who started this process has ended, however; nothing is left to do
+            received.put(connection.recv_bytes())
+        except (EOFError, OSError):  # the driver has ended, in whatever way; nothing is left to do
             os._exit(1)
 
 

@@ -1,164 +1,181 @@
-"""Shards made by actors on a Ray cluster, each of which loads its models once."""
+"""Shards run by actors on a Ray cluster, each of which loads its models once."""
 
+import logging
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from lightgen_core.launch.ray_cluster import connect
 from tasks.config.settings import Settings
-from tasks.context.context import Job
-from tasks.context.shards import Shard
-from tasks.executors.worker import EngineError, Failure, HandOn, Maker, Said, Work, Worker, repeat
+from tasks.context.context import StageContext
+from tasks.context.shards import Shard, ShardWorker
+from tasks.executors.worker import EngineError, RemoteError, Worker, WorkerSpec, forward_logs, log_record
 
-ATTEMPTS = 3
-"""So many workers may die while they make one shard; then it is taken for the cause."""
-LOOK_AROUND = 10
-"""Seconds after which the cluster is looked at again, where nothing else happens: lost workers need room elsewhere."""
+MAX_DEATHS = 3
+"""Workers that may die on one shard before it is taken for the cause."""
+POLL_SECONDS = 10
+"""Interval at which the cluster is checked while nothing else happens: lost workers need room elsewhere."""
+
+Answer = tuple[list[logging.LogRecord], RemoteError | None]
+"""Log records since the last answer, and the error of the shard, if any."""
 
 
 class _Actor:
     """A worker on some node."""
 
-    def __init__(self, work: bytes) -> None:
-        self._said: deque[Said] = deque()
-        HandOn(self._said.append)
-        self._worker = Worker(work)
+    def __init__(self, spec: bytes) -> None:
+        self._records = SimpleQueue[logging.LogRecord]()
+        forward_logs(self._records)
+        self._worker = Worker(spec)
 
-    def ready(self) -> tuple[list[Said], Failure | None]:
-        """Answer as soon as the cluster has found room for this one."""
+    def ready(self) -> Answer:
+        """Answer as soon as the cluster has found room for this actor."""
         return [], None
 
-    def make(self, shard: Shard) -> tuple[list[Said], Failure | None]:
-        """Make a shard. Return what was logged meanwhile, and how it failed, if it did."""
-        failure = self._worker.make(shard)
-        return [self._said.popleft() for _ in range(len(self._said))], failure
+    def run(self, shard: Shard) -> Answer:
+        """Run a shard. Return the log records of that time, and its error, if any."""
+        error = self._worker.run(shard)
+        return list(self._drain()), error
+
+    def _drain(self) -> Iterator[logging.LogRecord]:
+        try:
+            while True:
+                yield self._records.get_nowait()
+        except Empty:
+            return
 
 
-def make_on_ray(
-    job: Job, shards: Sequence[Shard], maker: Callable[..., Maker], inputs: tuple[Any, ...]
+def run_on_ray(
+    ctx: StageContext, shards: Sequence[Shard], worker: Callable[..., ShardWorker], inputs: tuple[Any, ...]
 ) -> Generator[Shard, None, None]:
-    """Make shards on the cluster, as many at once as it has room for when this begins.
+    """Run shards on the cluster, as many at once as it has room for at the start.
 
-    A shard whose worker is lost, alone or with its node, is given to another; what is finished is in the store.
+    A shard whose actor is lost, alone or with its node, goes to another; finished ones are in the store.
 
     Raises:
-        EngineError: no node has room for a worker, or a shard was the end of several. An error of a maker is raised
-            as it is.
+        EngineError: no node has room for a worker, or several died on one shard. An error of a worker is raised as
+            it is.
         ClusterError: there is no cluster.
     """
     connect()
     import ray
 
-    settings = job.settings
-    needs = needs_of(settings, job.on_device, ray.cluster_resources())
-    most = min(len(shards), _room(needs))
-    own = settings.share(most, int(settings.shard_cpus))
-    if own.device.startswith("cuda"):  # Ray says which
-        own = own.model_copy(update={"device": "cuda"})
+    settings = ctx.settings
+    resources = resources_per_worker(settings, ctx.on_device, ray.cluster_resources())
+    max_actors = min(len(shards), _capacity(resources))
+    per_worker = settings.for_worker(max_actors, int(settings.shard_cpus))
+    if per_worker.device.startswith("cuda"):  # Ray assigns its index
+        per_worker = per_worker.model_copy(update={"device": "cuda"})
     waiting, deaths = deque(shards), Counter[Shard]()
-    with closing(_Crew(Work.packed(job.for_worker(own), maker, inputs), needs, most)) as crew:
-        while waiting or crew.makes_any():
-            crew.start(len(waiting))
-            for worker, shard, answer in crew.answers():
+    spec = WorkerSpec.dumps(ctx.for_worker(per_worker), worker, inputs)
+    with closing(_ActorPool(spec, resources, max_actors)) as pool:
+        while waiting or pool.busy():
+            pool.start(len(waiting))
+            for actor, shard, answer in pool.wait():
                 if isinstance(answer, Exception):
                     if shard is not None:
                         deaths[shard] += 1
                         _check_deaths(shard, deaths[shard], answer)
-                        job.say("lost the worker of %s; another makes it: %s", shard.name, _first_line(answer))
+                        ctx.log("lost the worker of %s; another makes it: %s", shard.name, _first_line(answer))
                         waiting.appendleft(shard)
                     continue
-                said, failure = answer
-                for each in said:
-                    repeat(each)
-                if failure is not None:
-                    crew.give(worker, None)
-                    raise failure.error()
-                crew.give(worker, waiting.popleft() if waiting else None)
+                records, error = answer
+                for record in records:
+                    log_record(record)
+                if error is not None:
+                    pool.stop(actor)
+                    raise error.error()
+                if waiting:
+                    pool.submit(actor, waiting.popleft())
+                else:
+                    pool.stop(actor)
                 if shard is not None:
                     yield shard
 
 
-class _Crew:
-    """The workers on the cluster: those that make a shard, and those that it has yet to find room for."""
+class _ActorPool:
+    """The actors on the cluster: those that run a shard, and those that wait for room."""
 
-    def __init__(self, work: bytes, needs: dict[str, float], most: int) -> None:
+    def __init__(self, spec: bytes, resources: dict[str, float], max_actors: int) -> None:
         import ray
 
-        self._work, self._needs, self._most = ray.put(work), needs, most
-        self._actor: Any = ray.remote(_Actor).options(num_cpus=needs["CPU"], num_gpus=needs["GPU"])
-        self._busy: dict[Any, tuple[Any, Shard | None]] = {}  # by what will hold the answer; no shard: one that starts
-        self._stillborn = 0
+        self._spec, self._resources, self._max_actors = ray.put(spec), resources, max_actors
+        self._actor: Any = ray.remote(_Actor).options(num_cpus=resources["CPU"], num_gpus=resources["GPU"])
+        self._running: dict[Any, tuple[Any, Shard | None]] = {}  # by the answer's reference; no shard while it starts
+        self._failed_starts = 0
 
-    def makes_any(self) -> bool:
-        """Tell whether a shard is being made."""
-        return any(shard is not None for _, shard in self._busy.values())
+    def busy(self) -> bool:
+        """Return True while a shard is running."""
+        return any(shard is not None for _, shard in self._running.values())
 
     def start(self, waiting: int) -> None:
-        """Start a worker for each shard that waits, where there is room: also in the place of those that were lost."""
-        starting = sum(shard is None for _, shard in self._busy.values())
-        for _ in range(min(waiting - starting, min(self._most, _room(self._needs)) - len(self._busy))):
-            worker: Any = self._actor.remote(self._work)
-            self._busy[worker.ready.remote()] = worker, None
+        """Start an actor for each waiting shard, up to the cluster's room; also in place of lost ones."""
+        starting = sum(shard is None for _, shard in self._running.values())
+        room = min(self._max_actors, _capacity(self._resources)) - len(self._running)
+        for _ in range(min(waiting - starting, room)):
+            actor: Any = self._actor.remote(self._spec)
+            self._running[actor.ready.remote()] = actor, None
 
-    def give(self, worker: Any, shard: Shard | None) -> None:
-        """Let a worker make a shard, or go home."""
+    def submit(self, actor: Any, shard: Shard) -> None:
+        """Let an actor run a shard."""
+        self._running[actor.run.remote(shard)] = actor, shard
+
+    def stop(self, actor: Any) -> None:
+        """End an actor."""
         import ray
 
-        if shard is None:
-            ray.kill(worker)
-        else:
-            self._busy[worker.make.remote(shard)] = worker, shard
+        ray.kill(actor)
 
-    def answers(self) -> Iterator[tuple[Any, Shard | None, tuple[list[Said], Failure | None] | Exception]]:
-        """Wait, and yield workers with what they made and what they say of it, or how they were lost."""
+    def wait(self) -> Iterator[tuple[Any, Shard | None, Answer | Exception]]:
+        """Wait, and yield actors with their shard and its answer, or the error that ended the actor."""
         import ray
 
-        for held in ray.wait(list(self._busy), timeout=LOOK_AROUND)[0]:
-            worker, shard = self._busy.pop(held)
+        for reference in ray.wait(list(self._running), timeout=POLL_SECONDS)[0]:
+            actor, shard = self._running.pop(reference)
             try:
-                answer = ray.get(held)
-                self._stillborn = 0
+                answer = ray.get(reference)
+                self._failed_starts = 0
             except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as lost:
-                ray.kill(worker)
+                ray.kill(actor)
                 answer = lost
-                self._stillborn += shard is None
-                if self._stillborn == ATTEMPTS * self._most:
+                self._failed_starts += shard is None
+                if self._failed_starts == MAX_DEATHS * self._max_actors:
                     raise EngineError(f"no worker starts on the Ray cluster: {lost}") from lost
-            yield worker, shard, answer
+            yield actor, shard, answer
 
     def close(self) -> None:
-        """End all of them."""
-        import ray
-
-        for worker, _ in self._busy.values():
-            ray.kill(worker)
+        """End all actors."""
+        for actor, _ in self._running.values():
+            self.stop(actor)
 
 
-def needs_of(settings: Settings, on_device: bool, cluster: dict[str, float]) -> dict[str, float]:
-    """Return what a worker occupies of a node."""
+def resources_per_worker(settings: Settings, on_device: bool, cluster: dict[str, float]) -> dict[str, float]:
+    """Return the CPUs and GPUs that a worker occupies of a node."""
     gpus = settings.shard_gpus
     if gpus is None:
         gpus = 1 if on_device and settings.device != "cpu" and cluster.get("GPU", 0) > 0 else 0
     return {"CPU": settings.shard_cpus, "GPU": gpus}
 
 
-def _room(needs: dict[str, float]) -> int:
-    """Return how many workers the living nodes have room for, if nothing else ran on them. Raise EngineError for 0."""
+def _capacity(resources: dict[str, float]) -> int:
+    """Return how many workers fit on the living nodes if nothing else ran there. Raise EngineError for 0."""
     import ray
 
-    nodes = [{name: node["Resources"].get(name, 0) for name in needs} for node in ray.nodes() if node["Alive"]]
-    room = sum(min(int(node[name] / need + 1e-6) for name, need in needs.items() if need) for node in nodes)
-    if not room:
+    nodes = [{name: node["Resources"].get(name, 0) for name in resources} for node in ray.nodes() if node["Alive"]]
+    capacity = sum(min(int(node[name] / need + 1e-6) for name, need in resources.items() if need) for node in nodes)
+    if not capacity:
         raise EngineError(
-            f"no node of the Ray cluster has room for a worker of {needs['CPU']:g} CPUs and {needs['GPU']:g} GPUs; "
-            f"nodes: {nodes}. Set LIGHTGEN_SHARD_CPUS and LIGHTGEN_SHARD_GPUS, or add nodes. Finished shards are kept."
+            f"no node of the Ray cluster has room for a worker of {resources['CPU']:g} CPUs and {resources['GPU']:g} "
+            f"GPUs; nodes: {nodes}. Set LIGHTGEN_SHARD_CPUS and LIGHTGEN_SHARD_GPUS, or add nodes. Finished shards are "
+            "kept."
         )
-    return room
+    return capacity
 
 
 def _check_deaths(shard: Shard, deaths: int, lost: Exception) -> None:
-    if deaths == ATTEMPTS:
+    if deaths == MAX_DEATHS:
         raise EngineError(
             f"{deaths} workers died while they made {shard.name}; most often memory ran out. Finished shards are kept, "
             "and the same command goes on with the rest: with more of LIGHTGEN_SHARD_CPUS, so that fewer share a node, "

@@ -1,58 +1,75 @@
-"""Who makes the shards of a stage, always to the same bytes: this process, a pool of local ones, or a Ray cluster."""
+"""The choice of executor: this process, a pool of local processes or a Ray cluster, always with the same bytes."""
 
 import importlib.util
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from storage.store import Store
-from tasks.config.settings import Settings, SettingsMistake
-from tasks.context.shards import Shard
-from tasks.executors.worker import Maker
-
-if TYPE_CHECKING:
-    from tasks.context.context import Job
+from tasks.config.settings import InvalidSettings, Settings
+from tasks.context.context import ShardExecutor, StageContext
+from tasks.context.shards import Shard, ShardWorker
 
 
-def make(
-    job: "Job", shards: Sequence[Shard], maker: Callable[..., Maker], inputs: tuple[Any, ...]
+def run_shards(
+    ctx: StageContext, shards: Sequence[Shard], worker: Callable[..., ShardWorker], inputs: tuple[Any, ...]
 ) -> Generator[Shard, None, None]:
-    """Make shards. Yield each as soon as it is there; closing the generator ends the workers.
+    """Run shards where the settings say. Yield each when it is finished; closing the generator ends the workers.
 
     Raises:
-        SettingsMistake: the engine cannot work here.
+        InvalidSettings: the engine cannot work here.
         EngineError: a worker died, or there is no room for one.
         ClusterError: there is no Ray cluster.
     """
-    check(job.settings, job.artifact.store)
+    require_engine(ctx.settings, ctx.artifact.store)
     if not shards:
         return
-    if job.settings.engine == "ray":
-        from tasks.executors.ray_actors import make_on_ray as make_elsewhere
-    elif job.settings.workers > 1:
-        from tasks.executors.process_pool import make_in_pool as make_elsewhere
-    else:
-        make_one = maker(job, *inputs)
-        for shard in shards:
-            make_one(shard)
-            yield shard
+    executor = _executor(ctx.settings)
+    if executor is run_in_process:
+        yield from run_in_process(ctx, shards, worker, inputs)
         return
-    job.keep_clock()  # a worker that does not find this file does not see our store
-    with closing(make_elsewhere(job, shards, maker, inputs)) as made:
-        for shard in made:
-            job.keep_clock()
+    ctx.save_elapsed()  # a worker that does not find this file does not see our store
+    with closing(executor(ctx, shards, worker, inputs)) as finished:
+        for shard in finished:
+            ctx.save_elapsed()
             yield shard
 
 
-def check(settings: Settings, store: Store) -> None:
-    """Raise SettingsMistake where the settings ask for an engine that cannot work: better said before anything runs."""
+def _executor(settings: Settings) -> ShardExecutor:
+    if settings.engine == "ray":
+        from tasks.executors.ray_actors import run_on_ray
+
+        return run_on_ray
+    if settings.workers > 1:
+        from tasks.executors.process_pool import run_in_pool
+
+        return run_in_pool
+    return run_in_process
+
+
+def run_in_process(
+    ctx: StageContext, shards: Sequence[Shard], worker: Callable[..., ShardWorker], inputs: tuple[Any, ...]
+) -> Generator[Shard, None, None]:
+    """Run shards in this process, one after the other."""
+    run_shard = worker(ctx, *inputs)
+    for shard in shards:
+        run_shard(shard)
+        yield shard
+
+
+def require_engine(settings: Settings, store: Store) -> None:
+    """Check, before anything runs, that the engine can work with this store.
+
+    Raises:
+        InvalidSettings: it cannot.
+    """
     if settings.engine == "local" and settings.workers == 1:
         return
     if settings.engine == "ray" and importlib.util.find_spec("ray") is None:
-        raise SettingsMistake("engine ray needs Ray, which is not installed here: pip install 'lightgen[ray]'")
+        raise InvalidSettings("engine ray needs Ray, which is not installed here: pip install 'lightgen[ray]'")
     if store.uri.startswith("memory:"):
-        many = "LIGHTGEN_ENGINE=ray" if settings.engine == "ray" else f"LIGHTGEN_WORKERS={settings.workers}"
-        raise SettingsMistake(
-            f"the store {store.uri} is in the memory of this process, and with {many} others work on it too; set "
+        setting = "LIGHTGEN_ENGINE=ray" if settings.engine == "ray" else f"LIGHTGEN_WORKERS={settings.workers}"
+        raise InvalidSettings(
+            f"the store {store.uri} is in the memory of this process, and with {setting} others work on it too; set "
             "LIGHTGEN_STORE to a folder or to an address such as s3://bucket/prefix"
         )

@@ -1,6 +1,6 @@
-"""Shows a stage while it is made: curves of what trains, scores and pictures of what is evaluated.
+"""Tracking of a running stage: training curves, evaluation scores and sample images.
 
-What trackers show is a copy of what artifacts hold. So one that fails is reported and left out, and the stage goes on.
+Trackers show copies of what artifacts hold. So one that fails is reported and dropped, and the stage goes on.
 """
 
 import contextlib
@@ -18,32 +18,33 @@ from storage.store import Store
 from storage.tables import read_table
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
-from tasks.context.progress import Progress, Watch
+from tasks.context.progress import Progress, ProgressCallback
 from tasks.stage import Stage
-from tasks.tracking.trackers import REMOTE, Picture, Subject, TensorBoard, Tracker
+from tasks.tracking.trackers import REMOTE, SampleImage, TensorBoard, TrackedRun, Tracker
 
-log = logging.getLogger("lightgen")
+logger = logging.getLogger(__name__)
 
-PATIENCE = 120.0
-"""Seconds for which a stage's end waits until a tracker on another machine has taken what it was told."""
+CLOSE_TIMEOUT_SECONDS = 120.0
+"""Longest wait at a stage's end for a remote tracker to send what it was given."""
 
 
 @contextlib.contextmanager
-def tracked(recipe: Recipe, settings: Settings, stage: Stage, artifact: Artifact) -> Iterator[Watch]:
-    """Give the watcher for `Stage.make` that shows this making, and show the scores when it is done.
+def track_stage(recipe: Recipe, settings: Settings, stage: Stage, artifact: Artifact) -> Iterator[ProgressCallback]:
+    """Yield the progress callback for `Stage.run` that logs to the trackers; log the scores at the end.
 
-    Nothing is written for a stage that is done already, or that has no figures to show.
+    Nothing is written for a stage that is done already, or that has no metrics.
     """
-    config = recipe.model_dump(mode="json", include=set(stage.reads))
-    subject = Subject(recipe.name, stage.name, artifact.key, config, tracking_folder(settings, artifact.store))
-    shown = _Shown(subject, settings.trackers)
+    config = recipe.model_dump(mode="json", include=set(stage.config_sections))
+    root = tracking_folder(settings, artifact.store)
+    trackers = TrackerGroup(TrackedRun(recipe.name, stage.name, artifact.key, config, root), settings.trackers)
+    finished = False
     try:
-        yield shown
-        if shown.heard:
-            _show_scores(shown, artifact)
-        shown.finished = True
+        yield trackers
+        if trackers.called:
+            _log_scores(trackers, artifact)
+        finished = True
     finally:
-        shown.close()
+        trackers.close(finished=finished)
 
 
 def tracking_folder(settings: Settings, store: Store) -> Path:
@@ -53,111 +54,113 @@ def tracking_folder(settings: Settings, store: Store) -> Path:
     return store.local_path("tracking") or Path(settings.scratch).expanduser() / "tracking"
 
 
-class _Shown:
-    """A making as its trackers show it; they are opened when there is something to show."""
+class TrackerGroup:
+    """The trackers of one run, opened with the first metric; one that fails is dropped."""
 
-    def __init__(self, subject: Subject, remote: Sequence[str]) -> None:
-        self._subject, self._remote = subject, remote
-        self._open: list[Tracker] = []
-        self.heard = self.finished = False
+    def __init__(self, run: TrackedRun, remote: Sequence[str]) -> None:
+        self._run, self._remote = run, remote
+        self._trackers: dict[str, Tracker] | None = None
+        self.called = False
 
     def __call__(self, progress: Progress) -> None:
-        self.heard = True
-        if progress.figures:
-            for tracker in self.trackers():
-                tracker.figures(progress.done, progress.figures)
+        self.called = True
+        if progress.metrics:
+            self.log_metrics(progress.done, progress.metrics)
 
-    def trackers(self) -> Sequence[Tracker]:
-        if not self._open:
-            subject, root = self._subject, self._subject.root
-            here = Spared("TensorBoard", partial(TensorBoard, subject))
-            self._open = [here, *(Aside(name, partial(REMOTE[name], subject)) for name in self._remote)]
-            beside = f"; also in {', '.join(self._remote)}" if self._remote else ""
-            log.info("%s: for its curves: tensorboard --logdir %s%s", subject.stage, root, beside)
-        return self._open
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log the metrics of a step."""
+        self._each(lambda tracker: tracker.log_metrics(step, metrics))
 
-    def close(self) -> None:
-        for tracker in self._open:
-            tracker.close(finished=self.finished)
+    def log_images(self, images: Sequence[SampleImage]) -> None:
+        """Log sample images beside the scores."""
+        self._each(lambda tracker: tracker.log_images(images))
+
+    def close(self, *, finished: bool) -> None:
+        """End the run, if it was ever opened."""
+        if self._trackers is not None:
+            self._each(lambda tracker: tracker.close(finished=finished))
+
+    def _each(self, call: Callable[[Tracker], None]) -> None:
+        if self._trackers is None:
+            self._trackers = {}
+            with _dropping("TensorBoard"):
+                self._trackers["TensorBoard"] = TensorBoard(self._run)
+            for name in self._remote:
+                self._trackers[name] = BackgroundTracker(name, partial(REMOTE[name], self._run))
+            others = f"; also in {', '.join(self._remote)}" if self._remote else ""
+            logger.info("%s: for its curves: tensorboard --logdir %s%s", self._run.stage, self._run.root, others)
+        working: dict[str, Tracker] = {}
+        for name, tracker in self._trackers.items():
+            with _dropping(name):
+                call(tracker)
+                working[name] = tracker
+        self._trackers = working
 
 
-class Spared:
-    """A tracker that whoever trains does not fail with: the first time that it does, it is left out."""
+class BackgroundTracker:
+    """A tracker in a thread of its own: opening a run on a dead server blocks for minutes in W&B and MLflow."""
 
     def __init__(self, name: str, open_tracker: Callable[[], Tracker]) -> None:
         self._name, self._open_tracker = name, open_tracker
-        self._tracker: Tracker | None = None
-        self._lost = False
-
-    def figures(self, step: int, figures: Mapping[str, float]) -> None:
-        self._tell(lambda tracker: tracker.figures(step, figures))
-
-    def pictures(self, pictures: Sequence[Picture]) -> None:
-        self._tell(lambda tracker: tracker.pictures(pictures))
-
-    def close(self, *, finished: bool) -> None:
-        self._tell(lambda tracker: tracker.close(finished=finished))
-
-    def _tell(self, tell: Callable[[Tracker], None]) -> None:
-        if self._lost:
-            return
-        try:
-            self._tracker = self._tracker or self._open_tracker()
-            tell(self._tracker)
-        except Exception as error:  # whatever a library raises where its disk is full or its server gone
-            self._lost = True
-            log.warning("%s shows no more of this stage, which goes on without it: %s", self._name, error)
-
-
-class Aside(Spared):
-    """One behind a thread of its own: whoever trains does not wait for it either, and at the end not for long."""
-
-    def __init__(self, name: str, open_tracker: Callable[[], Tracker]) -> None:
-        super().__init__(name, open_tracker)
-        self._told = queue.SimpleQueue[Callable[[Tracker], None] | None]()
-        work = contextvars.copy_context().run  # what it logs belongs to the caller's run
-        self._thread = threading.Thread(target=work, args=(self._listen,), name=name, daemon=True)
+        self._calls = queue.SimpleQueue[Callable[[Tracker], None] | None]()
+        run = contextvars.copy_context().run  # its log lines belong to the caller's flow run
+        self._thread = threading.Thread(target=run, args=(self._work,), name=name, daemon=True)
         self._thread.start()
 
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._calls.put(lambda tracker: tracker.log_metrics(step, metrics))
+
+    def log_images(self, images: Sequence[SampleImage]) -> None:
+        self._calls.put(lambda tracker: tracker.log_images(images))
+
     def close(self, *, finished: bool) -> None:
-        """End the run, and wait until what was told has arrived, unless that takes too long."""
-        super().close(finished=finished)
-        self._told.put(None)
-        self._thread.join(PATIENCE)
+        """End the run, and wait until everything is sent, up to a timeout."""
+        self._calls.put(lambda tracker: tracker.close(finished=finished))
+        self._calls.put(None)
+        self._thread.join(CLOSE_TIMEOUT_SECONDS)
         if self._thread.is_alive():
-            log.warning("%s has not taken all of this stage within %.0f s; the run goes on", self._name, PATIENCE)
+            seconds = CLOSE_TIMEOUT_SECONDS
+            logger.warning("%s has not taken all of this stage within %.0f s; the run goes on", self._name, seconds)
 
-    def _tell(self, tell: Callable[[Tracker], None]) -> None:
-        self._told.put(tell)
+    def _work(self) -> None:
+        with _dropping(self._name):
+            tracker: Tracker | None = None
+            while (call := self._calls.get()) is not None:
+                tracker = tracker or self._open_tracker()
+                call(tracker)
 
-    def _listen(self) -> None:
-        while (tell := self._told.get()) is not None:
-            super()._tell(tell)
+
+@contextlib.contextmanager
+def _dropping(name: str) -> Iterator[None]:
+    """Log an error instead of raising it: the caller drops the tracker, and the stage goes on."""
+    try:
+        yield
+    except Exception as error:  # any error of a library whose disk is full or whose server is gone
+        logger.warning("%s shows no more of this stage, which goes on without it: %s", name, error)
 
 
-def _show_scores(shown: _Shown, artifact: Artifact) -> None:
-    """Show what a finished evaluation measured, and what the students drew."""
-    figures = artifact.manifest().metrics
-    if "scores" not in figures:
+def _log_scores(trackers: TrackerGroup, evaluation: Artifact) -> None:
+    """Log a finished evaluation's scores and sample images; do nothing for other stages."""
+    metrics = evaluation.manifest().metrics
+    if "scores" not in metrics:
         return
     scores = {
-        f"{who}/{name}": score["value"]
-        for who, all_ in figures["scores"].items()
-        for name, score in (all_ or {}).items()
+        f"{student}/{name}": score["value"]
+        for student, table in metrics["scores"].items()
+        for name, score in (table or {}).items()
     }
-    scores |= {f"{who}/clip_score": score["value"] for who, score in figures.get("clip_score", {}).items()}
-    pictures = _samples(artifact)
-    for tracker in shown.trackers():
-        if scores:
-            tracker.figures(0, scores)
-        tracker.pictures(pictures)
+    scores |= {f"{student}/clip_score": score["value"] for student, score in metrics.get("clip_score", {}).items()}
+    images = _sample_images(evaluation)
+    if scores:
+        trackers.log_metrics(0, scores)
+    trackers.log_images(images)
 
 
-def _samples(evaluation: Artifact) -> list[Picture]:
-    """Return what each student drew of each category's first caption."""
-    about = read_table(evaluation, "^samples", ["student", "category"]).to_pylist()
+def _sample_images(evaluation: Artifact) -> list[SampleImage]:
+    """Return each student's image of each category's first caption."""
+    labels = read_table(evaluation, "^samples", ["student", "category"]).to_pylist()
     first: dict[tuple[str, str], int] = {}
-    for place, row in enumerate(about):
-        first.setdefault((row["student"], row["category"]), place)
+    for index, label in enumerate(labels):
+        first.setdefault((label["student"], label["category"]), index)
     rows = take_rows(evaluation, "^samples", sorted(first.values()), ["student", "caption", "image"]).to_pylist()
-    return [Picture(row["student"], row["caption"], row["image"]["bytes"]) for row in rows]
+    return [SampleImage(row["student"], row["caption"], row["image"]["bytes"]) for row in rows]

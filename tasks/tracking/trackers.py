@@ -1,7 +1,7 @@
-"""The trackers: how one run is shown in TensorBoard, Weights & Biases and MLflow.
+"""Trackers of one run: TensorBoard, Weights & Biases and MLflow.
 
-A run is an artifact's making. Its name and id come from stage and key, so a making that goes on after a kill continues
-the same curves; steps that it repeats are shown once. The libraries load when there is something to show.
+A run is the making of one artifact. Its name and id come from stage and key, so a run that resumes after a kill
+continues the same curves; repeated steps appear once. The libraries load with the first metric.
 """
 
 import importlib
@@ -10,26 +10,29 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from lightgen_core.images.codec import from_bytes
-from tasks.config.settings import SettingsMistake
+from lightgen_core.images.codec import decode_image
+from tasks.config.settings import InvalidSettings
 
-PARAMETERS_AT_ONCE = 100
-"""MLflow takes no more in one request."""
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+MLFLOW_MAX_PARAMS = 100
+"""MLflow's limit of parameters in one request."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is shown: the making of one artifact."""
+class TrackedRun:
+    """Identity and configuration of one run."""
 
     recipe: str
     stage: str
     key: str
     config: Mapping[str, Any]
-    """The part of the recipe that the stage reads."""
+    """Sections of the recipe that the stage reads."""
     root: Path
-    """Folder of all that trackers write on this machine."""
+    """Folder of all files that trackers write on this machine."""
 
     @property
     def name(self) -> str:
@@ -38,13 +41,13 @@ class Subject:
 
     @property
     def project(self) -> str:
-        """What W&B calls a project and MLflow an experiment."""
+        """Name of the project in W&B, of the experiment in MLflow."""
         return f"lightgen-{self.recipe}"
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A student's picture of a caption, as PNG."""
+class SampleImage:
+    """A student's image of a caption, as PNG."""
 
     student: str
     caption: str
@@ -52,121 +55,120 @@ class Picture:
 
 
 class Tracker(Protocol):
-    """Shows one run. The calls come in order, from one thread at a time."""
+    """Logs one run. The calls come in order, from one thread at a time."""
 
-    def figures(self, step: int, figures: Mapping[str, float]) -> None:
-        """Show what was measured at a step."""
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log the metrics of a step."""
 
-    def pictures(self, pictures: Sequence[Picture]) -> None:
-        """Show pictures beside the scores."""
+    def log_images(self, images: Sequence[SampleImage]) -> None:
+        """Log sample images beside the scores."""
 
     def close(self, *, finished: bool) -> None:
-        """End the run; `finished` is false where the stage failed."""
+        """End the run; `finished` is False if the stage failed."""
 
 
 class TensorBoard:
     """Event files in `<root>/<stage>/<key>/`, a new one for each attempt."""
 
-    def __init__(self, subject: Subject) -> None:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    def __init__(self, run: TrackedRun) -> None:
+        self._folder = run.root / run.stage / run.key
+        self._writer: SummaryWriter | None = None
+        self._folder.mkdir(parents=True, exist_ok=True)
 
-        self._writer = EventFileWriter(str(subject.root / subject.stage / subject.key))
-        self._started = False
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        writer = self._open(step)
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()  # a kill must not lose rows that a checkpoint already holds
 
-    def figures(self, step: int, figures: Mapping[str, float]) -> None:
-        self._add(step, [{"tag": name, "simple_value": value} for name, value in figures.items()])
+    def log_images(self, images: Sequence[SampleImage]) -> None:
+        writer = self._open(0)
+        for image in images:
+            writer.add_image(f"{image.caption}/{image.student}", decode_image(image.png), 0, dataformats="HWC")
+        writer.flush()
 
-    def pictures(self, pictures: Sequence[Picture]) -> None:
-        values = []
-        for each in pictures:
-            height, width = from_bytes(each.png).shape[:2]
-            image = {"height": height, "width": width, "colorspace": 3, "encoded_image_string": each.png}
-            values.append({"tag": f"{each.caption}/{each.student}", "image": image})
-        self._add(0, values)
+    def _open(self, step: int) -> "SummaryWriter":
+        """Return the writer; its first event drops what an earlier attempt logged from this step on."""
+        from torch.utils.tensorboard import SummaryWriter
 
-    def _add(self, step: int, values: list[dict[str, Any]]) -> None:
-        """Write an event through to the file: a kill must not take rows along that a checkpoint already holds."""
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-        if not self._started:  # readers then forget what an earlier attempt showed from this step on
-            start = SessionLog(status=SessionLog.START)
-            self._writer.add_event(Event(wall_time=time.time(), step=step, session_log=start))
-            self._started = True
-        self._writer.add_event(Event(wall_time=time.time(), step=step, summary={"value": values}))
-        self._writer.flush()
+        self._writer = self._writer or SummaryWriter(self._folder, purge_step=step)
+        return self._writer
 
     def close(self, *, finished: bool) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class WandB:
     """A run of the project `lightgen-<recipe>` with the key as its id; WANDB_MODE and WANDB_PROJECT are respected."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, run: TrackedRun) -> None:
         import wandb
 
-        subject.root.mkdir(parents=True, exist_ok=True)
+        run.root.mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", subject.project),
-            id=subject.key,
-            name=subject.name,
-            job_type=subject.stage,
-            config=dict(subject.config),
-            dir=subject.root,
+            project=os.environ.get("WANDB_PROJECT", run.project),
+            id=run.key,
+            name=run.name,
+            job_type=run.stage,
+            config=dict(run.config),
+            dir=run.root,
             resume="allow",
             reinit="create_new",
             settings=wandb.Settings(console="off", quiet=True),  # standard output belongs to the program
         )
-        self._from = self._run.step
+        self._first_step = self._run.step
 
-    def figures(self, step: int, figures: Mapping[str, float]) -> None:
-        if step >= self._from:  # a run that goes on has the steps before
-            self._run.log(dict(figures), step=step, commit=True)
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        if step >= self._first_step:  # a resumed run has the earlier steps
+            self._run.log(dict(metrics), step=step, commit=True)
 
-    def pictures(self, pictures: Sequence[Picture]) -> None:
+    def log_images(self, images: Sequence[SampleImage]) -> None:
         import wandb
 
-        shown = [wandb.Image(from_bytes(each.png), caption=f"{each.student}: {each.caption}") for each in pictures]
-        self._run.log({"samples": shown})
+        samples = [
+            wandb.Image(decode_image(image.png), caption=f"{image.student}: {image.caption}") for image in images
+        ]
+        self._run.log({"samples": samples})
 
     def close(self, *, finished: bool) -> None:
         self._run.finish(exit_code=0 if finished else 1)
 
 
 class MLflow:
-    """A run of the experiment `lightgen-<recipe>`, on the server of MLFLOW_TRACKING_URI; figures only."""
+    """A run of the experiment `lightgen-<recipe>`, on the server of MLFLOW_TRACKING_URI; metrics only."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, run: TrackedRun) -> None:
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
         self._client = client = MlflowClient()
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", subject.project)
-        found = client.get_experiment_by_name(name)
-        experiment = found.experiment_id if found else client.create_experiment(name)
-        earlier = client.search_runs([experiment], f"tags.`lightgen.key` = '{subject.key}'", max_results=1)
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", run.project)
+        existing = client.get_experiment_by_name(name)
+        experiment = existing.experiment_id if existing else client.create_experiment(name)
+        earlier = client.search_runs([experiment], f"tags.`lightgen.key` = '{run.key}'", max_results=1)
         if earlier:
             self._run = earlier[0].info.run_id
             client.update_run(self._run, status="RUNNING")
         else:
-            tags = {"lightgen.stage": subject.stage, "lightgen.key": subject.key}
-            self._run = client.create_run(experiment, tags=tags, run_name=subject.name).info.run_id
-            parameters = [Param(name, str(value)) for name, value in flat(subject.config)]
-            for start in range(0, len(parameters), PARAMETERS_AT_ONCE):
-                client.log_batch(self._run, params=parameters[start : start + PARAMETERS_AT_ONCE])
-        shown = list(earlier[0].data.metrics)[:1] if earlier else []
-        steps = [row.step for name in shown for row in client.get_metric_history(self._run, name)]
-        self._from = max(steps, default=-1) + 1
+            tags = {"lightgen.stage": run.stage, "lightgen.key": run.key}
+            self._run = client.create_run(experiment, tags=tags, run_name=run.name).info.run_id
+            params = [Param(name, str(value)) for name, value in flat(run.config)]
+            for start in range(0, len(params), MLFLOW_MAX_PARAMS):
+                client.log_batch(self._run, params=params[start : start + MLFLOW_MAX_PARAMS])
+        names = list(earlier[0].data.metrics)[:1] if earlier else []
+        steps = [row.step for name in names for row in client.get_metric_history(self._run, name)]
+        self._first_step = max(steps, default=-1) + 1
 
-    def figures(self, step: int, figures: Mapping[str, float]) -> None:
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         from mlflow.entities import Metric
 
-        if step >= self._from:  # MLflow would show a repeated step twice
+        if step >= self._first_step:  # MLflow would show a repeated step twice
             now = int(time.time() * 1000)
-            self._client.log_batch(self._run, [Metric(name, value, now, step) for name, value in figures.items()])
+            self._client.log_batch(self._run, [Metric(name, value, now, step) for name, value in metrics.items()])
 
-    def pictures(self, pictures: Sequence[Picture]) -> None:
-        """Show nothing: where MLflow keeps files is its server's affair, and often another service's."""
+    def log_images(self, images: Sequence[SampleImage]) -> None:
+        """Log nothing: MLflow's server decides where files go, often to another service."""
 
     def close(self, *, finished: bool) -> None:
         self._client.set_terminated(self._run, "FINISHED" if finished else "FAILED")
@@ -185,21 +187,21 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Check, before anything runs, that the trackers asked for can be used.
+    """Check, before anything runs, that the requested trackers can be used.
 
     Raises:
-        SettingsMistake: one cannot be imported, or nothing says where its figures are to go.
+        SettingsMistake: one cannot be imported, or has no server or key.
     """
     for name in names:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise SettingsMistake(
+            raise InvalidSettings(
                 f"LIGHTGEN_TRACKERS asks for {name}, which cannot be imported: {error}.\n"
                 f"Install it (pip install 'lightgen[{name}]'), or leave it out: TensorBoard's files are always written."
             ) from error
     if "mlflow" in names and not os.environ.get("MLFLOW_TRACKING_URI"):
-        raise SettingsMistake(
+        raise InvalidSettings(
             "LIGHTGEN_TRACKERS asks for mlflow, but MLFLOW_TRACKING_URI is not set.\n"
             "Set it to your server's address, or to a file on this machine: sqlite:////data/mlflow.db"
         )
@@ -215,7 +217,7 @@ def _require_wandb_login() -> None:
     try:
         wandb.login(verify=False)  # asks a person at a terminal for the key, now rather than hours later
     except wandb.errors.UsageError as error:
-        raise SettingsMistake(
+        raise InvalidSettings(
             f"LIGHTGEN_TRACKERS asks for wandb, which knows no key: {error}\n"
             "Run `wandb login`, set WANDB_API_KEY, or keep the run on this machine with WANDB_MODE=offline."
         ) from error

@@ -1,0 +1,82 @@
+"""Preference pairs as rows of a table, and the training captions that they are made for."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightgen_core.captioning.select import assign_images
+from lightgen_core.encoders.dtypes import to_bytes
+from lightgen_core.evaluation.preference import Kind, choose_pair
+from lightgen_core.images.codec import encode_png
+
+
+def choose_caption_rows(tokens: pa.Table, count: int, seed: int) -> NDArray[np.int64]:
+    """Return ascending indices of training rows, one for each chosen caption, evenly over topics.
+
+    Args:
+        tokens: with columns `caption`, `topic` and `flipped`; mirrored rows are not chosen.
+        count: of captions, at most.
+        seed: of the choice.
+    """
+    order = np.random.default_rng(seed).permutation(len(tokens))
+    order = order[~tokens["flipped"].to_numpy()[order]]  # the teacher's images are not mirrored
+    captions = tokens["caption"].combine_chunks().dictionary_encode().indices.to_numpy()
+    first = order[np.sort(np.unique(captions[order], return_index=True)[1])]
+    topics = tokens["topic"].take(first).to_pylist()
+    return np.unique(first[assign_images(topics, min(count, len(first)), "topics")])
+
+
+def pair_rows(
+    rows: Sequence[dict[str, Any]],
+    teacher_images: Sequence[bytes],
+    images: np.ndarray,
+    latents: Tensor,
+    sample_scores: Float[np.ndarray, "rows samples"],
+    teacher_scores: Float[np.ndarray, " rows"],
+    *,
+    kind: Kind,
+    margin: float,
+    dtype: str,
+) -> list[dict[str, Any]]:
+    """Return the row of each caption that has a usable pair.
+
+    Args:
+        rows: of `tokens`, one for each caption; `latents` are the teacher's.
+        teacher_images: encoded, one for each row.
+        images: (rows * samples, height, width, 3) uint8, the student's.
+        latents: (rows * samples, channels, height, width), of the same samples.
+        sample_scores: of the student's images.
+        teacher_scores: of the teacher's images.
+        kind: which image may win; see `choose_pair`.
+        margin: least difference between winner and loser.
+        dtype: number format of the stored latents.
+    """
+    samples, pairs = sample_scores.shape[1], []
+    for index, row in enumerate(rows):
+        pair = choose_pair(sample_scores[index], teacher_scores[index], kind, margin)
+        if pair is None:
+            continue
+        winner, loser = (None if sample is None else index * samples + sample for sample in pair)
+        pairs.append(
+            {
+                "id": row["id"],
+                "caption": row["caption"],
+                "topic": row["topic"],
+                "kind": "teacher" if winner is None else "best_worst",
+                "winner": row["latents"] if winner is None else to_bytes(latents[winner], dtype),
+                "loser": to_bytes(latents[loser], dtype),
+                "text": row["text"],
+                "text_length": row["text_length"],
+                "winner_image": {
+                    "bytes": teacher_images[index] if winner is None else encode_png(images[winner]),
+                    "path": None,
+                },
+                "loser_image": {"bytes": encode_png(images[loser]), "path": None},
+            }
+        )
+    return pairs

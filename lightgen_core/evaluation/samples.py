@@ -1,0 +1,114 @@
+"""Evaluation samples as rows of a table, and the scores over them."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from lightgen_core.evaluation.judge import Judge
+from lightgen_core.evaluation.prompt import Prompt
+from lightgen_core.evaluation.scores import score_table
+from lightgen_core.images.codec import decode_image, encode_png
+from lightgen_core.intervals import bootstrap_mean
+
+if TYPE_CHECKING:
+    from lightgen_core.encoders.clip import Clip
+
+
+def samples_of(student: int, prompts: int, images: int, start: int, stop: int) -> list[tuple[int, int, int]]:
+    """Return row, prompt and image of a student's samples among rows `start` to `stop`; students follow one another.
+
+    Args:
+        student: index of the student.
+        prompts: number of prompts.
+        images: number for each prompt and student.
+        start: first row.
+        stop: row after the last.
+    """
+    first = student * prompts * images
+    rows = range(max(start, first), min(stop, first + prompts * images))
+    return [(row, *divmod(row - first, images)) for row in rows]
+
+
+def sample_row(
+    index: int, student: str, prompt_index: int, prompt: Prompt, seed: int, image: np.ndarray, correct: bool | None
+) -> dict[str, Any]:
+    """Return the row of one sample; `correct` is None if nobody judges it."""
+    return {
+        "id": index,
+        "student": student,
+        "prompt": prompt_index,
+        "category": prompt.category,
+        "caption": prompt.caption,
+        "meaning": prompt.meaning,
+        "seed": seed,
+        "image": {"bytes": encode_png(image), "path": f"{index:06d}.png"},
+        "correct": correct,
+    }
+
+
+def score_samples(
+    tables: Iterable[pa.Table],
+    students: Sequence[str],
+    prompts: Sequence[Prompt],
+    mismatched_prompts: Sequence[int],
+    judge: Judge,
+    *,
+    images: int,
+    seed: int,
+    resamples: int,
+) -> dict[str, Any]:
+    """Score each student, and as `shuffled` the first student's images against other prompts: the chance level.
+
+    Args:
+        tables: of `sample_row`s; each student's rows come in the order of prompts.
+        students: names, in the order of the result.
+        prompts: all prompts.
+        shuffled: (prompts,) index of the other prompt for each.
+        judge: of the shuffled images.
+        images: number for each prompt and student.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+    """
+    others = [prompts[index] for index in mismatched_prompts]
+    verdicts: dict[str, list[bool]] = {name: [] for name in (*students, "shuffled")}
+    for samples in tables:
+        for name in students:
+            verdicts[name] += _rows_of(samples, name)["correct"].to_pylist()
+        first = _rows_of(samples, students[0])
+        targets = [others[index] for index in first["prompt"].to_pylist()]
+        verdicts["shuffled"] += judge(_decode_images(first), targets).tolist() if targets else []
+    shape = (len(prompts), images)
+    return {
+        name: score_table(np.array(correct).reshape(shape), others if name == "shuffled" else prompts, seed, resamples)
+        for name, correct in verdicts.items()
+    }
+
+
+def clip_score_samples(
+    tables: Iterable[pa.Table], students: Sequence[str], clip: "Clip", *, seed: int, resamples: int
+) -> dict[str, dict[str, float | int]]:
+    """Return each student's mean cosine of image and caption, with an interval bootstrapped over captions."""
+    cosines: dict[str, list[float]] = {name: [] for name in students}
+    captions: dict[str, list[str]] = {name: [] for name in students}
+    for samples in tables:
+        for name in students:
+            rows = _rows_of(samples, name)
+            if len(rows):
+                texts = rows["caption"].to_pylist()
+                cosines[name] += clip.scores(_decode_images(rows), texts).tolist()
+                captions[name] += texts
+    return {
+        name: bootstrap_mean(cosines[name], captions[name], seed, resamples=resamples).as_dict() for name in students
+    }
+
+
+def _rows_of(samples: pa.Table, student: str) -> pa.Table:
+    import pyarrow.compute as pc  # late: it takes as long as all the rest of pyarrow
+
+    return samples.filter(pc.equal(samples["student"], student))
+
+
+def _decode_images(samples: pa.Table) -> list[np.ndarray]:
+    return [decode_image(data) for data in samples["image"].combine_chunks().field("bytes").to_pylist()]

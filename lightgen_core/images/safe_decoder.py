@@ -1,0 +1,100 @@
+"""Decode images that may be damaged or hostile."""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from lightgen_core.images.codec import encode_png, resize_square
+from lightgen_core.rejected import Reason, Rejected
+
+_FORMATS = ("PNG", "JPEG", "WEBP")
+# Errors of Pillow's decoders on damaged data, by its documentation and in practice.
+_DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error, zlib.error)
+
+
+@dataclass(frozen=True)
+class SafeImageDecoder:
+    """Decode images that may be damaged or hostile, and resize them.
+
+    Args:
+        max_pixels: limit on width x height, checked against the header before anything is decoded.
+        size: side of the center crop to which the image is resized, px; not resized if None.
+        expected_size: height and width, px, that the image must then have; any if None.
+    """
+
+    max_pixels: int
+    size: int | None = None
+    expected_size: tuple[int, int] | None = None
+
+    def reencode(self, data: bytes) -> bytes:
+        """Return a PNG, or the given PNG or JPEG if its size is right.
+
+        Raises:
+            Rejected: no image, damaged, too large or not of the expected size.
+        """
+        image, plain = self._decode(data)
+        resized = self._resize(image)
+        return data if plain and resized is image else encode_png(resized)
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """Return a uint8 image (height, width, 3). Raises Rejected as `reencode` does."""
+        return self._resize(self._decode(data)[0])
+
+    def _decode(self, data: bytes) -> tuple[np.ndarray, bool]:
+        """Return an upright RGB image, and true if any plain decoder gives the same."""
+        try:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                self._check(image)
+                image.load()
+                plain = image.format in ("PNG", "JPEG") and image.mode in ("RGB", "L") and not _is_rotated(image)
+                return np.asarray(_composite_on_white(ImageOps.exif_transpose(image))), plain
+        except Image.DecompressionBombError as error:
+            raise Rejected(Reason.TOO_MANY_PIXELS, str(error)) from error
+        except _DECODER_ERRORS as error:
+            raise Rejected(_reason(data), f"{len(data)} bytes that begin with {data[:12]!a}: {error}") from error
+
+    def _check(self, image: Image.Image) -> None:
+        if image.width * image.height > self.max_pixels:
+            size = f"{image.width} x {image.height} px"
+            raise Rejected(Reason.TOO_MANY_PIXELS, f"{size}; at most {self.max_pixels} pixels")
+        if image.mode.startswith(("I", "F")):
+            raise Rejected(Reason.NOT_8_BIT, f"mode {image.mode}")
+
+    def _resize(self, image: np.ndarray) -> np.ndarray:
+        resized = image if self.size is None else resize_square(image, self.size)
+        if self.expected_size is not None and self.expected_size != resized.shape[:2]:
+            (height, width), expected = resized.shape[:2], self.expected_size
+            raise Rejected(Reason.OTHER_SIZE, f"found {width} x {height} px, expected {expected[1]} x {expected[0]} px")
+        return resized
+
+
+def _is_rotated(image: Image.Image) -> bool:
+    return image.getexif().get(0x0112, 1) != 1
+
+
+def _composite_on_white(image: Image.Image) -> Image.Image:
+    """Composite on white: colours under transparent pixels were never meant to be seen."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def _reason(data: bytes) -> Reason:
+    """Return the reason of a decoding error: not an image, truncated or corrupt.
+
+    A truncated PNG or JPEG lacks its end marker, a truncated WebP some bytes.
+    """
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        truncated = b"IEND" not in data[-16:]
+    elif data.startswith(b"\xff\xd8\xff"):
+        truncated = b"\xff\xd9" not in data[-64:]
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        truncated = len(data) < 8 + int.from_bytes(data[4:8], "little")
+    else:
+        return Reason.NOT_AN_IMAGE
+    return Reason.IMAGE_TRUNCATED if truncated else Reason.IMAGE_CORRUPT

@@ -1,0 +1,139 @@
+"""Captions from files: every form, and damage that is named and never stops the reading."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, DatasetDict, Image
+
+from lightgen_core.captioning.config import CaptionFile
+from lightgen_core.captioning.readers import BadRow, CaptionFileError, read_captions
+
+
+def read(path, **source):
+    """Captions with their topics, and damage as (place, reason)."""
+    found = list(read_captions(CaptionFile(path=str(path), **source)))
+    good = [(caption.text, caption.topic) for caption in found if not isinstance(caption, BadRow)]
+    return good, [(damage.place, damage.reason) for damage in found if isinstance(damage, BadRow)]
+
+
+def test_a_text_file_holds_a_caption_a_line(tmp_path):
+    path = tmp_path / "c.txt"
+    path.write_bytes("\ufeffa cat\r\n  two\tred   boats \n\n\x00\x07\nein Stra\u00dfe\u2028licht".encode())
+    good, bad = read(path, format="txt")
+    assert good == [("a cat", "captions"), ("two red boats", "captions"), ("ein Stra\u00dfe licht", "captions")]
+    assert bad == [("c.txt, line 3", "empty"), ("c.txt, line 4", "empty")]
+
+
+HOSTILE = {
+    b"not json": "not JSON",
+    b"": "not JSON",
+    b'{"caption": "cut': "not JSON",
+    b"[" * 100_000: "not JSON",
+    b'{"caption": "\xff\xfe"}': "not UTF-8",
+    b'{"caption": "\\ud800 alone"}': "not UTF-8",
+    b'["a caption"]': "field missing or no text",
+    b'{"text": "a caption"}': "field missing or no text",
+    b'{"caption": null}': "field missing or no text",
+    b'{"caption": {"deep": 1}}': "field missing or no text",
+    b'{"caption": "   \\n"}': "empty",
+    b'{"caption": "' + b"long " * 1000 + b'"}': "too long",
+    b'{"caption": "' + b"x" * 3_000_000 + b'"}': "too long",
+}
+
+
+def test_damaged_lines_get_a_true_reason_and_the_rest_is_read(tmp_path):
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(b"\n".join(line for bad in HOSTILE for line in (bad, b'{"caption": "a cat"}')) + b"\n")
+    good, bad = read(path, format="jsonl")
+    assert good == [("a cat", "captions")] * len(HOSTILE)
+    assert bad == [(f"c.jsonl, line {2 * at + 1}", reason) for at, reason in enumerate(HOSTILE.values())]
+
+
+def test_what_is_kept_of_damage_is_short_and_can_be_written(tmp_path):
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(b"\n".join(HOSTILE))
+    found = [row for row in read_captions(CaptionFile(path=str(path), format="jsonl")) if isinstance(row, BadRow)]
+    assert max(len(row.caption) for row in found) <= 4 * 200
+    pa.array([row.caption for row in found], pa.string()).validate(full=True)
+
+
+def test_fields_are_chosen_by_name(tmp_path):
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"text": "a cat", "kind": "animals"}\n{"text": "a boat", "kind": 7}\n{"text": "a hat"}\n')
+    good, _ = read(path, format="jsonl", column="text", topic_column="kind")
+    assert good == [("a cat", "animals"), ("a boat", "7"), ("a hat", "captions")]
+
+
+def test_a_folder_is_read_file_by_file(tmp_path):
+    for name in ("b.txt", "a.txt", ".hidden.txt", "other.json"):
+        (tmp_path / name).write_text(f"a caption of {name}\n")
+    assert read(tmp_path, format="txt")[0] == [("a caption of a.txt", "captions"), ("a caption of b.txt", "captions")]
+
+
+def test_parquet_gives_a_column_and_damage_in_it_costs_one_row(tmp_path):
+    texts = pa.array([b"a cat", b"\xff", None, b"a boat"], pa.binary()).cast(pa.binary())
+    broken = pa.Array.from_buffers(pa.string(), 4, texts.buffers())
+    pq.write_table(pa.table({"caption": broken, "topic": ["x", "y", "z", None]}), tmp_path / "c.parquet")
+    good, bad = read(tmp_path / "c.parquet", format="parquet", topic_column="topic")
+    assert good == [("a cat", "x"), ("a boat", "captions")]
+    assert bad == [("c.parquet, row 1", "not UTF-8"), ("c.parquet, row 2", "field missing or no text")]
+
+
+def test_a_cut_parquet_file_is_damage_and_the_others_are_read(tmp_path):
+    pq.write_table(pa.table({"caption": ["a cat"]}), tmp_path / "a.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "b.parquet").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "c.parquet").write_bytes(whole)
+    good, bad = read(tmp_path, format="parquet")
+    assert (good, bad) == ([("a cat", "captions")] * 2, [("b.parquet", "damaged file")])
+
+
+@pytest.mark.parametrize("form", ["saved", "saved with splits", "parquet", "jsonl"])
+def test_datasets_are_read_from_a_folder_without_decoding_images(tmp_path, form):
+    rows = {"caption": ["a cat", "a boat"], "topic": ["x", "y"]}
+    folder = tmp_path / "set"
+    folder.mkdir()
+    if form.startswith("saved"):
+        # Bytes that are no picture: decoding them would fail.
+        table = Dataset.from_dict(rows | {"image": [{"bytes": b"none", "path": None}] * 2}).cast_column(
+            "image", Image()
+        )
+        (DatasetDict(train=table) if "splits" in form else table).save_to_disk(str(folder))
+    elif form == "parquet":
+        pq.write_table(pa.table(rows), folder / "data.parquet")
+    else:
+        lines = (json.dumps(dict(zip(rows, values, strict=True))) for values in zip(*rows.values(), strict=True))
+        (folder / "data.jsonl").write_text("\n".join(lines))
+    good, bad = read(folder, format="dataset", topic_column="topic")
+    assert (good, bad) == ([("a cat", "x"), ("a boat", "y")], [])
+
+
+@pytest.mark.parametrize("form", ["saved", "parquet"])
+def test_a_missing_column_is_an_error_that_names_the_columns(tmp_path, form):
+    folder = tmp_path / "set"
+    if form == "saved":
+        Dataset.from_dict({"text": ["a cat"], "n": [1]}).save_to_disk(str(folder))
+    else:
+        folder.mkdir()
+        pq.write_table(pa.table({"text": ["a cat"], "n": [1]}), folder / "a.parquet")
+    with pytest.raises(CaptionFileError, match="has no column caption; its columns are text, n"):
+        read(folder, format="dataset" if form == "saved" else "parquet")
+
+
+def test_a_folder_without_dataset_and_a_missing_split_are_errors(tmp_path):
+    (tmp_path / "notes.md").write_text("# nothing")
+    with pytest.raises(CaptionFileError, match="datasets cannot read the split 'train'"):
+        read(tmp_path, format="dataset")
+    DatasetDict(train=Dataset.from_dict({"caption": ["a cat"]})).save_to_disk(str(tmp_path / "set"))
+    with pytest.raises(CaptionFileError, match="datasets cannot read the split 'test'"):
+        read(tmp_path / "set", format="dataset", split="test")
+
+
+@pytest.mark.parametrize("format", ["txt", "jsonl", "parquet"])
+def test_a_path_without_files_is_an_error(tmp_path, format):
+    with pytest.raises(CaptionFileError, match="there is nothing there; check the path"):
+        read(tmp_path / "nowhere", format=format)
+    with pytest.raises(CaptionFileError, match=rf"there is no file \*.{format} in it"):
+        read(tmp_path, format=format)

@@ -1,0 +1,33 @@
+"""Attention in bf16 on a CPU: that of fp32 up to rounding, and nothing from behind the mask."""
+
+import pytest
+import torch
+
+from lightgen_core.model.blocks import attention
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("queries", "keys"), [(9, 9), (9, 12), (9, 1), (20, 33)])
+def test_bf16_attention_on_cpu_is_fp32_attention_up_to_rounding(queries, keys, masked):
+    """Values and gradients, with scores in columns (fewer than 16 keys) and in rows."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(3, 2, length, 8, generator=generator).bfloat16() for length in (queries, keys, keys)]
+    mask = torch.arange(keys) < torch.tensor([[1], [keys], [max(1, keys // 2)]]) if masked else None
+    upstream = torch.randn(3, queries, 16, generator=generator)
+    results = []
+    for dtype in (torch.bfloat16, torch.float32):
+        query, key, value = (part.detach().to(dtype).requires_grad_() for part in inputs)
+        mixed = attention(query, key, value, mask)
+        assert mixed.dtype == dtype
+        mixed.float().mul(upstream).sum().backward()
+        results.append([mixed.float(), *(part.grad.float() for part in (query, key, value))])
+    for rough, exact in zip(*results, strict=True):
+        torch.testing.assert_close(rough, exact, rtol=0.02, atol=0.03)
+
+
+def test_bf16_attention_on_cpu_reads_nothing_behind_the_mask():
+    query, key, value = (torch.randn(1, 2, 9, 8).bfloat16() for _ in range(3))
+    mask = torch.arange(9)[None] < 4
+    other_key, other_value = key.clone(), value.clone()
+    other_key[:, :, 4:], other_value[:, :, 4:] = 7.0, -3.0
+    assert attention(query, key, value, mask).equal(attention(query, other_key, other_value, mask))

@@ -1,0 +1,78 @@
+"""Muon: what its update is made of, and that it can be skipped and resumed like AdamW."""
+
+import pytest
+import torch
+from torch import nn
+
+from lightgen_core.config import OptimizerConfig
+from lightgen_core.train.muon import ADAMW_RMS, Muon, orthogonalize
+from lightgen_core.train.optimizer import make_optimizer
+
+
+def matrices(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 48), (2, 48, 16)])
+def test_an_orthogonalised_matrix_has_singular_values_near_one(shape):
+    """Its singular vectors stay."""
+    given = matrices(*shape)
+    found = orthogonalize(given)
+    values = torch.linalg.svdvals(found)
+    assert found.shape == given.shape
+    assert values.min() > 0.6 and values.max() < 1.3
+    left, _, right = torch.linalg.svd(given, full_matrices=False)
+    assert torch.einsum("nij,nij->n", found, left @ right).min() / min(shape[1:]) > 0.8
+
+
+def optimizer_of(weight: nn.Parameter, **changes) -> Muon:
+    settings = {"lr": 0.1, "betas": (0.9, 0.95), "weight_decay": 0.5} | changes
+    return Muon([weight], [], **settings)
+
+
+def test_an_update_has_the_size_of_an_adamw_update():
+    """The size of the gradient does not matter."""
+    for size in (1e-6, 1e6):
+        weight = nn.Parameter(torch.zeros(16, 48))
+        weight.grad = matrices(16, 48) * size
+        optimizer_of(weight).step()
+        assert weight.detach().square().mean().sqrt() == pytest.approx(0.1 * ADAMW_RMS, rel=0.25)
+
+
+def test_weights_decay_by_learning_rate_times_decay():
+    weight = nn.Parameter(torch.ones(4, 4))
+    weight.grad = torch.zeros(4, 4)
+    optimizer_of(weight).step()
+    assert torch.allclose(weight, torch.full((4, 4), 1 - 0.1 * 0.5))
+
+
+def test_a_flag_on_the_device_skips_weights_and_momentum():
+    """Gradients that are no numbers leave no trace."""
+    weight = nn.Parameter(matrices(8, 8))
+    before = weight.detach().clone()
+    optimizer = optimizer_of(weight)
+    weight.grad = torch.full((8, 8), torch.nan)
+    optimizer.found_inf = torch.ones(())
+    optimizer.step()
+    assert weight.equal(before)
+    assert optimizer.state[weight]["average"].eq(0).all()
+
+
+def test_equal_shapes_are_updated_as_if_alone():
+    together = [nn.Parameter(matrices(8, 16)), nn.Parameter(matrices(8, 16) + 1)]
+    alone = [nn.Parameter(weight.detach().clone()) for weight in together]
+    for weight in (*together, *alone):
+        weight.grad = weight.detach() ** 2 - 1
+    Muon(together, [], lr=0.1, betas=(0.9, 0.95), weight_decay=0.0).step()
+    for weight in alone:
+        Muon([weight], [], lr=0.1, betas=(0.9, 0.95), weight_decay=0.0).step()
+    assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(together, alone, strict=True))
+
+
+def test_vectors_go_to_adamw_and_matrices_do_not():
+    layer = nn.Linear(4, 4)
+    optimizer = make_optimizer(layer, dict(layer.named_parameters()), OptimizerConfig(name="muon"))
+    layer(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    assert optimizer.state[layer.weight].keys() == {"average"}
+    assert optimizer.state[layer.bias].keys() == {"step", "exp_avg", "exp_avg_sq"}

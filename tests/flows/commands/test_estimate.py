@@ -1,0 +1,134 @@
+"""`lightgen estimate`: against a count by hand, against what a run really wrote, and without loading anything heavy."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+
+import pytest
+
+from flows.commands.estimate import Rates, estimate, parse_throughput
+from flows.errors import UnknownModelSize, UserError, codec_stride, embedding_width, token_sizes
+from flows.load import load_recipe
+from tests.support.paths import ROOT
+
+DOC = ROOT / "docs" / "estimate.md"
+
+
+def rows(result: dict) -> dict[str, dict]:
+    return {row["stage"]: row for row in result["stages"]}
+
+
+def by_hand() -> dict[str, float]:
+    """The steps of docs/estimate.md, with nothing taken from the package."""
+    width, image, words, text, values, head = 1024, 256, 128, 4096, 64, 1536
+
+    def block(n: float) -> float:
+        return 24 * n * width**2 + 4 * n**2 * width
+
+    def density(z: float) -> float:
+        return math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+    def below(z: float) -> float:
+        return 0.5 * (1 + math.erf(z / math.sqrt(2)))
+
+    masked = image * (1 + 0.25 * (density(-1.2) - density(0)) / (below(0) - below(-1.2))) + 0.5
+    visible = image - masked
+    aligner = 2 * words * (text * width + width**2) + 6 * block(words)
+    encoder = 2 * visible * values * width + 16 * block(visible)
+    decoder = 2 * visible * width**2 + 16 * block(image)
+    cross = 4 * masked * width**2 + 4 * words * width**2 + 4 * masked * words * width + 16 * masked * width**2
+    reader = 2 * image * width**2 + 16 * cross
+    once = 2 * (256 * head + head**2 + values * head + 40 * head**2 + 2 * head**2 + 2 * values * head)
+    denoiser = masked * (2 * width * head + 4 * once)
+    flops = 3 * (aligner + encoder + decoder + reader + denoiser) * 100_000 * 2048
+    return {
+        "flops": flops,
+        "hours": flops / (989e12 * 0.4) / 3600,
+        "tokens": 2e6 * (2 * 16 * 32 * 32 + 2 * words * text),
+        "pictures": 2e6 * 512 * 512 * 1.6,
+        "teacher": 2e6 * 2 * 11.9e9 * (1024 + 512) * 28,
+    }
+
+
+def test_the_estimate_of_the_papers_recipe_is_the_count_by_hand():
+    """Within five percent."""
+    command = [sys.executable, "-m", "flows", "estimate", "lightgen-0.7b-256", "--json", "--price", "2.5"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result, hand = json.loads(done.stdout), by_hand()
+    found = rows(result)
+    assert result["images"] == 2_000_000
+    assert result["tokens_per_image"] == {"256": 256}
+    assert found["pretrain"]["items"] == 204_800_000
+    assert found["pretrain"]["flops"] == pytest.approx(hand["flops"], rel=0.05)
+    assert found["pretrain"]["device_hours"] == pytest.approx(hand["hours"], rel=0.05)
+    assert found["pretrain"]["money"] == pytest.approx(2.5 * hand["hours"], rel=0.05)
+    assert found["tokens"]["bytes"] == pytest.approx(hand["tokens"], rel=0.05)
+    assert found["synthesis"]["bytes"] == pytest.approx(hand["pictures"], rel=0.05)
+    assert found["synthesis"]["flops"] == pytest.approx(hand["teacher"], rel=0.05)
+
+
+def test_the_documentation_says_what_the_count_by_hand_gives():
+    said, hand = DOC.read_text(), by_hand()
+    assert f"{hand['flops']:.2e}".replace("e+", "e") + " FLOP" in said
+    assert f"{hand['hours']:.0f} device-hours" in said
+    assert f"{hand['tokens'] / 1e12:.2f} TB" in said
+    assert f"{hand['teacher']:.2e}".replace("e+", "e") in said
+
+
+def test_a_measured_throughput_replaces_flops():
+    result = estimate(load_recipe("smoke"), Rates({"pretrain": 2.0, "embeddings": 4.0}, price=3.0))
+    assert rows(result)["pretrain"]["device_hours"] == pytest.approx(40 * 16 / 2 / 3600)
+    assert rows(result)["embeddings"]["money"] == pytest.approx(480 / 4 / 3600 * 3)
+    assert "embeddings" not in result["total"]["not_counted"]
+
+
+def test_twice_the_mfu_is_half_the_time():
+    slow, fast = (rows(estimate(load_recipe("demo"), Rates(mfu=mfu)))["dpo"]["device_hours"] for mfu in (0.2, 0.4))
+    assert slow == pytest.approx(2 * fast)
+
+
+def test_phases_and_mirrored_rows_add_up():
+    plain = estimate(load_recipe("smoke", ["tokens.sizes=[48]"]), Rates())
+    changes = ["tokens.sizes=[48,96]", "tokens.flip=true", "pretrain.phases=[{size: 96, steps: 40, batch_size: 16}]"]
+    both = estimate(load_recipe("smoke", changes), Rates())
+    assert both["tokens_per_image"] == {"48": 9, "96": 36}
+    assert rows(both)["pretrain"]["items"] == 2 * rows(plain)["pretrain"]["items"]
+    assert rows(both)["pretrain"]["flops"] > 2.5 * rows(plain)["pretrain"]["flops"]
+    text, caption = 2 * 64 * 128, 200
+    assert rows(plain)["tokens"]["bytes"] == 480 * (2 * 16 * 6 * 6 + text + caption)
+    assert rows(both)["tokens"]["bytes"] == 960 * (2 * 16 * (6 * 6 + 12 * 12) + 2 * text + 2 * caption)
+
+
+def test_fewer_text_tokens_make_smaller_rows_up_to_the_maximum():
+    one, two, three = (
+        rows(estimate(load_recipe("smoke"), Rates(), words))["tokens"]["bytes"] for words in (10, None, 1000)
+    )
+    assert one < two == three
+
+
+@pytest.mark.parametrize("text", ["pretrain", "pretrain=", "pretrain=-1", "pretrain=nan", "train=3", "=3"])
+def test_a_throughput_that_is_none_is_explained(text):
+    with pytest.raises(UserError, match="not of the form STAGE=ITEMS_PER_SECOND"):
+        parse_throughput([text])
+
+
+def test_sizes_come_from_a_models_configuration_or_a_known_list(tmp_path):
+    assert codec_stride("zoo:autoencoder") == 8
+    assert codec_stride("mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers@main") == 32
+    assert (embedding_width("zoo:clip"), embedding_width("ViT-B-32-SigLIP2-256/webli")) == (64, 768)
+    assert embedding_width("org/name") is None
+    assert token_sizes(load_recipe("demo"))[None].tokens == 9
+    with pytest.raises(UnknownModelSize, match="stride of org/vae is not known before it is here"):
+        codec_stride("org/vae")
+
+
+def test_an_estimate_loads_neither_torch_nor_prefect():
+    code = (
+        "import sys; from flows.cli import cli; cli(['estimate', 'demo'], standalone_mode=False); "
+        "sys.exit(bool({'torch', 'prefect', 'open_clip'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert re.search(r"pretrain +249,600 images", done.stdout)

@@ -1,0 +1,211 @@
+"""The Prefect UI in a real browser: two runs of the smoke recipe, the second one cached."""
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from flows.distill import NAMES
+from flows.pages.markdown import plain, quoted, table
+from tests.support.prefect_api import PrefectApi
+from tests.support.prefect_server import PrefectServer, prefect_server
+from tests.support.processes import Process, stop
+from tests.support.waiting import PATIENCE
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+SMALL = ("captions.count=120", "synthesis.count=160", "synthesis.shard_size=80", "pairs.count=8")
+ARGUMENTS = ("run", "smoke", *(word for count in SMALL for word in ("--set", count)))
+# The command line, with a training that waits at its thirtieth step until it was looked at.
+HELD = """
+import sys
+from pathlib import Path
+from flows.cli import main
+from flows.pages.progress_log import Heard
+from tests.support.waiting import wait_until
+
+hear = Heard.__call__
+
+def hold(self, progress):
+    hear(self, progress)
+    if (progress.unit, progress.done) == ("steps", 30):
+        wait_until(Path(sys.argv[0]).exists)
+
+Heard.__call__ = hold
+del sys.argv[0]
+main()
+"""
+WAIT_MS = 1000 * PATIENCE
+
+pytestmark = [
+    pytest.mark.slow(rank=7),
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no `chromium` on PATH: the Prefect UI is not looked at (Debian: apt install chromium)"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[PrefectServer]:
+    home = tmp_path_factory.mktemp("ui")
+    with prefect_server(home, LIGHTGEN_STORE=str(home / "store"), LIGHTGEN_THREADS="1") as server:
+        yield server
+
+
+def pages(api: PrefectApi, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Artifacts of a flow run by key."""
+    return {each["key"]: each for each in api.artifacts(run)}
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[str]:
+    """Hosts that the pages asked for anything."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def browser(asked, tmp_path_factory):
+    """A page of a fresh browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        profile, size = tmp_path_factory.mktemp("profile"), {"width": 1400, "height": 1000}
+        context = playwright.chromium.launch_persistent_context(
+            profile, executable_path=CHROMIUM, args=FLAGS, viewport=size, timeout=WAIT_MS
+        )
+        context.set_default_timeout(WAIT_MS)
+        context.on("request", lambda request: asked.append(urlsplit(request.url).hostname or ""))
+        yield context.new_page()
+        context.close()
+
+
+def see(page, *texts: str) -> None:
+    """Wait until every text is on the page."""
+    for text in texts:
+        page.get_by_text(text).first.wait_for()
+
+
+def pictures(page) -> list[int]:
+    """Widths of the pictures that Markdown holds in itself, each of them loaded; waits for the first."""
+    page.wait_for_selector('img[src^="data:image/svg+xml"]')
+    page.wait_for_function("[...document.images].every(image => image.complete)")
+    return page.eval_on_selector_all('img[src^="data:image/svg+xml"]', "images => images.map(i => i.naturalWidth)")
+
+
+@pytest.fixture(scope="module")
+def first(server, browser, tmp_path_factory) -> dict[str, Any]:
+    """The first run, after a look at the page of its training while that is at work."""
+    folder = tmp_path_factory.mktemp("first")
+    log, go_on = folder / "run.log", folder / "go on"
+    process = server.start("-c", HELD, str(go_on), *ARGUMENTS, log=log)
+    try:
+        Process("the run", log, process).wait_until(lambda: "30 of 40 steps" in training(server.api).get("data", ""))
+        browser.goto(f"{server.url}/artifacts/artifact/{training(server.api)['id']}")
+        see(browser, "pretrain is at work", "30 of 40 steps", " left", " steps/s", "newest")
+        assert pictures(browser) == [468]
+        go_on.touch()
+        assert process.wait(PATIENCE) == 0, log.read_text()
+    finally:
+        stop(process)
+    (run,) = server.api.flow_runs()
+    server.api.wait_for_states(run, **dict.fromkeys(NAMES, "Completed"))
+    return run
+
+
+def training(api: PrefectApi) -> dict[str, Any]:
+    """The page of the training of the only run so far, if it has one yet."""
+    return next((pages(api, run).get("smoke-pretrain", {}) for run in api.flow_runs()), {})
+
+
+def test_a_run_shows_ten_named_stages_and_lines_in_its_log(first, server, browser):
+    browser.goto(f"{server.url}/runs/flow-run/{first['id']}")
+    see(
+        browser,
+        first["name"],
+        "10 Task runs",
+        "smoke: captions, synthesis, embeddings",
+        "captions: started (never made)",
+    )
+    browser.get_by_text("Task Runs", exact=True).click()
+    see(browser, *(run["name"] for run in server.api.task_runs(first).values()))
+
+
+def test_each_stage_has_one_page_and_one_progress_bar(first, server):
+    """Both change without events."""
+    there = pages(server.api, first)
+    assert len(server.api.artifacts(first)) == len(there) == 2 * len(NAMES) + 1
+    assert [there[f"smoke-{name}-progress"]["data"] for name in NAMES] == [100] * len(NAMES)
+    assert max(len(page["data"]) for page in there.values() if page["type"] == "markdown") < 90_000
+    assert server.api.events("prefect.artifact.updated") == []
+
+
+@pytest.mark.parametrize("stage", ["synthesis", "dedup", "pretrain", "pairs", "dpo", "evaluation"])
+def test_the_page_of_a_stage_shows_counts_and_images(stage, first, server, browser):
+    page = pages(server.api, first)[f"smoke-{stage}"]
+    browser.goto(f"{server.url}/artifacts/artifact/{page['id']}")
+    see(browser, f"{stage} is done", "device time")
+    assert min(pictures(browser)) > 200
+
+
+def test_the_progress_of_a_stage_is_full_at_its_end(first, server, browser):
+    page = pages(server.api, first)["smoke-tokens-progress"]
+    browser.goto(f"{server.url}/artifacts/artifact/{page['id']}")
+    see(browser, "Progress: 100%")
+
+
+def test_the_page_of_the_run_shows_scores_costs_and_the_report(first, server, browser):
+    page = pages(server.api, first)["smoke-run"]
+    browser.goto(f"{server.url}/artifacts/artifact/{page['id']}")
+    see(browser, "smoke: 10 stages made, 0 cached", "After DPO", "color attribution", "/report.html", "in all")
+    assert pictures(browser) == [468]
+    with browser.expect_popup() as opened:
+        browser.get_by_role("link", name="synthesis").click()
+    see(opened.value, "synthesis is done")
+
+
+def test_a_second_run_is_cached_stage_by_stage_and_says_so(first, server, browser):
+    done = server.run("-m", "flows", *ARGUMENTS)
+    assert done.returncode == 0, done.stderr
+    (run,) = [run for run in server.api.flow_runs() if run["id"] != first["id"]]
+    server.api.wait_for_states(run, **dict.fromkeys(NAMES, "Cached"))
+    browser.goto(f"{server.url}/runs/flow-run/{run['id']}")
+    see(browser, "smoke: 0 stages made, 10 cached", "captions was done already: 120 rows in 2 files")
+    browser.get_by_text("Task Runs", exact=True).click()
+    browser.get_by_text("Cached", exact=True).nth(len(NAMES) - 1).wait_for()
+    browser.goto(f"{server.url}/artifacts/artifact/{pages(server.api, run)['smoke-run']['id']}")
+    see(browser, "smoke: 0 stages made, 10 cached")
+    with browser.expect_popup() as opened:
+        browser.get_by_role("link", name="pretrain").click()
+    see(opened.value, "pretrain is done", first["name"])  # the page of the run that made it
+
+
+def test_text_of_others_is_shown_sign_by_sign_and_never_read(server, browser):
+    said = 'a <img src="http://x.example/y.png"> | ![dog](http://x.example) `cat` *of_two* & &#60; \\ www.x.example: 1.'
+    page = "\n\n".join([plain(said), quoted(said), table(["first"], [[plain(said)]])])
+    made = server.api.post("artifacts/", type="markdown", key="words", data=page)
+    browser.goto(f"{server.url}/artifacts/artifact/{made['id']}")
+    see(browser, "first")
+    assert browser.get_by_text(said, exact=True).count() == 3
+    assert browser.locator('img[src*="x.example"], a[href*="x.example"]').count() == 0
+
+
+def test_the_first_page_is_the_dashboard_and_needs_no_outside(first, server, browser, asked):
+    """The browser contacts this machine only."""
+    browser.goto(server.url)
+    see(browser, "Flow Runs", "Dashboard")
+    browser.goto(f"{server.url}/artifacts")
+    see(browser, "smoke-run")
+    assert set(asked) <= {"127.0.0.1", ""}
+    assert len(asked) > 100

@@ -1,0 +1,131 @@
+"""Recipes and the choice of stages: what is accepted, and how a mistake is explained."""
+
+from typing import get_args
+
+import pytest
+import yaml
+
+from flows.errors import UserError
+from flows.load import load_recipe, recipe_names
+from flows.selection import select
+from tasks.config.recipe import Recipe
+from tasks.config.settings import InvalidSettings, Settings
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_that_comes_with_the_package_is_valid(name):
+    assert load_recipe(name).name == name
+
+
+def test_demo_and_smoke_always_exist():
+    assert {"demo", "smoke"} <= set(recipe_names())
+
+
+def every_field(model, path=""):
+    for name, field in model.model_fields.items():
+        if not hasattr(field.annotation, "model_fields"):
+            yield f"{path}{name}", field
+        for inner in (field.annotation, *get_args(field.annotation)):  # a section may be optional
+            if hasattr(inner, "model_fields"):
+                yield from every_field(inner, f"{path}{name}.")
+
+
+def test_every_field_of_a_recipe_is_documented():
+    assert [name for name, field in every_field(Recipe) if not field.description] == []
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("pretrain.stepz=5", r"pretrain.stepz: unknown field. Did you mean 'steps'\?"),
+        ("pretain.steps=5", r"pretain: unknown field. Did you mean 'pretrain'\?"),
+        ("pretrain.steps=many", "pretrain.steps: found 'many'; input should be a valid integer"),
+        ("synthesis.files={pth: x}", r"synthesis.files.pth: unknown field. Did you mean 'path'\?"),
+        ("dedup.threshold=1.5", "dedup.threshold: found 1.5; input should be less than or equal to 1"),
+        ("captions.source=web", "captions.source: found 'web'; input should be 'scene'"),
+        ("pretrain.model.heads=7", "width 48 is not a multiple of heads 7"),
+        ("sampler.head_sampler=euler", "euler goes with flow"),
+        ("evaluation.prompts=mine.txt", "prompts mine.txt go with benchmark geneval or prompts"),
+        ("pretrain.mask.low=0.5", "pretrain.mask.low: unknown field. It is now called min_ratio"),
+        ("dpo.optimizer.clip=1", "dpo.optimizer.clip: unknown field. It is now called max_grad_norm"),
+        ("dpo.guard=both", "dpo.guard: unknown field. It is now called displacement_guard"),
+        ("pretrain.keep=3", "pretrain.keep: unknown field. It is now called keep_checkpoints"),
+        ("tokens.max_words=9", "tokens.max_words: unknown field. It is now called max_text_tokens"),
+        ("scores_mean_nothing=true", "scores_mean_nothing: unknown field. It is now called smoke_test"),
+        ("seed", "not of the form section.field=value"),
+        ("seed.value.deep=1", "'seed' is a value, not a section|seed"),
+    ],
+)
+def test_a_mistake_names_the_field_its_value_and_the_expectation(override, message):
+    with pytest.raises(UserError, match=message):
+        load_recipe("smoke", [override])
+
+
+def test_an_override_reaches_the_recipe():
+    assert load_recipe("smoke", ["pretrain.steps=7", "dedup.threshold=0.5"]).pretrain.steps == 7
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest_name():
+    with pytest.raises(UserError, match=r"there is no recipe 'smok'. Did you mean 'smoke'\?"):
+        load_recipe("smok")
+
+
+def test_a_recipe_may_be_a_file_and_a_bad_file_is_explained(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"seed": 3}))
+    assert (load_recipe(str(path)).name, load_recipe(str(path)).seed) == ("mine", 3)
+    path.write_text("- a\n- list\n")
+    with pytest.raises(UserError, match="holds list, not a mapping"):
+        load_recipe(str(path))
+    path.write_text("a: [unclosed")
+    with pytest.raises(UserError, match=r"is not YAML: expected ',' or ']'.*, in line 1, column 13$"):
+        load_recipe(str(path))
+    path.write_bytes(b"a: \xff")
+    with pytest.raises(UserError, match="not a text in UTF-8"):
+        load_recipe(str(path))
+
+
+def test_a_file_that_is_no_recipe_is_not_read_aloud(tmp_path):
+    path = tmp_path / "credentials"
+    path.write_text("[default]\naws_access_key_id = AKIAEXAMPLE\n")
+    with pytest.raises(UserError) as told:
+        load_recipe(str(path))
+    assert "line 2" in str(told.value) and "AKIA" not in str(told.value) and "aws" not in str(told.value)
+
+
+def test_a_recipe_cannot_be_changed_after_it_was_read():
+    with pytest.raises(ValueError, match="frozen"):
+        load_recipe("smoke").seed = 1
+
+
+def test_a_range_of_stages_is_inclusive_at_both_ends():
+    chosen = select(from_stage="dedup", until="pretrain").chosen
+    assert chosen == {"dedup", "tokens", "pretrain"}
+    assert select(only="dpo").chosen == {"dpo"}
+    assert len(select().chosen) == 10
+
+
+def test_refresh_all_means_every_chosen_stage():
+    assert select(until="synthesis", refresh=["all"]).refresh == {"captions", "synthesis"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"only": "tokns"}, r"no stage 'tokns'. Did you mean 'tokens'\?"),
+        ({"only": "all"}, "no stage 'all'"),
+        ({"refresh": ["pretrian"]}, "no stage 'pretrian'"),
+        ({"only": "dpo", "until": "report"}, "--only runs one stage"),
+        ({"from_stage": "dpo", "until": "tokens"}, "no stage is left"),
+        ({"only": "dpo", "refresh": ["captions"]}, "captions names a stage that this run leaves out"),
+    ],
+)
+def test_a_wrong_choice_of_stages_is_explained(arguments, message):
+    with pytest.raises(UserError, match=message):
+        select(**arguments)
+
+
+def test_a_renamed_setting_names_the_new_variable(monkeypatch):
+    monkeypatch.setenv("LIGHTGEN_TRAIN__RECOMPUTE", "true")
+    with pytest.raises(InvalidSettings, match=r"RECOMPUTE: .* it is now called ACTIVATION_CHECKPOINTING"):
+        Settings()
