@@ -1,4 +1,4 @@
-"""What the command line says to a person."""
+"""Text output of the command line."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,11 @@ from storage.manifest import Manifest
 from storage.plural import counted
 
 FILES_SHOWN = 20
-"""Files of an artifact that are listed to a person."""
+"""Files of an artifact that `store show` lists."""
 
 
 def describe_run(result: Mapping[str, Any]) -> str:
-    """Return the end of a run in words: stages, scores, the report's place."""
+    """Return a run's stages, scores and report path as text."""
     rows = [
         (stage["stage"], stage["state"], f"{stage['seconds']:.1f} s", counted(stage["rows"], "row"))
         for stage in result["stages"]
@@ -43,7 +43,7 @@ def _score_lines(scores: Mapping[str, Any]) -> list[str]:
 
 
 def describe_evaluation(result: Mapping[str, Any]) -> str:
-    """Return a model's scores as a table, with intervals and numbers of pictures."""
+    """Return a model's scores as a table, with intervals and image counts."""
     rows = [("score", result["judge"], "pictures")]
     rows += [(name, _interval(score), str(score["n"])) for name, score in result["scores"].items()]
     prompts = f"prompts: {result['prompts']}, seed {result['seed']}"
@@ -56,7 +56,7 @@ def _interval(score: Mapping[str, float]) -> str:
 
 
 def describe_plan(result: Mapping[str, Any]) -> str:
-    """Return a plan as a table, and how much there is to do."""
+    """Return a plan as a table, and the number of stages to run."""
     rows = [(stage["stage"], stage["state"], stage["key"], stage["why"]) for stage in result["stages"]]
     to_make = sum(stage["state"] != "done" for stage in result["stages"])
     said = f"{to_make} of {counted(len(rows), 'stage')} to make" if to_make else "nothing to do: every stage is done"
@@ -64,14 +64,14 @@ def describe_plan(result: Mapping[str, Any]) -> str:
 
 
 def describe_artifact(uri: str, manifest: Manifest) -> str:
-    """Return what an artifact is and how it was made, for a person; its manifest says all of it."""
+    """Return a summary of an artifact's manifest as text."""
     inputs = ", ".join(f"{stage}/{key}" for stage, key in manifest.inputs.items())
     software = ", ".join(f"{name} {version}" for name, version in manifest.software.items() if name != "lightgen")
     spent = f"{manifest.timings['seconds']:,.1f} s, {manifest.device_seconds:,.1f} s of them with the device"
     facts = [
         ("artifact", f"{manifest.stage}/{manifest.key}"),
         ("place", uri),
-        ("made", f"{moment(manifest.created_at)} UTC in {spent}"),
+        ("made", f"{format_time(manifest.created_at)} UTC in {spent}"),
         ("by", f"lightgen {manifest.software.get('lightgen', '?')}, stage version {manifest.stage_version}"),
         ("with", software),
         ("on", ", ".join(f"{name} {what}" for name, what in manifest.host.items())),
@@ -80,7 +80,7 @@ def describe_artifact(uri: str, manifest: Manifest) -> str:
         ("figures", f"{', '.join(manifest.metrics)}; --json shows them" if manifest.metrics else ""),
     ]
     files = [
-        (f"  {file.name}", size(file.bytes), counted(file.rows, "row") if file.rows else "")
+        (f"  {file.name}", format_bytes(file.bytes), counted(file.rows, "row") if file.rows else "")
         for file in manifest.files[:FILES_SHOWN]
     ]
     more = len(manifest.files) - len(files)
@@ -88,7 +88,7 @@ def describe_artifact(uri: str, manifest: Manifest) -> str:
     return "\n".join(
         [
             *table([(name, text) for name, text in facts if text]),
-            f"{counted(len(manifest.files), 'file')}, {size(sum(file.bytes for file in manifest.files))}",
+            f"{counted(len(manifest.files), 'file')}, {format_bytes(sum(file.bytes for file in manifest.files))}",
             *table(files),
             *([f"  and {more:,} more"] if more else []),
             "the part of the recipe that decides it",
@@ -97,13 +97,13 @@ def describe_artifact(uri: str, manifest: Manifest) -> str:
     )
 
 
-def moment(created_at: str) -> str:
-    """Return a manifest's point in time to the minute, UTC."""
+def format_time(created_at: str) -> str:
+    """Return a manifest's ISO 8601 time to the minute, UTC."""
     return created_at[:16].replace("T", " ")
 
 
 def describe_estimate(result: Mapping[str, Any]) -> str:
-    """Return what `estimate` reckons as a table, with what it assumes."""
+    """Return an estimate as a table, with its assumptions."""
     total = result["total"] | {"scratch_bytes": result["total"]["largest_scratch_bytes"]}
     rows: list[tuple[str, ...]] = [
         ("stage", "items", "disk", "scratch", "FLOPs", "device-hours", "money", ""),
@@ -142,24 +142,23 @@ def _costs(row: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
         return "?" if value is None else format(value, form)
 
     return (
-        size(row["bytes"]),
-        size(row["scratch_bytes"]) if row["scratch_bytes"] else "",
+        format_bytes(row["bytes"]),
+        format_bytes(row["scratch_bytes"]) if row["scratch_bytes"] else "",
         told(row["flops"], ".3g"),
         told(row["device_hours"], ",.2f"),
         "" if row["money"] is None else format(row["money"], ",.2f"),
     )
 
 
-def size(count: float) -> str:
-    """Return bytes with a decimal unit."""
-    for unit, power in (("TB", 12), ("GB", 9), ("MB", 6)):
-        if count >= 10**power:
-            return f"{count / 10**power:.3g} {unit}"
-    return f"{count / 1e3:.3g} kB"
+def format_bytes(count: float) -> str:
+    """Return a number of bytes with a decimal unit: 23 kB, 1.25 GB."""
+    from humanize import naturalsize
+
+    return naturalsize(count, format="%.3g")
 
 
 def describe_checks(findings: Sequence[Mapping[str, str]]) -> str:
-    """Return what `doctor` found as a table, and whether the machine is ready."""
+    """Return the checks of `doctor` as a table, and the verdict."""
     rows = table([(finding["check"], finding["word"], finding["found"]) for finding in findings])
     lacking = [finding["check"] for finding in findings if finding["state"] == "missing"]
     return "\n".join([*rows, f"not ready: {', '.join(lacking)}" if lacking else "ready"])

@@ -1,4 +1,4 @@
-"""`lightgen doctor`: is this machine ready, for a recipe if one is named, and what is missing; downloads nothing."""
+"""`lightgen doctor`: check this machine, and a recipe's needs, without a download."""
 
 import importlib.util
 import os
@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from flows.commands.console import size
+from flows.commands.console import format_bytes
 from flows.commands.doctor_models import Finding, find, models_of
 from flows.commands.estimate import CHECKPOINT, Rates, estimate
 from flows.errors import UnknownModelSize
@@ -33,12 +33,12 @@ PACKAGES = (
 
 
 def examine(recipe: Recipe | None, settings: Settings) -> list[dict[str, str]]:
-    """Return one row for each check: what was looked at, its state, the word for that, and what was found.
+    """Return one row per check: its name, state, label and finding.
 
-    The state is "ok", "note" or "missing": something the machine is not ready without. The word says how it is missing.
+    The state is "ok", "note", or "missing" (the machine is not ready without it); the label names the defect.
 
     Raises:
-        ModelNotFound: the recipe starts from a checkpoint that is not there.
+        ModelNotFound: the recipe starts from a checkpoint that does not exist.
     """
     checks = [
         _row(
@@ -57,7 +57,7 @@ def examine(recipe: Recipe | None, settings: Settings) -> list[dict[str, str]]:
 
 
 def _needs(recipe: Recipe, settings: Settings) -> list[dict[str, str]]:
-    """Return what this recipe needs beyond a sound installation: models, disk, device memory, keys."""
+    """Check the recipe's models, disk, device memory and keys."""
     models = {name: (find(name), users) for name, users in models_of(recipe).items()}
     checks = [
         _row(name, found.state, f"{found.found} (for {', '.join(users)})") for name, (found, users) in models.items()
@@ -68,7 +68,7 @@ def _needs(recipe: Recipe, settings: Settings) -> list[dict[str, str]]:
 
 
 def _row(check: str, state: str, found: str, lack: str = "missing") -> dict[str, str]:
-    """lack: the word for what is there and does not do; the state is "missing" then, too."""
+    """Return a row. lack: label of the state "missing", such as "too small"."""
     return {"check": check, "state": state, "word": lack if state == "missing" else state, "found": found}
 
 
@@ -93,7 +93,7 @@ def _store(settings: Settings) -> dict[str, str]:
 
 
 def _folder(store: Store) -> Path | None:
-    """Return the folder in which a local store is or will be; None: it is elsewhere."""
+    """Return the existing folder of a local store; None if it is remote."""
     folder = store.local_path(".")
     return None if folder is None else _existing(folder)
 
@@ -103,7 +103,7 @@ def _existing(folder: Path) -> Path:
 
 
 def _disk(recipe: Recipe, settings: Settings, download: float) -> list[dict[str, str]]:
-    """Compare what the stages write, at most, and what is downloaded with the free disk."""
+    """Compare maximum stage output and downloads with the free disk."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     try:
@@ -113,14 +113,16 @@ def _disk(recipe: Recipe, settings: Settings, download: float) -> list[dict[str,
     else:
         largest = sorted(result["stages"], key=lambda row: -row["bytes"])[:3]
         needed = result["total"]["bytes"] + result["total"]["largest_scratch_bytes"]
-        parts = ", ".join(f"{row['stage']} {size(row['bytes'])}" for row in largest)
+        parts = ", ".join(f"{row['stage']} {format_bytes(row['bytes'])}" for row in largest)
         try:
             folder = _folder(Store(settings.store))
         except StoreError:
             folder = None  # said by the row of the store
-        checks = [_room("disk", needed, folder, f"at most {size(needed)} in the store: {parts}")]
+        checks = [_room("disk", needed, folder, f"at most {format_bytes(needed)} in the store: {parts}")]
     if download:
-        checks.append(_room("downloads", download, _existing(Path(HF_HUB_CACHE)), f"{size(download)} of models"))
+        checks.append(
+            _room("downloads", download, _existing(Path(HF_HUB_CACHE)), f"{format_bytes(download)} of models")
+        )
     return checks
 
 
@@ -128,7 +130,9 @@ def _room(check: str, needed: float, folder: Path | None, said: str) -> dict[str
     if folder is None:
         return _row(check, "note", f"{said}; the store is not on this machine's disk, see there")
     free = shutil.disk_usage(folder).free
-    return _row(check, "ok" if free >= needed else "missing", f"{said}; {size(free)} free at {folder}", "too small")
+    return _row(
+        check, "ok" if free >= needed else "missing", f"{said}; {format_bytes(free)} free at {folder}", "too small"
+    )
 
 
 def _device(settings: Settings) -> dict[str, str]:
@@ -151,7 +155,7 @@ def _device(settings: Settings) -> dict[str, str]:
 
 
 def _device_memory(recipe: Recipe, settings: Settings, models: dict[str, Finding]) -> dict[str, str]:
-    """Compare the largest thing that must be held at once, without activations, with the device's memory."""
+    """Compare the largest model or training state, without activations, with device memory."""
     import torch
 
     from lightgen_core.device import pick_device
@@ -160,7 +164,7 @@ def _device_memory(recipe: Recipe, settings: Settings, models: dict[str, Finding
     training = student_parameters(recipe.pretrain.model, recipe.pretrain.head) * CHECKPOINT
     held = {"training state": float(training)} | {name: found.bytes for name, found in models.items()}
     largest = max(held, key=lambda name: held[name])
-    said = f"{size(held[largest])} for {largest}, the largest thing as stored; activations come on top"
+    said = f"{format_bytes(held[largest])} for {largest}, the largest thing as stored; activations come on top"
     try:
         device = pick_device(settings.device, settings.threads)
     except ValueError:
@@ -168,7 +172,7 @@ def _device_memory(recipe: Recipe, settings: Settings, models: dict[str, Finding
     there = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else _memory()
     enough = held[largest] <= there
     hint = "" if enough else "; a pipeline can be offloaded (LIGHTGEN_OFFLOAD), other models want a larger device"
-    return _row("device memory", "ok" if enough else "note", f"{said}; {size(there)} on {device}{hint}")
+    return _row("device memory", "ok" if enough else "note", f"{said}; {format_bytes(there)} on {device}{hint}")
 
 
 def _memory() -> int:
@@ -176,7 +180,7 @@ def _memory() -> int:
 
 
 def _keys(recipe: Recipe) -> list[dict[str, str]]:
-    """Say of every endpoint's environment variables whether they are set; the values are never shown."""
+    """Report whether each endpoint's environment variables are set, never their values."""
     asked = {
         "llm": recipe.captions.llm is not None and recipe.captions.llm.backend == "endpoint",
         "images": recipe.synthesis.teacher == "endpoint",

@@ -1,10 +1,11 @@
-"""The frozen models of a recipe: here or to be downloaded, pinned or not, under which licence, and how large."""
+"""Check a recipe's frozen models: location, pin, licence and size."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.commands.hub import HubError, look_up
+from flows.commands.console import format_bytes
+from flows.commands.hub import HubError, fetch_metadata
 from flows.commands.known_models import KnownModel, known
 from flows.distill import STAGES
 from lightgen_core.encoders.model_ref import ModelNotFound, ModelRef, parse_model_ref
@@ -14,7 +15,7 @@ from tasks.context.digests import WEIGHTS, weights_digest
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one model. bytes: of its weights, where known; download: those that are not here yet."""
+    """Finding about one model. bytes: of its weights, 0 if unknown; download: bytes that are missing here."""
 
     state: str
     found: str
@@ -23,10 +24,10 @@ class Finding:
 
 
 def models_of(recipe: Recipe) -> dict[str, list[str]]:
-    """Every frozen model by its name in the recipe, with the stages that use it.
+    """Return every frozen model of a recipe, with the stages that use it.
 
     Raises:
-        ModelNotFound: a checkpoint to start from that is not there.
+        ModelNotFound: the checkpoint to start from does not exist.
     """
     users: dict[str, list[str]] = {}
     for stage in STAGES:
@@ -36,12 +37,12 @@ def models_of(recipe: Recipe) -> dict[str, list[str]]:
 
 
 def find(name: str) -> Finding:
-    """Look for a model on this machine, then, if that is allowed, on the hub. Nothing is downloaded."""
+    """Look a model up on this machine, then, unless offline, on the hub."""
     try:
         reference = parse_model_ref(name)
         if reference.path is not None:
             weights = _size(reference.path)
-            return Finding("ok", f"local, {weights / 1e9:.2g} GB, sha256 {(weights_digest(name) or '')[:12]}", weights)
+            return Finding("ok", f"local, {format_bytes(weights)}, sha256 {(weights_digest(name) or '')[:12]}", weights)
     except ModelNotFound as error:
         return Finding("missing", str(error))
     told, about = _terms(known(reference)), known(reference)
@@ -49,18 +50,17 @@ def find(name: str) -> Finding:
     here = reference.here()
     if here is not None and (weights := _size(here)):
         pin = "" if reference.pinned else f"; not pinned: write {name.partition('@')[0]}@{reference.commit()}"
-        return Finding("note" if pin else "ok", f"in the hub's cache, {weights / 1e9:.2g} GB{told}{pin}", weights)
+        return Finding("note" if pin else "ok", f"in the hub's cache, {format_bytes(weights)}{told}{pin}", weights)
     if _offline():
         size = about.gigabytes * 1e9 if about else 0.0
         return Finding("missing", f"not here, and cannot be checked offline (HF_HUB_OFFLINE){told}", size, size)
     try:
-        hub = look_up(reference)
+        hub = fetch_metadata(reference)
     except HubError as error:
         return Finding("missing", f"not here; {error}{told}")
     told = told or f"; licence {hub.licence}{', gated' if hub.gated else ''}"
     pin = "" if reference.pinned else f"; not pinned: write {name.partition('@')[0]}@{hub.commit}"
-    size = hub.gigabytes * 1e9
-    return Finding("note", f"on the hub, {hub.gigabytes:.2g} GB to download{told}{pin}", size, size)
+    return Finding("note", f"on the hub, {format_bytes(hub.bytes)} to download{told}{pin}", hub.bytes, hub.bytes)
 
 
 def _terms(about: KnownModel | None) -> str:
@@ -68,7 +68,7 @@ def _terms(about: KnownModel | None) -> str:
 
 
 def _repository(reference: ModelRef) -> ModelRef:
-    """The hub repository behind a name: of open_clip's MODEL/TAG the one that it downloads from."""
+    """Return the hub repository of a name; for open_clip's MODEL/TAG, its download source."""
     import open_clip
 
     model, _, tag = reference.text.partition("/")
@@ -77,7 +77,7 @@ def _repository(reference: ModelRef) -> ModelRef:
 
 
 def _size(here: Path) -> float:
-    """Bytes of a model's weights; 0: none, such as of a download that was cut off."""
+    """Return the bytes of a model's weights; 0 if none, as after an interrupted download."""
     files = [here] if here.is_file() else [path for path in here.rglob(WEIGHTS) if path.is_file()]
     return float(sum(path.stat().st_size for path in files))
 

@@ -1,6 +1,6 @@
-"""`lightgen estimate`: images, tokens, disk, FLOPs, device-hours and money of a recipe, before anything runs.
+"""`lightgen estimate`: disk, FLOPs, device-hours and cost of a recipe.
 
-Loads no model and no torch. `docs/estimate.md` says what is counted and does one recipe by hand.
+Loads no model and no torch. `docs/estimate.md` defines each quantity and works one recipe out by hand.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,20 +27,20 @@ from tasks.config.recipe import Recipe
 CAPTION = 200
 """Bytes of a caption with its topic, meaning and ids."""
 PHOTO = 1.6
-"""Bytes of a pixel of a photograph as PNG; 0.17 for a flat scene (measured over the demo's 12,000)."""
+"""PNG bytes per pixel of a photograph; 0.17 for a flat scene (measured over the demo's 12,000)."""
 SCENE = 0.17
 CHECKPOINT = 16
-"""Bytes a parameter takes in a checkpoint: weights, their average, two moments of the optimizer, all fp32."""
+"""Bytes per parameter of a checkpoint: weights, their average, two moments of the optimizer, all fp32."""
 STUDENT = 8
-"""Bytes of a parameter of a finished student: raw and averaged weights."""
+"""Bytes per parameter of a finished student: raw and averaged weights."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast and how dear the device is.
+    """Speed and price of the device.
 
-    throughput: items per second of a stage, measured; it takes the place of FLOPs. tflops: peak of the device in the
-    recipe's precision, TFLOP/s; mfu: share of it that the model's own FLOPs reach; price: of a device-hour.
+    throughput: measured items per second of a stage, used instead of its FLOPs; tflops: peak of the device in the
+    recipe's precision, TFLOP/s; mfu: model FLOPs utilization, 0 to 1; price: of a device-hour.
     """
 
     throughput: Mapping[str, float] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage makes. items: what its throughput counts; flops None: not known; scratch: disk until it ends."""
+    """Cost of a stage. items: counted by its throughput; flops None: unknown; scratch: bytes of disk while it runs."""
 
     items: float
     unit: str
@@ -63,24 +63,24 @@ class Work:
 
 @dataclass(frozen=True)
 class Estimator:
-    """The arithmetic of a recipe. `words`: text tokens of a caption as trained on, padding to the batch's longest."""
+    """Cost model of a recipe. words: text tokens of a caption, padding to the batch's longest included."""
 
     recipe: Recipe
     words: int
 
     @property
     def rows(self) -> int:
-        """Rows of tokens, at most: what dedup drops is not known, and every caption may allow a mirrored row."""
+        """Upper bound on token rows: nothing dropped by dedup, every image flipped."""
         return self.recipe.synthesis.count * (2 if self.recipe.tokens.flip else 1)
 
     @property
     def parameters(self) -> int:
-        """Of the student."""
+        """Parameters of the student."""
         return student_parameters(self.recipe.pretrain.model, self.recipe.pretrain.head)
 
     @property
     def sizes(self) -> dict[int | None, Size]:
-        """In which pictures become tokens."""
+        """Image sizes that are tokenized, by the recipe's name."""
         return token_sizes(self.recipe)
 
     @property
@@ -97,7 +97,7 @@ class Estimator:
         return height * width * (SCENE if self.recipe.synthesis.teacher == "scene" else PHOTO)
 
     def captions(self) -> Work:
-        """Captions, of which the scene world's cost nothing."""
+        """Estimate the captions; those of the scene grammar cost nothing."""
         own = self.recipe.captions.source == "scene"
         return Work(
             self.recipe.captions.count,
@@ -108,13 +108,13 @@ class Estimator:
         )
 
     def synthesis(self) -> Work:
-        """The teacher's pictures."""
+        """Estimate the teacher's images."""
         count = self.recipe.synthesis.count
         flops, note = self._teacher()
         return Work(count, "images", count * (self._picture_bytes + CAPTION), flops, note=note)
 
     def _teacher(self) -> tuple[float | None, str]:
-        """FLOPs of all pictures, where they can be told."""
+        """Return the FLOPs of all images (None if unknown) and a note."""
         asked = self.recipe.synthesis
         if asked.teacher == "scene":
             return 0.0, "drawn on the CPU"
@@ -132,18 +132,18 @@ class Estimator:
         )
 
     def embeddings(self) -> Work:
-        """A vector of the picture and one of its caption, each of four bytes a value."""
+        """Estimate one float32 vector per image and per caption."""
         width = embedding_width(self.recipe.embeddings.model)
         count = self.recipe.synthesis.count
         note = "" if width else "width of the embeddings taken as 1024"
         return Work(count, "images", count * (8 * (width or 1024) + 12), None, note=note)
 
     def dedup(self) -> Work:
-        """The verdict on every picture."""
+        """Estimate one verdict per image."""
         return Work(self.recipe.synthesis.count, "images", self.recipe.synthesis.count * 20, note="on the CPU")
 
     def tokens(self) -> Work:
-        """Latents of every size and text states; a caption is encoded once."""
+        """Estimate latents of each size and text states, each caption encoded once."""
         asked = self.recipe.tokens
         stored = 2 if asked.latents == "moments" else 1
         disk = self.rows * sum(stored * size.latent_bytes + self._text_bytes + CAPTION for size in self.sizes.values())
@@ -155,7 +155,7 @@ class Estimator:
         return Work(self.rows, "rows", disk, codec.encoder_flops * pixels + reading)
 
     def pretrain(self) -> Work:
-        """All phases of training."""
+        """Estimate all phases of training."""
         phases = [(self.sizes[size].tokens, config) for size, config in self.recipe.phases]
         images = sum(config.steps * config.batch_size for _, config in phases)
         flops = sum(config.steps * config.batch_size * self._training(tokens, config) for tokens, config in phases)
@@ -163,7 +163,7 @@ class Estimator:
         return Work(images, "images", self.parameters * STUDENT, flops, self.parameters * CHECKPOINT * keep)
 
     def _training(self, tokens: int, config: LoopConfig) -> float:
-        """Forward and backward of one image, on average over masks."""
+        """Return FLOPs of one image, forward and backward, averaged over masks."""
         model, head = self.recipe.pretrain.model, self.recipe.pretrain.head
         return expected_training_flops(
             model,
@@ -175,21 +175,21 @@ class Estimator:
         )
 
     def pairs(self) -> Work:
-        """Samples, and what is kept of them: winner and loser."""
+        """Estimate the samples and the winner and loser that are stored."""
         asked = self.recipe.pairs
         row = 2 * self._last.latent_bytes + self._text_bytes + 2 * self._picture_bytes + CAPTION
         samples = asked.count * asked.samples
         return Work(samples, "samples", asked.count * row, samples * self._sampling())
 
     def _sampling(self) -> float:
-        """One image, its decoder included where its cost is known."""
+        """Return FLOPs of sampling one image, with its decoder if known."""
         model, head, sampler = self.recipe.pretrain.model, self.recipe.pretrain.head, self.recipe.sampler
         flops = sampling_flops(model, head, sampler, tokens=self._last.tokens, text_tokens=self.words)
         about = known(parse_model_ref(self.recipe.tokens.codec))
         return flops + self._last.height * self._last.width * ((about and about.decoder_flops) or 0.0)
 
     def dpo(self) -> Work:
-        """Policy forward and backward, reference forward, on winner and loser."""
+        """Estimate policy forward and backward and reference forward, per pair."""
         config, model, head = self.recipe.dpo, self.recipe.pretrain.model, self.recipe.pretrain.head
         tokens, noise_samples = self._last.tokens, config.noise_samples_per_token
         reference = sum(
@@ -209,18 +209,18 @@ class Estimator:
         )
 
     def evaluation(self) -> Work:
-        """Samples of both students."""
+        """Estimate the samples of both students."""
         asked = self.recipe.evaluation
         samples = 2 * len(CATEGORIES) * asked.per_category * asked.images
         return Work(samples, "samples", samples * self._picture_bytes, samples * self._sampling())
 
     def report(self) -> Work:
-        """The page and the exported student."""
+        """Estimate the page and the exported student."""
         return Work(1, "pages", self.parameters * STUDENT + 1e6, note="the tuned student, exported")
 
 
 def parse_throughput(given: Sequence[str]) -> dict[str, float]:
-    """Read "STAGE=ITEMS_PER_SECOND".
+    """Parse "STAGE=ITEMS_PER_SECOND".
 
     Raises:
         UserError: another form, an unknown stage, or a number that is not above 0.
@@ -241,13 +241,13 @@ def parse_throughput(given: Sequence[str]) -> dict[str, float]:
 
 
 def estimate(recipe: Recipe, rates: Rates, words: int | None = None) -> dict[str, Any]:
-    """What `lightgen estimate --json` prints: a row for each stage, and the sums.
+    """Estimate a recipe: a row for each stage, and the totals.
 
     Args:
-        words: text tokens of a caption on average; left out: the most, `tokens.max_text_tokens`.
+        words: text tokens of a caption on average; default: the maximum, `tokens.max_text_tokens`.
 
     Raises:
-        UnknownSize: a component's size that is not known before it is downloaded.
+        UnknownModelSize: the size of a component is unknown until it is downloaded.
     """
     estimator = Estimator(recipe, min(words or recipe.tokens.max_text_tokens, recipe.tokens.max_text_tokens))
     rows = [_row(name, getattr(estimator, name)(), rates) for name in NAMES]

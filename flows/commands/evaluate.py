@@ -1,4 +1,4 @@
-"""`lightgen eval`: a student, or any pipeline of diffusers -> its score on a benchmark."""
+"""`lightgen eval`: score a student or a diffusers pipeline on a benchmark."""
 
 import json
 import logging
@@ -36,19 +36,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("lightgen")
 
 DIFFUSERS = "diffusers:"
-"""What the name of a pipeline of diffusers begins with; other names are folders with a student."""
+"""Prefix of a diffusers pipeline's name; other names are folders with a student."""
 
 _AT_ONCE, _PIPELINE_AT_ONCE = 64, 4  # pictures
 
 Draw = Callable[[Sequence[str], Sequence[int]], Iterable[np.ndarray | Rejected]]
-"""Captions and seeds to pictures uint8 (height, width, 3), or why there is none."""
+"""Captions and seeds to images uint8 (height, width, 3), or the reason for having none."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One picture: which prompt it is for, the how many-th of it, its seed, and whether it is right.
+    """One judged image. prompt: index of its prompt; image: its index among the prompt's images.
 
-    A picture that the pipeline's safety checker took away is wrong.
+    An image that the pipeline's safety checker removed counts as wrong.
     """
 
     prompt: int
@@ -71,31 +71,31 @@ def evaluate(
     metadata: Path | None = None,
     output: Path | None = None,
 ) -> dict[str, Any]:
-    """Score a model.
+    """Score a model on a benchmark.
 
-    With the recipe that a student was made from, prompts, seeds and sampler are those of the recipe's own evaluation.
+    With the recipe of a student, prompts, seeds and sampler are those of the recipe's own evaluation.
 
     Args:
         model: a folder with a student, or `diffusers:` and a folder or hub id.
-        recipe: where benchmark, world, sampler, seed and numbers come from if not given; none: a recipe's defaults,
-            and the student's own sampler.
-        benchmark: "scene" or "geneval", which metadata imply.
-        images: for each prompt.
-        per_category: prompts of each category at most.
-        seed: of prompts and pictures.
-        steps: iterations of a student, denoising steps of a pipeline; none: the recipe's, or its own.
-        cfg: classifier-free guidance; none: likewise.
+        recipe: source of benchmark, world, sampler, seed and counts that are not given; default: a recipe's
+            defaults, and the student's own sampler.
+        benchmark: "scene" or "geneval"; metadata implies the latter.
+        images: images of each prompt.
+        per_category: maximum number of prompts of each category.
+        seed: seed of prompts and images.
+        steps: iterations of a student, denoising steps of a pipeline; default: the recipe's, or its own.
+        cfg: classifier-free guidance scale; default: likewise.
         metadata: GenEval's own `evaluation_metadata.jsonl`.
-        output: folder for the pictures, in GenEval's own layout, and `results.jsonl`.
+        output: folder for the images, in GenEval's own layout, and `results.jsonl`.
 
     Returns:
-        What `lightgen eval --json` prints.
+        The object that `lightgen eval --json` prints.
 
     Raises:
-        UserError: no such model, a benchmark that nobody judges, a prompt that the pipeline cannot draw, or nowhere to
-            write.
-        ModelNotFound: a path of a pipeline at which there is nothing.
-        PromptFileError: metadata that are not of GenEval's form.
+        UserError: no such model, a benchmark without a judge, a prompt that the pipeline cannot draw, or an output
+            folder that cannot be written.
+        ModelNotFound: the path of a pipeline does not exist.
+        PromptFileError: metadata not in GenEval's format.
     """
     asked = _asked(recipe, benchmark, images, per_category, seed, metadata)
     if model.startswith(DIFFUSERS):
@@ -152,7 +152,7 @@ def _asked(
     seed: int | None,
     metadata: Path | None,
 ) -> Recipe:
-    """Return the recipe with what the command line says put over its evaluation."""
+    """Return the recipe with its evaluation overridden by the options."""
     given = load_recipe(recipe) if recipe else Recipe(name="eval")
     changes = {
         "benchmark": benchmark or ("geneval" if metadata else None),
@@ -190,7 +190,7 @@ def _pipeline(reference: str, device: "torch.device", offload: "Offload", steps:
     """Load a pipeline as `synthesis` does.
 
     Raises:
-        UserError: it is no text-to-image pipeline, or takes no steps or no guidance.
+        UserError: not a text-to-image pipeline, or one without steps or guidance.
     """
     from lightgen_core.teachers.base import TeacherError
     from lightgen_core.teachers.diffusers_teacher import DiffusersTeacher
@@ -204,7 +204,7 @@ def _pipeline(reference: str, device: "torch.device", offload: "Offload", steps:
 
 
 def _judged(draw: Draw, judge: Judge, prompts: list[Prompt], asked: Recipe, batch: int) -> Iterator[Judged]:
-    """Draw and judge all pictures, a batch at a time; say how long the rest will take."""
+    """Generate and judge all images in batches, logging the time left."""
     work = [(prompt, image) for prompt in range(len(prompts)) for image in range(asked.evaluation.images)]
     started = time.monotonic()
     for start in range(0, len(work), batch):
@@ -224,10 +224,10 @@ def _judged(draw: Draw, judge: Judge, prompts: list[Prompt], asked: Recipe, batc
 
 
 def _verdicts(judge: Judge, made: Sequence[np.ndarray | Rejected], told: Sequence[Prompt]) -> list[bool]:
-    """Judge the pictures; one that the safety checker took away is wrong, as the black one in its place would be.
+    """Judge images; one removed by the safety checker is wrong, as its black substitute would be.
 
     Raises:
-        UserError: there is no picture for another reason, which a score must not hide.
+        UserError: an image is missing for another reason, which a score must not hide.
     """
     for each, prompt in zip(made, told, strict=True):
         if isinstance(each, Rejected):
@@ -241,7 +241,7 @@ def _verdicts(judge: Judge, made: Sequence[np.ndarray | Rejected], told: Sequenc
 
 
 def _keep(output: Path, prompt: Prompt, benchmark: str, judged: Judged) -> dict[str, Any]:
-    """Write a picture where GenEval's own scripts look for it; return its line of `results.jsonl`."""
+    """Write an image in GenEval's layout; return its line of `results.jsonl`."""
     folder = output / f"{judged.prompt:05d}"
     path = folder / "samples" / f"{judged.image:04d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Folders that a command reads or writes: what can be said of them before torch is loaded."""
+"""Checks of a command's folders, before torch is loaded."""
 
 import json
 import tempfile
@@ -9,7 +9,7 @@ from flows.errors import UserError
 
 
 def student_config(folder: Path) -> dict[str, Any] | None:
-    """Return the configuration of the student in a folder; None where there is none."""
+    """Return the configuration of a folder's student; None if it holds none."""
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError):
@@ -18,7 +18,11 @@ def student_config(folder: Path) -> dict[str, Any] | None:
 
 
 def require_student(folder: Path) -> None:
-    """Raise UserError where a folder holds no student, with the folder in it that does, if there is one."""
+    """Check that a folder holds a student.
+
+    Raises:
+        UserError: it does not; the message names a subfolder that does, if there is one.
+    """
     if student_config(folder) is not None:
         return
     if not folder.is_dir():
@@ -33,7 +37,11 @@ def require_student(folder: Path) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Make a folder, if it is not there. Raise UserError where it takes no file."""
+    """Create a folder if missing, and check that it is writable.
+
+    Raises:
+        UserError: no file can be written there.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

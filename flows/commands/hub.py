@@ -1,10 +1,6 @@
-"""What the Hugging Face hub says of a model: asked in two short requests, nothing downloaded."""
+"""Metadata of Hugging Face hub models, without a download."""
 
-import json
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
-from typing import Any
 
 from lightgen_core.encoders.model_ref import ModelRef
 
@@ -13,62 +9,52 @@ TIMEOUT = 5.0
 
 
 class HubError(Exception):
-    """The hub does not give the model: it cannot be reached, has no such model or revision, or asks for consent."""
+    """The hub does not provide a model: unreachable, unknown model or revision, or consent missing."""
 
 
 @dataclass(frozen=True)
 class HubModel:
-    """A model as the hub has it. commit: of the revision; gigabytes: of its safetensors; licence: as its card says."""
+    """Metadata of a hub model. commit: of the revision; bytes: of its safetensors; licence: from its model card."""
 
     commit: str
-    gigabytes: float
+    bytes: int
     licence: str
     gated: bool
 
 
-def look_up(reference: ModelRef) -> HubModel:
-    """Ask the hub for a model, and for leave to download it.
+def fetch_metadata(reference: ModelRef) -> HubModel:
+    """Fetch a model's metadata and check that its weights may be downloaded.
 
     Raises:
-        HubError: says why it cannot be had.
+        HubError: the model cannot be downloaded; the message says why.
     """
-    from huggingface_hub import constants
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import httpx  # whichever HTTP library this version of huggingface_hub uses
 
-    page = f"{constants.ENDPOINT}/{reference.repository}"
-    revision = reference.revision or "main"
-    with _open(
-        f"{constants.ENDPOINT}/api/models/{reference.repository}/revision/{revision}?blobs=true", page
-    ) as answer:
-        about: dict[str, Any] = json.load(answer)
-    folder = f"{reference.subfolder}/" if reference.subfolder else ""
-    files = {file["rfilename"]: file.get("size") or 0 for file in about.get("siblings", [])}
-    weights = [name for name in files if name.startswith(folder) and name.endswith(".safetensors")]
-    if not weights:
-        raise HubError(f"{page} has no safetensors there, and other weights are not loaded")
-    if about.get("gated"):
-        with _open(f"{page}/resolve/{revision}/{weights[0]}", page, method="HEAD"):
-            pass
+    api, repository = HfApi(), reference.repository
+    page, folder = f"{constants.ENDPOINT}/{repository}", f"{reference.subfolder}/" if reference.subfolder else ""
+    try:
+        info = api.model_info(repository, revision=reference.revision or "main", files_metadata=True, timeout=TIMEOUT)
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+        weights = [name for name in sizes if name.startswith(folder) and name.endswith(".safetensors")]
+        if not weights:
+            raise HubError(f"{page} has no safetensors there, and other weights are not loaded")
+        if info.gated:  # by a HEAD request for a file: api.auth_check has no timeout
+            api.get_hf_file_metadata(url=f"{page}/resolve/{info.sha}/{weights[0]}", timeout=TIMEOUT)
+    except HfHubHTTPError as error:
+        raise HubError(f"{page} {_explain_status(error.response.status_code)}") from error
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+        raise HubError(f"{page} cannot be reached: {error}") from error
     return HubModel(
-        commit=about["sha"],
-        gigabytes=sum(files[name] for name in weights) / 1e9,
-        licence=str((about.get("cardData") or {}).get("license", "not said")),
-        gated=bool(about.get("gated")),
+        commit=info.sha or "",
+        bytes=sum(sizes[name] for name in weights),
+        licence=str((info.card_data.license if info.card_data else None) or "not stated"),
+        gated=bool(info.gated),
     )
 
 
-def _open(url: str, page: str, method: str = "GET") -> Any:
-    from huggingface_hub import get_token
-
-    headers = {"Authorization": f"Bearer {token}"} if (token := get_token()) else {}
-    try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers, method=method), timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            raise HubError(
-                f"{page} wants consent, or does not exist: open it in a browser, agree, then `hf auth login`"
-            ) from error
-        if error.code == 404:
-            raise HubError(f"{page} has no such model or revision") from error
-        raise HubError(f"{page} answers {error.code}; try again later") from error
-    except (OSError, ValueError) as error:
-        raise HubError(f"{page} cannot be reached: {error}") from error
+def _explain_status(status: int) -> str:
+    if status in (401, 403):
+        return "wants consent, or does not exist: open it in a browser, agree, then `hf auth login`"
+    return "has no such model or revision" if status == 404 else f"answers {status}; try again later"

@@ -1,4 +1,4 @@
-"""`lightgen import-upstream`: the paper's released weights -> a student checkpoint to sample from, train on or tune."""
+"""`lightgen import-upstream`: convert the paper's released weights to a student checkpoint."""
 
 import logging
 from pathlib import Path
@@ -10,7 +10,7 @@ from flows.errors import UserError
 log = logging.getLogger("lightgen")
 
 PATCH = 2
-"""Side of a released token, latents."""
+"""Side of a token of the released models, in latents."""
 
 
 def import_to_folder(
@@ -22,13 +22,13 @@ def import_to_folder(
     text_encoder: str,
     max_text_tokens: int,
 ) -> Path:
-    """Write a student checkpoint with the weights of a released file; returns its folder.
+    """Write a student checkpoint from a released file; return its folder.
 
-    Raw and averaged weights go where the checkpoint keeps them. `weights` takes one of the two alone; that, or the only
-    ones in the file, then serve as both.
+    Raw and averaged weights are both imported if the file has both. `weights` selects one of them; that one, or the
+    only one in the file, then serves as both.
 
     Raises:
-        UserError: a file or tensor that does not fit, or a folder that holds something else.
+        UserError: a file or tensor that does not fit, or a folder with other contents.
     """
     output = output.resolve()
     _refuse_to_replace(output)
@@ -76,6 +76,6 @@ def _channels(token_width: int) -> int:
 
 
 def _refuse_to_replace(folder: Path) -> None:
-    """Raise UserError if something lies there that is not a student."""
+    """Raise UserError if a folder holds anything but a student."""
     if folder.is_dir() and any(folder.iterdir()) and student_config(folder) is None:
         raise UserError(f"{folder} holds something else than a student; give a new folder, or an empty one")

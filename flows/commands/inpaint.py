@@ -1,4 +1,4 @@
-"""`lightgen inpaint`: a checkpoint, a picture, a mask and a prompt -> a PNG file."""
+"""`lightgen inpaint`: redraw the masked part of an image."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from lightgen_core.config import SamplerConfig
 from tasks.config.settings import Settings
 
 WHITE_FROM = 128
-"""Grey value from which a mask's pixel counts as white."""
+"""Lowest grey value of a mask's pixel that counts as white."""
 
 
 def inpaint_to_file(
@@ -25,12 +25,12 @@ def inpaint_to_file(
     cfg: float | None,
     keep_pixels: bool,
 ) -> Path:
-    """Sample the masked part of a picture anew; returns the file written.
+    """Resample the masked part of an image; return the file written.
 
-    keep_pixels: outside the mask's tokens the picture's own pixels, else what the autoencoder makes of them.
+    keep_pixels: outside the masked tokens keep the image's own pixels, else those the autoencoder reconstructs.
 
     Raises:
-        UserError: no student there, no picture, a picture and mask that do not fit, or nowhere to write.
+        UserError: no student, no image, an image and mask that do not fit, or a folder that cannot be written.
     """
     target = output or Path(f"{image.stem}-inpainted.png")
     if target.suffix.lower() != ".png":
@@ -58,7 +58,7 @@ def inpaint_to_file(
 
 
 def _open(path: Path) -> Image.Image:
-    """A picture, upright as its camera says."""
+    """Open an image, rotated as its EXIF orientation requires."""
     try:
         with Image.open(path) as picture:
             return ImageOps.exif_transpose(picture)

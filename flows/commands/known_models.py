@@ -1,7 +1,7 @@
-"""What is known of the hub models that the package's recipes name, before any of them is downloaded.
+"""Facts about the hub models that the included recipes name.
 
-Licence, gate and size as their pages said when this was written; a model's page has the last word. FLOPs of the
-autoencoders were counted with torch's FlopCounterMode on models of their configuration (`docs/estimate.md`).
+Licence, gate and size are from their pages when this was written; the page is authoritative. FLOPs of the autoencoders
+were counted with torch's FlopCounterMode on models of their configuration (`docs/estimate.md`).
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from lightgen_core.encoders.model_ref import ModelRef
 class KnownModel:
     """A hub repository, or one folder of it.
 
-    licence: its name; gated: whether its page must be agreed to, logged in, before a download; gigabytes: of the files
-    that are used; parameters: that every token or word passes through; stride: px of a latent; encoder_flops,
-    decoder_flops: of an autoencoder, for each pixel.
+    licence: its name; gated: the page requires login and consent before a download; gigabytes: of the files used;
+    parameters: active for every token; stride: px per latent; encoder_flops, decoder_flops: of an autoencoder, per
+    pixel.
     """
 
     licence: str
@@ -46,6 +46,6 @@ KNOWN = {
 
 
 def known(reference: ModelRef) -> KnownModel | None:
-    """What is known of a hub model, whatever its revision."""
+    """Return the facts about a hub model, at any revision; None if unknown."""
     name = f"{reference.repository}/{reference.subfolder}" if reference.subfolder else reference.repository
     return KNOWN.get(name)

@@ -1,4 +1,4 @@
-"""Options that several verbs of the command line have in common."""
+"""Options shared by several commands."""
 
 import click
 

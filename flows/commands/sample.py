@@ -1,4 +1,4 @@
-"""`lightgen sample`: a checkpoint and prompts -> PNG files."""
+"""`lightgen sample`: draw prompts with a student."""
 
 import re
 from collections.abc import Mapping
@@ -30,11 +30,13 @@ def sample_to_files(
     width: int | None,
     overrides: tuple[str, ...] = (),
 ) -> list[Path]:
-    """Sample `num_images` images of each prompt into a folder; the k-th image of a prompt depends on seed + k alone.
+    """Sample `num_images` images of each prompt into a folder.
+
+    Image k of a prompt depends on seed + k alone.
 
     Raises:
-        UserError: no student there, an empty prompt, a size that its tokens do not divide, a sampler that is none, or
-            nowhere to write.
+        UserError: no student in the folder, an empty prompt, a size that is no multiple of a token's, an invalid
+            sampler, or an output folder that cannot be written.
     """
     if not all(prompt.strip() for prompt in prompts):
         raise UserError("a prompt is empty: say what to draw")
@@ -73,7 +75,11 @@ def sample_to_files(
 
 
 def read_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
-    """Read `field=value`. Raises UserError for another form, an unknown field, or no YAML."""
+    """Parse `field=value` overrides of the sampler.
+
+    Raises:
+        UserError: an override of another form, an unknown field, or a value that is not YAML.
+    """
     values = {}
     for override in overrides:
         name, separator, text = override.partition("=")
@@ -89,7 +95,11 @@ def read_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 
 def changed_sampler(sampler: SamplerConfig, changes: Mapping[str, Any]) -> SamplerConfig:
-    """The sampler with changed fields. Raises UserError for a value that a field does not take."""
+    """Return the sampler with changed fields.
+
+    Raises:
+        UserError: a value that a field does not accept.
+    """
     try:
         return SamplerConfig.model_validate(sampler.model_dump() | dict(changes))
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""`lightgen serve`: a recipe on a schedule, in one process, watched in the Prefect UI."""
+"""`lightgen serve`: run a recipe on a schedule."""
 
 import asyncio
 import contextlib
@@ -37,19 +37,21 @@ def serve(
     limit: int = 1,
     name: str | None = None,
 ) -> None:
-    """Deploy a recipe with a cron schedule, and run what is due, until Ctrl-C or SIGTERM; the schedule is then paused.
+    """Deploy a recipe with a cron schedule and run it until interrupted.
+
+    Ctrl-C or SIGTERM ends it and pauses the schedule.
 
     Args:
         recipe: a recipe's name, or the path of a YAML file.
         cron: minute, hour, day of the month, month, day of the week.
-        store: folder or URL of the artifacts; the setting `LIGHTGEN_STORE` where it is left out.
+        store: folder or URL of the artifacts; default: the setting `LIGHTGEN_STORE`.
         overrides: `section.field=value`, applied to the recipe.
-        timezone: IANA name of the time zone in which the schedule is meant.
-        limit: runs at once; more wait.
-        name: of the deployment; the recipe's where it is left out.
+        timezone: IANA name of the schedule's time zone.
+        limit: maximum number of concurrent runs; others wait.
+        name: name of the deployment; default: the recipe's.
 
     Raises:
-        UserError: the recipe, an override, the schedule, the time zone or the server is not as it must be.
+        UserError: invalid recipe, override, schedule or time zone, or no server.
         StoreError: the store cannot be opened.
     """
     loaded, place = load_recipe(recipe, overrides), Store(store or Settings().store)
@@ -84,7 +86,7 @@ def serve(
 
 
 def _first_run(cron: str, timezone: str) -> datetime.datetime:
-    """Return when a schedule first comes due."""
+    """Return the first time that a schedule comes due."""
     if timezone not in zoneinfo.available_timezones():
         hint = did_you_mean(timezone, zoneinfo.available_timezones())
         raise UserError(f"--timezone {timezone!r} is none.{hint} Give an IANA name such as Europe/Berlin.")
@@ -99,7 +101,7 @@ def _first_run(cron: str, timezone: str) -> datetime.datetime:
 
 
 def _require_free(deployment: str) -> None:
-    """Check that no worker serves the deployment already: a second owner would change it under the worker's feet."""
+    """Raise UserError if a work pool owns the deployment already."""
     try:
         with get_client(sync_client=True) as client:
             found = client.read_deployment_by_name(f"lightgen/{deployment}")
@@ -113,7 +115,7 @@ def _require_free(deployment: str) -> None:
 
 
 def _serve(deployment: RunnerDeployment, limit: int) -> None:
-    """Take what is due until this process is told to stop."""
+    """Run what is due until this process is interrupted."""
     logging.getLogger("prefect.runner").setLevel(logging.WARNING)  # it tells every ten seconds of runs that wait
     runner = _Runner(name=deployment.name, limit=limit)
     runner.add_deployment(deployment)
@@ -123,7 +125,7 @@ def _serve(deployment: RunnerDeployment, limit: int) -> None:
 
 
 class _Runner(Runner):
-    """Ends in good order by Ctrl-C and SIGTERM alike: the run in progress is cancelled, then the schedule paused."""
+    """Prefect's runner with a graceful end: cancel the run in progress, then pause the schedule."""
 
     def handle_sigterm(self, *_: Any, **__: Any) -> None:
         if self.stopping or not self.started:

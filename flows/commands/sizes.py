@@ -1,4 +1,4 @@
-"""Sizes that follow from a recipe before anything is loaded: pictures, latents, tokens, vectors. Free of torch."""
+"""Image, latent, token and embedding sizes of a recipe, without torch."""
 
 import importlib.util
 import json
@@ -12,12 +12,12 @@ from lightgen_core.encoders.model_ref import parse_model_ref
 from tasks.config.recipe import Recipe
 
 NATIVE = 1024
-"""Side of a picture where neither recipe nor teacher says it, px: what today's pipelines draw by default."""
+"""Default side of an image, px, if neither recipe nor teacher sets it; current pipelines draw this."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Pictures of one size: px, and what they are as latents and tokens."""
+    """Image size in px, with its latents and tokens."""
 
     height: int
     width: int
@@ -27,18 +27,18 @@ class Size:
 
     @property
     def tokens(self) -> int:
-        """Image tokens."""
+        """Image tokens of one image."""
         side = self.stride * self.patch
         return (self.height // side) * (self.width // side)
 
     @property
     def latent_bytes(self) -> int:
-        """Bytes of the stored latents, two for each value."""
+        """Bytes of one image's stored latents, two per value."""
         return 2 * self.channels * (self.height // self.stride) * (self.width // self.stride)
 
 
 def picture_size(recipe: Recipe) -> tuple[int, int]:
-    """Height and width of the teacher's pictures, px."""
+    """Return height and width of the teacher's images, px."""
     if recipe.synthesis.teacher == "scene":
         return recipe.world.image_size, recipe.world.image_size
     section = getattr(recipe.synthesis, recipe.synthesis.teacher)
@@ -48,7 +48,7 @@ def picture_size(recipe: Recipe) -> tuple[int, int]:
 
 
 def token_sizes(recipe: Recipe) -> dict[int | None, Size]:
-    """The sizes in which pictures are made into tokens, by the recipe's name for them (None: as they are)."""
+    """Return the tokenized image sizes by the recipe's name (None: unresized)."""
     tokens, (height, width) = recipe.tokens, picture_size(recipe)
     channels = recipe.pretrain.model.token_width // tokens.patch**2
     sides: dict[int | None, tuple[int, int]] = {size: (size, size) for size in tokens.sizes} or {None: (height, width)}
@@ -56,10 +56,10 @@ def token_sizes(recipe: Recipe) -> dict[int | None, Size]:
 
 
 def codec_stride(reference: str) -> int:
-    """Pixels along a side of one latent: from the codec's configuration where it is here, else from what is known.
+    """Return the codec's stride, px per latent, from its configuration or the known models.
 
     Raises:
-        UnknownSize: neither.
+        UnknownModelSize: the codec is in neither.
     """
     config = _config(reference, "config.json")
     if stages := config.get("block_out_channels") or config.get("encoder_block_out_channels"):
@@ -73,7 +73,7 @@ def codec_stride(reference: str) -> int:
 
 
 def embedding_width(reference: str) -> int | None:
-    """Values of a CLIP embedding; None: not known before the model is here."""
+    """Return the width of a CLIP embedding; None if unknown until downloaded."""
     if width := _config(reference, "open_clip_config.json").get("model_cfg", {}).get("embed_dim"):
         return int(width)
     package = importlib.util.find_spec("open_clip")
@@ -86,7 +86,7 @@ def embedding_width(reference: str) -> int | None:
 
 
 def _config(reference: str, name: str) -> dict[str, Any]:
-    """A model's configuration, empty where it is not on this machine."""
+    """Return a model's configuration; empty if it is not on this machine."""
     here = parse_model_ref(reference).here()
     if here is None or not (here / name).is_file():
         return {}

@@ -1,4 +1,4 @@
-"""`lightgen store`: what is in a store, whether it is whole, and what can go."""
+"""`lightgen store`: list, show, verify and clean artifacts."""
 
 import json
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from flows.commands.console import describe_artifact, moment, size, table
+from flows.commands.console import describe_artifact, format_bytes, format_time, table
 from flows.commands.options import json_option, set_option, store_option
 from flows.distill import NAMES
 from flows.errors import UserError
@@ -22,7 +22,7 @@ from tasks.context.scratch import try_exclusive_store_lock
 
 @click.group("store")
 def store() -> None:
-    """Look at a store, check it, clean it."""
+    """List, verify and clean a store."""
 
 
 def _open(uri: str | None) -> Store:
@@ -46,7 +46,7 @@ def _artifacts(place: Store) -> Iterator[Artifact]:
 @store_option
 @json_option
 def list_artifacts(store_uri: str | None, as_json: bool) -> None:
-    """List the artifacts: stage, key, state, rows, size, when made."""
+    """List the artifacts: stage, key, state, rows, size, creation time."""
     place = _open(store_uri)
     rows = [_summary(place, artifact) for artifact in _artifacts(place)]
     if as_json:
@@ -59,8 +59,8 @@ def list_artifacts(store_uri: str | None, as_json: bool) -> None:
                 row["key"],
                 row["state"],
                 counted(row["rows"], "row"),
-                size(row["bytes"]),
-                moment(row["created_at"]),
+                format_bytes(row["bytes"]),
+                format_time(row["created_at"]),
             )
             for row in rows
         ]
@@ -87,7 +87,7 @@ def _summary(place: Store, artifact: Artifact) -> dict[str, Any]:
 @store_option
 @json_option
 def show(artifact: str, store_uri: str | None, as_json: bool) -> None:
-    """Show what an artifact is and how it was made.
+    """Show an artifact's contents and origin.
 
     The first digits of its KEY are enough; --json prints its manifest.
 
@@ -115,9 +115,9 @@ def show(artifact: str, store_uri: str | None, as_json: bool) -> None:
 @store_option
 @json_option
 def verify(store_uri: str | None, as_json: bool) -> None:
-    """Hash every file again, and compare.
+    """Rehash every file and compare.
 
-    Exit status 1 where a file is missing or is not what its manifest says.
+    Exit status 1 if a file is missing or differs from its manifest.
     """
     place = _open(store_uri)
     faults = []
@@ -147,23 +147,25 @@ def verify(store_uri: str | None, as_json: bool) -> None:
     multiple=True,
     required=True,
     metavar="RECIPE",
-    help="Keep what this recipe needs; may be given again.",
+    help="Keep what this recipe needs; repeatable.",
 )
 @set_option
-@click.option("--delete", is_flag=True, help="Delete; without it the command only says what it would delete.")
-@click.option("--unfinished", is_flag=True, help="In a remote store also what is unfinished; nobody may be at work.")
+@click.option("--delete", is_flag=True, help="Delete; by default the command only lists what it would delete.")
+@click.option(
+    "--unfinished", is_flag=True, help="In a remote store also delete unfinished artifacts; no run may be using it."
+)
 @store_option
 def gc(
     recipes: tuple[str, ...], overrides: tuple[str, ...], delete: bool, unfinished: bool, store_uri: str | None
 ) -> None:
     """Delete what none of the given recipes needs.
 
-    Deletes nothing while a run of this machine is at work in the store. A remote store cannot tell what other machines
-    are making, so there all that is unfinished stays, unless --unfinished says otherwise; what their runs have finished
-    and still need, only --keep protects. --set counts for each of the recipes.
+    Deletes nothing while a run of this machine uses the store. Runs of other machines in a remote store cannot be
+    detected: there unfinished artifacts are kept unless --unfinished is given, and only --keep protects what those
+    runs have finished and still need. --set applies to each of the recipes.
 
     \b
-    lightgen store gc --keep demo              say what would go
+    lightgen store gc --keep demo              list what would be deleted
     lightgen store gc --keep demo --delete     delete it
     """
     place, settings = _open(store_uri), Settings()
@@ -186,8 +188,8 @@ def gc(
             freed += there
             if delete:
                 artifact.remove()
-            click.echo(f"{'deleted' if delete else 'would delete'} {artifact.path} ({size(there)})")
+            click.echo(f"{'deleted' if delete else 'would delete'} {artifact.path} ({format_bytes(there)})")
     if not freed:
         click.echo(f"nothing to delete in {place.uri}")
     else:
-        click.echo(f"{size(freed)} {'freed' if delete else 'could be freed; add --delete'}")
+        click.echo(f"{format_bytes(freed)} {'freed' if delete else 'could be freed; add --delete'}")

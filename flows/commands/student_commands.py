@@ -1,4 +1,4 @@
-"""The verbs for a student that is there: `lightgen sample`, `inpaint`, `eval` and `import-upstream`."""
+"""Commands for a student: `lightgen sample`, `inpaint`, `eval` and `import-upstream`."""
 
 import json
 from pathlib import Path
@@ -27,10 +27,10 @@ file_argument = click.Path(path_type=Path, exists=True, dir_okay=False)
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Of a prompt's first image; each further one adds 1.",
+    help="Seed of a prompt's first image; each further image adds 1.",
 )
 @click.option("--num-images", type=click.IntRange(min=1), default=1, show_default=True, help="Images of each prompt.")
-@click.option("--steps", type=click.IntRange(min=1), help="Iterations of the reveal.")
+@click.option("--steps", type=click.IntRange(min=1), help="Sampling iterations.")
 @click.option("--cfg", type=click.FloatRange(min=1), help="Classifier-free guidance; 1 is none.")
 @click.option("--height", type=click.IntRange(min=1), help="Pixels.")
 @click.option("--width", type=click.IntRange(min=1), help="Pixels.")
@@ -58,7 +58,7 @@ def sample(checkpoint: Path, prompts: tuple[str, ...], **options: Any) -> None:
 @click.option("--recipe", metavar="RECIPE", help="Take world, sampler, seed and numbers from here.")
 @click.option("--images", type=click.IntRange(min=1), help="Images of each prompt.")
 @click.option("--per-category", type=click.IntRange(min=1), help="Prompts of each category, at most.")
-@click.option("--seed", type=click.IntRange(min=0), help="Of prompts and images.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of prompts and images.")
 @click.option("--steps", type=click.IntRange(min=1), help="Iterations of a student, denoising steps of a pipeline.")
 @click.option("--cfg", type=click.FloatRange(min=0), help="Classifier-free guidance.")
 @click.option(
@@ -75,7 +75,7 @@ def evaluate(model: str, as_json: bool, **options: Any) -> None:
     """Score a student or a diffusers pipeline.
 
     A student is a folder such as STORE/report/KEY/model, a pipeline `diffusers:` and a folder or hub id. With --recipe
-    a student is asked and sampled exactly as that recipe's own evaluation does it.
+    prompts, seeds and sampler are those of that recipe's own evaluation.
 
     \b
     lightgen eval STORE/report/KEY/model --recipe demo
@@ -95,8 +95,10 @@ def evaluate(model: str, as_json: bool, **options: Any) -> None:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="PNG file; IMAGE-inpainted.png by default."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another one, another picture.")
-@click.option("--steps", type=click.IntRange(min=1), help="Iterations of the reveal.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="A different seed gives a different image."
+)
+@click.option("--steps", type=click.IntRange(min=1), help="Sampling iterations.")
 @click.option("--cfg", type=click.FloatRange(min=1), help="Classifier-free guidance; 1 is none.")
 @click.option(
     "--keep-pixels/--decode-all",
@@ -105,10 +107,10 @@ def evaluate(model: str, as_json: bool, **options: Any) -> None:
     help="Outside the mask's tokens: IMAGE's own pixels, or what the autoencoder makes of them.",
 )
 def inpaint(checkpoint: Path, image: Path, mask: Path, prompt: str, **options: Any) -> None:
-    """Draw the part of IMAGE anew that is white in MASK.
+    """Redraw the part of IMAGE that is white in MASK.
 
-    It is made to fit A PROMPT and what is around it. MASK is a picture of IMAGE's size. A token (a square of pixels) is
-    sampled anew if any of its pixels is white; all others are kept.
+    The new part follows A PROMPT and its surroundings. MASK is an image of IMAGE's size. A token (a square of pixels)
+    is resampled if any of its pixels is white; all others are kept.
 
     \b
     lightgen inpaint STORE/report/KEY/model photo.png mask.png "a green star"

@@ -1,1 +1,1 @@
-"""Servers, schedules, limits and failures: what keeps runs going for days."""
+"""Servers, schedules, limits and failures of long runs."""

@@ -1,7 +1,7 @@
-"""A run that was cancelled or deleted in the UI ends, also where nobody tells its process.
+"""End a run that was cancelled or deleted in the UI.
 
-A worker passes a cancellation on, but not any more to a run that was at work while the server was away, nor to a
-suspended one; nobody tells a run of `lightgen run`, or one that was deleted.
+A worker passes a cancellation on, but not to a run that lived through an outage of the server, nor to a suspended one.
+Runs of `lightgen run` and deleted runs get no notice at all, so each run polls the server.
 """
 
 import contextvars
@@ -22,10 +22,10 @@ from prefect.exceptions import ObjectNotFound, PrefectException, TerminationSign
 log = logging.getLogger("lightgen")
 
 EVERY = 10.0
-"""Seconds between two questions; the server has to say twice that a run is unwanted, so a worker is first to act."""
+"""Seconds between two requests; only the second answer "cancelled" counts, so that a worker acts first."""
 
 PATIENCE = 6
-"""So many times as long a run has to end before it is told again."""
+"""Intervals that a run has to end before it is signalled again."""
 
 MESSAGE = "the run was cancelled or deleted in the Prefect UI; what is finished is kept"
 
@@ -36,7 +36,11 @@ class RunCancelled(Exception):
 
 @contextmanager
 def cancel_if_requested() -> Iterator[None]:
-    """Around a flow's body: end it once the server does not want the run any more. Raises Unwanted then."""
+    """End a flow's body once its run is cancelled or deleted.
+
+    Raises:
+        RunCancelled: the run was cancelled or deleted.
+    """
     context = FlowRunContext.get()
     assert context is not None and context.flow_run is not None
     if threading.current_thread() is not threading.main_thread():  # signals reach that one only
@@ -69,7 +73,7 @@ def cancel_if_requested() -> Iterator[None]:
 
 
 def _unwanted(run: UUID) -> bool:
-    """Ask the server; one that does not answer wants every run to go on."""
+    """Ask the server whether a run is cancelled; False if it does not answer."""
     try:
         with get_client(sync_client=True) as client:
             state = client.read_flow_run(run).state

@@ -1,8 +1,8 @@
-"""A run that is killed can tell nobody: the next one on this machine marks it as crashed.
+"""Mark killed runs of this machine as crashed, at the start of the next run.
 
-Each run holds a locked file for as long as it works, named after its flow run. The kernel frees the lock when the
-process dies, however it dies; so a file that can be locked belongs to a run that is gone, whichever process has its
-number by now. A worker watches over its own runs; those of other machines are left to Prefect's heartbeats
+Each run holds a locked file, named after its flow run, while it works. The kernel frees the lock when the process dies,
+however it dies; so a file that can be locked belongs to a dead run, even if another process has its number by now. A
+worker watches its own runs; those of other machines are left to Prefect's heartbeats
 (`flows/automations/crashed.yaml`).
 """
 
@@ -39,15 +39,15 @@ log = logging.getLogger("lightgen")
 
 MESSAGE = "the process ended without a word: killed, out of memory, or the machine stopped. A rerun goes on from there."
 FORGOTTEN = 30 * 24 * 3600
-"""Seconds after which the file of a run that this server does not know (another's, a deleted one) is removed."""
+"""Seconds until the file of a run that this server does not know (another's, a deleted one) is removed."""
 
 
 _held: list[IO[str]] = []
-"""Locked files. Not the body's end but the process's frees them: until then the run's last state is on its way."""
+"""Locked files, held until the process exits, when the run's last state has been sent."""
 
 
 def track_crashes() -> None:
-    """At the beginning of a flow: let a later run tell if this one dies, and tell of those that died here before."""
+    """Register this run for crash detection and mark earlier killed runs as crashed."""
     context = FlowRunContext.get()
     assert context is not None and context.flow_run is not None
     if context.flow_run.work_queue_id is None:  # else a worker watches over it
@@ -59,7 +59,7 @@ def track_crashes() -> None:
 
 
 def _hold(run_id: UUID) -> None:
-    """Lock the file of a run. It is made where nobody looks, so nobody finds it unlocked."""
+    """Lock the file of a run, created elsewhere so that nobody finds it unlocked."""
     path = _folder() / str(run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.parent.parent / f"{run_id}.new"
@@ -71,7 +71,7 @@ def _hold(run_id: UUID) -> None:
 
 
 def mark_crashed(flow_id: UUID) -> None:
-    """Set a flow's runs to crashed that died on this machine, and what they or others left as running task runs."""
+    """Set a flow's dead runs of this machine, and task runs of crashed runs, to crashed."""
     with get_client(sync_client=True) as client:
         for path in _folder().glob("*"):
             with suppress(FileNotFoundError), path.open() as file:  # another run looks here too, or that one has ended
@@ -104,7 +104,7 @@ def _mark(client: SyncPrefectClient, path: Path) -> None:
 
 
 def _locked(file: IO[str]) -> bool:
-    """Lock a file, unless its holder lives."""
+    """Lock a file; return False if its holder is alive."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""One accelerator, many runs: the setting `device_limit` names a global concurrency limit that the stages wait for."""
+"""Share one accelerator between runs by the concurrency limit that `device_limit` names."""
 
 import asyncio
 import contextlib
@@ -19,22 +19,22 @@ from flows.operations.server import TEMPORARY
 log = logging.getLogger("lightgen")
 
 LEASE_SECONDS = 180
-"""A slot that is not renewed for so long is free again: what a killed run leaves behind. Prefect renews it at three
-quarters of that, so a server may be away for 45 s at any moment."""
+"""Seconds until an unrenewed slot, such as a killed run's, is free again. Prefect renews it after three quarters of
+that, so a server may be away for 45 s at any moment."""
 
 
 class LeaseExpired(Exception):
-    """The slot was not renewed, so another run may have the device by now; this passes when the server is back."""
+    """The slot was not renewed, so another run may have the device by now; transient."""
 
 
 def require_device_limit(name: str | None) -> None:
-    """Raise UserError where there is no such limit: it is better said before the first stage than hours later."""
+    """Raise UserError before the first stage if the limit does not exist."""
     if name:
         _limit(name)
 
 
 def device_slot(name: str | None) -> Callable[[], AbstractContextManager[Any]]:
-    """Return what gives a stage the device for as long as it works; nothing to wait for without a name."""
+    """Return a context manager that holds the device; it does nothing if no limit is named."""
     return (lambda: _slot(name)) if name else contextlib.nullcontext
 
 
@@ -56,7 +56,7 @@ def _limit(name: str) -> GlobalConcurrencyLimitResponse:
 
 @contextlib.contextmanager
 def _slot(name: str) -> Iterator[None]:
-    """Hold a slot of a limit, waiting for it where other runs hold all of them."""
+    """Hold a slot of a limit, waiting until one is free."""
     limit = _limit(name)
     if limit.active_slots >= limit.limit:
         log.info("waiting for the device (limit %s)", name)

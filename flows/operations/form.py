@@ -1,9 +1,9 @@
-"""The flow's parameters as the form in the Prefect UI: what a person can fill in follows from `Recipe` itself.
+"""The flow's parameters as a form in the Prefect UI, derived from `Recipe`.
 
-Each type here is lax in Python, so that a wrong value meets the same checks and words as on the command line; its JSON
-schema is what the UI draws and the server enforces. The UI draws `anyOf` as tabs titled after its members, so a null in
-the first place keeps a section closed until it is wanted, and a switch, which would otherwise be sent as false though
-nobody touched it. It refuses a default of null unless the schema takes null.
+Each type here is lax in Python, so that a wrong value meets the same checks and messages as on the command line; its
+JSON schema is what the UI draws and the server enforces. The UI draws `anyOf` as tabs titled after its members, so a
+null first keeps a section closed until it is opened, and a switch unset, which would otherwise be sent as false though
+nobody touched it. The UI refuses a default of null unless the schema allows null.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ from lightgen_core.config import Section
 from tasks.config.recipe import Recipe
 
 ABOUT = ("name", "purpose", "smoke_test")
-"""What a recipe says of itself; no part of what is made."""
+"""Fields that describe a recipe and do not affect its artifacts."""
 KEPT = {"title": "as in the recipe", "type": "null"}
 LONGEST_DEFAULT = 80
-"""Characters of a default that is shown beside its field."""
+"""Maximum characters of a default that is shown beside its field."""
 
 RecipeName = Annotated[
     str,
@@ -57,7 +57,7 @@ class _Changes(Section):
 
 
 class _RecipeSchema:
-    """Draws the recipe with every field optional, or lines `section.field=value`."""
+    """Schema of a recipe with every field optional, or lines `section.field=value`."""
 
     def __get_pydantic_json_schema__(self, given: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         recipe = handler(_Changes.__pydantic_core_schema__)["properties"]["recipe"]
@@ -73,7 +73,7 @@ Overrides = Annotated[Mapping[str, Any] | Sequence[str] | None, _RecipeSchema()]
 
 
 def _loosen(reference: Mapping[str, Any], handler: GetJsonSchemaHandler, seen: set[str]) -> dict[str, Any]:
-    """Make every field of a section optional, and of the sections in it; return the section's own schema."""
+    """Make every field of a section and its subsections optional; return its schema."""
     section = handler.resolve_ref_schema(dict(reference))
     if reference["$ref"] in seen:
         return section
@@ -87,12 +87,12 @@ def _loosen(reference: Mapping[str, Any], handler: GetJsonSchemaHandler, seen: s
 
 
 def _kinds(field: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return what a field may be, aside from null."""
+    """Return the alternatives of a field, except null."""
     return [kind for kind in field.get("anyOf", (field,)) if kind.get("type") != "null"]
 
 
 def _optional(field: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a field that may be left empty; its default is in words, since the form would send a value along."""
+    """Return an optional field; its default is only described, since the form would send a value."""
     described = {"description": _describe(field)}
     kind = _kinds(field)[0]
     if "$ref" in kind:
@@ -105,14 +105,14 @@ def _optional(field: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _describe(field: Mapping[str, Any]) -> str:
-    """Return what a field means, and its default unless that is long."""
+    """Return a field's description, and its default unless that is long."""
     meaning, default = field.get("description", ""), field.get("default", {})
     shown = "" if isinstance(default, dict) else _shown(default)
     return f"{meaning} (default {shown})" if 0 < len(shown) <= LONGEST_DEFAULT else meaning
 
 
 def _shown(value: Any) -> str:
-    """Return a default as the form's own words for it."""
+    """Return a default as the form shows it."""
     if isinstance(value, list):
         return ", ".join(map(_shown, value)) or "none"
     if value is None or isinstance(value, bool):

@@ -1,6 +1,6 @@
-"""What a Prefect server needs before deployments can run.
+"""Create the work pool, limit and automations that deployments need.
 
-`python -m flows.operations.provision` makes it, and may be repeated.
+`python -m flows.operations.provision` does it, and may be repeated.
 """
 
 from pathlib import Path
@@ -19,13 +19,13 @@ AUTOMATIONS = Path(__file__).parents[1] / "automations"
 
 
 def provision(client: SyncPrefectClient, device_limit: str | None) -> list[str]:
-    """Make what is missing: the work pool, the device's concurrency limit, the automations.
+    """Create the work pool, the device's concurrency limit and the automations, if missing.
 
-    A pool that was paused and a limit that was raised stay as they are. Automations are made to say what their files
-    say, under the name there; one that was switched off stays off.
+    A paused pool and a raised limit stay as they are. Automations are updated from their files by name; a disabled one
+    stays disabled.
 
     Returns:
-        What was found or done, in words.
+        A message for each object found, created or updated.
     """
     said = [_work_pool(client)]
     if device_limit is not None:

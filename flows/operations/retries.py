@@ -1,8 +1,8 @@
-"""A stage that failed: what it says to the person who has to act, and whether it is worth trying again.
+"""Message of a failed stage, and the decision to retry it.
 
-Tried again is what passes without anybody's help: a broken connection, a server that is down or overloaded, a device
-that another process holds. Bad input, damaged data or a loss that is not finite fail the second time as the first.
-Errors are known by the names of their types, so none of the libraries that raise them is imported here.
+Transient errors are retried: a broken connection, a server that is down or overloaded, a device that another process
+holds. Bad input, corrupt data or a loss that is not finite fail the second time as the first. Errors are recognized by
+the names of their types, so none of the libraries that raise them is imported here.
 """
 
 import errno
@@ -32,24 +32,24 @@ TRANSIENT_TYPES = {
     "lightgen_core": {"EndpointUnreachable"},
     "storage": {"StoreUnavailable"},
 }
-"""By top-level module: classes that pass, their subclasses included."""
+"""Transient error classes by top-level module; subclasses count too."""
 
 TRANSIENT_ERRNO = {
     getattr(errno, name)
     for name in ("EAGAIN", "EBUSY", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "EREMOTEIO", "ESTALE", "ETIMEDOUT")
     if hasattr(errno, name)
 }
-"""Of `OSError`; s3fs says EBUSY for "slow down" and EREMOTEIO for an error inside the object store."""
+"""Codes of a transient `OSError`; s3fs maps "slow down" to EBUSY and an internal error of S3 to EREMOTEIO."""
 
 TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
-"""Of an HTTP answer."""
+"""Status codes of a transient HTTP error."""
 
 OTHER_PROCESS_GIB = 2
-"""GiB on the device that are not this process's, above which another one is taken to be at work there."""
+"""GiB on the device outside this process, above which another one is assumed to use it."""
 
 
 def fail_with_message(body: Callable[[], State[Any]]) -> Callable[[], State[Any]]:
-    """Make a task's body end in a failed state that says what went wrong, rather than raise."""
+    """Make a task's body return a failed state with a message instead of raising."""
 
     @functools.wraps(body)
     def told() -> State[Any]:
@@ -64,7 +64,7 @@ def fail_with_message(body: Callable[[], State[Any]]) -> Callable[[], State[Any]
 
 
 def without_traceback(record: logging.LogRecord) -> bool:
-    """Let an error of ours, which says all in its words, be logged in them alone (a filter for Prefect's loggers)."""
+    """Log an error of this project by its message alone (a filter for Prefect's loggers)."""
     error = record.exc_info[1] if record.exc_info else None
     cause = error.__cause__ if isinstance(error, StageFailed) else error
     if cause is not None and is_own(cause):
@@ -73,13 +73,13 @@ def without_traceback(record: logging.LogRecord) -> bool:
 
 
 def should_retry(task: object, run: object, state: State[Any]) -> bool:
-    """Tell Prefect whether to try a task again that ended in this state (a `retry_condition_fn`)."""
+    """Return True if a task that ended in this state should be retried (a `retry_condition_fn`)."""
     error = getattr(state.data, "result", state.data)
     return isinstance(error, BaseException) and is_transient(error)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tell whether an error, or what caused it, passes without anybody's help."""
+    """Return True if an error or one of its causes is transient."""
     causes = list(_causes(error))
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return False  # clients wrap it in the error of a broken connection
@@ -106,7 +106,7 @@ def _transient_itself(error: BaseException) -> bool:
 
 
 def _device_taken(text: str) -> bool:
-    """Tell whether an error's words say that another process holds the device, or much of its memory."""
+    """Return True if the message shows that another process holds the device or its memory."""
     if "CUDA-capable device" in text and "busy or unavailable" in text:
         return True
     total, free = _gibibytes("total capacity of", text), _gibibytes("of which", text)

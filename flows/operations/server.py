@@ -1,6 +1,6 @@
-"""Which Prefect server a command reports to; where there is none, one of its own.
+"""Find the Prefect server of a command, or start a temporary one.
 
-`python -m flows.operations.server` is the latter. It tells its address on standard output once it answers, and ends
+`python -m flows.operations.server` is the latter. It prints its address on standard output once it answers, and ends
 when its standard input does. Only the process that started it holds the other end of that pipe, so the server ends
 however that process ends, kill -9 included; and not before it, so that the last states and logs still arrive.
 """
@@ -26,11 +26,11 @@ log = logging.getLogger("lightgen")
 
 ROOT = Path(__file__).parents[2]
 TEMPORARY = "LIGHTGEN_TEMPORARY_SERVER"
-"""Environment variable that is set where the run's server ends with the run."""
+"""Environment variable that is set if the run's server ends with the run."""
 
 
 STARTUP_TIMEOUT = 30.0
-"""Seconds: `prefect server start --background` returns before the server answers."""
+"""Seconds to wait; `prefect server start --background` returns before the server answers."""
 
 
 class ServerError(RuntimeError):
@@ -67,12 +67,12 @@ def ensure_server() -> None:
 
 
 _kept: list[subprocess.Popen[str]] = []
-"""A `Popen` that is collected would close the pipe."""
+"""References to servers; collecting a `Popen` would close its pipe."""
 
 
 @contextlib.contextmanager
 def running_server() -> Iterator[str]:
-    """Yield the address of the UI of a server that answers; this process and those that it starts then use it.
+    """Yield the UI address of a running server, which this process and its children then use.
 
     `PREFECT_API_URL` or the profile of Prefect names it. Where neither does, it is the server of this machine at
     Prefect's own port; where nobody answers there, one is started, and ended when the block is left.
@@ -112,7 +112,7 @@ def running_server() -> Iterator[str]:
 
 
 def _require(api: str) -> None:
-    """Raise UserError where nobody answers at the address that the user gave; any answer will do here."""
+    """Raise UserError if no server answers at the configured address; any answer counts."""
     import httpx
 
     until = time.monotonic() + STARTUP_TIMEOUT
@@ -131,7 +131,7 @@ def _require(api: str) -> None:
 
 
 def _log_file(home: Path) -> IO[str]:
-    """Open what a server writes; those of several runs share it."""
+    """Open the log file that the servers of all runs share."""
     home.mkdir(parents=True, exist_ok=True)
     return (home / "lightgen-server.log").open("a")
 
@@ -153,7 +153,7 @@ def _use(address: str, **more: str) -> None:
 
 
 def _start(arguments: list[str], stderr: IO[str]) -> tuple[subprocess.Popen[str], str]:
-    """Start a server and wait until it answers. Returns its address; empty where it ended instead."""
+    """Start a server, wait for it and return its address; empty if it ended."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.operations.server", *arguments],

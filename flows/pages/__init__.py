@@ -1,1 +1,1 @@
-"""What the Prefect UI shows of stages and runs."""
+"""Pages of stages and runs in the Prefect UI."""

@@ -1,4 +1,4 @@
-"""Shows a stage in the Prefect UI while it works: a page and a progress bar that a thread changes in place."""
+"""Live page and progress bar of a stage in the Prefect UI."""
 
 import contextvars
 import logging
@@ -20,23 +20,23 @@ from tasks.context.progress import Progress
 log = logging.getLogger("lightgen")
 
 EVERY, LATER, LONG = 3.0, 30.0, 300.0
-"""Seconds between two looks at a working stage, and between those at one that has worked for LONG; of what it told in
-between only the newest is shown."""
+"""Seconds between two updates of a page, and between those of a stage that has run for LONG; each shows the newest
+progress only."""
 
 PATIENCE = 30.0
-"""Seconds for which a stage's end waits until its page is shown."""
+"""Seconds that a stage waits at its end for its page to be updated."""
 
 API_ERRORS = (httpx.HTTPError, PrefectException)
-"""What a server that is gone or refuses raises."""
+"""Errors of a server that is unreachable or refuses a request."""
 
 
 def page_key(recipe: str, of: str) -> str:
-    """Return the key of a page; the UI shows pages of one key, from run to run, as versions of one another."""
+    """Return the key of a page; the UI shows pages of one key as versions."""
     return f"{re.sub('[^a-z0-9]+', '-', recipe.lower())}-{of}"
 
 
 class UiArtifact:
-    """One artifact in Prefect's UI: made when it is first shown, changed in place from then on."""
+    """One artifact in Prefect's UI, created at the first update, then changed in place."""
 
     def __init__(self, kind: str, **about: Any) -> None:
         self._about = {"type": kind} | about
@@ -44,11 +44,15 @@ class UiArtifact:
 
     @property
     def shown(self) -> bool:
-        """Whether it is there."""
+        """True once the artifact is created."""
         return self._id is not None
 
     def show(self, data: str | float) -> None:
-        """Show new content. Raises one of API_ERRORS where the server does not take it."""
+        """Show new content.
+
+        Raises:
+            API_ERRORS: the server does not accept it.
+        """
         client = get_client(sync_client=True)  # the run's own, by the context
         if self._id is None:
             self._id = client.create_artifact(ArtifactCreate(data=data, **self._about)).id
@@ -80,7 +84,7 @@ class StagePage:
         return self
 
     def done(self, made: StageResult) -> None:
-        """Take in what the stage made, to be shown at its end; a stage that made nothing has no page."""
+        """Store the stage's result, which the page shows at the end; without one there is no final page."""
         self._made = made
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:

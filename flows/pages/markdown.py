@@ -1,4 +1,4 @@
-"""Tables, charts and other people's words in the Markdown that the Prefect UI draws."""
+"""Markdown tables, charts and escaped text for the Prefect UI."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -14,32 +14,32 @@ from lightgen_core.report.svg import image_uri
 
 
 def plain(text: str) -> str:
-    """Return words that are not ours, so that they are only read: a caption may hold HTML, a link or a picture.
+    """Escape untrusted text, such as a caption with HTML, a link or an image.
 
-    By backslashes, since the UI shows the name of an entity (`&#58;`) rather than its sign.
+    Uses backslashes, since the UI shows an entity (`&#58;`) by name rather than as its character.
     """
     return re.sub(r"([!-/:-@[-`{-~])", r"\\\1", " ".join(text.split()))
 
 
 def quoted(text: str) -> str:
-    """Return a text of several lines that is not ours as a quotation, which breaks lines where the page ends."""
+    """Return untrusted lines as an escaped quotation, which wraps at the page's width."""
     return "\n".join(f"> {plain(line)}  " for line in text.splitlines())
 
 
 def image(alt: str, chart: Markup) -> str:
-    """Return a chart as an image that the Markdown holds in itself."""
+    """Return a chart as an image embedded in the Markdown."""
     return f"![{alt}]({image_uri(chart)})"
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]], right: bool = False) -> str:
-    """Return a table of cells that are Markdown; `right`: all columns but the first are figures."""
+    """Return a table of Markdown cells; right: align all columns but the first to the right."""
     head = list(head)
     rule = ["---", *["---:" if right else "---"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
 
 
 def scores_markdown(scores: Mapping[str, Any]) -> list[str]:
-    """Return scores, as manifests hold them, as a table and as bars; a sentence where nobody could judge."""
+    """Return a manifest's scores as a table and bars, or a sentence if no scorer applies."""
     if None in scores.values():
         return ["No scorer applies: nothing here can judge pictures of these captions."]
     typed = {who: {name: Interval(**score) for name, score in rows.items()} for who, rows in scores.items()}
@@ -47,7 +47,7 @@ def scores_markdown(scores: Mapping[str, Any]) -> list[str]:
 
 
 def _score_table(scores: Mapping[str, Mapping[str, Interval]]) -> str:
-    """A row for each category, with every student's score and interval."""
+    """Return a table of each category's scores and intervals, by student."""
     students = [name for name in STUDENTS if name in scores]
     rows = []
     for category in scores[students[0]]:

@@ -1,4 +1,4 @@
-"""A look at what a stage made, as Markdown with small pictures: captions, pictures, pairs, curves, scores."""
+"""Markdown previews of a stage's output: captions, images, pairs, curves, scores."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -14,14 +14,14 @@ from storage.rows import take_rows
 from tasks import report_data
 
 MAX_IMAGE_BYTES = 48_000
-"""Encoded pictures of a page, together; pages live in Prefect's database."""
+"""Maximum bytes of a page's encoded images, which Prefect's database stores."""
 
 SPOTS, AT_A_SPOT = 4, 7
-"""Of a stage's pictures some are shown from evenly spaced spots, several captions of each: a spot costs a row group."""
+"""Evenly spaced positions from which images are shown, and captions at each; a position costs reading a row group."""
 
 
 def preview(made: StageResult) -> list[str]:
-    """Return the blocks of Markdown that show what a stage made; none where there is nothing to see."""
+    """Return Markdown blocks that preview a stage's output; empty if it has no preview."""
     show = EXHIBITS.get(made.artifact.stage)
     return show(made) if show else []
 
@@ -49,7 +49,7 @@ def _synthesis(made: StageResult) -> list[str]:
 
 
 def _some_pictures(synthesis: Artifact) -> Iterator[SampleRow]:
-    """Yield pictures of different captions; several of one caption lie side by side."""
+    """Yield images of different captions; those of one caption are stored side by side."""
     rows = sum(file.rows for file in synthesis.manifest().files if file.name.startswith("images"))
     for spot in range(SPOTS):
         start = rows * spot // SPOTS

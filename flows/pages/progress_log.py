@@ -1,4 +1,4 @@
-"""What a page is drawn of: what a working stage has told of itself, and what a finished one has made."""
+"""Data of a stage's page: progress while it runs, result when it is done."""
 
 import time
 from collections.abc import Mapping
@@ -11,29 +11,29 @@ from tasks.context.progress import Progress
 
 @dataclass
 class ProgressLog:
-    """What a stage has told of itself so far. Written by the stage's thread, read by another."""
+    """Progress of a stage so far. Written by the stage's thread, read by another."""
 
     began: float = field(default_factory=time.monotonic)
     first: tuple[float, Progress] | None = None
-    """The first progress of this run, and when it was heard: the speed is measured from here."""
+    """First progress of this run and its time, from which the speed is measured."""
     news: tuple[float, Progress] | None = None
     steps: list[tuple[int, Mapping[str, float]]] = field(default_factory=list)
 
     def __call__(self, progress: Progress) -> None:
-        """Take in how far the stage is; returns at once."""
+        """Record the stage's progress; return at once."""
         if progress.metrics:
             self.steps.append((progress.done, progress.metrics))
         self.news = time.monotonic(), progress  # last: it is what the other thread looks for
         self.first = self.first or self.news
 
     def percent(self) -> float:
-        """Return how much of the stage is done, 0 to 100."""
+        """Return the finished part of the stage, 0 to 100."""
         return 100 * self.news[1].done / self.news[1].total if self.news and self.news[1].total else 0.0
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """A finished stage: what it made, from what, and the recipe."""
+    """A finished stage: its artifact, inputs and recipe."""
 
     artifact: Artifact
     inputs: tuple[Artifact, ...]

@@ -1,4 +1,4 @@
-"""What the Prefect UI shows of a whole run: the scores, what each stage cost, and where the report is. Markdown."""
+"""Markdown page of a run: scores, cost of each stage, path of the report."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ log = logging.getLogger("lightgen")
 
 
 def show_run_page(result: Mapping[str, Any], outcome: Planner) -> None:
-    """Add a page to the flow run that is ending; where that fails, only log it."""
+    """Add a page to the flow run that is ending; log a failure."""
     log.info(
         "%s: %s%s", result["recipe"], _in_short(result), f"; report: {result['report']}" if result["report"] else ""
     )
@@ -35,7 +35,7 @@ def show_run_page(result: Mapping[str, Any], outcome: Planner) -> None:
 
 
 def _pages(recipe: str, outcome: Planner) -> dict[str, str]:
-    """Return where the UI shows what the stages made; for a cached one, the page of the run that made it."""
+    """Return the UI addresses of the stages' pages; a cached stage has its original run's."""
     stages = {page_key(recipe, stage): (stage, artifact) for stage, artifact in outcome.artifacts.items()}
     wanted = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=list(stages)))
     pages = {}
@@ -50,9 +50,9 @@ def run_page(result: Mapping[str, Any], outcome: Planner, pages: Mapping[str, st
     """Return the page of a run.
 
     Args:
-        result: what `lightgen run --json` prints.
-        outcome: where every stage stands now.
-        pages: stage -> address of its page in the UI, where there is one.
+        result: the object that `lightgen run --json` prints.
+        outcome: the current state of every stage.
+        pages: stage -> address of its page in the UI, if it has one.
     """
     states = {row["stage"]: row["state"] for row in result["stages"]}
     told = [f"### {result['recipe']}: {_in_short(result)}"]
@@ -70,7 +70,7 @@ def _in_short(result: Mapping[str, Any]) -> str:
 
 
 def _costs(outcome: Planner, states: Mapping[str, str], pages: Mapping[str, str]) -> str:
-    """Return a table of what each stage made and took; a cached one when it was made."""
+    """Return a table of each stage's rows and costs; those of a cached stage are its original run's."""
     rows, total = [], [0.0, 0.0, 0]
     for stage, artifact in outcome.artifacts.items():
         name = f"[{stage}]({pages[stage]})" if stage in pages else stage

@@ -1,4 +1,4 @@
-"""What the Prefect UI shows of one stage: how far it is while it works, what it made when it is done. Markdown."""
+"""Markdown page of one stage: its progress, then its result."""
 
 import math
 import time
@@ -18,20 +18,20 @@ from storage.manifest import Manifest
 from storage.plural import counted
 
 CURVES = {"accuracy": 0.5, "loss": None}
-"""Figures of a training worth a curve while it runs, the first that is there, with a value for orientation."""
+"""Training metrics to plot, in order of preference, each with a reference value."""
 
 DOT = " \N{MIDDLE DOT} "
 
 
 def working_page(stage: str, uri: str, heard: ProgressLog) -> str:
-    """Return the page of a stage that is at work."""
+    """Return the page of a running stage."""
     told = [f"### {stage} is at work", _so_far(heard), *_training(list(heard.steps))]
     at = datetime.now(UTC).strftime("%H:%M:%S UTC")
     return "\n\n".join([*told, f"Its artifact will be `{uri}`", f"As of {at}; reload the page for newer figures."])
 
 
 def failed_page(stage: str, uri: str, heard: ProgressLog, error: BaseException) -> str:
-    """Return the page of a stage that raised, or was told to stop."""
+    """Return the page of a stage that raised or was stopped."""
     failed = isinstance(error, Exception)  # a signal is none
     why = quoted(format_error(error)) if failed else "It was told to stop: the run was cancelled, or its worker ended."
     kept = f"What was finished is kept in `{uri}`: run the same again, and it goes on from there."
@@ -39,7 +39,7 @@ def failed_page(stage: str, uri: str, heard: ProgressLog, error: BaseException) 
 
 
 def _so_far(heard: ProgressLog, left: bool = True) -> str:
-    """Return progress, time so far, time left and speed, as far as they are known."""
+    """Return progress, elapsed time, time left and speed, as far as known."""
     now = time.monotonic()
     spent = f"{format_duration(now - heard.began)} so far"
     if heard.news is None or heard.first is None:
@@ -57,7 +57,7 @@ def _so_far(heard: ProgressLog, left: bool = True) -> str:
 
 
 def _training(steps: Sequence[tuple[int, Mapping[str, float]]]) -> list[str]:
-    """Return the curve and the newest figures of a training; nothing of other stages."""
+    """Return the curve and newest metrics of a training; empty for other stages."""
     if not steps:
         return []
     newest = table(
@@ -75,7 +75,7 @@ def _training(steps: Sequence[tuple[int, Mapping[str, float]]]) -> list[str]:
 
 
 def done_page(made: StageResult) -> str:
-    """Return the page of a stage that is done: counts, time, device time, where it is, and a look at it."""
+    """Return the page of a finished stage: counts, times, address and preview."""
     manifest = made.artifact.manifest()
     facts = {humanize_identifier(name): number(count) for name, count in manifest.counts.items()} | {
         "time": format_duration(manifest.timings["seconds"]),
@@ -88,7 +88,7 @@ def done_page(made: StageResult) -> str:
 
 
 def _throughput(manifest: Manifest) -> str:
-    """Return what a stage made in a second: steps of a training, else rows."""
+    """Return a stage's throughput: steps of a training, else rows."""
     unit = "steps" if "steps" in manifest.counts else "rows"
     return _rate(manifest.counts[unit] / max(manifest.timings["seconds"], 1e-3), unit)
 

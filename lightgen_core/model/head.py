@@ -24,8 +24,8 @@ def time_features(steps: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows feature
 
 
 def modulate(
-    states: Float[Tensor, "*rows width"], shift: Float[Tensor, "*rows width"], scale: Float[Tensor, "*rows width"]
-) -> Float[Tensor, "*rows width"]:
+    states: Float[Tensor, "*#rows width"], shift: Float[Tensor, "*#rows width"], scale: Float[Tensor, "*#rows width"]
+) -> Float[Tensor, "*outer width"]:
     """Affine modulation, the identity at shift 0 and scale 0."""
     return states * (1 + scale) + shift
 
@@ -41,8 +41,8 @@ class AdaLNBlock(nn.Module):
         self.modulation = nn.Linear(width, 3 * width)
 
     def forward(
-        self, states: Float[Tensor, "*rows width"], activated: Float[Tensor, "*rows width"]
-    ) -> Float[Tensor, "*rows width"]:
+        self, states: Float[Tensor, "*#rows width"], activated: Float[Tensor, "*#rows width"]
+    ) -> Float[Tensor, "*outer width"]:
         """``activated`` is SiLU of the joint embedding of time and condition."""
         shift, scale, gate = self.modulation(activated).chunk(3, dim=-1)
         inner = modulate(self.norm(states), shift, scale)

@@ -78,13 +78,13 @@ def released_state() -> dict[str, np.ndarray]:
 
 
 def inputs(grid: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Two images with 70 % of their tokens hidden, and their texts; fp32, the same on every machine."""
+    """Two images with 70 % of their tokens masked, and their texts; fp32, the same on every machine."""
     random = np.random.RandomState(grid[0] * 1000 + grid[1])
     tokens = grid[0] * grid[1]
-    hidden = np.stack([random.permutation(tokens) < 0.7 * tokens for _ in range(2)])
+    mask = np.stack([random.permutation(tokens) < 0.7 * tokens for _ in range(2)])
     return {
         "tokens": random.standard_normal((2, tokens, TOKEN_WIDTH)).astype(np.float32),
-        "hidden": hidden,
+        "mask": mask,
         "text": random.standard_normal((2, WORDS, TEXT_WIDTH)).astype(np.float32),
     }
 
@@ -145,7 +145,7 @@ class Released:
         along, across = (bicubic(side, size) for size in reversed(grid))
         return np.einsum("ia,jb,abc->ijc", along, across, table.reshape(side, side, -1)).reshape(grid[0] * grid[1], -1)
 
-    def states(self, tokens: np.ndarray, hidden: np.ndarray, text: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    def states(self, tokens: np.ndarray, mask: np.ndarray, text: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
         batch, count, _ = tokens.shape
         inner = self.linear("text_emb.text_proj.linear_1", text)
         tanh = np.tanh(math.sqrt(2 / math.pi) * (inner + 0.044715 * inner**3))
@@ -155,13 +155,13 @@ class Released:
         text = self.norm("text_emb.text_aligner_norm", text)
 
         x = self.linear("z_proj", tokens) + self.positions("encoder_pos_embed_learned", grid)
-        x = self.norm("z_proj_ln", x)[~hidden].reshape(batch, -1, x.shape[-1])
+        x = self.norm("z_proj_ln", x)[~mask].reshape(batch, -1, x.shape[-1])
         for index in range(DEPTH):
             x = self.block(f"encoder_blocks.{index}", x)
         x = self.linear("decoder_embed", self.norm("encoder_norm", x))
 
         full = np.broadcast_to(self.state["mask_token"], (batch, count, x.shape[-1])).copy()
-        full[~hidden] = x.reshape(-1, x.shape[-1])
+        full[~mask] = x.reshape(-1, x.shape[-1])
         full = full + self.positions("decoder_pos_embed_learned", grid)
         for index in range(DEPTH):
             full = self.block(f"decoder_blocks.{index}", full)

@@ -98,7 +98,7 @@ def test_expected_flops_lie_between_smallest_and_largest_mask():
 
 def test_a_decoder_block_of_the_papers_student_matches_a_formula():
     """It takes 24 x length x width^2, and its attention 4 x length^2 x width."""
-    forward = forward_flops(MarConfig(), HeadConfig(), tokens=256, hidden=256, words=128, draws=1)
+    forward = forward_flops(MarConfig(), HeadConfig(), tokens=256, masked=256, text_tokens=128, noise_samples=1)
     assert forward["decoder"] == 16 * (24 * 256 * 1024**2 + 4 * 256**2 * 1024)
 
 

@@ -113,10 +113,10 @@ def test_mistakes_with_a_student_are_errors_before_torch_loads(tmp_path):
     (student / "config.json").write_text('{"mar": {}, "head": {}, "info": {}}')
     Image.new("RGB", (16, 16)).save(student / "x.png")
     code = (
-        "import sys; from flows.cli import cli; from flows.errors import MISTAKES\n"
+        "import sys; from flows.cli import cli; from flows.errors import USER_ERRORS\n"
         f"for arguments in {mistakes(str(student), str(student / 'x.png/out'))!r}:\n"
         "    try: cli(arguments, standalone_mode=False)\n"
-        "    except MISTAKES as error: print(error)\n"
+        "    except USER_ERRORS as error: print(error)\n"
         "sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

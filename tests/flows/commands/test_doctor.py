@@ -29,7 +29,7 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.asked.append(f"{self.command} {self.path}")
         name = self.path.removeprefix("/api/models/").partition("/revision/")[0]
-        about = {"sha": COMMIT, "siblings": WEIGHTS, "gated": False, "cardData": {"license": "mit"}}
+        about = {"id": name, "sha": COMMIT, "siblings": WEIGHTS, "gated": False, "cardData": {"license": "mit"}}
         if name == "org/pickled":
             about["siblings"] = [{"rfilename": "pytorch_model.bin", "size": 3}]
         if name == "org/gated":
@@ -58,6 +58,7 @@ def online(monkeypatch, tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr(Hub, "asked", [])
     yield Hub.asked

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from flows.commands.estimate import Rates, estimate, parse_throughput
-from flows.errors import UnknownModelSize, UserError, codec_stride, embedding_width, token_sizes
+from flows.commands.sizes import codec_stride, embedding_width, token_sizes
+from flows.errors import UnknownModelSize, UserError
 from flows.load import load_recipe
 from tests.support.paths import ROOT
 

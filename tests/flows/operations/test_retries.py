@@ -8,7 +8,8 @@ import httpx
 import pytest
 from prefect.states import State
 
-from flows.operations.retries import TRANSIENT_TYPES, fail_with_message, is_transient, sentence, should_retry
+from flows.errors import format_error
+from flows.operations.retries import TRANSIENT_TYPES, fail_with_message, is_transient, should_retry
 from lightgen_core.endpoint import EndpointError, EndpointUnreachable
 from lightgen_core.launch.ray_cluster import ClusterError
 from lightgen_core.train.train_step import NonFiniteLossError
@@ -91,8 +92,8 @@ def test_what_fails_again_is_not_tried_again(error):
 
 
 def test_errors_of_other_libraries_are_reported_with_their_type():
-    assert sentence(StoreError("the store is gone")) == "the store is gone"
-    assert [sentence(KeyError("a")), sentence(TimeoutError())] == ["KeyError: 'a'", "TimeoutError"]
+    assert format_error(StoreError("the store is gone")) == "the store is gone"
+    assert [format_error(KeyError("a")), format_error(TimeoutError())] == ["KeyError: 'a'", "TimeoutError"]
 
 
 def test_a_failed_stage_holds_nothing_until_the_next_try():

@@ -62,7 +62,7 @@ def shown(monkeypatch):
         def show(self, data):
             shown[self._kind].append(data)
 
-    monkeypatch.setattr(live_module, "Pinned", Recorder)
+    monkeypatch.setattr(live_module, "UiArtifact", Recorder)
     monkeypatch.setattr(live_module, "EVERY", 0.02)
     return shown
 
