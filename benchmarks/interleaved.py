@@ -1,4 +1,4 @@
-"""Timing of alternatives in turns, so that whatever else the machine does disturbs all of them alike."""
+"""Interleaved timing of alternatives, so that other load affects all alike."""
 
 import statistics
 import time
@@ -8,7 +8,7 @@ import torch
 
 
 def seconds(alternatives: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each alternative over `rounds`, after each has run once to warm up."""
+    """Return median seconds of each alternative over `rounds`, after a warm-up."""
     for run in alternatives.values():
         run()
     taken: dict[str, list[float]] = {name: [] for name in alternatives}
@@ -23,13 +23,13 @@ def seconds(alternatives: Mapping[str, Callable[[], object]], rounds: int, devic
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until a GPU has finished what it was given."""
+    """Wait until a GPU has finished its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A Markdown table, aligned for reading in a terminal."""
+    """Return a Markdown table, aligned for a terminal."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     lines = [head, tuple("-" * width for width in widths), *rows]
     return "\n".join(

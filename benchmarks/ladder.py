@@ -20,18 +20,18 @@ from lightgen_core.sampling.unmask import _noises, _orders, cosine_unmask_schedu
 
 @dataclass(frozen=True)
 class Rungs:
-    """What is not done again, or not done where it has no effect."""
+    """Optimisations of the sampler, all off in the plain one."""
 
     align_once: bool = False
     """Text states once per prompt, instead of in every iteration."""
-    memory_once: bool = False
+    kv_once: bool = False
     """The text's keys and values once per prompt."""
     visible_only: bool = False
-    """The encoder at visible tokens only, instead of at all with the hidden ones masked out as keys."""
+    """The encoder at visible tokens only, instead of at all with masked ones excluded as keys."""
     image_once: bool = False
     """Image encoder and decoder once for both branches of guidance."""
     chosen_only: bool = False
-    """Text blocks at the tokens that are revealed only (no effect where the text blocks have self-attention)."""
+    """Text blocks at the tokens to unmask only (no effect where the text blocks have self-attention)."""
 
 
 @torch.no_grad()
@@ -44,61 +44,64 @@ def sample_by_rungs(
     seeds: Sequence[int],
     rungs: Rungs,
 ) -> Tensor:
-    """Tokens as `sample` draws them, (batch, tokens, values). The student is in evaluation mode."""
-    mar, head, batch, places = student.mar, TokenSampler(student.head), len(text), grid[0] * grid[1]
-    tokens = torch.zeros(batch, places, student.head.token_width, device=text.device)
-    mask = torch.ones(batch, places, dtype=torch.bool, device=text.device)
+    """Sample tokens as `sample` does, (batch, tokens, values), in evaluation mode."""
+    mar, head, batch, num_tokens = student.mar, TokenSampler(student.head), len(text), grid[0] * grid[1]
+    tokens = torch.zeros(batch, num_tokens, student.head.token_width, device=text.device)
+    mask = torch.ones(batch, num_tokens, dtype=torch.bool, device=text.device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    order, left = _orders(mask[0].cpu(), generators).to(text.device), places
+    order, remaining = _orders(mask[0].cpu(), generators).to(text.device), num_tokens
     aligned: list[Tensor] | None = None
-    memory: list[Tensor | list[KeyValue]] | None = None
-    for count in cosine_unmask_schedule(places, config.iterations):
-        chosen = order[:, places - left :][:, :count]
-        steps, guidance = head_steps_for(1 - left / places, config), guidance_at(1 - (left - count) / places, config)
+    text_inputs: list[Tensor | list[KeyValue]] | None = None
+    for count in cosine_unmask_schedule(num_tokens, config.iterations):
+        chosen = order[:, num_tokens - remaining :][:, :count]
+        steps, guidance = (
+            head_steps_for(1 - remaining / num_tokens, config),
+            guidance_at(1 - (remaining - count) / num_tokens, config),
+        )
         if aligned is None or not rungs.align_once:
             aligned = [mar.align(text, text_mask), mar.null_states(batch, text.shape[1])]
-        if memory is None or not rungs.memory_once:
-            memory = [mar.text_kv(states) if rungs.memory_once else states for states in aligned]
-        branches = list(zip(memory, (text_mask, None), strict=True))[: 2 if config.guidance_scale > 1 else 1]
-        images = _images(mar, tokens, mask, grid, left, len(branches), rungs)
-        read = [
-            _read(mar, image, kv, kv_mask, grid, chosen, rungs)
+        if text_inputs is None or not rungs.kv_once:
+            text_inputs = [mar.text_kv(states) if rungs.kv_once else states for states in aligned]
+        branches = list(zip(text_inputs, (text_mask, None), strict=True))[: 2 if config.guidance_scale > 1 else 1]
+        images = _encode_images(mar, tokens, mask, grid, remaining, len(branches), rungs)
+        attended = [
+            _cross_attend(mar, image, kv, kv_mask, grid, chosen, rungs)
             for image, (kv, kv_mask) in zip(images, branches, strict=True)
         ]
         noises = _noises(generators, noises_per_token(config.head_sampler, steps), count, tokens.shape[2])
-        revealed = head.tokens(torch.stack(read), noises.to(text.device), config, steps, guidance)
+        revealed = head.tokens(torch.stack(attended), noises.to(text.device), config, steps, guidance)
         tokens.scatter_(1, chosen[..., None].expand(-1, -1, tokens.shape[2]), revealed.unflatten(0, (batch, count)))
         mask.scatter_(1, chosen, False)
-        left -= count
+        remaining -= count
     return tokens
 
 
-def _images(
-    mar: Mar, tokens: Tensor, mask: Tensor, grid: tuple[int, int], left: int, branches: int, rungs: Rungs
+def _encode_images(
+    mar: Mar, tokens: Tensor, mask: Tensor, grid: tuple[int, int], remaining: int, branches: int, rungs: Rungs
 ) -> Sequence[Tensor]:
-    """Image states for each branch."""
+    """Return image states for each branch."""
     if not rungs.image_once:
         tokens, mask = tokens.repeat(branches, 1, 1), mask.repeat(branches, 1)
     if rungs.visible_only:
-        states = mar.encode_decode(tokens, mask, grid, num_masked=left)
+        states = mar.encode_decode(tokens, mask, grid, num_masked=remaining)
     else:
-        everywhere, visible = visible_first(mask)[..., None], tokens.shape[1] - left
+        everywhere, visible = visible_first(mask)[..., None], tokens.shape[1] - remaining
         seen = (torch.arange(tokens.shape[1], device=mask.device) < visible).expand(len(tokens), -1)
         encoded = mar._encode(tokens, everywhere, grid, seen)[:, :visible]
         states = mar._decode(encoded, everywhere[:, :visible], mask, grid, padded=False)
     return [states] * branches if rungs.image_once else states.chunk(branches)
 
 
-def _read(
+def _cross_attend(
     mar: Mar,
     image: Tensor,
-    words: Tensor | list[KeyValue],
+    text: Tensor | list[KeyValue],
     mask: Tensor | None,
     grid: tuple[int, int],
     chosen: Tensor,
     rungs: Rungs,
 ) -> Tensor:
-    """States of the tokens to reveal that have read the text, (rows, width)."""
+    """Return cross-attended states of the tokens to unmask, (rows, width)."""
     if rungs.chosen_only:
-        return mar.cross_attend(image, words, mask, grid, at=chosen).flatten(0, 1)
-    return gather_tokens(mar.cross_attend(image, words, mask, grid), chosen).flatten(0, 1)
+        return mar.cross_attend(image, text, mask, grid, at=chosen).flatten(0, 1)
+    return gather_tokens(mar.cross_attend(image, text, mask, grid), chosen).flatten(0, 1)

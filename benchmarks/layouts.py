@@ -17,7 +17,7 @@ from lightgen_core.data.batches import TokenSource, prefetch
 from storage.tables import schema, to_parquet
 
 BATCH, FILES, BUFFER = 256, 16, 1000
-KINDS = {"id": pa.int64(), "latents": pa.binary(), "text": pa.binary(), "text_length": pa.int32()}
+COLUMN_TYPES = {"id": pa.int64(), "latents": pa.binary(), "text": pa.binary(), "text_length": pa.int32()}
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Size:
     channels: int = 16
 
     @property
-    def about(self) -> dict[str, object]:
-        """The metadata that the tokens stage writes."""
+    def metadata(self) -> dict[str, object]:
+        """Return the metadata that the tokens stage writes."""
         return {
             "dtype": "float16",
             "channels": self.channels,
@@ -47,23 +47,23 @@ SIZES = {size.name: size for size in (Size("paper", 32, 8, 32, 1024), Size("demo
 
 
 def write(folder: Path, size: Size, samples: int) -> int:
-    """Writes the same random rows in all layouts, FILES shards of each. Returns the bytes of the values."""
+    """Write the same random rows in all layouts and return their bytes."""
     rng, total = np.random.default_rng(0), 0
-    for kind in ("parquet", "npz", "tar"):
-        (folder / kind).mkdir(parents=True)
+    for layout in ("parquet", "npz", "tar"):
+        (folder / layout).mkdir(parents=True)
     for shard, ids in enumerate(np.array_split(np.arange(samples), FILES)):
-        words = rng.integers(size.least, size.most + 1, len(ids))
+        lengths = rng.integers(size.least, size.most + 1, len(ids))
         latents = rng.standard_normal((len(ids), size.channels, size.side, size.side), np.float32).astype(np.float16)
-        text = [rng.standard_normal((count, size.text_width), np.float32).astype(np.float16) for count in words]
+        text = [rng.standard_normal((count, size.text_width), np.float32).astype(np.float16) for count in lengths]
         total += latents.nbytes + sum(states.nbytes for states in text)
         raw = [image.tobytes() for image in latents], [states.tobytes() for states in text]
-        table = pa.table({"id": ids, "latents": raw[0], "text": raw[1], "text_length": words}).cast(
-            schema(KINDS, size.about)
+        table = pa.table({"id": ids, "latents": raw[0], "text": raw[1], "text_length": lengths}).cast(
+            schema(COLUMN_TYPES, size.metadata)
         )
         (folder / f"parquet/tokens-{shard:05d}.parquet").write_bytes(to_parquet(table))
-        for place, number in enumerate(ids):
-            np.savez(folder / f"npz/{number}-image.npz", moments=latents[place])
-            np.savez(folder / f"npz/{number}-text.npz", text_emb=text[place])
+        for index, number in enumerate(ids):
+            np.savez(folder / f"npz/{number}-image.npz", moments=latents[index])
+            np.savez(folder / f"npz/{number}-text.npz", text_emb=text[index])
         with tarfile.open(folder / f"tar/tokens-{shard:05d}.tar", "w") as tar:
             for number, image, states in zip(ids, *raw, strict=True):
                 for name, data in ((f"{number}.latents", image), (f"{number}.text", states)):
@@ -78,18 +78,18 @@ Batches = Iterable[tuple[np.ndarray, torch.Tensor, torch.Tensor, torch.Tensor]]
 
 
 def collate(size: Size, rows: list[tuple[int, np.ndarray, np.ndarray]]) -> tuple:
-    """Rows as tensors: what readers of single samples do last."""
-    words = np.array([len(text) for _, _, text in rows])
-    text = np.zeros((len(rows), words.max(), size.text_width), np.float16)
-    for place, (_, _, states) in enumerate(rows):
-        text[place, : len(states)] = states
-    mask = np.arange(words.max()) < words[:, None]
+    """Collate rows into tensors."""
+    lengths = np.array([len(text) for _, _, text in rows])
+    text = np.zeros((len(rows), lengths.max(), size.text_width), np.float16)
+    for index, (_, _, states) in enumerate(rows):
+        text[index, : len(states)] = states
+    mask = np.arange(lengths.max()) < lengths[:, None]
     latents = np.stack([image for _, image, _ in rows])
     return np.array([row[0] for row in rows]), *map(torch.from_numpy, (latents, text, mask))
 
 
 def from_bytes(size: Size, number: int, latents: bytes, text: bytes) -> tuple[int, np.ndarray, np.ndarray]:
-    """A row out of the raw values."""
+    """Parse a row from raw values."""
     shape = (size.channels, size.side, size.side)
     text_values = np.frombuffer(text, np.float16).reshape(-1, size.text_width)
     return number, np.frombuffer(latents, np.float16).reshape(shape), text_values

@@ -1,4 +1,4 @@
-"""What a run costs in which nothing is left to do, above the smallest flow that Prefect can run, on one server.
+"""Cost of a fully cached run above Prefect's smallest flow, on one server.
 
     python -m benchmarks.orchestration --store STORE            the demo, done in STORE before
     python -m benchmarks.orchestration --store STORE --recipe smoke --rounds 9
@@ -49,28 +49,28 @@ class Taken(NamedTuple):
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--store", required=True, help="where the recipe has been run")
     options.add_argument("--recipe", default="demo")
     options.add_argument("--rounds", type=int, default=5, help="timed runs of each, after one that is not")
-    asked = options.parse_args()
+    args = options.parse_args()
     with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as environment:
         hello = Path(folder) / "hello.py"
         hello.write_text(HELLO)
-        run = ["-m", "flows", "run", asked.recipe, "--store", asked.store, "--json"]
+        run = ["-m", "flows", "run", args.recipe, "--store", args.store, "--json"]
         require_done(run, environment)
-        taken: dict[str, list[Taken]] = {"hello flow": [], f"{asked.recipe}, all cached": []}
-        for turn in range(asked.rounds + 1):
-            for (_, times), command in zip(taken.items(), ([str(hello)], run), strict=True):
+        timings: dict[str, list[Taken]] = {"hello flow": [], f"{args.recipe}, all cached": []}
+        for turn in range(args.rounds + 1):
+            for (_, times), command in zip(timings.items(), ([str(hello)], run), strict=True):
                 seconds = timed(command, environment)
                 times += [seconds] if turn else []
-    print_table(taken)
+    print_table(timings)
 
 
 @contextmanager
 def server(folder: Path) -> Iterator[Mapping[str, str]]:
-    """The environment of a command that talks to the server, which is started where there is none."""
+    """Yield a command's environment for the server, started if there is none."""
     environment = os.environ | PREFECT_DEFAULTS | {"PYTHONPATH": str(ROOT)}
     if "PREFECT_API_URL" in os.environ:
         yield environment
@@ -94,7 +94,7 @@ def server(folder: Path) -> Iterator[Mapping[str, str]]:
 
 
 def answers(url: str) -> bool:
-    """Whether something that feels well listens at an address."""
+    """Return True if a healthy server listens at an address."""
     try:
         with urllib.request.urlopen(url, timeout=5):
             return True
@@ -103,7 +103,7 @@ def answers(url: str) -> bool:
 
 
 def require_done(run: list[str], environment: Mapping[str, str]) -> None:
-    """Checks that the run has nothing to do; does what is left if there is something."""
+    """Run what is not yet cached, so that the timed runs have nothing to do."""
     done = subprocess.run([sys.executable, *run], env=environment, stdout=subprocess.PIPE, text=True, check=True)
     made = [stage["stage"] for stage in json.loads(done.stdout)["stages"] if stage["state"] != "cached"]
     if made:
@@ -111,7 +111,7 @@ def require_done(run: list[str], environment: Mapping[str, str]) -> None:
 
 
 def timed(command: list[str], environment: Mapping[str, str]) -> Taken:
-    """Seconds of a Python command."""
+    """Return the seconds of a Python command."""
     start = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, *command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -122,14 +122,14 @@ def timed(command: list[str], environment: Mapping[str, str]) -> Taken:
     return Taken(time.perf_counter() - start, used.ru_utime + used.ru_stime)
 
 
-def print_table(taken: Mapping[str, list[Taken]]) -> None:
-    """One row for each command, and what the second takes above the first."""
-    medians = [Taken(*map(statistics.median, zip(*times, strict=True))) for times in taken.values()]
+def print_table(timings: Mapping[str, list[Taken]]) -> None:
+    """Print one row per command, and the difference."""
+    medians = [Taken(*map(statistics.median, zip(*times, strict=True))) for times in timings.values()]
     above = Taken(*(last - first for first, last in zip(*medians, strict=True)))
     print("| command | seconds | CPU seconds |\n| --- | --- | --- |")
-    for name, (wall, cpu) in zip((*taken, "difference"), (*medians, above), strict=True):
+    for name, (wall, cpu) in zip((*timings, "difference"), (*medians, above), strict=True):
         print(f"| {name} | {wall:.2f} | {cpu:.2f} |")
-    rounds = len(next(iter(taken.values())))
+    rounds = len(next(iter(timings.values())))
     print(f"\nMedians of {rounds}, in turns. Bar {BAR:g} s: {'met' if above.wall <= BAR else 'missed'}.")
 
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from benchmarks.layouts import BATCH, KINDS, READERS, SIZES, Size, write
+from benchmarks.layouts import BATCH, COLUMN_TYPES, READERS, SIZES, Size, write
 from lightgen_core.data.batches import TokenSource
 from storage.tables import schema
 
@@ -32,34 +32,34 @@ BAR = 2.0
 
 
 def main() -> None:
-    """Writes, measures and prints."""
+    """Write, measure and print."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--samples", type=int, default=20_000)
     options.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     options.add_argument("--passes", type=int, default=3, help="timed passes of each reader, after one that is not")
     options.add_argument("--cold", action="store_true", help="drop the files from the page cache before every pass")
     options.add_argument("--folder", type=Path, help="where to write; what is written is removed at the end")
-    asked = options.parse_args()
+    args = options.parse_args()
     torch.set_num_threads(1)
-    for name in asked.sizes:
-        with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
-            bytes_ = write(Path(folder), SIZES[name], asked.samples)
-            print_table(SIZES[name], asked.samples, bytes_, seconds(Path(folder), SIZES[name], asked))
-    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+    for name in args.sizes:
+        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+            bytes_ = write(Path(folder), SIZES[name], args.samples)
+            print_table(SIZES[name], args.samples, bytes_, seconds(Path(folder), SIZES[name], args))
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         print(f"Opening 1,000,000 rows in 20 files: {opening(Path(folder)):.2f} s")
 
 
-def seconds(folder: Path, size: Size, asked: argparse.Namespace) -> dict[tuple[str, int], float]:
-    """Median seconds of a pass, by reader and workers."""
+def seconds(folder: Path, size: Size, args: argparse.Namespace) -> dict[tuple[str, int], float]:
+    """Return the median seconds of a pass, by reader and workers."""
     readers = {
-        (name, workers): make(folder, size, asked.samples, workers)
+        (name, workers): make(folder, size, args.samples, workers)
         for name, (make, _) in READERS.items()
         for workers in (0, 2)
     }
-    taken: dict[tuple[str, int], list[float]] = {key: [] for key in readers}
-    for epoch in range(asked.passes + 1):
+    timings: dict[tuple[str, int], list[float]] = {key: [] for key in readers}
+    for epoch in range(args.passes + 1):
         for key, batches in readers.items():
-            if asked.cold:
+            if args.cold:
                 forget(folder)
             gc.collect()
             start, seen, last = time.perf_counter(), [], 0.0
@@ -67,15 +67,15 @@ def seconds(folder: Path, size: Size, asked: argparse.Namespace) -> dict[tuple[s
                 seen.append(ids)
                 last = time.perf_counter()  # of the last batch: after it, `datasets` sleeps for 5 s
             if epoch:
-                taken[key].append((last - start) / (len(seen) * BATCH) * asked.samples)
+                timings[key].append((last - start) / (len(seen) * BATCH) * args.samples)
             found = np.concatenate(seen)
             # Ours goes on where the last pass ended, across epochs; of others each worker may drop a last batch.
-            assert len(np.unique(found)) > len(found) - 2 * BATCH and len(found) > asked.samples - 3 * BATCH, key
-    return {key: statistics.median(times) for key, times in taken.items()}
+            assert len(np.unique(found)) > len(found) - 2 * BATCH and len(found) > args.samples - 3 * BATCH, key
+    return {key: statistics.median(times) for key, times in timings.items()}
 
 
 def forget(folder: Path) -> None:
-    """Drops files from the page cache, so that the next pass reads the disk."""
+    """Drop files from the page cache, so that the next pass reads the disk."""
     os.sync()
     for file in folder.rglob("*.*"):
         descriptor = os.open(file, os.O_RDONLY)
@@ -83,16 +83,16 @@ def forget(folder: Path) -> None:
         os.close(descriptor)
 
 
-def print_table(size: Size, samples: int, total: int, taken: dict[tuple[str, int], float]) -> None:
-    """One row for each reader, with the faster of its two settings, and whether the bar is met."""
-    best = {name: min((0, 2), key=lambda workers: taken[name, workers]) for name in READERS}
-    mine, *others = (taken[name, workers] for name, workers in best.items())
+def print_table(size: Size, samples: int, total: int, timings: dict[tuple[str, int], float]) -> None:
+    """Print one row per reader at its faster setting, and the verdict on the bar."""
+    best = {name: min((0, 2), key=lambda workers: timings[name, workers]) for name in READERS}
+    mine, *others = (timings[name, workers] for name, workers in best.items())
     print(f"\n{size.name}: {samples:,} samples of {total / samples / 1024:.1f} KiB, batches of {BATCH}\n")
     print(
         "| reader | workers | samples/s | MB/s | ours is faster by | shuffled |\n| --- | --- | --- | --- | --- | --- |"
     )
     for name, (_, shuffled) in READERS.items():
-        time_, rate = taken[name, best[name]], samples / taken[name, best[name]]
+        time_, rate = timings[name, best[name]], samples / timings[name, best[name]]
         workers = "none" if not best[name] else "a thread" if name == "LightGen" else "two"
         cells = (name, workers, f"{rate:,.0f}", f"{rate * total / samples / 1e6:,.0f}", f"{time_ / mine:.1f}", shuffled)
         print(f"| {' | '.join(cells)} |")
@@ -104,14 +104,14 @@ def print_table(size: Size, samples: int, total: int, taken: dict[tuple[str, int
 
 
 def opening(folder: Path) -> float:
-    """Seconds to open a million rows in row groups of 640, as rows of 100 KiB have; the values themselves are tiny."""
+    """Return the seconds to open a million tiny rows in row groups of 640."""
     files, rows = [folder / f"tokens-{number:05d}.parquet" for number in range(20)], 50_000
-    about = {"dtype": "float16", "channels": 1, "height": 2, "width": 2, "text_width": 4}
+    metadata = {"dtype": "float16", "channels": 1, "height": 2, "width": 2, "text_width": 4}
     values = {"latents": [b"12345678"] * rows, "text": [b"12345678"] * rows, "text_length": [1] * rows}
     for number, file in enumerate(files):
-        table = pa.table({"id": range(number * rows, (number + 1) * rows)} | values).select(list(KINDS))
+        table = pa.table({"id": range(number * rows, (number + 1) * rows)} | values).select(list(COLUMN_TYPES))
         plain = {"compression": "none", "use_dictionary": False, "row_group_size": 640}
-        pq.write_table(table.cast(schema(KINDS, about)), file, **plain)
+        pq.write_table(table.cast(schema(COLUMN_TYPES, metadata)), file, **plain)
     start = time.perf_counter()
     TokenSource(files, patch=2, batch_size=BATCH, seed=0)
     return time.perf_counter() - start

@@ -34,7 +34,9 @@ def _cuda_means(device: torch.device) -> Iterator[None]:
 def released_model(
     checkout: Path, mar: MarConfig, head: HeadConfig, grid: tuple[int, int], words: int, device: torch.device
 ) -> Any:
-    """Their model with our sizes and 100 sampling steps, on the device. It has no self-attention in its text blocks.
+    """Build their model with our sizes and 100 sampling steps.
+
+    It has no self-attention in its text blocks.
 
     Raises:
         SystemExit: no checkout there, or something that it imports is missing.
@@ -82,7 +84,7 @@ def released_model(
 def training_step(
     model: Any, latents: Tensor, text: Tensor, config: OptimizerConfig, ema_decay: float
 ) -> Callable[[], None]:
-    """Their step as their engine makes it: fp16 autocast and loss scaling on a GPU, fp32 on a CPU; AdamW, clip, EMA.
+    """Return their training step: fp16 autocast with loss scaling, fp32 on a CPU.
 
     Args:
         latents: (batch, channels, height, width).
@@ -117,7 +119,7 @@ def training_step(
 
 
 def sampler(model: Any, text: Tensor, grid: tuple[int, int], iterations: int, guidance: float) -> Callable[[], Tensor]:
-    """Their sampler with constant guidance; iterations no more than tokens, since each reveals one at least."""
+    """Return their sampler with constant guidance, at most one iteration per token."""
     model.eval()
     iterations = min(iterations, grid[0] * grid[1])
     height, width = (side * STRIDE * PATCH for side in grid)

@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks import interleaved
 from benchmarks.ladder import Rungs, sample_by_rungs
 from benchmarks.released import released_model, sampler
-from benchmarks.sizes import GRID, SIZES, WORDS
+from benchmarks.sizes import GRID, NUM_TEXT_TOKENS, SIZES
 from lightgen_core.config import SamplerConfig
 from lightgen_core.device import pick_device
 from lightgen_core.evaluation.prompt import Prompt
@@ -39,8 +39,8 @@ LAST_RUNGS = {"ddpm": ("ddpm", 25, 6), "v": ("ddim", 12, 4), "flow": ("euler", 1
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is sampled: texts, and what makes scores of the tokens (none for random weights)."""
+class Workload:
+    """Texts to sample, and the scorer of the tokens."""
 
     student: Student
     text: Tensor
@@ -56,35 +56,42 @@ class Work:
 def main() -> None:
     arguments = _arguments()
     device = pick_device(arguments.device, arguments.threads)
-    work = _trained(arguments, device) if arguments.checkpoint else _random(arguments, device)
-    ladder = _ladder(work, device, arguments.compile)
-    drawn: dict[str, Tensor] = {}
-    rungs = {name: _keep(drawn, name, run) for name, run in ladder.items()}
+    workload = _trained(arguments, device) if arguments.checkpoint else _random(arguments, device)
+    ladder = _ladder(workload, device, arguments.compile)
+    outputs: dict[str, Tensor] = {}
+    rungs = {name: _keep(outputs, name, run) for name, run in ladder.items()}
     others: dict[str, Callable[[], object]] = {}
     if arguments.released:
-        mar, head = work.student.mar.config, work.student.head.config
-        model = released_model(arguments.released, mar, head, work.grid, work.text.shape[1], device)
+        mar, head = workload.student.mar.config, workload.student.head.config
+        model = released_model(arguments.released, mar, head, workload.grid, workload.text.shape[1], device)
         others["released code, random weights"] = sampler(
-            model, work.text, work.grid, 64, SamplerConfig().guidance_scale
+            model, workload.text, workload.grid, 64, SamplerConfig().guidance_scale
         )
     seconds = interleaved.seconds(others | rungs, arguments.rounds, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {arguments.threads} threads"
-    print(f"{len(work.text)} images of {work.grid[0]}x{work.grid[1]} tokens, {name}, medians of {arguments.rounds}\n")
-    print(interleaved.table(("setting", "images/s", "to plain", "to released", "score"), _rows(work, seconds, drawn)))
+    images = f"{len(workload.text)} images of {workload.grid[0]}x{workload.grid[1]} tokens"
+    print(f"{images}, {name}, medians of {arguments.rounds}\n")
+    print(
+        interleaved.table(
+            ("setting", "images/s", "to plain", "to released", "score"), _rows(workload, seconds, outputs)
+        )
+    )
 
 
-def _ladder(work: Work, device: torch.device, compiled: bool) -> dict[str, Callable[[], Tensor]]:
-    """The rungs in their order: first the exact ones, then what changes the image, then how the head is run."""
-    student, plain = work.student, _plain(work.student)
+def _ladder(workload: Workload, device: torch.device, compiled: bool) -> dict[str, Callable[[], Tensor]]:
+    """Return the rungs: exact ones, then those that change images, then the head's."""
+    student, plain = workload.student, _plain(workload.student)
     ladder: dict[str, Callable[[], Tensor]] = {}
 
     def add(name: str, config: SamplerConfig, head: TokenSampler | None = None) -> None:
-        ladder[name] = lambda: sample(student, work.text, work.text_mask, work.grid, config, work.seeds, head=head)
+        ladder[name] = lambda: sample(
+            student, workload.text, workload.text_mask, workload.grid, config, workload.seeds, head=head
+        )
 
     taken: dict[str, bool] = {}
     for rung in ("", *(field.name for field in fields(Rungs))):
         taken |= {rung: True} if rung else {}
-        ladder[f"+ {rung}" if rung else "plain"] = _by_rungs(work, plain, Rungs(**taken))
+        ladder[f"+ {rung}" if rung else "plain"] = _by_rungs(workload, plain, Rungs(**taken))
     guided = plain.model_copy(update={"guidance_schedule": "interval", "guidance_interval": (0.0, 0.7)})
     add("+ guidance until 0.7 is known", guided)
     head_sampler, steps, last = LAST_RUNGS[student.head.config.objective]
@@ -92,7 +99,7 @@ def _ladder(work: Work, device: torch.device, compiled: bool) -> dict[str, Calla
     add(f"+ {steps} steps of {head_sampler}", fewer)
     falling = fewer.model_copy(update={"head_steps_last": last})
     add(f"+ falling to {last}", falling)
-    iterations = math.ceil(2 / 3 * min(plain.iterations, work.grid[0] * work.grid[1]))
+    iterations = math.ceil(2 / 3 * min(plain.iterations, workload.grid[0] * workload.grid[1]))
     fastest = falling.model_copy(update={"iterations": iterations})
     add(f"+ {iterations} iterations", fastest)
     if compiled:
@@ -103,7 +110,7 @@ def _ladder(work: Work, device: torch.device, compiled: bool) -> dict[str, Calla
 
 
 def _plain(student: Student) -> SamplerConfig:
-    """The paper's setting, in bf16 on a GPU, where the released code takes fp16; a flow head has no ancestral steps."""
+    """Return the paper's setting, in bf16 on a GPU; a flow head has no DDPM steps."""
     on_gpu = student.head.out.weight.device.type == "cuda"
     return SamplerConfig(
         head_sampler="euler" if student.head.config.objective == "flow" else "ddpm",
@@ -111,29 +118,31 @@ def _plain(student: Student) -> SamplerConfig:
     )
 
 
-def _by_rungs(work: Work, config: SamplerConfig, rungs: Rungs) -> Callable[[], Tensor]:
-    return lambda: sample_by_rungs(work.student, work.text, work.text_mask, work.grid, config, list(work.seeds), rungs)
+def _by_rungs(workload: Workload, config: SamplerConfig, rungs: Rungs) -> Callable[[], Tensor]:
+    return lambda: sample_by_rungs(
+        workload.student, workload.text, workload.text_mask, workload.grid, config, list(workload.seeds), rungs
+    )
 
 
-def _keep(drawn: dict[str, Tensor], name: str, run: Callable[[], Tensor]) -> Callable[[], object]:
+def _keep(outputs: dict[str, Tensor], name: str, run: Callable[[], Tensor]) -> Callable[[], object]:
     def kept() -> None:
-        drawn[name] = run()
+        outputs[name] = run()
 
     return kept
 
 
-def _rows(work: Work, seconds: Mapping[str, float], drawn: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
-    released = next((taken for name, taken in seconds.items() if name not in drawn), None)
+def _rows(workload: Workload, seconds: Mapping[str, float], outputs: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
+    released = next((taken for name, taken in seconds.items() if name not in outputs), None)
     rows: list[tuple[str, ...]] = []
     for name, taken in seconds.items():
         to_released = f"{released / taken:.2f}" if released else "-"
-        score = work.score(drawn[name]) if name in drawn else "-"
-        rows.append((name, f"{len(work.text) / taken:.2f}", f"{seconds['plain'] / taken:.2f}", to_released, score))
+        score = workload.score(outputs[name]) if name in outputs else "-"
+        rows.append((name, f"{len(workload.text) / taken:.2f}", f"{seconds['plain'] / taken:.2f}", to_released, score))
     return rows
 
 
-def _trained(arguments: argparse.Namespace, device: torch.device) -> Work:
-    """Held-out captions for a student of the scene world."""
+def _trained(arguments: argparse.Namespace, device: torch.device) -> Workload:
+    """Load held-out captions for a student of the scene world."""
     loaded = TextToImage.load(arguments.checkpoint, device)
     prompts = scene_prompts(World(), max(1, arguments.pictures // len(CATEGORIES)), seed=1)
     captions = [prompt.caption for prompt in prompts]
@@ -142,7 +151,7 @@ def _trained(arguments: argparse.Namespace, device: torch.device) -> Work:
     def score(tokens: Tensor) -> str:
         return _score(loaded, prompts, tokens)
 
-    return Work(loaded.student, text.to(device), mask.to(device), loaded.info.grid, score)
+    return Workload(loaded.student, text.to(device), mask.to(device), loaded.info.grid, score)
 
 
 def _score(loaded: TextToImage, prompts: Sequence[Prompt], tokens: Tensor) -> str:
@@ -152,12 +161,14 @@ def _score(loaded: TextToImage, prompts: Sequence[Prompt], tokens: Tensor) -> st
     return f"{overall['value']:.3f} ({overall['low']:.3f} to {overall['high']:.3f})"
 
 
-def _random(arguments: argparse.Namespace, device: torch.device) -> Work:
-    """Random weights and random text of a full length: for speed alone."""
+def _random(arguments: argparse.Namespace, device: torch.device) -> Workload:
+    """Return random weights and text of full length, for speed alone."""
     student = new_student(*SIZES[arguments.size], seed=0).to(device).eval()
     generator = torch.Generator().manual_seed(0)
-    text = torch.randn(arguments.pictures, WORDS, student.mar.config.text_width, generator=generator).to(device)
-    return Work(student, text, None, GRID, lambda _: "-")
+    text = torch.randn(arguments.pictures, NUM_TEXT_TOKENS, student.mar.config.text_width, generator=generator).to(
+        device
+    )
+    return Workload(student, text, None, GRID, lambda _: "-")
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,9 +1,9 @@
-"""The students that are timed: the paper's three sizes, and one that two CPU cores can train."""
+"""Sizes of the timed students: the paper's three, and one for a CPU."""
 
 from lightgen_core.config import HeadConfig, MarConfig
 
 GRID = (16, 16)
-WORDS = 128
+NUM_TEXT_TOKENS = 128
 
 SIZES = {
     "mid": (

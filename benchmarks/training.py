@@ -18,7 +18,7 @@ import torch
 
 from benchmarks import interleaved
 from benchmarks.released import released_model, training_step
-from benchmarks.sizes import GRID, SIZES, WORDS
+from benchmarks.sizes import GRID, NUM_TEXT_TOKENS, SIZES
 from lightgen_core.config import ParallelConfig, TrainConfig
 from lightgen_core.data.batches import Batch
 from lightgen_core.device import pick_device
@@ -32,14 +32,14 @@ from lightgen_core.train.train_step import TrainStep
 
 TOKENS = GRID[0] * GRID[1]
 MEAN_MASK_RATIO = 0.867
-"""Mean of the paper's share of hidden tokens: a normal of mean 1 and deviation 0.25, cut to 0.7 to 1."""
+"""Mean of the paper's fraction of masked tokens: a normal of mean 1 and deviation 0.25, cut to 0.7 to 1."""
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}
 """Dense bf16 of the accelerators, from their data sheets."""
 
 
 @dataclass
 class SameRows:
-    """A source that gives one batch at every step."""
+    """Token source of one batch for every step."""
 
     batch_size: int
     rows: Batch
@@ -67,7 +67,7 @@ def main() -> None:
         latents, text = _latents(batch).to(device), batch.text.to(device)
 
         def theirs() -> Callable[[], object]:
-            model = released_model(arguments.released, mar, head, GRID, WORDS, device)
+            model = released_model(arguments.released, mar, head, GRID, NUM_TEXT_TOKENS, device)
             config = TrainConfig()
             return training_step(model, latents, text, config.optimizer, config.ema_decay)
 
@@ -79,7 +79,7 @@ def main() -> None:
         def compiled() -> Callable[[], object]:
             student = new_student(mar, head, seed=0)
             stack.enter_context(apply_compile_and_ac(student, ParallelConfig(compile=True)))
-            return _ours(student, batch, "bf16", device, hidden_multiple=TOKENS // 8)
+            return _ours(student, batch, "bf16", device, mask_multiple=TOKENS // 8)
 
         add("ours, bf16, compiled", compiled)
     with stack:
@@ -88,11 +88,11 @@ def main() -> None:
 
 
 def _ours(
-    student: Student, batch: Batch, precision: str, device: torch.device, hidden_multiple: int = 1
+    student: Student, batch: Batch, precision: str, device: torch.device, mask_multiple: int = 1
 ) -> Callable[[], object]:
-    """One update after the other, on the same rows."""
+    """Return a training step on the same rows."""
     config = TrainConfig.model_validate(
-        {"precision": precision, "batch_size": len(batch.ids), "mask": {"multiple": hidden_multiple}}
+        {"precision": precision, "batch_size": len(batch.ids), "mask": {"multiple": mask_multiple}}
     )
     criterion = MaskedDenoisingCriterion(
         GRID, student.mar.config.token_width, get_objective(student.head.config.objective), config
@@ -109,8 +109,8 @@ def _ours(
 def _batch(images: int, token_width: int, text_width: int) -> Batch:
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(images, token_width // 4, 2 * GRID[0], 2 * GRID[1], generator=generator)
-    text = torch.randn(images, WORDS, text_width, generator=generator)
-    return Batch(np.arange(images), patchify(latents, 2), text, torch.ones(images, WORDS, dtype=torch.bool))
+    text = torch.randn(images, NUM_TEXT_TOKENS, text_width, generator=generator)
+    return Batch(np.arange(images), patchify(latents, 2), text, torch.ones(images, NUM_TEXT_TOKENS, dtype=torch.bool))
 
 
 def _latents(batch: Batch) -> torch.Tensor:
@@ -118,7 +118,7 @@ def _latents(batch: Batch) -> torch.Tensor:
 
 
 def _memory(device: torch.device, reset: bool = False) -> int:
-    """Bytes of a GPU: in use now and the peak from here on (`reset`), or the peak since."""
+    """Return a GPU's bytes in use, resetting the peak (`reset`), or the peak since."""
     if device.type != "cuda":
         return 0
     if reset:
@@ -132,16 +132,16 @@ def _report(
 ) -> None:
     mar, head = SIZES[arguments.size]
     flops = training_flops(
-        mar, head, tokens=TOKENS, masked=round(MEAN_MASK_RATIO * TOKENS), text_tokens=WORDS, noise_samples=4
+        mar, head, tokens=TOKENS, masked=round(MEAN_MASK_RATIO * TOKENS), text_tokens=NUM_TEXT_TOKENS, noise_samples=4
     )
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {arguments.threads} threads"
     peak = arguments.peak_tflops or next((tflops for key, tflops in PEAK_TFLOPS.items() if key in name), None)
     first, rows = next(iter(seconds.values())), list[tuple[str, ...]]()
     for row, taken in seconds.items():
         speed = arguments.batch / taken
-        used = f"{memory[row] / 2**30:.1f}" if device.type == "cuda" else "-"
-        share = f"{100 * flops * speed / (peak * 1e12):.0f} %" if peak else "-"
-        rows.append((row, f"{speed:.2f}", f"{first / taken:.2f}", f"{flops * speed / 1e12:.3f}", share, used))
+        gib = f"{memory[row] / 2**30:.1f}" if device.type == "cuda" else "-"
+        mfu = f"{100 * flops * speed / (peak * 1e12):.0f} %" if peak else "-"
+        rows.append((row, f"{speed:.2f}", f"{first / taken:.2f}", f"{flops * speed / 1e12:.3f}", mfu, gib))
     print(f"{arguments.size}, batch {arguments.batch}, {name}; medians of {arguments.rounds} steps in turns\n")
     print(interleaved.table(("step", "images/s", "ratio", "model TFLOP/s", "MFU", "GiB"), rows))
 

@@ -1,7 +1,7 @@
-"""Intervals for scores: Wilson for a share, a bootstrap over prompts for a mean, GenEval's overall.
+"""Confidence intervals of scores: Wilson's for a rate, the bootstrap over prompts for a mean.
 
-Images of one prompt are not independent, so the unit that is resampled is the prompt (Ghosh et al. 2023 score four
-images of each GenEval prompt). Everything is numpy and seeded.
+Images of one prompt are not independent, so the bootstrap resamples prompts (Ghosh et al. 2023 score four images of
+each GenEval prompt). scipy computes both intervals.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-# Weights of one pass of resampling, at most: 64 MiB of float64.
-_BLOCK = 8 * 2**20
+_BLOCK = 4 * 2**20
+"""Resampled indices held at a time: 32 MiB of int64."""
+
+_Group = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -24,33 +26,31 @@ class Interval:
     n: int
 
     def as_dict(self) -> dict[str, float | int]:
-        """`{"value", "low", "high", "n"}`, as manifests and `--json` print it."""
+        """Return `{"value", "low", "high", "n"}`, as in manifests and `--json`."""
         return asdict(self)
 
 
-def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
-    """Share of successes with the Wilson score interval (Wilson 1927, JASA 22).
+def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
+    """Return the success rate with its Wilson score interval (Wilson 1927, JASA 22).
 
-    Unlike the normal approximation it stays inside 0..1 and has a width at 0 and at 1.
+    Unlike the normal approximation it stays within 0..1 and has a width at 0 and at 1.
     """
     _check_level(level)
     if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"found {successes} successes of {n}; a share needs n >= 1 and 0 <= successes <= n")
-    from scipy.special import ndtri  # late: many take intervals from here, few compute one
+        raise ValueError(f"found {successes} successes of {n}; a rate needs n >= 1 and 0 <= successes <= n")
+    from scipy.stats import binomtest  # late: its import takes a second, and most importers need `Interval` only
 
-    z = float(ndtri((1 + level) / 2))
-    share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    low = 0.0 if successes == 0 else float(centre - half)
-    high = 1.0 if successes == n else float(centre + half)
-    return Interval(share, low, high, n)
+    ends = binomtest(successes, n).proportion_ci(level, method="wilson")
+    return Interval(successes / n, float(ends.low), float(ends.high), n)
 
 
 def bootstrap_mean(
     values: npt.ArrayLike, groups: Sequence[object], seed: int, level: float = 0.95, resamples: int = 2000
 ) -> Interval:
-    """Mean of `values` with a percentile interval of the bootstrap over groups (Efron & Tibshirani 1993, ch. 13).
+    """Return the mean with the percentile interval of a cluster bootstrap (Efron & Tibshirani 1993, ch. 13).
+
+    Where every value is 0, or every value is 1, all resamples are equal and the bootstrap would claim certainty;
+    the interval is then Wilson's, with one observation per group.
 
     Args:
         values: (n,) numbers, for a score 0 or 1 per image.
@@ -58,64 +58,50 @@ def bootstrap_mean(
         seed: of the resampling.
         level: confidence level.
         resamples: bootstrap samples.
-
-    Where every value is 0, or every value is 1, each resample is the same and the bootstrap would claim certainty;
-    the interval is then Wilson's, with one observation per group.
     """
-    _check_level(level)
-    sums, counts = _group_sums(values, groups)
-    mean, n = float(sums.sum() / counts.sum()), int(counts.sum())
-    if np.all(sums == 0) or np.all(np.asarray(values) == 1):
-        ends = wilson(len(sums) if mean else 0, len(sums), level)
-        return Interval(mean, ends.low, ends.high, n)
-    means = _resampled_means(sums, counts, np.random.default_rng(seed), resamples)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean, float(low), float(high), n)
+    interval = macro_mean({"": (values, groups)}, seed, level, resamples)
+    if np.all(np.asarray(values) == 0) or np.all(np.asarray(values) == 1):
+        prompts = len(set(groups))
+        ends = wilson_interval(prompts if interval.value else 0, prompts, level)
+        return Interval(interval.value, ends.low, ends.high, interval.n)
+    return interval
 
 
-def overall(
+def macro_mean(
     by_category: Mapping[str, tuple[npt.ArrayLike, Sequence[object]]],
     seed: int,
     level: float = 0.95,
     resamples: int = 2000,
 ) -> Interval:
-    """GenEval's overall score: the unweighted mean of the categories' means, whatever their sizes.
+    """Return the unweighted mean of the categories' means: GenEval's overall score.
+
+    The bootstrap is stratified: each resample draws as many prompts of a category as it has. `n` counts all values.
 
     Args:
         by_category: category -> (values, groups) as `bootstrap_mean` takes them.
         seed: of the resampling.
         level: confidence level.
         resamples: bootstrap samples.
-
-    The bootstrap is stratified: each resample draws as many prompts of a category as it has. `n` counts all values.
     """
     _check_level(level)
     if not by_category:
         raise ValueError("no category to average; an overall score needs one or more")
     # Sorted, so that the interval does not depend on the order in which the caller filled the mapping.
-    names = sorted(by_category)
-    streams = np.random.default_rng(seed).spawn(len(names))
-    value, n = 0.0, 0
-    means = np.zeros(resamples)
-    for name, stream in zip(names, streams, strict=True):
-        sums, counts = _group_sums(*by_category[name])
-        value += float(sums.sum() / counts.sum()) / len(names)
-        n += int(counts.sum())
-        means += _resampled_means(sums, counts, stream, resamples) / len(names)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    strata = [_group_sums(*by_category[name]) for name in sorted(by_category)]
+    value = sum(float(sums.sum() / counts.sum()) for sums, counts in strata) / len(strata)
+    n = int(sum(counts.sum() for _, counts in strata))
+    low, high = _percentile_interval(strata, seed, level, resamples)
     # Sums of thirds and sixths round: without this a constant score could lie outside its own interval by 1e-16.
-    return Interval(value, min(float(low), value), max(float(high), value), n)
+    return Interval(value, min(low, value), max(high, value), n)
 
 
 def _check_level(level: float) -> None:
     if not 0 < level < 1:
-        raise ValueError(f"found confidence level {level}; it is a share between 0 and 1, such as 0.95")
+        raise ValueError(f"found confidence level {level}; it is a fraction between 0 and 1, such as 0.95")
 
 
-def _group_sums(
-    values: npt.ArrayLike, groups: Sequence[object]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Sum and number of the values of each group: (groups,), (groups,)."""
+def _group_sums(values: npt.ArrayLike, groups: Sequence[object]) -> _Group:
+    """Return the sum and the number of the values of each group: (groups,), (groups,)."""
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.ndim != 1 or len(numbers) != len(groups) or len(numbers) == 0:
         raise ValueError(f"found values of shape {numbers.shape} and {len(groups)} groups, expected one each")
@@ -125,15 +111,27 @@ def _group_sums(
     return np.bincount(member, weights=numbers).astype(np.float64), np.bincount(member).astype(np.float64)
 
 
-def _resampled_means(
-    sums: npt.NDArray[np.float64], counts: npt.NDArray[np.float64], rng: np.random.Generator, resamples: int
-) -> npt.NDArray[np.float64]:
-    """Means of `resamples` draws of whole groups with replacement: (resamples,)."""
-    size = len(sums)
-    step = max(1, _BLOCK // size)
-    means = []
-    for start in range(0, resamples, step):
-        # How often each group is drawn: the multinomial is the draw with replacement, already counted.
-        drawn = rng.multinomial(size, np.full(size, 1 / size), size=min(step, resamples - start))
-        means.append((drawn @ sums) / (drawn @ counts))
-    return np.concatenate(means)
+def _percentile_interval(strata: list[_Group], seed: int, level: float, resamples: int) -> tuple[float, float]:
+    """Return the ends of the stratified bootstrap's percentile interval."""
+    # scipy resamples indices of groups, a sample per stratum. It refuses samples of one, which cannot vary anyway.
+    varying = [group for group in strata if len(group[0]) > 1]
+    constant = sum(float(sums[0] / counts[0]) for sums, counts in strata if len(sums) == 1)
+    if not varying:
+        return constant / len(strata), constant / len(strata)
+    from scipy.stats import bootstrap  # late, as above
+
+    def statistic(*indices: npt.NDArray[np.int64], axis: int) -> npt.NDArray[np.float64]:
+        means = [sums[i].sum(axis) / counts[i].sum(axis) for (sums, counts), i in zip(varying, indices, strict=True)]
+        return (np.sum(means, axis=0) + constant) / len(strata)
+
+    result = bootstrap(
+        [np.arange(len(sums)) for sums, _ in varying],
+        statistic,
+        n_resamples=resamples,
+        batch=max(1, _BLOCK // sum(len(sums) for sums, _ in varying)),
+        vectorized=True,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from lightgen_core.evaluation.judge import JUDGES, Judge, load_judge
-from lightgen_core.evaluation.prompt import Prompt, shuffled
+from lightgen_core.evaluation.prompt import Prompt, mismatched_prompts
 from lightgen_core.evaluation.samples import clip_score_samples, sample_row, samples_of, score_samples
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
@@ -43,7 +43,7 @@ def frozen_models(recipe: Recipe) -> tuple[str, ...]:
 
 
 @stage(
-    version=2,
+    version=3,
     config_sections=("seed", "world", "sampler", "evaluation"),
     weights=frozen_models,
     files=prompt_files,
@@ -61,7 +61,7 @@ def evaluation(ctx: StageContext, pretrain: Artifact, dpo: Artifact) -> None:
     bootstrap: dict[str, Any] = {"seed": derive_seed(recipe.seed, "bootstrap"), "resamples": config.resamples}
     scores: dict[str, Any] = dict.fromkeys((*STUDENTS, "shuffled"))
     if judge := _load_judge(ctx):
-        others = shuffled(prompts, derive_seed(recipe.seed, "shuffled")).tolist()
+        others = mismatched_prompts(prompts, derive_seed(recipe.seed, "shuffled")).tolist()
         tables = ctx.iter_output("^samples")
         scores = score_samples(tables, STUDENTS, prompts, others, judge, images=config.images, **bootstrap)
     ctx.counts = {"prompts": len(prompts)}

@@ -96,8 +96,10 @@ class PairWorker:
             teacher_images,
             sampled.pictures,
             sampled.latents,
-            self.scorer.samples(list(sampled.pictures), captions).reshape(len(rows), config.samples),
-            self.scorer.teachers([decode_image(data) for data in teacher_images], [row["caption"] for row in rows]),
+            self.scorer.score_student(list(sampled.pictures), captions).reshape(len(rows), config.samples),
+            self.scorer.score_teacher(
+                [decode_image(data) for data in teacher_images], [row["caption"] for row in rows]
+            ),
             kind=config.kind,
             margin=self.scorer.margin,
             dtype=str(layout["dtype"]),

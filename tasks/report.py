@@ -7,7 +7,7 @@ from tasks.context.context import StageContext
 from tasks.stage import stage
 
 
-@stage(version=5, config_sections=("name", "purpose", "smoke_test", "seed", "world", "sampler", "report", "dedup"))
+@stage(version=6, config_sections=("name", "purpose", "smoke_test", "seed", "world", "sampler", "report", "dedup"))
 def report(ctx: StageContext, *inputs: Artifact) -> None:
     """Write `report.html`, `ledger.json` (seconds, device seconds, rows and bytes by stage) and `model/`."""
     from lightgen_core.report.page import render_report

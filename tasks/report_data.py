@@ -18,11 +18,11 @@ from lightgen_core.intervals import Interval
 from lightgen_core.report.data import (
     Curve,
     DedupSummary,
-    Duplicate,
+    DuplicateCaption,
+    DuplicateImage,
+    JudgedImage,
     PairExample,
-    Repeat,
     ReportData,
-    Sample,
     SampleRow,
     StageRow,
     Topic,
@@ -130,17 +130,17 @@ def samples(run: RunArtifacts) -> tuple[SampleRow, ...]:
     rows: dict[int, SampleRow] = {}
     for row in take_rows(evaluation, "^samples", sorted(first.values())).to_pylist():
         row_so_far = rows.get(row["prompt"]) or SampleRow(row["category"], row["caption"], _teacher_sample(recipe, row))
-        sample = Sample(decode_image(row["image"]["bytes"]), row["correct"])
+        sample = JudgedImage(decode_image(row["image"]["bytes"]), row["correct"])
         rows[row["prompt"]] = replace(row_so_far, samples={**row_so_far.samples, row["student"]: sample})
     return tuple(rows.values())
 
 
-def _teacher_sample(recipe: Recipe, row: Mapping[str, Any]) -> dict[str, Sample]:
+def _teacher_sample(recipe: Recipe, row: Mapping[str, Any]) -> dict[str, JudgedImage]:
     """Return the scene teacher's image of a caption; {} for other teachers, which never saw it."""
     if recipe.evaluation.benchmark != "scene" or recipe.synthesis.teacher != "scene":
         return {}
     seed = derive_seed(recipe.seed, "report", row["prompt"])
-    return {"teacher": Sample(SceneTeacher(recipe.world).generate([row["caption"]], [seed])[0])}
+    return {"teacher": JudgedImage(SceneTeacher(recipe.world).generate([row["caption"]], [seed])[0])}
 
 
 def loss_curve(pretrain: Artifact) -> Curve:
@@ -190,11 +190,13 @@ def topics_of(captions: Artifact) -> tuple[Topic, ...]:
     return tuple(Topic(row["topic"], counts[row["topic"]], row["caption"]) for row in first if row["topic"] in largest)
 
 
-def _repeats(captions: Artifact, limit: int = 6) -> tuple[Repeat, ...]:
+def _repeats(captions: Artifact, limit: int = 6) -> tuple[DuplicateCaption, ...]:
     dropped = read_table(captions, "^dropped", ["caption", "duplicate_of", "similarity"])
     examples = dropped.filter(pc.is_valid(dropped["duplicate_of"])).slice(0, limit).to_pylist()
     kept = read_table(captions, "^captions", ["caption"])["caption"]
-    return tuple(Repeat(row["caption"], kept[row["duplicate_of"]].as_py(), row["similarity"]) for row in examples)
+    return tuple(
+        DuplicateCaption(row["caption"], kept[row["duplicate_of"]].as_py(), row["similarity"]) for row in examples
+    )
 
 
 def dedup_summary(run: RunArtifacts) -> DedupSummary:
@@ -209,7 +211,7 @@ def dedup_summary(run: RunArtifacts) -> DedupSummary:
         run.artifacts["synthesis"], {row[name] for row in examples for name in ("id", "duplicate_of")}
     )
     return DedupSummary(
-        pictures=len(verdicts),
+        images=len(verdicts),
         reasons=manifest.metrics["reasons"],
         threshold=run.recipe.dedup.threshold,
         index=tuple(certificate["index"]),
@@ -217,7 +219,7 @@ def dedup_summary(run: RunArtifacts) -> DedupSummary:
         pairs=certificate["pairs"],
         recall=Interval(**certificate["recall"]) if certificate["recall"] else None,
         examples=tuple(
-            Duplicate(
+            DuplicateImage(
                 dropped=images[row["id"]][0],
                 kept=images[row["duplicate_of"]][0],
                 dropped_caption=images[row["id"]][1],

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from lightgen_core.intervals import Interval
 from lightgen_core.report.charts import score_bars
 from lightgen_core.report.data import STUDENTS
-from lightgen_core.report.formats import interval, words
+from lightgen_core.report.formats import humanize_identifier, interval
 from lightgen_core.report.svg import image_uri
 
 
@@ -52,5 +52,10 @@ def _score_table(scores: Mapping[str, Mapping[str, Interval]]) -> str:
     rows = []
     for category in scores[students[0]]:
         found = [scores[student].get(category) for student in students]
-        rows.append([words(category), *(f"{score.value:.2f} ({interval(score)})" if score else "" for score in found)])
+        rows.append(
+            [
+                humanize_identifier(category),
+                *(f"{score.value:.2f} ({interval(score)})" if score else "" for score in found),
+            ]
+        )
     return table(["score (95 % interval)", *(STUDENTS[student] for student in students)], rows, right=True)

@@ -6,9 +6,9 @@ from flows.pages.markdown import image, plain, scores_markdown, table
 from flows.pages.progress_log import StageResult
 from lightgen_core.images.codec import decode_image
 from lightgen_core.report.charts import loss_curve
-from lightgen_core.report.data import STUDENTS, Curve, Sample, SampleRow
-from lightgen_core.report.formats import interval, number, percent, sentence, words
-from lightgen_core.report.grid import picture_grid
+from lightgen_core.report.data import STUDENTS, Curve, JudgedImage, SampleRow
+from lightgen_core.report.formats import humanize_identifier, interval, number, percent, sentence
+from lightgen_core.report.grid import image_grid
 from storage.artifact import Artifact
 from storage.rows import take_rows
 from tasks import report_data
@@ -32,7 +32,10 @@ def _captions(made: StageResult) -> list[str]:
     told = [
         table(
             ["topic", "captions", "one of them"],
-            [(plain(words(topic.name)), number(topic.captions), plain(topic.example)) for topic in topics],
+            [
+                (plain(humanize_identifier(topic.name)), number(topic.captions), plain(topic.example))
+                for topic in topics
+            ],
         )
     ]
     dropped = figures.get("dropped_by_reason")
@@ -53,7 +56,7 @@ def _some_pictures(synthesis: Artifact) -> Iterator[SampleRow]:
         places = range(start, min(start + 8 * AT_A_SPOT, rows * (spot + 1) // SPOTS))
         near = take_rows(synthesis, "^images", places, ["image", "caption", "topic"]).to_pylist()
         for row in list({row["caption"]: row for row in near}.values())[:AT_A_SPOT]:
-            yield SampleRow(row["topic"], row["caption"], {"": Sample(decode_image(row["image"]["bytes"]))})
+            yield SampleRow(row["topic"], row["caption"], {"": JudgedImage(decode_image(row["image"]["bytes"]))})
 
 
 def _dedup(made: StageResult) -> list[str]:
@@ -66,7 +69,7 @@ def _dedup(made: StageResult) -> list[str]:
         SampleRow(
             each.reason,
             f"{each.similarity:.4f}: {each.dropped_caption}",
-            {"dropped": Sample(each.dropped), "kept": Sample(each.kept)},
+            {"dropped": JudgedImage(each.dropped), "kept": JudgedImage(each.kept)},
         )
         for each in found.examples
     )
@@ -79,7 +82,7 @@ def _pretrain(made: StageResult) -> list[str]:
 
 def _pairs(made: StageResult) -> list[str]:
     rows = (
-        SampleRow(each.kind, each.caption, {"preferred": Sample(each.winner), "avoided": Sample(each.loser)})
+        SampleRow(each.kind, each.caption, {"preferred": JudgedImage(each.winner), "avoided": JudgedImage(each.loser)})
         for each in report_data.pair_examples(_given(made))
     )
     return _grid("preference pairs", rows)
@@ -115,7 +118,7 @@ def _curves(curves: Iterable[Curve]) -> list[str]:
 
 
 def _grid(title: str, rows: Iterable[SampleRow]) -> list[str]:
-    drawn = picture_grid(rows, MAX_IMAGE_BYTES)
+    drawn = image_grid(rows, MAX_IMAGE_BYTES)
     return [f"**{sentence(title)}**", image(title, drawn)] if drawn else []
 
 

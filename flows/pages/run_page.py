@@ -12,7 +12,7 @@ from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCol
 from flows.pages.live import API_ERRORS, UiArtifact, page_key
 from flows.pages.markdown import scores_markdown, table
 from flows.plan import Planner
-from lightgen_core.report.formats import duration, number, size
+from lightgen_core.report.formats import format_bytes, format_duration, number
 from storage.plural import pluralize
 
 log = logging.getLogger("lightgen")
@@ -66,7 +66,7 @@ def run_page(result: Mapping[str, Any], outcome: Planner, pages: Mapping[str, st
 def _in_short(result: Mapping[str, Any]) -> str:
     states = [row["state"] for row in result["stages"]]
     made = pluralize(states.count("ran"), "stage")
-    return f"{made} made, {states.count('cached')} cached, in {duration(result['seconds'])}"
+    return f"{made} made, {states.count('cached')} cached, in {format_duration(result['seconds'])}"
 
 
 def _costs(outcome: Planner, states: Mapping[str, str], pages: Mapping[str, str]) -> str:
@@ -88,4 +88,4 @@ def _costs(outcome: Planner, states: Mapping[str, str], pages: Mapping[str, str]
 
 
 def _told(cost: Sequence[float]) -> list[str]:
-    return [duration(cost[0]), duration(cost[1]), size(int(cost[2]))]
+    return [format_duration(cost[0]), format_duration(cost[1]), format_bytes(int(cost[2]))]

@@ -13,7 +13,7 @@ from flows.pages.previews import preview
 from flows.pages.progress_log import ProgressLog, StageResult
 from lightgen_core.report.charts import loss_curve
 from lightgen_core.report.data import Curve
-from lightgen_core.report.formats import duration, number, sentence, size, words
+from lightgen_core.report.formats import format_bytes, format_duration, humanize_identifier, number, sentence
 from storage.manifest import Manifest
 from storage.plural import pluralize
 
@@ -41,7 +41,7 @@ def failed_page(stage: str, uri: str, heard: ProgressLog, error: BaseException) 
 def _so_far(heard: ProgressLog, left: bool = True) -> str:
     """Return progress, elapsed time, time left and speed, as far as known."""
     now = time.monotonic()
-    spent = f"{duration(now - heard.began)} so far"
+    spent = f"{format_duration(now - heard.began)} so far"
     if heard.news is None or heard.first is None:
         return f"no count yet{DOT}{spent}"
     (at, news), (first_at, first) = heard.news, heard.first
@@ -50,7 +50,7 @@ def _so_far(heard: ProgressLog, left: bool = True) -> str:
         told.append(pluralize(news.rows, "row"))
     told.append(spent)
     if left and news.seconds_left is not None and news.done < news.total:
-        told.append(f"about {duration(max(0.0, news.seconds_left - (now - at)))} left")
+        told.append(f"about {format_duration(max(0.0, news.seconds_left - (now - at)))} left")
     if news.done > first.done and at > first_at:
         told.append(_rate((news.done - first.done) / (at - first_at), news.unit))
     return DOT.join(told)
@@ -61,25 +61,27 @@ def _training(steps: Sequence[tuple[int, Mapping[str, float]]]) -> list[str]:
     if not steps:
         return []
     newest = table(
-        ["figure", "newest"], [(words(name), _figure(each)) for name, each in steps[-1][1].items()], right=True
+        ["figure", "newest"],
+        [(humanize_identifier(name), _figure(each)) for name, each in steps[-1][1].items()],
+        right=True,
     )
     name = next((name for name in CURVES if name in steps[-1][1]), None)
     points = [(step, figures[name]) for step, figures in steps if name and math.isfinite(figures.get(name, math.nan))]
     if not name or not points:
         return [newest]
     at, values = (np.array(column) for column in zip(*points, strict=True))
-    curve = Curve(words(name), at, {name: values.astype(np.float64)}, reference=CURVES[name])
-    return [f"**{sentence(words(name))}**", image(words(name), loss_curve(curve)), newest]
+    curve = Curve(humanize_identifier(name), at, {name: values.astype(np.float64)}, reference=CURVES[name])
+    return [f"**{sentence(humanize_identifier(name))}**", image(humanize_identifier(name), loss_curve(curve)), newest]
 
 
 def done_page(made: StageResult) -> str:
     """Return the page of a finished stage: counts, times, address and preview."""
     manifest = made.artifact.manifest()
-    facts = {words(name): number(count) for name, count in manifest.counts.items()} | {
-        "time": duration(manifest.timings["seconds"]),
+    facts = {humanize_identifier(name): number(count) for name, count in manifest.counts.items()} | {
+        "time": format_duration(manifest.timings["seconds"]),
         "throughput": _throughput(manifest),
-        "device time": duration(manifest.device_seconds),
-        "size": f"{size(sum(file.bytes for file in manifest.files))}, {pluralize(len(manifest.files), 'file')}",
+        "device time": format_duration(manifest.device_seconds),
+        "size": f"{format_bytes(sum(file.bytes for file in manifest.files))}, {pluralize(len(manifest.files), 'file')}",
     }
     counts = table(facts, [facts.values()])
     return "\n\n".join([f"### {made.artifact.stage} is done", counts, f"`{made.artifact.uri}`", *preview(made)])

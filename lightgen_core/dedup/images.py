@@ -21,7 +21,7 @@ from scipy.sparse.csgraph import connected_components
 
 from lightgen_core.config import DedupConfig
 from lightgen_core.dedup.search import Indices, NeighbourSearch, Pairs, Subset, Vectors, evenly_spaced, index_factory
-from lightgen_core.intervals import Interval, wilson
+from lightgen_core.intervals import Interval, wilson_interval
 
 Reason = Literal["exact copy", "near duplicate", "chain"]
 Id = str | int
@@ -163,7 +163,7 @@ def _near_duplicates(
         queries=queries,
         pairs=pairs,
         found=found,
-        recall=wilson(found, pairs) if pairs else None,
+        recall=wilson_interval(found, pairs) if pairs else None,
     )
 
 

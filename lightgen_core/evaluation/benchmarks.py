@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from lightgen_core.evaluation.geneval_prompts import geneval_prompts, read_metadata
-from lightgen_core.evaluation.prompt import Prompt, at_most, read_prompts
+from lightgen_core.evaluation.prompt import Prompt, limit_per_category, read_prompts
 from lightgen_core.evaluation.scene import scene_prompts
 from lightgen_core.scene.config import World
 
@@ -30,5 +30,5 @@ def benchmark_prompts(
     if benchmark == "scene":
         return scene_prompts(world, per_category, seed)
     if file is None:
-        return at_most(list(geneval_prompts()), per_category)
-    return at_most(read_metadata(file) if benchmark == "geneval" else read_prompts(file), per_category)
+        return limit_per_category(list(geneval_prompts()), per_category)
+    return limit_per_category(read_metadata(file) if benchmark == "geneval" else read_prompts(file), per_category)

@@ -24,7 +24,7 @@ COLORS: tuple[Color, ...] = get_args(Color)
 """The colours that prompts name and a judge tells apart."""
 
 Relation = Literal["left of", "right of", "above", "below"]
-"""Where the first object is, seen from the second."""
+"""Position of the first object as seen from the second."""
 
 COCO_NAMES = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
@@ -36,12 +36,12 @@ COCO_NAMES = (
     "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
     "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )  # fmt: skip
-"""COCO's 80 classes of things, as detectors name them, in COCO's order."""
+"""COCO's 80 classes of objects, as detectors name them, in COCO's order."""
 
-SPOKEN = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard"}
+DISPLAY_NAMES = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard"}
 """Classes that GenEval calls by a plainer name."""
 
-NAMES = tuple(SPOKEN.get(name, name) for name in COCO_NAMES)
+NAMES = tuple(DISPLAY_NAMES.get(name, name) for name in COCO_NAMES)
 """The classes as prompts and GenEval's metadata name them."""
 
 _PLURALS = {"person": "people", "sheep": "sheep", "knife": "knives", "computer mouse": "computer mice"}
@@ -49,8 +49,8 @@ _UNCOUNTED = ("skis", "scissors", "broccoli")  # one of them is called as two ar
 _SEED = 553
 
 
-class Wanted(BaseModel):
-    """Objects of one class that a picture must show, or, with `exclude`, must not: GenEval's clause.
+class Clause(BaseModel):
+    """Objects of one class that an image must show, or, with `exclude`, must not: GenEval's clause.
 
     `position` is a relation and the place, among the clauses before this one, of what it is seen from.
     """
@@ -64,35 +64,35 @@ class Wanted(BaseModel):
 
 
 class Requirement(BaseModel):
-    """When a picture is right: all of `include`, and none of `exclude`."""
+    """Conditions of a right image: all of `include`, none of `exclude`."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    include: tuple[Wanted, ...] = Field(min_length=1)
-    exclude: tuple[Wanted, ...] = ()
+    include: tuple[Clause, ...] = Field(min_length=1)
+    exclude: tuple[Clause, ...] = ()
 
     @model_validator(mode="after")
     def _clauses_refer_to_what_there_is(self) -> "Requirement":
-        for place, wanted in enumerate(self.include):
-            if wanted.position and not 0 <= wanted.position[1] < place:
+        for index, clause in enumerate(self.include):
+            if clause.position and not 0 <= clause.position[1] < index:
                 raise ValueError(
-                    f"{wanted.name} is placed by clause {wanted.position[1]}, which does not come before it"
+                    f"{clause.name} is placed by clause {clause.position[1]}, which does not come before it"
                 )
-        for wanted in (*self.include, *self.exclude):
-            if wanted.name not in NAMES:
-                raise ValueError(f"found class {wanted.name!r}; GenEval has COCO's 80 classes, such as 'potted plant'")
+        for clause in (*self.include, *self.exclude):
+            if clause.name not in NAMES:
+                raise ValueError(f"found class {clause.name!r}; GenEval has COCO's 80 classes, such as 'potted plant'")
         return self
 
     def as_meaning(self) -> str:
-        """The requirement as a line of JSON, which `model_validate_json` reads back."""
+        """Return the requirement as JSON for `model_validate_json`."""
         return self.model_dump_json(by_alias=True, exclude_defaults=True)
 
     def as_metadata(self) -> dict[str, Any]:
-        """The requirement as GenEval's scripts read it, counts of one included."""
+        """Return GenEval's own form, counts of one included."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-_Said = tuple[str, Requirement]
+_PhraseAndRequirement = tuple[str, Requirement]
 
 
 class _Row(Requirement):
@@ -103,63 +103,63 @@ class _Row(Requirement):
 @cache
 def geneval_prompts() -> tuple[Prompt, ...]:
     """Return 553 different prompts of GenEval's form, always the same, category by category."""
-    things = NAMES[1:]  # nobody asks for a person of some colour
-    pairs, tints = list(permutations(NAMES, 2)), list(permutations(COLORS, 2))
-    forms: dict[str, tuple[Callable[..., _Said], tuple[Sequence[Any], ...]]] = {
+    countable = NAMES[1:]  # nobody asks for a person of some colour
+    pairs, color_pairs = list(permutations(NAMES, 2)), list(permutations(COLORS, 2))
+    forms: dict[str, tuple[Callable[..., _PhraseAndRequirement], tuple[Sequence[Any], ...]]] = {
         "single_object": (_single, (NAMES,)),
         "two_object": (_two, (pairs,)),
         "counting": (_counting, ([name for name in NAMES if name not in _UNCOUNTED], tuple(NUMBERS))),
-        "colors": (_colors, (things, COLORS)),
+        "colors": (_colors, (countable, COLORS)),
         "position": (_position, (pairs, get_args(Relation))),
-        "color_attr": (_attribution, (list(permutations(things, 2)), tints)),
+        "color_attr": (_attribution, (list(permutations(countable, 2)), color_pairs)),
     }
     prompts: list[Prompt] = []
-    for category, (say, choices) in forms.items():
+    for category, (build, choices) in forms.items():
         shape = tuple(map(len, choices))
         rng = np.random.default_rng((_SEED, len(prompts)))
-        for drawn in rng.choice(int(np.prod(shape)), SIZES[category], replace=False):
-            places = np.unravel_index(drawn, shape)
-            said, wanted = say(*(choice[place] for choice, place in zip(choices, places, strict=True)))
-            prompts.append(Prompt(f"a photo of {said}", category, wanted.as_meaning()))
+        for combination in rng.choice(int(np.prod(shape)), SIZES[category], replace=False):
+            indices = np.unravel_index(combination, shape)
+            phrase, requirement = build(*(choice[index] for choice, index in zip(choices, indices, strict=True)))
+            prompts.append(Prompt(f"a photo of {phrase}", category, requirement.as_meaning()))
     return tuple(prompts)
 
 
-def _single(name: str) -> _Said:
-    return with_article(name), _all_of(Wanted(name=name))
+def _single(name: str) -> _PhraseAndRequirement:
+    return with_article(name), _all_of(Clause(name=name))
 
 
-def _two(names: tuple[str, str]) -> _Said:
-    return " and ".join(map(with_article, names)), _all_of(*(Wanted(name=name) for name in names))
+def _two(names: tuple[str, str]) -> _PhraseAndRequirement:
+    return " and ".join(map(with_article, names)), _all_of(*(Clause(name=name) for name in names))
 
 
-def _counting(name: str, number: str) -> _Said:
+def _counting(name: str, number: str) -> _PhraseAndRequirement:
     count = NUMBERS[number]
-    exactly = Requirement(include=(Wanted(name=name, count=count),), exclude=(Wanted(name=name, count=count + 1),))
+    exactly = Requirement(include=(Clause(name=name, count=count),), exclude=(Clause(name=name, count=count + 1),))
     return f"{number} {plural(name)}", exactly
 
 
-def _colors(name: str, color: Color) -> _Said:
-    return f"{with_article(color)} {name}", _all_of(Wanted(name=name, color=color))
+def _colors(name: str, color: Color) -> _PhraseAndRequirement:
+    return f"{with_article(color)} {name}", _all_of(Clause(name=name, color=color))
 
 
-def _position(names: tuple[str, str], relation: Relation) -> _Said:
+def _position(names: tuple[str, str], relation: Relation) -> _PhraseAndRequirement:
     first, second = names
-    wanted = _all_of(Wanted(name=second), Wanted(name=first, position=(relation, 0)))
-    return f"{with_article(first)} {relation} {with_article(second)}", wanted
+    requirement = _all_of(Clause(name=second), Clause(name=first, position=(relation, 0)))
+    return f"{with_article(first)} {relation} {with_article(second)}", requirement
 
 
-def _attribution(names: tuple[str, str], colors: tuple[Color, Color]) -> _Said:
+def _attribution(names: tuple[str, str], colors: tuple[Color, Color]) -> _PhraseAndRequirement:
     coloured = list(zip(names, colors, strict=True))
-    said = " and ".join(f"{with_article(color)} {name}" for name, color in coloured)
-    return said, _all_of(*(Wanted(name=name, color=color) for name, color in coloured))
+    phrase = " and ".join(f"{with_article(color)} {name}" for name, color in coloured)
+    return phrase, _all_of(*(Clause(name=name, color=color) for name, color in coloured))
 
 
-def _all_of(*wanted: Wanted) -> Requirement:
-    return Requirement(include=wanted)
+def _all_of(*clauses: Clause) -> Requirement:
+    return Requirement(include=clauses)
 
 
 def plural(name: str) -> str:
-    """The plural of a class: "buses", "knives", "people"."""
+    """Return the plural of a class: "buses", "knives", "people"."""
     if name in _PLURALS:
         return _PLURALS[name]
     return name + ("es" if name.endswith(("s", "x", "ch", "sh")) else "s")
@@ -177,14 +177,14 @@ def read_metadata(path: Path) -> list[Prompt]:
             row = _Row.model_validate_json(line)
         except ValidationError as error:
             fault = error.errors()[0]
-            place = ".".join(str(part) for part in fault["loc"])
-            said = f"{place}: {fault['msg']}" if place else fault["msg"].removeprefix("Value error, ")
+            field = ".".join(str(part) for part in fault["loc"])
+            message = f"{field}: {fault['msg']}" if field else fault["msg"].removeprefix("Value error, ")
             raise PromptFileError(
-                f"{path}, line {number}: {said}; expected GenEval's evaluation_metadata.jsonl, "
+                f"{path}, line {number}: {message}; expected GenEval's evaluation_metadata.jsonl, "
                 'such as {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "..."}'
             ) from error
-        wanted = Requirement(include=row.include, exclude=row.exclude)
-        prompts.append(Prompt(row.prompt, row.tag, wanted.as_meaning()))
+        requirement = Requirement(include=row.include, exclude=row.exclude)
+        prompts.append(Prompt(row.prompt, row.tag, requirement.as_meaning()))
     if not prompts:
         raise PromptFileError(f"{path} holds no prompt")
     return prompts

@@ -1,4 +1,4 @@
-"""Who says whether a picture shows what its prompt asks for."""
+"""Judges of whether an image shows what its prompt asks for."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     import torch
 
 JUDGES: dict[Benchmark, str] = {"scene": "the scene detector", "geneval": "GenEval-HF"}
-"""What judges the pictures of a benchmark, in words; one that is not here has no judge."""
+"""Display name of each benchmark's judge; other benchmarks have none."""
 
 
 class Judge(Protocol):
-    """Judges pictures."""
+    """Callable that judges images against their prompts."""
 
-    def __call__(self, pictures: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> np.ndarray:
-        """Return, for each picture uint8 (height, width, 3), whether it is right: (n,) bool."""
+    def __call__(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> np.ndarray:
+        """Return, for each image uint8 (height, width, 3), whether it is right: (n,) bool."""
         ...
 
 
 def load_judge(benchmark: Benchmark, detector: str, color_model: str, device: "torch.device") -> Judge | None:
-    """Return the judge of a benchmark's pictures; None where nobody can judge them.
+    """Return the judge of a benchmark's images, None if there is none.
 
     Args:
         benchmark: by name.
@@ -43,5 +43,5 @@ def load_judge(benchmark: Benchmark, detector: str, color_model: str, device: "t
     return _scene_judge if benchmark == "scene" else None
 
 
-def _scene_judge(pictures: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> np.ndarray:
-    return judge_scenes(pictures, [prompt.meaning for prompt in prompts])
+def _scene_judge(images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> np.ndarray:
+    return judge_scenes(images, [prompt.meaning for prompt in prompts])

@@ -11,17 +11,17 @@ UNSORTED = "captions"
 
 
 class PromptFileError(ValueError):
-    """A file of prompts that is not there, or not in a form that can be read."""
+    """Prompt file that is missing or cannot be read."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is drawn and judged.
+    """Prompt to generate an image from and to judge it by.
 
     Attributes:
-        caption: what the student is told.
+        caption: the student's input.
         category: prompts of one category are scored together; of a scored benchmark, one of GenEval's six.
-        meaning: what a right picture shows, in the judge's form; equal where the same pictures are right.
+        meaning: what a right image shows, in the judge's form; equal where the same images are right.
     """
 
     caption: str
@@ -29,7 +29,7 @@ class Prompt:
     meaning: str
 
 
-def at_most(prompts: list[Prompt], per_category: int | None) -> list[Prompt]:
+def limit_per_category(prompts: list[Prompt], per_category: int | None) -> list[Prompt]:
     """Return the first prompts of each category, in their order; None keeps all."""
     if per_category is None:
         return prompts
@@ -45,7 +45,7 @@ def at_most(prompts: list[Prompt], per_category: int | None) -> list[Prompt]:
 def read_prompts(path: Path) -> list[Prompt]:
     """Return the prompts of a file: `.txt`, one a line, or `.jsonl` with `caption` or `prompt`, and maybe `category`.
 
-    Empty lines are passed over. What these pictures should show is not said, so nobody can judge them.
+    Empty lines are skipped. The images' content is not specified, so no judge applies.
 
     Raises:
         PromptFileError: no such file, another ending, a line that is not such an object, or no prompt at all.
@@ -82,27 +82,27 @@ def numbered_lines(path: Path) -> list[tuple[int, str]]:
 
 def _object(path: Path, number: int, line: str) -> dict[str, object]:
     try:
-        found = json.loads(line)
+        row = json.loads(line)
     except json.JSONDecodeError as error:
         raise PromptFileError(f"{path}, line {number} is not JSON: {error.msg}") from error
-    if not isinstance(found, dict):
-        raise PromptFileError(f"{path}, line {number}: found {type(found).__name__}, expected a JSON object")
-    return found
+    if not isinstance(row, dict):
+        raise PromptFileError(f"{path}, line {number}: found {type(row).__name__}, expected a JSON object")
+    return row
 
 
-def shuffled(prompts: list[Prompt], seed: int) -> np.ndarray:
-    """Return, for each prompt, the index of another one with another meaning: the control of the scores.
+def mismatched_prompts(prompts: list[Prompt], seed: int) -> np.ndarray:
+    """Return for each prompt the index of one with another meaning.
 
-    Every prompt is used once, as far as meanings allow: the prompts are laid out at random in a ring and each takes the
-    next one that means something else.
+    The control of the scores. Every prompt is used once, as far as meanings allow: the prompts are laid out at random
+    in a ring and each takes the next one that means something else.
     """
     ring = np.random.default_rng(seed).permutation(len(prompts))
     other = np.empty(len(prompts), dtype=np.int64)
-    for place, index in enumerate(ring):
-        turn = 1
-        while prompts[ring[(place + turn) % len(ring)]].meaning == prompts[index].meaning:
-            turn += 1
-            if turn > len(ring):
+    for position, index in enumerate(ring):
+        offset = 1
+        while prompts[ring[(position + offset) % len(ring)]].meaning == prompts[index].meaning:
+            offset += 1
+            if offset > len(ring):
                 raise ValueError("all prompts mean the same: there is nothing to shuffle; evaluate more categories")
-        other[index] = ring[(place + turn) % len(ring)]
+        other[index] = ring[(position + offset) % len(ring)]
     return other

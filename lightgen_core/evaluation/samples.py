@@ -52,7 +52,7 @@ def score_samples(
     tables: Iterable[pa.Table],
     students: Sequence[str],
     prompts: Sequence[Prompt],
-    shuffled: Sequence[int],
+    mismatched_prompts: Sequence[int],
     judge: Judge,
     *,
     images: int,
@@ -71,7 +71,7 @@ def score_samples(
         seed: of the bootstrap.
         resamples: of the bootstrap.
     """
-    others = [prompts[index] for index in shuffled]
+    others = [prompts[index] for index in mismatched_prompts]
     verdicts: dict[str, list[bool]] = {name: [] for name in (*students, "shuffled")}
     for samples in tables:
         for name in students:

@@ -1,4 +1,4 @@
-"""The benchmark of the scene world: held-out captions, and the detector that judges pictures of them. Free of torch."""
+"""The scene benchmark: held-out captions, judged by a detector. Free of torch."""
 
 from collections.abc import Iterable, Sequence
 
@@ -21,19 +21,19 @@ def scene_prompts(world: World, per_category: int | None, seed: int) -> list[Pro
     for category in CATEGORIES:
         queues = []
         for meaning in (meaning for meaning in split(world)[1] if meaning.category == category):
-            said = phrasings(meaning)
-            queues.append([Prompt(said[i], category, meaning.canonical) for i in rng.permutation(len(said))])
-        turns = range(max(map(len, queues), default=0))
-        prompts += [queue[turn] for turn in turns for queue in queues if turn < len(queue)][:per_category]
+            captions = phrasings(meaning)
+            queues.append([Prompt(captions[i], category, meaning.canonical) for i in rng.permutation(len(captions))])
+        rounds = range(max(map(len, queues), default=0))
+        prompts += [queue[i] for i in rounds for queue in queues if i < len(queue)][:per_category]
     return prompts
 
 
-def judge_scenes(pictures: Iterable[np.ndarray], captions: Sequence[str]) -> np.ndarray:
-    """Return, for each picture (height, width, 3), whether it shows what its caption says: (n,) bool.
+def judge_scenes(images: Iterable[np.ndarray], captions: Sequence[str]) -> np.ndarray:
+    """Return, for each image (height, width, 3), whether it shows what its caption says: (n,) bool.
 
     Raises:
         CaptionError: a caption is not of the scene grammar.
     """
     from lightgen_core.scene.detect import satisfies  # late: scipy's half second is for those who judge
 
-    return np.array([satisfies(picture, parse(caption)) for picture, caption in zip(pictures, captions, strict=True)])
+    return np.array([satisfies(image, parse(caption)) for image, caption in zip(images, captions, strict=True)])

@@ -1,11 +1,11 @@
-"""From verdicts to scores: each category's share of right pictures, and the unweighted mean of the categories."""
+"""Scores from verdicts: the fraction right per category, and their mean."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from lightgen_core.evaluation.prompt import Prompt
-from lightgen_core.intervals import bootstrap_mean, overall
+from lightgen_core.intervals import bootstrap_mean, macro_mean
 
 
 def score_table(
@@ -25,7 +25,7 @@ def score_table(
         rows = [row for row, prompt in enumerate(prompts) if prompt.category == category]
         groups = [prompts[row].caption for row in rows for _ in range(images)]
         by_category[category] = correct[rows].ravel().astype(float), groups
-    scores = {"overall": overall(by_category, seed, resamples=resamples).as_dict()}
+    scores = {"overall": macro_mean(by_category, seed, resamples=resamples).as_dict()}
     for category, (values, groups) in by_category.items():
         scores[category] = bootstrap_mean(values, groups, seed, resamples=resamples).as_dict()
     return scores

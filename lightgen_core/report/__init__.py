@@ -1,1 +1,1 @@
-"""The report: one self-contained page that shows what a run made, how good it is and what it cost."""
+"""The report: one self-contained page on a run's outputs, scores and cost."""

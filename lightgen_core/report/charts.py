@@ -1,4 +1,4 @@
-"""The report's charts as inline SVG. Colours are the page's CSS classes, so they follow its light and dark theme."""
+"""Charts as inline SVG, coloured by the page's light and dark CSS."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from lightgen_core.intervals import Interval
 from lightgen_core.report.data import STUDENTS, Curve, StageRow
-from lightgen_core.report.formats import duration, number, percent, words
+from lightgen_core.report.formats import format_duration, humanize_identifier, number, percent
 from lightgen_core.report.svg import Scale, Values, legend, line, log_ticks, path, rect, round_ticks, scale, svg, text
 
 _WIDTH = 440  # user units; the page scales a chart to its column
@@ -16,7 +16,7 @@ _DECADE = 8.0  # from this ratio of largest to smallest value on, a curve's axis
 
 
 def score_bars(scores: Mapping[str, Mapping[str, Interval]]) -> Markup:
-    """One bar per category and student with its confidence interval; scores as `ReportData.scores`."""
+    """Draw a bar with its interval per category and student."""
     students = [name for name in STUDENTS if name in scores]
     categories = list(scores[students[0]])
     left, bar, pad = 122, 9, 14
@@ -24,27 +24,27 @@ def score_bars(scores: Mapping[str, Mapping[str, Interval]]) -> Markup:
     height = group * len(categories) + 48
     x = scale(0, 1, left, _WIDTH - 14)
     parts = [legend({STUDENTS[name]: f"fill-{name}" for name in students}, left, 10)]
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        parts.append(line(float(x(share)), 26, float(x(share)), height - 20, "grid"))
-        parts.append(text(float(x(share)), height - 5, f"{share:g}", "tick", "middle"))
+    for fraction in (0, 0.25, 0.5, 0.75, 1):
+        parts.append(line(float(x(fraction)), 26, float(x(fraction)), height - 20, "grid"))
+        parts.append(text(float(x(fraction)), height - 5, f"{fraction:g}", "tick", "middle"))
     for row, category in enumerate(categories):
         top = 34 + row * group
-        kind = "label strong" if category == "overall" else "label"
-        parts.append(text(left - 10, top + (group - pad) / 2 + 3, words(category), kind, "end"))
+        css_class = "label strong" if category == "overall" else "label"
+        parts.append(text(left - 10, top + (group - pad) / 2 + 3, humanize_identifier(category), css_class, "end"))
         for turn, student in enumerate(students):
             if category in scores[student]:
                 at = top + turn * (bar + 2)
                 parts += _bar_with_interval(scores[student][category], f"fill-{student}", x, at, bar)
-    said = "; ".join(
-        f"{words(category)} "
+    summary = "; ".join(
+        f"{humanize_identifier(category)} "
         + ", ".join(f"{name} {scores[name][category].value:.2f}" for name in students if category in scores[name])
         for category in categories
     )
-    return svg(_WIDTH, height, f"Scores with 95 % intervals: {said}", parts)
+    return svg(_WIDTH, height, f"Scores with 95 % intervals: {summary}", parts)
 
 
 def loss_curve(curve: Curve) -> Markup:
-    """Raw values faintly, their running mean on top, a dashed line at the reference."""
+    """Draw raw values faintly, their running mean, and a dashed reference line."""
     steps, lines = _checked(curve)
     smooth = {name: running_mean(values) for name, values in lines.items()} if curve.smooth else lines
     low, high, logarithmic = _limits([*lines.values()], [*smooth.values()], curve.reference)
@@ -74,40 +74,40 @@ def loss_curve(curve: Curve) -> Markup:
             parts.append(path(x(steps), y(lines[name]), f"raw stroke-{turn}"))
         parts.append(path(x(steps), y(smooth[name]), f"mean stroke-{turn}"))
     if len(lines) > 1:
-        parts.append(legend({words(name): f"fill-{turn}" for turn, name in enumerate(lines)}, left, 10))
-    said = ", ".join(f"{name} from {number(smooth[name][0])} to {number(smooth[name][-1])}" for name in lines)
-    return svg(_WIDTH, 254, f"{curve.title} over {number(steps[-1])} steps: {said}", parts)
+        parts.append(legend({humanize_identifier(name): f"fill-{turn}" for turn, name in enumerate(lines)}, left, 10))
+    summary = ", ".join(f"{name} from {number(smooth[name][0])} to {number(smooth[name][-1])}" for name in lines)
+    return svg(_WIDTH, 254, f"{curve.title} over {number(steps[-1])} steps: {summary}", parts)
 
 
 def time_bars(stages: Sequence[StageRow]) -> Markup:
-    """Seconds of each stage, and its share of the whole."""
+    """Draw each stage's seconds and its fraction of the total."""
     total = sum(stage.seconds for stage in stages)
     left, row = 92, 24
     x = scale(0, max([stage.seconds for stage in stages] + [1e-9]), 0, _WIDTH - left - 112)
     parts = []
     for turn, stage in enumerate(stages):
         top, width = 4 + turn * row, max(float(x(stage.seconds)), 1.5)
-        share = f" \N{MIDDLE DOT} {percent(stage.seconds / total)}" if total else ""
+        fraction = f" \N{MIDDLE DOT} {percent(stage.seconds / total)}" if total else ""
         parts.append(text(left - 10, top + 11, stage.stage, "label", "end"))
         parts.append(rect(left, top, width, 14, "fill-time"))
-        parts.append(text(left + width + 8, top + 11, duration(stage.seconds) + share, "tick", "start"))
-    said = ", ".join(f"{stage.stage} {duration(stage.seconds)}" for stage in stages)
-    return svg(_WIDTH, row * len(stages) + 4, f"Time of each stage: {said}", parts)
+        parts.append(text(left + width + 8, top + 11, format_duration(stage.seconds) + fraction, "tick", "start"))
+    summary = ", ".join(f"{stage.stage} {format_duration(stage.seconds)}" for stage in stages)
+    return svg(_WIDTH, row * len(stages) + 4, f"Time of each stage: {summary}", parts)
 
 
 def running_mean(values: Values) -> Values:
-    """Centred mean over about a twentieth of the curve, so that it does not lag; shorter at its ends."""
-    places, half = np.arange(len(values)), max(1, len(values) // 40)
-    start, stop = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
+    """Return the centred mean over a twentieth of the curve, without lag; shorter at its ends."""
+    positions, half = np.arange(len(values)), max(1, len(values) // 40)
+    start, stop = np.maximum(positions - half, 0), np.minimum(positions + half + 1, len(values))
     total = np.concatenate([[0.0], np.cumsum(values)])
     return (total[stop] - total[start]) / (stop - start)
 
 
-def _bar_with_interval(score: Interval, kind: str, x: Scale, top: float, bar: float) -> list[Markup]:
+def _bar_with_interval(score: Interval, css_class: str, x: Scale, top: float, bar: float) -> list[Markup]:
     value, low, high = float(x(score.value)), float(x(score.low)), float(x(score.high))
     middle = top + bar / 2
     return [
-        rect(float(x(0)), top, value - float(x(0)), bar, kind),
+        rect(float(x(0)), top, value - float(x(0)), bar, css_class),
         line(low, middle, high, middle, "whisker"),
         line(low, middle - 3, low, middle + 3, "whisker"),
         line(high, middle - 3, high, middle + 3, "whisker"),
@@ -129,9 +129,12 @@ def _checked(curve: Curve) -> tuple[Values, dict[str, Values]]:
 
 
 def _limits(raw: list[Values], smooth: list[Values], reference: float | None) -> tuple[float, float, bool]:
-    """Ends of the vertical axis, and whether it is logarithmic. The wildest hundredth of raw values may leave it."""
-    ends = [each for values in smooth for each in (values.min(), values.max())]
-    ends += [float(each) for values in raw for each in np.quantile(values, [0.005, 0.995])]
+    """Return the ends of the vertical axis, and True if it is logarithmic.
+
+    The most extreme hundredth of raw values may leave it.
+    """
+    ends = [value for values in smooth for value in (values.min(), values.max())]
+    ends += [float(value) for values in raw for value in np.quantile(values, [0.005, 0.995])]
     ends += [] if reference is None else [reference]
     low, high = float(min(ends)), float(max(ends))
     if low > 0 and high / low > _DECADE:

@@ -1,4 +1,4 @@
-"""What a report shows, as plain data: the caller fills it, the page only draws it."""
+"""The report's content as plain data, free of layout."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,33 +9,33 @@ import numpy.typing as npt
 from lightgen_core.dedup.diversity import Metric
 from lightgen_core.intervals import Interval
 
-Picture = npt.NDArray[np.uint8]
+ImageArray = npt.NDArray[np.uint8]
 """(height, width, 3) sRGB."""
 
 STUDENTS = {"pretrain": "Pre-trained", "dpo": "After DPO", "shuffled": "Shuffled"}
-"""What is scored, with its title: the student before and after DPO, and the former against another caption."""
+"""Scored image sets and their titles; "shuffled" judges by another caption."""
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A picture and the detector's verdict on it; None: nobody judged it."""
+class JudgedImage:
+    """Image with the judge's verdict, None if there was no judge."""
 
-    picture: Picture
+    image: ImageArray
     correct: bool | None = None
 
 
 @dataclass(frozen=True)
 class SampleRow:
-    """One caption and who drew what: for example teacher, pretrain and dpo, in the order to show."""
+    """One caption with an image per model, in display order."""
 
     category: str
     caption: str
-    samples: Mapping[str, Sample]
+    samples: Mapping[str, JudgedImage]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Figures logged over training steps.
+    """Metrics logged over training steps.
 
     Attributes:
         title: what is drawn.
@@ -56,7 +56,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic, its number of captions, and one of them."""
+    """Topic with its number of captions and an example."""
 
     name: str
     captions: int
@@ -64,8 +64,8 @@ class Topic:
 
 
 @dataclass(frozen=True)
-class Repeat:
-    """A caption that was left out because another one says the same."""
+class DuplicateCaption:
+    """Caption dropped as a near duplicate of another."""
 
     dropped: str
     kept: str
@@ -73,11 +73,11 @@ class Repeat:
 
 
 @dataclass(frozen=True)
-class Duplicate:
-    """A picture that was dropped, beside the one that stays."""
+class DuplicateImage:
+    """Dropped image beside the one that was kept."""
 
-    dropped: Picture
-    kept: Picture
+    dropped: ImageArray
+    kept: ImageArray
     dropped_caption: str
     kept_caption: str
     similarity: float
@@ -86,36 +86,36 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class DedupSummary:
-    """How many pictures went and why, and how complete the search for duplicates was.
+    """Numbers of dropped images by reason, and the search's recall.
 
     Attributes:
-        pictures: before.
-        reasons: reason -> pictures dropped.
+        images: before.
+        reasons: reason -> images dropped.
         threshold: cosine from which a pair is a near duplicate.
         index: faiss factory strings in use.
         queries: rows checked against brute force.
         pairs: true pairs of those rows.
-        recall: share of them that the search found; None: there was none to find.
+        recall: fraction of them that the search found; None: there was none to find.
         examples: to show.
     """
 
-    pictures: int
+    images: int
     reasons: Mapping[str, int]
     threshold: float
     index: tuple[str, ...]
     queries: int
     pairs: int
     recall: Interval | None
-    examples: tuple[Duplicate, ...] = ()
+    examples: tuple[DuplicateImage, ...] = ()
 
 
 @dataclass(frozen=True)
 class PairExample:
-    """A preference pair: the picture to prefer, the one to avoid, and where the winner comes from."""
+    """Preference pair with the source of its winner."""
 
     caption: str
-    winner: Picture
-    loser: Picture
+    winner: ImageArray
+    loser: ImageArray
     kind: str
 
 
@@ -146,16 +146,16 @@ class ReportData:
         purpose: of the recipe, one line.
         recipe: the recipe as YAML.
         prompts: what the students were told to draw, in words.
-        scorer: what judged the pictures, such as "the scene detector"; None: no scorer applies, and `scores` is empty.
+        scorer: what judged the images, such as "the scene detector"; None: no scorer applies, and `scores` is empty.
         scores: student (`STUDENTS`) -> "overall" and categories, in the order to show -> score.
-        clip_scores: student -> mean cosine of picture and caption in CLIP's space; may be there without a scorer.
+        clip_scores: student -> mean cosine of image and caption in CLIP's space; may be there without a scorer.
         smoke_test: the recipe is too small to learn; the page says so at the top.
-        samples: captions with the pictures drawn for them.
+        samples: captions with the images drawn for them.
         curves: of the training stages.
         topics: captions by topic, `other_topics` that are not listed, and `unused_topics` that no caption covers.
         repeats: captions left out as near duplicates (examples), `repeated_captions` of them in all.
-        quarantine: reason -> pictures that could not be had.
-        diversity: figures of the pictures kept.
+        quarantine: reason -> images that could not be had.
+        diversity: figures of the images kept.
         dedup: what went and why.
         pairs: preference pairs (examples), `pair_counts` of each kind in all, `captions_without_pair` that gave none.
         stages: in order, the report's own excepted.
@@ -179,7 +179,7 @@ class ReportData:
     topics: tuple[Topic, ...] = ()
     other_topics: int = 0
     unused_topics: tuple[str, ...] = ()
-    repeats: tuple[Repeat, ...] = ()
+    repeats: tuple[DuplicateCaption, ...] = ()
     repeated_captions: int = 0
     quarantine: Mapping[str, int] = field(default_factory=dict)
     diversity: tuple[Metric, ...] = ()

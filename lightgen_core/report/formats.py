@@ -1,44 +1,43 @@
-"""Numbers and pictures as a reader meets them on the page."""
+"""Formatters of numbers and images, for the report and the UI's pages."""
 
 import base64
 import io
 from datetime import UTC, datetime
 
+import humanize
 import numpy as np
 from PIL import Image
 
 from lightgen_core.images.codec import encode_png
 from lightgen_core.intervals import Interval
-from lightgen_core.report.data import Picture
+from lightgen_core.report.data import ImageArray
 
 PIXEL_ART = 96
-"""Pictures up to this many pixels a side are shown pixel for pixel; larger ones are photographs to the page."""
+"""Largest side of images that are shown pixel for pixel, px."""
 
-_THUMBNAIL = 256  # larger pictures are shrunk to this side, px
+_THUMBNAIL = 256  # larger images are shrunk to this side, px
 
 
-def picture_uri(picture: Picture, side: int = _THUMBNAIL) -> str:
-    """The picture as a data URI: small ones lossless, larger ones as JPEG of `side` px, so that pages stay small."""
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise ValueError(
-            f"found a picture of {picture.dtype} and shape {picture.shape}; expected uint8 (height, width, 3)"
-        )
-    if is_pixel_art(picture):
-        return "data:image/png;base64," + base64.b64encode(encode_png(picture)).decode()
-    small = Image.fromarray(picture)
+def image_data_uri(image: ImageArray, side: int = _THUMBNAIL) -> str:
+    """Return an image as a data URI: PNG if small, else JPEG of `side` px."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"found an image of {image.dtype} and shape {image.shape}; expected uint8 (height, width, 3)")
+    if is_pixel_art(image):
+        return "data:image/png;base64," + base64.b64encode(encode_png(image)).decode()
+    small = Image.fromarray(image)
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    sink = io.BytesIO()
-    small.save(sink, format="JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def is_pixel_art(picture: Picture) -> bool:
-    """Whether enlarging the picture should keep its pixels square."""
-    return max(picture.shape[:2]) <= PIXEL_ART
+def is_pixel_art(image: ImageArray) -> bool:
+    """Return True if enlarging should keep pixels square."""
+    return max(image.shape[:2]) <= PIXEL_ART
 
 
 def number(value: float) -> str:
-    """Three significant digits, thousands grouped: 12,345; 0.123; 0.00012."""
+    """Format to three significant digits, thousands grouped: 12,345; 0.123; 0.00012."""
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
     if abs(value) >= 1000:
@@ -47,27 +46,22 @@ def number(value: float) -> str:
 
 
 def interval(score: Interval) -> str:
-    """The ends of a score's interval, 0.71 to 0.77."""
+    """Format the ends of a score's interval: 0.71 to 0.77 with an en dash."""
     return f"{score.low:.2f}\N{EN DASH}{score.high:.2f}"
 
 
-def percent(share: float) -> str:
-    """A share as a percentage without decimals where it has two digits or more."""
-    return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.1f} %"
+def percent(fraction: float) -> str:
+    """Format a fraction as a percentage, with a decimal only below 10 %."""
+    return f"{100 * fraction:.0f} %" if fraction >= 0.0995 or fraction == 0 else f"{100 * fraction:.1f} %"
 
 
-def size(count: int) -> str:
-    """A number of bytes: 1.2 MB, in steps of 1,000."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.5:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:,.3g} TB"
+def format_bytes(count: float) -> str:
+    """Format a number of bytes in steps of 1,000: 12 Bytes, 1.2 MB."""
+    return humanize.naturalsize(count, format="%.3g")
 
 
-def duration(seconds: float) -> str:
-    """A time span in its two largest units: 0.4 s, 12 s, 3 min 5 s, 2 h 10 min."""
+def format_duration(seconds: float) -> str:
+    """Format a time span in its two largest units: 0.4 s, 12 s, 3 min 5 s, 2 h 10 min."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -79,15 +73,15 @@ def duration(seconds: float) -> str:
 
 
 def when(moment: str) -> str:
-    """A point in time to the minute, in UTC, from ISO 8601."""
+    """Format an ISO 8601 time to the minute, in UTC."""
     return datetime.fromisoformat(moment).astimezone(UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def words(name: str) -> str:
-    """An identifier as words: two_object is "two object"."""
+def humanize_identifier(name: str) -> str:
+    """Return an identifier as words: "two object" for two_object."""
     return {"color_attr": "color attribution"}.get(name, name.replace("_", " "))
 
 
 def sentence(phrase: str) -> str:
-    """A phrase as a sentence begins with it."""
+    """Capitalize the first letter and keep the rest."""
     return phrase[:1].upper() + phrase[1:]

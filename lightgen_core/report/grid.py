@@ -1,76 +1,81 @@
-"""A few captions with their pictures as one SVG: what a stage made, at a glance."""
+"""Captions with their images as one SVG, for a stage's page."""
 
 import textwrap
 from collections.abc import Iterable
 
 from markupsafe import Markup
 
-from lightgen_core.report.data import Sample, SampleRow
-from lightgen_core.report.formats import is_pixel_art, picture_uri
+from lightgen_core.report.data import JudgedImage, SampleRow
+from lightgen_core.report.formats import image_data_uri, is_pixel_art
 from lightgen_core.report.svg import rect, svg, text
 
 _WIDTH = 800  # user units
-_SIDE = 88  # of a picture, as drawn
-_GAP = 6  # between pictures of one caption
-_BETWEEN = 22  # between captions
+_CELL = 88  # of an image, as drawn
+_GAP = 6  # between images of one caption
+_CAPTION_GAP = 22  # between captions
 _LINE = 14
-_LETTER = 6.2  # mean width of one at the caption's font size
-_MOST_LINES = 4
-_THUMBNAIL = 128  # px; larger pictures are shrunk to this side
+_CHARACTER_WIDTH = 6.2  # mean width of one at the caption's font size
+_MAX_LINES = 4
+_THUMBNAIL = 128  # px; larger images are shrunk to this side
 
 
-def picture_grid(rows: Iterable[SampleRow], most_bytes: int) -> Markup | None:
-    """Draw captions with their pictures side by side, as many as fit into so many bytes of encoded pictures.
+def image_grid(rows: Iterable[SampleRow], max_bytes: int) -> Markup | None:
+    """Draw captions with their images side by side, as many as fit into so many bytes of encoded images.
 
     Args:
-        rows: with equal numbers of pictures; a picture's name stands below it, with its verdict if it has one.
+        rows: with equal numbers of images; an image's name stands below it, with its verdict if it has one.
 
     Returns:
         None where there is no row, or the first alone is larger.
     """
     shown, used = [], 0
     for row in rows:
-        uris = [picture_uri(sample.picture, _THUMBNAIL) for sample in row.samples.values()]
+        uris = [image_data_uri(sample.image, _THUMBNAIL) for sample in row.samples.values()]
         used += sum(map(len, uris))
-        if used > most_bytes:
+        if used > max_bytes:
             break
         shown.append((row, uris))
     if not shown:
         return None
-    cell = len(shown[0][1]) * (_SIDE + _GAP) - _GAP
-    columns = max(1, (_WIDTH + _BETWEEN) // (cell + _BETWEEN))
+    cell = len(shown[0][1]) * (_CELL + _GAP) - _GAP
+    columns = max(1, (_WIDTH + _CAPTION_GAP) // (cell + _CAPTION_GAP))
     parts, top = [], 0
     for start in range(0, len(shown), columns):
-        line = shown[start : start + columns]
-        said = [_wrapped(row.caption, cell) for row, _ in line]
-        named = any(any(row.samples) for row, _ in line)
-        below = top + _SIDE + (_LINE + 4 if named else 2)
-        for column, ((row, uris), words) in enumerate(zip(line, said, strict=True)):
-            left = column * (cell + _BETWEEN)
-            parts += _pictures(row, uris, left, top)
+        row_of_cells = shown[start : start + columns]
+        captions = [_wrapped(row.caption, cell) for row, _ in row_of_cells]
+        named = any(any(row.samples) for row, _ in row_of_cells)
+        below = top + _CELL + (_LINE + 4 if named else 2)
+        for column, ((row, uris), lines) in enumerate(zip(row_of_cells, captions, strict=True)):
+            left = column * (cell + _CAPTION_GAP)
+            parts += _images(row, uris, left, top)
             parts += [
-                text(left, below + _LINE * (number + 1), each, "caption", "start") for number, each in enumerate(words)
+                text(left, below + _LINE * (number + 1), line, "caption", "start") for number, line in enumerate(lines)
             ]
-        top = below + _LINE * max(map(len, said)) + _BETWEEN
-    return svg(columns * (cell + _BETWEEN) - _BETWEEN, top - _BETWEEN + 4, f"{len(shown)} captions in pictures", parts)
+        top = below + _LINE * max(map(len, captions)) + _CAPTION_GAP
+    return svg(
+        columns * (cell + _CAPTION_GAP) - _CAPTION_GAP,
+        top - _CAPTION_GAP + 4,
+        f"{len(shown)} captions in pictures",
+        parts,
+    )
 
 
-def _pictures(row: SampleRow, uris: list[str], left: float, top: float) -> list[Markup]:
+def _images(row: SampleRow, uris: list[str], left: float, top: float) -> list[Markup]:
     parts = []
     for number, ((name, sample), uri) in enumerate(zip(row.samples.items(), uris, strict=True)):
-        x = left + number * (_SIDE + _GAP)
-        drawn = "pixels" if is_pixel_art(sample.picture) else "smooth"
-        parts.append(rect(x, top, _SIDE, _SIDE, "wash"))
+        x = left + number * (_CELL + _GAP)
+        drawn = "pixels" if is_pixel_art(sample.image) else "smooth"
+        parts.append(rect(x, top, _CELL, _CELL, "wash"))
         parts.append(
             Markup('<image x="{}" y="{}" width="{}" height="{}" class="{}" href="{}"/>').format(
-                x, top, _SIDE, _SIDE, drawn, uri
+                x, top, _CELL, _CELL, drawn, uri
             )
         )
-        parts += _name(name, sample, x, top + _SIDE + _LINE)
+        parts += _name(name, sample, x, top + _CELL + _LINE)
     return parts
 
 
-def _name(name: str, sample: Sample, x: float, y: float) -> list[Markup]:
+def _name(name: str, sample: JudgedImage, x: float, y: float) -> list[Markup]:
     if sample.correct is None:
         return [text(x, y, name, "tick", "start")] if name else []
     mark = ("\N{CHECK MARK}", "right") if sample.correct else ("\N{BALLOT X}", "wrong")
@@ -79,5 +84,5 @@ def _name(name: str, sample: Sample, x: float, y: float) -> list[Markup]:
 
 def _wrapped(caption: str, width: float) -> list[str]:
     return textwrap.wrap(
-        caption, int(width / _LETTER), max_lines=_MOST_LINES, placeholder=" \N{HORIZONTAL ELLIPSIS}"
+        caption, int(width / _CHARACTER_WIDTH), max_lines=_MAX_LINES, placeholder=" \N{HORIZONTAL ELLIPSIS}"
     ) or [""]

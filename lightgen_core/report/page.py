@@ -20,7 +20,7 @@ def render_report(data: ReportData) -> str:
     """Draw the page. The same data gives the same text; times and facts of the host are in `#run` only.
 
     Raises:
-        ValueError: a picture is not uint8 (height, width, 3), or a curve has no points or infinite ones.
+        ValueError: an image is not uint8 (height, width, 3), or a curve has no points or infinite ones.
     """
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -29,14 +29,14 @@ def render_report(data: ReportData) -> str:
         formats.number,
         formats.interval,
         formats.percent,
-        formats.size,
-        formats.duration,
+        formats.format_bytes,
+        formats.format_duration,
         formats.when,
-        formats.words,
+        formats.humanize_identifier,
         formats.sentence,
     )
-    environment.filters |= {each.__name__: each for each in filters}
-    environment.filters |= {"picture": formats.picture_uri, "pixel_art": formats.is_pixel_art}
+    environment.filters |= {function.__name__: function for function in filters}
+    environment.filters |= {"image_data_uri": formats.image_data_uri, "pixel_art": formats.is_pixel_art}
     return environment.get_template("page.html.j2").render(
         data=data,
         style=Markup(svg.style() + (_HERE / "page.css").read_text(encoding="utf-8")),
@@ -50,26 +50,26 @@ def render_report(data: ReportData) -> str:
     )
 
 
-def without_run_facts(page: str) -> str:
-    """The page without what differs from run to run: equal for two runs of one recipe."""
+def strip_volatile(page: str) -> str:
+    """Remove what differs between two runs of one recipe."""
     return _RUN_FACTS.sub("", page)
 
 
 def headline(scores: Mapping[str, Mapping[str, Interval]]) -> str:
-    """The overall scores in one or two sentences; empty without scores."""
-    found = {name: scores[name]["overall"] for name in STUDENTS if name in scores}
-    said = []
-    if "pretrain" in found:
-        said.append(f"the pre-trained student scores {_score(found['pretrain'])}")
-    if "dpo" in found:
-        said.append(f"after DPO it scores {_score(found['dpo'])}")
-    if not said:
+    """Return the overall scores in a sentence or two, empty without scores."""
+    overall = {name: scores[name]["overall"] for name in STUDENTS if name in scores}
+    clauses = []
+    if "pretrain" in overall:
+        clauses.append(f"the pre-trained student scores {_score(overall['pretrain'])}")
+    if "dpo" in overall:
+        clauses.append(f"after DPO it scores {_score(overall['dpo'])}")
+    if not clauses:
         return ""
-    sentence = "On captions that training never saw, " + ", and ".join(said)
-    if "shuffled" in found:
-        sentence += f"; the same pictures judged by another caption score {found['shuffled'].value:.2f}"
-    if "pretrain" in found and "dpo" in found:
-        before, after = found["pretrain"], found["dpo"].value
+    sentence = "On captions that training never saw, " + ", and ".join(clauses)
+    if "shuffled" in overall:
+        sentence += f"; the same pictures judged by another caption score {overall['shuffled'].value:.2f}"
+    if "pretrain" in overall and "dpo" in overall:
+        before, after = overall["pretrain"], overall["dpo"].value
         where = "within" if before.low <= after <= before.high else "outside"
         sentence += f". The change of {after - before.value:+.2f} lies {where} the interval"
     return sentence.replace("-0.00", "+0.00") + "."
@@ -80,7 +80,7 @@ def _score(score: Interval) -> str:
 
 
 def _by_category(rows: tuple[SampleRow, ...]) -> list[tuple[str, list[SampleRow]]]:
-    """Rows of each category, in the order in which categories first come."""
+    """Group rows by category, in order of first appearance."""
     order = list(dict.fromkeys(row.category for row in rows))
     ranked = sorted(rows, key=lambda row: order.index(row.category))
     return [(category, list(group)) for category, group in groupby(ranked, key=lambda row: row.category)]

@@ -1,1 +1,1 @@
-"""The scene world: captions, teacher images and a detector whose every score can be checked by hand."""
+"""The scene world: captions, teacher images and a verifiable detector."""

@@ -9,7 +9,7 @@ from lightgen_core.scene.vocabulary import CLEARANCE, COLORS, MIN_RADIUS, SHAPES
 
 
 class World(Section):
-    """The scene world: what can be said and how it is drawn. Difficulty is data."""
+    """Vocabulary and rendering of the scene world; they set its difficulty."""
 
     image_size: int = Field(48, ge=32, le=256, multiple_of=8, description="image height and width, px")
     layout: Literal["composed", "grid", "free"] = Field(

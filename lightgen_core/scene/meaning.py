@@ -1,7 +1,7 @@
-"""What a caption means, apart from how it says it.
+"""Meaning of a caption, independent of its phrasing.
 
-Two captions that say the same thing have equal meanings: the split holds meanings out, not sentences, and the
-detector scores meanings. A meaning names *all* objects of its picture; colours it does not name are free.
+Two captions that say the same object have equal meanings: the split holds meanings out, not sentences, and the
+detector scores meanings. A meaning names *all* objects of its image; colours it does not name are free.
 """
 
 from collections import Counter
@@ -27,13 +27,13 @@ class Object:
 
     @property
     def phrase(self) -> str:
-        """Without article: "circle" or "red circle"."""
+        """Return the noun without article: "circle" or "red circle"."""
         return self.shape if self.color is None else f"{self.color} {self.shape}"
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """A scene in one of GenEval's categories, normalised so that equal meanings compare and hash equal.
+    """Scene in one of GenEval's categories, normalised to compare and hash.
 
     Attributes:
         category: one of `CATEGORIES`.
@@ -81,16 +81,16 @@ class Meaning:
 
     @property
     def canonical(self) -> str:
-        """The plainest caption of this meaning; equal exactly where meanings are equal."""
+        """Return the plainest caption; equal exactly where meanings are equal."""
         if self.category == "counting":
             return f"{NUMBER_WORDS[self.count]} {plural(self.objects[0].shape)}"
         return f" {self.relation or 'and'} ".join(with_article(o.phrase) for o in self.objects)
 
 
 def excludes(a: Meaning, b: Meaning) -> bool:
-    """Whether no picture can be right for both meanings.
+    """Return True if no image can be right for both meanings.
 
-    A right picture shows exactly the objects that its caption names, so two meanings can share a picture only if
+    A right image shows exactly the objects that its caption names, so two meanings can share an image only if
     they name the same number of each shape, no shape in two colours, and no two opposite relations. "A left of B"
     and "A above B" can: A is then up and to the left.
     """

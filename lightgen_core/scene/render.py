@@ -1,4 +1,4 @@
-"""The teacher of the scene world: draws a picture of a meaning.
+"""Renderer of the scene world: the teacher's images of meanings.
 
 Three layouts set the difficulty. `composed` places objects as a photographer would (one in the centre, two side by
 side or one above the other, three in a line, four in the corners); `grid` takes any cells of the grid; `free` any
@@ -16,11 +16,11 @@ from lightgen_core.scene.meaning import Meaning
 from lightgen_core.scene.shapes import coverage
 from lightgen_core.scene.vocabulary import CLEARANCE, COLORS
 
-Place = tuple[float, float]
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedObject:
     """One object as drawn; x, y and radius in pixels."""
 
     shape: str
@@ -31,25 +31,25 @@ class Placed:
 
 
 def render(meaning: Meaning, world: World, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """One picture of `meaning`: (image_size, image_size, 3), exactly the objects it names on a grey background."""
+    """Render exactly the objects of `meaning` on grey: (image_size, image_size, 3)."""
     side = world.image_size
     image = np.full((side, side, 3), 255 * rng.uniform(*world.background))
-    for thing in arrange(meaning, world, rng):
-        alpha = coverage(thing.shape, thing.x, thing.y, thing.radius, side, side)[..., None]
-        image += alpha * (np.array(COLORS[thing.color]) - image)
+    for obj in arrange(meaning, world, rng):
+        alpha = coverage(obj.shape, obj.x, obj.y, obj.radius, side, side)[..., None]
+        image += alpha * (np.array(COLORS[obj.color]) - image)
     return np.rint(image).astype(np.uint8)
 
 
-def arrange(meaning: Meaning, world: World, rng: np.random.Generator) -> list[Placed]:
-    """The objects of one picture: their colours, then their places and sizes."""
+def arrange(meaning: Meaning, world: World, rng: np.random.Generator) -> list[PlacedObject]:
+    """Sample the objects' colours, then their positions and sizes."""
     shapes = [o.shape for o in meaning.objects for _ in range(meaning.count)]
     colors = _colors(meaning, world, rng)
-    places = _free(meaning, world, rng) if world.layout == "free" else _in_cells(meaning, world, rng)
-    return [Placed(s, c, *place) for s, c, place in zip(shapes, colors, places, strict=True)]
+    positions = _free(meaning, world, rng) if world.layout == "free" else _in_cells(meaning, world, rng)
+    return [PlacedObject(s, c, *position) for s, c, position in zip(shapes, colors, positions, strict=True)]
 
 
 def _colors(meaning: Meaning, world: World, rng: np.random.Generator) -> list[str]:
-    """Named colours as named, others at random.
+    """Return named colours as named, others at random.
 
     Objects that are counted share one colour: "three circles" shows three of a kind, and a student then has one
     colour to agree on instead of one for every object.
@@ -59,7 +59,7 @@ def _colors(meaning: Meaning, world: World, rng: np.random.Generator) -> list[st
 
 
 def _in_cells(meaning: Meaning, world: World, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Centres and radii with one object in each chosen cell."""
+    """Return centres and radii, one object per chosen cell."""
     choose = _composed_cells if world.layout == "composed" else _any_cells
     cell = world.image_size / world.grid
     placed = []
@@ -72,7 +72,10 @@ def _in_cells(meaning: Meaning, world: World, rng: np.random.Generator) -> list[
 
 
 def _composed_cells(meaning: Meaning, grid: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Cells (column, row): centre, line or corners. An even grid has two middles; one is drawn."""
+    """Return cells (column, row): centre, line or corners.
+
+    An even grid has two middles; one is drawn.
+    """
     low, high = 0, grid - 1
     middle = (grid - int(rng.integers(2))) // 2 if grid % 2 == 0 else grid // 2
     total = meaning.count * len(meaning.objects)
@@ -88,7 +91,7 @@ def _composed_cells(meaning: Meaning, grid: int, rng: np.random.Generator) -> li
 
 
 def _any_cells(meaning: Meaning, grid: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Distinct cells (column, row) at random; a relation is shown along its own axis first."""
+    """Sample distinct cells (column, row); a relation must be clear."""
     total = meaning.count * len(meaning.objects)
     while True:
         cells = [(int(i) % grid, int(i) // grid) for i in rng.choice(grid * grid, total, replace=False)]
@@ -96,22 +99,22 @@ def _any_cells(meaning: Meaning, grid: int, rng: np.random.Generator) -> list[tu
             return cells
 
 
-def _clearly(relation: str, first: Place, second: Place) -> bool:
-    """Whether `first` is `relation` the second beyond doubt: twice as far along that axis as along the other."""
+def _clearly(relation: str, first: Point, second: Point) -> bool:
+    """Return True if `first` is twice as far along the relation's axis as across."""
     across, down = second[0] - first[0], second[1] - first[1]
     along, aside = (across, down) if relation == "left of" else (down, across)
     return along > 0 and along >= 2 * abs(aside)
 
 
 def _free(meaning: Meaning, world: World, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Centres and radii anywhere in the picture, the objects' boxes apart, drawn until they fit."""
+    """Sample centres and radii anywhere until the objects' boxes are apart."""
     side, total = world.image_size, meaning.count * len(meaning.objects)
     gap = 2 * CLEARANCE
     while True:
         radii = np.minimum(rng.uniform(*world.radius, total) * side / world.grid, side / world.grid / 2 - CLEARANCE)
-        places = rng.uniform(radii + CLEARANCE, side - radii - CLEARANCE, (2, total)).T
-        apart = np.abs(places[:, None] - places[None]).max(-1) >= radii[:, None] + radii[None] + gap
+        positions = rng.uniform(radii + CLEARANCE, side - radii - CLEARANCE, (2, total)).T
+        apart = np.abs(positions[:, None] - positions[None]).max(-1) >= radii[:, None] + radii[None] + gap
         if not (apart | np.eye(total, dtype=bool)).all():
             continue
-        if meaning.relation is None or _clearly(meaning.relation, places[0], places[1]):
-            return [(float(x), float(y), float(r)) for (x, y), r in zip(places, radii, strict=True)]
+        if meaning.relation is None or _clearly(meaning.relation, positions[0], positions[1]):
+            return [(float(x), float(y), float(r)) for (x, y), r in zip(positions, radii, strict=True)]

@@ -16,7 +16,7 @@ NOTCH = 0.5
 
 
 def _polygon(corners: list[tuple[float, float]]) -> Callable[[Floats, Floats], Bools]:
-    """A convex polygon from its corners, clockwise on the screen (y points down)."""
+    """Return a convex polygon of clockwise corners (y points down)."""
     edges = list(zip(corners, corners[1:] + corners[:1], strict=True))
 
     def inside(x: Floats, y: Floats) -> Bools:
@@ -27,7 +27,7 @@ def _polygon(corners: list[tuple[float, float]]) -> Callable[[Floats, Floats], B
 
 
 def _star(x: Floats, y: Floats) -> Bools:
-    """A five-pointed star: the line from a tip to a notch, folded into one tenth of the turn."""
+    """Test for a five-pointed star: its tip-to-notch edge, folded tenfold."""
     y = y - 0.05  # a star reaches higher than it stands low
     turn = 2 * np.pi / 5
     angle = np.abs((np.arctan2(x, -y) + turn / 2) % turn - turn / 2)  # from the nearest tip, 0 to turn / 2
@@ -48,7 +48,7 @@ _INSIDE: dict[str, Callable[[Floats, Floats], Bools]] = {
 
 
 def coverage(shape: str, x: float, y: float, radius: float, height: int, width: int) -> Floats:
-    """How much of each pixel of a (height, width) canvas a shape covers, 0 to 1.
+    """Return a shape's coverage of each canvas pixel, (height, width), 0 to 1.
 
     `x`, `y` and `radius` are in pixels; the shape fits into the square of half side `radius` around (x, y).
     """
@@ -64,6 +64,6 @@ def coverage(shape: str, x: float, y: float, radius: float, height: int, width: 
 
 
 def mask(shape: str, side: int) -> Floats:
-    """The shape on a (side, side) grid over its square: 1 where a sample lies inside."""
+    """Return the shape's binary mask on a (side, side) grid."""
     samples = (np.arange(side) + 0.5) / side * 2 - 1
     return _INSIDE[shape](samples[None, :], samples[:, None]).astype(np.float64)

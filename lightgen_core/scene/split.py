@@ -1,4 +1,4 @@
-"""Which meanings are trained on and which are kept for evaluation."""
+"""Split of meanings into training and held-out ones."""
 
 from collections import Counter
 from hashlib import blake2b
@@ -12,35 +12,35 @@ _KEY = b"lightgen scene split 1"
 
 
 def split(world: World) -> tuple[list[Meaning], list[Meaning]]:
-    """Training and held-out meanings, each in the order of `meanings(world)`.
+    """Return training and held-out meanings in the order of `meanings(world)`.
 
-    In each category the share `world.held_out` is held out, but at least one meaning and never all. Meanings are
+    In each category the fraction `world.held_out` is held out, but at least one meaning and never all. Meanings are
     taken in the order of a keyed hash of their canonical form, so neither the recipe's seed nor the machine plays a
     part. One that alone still carries a word (shape, colour, number, relation) into its category's training set is
     passed over: evaluation then asks for new combinations of known words. Only where every meaning is its own word
     (single objects) the first in the order is taken; that shape is still trained on in the other categories.
     """
-    every = meanings(world)
-    held: set[Meaning] = set()
+    all_meanings = meanings(world)
+    held_out: set[Meaning] = set()
     for category in CATEGORIES:
-        held |= _hold_out([m for m in every if m.category == category], world.held_out)
-    return [m for m in every if m not in held], [m for m in every if m in held]
+        held_out |= _hold_out([m for m in all_meanings if m.category == category], world.held_out)
+    return [m for m in all_meanings if m not in held_out], [m for m in all_meanings if m in held_out]
 
 
-def _hold_out(members: list[Meaning], share: float) -> set[Meaning]:
-    quota = min(len(members) - 1, max(1, round(share * len(members))))
+def _hold_out(members: list[Meaning], fraction: float) -> set[Meaning]:
+    quota = min(len(members) - 1, max(1, round(fraction * len(members))))
     order = sorted(members, key=lambda m: blake2b(m.canonical.encode(), key=_KEY, digest_size=16).digest())
     trained = Counter(word for m in members for word in _words(m))
-    held: set[Meaning] = set()
+    held_out: set[Meaning] = set()
     for meaning in order:
-        if len(held) < quota and all(trained[word] > 1 for word in _words(meaning)):
-            held.add(meaning)
+        if len(held_out) < quota and all(trained[word] > 1 for word in _words(meaning)):
+            held_out.add(meaning)
             trained.subtract(_words(meaning))
-    return held or set(order[:quota])
+    return held_out or set(order[:quota])
 
 
 def _words(meaning: Meaning) -> set[str | int]:
     words: set[str | int | None] = {meaning.count, meaning.relation}
-    for thing in meaning.objects:
-        words |= {thing.shape, thing.color}
+    for obj in meaning.objects:
+        words |= {obj.shape, obj.color}
     return {word for word in words if word is not None}

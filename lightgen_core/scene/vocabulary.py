@@ -1,4 +1,4 @@
-"""The words of the scene world and what they look like."""
+"""Words of the scene world, with their colours and sizes."""
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (225, 25, 30),
@@ -34,10 +34,10 @@ CLEARANCE = 0.75
 
 
 def plural(shape: str) -> str:
-    """The plural of a shape word."""
+    """Return the plural of a shape word."""
     return f"{shape}es" if shape.endswith("s") else f"{shape}s"
 
 
 def with_article(phrase: str) -> str:
-    """`phrase` after its indefinite article: "a circle", "an orange circle"."""
+    """Prefix the indefinite article: "a circle", "an orange circle"."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"

@@ -1,4 +1,4 @@
-"""Captioned pictures for the zoo's CLIP and T5: which caption is true of which picture, and batches of near misses."""
+"""Captioned images for the zoo's CLIP and T5, with hard negatives."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from lightgen_core.scene.vocabulary import CATEGORIES, COLORS, RELATIONS, SHAPES
 from lightgen_core.zoo.training import full_world
 
 CATEGORY_WEIGHTS = (1.0, 2.0, 3.0, 2.0, 5.0, 5.0)
-"""How often each of CATEGORIES is drawn: what binds and relates words is hardest."""
+"""Sampling weight of each of CATEGORIES; binding and relations are hardest."""
 
 WORDS = 24
 """Tokens that a caption is padded to; the grammar's longest has 22."""
@@ -26,7 +26,7 @@ PHRASINGS = 48
 """Phrasings kept of each meaning."""
 
 BATCH_SHAPES, BATCH_COLORS = 4, 4
-"""Words that a batch of near misses speaks of: few, so that swaps, inverses and miscounts meet in it."""
+"""Shapes and colours of a batch of near misses: few, so that hard negatives meet."""
 
 _COLORS, _RELATIONS = tuple(COLORS), tuple(RELATIONS)
 _ANY, _ABSENT = -1, -2
@@ -34,43 +34,43 @@ _ANY, _ABSENT = -1, -2
 
 @dataclass(frozen=True)
 class Captioned:
-    """Pictures of known content, and the captions of all meanings.
+    """Images of known content, with the captions of all meanings.
 
-    images: (n, 3, height, width) uint8; said: (n,) the meaning each was drawn for; truth: (n, meanings) bool;
-    answers: (meanings, shapes, 3) what each meaning says of each shape (see `answers_of`);
+    images: (n, 3, height, width) uint8; meaning_ids: (n,) the meaning each was drawn for; truth: (n, meanings) bool;
+    targets: (meanings, shapes, 3) what each meaning says of each shape (see `targets_of`);
     words: (meanings, shapes + colours) bool, what each meaning names; captions: (meanings, phrasings, words) token
     ids, padded with 0.
     """
 
     images: Tensor
-    said: Tensor
+    meaning_ids: Tensor
     truth: Tensor
-    answers: Tensor
+    targets: Tensor
     words: Tensor
     captions: Tensor
     weights: Tensor
 
     def draw(self, count: int, near_misses: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Rows of pictures (count,) and, for each, a phrasing (count, words) of its meaning."""
+        """Sample image rows (count,) and a phrasing of each (count, words)."""
         weights = self.weights
         if near_misses:
             allowed = torch.zeros(self.words.shape[1], dtype=torch.bool)
             allowed[torch.randperm(len(SHAPES), generator=generator)[:BATCH_SHAPES]] = True
             allowed[len(SHAPES) + torch.randperm(len(_COLORS), generator=generator)[:BATCH_COLORS]] = True
-            weights = weights * ~(self.words & ~allowed).any(1)[self.said]
+            weights = weights * ~(self.words & ~allowed).any(1)[self.meaning_ids]
         rows = torch.multinomial(weights, count, generator=generator)
         phrasing = torch.randint(self.captions.shape[1], (count,), generator=generator)
-        return rows, self.captions[self.said[rows], phrasing]
+        return rows, self.captions[self.meaning_ids[rows], phrasing]
 
 
-def make_lesson(
+def make_dataset(
     tokenizer: PreTrainedTokenizerBase,
     meanings: list[Meaning],
     seed: int,
     scale: float = 1.0,
     phrasings: int = PHRASINGS,
 ) -> Captioned:
-    """Half composed as in the default world, half of other layouts and words; `scale` times 30,000 pictures."""
+    """Render 30,000 times `scale` images, half of them of the default world."""
     rng = np.random.default_rng(seed)
     texts = [caption for meaning in meanings for caption in phrased(meaning, phrasings, rng)]
     ids = tokenizer(texts, padding="max_length", max_length=WORDS, truncation=True, return_tensors="pt").input_ids
@@ -82,9 +82,9 @@ def make_lesson(
 def make_captioned(
     plan: list[tuple[World, int]], meanings: list[Meaning], captions: Tensor, rng: np.random.Generator
 ) -> Captioned:
-    """Draw `count` pictures of each world in `plan`, of those meanings that it can express, categories in turn."""
+    """Draw `count` images of each world in `plan`, of those meanings that it can express, categories in turn."""
     index = {meaning: i for i, meaning in enumerate(meanings)}
-    images, said, facts = [], [], []
+    images, meaning_ids, facts = [], [], []
     for world, count in plan:
         known = [[m for m in meanings if m.category == c and _expressible(m, world)] for c in CATEGORIES]
         for i in range(count):
@@ -92,74 +92,74 @@ def make_captioned(
             meaning = members[rng.integers(len(members))]
             image = render(meaning, world, rng)
             images.append(image)
-            said.append(index[meaning])
+            meaning_ids.append(index[meaning])
             facts.append(_facts(detect(image)))
-    said_rows = torch.tensor(said)
-    category = torch.tensor([CATEGORIES.index(meaning.category) for meaning in meanings])[said_rows]
-    share = torch.tensor(CATEGORY_WEIGHTS) / torch.bincount(category, minlength=len(CATEGORIES))
+    meaning_rows = torch.tensor(meaning_ids)
+    category = torch.tensor([CATEGORIES.index(meaning.category) for meaning in meanings])[meaning_rows]
+    weight = torch.tensor(CATEGORY_WEIGHTS) / torch.bincount(category, minlength=len(CATEGORIES))
     return Captioned(
         images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(),
-        said=said_rows,
+        meaning_ids=meaning_rows,
         truth=_truth(np.array(facts), meanings),
-        answers=torch.tensor([answers_of(meaning) for meaning in meanings]),
+        targets=torch.tensor([targets_of(meaning) for meaning in meanings]),
         words=torch.tensor([[w in _words(m) for w in (*SHAPES, *_COLORS)] for m in meanings]),
         captions=captions,
-        weights=share[category],
+        weights=weight[category],
     )
 
 
 def phrased(meaning: Meaning, count: int, rng: np.random.Generator) -> list[str]:
-    """`count` phrasings, drawn with replacement where there are fewer; one in ten ends with a full stop."""
+    """Sample `count` phrasings; one in ten ends with a full stop."""
     every = phrasings(meaning)
     chosen = rng.choice(len(every), count, replace=len(every) < count)
     return [every[i] + "." * bool(rng.random() < 0.1) for i in chosen]
 
 
-def answers_of(meaning: Meaning) -> list[tuple[int, int, int]]:
-    """For each shape: how many; 0 or 1 + its colour if that is said; 0 or 1 + where it is, seen from the other."""
-    answers = [(0, 0, 0)] * len(SHAPES)
+def targets_of(meaning: Meaning) -> list[tuple[int, int, int]]:
+    """Return per shape its count, 0 or 1 + colour, and 0 or 1 + relation."""
+    targets = [(0, 0, 0)] * len(SHAPES)
     relation = meaning.relation
-    for thing in meaning.objects:
-        color = 1 + _COLORS.index(thing.color) if thing.color else 0
-        place = 1 + _RELATIONS.index(relation) if relation else 0
-        answers[SHAPES.index(thing.shape)] = (meaning.count, color, place)
+    for obj in meaning.objects:
+        color = 1 + _COLORS.index(obj.color) if obj.color else 0
+        position = 1 + _RELATIONS.index(relation) if relation else 0
+        targets[SHAPES.index(obj.shape)] = (meaning.count, color, position)
         relation = RELATIONS[relation] if relation else None
-    return answers
+    return targets
 
 
 def _words(meaning: Meaning) -> set[str | None]:
-    return {word for thing in meaning.objects for word in (thing.shape, thing.color)}
+    return {word for obj in meaning.objects for word in (obj.shape, obj.color)}
 
 
 def _expressible(meaning: Meaning, world: World) -> bool:
     return _words(meaning) <= {None, *world.shapes, *world.colors} and meaning.count <= world.max_count
 
 
-def _facts(things: list[Detection]) -> NDArray[np.int64]:
-    """(shapes, 2 + relations): how many, in which colour, and where from the only other thing."""
+def _facts(objects: list[Detection]) -> NDArray[np.int64]:
+    """Return per shape its count, colour and relations, (shapes, 2 + relations)."""
     facts = np.zeros((len(SHAPES), 2 + len(_RELATIONS)), np.int64)
     facts[:, 1] = _ABSENT
-    for thing in things:
-        row = facts[SHAPES.index(thing.shape)]
-        color = _COLORS.index(thing.color)
+    for obj in objects:
+        row = facts[SHAPES.index(obj.shape)]
+        color = _COLORS.index(obj.color)
         row[0] += 1
         row[1] = color if row[0] == 1 or row[1] == color else _ABSENT
-    if len(things) == 2:
-        for first, second in (things, things[::-1]):
+    if len(objects) == 2:
+        for first, second in (objects, objects[::-1]):
             for relation in relations(first, second):
                 facts[SHAPES.index(first.shape), 2 + _RELATIONS.index(relation)] = 1
     return facts
 
 
 def _truth(facts: NDArray[np.int64], meanings: list[Meaning]) -> Tensor:
-    """Whether each meaning is true of each picture, by the detector's rules: (pictures, meanings)."""
+    """Return which meanings are true of each image, (images, meanings) bool."""
     columns = []
     for meaning in meanings:
         counts = np.zeros(len(SHAPES), np.int64)
         colors = np.full(len(SHAPES), _ANY)
-        for thing in meaning.objects:
-            counts[SHAPES.index(thing.shape)] = meaning.count
-            colors[SHAPES.index(thing.shape)] = _ANY if thing.color is None else _COLORS.index(thing.color)
+        for obj in meaning.objects:
+            counts[SHAPES.index(obj.shape)] = meaning.count
+            colors[SHAPES.index(obj.shape)] = _ANY if obj.color is None else _COLORS.index(obj.color)
         true = (facts[:, :, 0] == counts).all(1) & ((colors == _ANY) | (facts[:, :, 1] == colors)).all(1)
         if meaning.relation is not None:
             first = SHAPES.index(meaning.objects[0].shape)

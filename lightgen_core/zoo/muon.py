@@ -12,7 +12,7 @@ from lightgen_core.train.muon import orthogonalize
 
 
 class KernelMuon(torch.optim.Optimizer):
-    """For weights of two or more dimensions; a convolution's kernel counts as (outputs, inputs * height * width)."""
+    """Muon for weights of two or more dimensions, kernels flattened."""
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -34,7 +34,7 @@ class KernelMuon(torch.optim.Optimizer):
 
 
 def split_parameters(model: torch.nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """(matrices and kernels for Muon, the rest for AdamW). Tables go to AdamW: their rows mean different things."""
+    """Split into matrices for Muon and the rest, tables included, for AdamW."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     matrices: list[Tensor] = []
     rest: list[Tensor] = []

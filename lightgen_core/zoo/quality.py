@@ -1,4 +1,4 @@
-"""How good the zoo is, in numbers: `python -m lightgen_core.zoo.quality` prints docs/zoo.md's tables as JSON."""
+"""Quality of the zoo: `python -m lightgen_core.zoo.quality` prints docs/zoo.md's tables as JSON."""
 
 import argparse
 import json
@@ -33,25 +33,25 @@ WORLDS = {
 }
 
 BATCH_VALUES = 256 * 48 * 48 * 3
-"""Values of the pictures that are encoded together."""
+"""Values of the images that are encoded together."""
 
 
 def reconstruction(
     codec: LatentCodec, world: World, count: int, rng: np.random.Generator, noise: float = 0.0
 ) -> dict[str, float]:
-    """Share of pictures that the detector still finds right after encode and decode, by category and "overall".
+    """Return the fraction still right after encode and decode, by category and "overall".
 
-    The pictures are of held-out meanings. noise: standard deviation of normal noise added to the latents.
+    The images are of held-out meanings. noise: standard deviation of normal noise added to the latents.
     """
     drawn = balanced(split(world)[1], count, rng)
-    pictures = np.stack([render(meaning, world, rng) for meaning in drawn])
+    images = np.stack([render(meaning, world, rng) for meaning in drawn])
     decoded = []
-    for part in np.array_split(pictures, -(-pictures.size // BATCH_VALUES)):
+    for part in np.array_split(images, -(-images.size // BATCH_VALUES)):
         latents = codec.encode(part)
         decoded += list(codec.decode(latents + noise * rng.standard_normal(latents.shape, np.float32)))
     right: dict[str, list[bool]] = defaultdict(list)
-    for meaning, picture in zip(drawn, decoded, strict=True):
-        right[meaning.category].append(satisfies(picture, meaning))
+    for meaning, image in zip(drawn, decoded, strict=True):
+        right[meaning.category].append(satisfies(image, meaning))
     scores = {category: float(np.mean(hits)) for category, hits in right.items()}
     return scores | {"overall": float(np.mean(list(scores.values())))}
 
@@ -59,12 +59,12 @@ def reconstruction(
 def latent_spread(
     codec: LatentCodec, world: World, count: int, rng: np.random.Generator, patch: int = 2
 ) -> dict[str, float]:
-    """Mean, deviation and effective dimensions of a token of patch x patch latents.
+    """Return mean, deviation and effective dimensions of patch x patch tokens.
 
     participation: (sum of eigenvalues)² / sum of their squares; components_95: principal components that hold 95 %.
     """
-    pictures = np.stack([render(meaning, world, rng) for meaning in balanced(split(world)[0], count, rng)])
-    latents = torch.from_numpy(codec.encode(pictures))
+    images = np.stack([render(meaning, world, rng) for meaning in balanced(split(world)[0], count, rng)])
+    latents = torch.from_numpy(codec.encode(images))
     tokens = functional.unfold(latents, patch, stride=patch).transpose(1, 2).flatten(0, 1)
     spectrum = torch.linalg.eigvalsh(torch.cov(tokens.T)).flip(0)
     held = spectrum.cumsum(0) / spectrum.sum()
@@ -76,8 +76,8 @@ def latent_spread(
     }
 
 
-def picks(clip: Clip, world: World, count: int, rng: np.random.Generator, among: int = 50) -> float:
-    """Share of pictures of held-out meanings whose own caption is the nearest of `among` exclusive ones."""
+def retrieval_accuracy(clip: Clip, world: World, count: int, rng: np.random.Generator, among: int = 50) -> float:
+    """Return the top-1 accuracy of held-out captions among `among` exclusive ones."""
     every = meanings(world)
     captions = np.stack([clip.embed_texts([phrased(m, 1, rng)[0] for m in every]) for _ in range(4)], axis=1)
     apart = np.array([[excludes(a, b) for b in every] for a in every])
@@ -94,21 +94,21 @@ def picks(clip: Clip, world: World, count: int, rng: np.random.Generator, among:
 
 
 class Probe(nn.Module):
-    """One attention over frozen states, asked by a shape: the least that a student can do with them."""
+    """One attention over frozen states, with a shape as the query."""
 
-    def __init__(self, width: int, shapes: int, answers: int) -> None:
+    def __init__(self, width: int, shapes: int, targets: int) -> None:
         super().__init__()
-        self.asked = nn.Embedding(shapes, width)
-        self.key, self.answer = nn.Linear(width, width), nn.Linear(width, answers)
+        self.query = nn.Embedding(shapes, width)
+        self.key, self.value = nn.Linear(width, width), nn.Linear(width, targets)
 
-    def forward(self, states: Tensor, mask: Tensor, asked: Tensor) -> Tensor:
-        scores = torch.einsum("rwd,rd->rw", self.key(states), self.asked(asked)) / states.shape[2] ** 0.5
+    def forward(self, states: Tensor, mask: Tensor, query: Tensor) -> Tensor:
+        scores = torch.einsum("rwd,rd->rw", self.key(states), self.query(query)) / states.shape[2] ** 0.5
         weights = scores.masked_fill(~mask, -torch.inf).softmax(1)
-        return self.answer(torch.einsum("rw,rwd->rd", weights, states))
+        return self.value(torch.einsum("rw,rwd->rd", weights, states))
 
 
 def probe(encoder: TextEncoder, world: World, category: str, rng: np.random.Generator, steps: int = 600) -> float:
-    """Held-out accuracy of a probe on frozen states: where a shape is ("position"), or its colour ("color_attr")."""
+    """Return a probe's held-out accuracy on positions or colours of shapes."""
     chosen = ([meaning for meaning in members if meaning.category == category] for members in split(world))
     train, test = (_asked(encoder, members, world, rng) for members in chosen)
     torch.manual_seed(int(rng.integers(2**31)))
@@ -116,44 +116,44 @@ def probe(encoder: TextEncoder, world: World, category: str, rng: np.random.Gene
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
     for _ in range(steps):
         rows = torch.randint(len(train[0]), (256,))
-        states, mask, asked, answers = (part[rows] for part in train)
-        loss = functional.cross_entropy(model(states, mask, asked), answers)
+        states, mask, query, targets = (part[rows] for part in train)
+        loss = functional.cross_entropy(model(states, mask, query), targets)
         model.zero_grad()
         loss.backward()
         optimizer.step()
-    states, mask, asked, answers = test
+    states, mask, query, targets = test
     with torch.no_grad():
-        return float((model(states, mask, asked).argmax(1) == answers).float().mean())
+        return float((model(states, mask, query).argmax(1) == targets).float().mean())
 
 
 def _asked(
     encoder: TextEncoder, members: list[Meaning], world: World, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """States and mask of 24 phrasings of each meaning, each with both of its questions, and the answers."""
-    captions, asked, answers = [], [], []
+    """Return states and masks of 24 phrasings per meaning, questions and answers."""
+    captions, query, targets = [], [], []
     for meaning in members:
         for caption in phrased(meaning, 24, rng):
-            for shape, answer in _questions(meaning, world):
+            for shape, value in _questions(meaning, world):
                 captions.append(caption)
-                asked.append(shape)
-                answers.append(answer)
+                query.append(shape)
+                targets.append(value)
     states = [torch.from_numpy(state) for state in encoder.encode(captions)]
     padded = nn.utils.rnn.pad_sequence(states, batch_first=True)
     mask = torch.arange(padded.shape[1]) < torch.tensor([len(state) for state in states])[:, None]
-    return padded, mask, torch.tensor(asked), torch.tensor(answers)
+    return padded, mask, torch.tensor(query), torch.tensor(targets)
 
 
 def _questions(meaning: Meaning, world: World) -> list[tuple[int, int]]:
-    """(shape asked for, answer), for both objects of a meaning."""
+    """Return (shape, answer) for both objects of a meaning."""
     shapes = [world.shapes.index(thing.shape) for thing in meaning.objects]
     if meaning.relation is None:
         return [(s, world.colors.index(str(t.color))) for s, t in zip(shapes, meaning.objects, strict=True)]
-    answers = {"left of": (0, 1), "right of": (1, 0), "above": (2, 3), "below": (3, 2)}[meaning.relation]
-    return list(zip(shapes, answers, strict=True))
+    targets = {"left of": (0, 1), "right of": (1, 0), "above": (2, 3), "below": (3, 2)}[meaning.relation]
+    return list(zip(shapes, targets, strict=True))
 
 
 def measure_autoencoder(codec: LatentCodec, count: int, rng: np.random.Generator) -> dict[str, object]:
-    """Reconstruction in every kind of world, how much noise the latents bear, and how they are spread."""
+    """Measure reconstruction by world, noise tolerance and latent spread."""
     worlds = {name: world for name, world in WORLDS.items() if world.image_size < 256}
     scores = {name: reconstruction(codec, world, count, rng) for name, world in worlds.items()}
     scores["256 px"] = reconstruction(codec, WORLDS["256 px"], max(1, count // 8), rng)
@@ -162,8 +162,11 @@ def measure_autoencoder(codec: LatentCodec, count: int, rng: np.random.Generator
 
 
 def measure_text(clip: Clip, encoder: TextEncoder, count: int, rng: np.random.Generator) -> dict[str, object]:
-    """How often CLIP picks the right caption, and what probes read from the T5's states."""
-    right = {name: picks(clip, WORLDS[name], count, rng) for name in ("default", "every word", "grid", "free", "64 px")}
+    """Measure CLIP's retrieval accuracy and probes of the T5's states."""
+    right = {
+        name: retrieval_accuracy(clip, WORLDS[name], count, rng)
+        for name in ("default", "every word", "grid", "free", "64 px")
+    }
     probed = {category: probe(encoder, World(), category, rng) for category in ("position", "color_attr")}
     return {"right caption among 50": right, "probe of T5 states": probed}
 

@@ -1,4 +1,4 @@
-"""A reader that makes text states worth attending to: it asks them what the caption says of each shape.
+"""Auxiliary head that queries text states for what is said of each shape.
 
 It stands in for an image student while the zoo's T5 is trained and is thrown away afterwards. Its one attention is
 all that it has, so who has which colour and stands where must be in the states themselves, word by word.
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from lightgen_core.scene.vocabulary import COLORS, NUMBERS, RELATIONS, SHAPES
 
-ANSWERS = (1 + max(NUMBERS.values()), 1 + len(COLORS), 1 + len(RELATIONS))
+CHOICES = (1 + max(NUMBERS.values()), 1 + len(COLORS), 1 + len(RELATIONS))
 """Choices of each question: how many, which colour (or unsaid), where (or unsaid)."""
 
 
@@ -19,17 +19,17 @@ class Reader(nn.Module):
 
     def __init__(self, text_width: int) -> None:
         super().__init__()
-        self.asked = nn.Embedding(len(SHAPES), text_width)
+        self.query = nn.Embedding(len(SHAPES), text_width)
         self.key = nn.Linear(text_width, text_width)
-        self.answer = nn.Linear(text_width, sum(ANSWERS))
+        self.head = nn.Linear(text_width, sum(CHOICES))
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Logits (rows, shapes, sum of ANSWERS) of states (rows, words, text width); the mask is True at words."""
-        scores = self.asked.weight @ self.key(states).transpose(1, 2) / states.shape[2] ** 0.5
-        return self.answer(scores.masked_fill(~mask[:, None], -torch.inf).softmax(-1) @ states)
+        """Return logits (rows, shapes, sum of CHOICES) of states (rows, words, text width)."""
+        scores = self.query.weight @ self.key(states).transpose(1, 2) / states.shape[2] ** 0.5
+        return self.head(scores.masked_fill(~mask[:, None], -torch.inf).softmax(-1) @ states)
 
-    def loss(self, states: Tensor, mask: Tensor, answers: Tensor) -> Tensor:
-        """Cross-entropy of the answers (rows, shapes, questions), summed over the questions."""
-        logits = self(states, mask).flatten(0, 1).split(ANSWERS, dim=-1)
-        pairs = zip(logits, answers.flatten(0, 1).unbind(-1), strict=True)
-        return torch.stack([functional.cross_entropy(found, wanted) for found, wanted in pairs]).sum()
+    def loss(self, states: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy of targets (rows, shapes, questions), summed over questions."""
+        logits = self(states, mask).flatten(0, 1).split(CHOICES, dim=-1)
+        pairs = zip(logits, targets.flatten(0, 1).unbind(-1), strict=True)
+        return torch.stack([functional.cross_entropy(predicted, expected) for predicted, expected in pairs]).sum()

@@ -13,16 +13,16 @@ PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
 def grammar_words() -> set[str]:
-    """Every word that a caption of the scene world can hold."""
-    every = meanings(full_world())
-    kinds = {(meaning.category, meaning.count, meaning.relation): meaning for meaning in every}
-    captions = [meaning.canonical for meaning in every]  # every shape, colour, number and relation
-    captions += [caption for meaning in kinds.values() for caption in phrasings(meaning)]  # every other word
+    """Return every word of the scene world's captions."""
+    all_meanings = meanings(full_world())
+    one_of_each = {(meaning.category, meaning.count, meaning.relation): meaning for meaning in all_meanings}
+    captions = [meaning.canonical for meaning in all_meanings]  # every shape, colour, number and relation
+    captions += [caption for meaning in one_of_each.values() for caption in phrasings(meaning)]  # every other word
     return {word for caption in captions for word in caption.split()}
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A lower-casing WordPiece tokenizer that ends every text with END, as T5's does."""
+    """Build a lower-casing WordPiece tokenizer that appends END, as T5's."""
     characters = string.ascii_lowercase + string.digits + string.punctuation
     words = sorted(grammar_words() - set(characters))
     tokens = [PAD, END, UNKNOWN, *characters, *(f"##{c}" for c in characters), *words]

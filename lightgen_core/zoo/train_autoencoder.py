@@ -2,7 +2,7 @@
 
     python -m lightgen_core.zoo.train_autoencoder --out FOLDER [--steps 3000] [--seed 0] [--threads 1]
 
-Noise on the latents while training keeps neighbouring latents alike in picture, so a student's imperfect samples
+Noise on the latents while training keeps neighbouring latents alike in image, so a student's imperfect samples
 decode cleanly; a penalty on their size then empties directions that carry nothing worth the noise.
 """
 
@@ -20,16 +20,16 @@ from torch.nn import functional
 
 from lightgen_core.scene.config import World
 from lightgen_core.zoo.muon import KernelMuon, split_parameters
-from lightgen_core.zoo.training import full_world, learning_rate, pictures
+from lightgen_core.zoo.training import full_world, learning_rate, render_images
 
-log = logging.getLogger("lightgen.zoo.autoencoder")
+logger = logging.getLogger(__name__)
 
 WIDTHS = (32, 32, 64, 128)
-"""Channels at 1, 1/2, 1/4 and 1/8 of the picture's side; full size has no blocks of its own."""
+"""Channels at 1, 1/2, 1/4 and 1/8 of the image's side; full size has no blocks of its own."""
 
 LATENT_CHANNELS = 16
 PIXELS = 32 * 48 * 48
-"""Pixels in a batch, whatever the pictures' size."""
+"""Pixels in a batch, whatever the images' size."""
 
 NOISE, PENALTY = 0.2, 0.003
 """Standard deviation of the noise on unscaled latents; weight of their mean square in the loss."""
@@ -39,13 +39,13 @@ MUON_RATE, ADAM_RATE = 0.02, 2e-3
 
 @dataclass(frozen=True)
 class Pool:
-    """Pictures of one size; `share` of the steps draw their batch from it."""
+    """Images of one size, for a `fraction` of the steps."""
 
     images: Tensor
-    share: float
+    fraction: float
 
     def batch(self, generator: torch.Generator) -> Tensor:
-        """Pictures as floats in -1..1, (n, 3, height, width)."""
+        """Sample images as floats in -1..1, (n, 3, height, width)."""
         count = max(1, PIXELS // (self.images.shape[-1] * self.images.shape[-2]))
         chosen = self.images[torch.randint(len(self.images), (count,), generator=generator)]
         return as_floats(chosen).contiguous(memory_format=torch.channels_last)
@@ -56,7 +56,7 @@ def as_floats(images: Tensor) -> Tensor:
 
 
 def make_pools(seed: int) -> list[Pool]:
-    """Mostly the default world; grids, free places, every word and other sizes beside it."""
+    """Render pools: mostly the default world, besides other layouts, words and sizes."""
     rng = np.random.default_rng(seed)
     plan: list[tuple[float, list[tuple[World, int]]]] = [
         (0.76, [(World(), 18_000), (full_world(layout="grid"), 2_000), (full_world(layout="free"), 2_000),
@@ -67,14 +67,14 @@ def make_pools(seed: int) -> list[Pool]:
         (0.07, [(full_world(image_size=128, layout="free"), 600), (full_world(image_size=128), 600)]),
     ]  # fmt: skip
     pools = []
-    for share, worlds in plan:
-        images = np.concatenate([pictures(world, count, rng) for world, count in worlds])
-        pools.append(Pool(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), share))
+    for fraction, worlds in plan:
+        images = np.concatenate([render_images(world, count, rng) for world, count in worlds])
+        pools.append(Pool(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), fraction))
     return pools
 
 
 def make_model() -> AutoencoderDC:
-    """1.3M parameters; convolutions only, so any multiple of 8 px goes in."""
+    """Build 1.3M parameters of convolutions, for any multiple of 8 px."""
     return AutoencoderDC(
         latent_channels=LATENT_CHANNELS,
         encoder_block_types="ResBlock",
@@ -89,20 +89,20 @@ def make_model() -> AutoencoderDC:
 
 
 def train(model: AutoencoderDC, pools: list[Pool], steps: int, seed: int) -> Tensor:
-    """Train in place; returns the latents' mean (channels,), which the decoder never saw."""
+    """Train in position; returns the latents' mean (channels,), which the decoder never saw."""
     generator = torch.Generator().manual_seed(seed)
     model.to(memory_format=torch.channels_last).train()
     matrices, rest = split_parameters(model)
     adamw = torch.optim.AdamW(rest, ADAM_RATE, betas=(0.9, 0.99), weight_decay=0)
     optimizers = [KernelMuon(matrices, MUON_RATE), adamw]
     peaks = [MUON_RATE, ADAM_RATE]
-    shares = torch.tensor([pool.share for pool in pools])
+    fractions = torch.tensor([pool.fraction for pool in pools])
     center = torch.zeros(LATENT_CHANNELS)
     started = time.monotonic()
     for step in range(steps):
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * learning_rate(step, steps)
-        images = pools[int(torch.multinomial(shares, 1, generator=generator))].batch(generator)
+        images = pools[int(torch.multinomial(fractions, 1, generator=generator))].batch(generator)
         with torch.autocast("cpu", torch.bfloat16):
             latents = model.encode(images).latent.float()
         center.lerp_(latents.detach().mean((0, 2, 3)), max(0.01, 1 / (step + 1)))
@@ -117,8 +117,8 @@ def train(model: AutoencoderDC, pools: list[Pool], steps: int, seed: int) -> Ten
         for optimizer in optimizers:
             optimizer.step()
         if step % 100 == 0 or step == steps - 1:
-            told = f"loss {loss.item():.4f}, squared error {squared.item():.5f}"
-            log.info("step %d of %d, %.0f s, %s", step, steps, time.monotonic() - started, told)
+            losses = f"loss {loss.item():.4f}, squared error {squared.item():.5f}"
+            logger.info("step %d of %d, %.0f s, %s", step, steps, time.monotonic() - started, losses)
     return center
 
 
@@ -148,7 +148,7 @@ def main() -> None:
     model.eval()
     fold(model, center, pools[0].images[:1000])
     model.to(torch.float16).save_pretrained(arguments.out, safe_serialization=True)
-    log.info("saved %s", arguments.out)
+    logger.info("saved %s", arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train the zoo's CLIP (open_clip) on captioned pictures. No meaning that is held out takes part.
+"""Train the zoo's CLIP (open_clip) on captioned images. No meaning that is held out takes part.
 
 python -m lightgen_core.zoo.train_clip --out FOLDER [--steps 1000] [--seed 0] [--threads 1]
 """
@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightgen_core.zoo.captioned import WORDS, Captioned, make_lesson
+from lightgen_core.zoo.captioned import WORDS, Captioned, make_dataset
 from lightgen_core.zoo.muon import KernelMuon, split_parameters
 from lightgen_core.zoo.tokenizer import make_tokenizer
 from lightgen_core.zoo.training import learning_rate, seen_meanings
 
-log = logging.getLogger("lightgen.zoo.clip")
+logger = logging.getLogger(__name__)
 
 PREPROCESSING = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "resize_mode": "squash"}
-"""Saved with the model; any picture becomes a square of its image size with values in -1..1."""
+"""Preprocessing saved with the model: a square of values in -1..1."""
 
 EMBEDDING = 64
 BATCH = 192
@@ -34,7 +34,7 @@ MUON_RATE, ADAM_RATE = 0.02, 2e-3
 
 
 def model_config(vocabulary: int) -> dict[str, Any]:
-    """open_clip's model configuration. `hf_tokenizer_name` says that the folder holds the tokenizer."""
+    """Return open_clip's model configuration, with the tokenizer in its folder."""
     return {
         "embed_dim": EMBEDDING,
         "vision_cfg": {
@@ -59,14 +59,16 @@ def model_config(vocabulary: int) -> dict[str, Any]:
 
 
 def make_model(vocabulary: int) -> open_clip.model.CLIP:
-    """0.7M parameters."""
+    """Build a CLIP of 0.7M parameters."""
     model = open_clip.model.CLIP(**copy.deepcopy(model_config(vocabulary)))
     open_clip.model.set_model_preprocess_cfg(model, PREPROCESSING)
     return model
 
 
 def contrastive(images: Tensor, texts: Tensor, truth: Tensor, scale: Tensor) -> Tensor:
-    """Each true pair against every false pair of its row and its column; other true pairs are left out of the sum.
+    """Return the contrastive loss of true pairs against false ones.
+
+    Each true pair meets every false pair of its row and column; other true pairs are left out of the sum.
 
     images: (rows, d) and texts: (columns, d), unit vectors; truth: (rows, columns) bool, one true in each.
     """
@@ -78,7 +80,7 @@ def contrastive(images: Tensor, texts: Tensor, truth: Tensor, scale: Tensor) -> 
     return (losses[0] + losses[1]) / 2
 
 
-def train(model: open_clip.model.CLIP, lesson: Captioned, steps: int, seed: int) -> None:
+def train(model: open_clip.model.CLIP, dataset: Captioned, steps: int, seed: int) -> None:
     """Train in place, in bf16 where autocast allows; three batches in four are near misses."""
     generator = torch.Generator().manual_seed(seed)
     matrices, rest = split_parameters(model)
@@ -88,12 +90,12 @@ def train(model: open_clip.model.CLIP, lesson: Captioned, steps: int, seed: int)
     for step in range(steps):
         for peak, optimizer in optimizers.items():
             optimizer.param_groups[0]["lr"] = peak * learning_rate(step, steps)
-        rows, captions = lesson.draw(BATCH, step % 4 != 0, generator)
+        rows, captions = dataset.draw(BATCH, step % 4 != 0, generator)
         # Fused attention is slower than plain matrix products here: its bf16 backward on CPU is.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            images = model.encode_image(lesson.images[rows] / 127.5 - 1, normalize=True).float()
+            images = model.encode_image(dataset.images[rows] / 127.5 - 1, normalize=True).float()
             texts = model.encode_text(captions, normalize=True).float()
-        truth = lesson.truth[rows][:, lesson.said[rows]]
+        truth = dataset.truth[rows][:, dataset.meaning_ids[rows]]
         loss = contrastive(images, texts, truth, model.logit_scale.exp().clamp(max=100))
         model.zero_grad()
         loss.backward()
@@ -101,7 +103,7 @@ def train(model: open_clip.model.CLIP, lesson: Captioned, steps: int, seed: int)
         for optimizer in optimizers.values():
             optimizer.step()
         if step % 100 == 0 or step == steps - 1:
-            log.info("step %d of %d, %.0f s, loss %.3f", step, steps, time.monotonic() - started, loss.item())
+            logger.info("step %d of %d, %.0f s, loss %.3f", step, steps, time.monotonic() - started, loss.item())
 
 
 def main() -> None:
@@ -115,12 +117,12 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     tokenizer = make_tokenizer()
-    lesson = make_lesson(tokenizer, seen_meanings(), arguments.seed)
-    log.info("%d pictures of %d meanings", len(lesson.images), len(lesson.captions))
+    dataset = make_dataset(tokenizer, seen_meanings(), arguments.seed)
+    logger.info("%d pictures of %d meanings", len(dataset.images), len(dataset.captions))
     model = make_model(len(tokenizer))
-    train(model, lesson, arguments.steps, arguments.seed)
+    train(model, dataset, arguments.steps, arguments.seed)
     save_for_hf(model.half(), tokenizer, model_config(len(tokenizer)), str(arguments.out), safe_serialization=True)
-    log.info("saved %s", arguments.out)
+    logger.info("saved %s", arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Train the zoo's T5 encoder (transformers) with its CLIP: the pictures' embeddings are locked, the text's learn.
+"""Train the zoo's T5 encoder (transformers) with its CLIP: the images' embeddings are locked, the text's learn.
 
     python -m lightgen_core.zoo.train_t5 --out FOLDER [--clip zoo:clip] [--steps 600] [--seed 0] [--threads 1]
 
-The mean of the T5's states is brought to the CLIP's embedding of the picture (locked-image tuning, Zhai et al. 2022).
+The mean of the T5's states is brought to the CLIP's embedding of the image (locked-image tuning, Zhai et al. 2022).
 A reader that asks the states what the caption says of each shape makes them useful word by word. No meaning that is
 held out takes part.
 """
@@ -19,14 +19,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import T5Config, T5EncoderModel
 
 from lightgen_core.encoders.clip import Clip
-from lightgen_core.zoo.captioned import Captioned, make_lesson
+from lightgen_core.zoo.captioned import Captioned, make_dataset
 from lightgen_core.zoo.muon import KernelMuon, split_parameters
 from lightgen_core.zoo.reader import Reader
 from lightgen_core.zoo.tokenizer import END, PAD, make_tokenizer
 from lightgen_core.zoo.train_clip import contrastive
 from lightgen_core.zoo.training import learning_rate, mirrored, seen_meanings
 
-log = logging.getLogger("lightgen.zoo.t5")
+logger = logging.getLogger(__name__)
 
 WIDTH = 128
 BATCH = 192
@@ -38,17 +38,17 @@ MUON_RATE, ADAM_RATE = 0.02, 2e-3
 
 
 class Towers(nn.Module):
-    """The T5 and what is thrown away after its training: the pooled projection and the reader."""
+    """The T5, with a pooled projection and a reader for its training only."""
 
     def __init__(self, vocabulary: int, embedding: int) -> None:
         super().__init__()
         self.t5 = T5EncoderModel(model_config(vocabulary))
-        look_around(self.t5)
+        init_relative_positions(self.t5)
         self.pool = nn.Linear(WIDTH, embedding)
         self.reader = Reader(WIDTH)
 
     def forward(self, captions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """States (rows, words, WIDTH), their mask, and unit embeddings, of token ids (rows, words) padded with 0."""
+        """Return states (rows, tokens, WIDTH), mask and unit embeddings of padded ids."""
         mask = captions[:, : int((captions != 0).sum(1).max())] != 0
         ids = captions[:, : mask.shape[1]]
         states = self.t5(input_ids=ids, attention_mask=mask.long()).last_hidden_state.float()
@@ -57,7 +57,7 @@ class Towers(nn.Module):
 
 
 def model_config(vocabulary: int) -> T5Config:
-    """The encoder of a small T5 v1.1: 0.7M parameters."""
+    """Return the config of a small T5 v1.1 encoder: 0.7M parameters."""
     return T5Config(
         vocab_size=vocabulary,
         d_model=WIDTH,
@@ -77,8 +77,8 @@ def model_config(vocabulary: int) -> T5Config:
 
 
 @torch.no_grad()
-def look_around(t5: T5EncoderModel, slope: float = 2.0) -> None:
-    """Start the T5's four heads as: the word before, the word after, all words before, all words after.
+def init_relative_positions(t5: T5EncoderModel, slope: float = 2.0) -> None:
+    """Initialise four heads: word before, word after, all before, all after.
 
     From T5's random start word order stays unused for long: the set of words explains most captions.
     """
@@ -86,13 +86,13 @@ def look_around(t5: T5EncoderModel, slope: float = 2.0) -> None:
     buckets, reach = attention.relative_attention_num_buckets, attention.relative_attention_max_distance
     for distance in sorted(range(-reach, reach + 1), key=abs, reverse=True):  # the nearest of a bucket's is set last
         bucket = attention._relative_position_bucket(torch.tensor(distance), True, buckets, reach)
-        before, after = (min(abs(distance - place), 4) for place in (-1, 1))
+        before, after = (min(abs(distance - offset), 4) for offset in (-1, 1))
         sides = (0 if distance < 0 else 3, 0 if distance > 0 else 3)
         attention.relative_attention_bias.weight[bucket] = -slope * torch.tensor([before, after, *sides])
 
 
-def train(towers: Towers, lesson: Captioned, locked: Tensor, scale: Tensor, steps: int, seed: int) -> None:
-    """Train in place against the pictures' embeddings `locked` (pictures, embedding), in bf16 where autocast allows."""
+def train(towers: Towers, dataset: Captioned, locked: Tensor, scale: Tensor, steps: int, seed: int) -> None:
+    """Train in place against the images' embeddings `locked` (images, embedding), in bf16 where autocast allows."""
     generator = torch.Generator().manual_seed(seed)
     matrices, rest = split_parameters(towers)
     adamw = torch.optim.AdamW(rest, ADAM_RATE, betas=(0.9, 0.98), weight_decay=0)
@@ -101,26 +101,26 @@ def train(towers: Towers, lesson: Captioned, locked: Tensor, scale: Tensor, step
     for step in range(steps):
         for peak, optimizer in optimizers.items():
             optimizer.param_groups[0]["lr"] = peak * learning_rate(step, steps)
-        rows, captions = lesson.draw(BATCH, step % 4 != 0, generator)
+        rows, captions = dataset.draw(BATCH, step % 4 != 0, generator)
         # Fused attention is slower than plain matrix products here: its bf16 backward on CPU is.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             states, mask, texts = towers(captions)
-        by_reader = towers.reader.loss(states, mask, lesson.answers[lesson.said[rows]])
-        by_clip = contrastive(locked[rows], texts, lesson.truth[rows][:, lesson.said[rows]], scale)
+        by_reader = towers.reader.loss(states, mask, dataset.targets[dataset.meaning_ids[rows]])
+        by_clip = contrastive(locked[rows], texts, dataset.truth[rows][:, dataset.meaning_ids[rows]], scale)
         towers.zero_grad()
         (by_reader + CONTRASTIVE_WEIGHT * by_clip).backward()
         nn.utils.clip_grad_norm_(rest, 1.0)
         for optimizer in optimizers.values():
             optimizer.step()
         if step % 100 == 0 or step == steps - 1:
-            told = f"reader {by_reader.item():.4f}, contrastive {by_clip.item():.3f}"
-            log.info("step %d of %d, %.0f s, losses: %s", step, steps, time.monotonic() - started, told)
+            losses = f"reader {by_reader.item():.4f}, contrastive {by_clip.item():.3f}"
+            logger.info("step %d of %d, %.0f s, losses: %s", step, steps, time.monotonic() - started, losses)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the configuration, weights and tokenizer")
-    parser.add_argument("--clip", default="zoo:clip", help="the CLIP whose picture embeddings are the goal")
+    parser.add_argument("--clip", default="zoo:clip", help="the CLIP whose picture embeddings are the target")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -133,15 +133,15 @@ def main() -> None:
     # Where only "a star left of a cross" is ever said, the words alone would do and their order be ignored.
     seen = dict.fromkeys(seen_meanings())
     both_ways = [meaning for meaning in seen if mirrored(meaning) in seen]
-    lesson = make_lesson(tokenizer, both_ways, arguments.seed)
+    dataset = make_dataset(tokenizer, both_ways, arguments.seed)
     clip = Clip.load(arguments.clip)
-    locked = torch.from_numpy(clip.embed_images(lesson.images.permute(0, 2, 3, 1)))
-    log.info("%d pictures of %d meanings", len(locked), len(both_ways))
+    locked = torch.from_numpy(clip.embed_images(dataset.images.permute(0, 2, 3, 1)))
+    logger.info("%d pictures of %d meanings", len(locked), len(both_ways))
     towers = Towers(len(tokenizer), clip.width)
-    train(towers, lesson, locked, clip.model.logit_scale.exp().clamp(max=100), arguments.steps, arguments.seed)
+    train(towers, dataset, locked, clip.model.logit_scale.exp().clamp(max=100), arguments.steps, arguments.seed)
     towers.t5.half().save_pretrained(arguments.out)
     tokenizer.save_pretrained(arguments.out)
-    log.info("saved %s", arguments.out)
+    logger.info("saved %s", arguments.out)
 
 
 if __name__ == "__main__":

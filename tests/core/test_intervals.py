@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lightgen_core.intervals import Interval, bootstrap_mean, overall, wilson
+from lightgen_core.intervals import Interval, bootstrap_mean, macro_mean, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -12,15 +12,15 @@ from lightgen_core.intervals import Interval, bootstrap_mean, overall, wilson
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
 def test_wilson_gives_the_published_intervals(successes, n, low, high):
-    interval = wilson(successes, n)
+    interval = wilson_interval(successes, n)
     assert (round(interval.low, 4), round(interval.high, 4)) == (low, high)
     assert interval.value == successes / n
 
 
 def test_wilson_at_the_ends_has_a_width():
-    assert wilson(0, 10).low == 0.0
-    assert wilson(10, 10).high == 1.0
-    assert wilson(10, 10).low == pytest.approx(10 / (10 + 1.959964**2))
+    assert wilson_interval(0, 10).low == 0.0
+    assert wilson_interval(10, 10).high == 1.0
+    assert wilson_interval(10, 10).low == pytest.approx(10 / (10 + 1.959964**2))
 
 
 def test_an_interval_is_printed_with_four_fields():
@@ -69,13 +69,13 @@ def test_the_interval_does_not_depend_on_the_order_of_values():
 @pytest.mark.parametrize("value", [0, 1])
 def test_a_score_at_the_end_is_not_certain(value):
     interval = bootstrap_mean([value] * 80, np.repeat(np.arange(20), 4).tolist(), seed=0)
-    ends = wilson(20 * value, 20)
+    ends = wilson_interval(20 * value, 20)
     assert interval == Interval(value, ends.low, ends.high, 80)
 
 
 def test_overall_is_the_unweighted_mean_of_the_categories():
     by_category = {"single": ([1, 1, 1, 1, 1, 1], list("aabbcc")), "two": ([0, 1], list("de")), "none": ([0], ["f"])}
-    interval = overall(by_category, seed=0)
+    interval = macro_mean(by_category, seed=0)
     assert interval.value == pytest.approx((1 + 0.5 + 0) / 3)
     assert interval.n == 9
     assert (interval.low, interval.high) == pytest.approx((1 / 3, 2 / 3))
@@ -85,22 +85,22 @@ def test_the_overall_interval_is_of_a_mean_over_categories():
     """Categories are independent and weigh the same, whatever their size or order."""
     rng = np.random.default_rng(4)
     by_category = {name: (rng.random(size) < 0.5, range(size)) for name, size in (("a", 100), ("b", 400), ("c", 900))}
-    interval = overall(by_category, seed=0)
+    interval = macro_mean(by_category, seed=0)
     variance = sum(np.var(values) / len(values) for values, _ in by_category.values()) / 9
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * np.sqrt(variance), rel=0.1)
-    assert overall(dict(reversed(by_category.items())), seed=0) == interval
+    assert macro_mean(dict(reversed(by_category.items())), seed=0) == interval
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: wilson(3, 2), "found 3 successes of 2"),
-        (lambda: wilson(0, 0), "n >= 1"),
-        (lambda: wilson(1, 2, level=95), "found confidence level 95"),
+        (lambda: wilson_interval(3, 2), "found 3 successes of 2"),
+        (lambda: wilson_interval(0, 0), "n >= 1"),
+        (lambda: wilson_interval(1, 2, level=95), "found confidence level 95"),
         (lambda: bootstrap_mean([], [], seed=0), "expected one each"),
         (lambda: bootstrap_mean([1, 2], ["a"], seed=0), "expected one each"),
         (lambda: bootstrap_mean([np.nan, 1], ["a", "b"], seed=0), "1 of 2 values are not finite"),
-        (lambda: overall({}, seed=0), "no category to average"),
+        (lambda: macro_mean({}, seed=0), "no category to average"),
     ],
 )
 def test_what_has_no_interval_is_refused(call, message):

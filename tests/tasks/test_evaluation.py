@@ -11,7 +11,13 @@ from flows.distill import distill
 from flows.load import load_recipe
 from flows.plan import plan
 from lightgen_core.evaluation.preference import choose_pair
-from lightgen_core.evaluation.prompt import Prompt, PromptFileError, at_most, read_prompts, shuffled
+from lightgen_core.evaluation.prompt import (
+    Prompt,
+    PromptFileError,
+    limit_per_category,
+    mismatched_prompts,
+    read_prompts,
+)
 from lightgen_core.evaluation.scene import judge_scenes, scene_prompts
 from lightgen_core.evaluation.scores import score_table
 from lightgen_core.images.codec import decode_image
@@ -100,10 +106,10 @@ def test_scene_prompts_are_held_out_captions():
 
 def test_shuffled_prompts_mean_something_else():
     prompts = scene_prompts(World(), 20, seed=0)
-    other = shuffled(prompts, seed=3)
+    other = mismatched_prompts(prompts, seed=3)
     assert all(prompts[a].meaning != prompts[b].meaning for a, b in enumerate(other))
     with pytest.raises(ValueError, match="nothing to shuffle"):
-        shuffled([prompts[0], prompts[0]], seed=0)
+        mismatched_prompts([prompts[0], prompts[0]], seed=0)
 
 
 def test_a_score_is_the_share_of_right_images():
@@ -127,7 +133,7 @@ def test_prompts_come_from_lines_of_text_or_json(tmp_path):
         ("a red bus", "things"),
         ("a cat", "captions"),
     ]
-    assert [prompt.caption for prompt in at_most(read_prompts(text), 1)] == ["a red bus"]
+    assert [prompt.caption for prompt in limit_per_category(read_prompts(text), 1)] == ["a red bus"]
 
 
 @pytest.mark.parametrize(

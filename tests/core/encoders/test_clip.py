@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from lightgen_core.encoders.clip import Clip, ClipError, resized
 from lightgen_core.encoders.model_ref import resolve
 from lightgen_core.scene.config import World
-from lightgen_core.zoo.training import pictures
+from lightgen_core.zoo.training import render_images
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def clip() -> Clip:
 
 
 def test_embeddings_are_unit_vectors_of_one_width(clip: Clip) -> None:
-    images = clip.embed_images(pictures(World(), 5, np.random.default_rng(0)))
+    images = clip.embed_images(render_images(World(), 5, np.random.default_rng(0)))
     texts = clip.embed_texts(["a red circle", "four stars"])
     assert images.shape == (5, clip.width) and texts.shape == (2, clip.width)
     assert images.dtype == texts.dtype == np.float32
@@ -33,7 +33,7 @@ def test_embeddings_are_unit_vectors_of_one_width(clip: Clip) -> None:
 
 
 def test_embeddings_equal_open_clips_of_single_pil_images(clip: Clip) -> None:
-    batch = pictures(World(image_size=96), 4, np.random.default_rng(1))
+    batch = render_images(World(image_size=96), 4, np.random.default_rng(1))
     model, _, prepare = open_clip.create_model_and_transforms(f"local-dir:{resolve('zoo:clip')}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{resolve('zoo:clip')}")
     model.eval()
@@ -45,7 +45,7 @@ def test_embeddings_equal_open_clips_of_single_pil_images(clip: Clip) -> None:
 
 
 def test_an_embedding_does_not_depend_on_its_batch(clip: Clip) -> None:
-    batch = pictures(World(), 7, np.random.default_rng(2))
+    batch = render_images(World(), 7, np.random.default_rng(2))
     alone = np.concatenate([clip.embed_images(batch[i : i + 1]) for i in range(7)])
     np.testing.assert_allclose(clip.embed_images(batch), alone, atol=1e-5)
 
@@ -121,7 +121,7 @@ def random_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 def test_models_of_several_architectures_embed_as_open_clip_does(random_folder: Path) -> None:
     clip = Clip.load(str(random_folder))
-    batch = pictures(World(), 3, np.random.default_rng(0))
+    batch = render_images(World(), 3, np.random.default_rng(0))
     model, _, prepare = open_clip.create_model_and_transforms(f"local-dir:{random_folder}")
     tokens = open_clip.get_tokenizer(f"local-dir:{random_folder}")(["two crosses", "a star"])
     with torch.no_grad():
@@ -161,14 +161,14 @@ def test_a_file_that_could_run_code_is_not_loaded(listed: Path) -> None:
 
 
 def test_images_of_several_sizes_are_embedded_as_each_alone(clip: Clip) -> None:
-    small, large = (pictures(World(image_size=side), 2, np.random.default_rng(0)) for side in (48, 96))
+    small, large = (render_images(World(image_size=side), 2, np.random.default_rng(0)) for side in (48, 96))
     mixed = [small[0], large[0], small[1], large[1]]
     alone = np.concatenate([clip.embed_images(picture[None]) for picture in mixed])
     np.testing.assert_allclose(clip.embed_pictures(mixed), alone, atol=1e-5)
 
 
 def test_bf16_embeddings_are_near_those_in_fp32(clip: Clip) -> None:
-    batch = pictures(World(), 3, np.random.default_rng(0))
+    batch = render_images(World(), 3, np.random.default_rng(0))
     rounded = Clip.load("zoo:clip", precision="bf16").embed_images(batch)
     exact = clip.embed_images(batch)
     assert (rounded * exact).sum(axis=1).min() > 0.995 and (rounded != exact).any()

@@ -19,7 +19,7 @@ from lightgen_core.evaluation.geneval_prompts import (
     plural,
     read_metadata,
 )
-from lightgen_core.evaluation.geneval_rules import Detected, alone, counted, meets, relations
+from lightgen_core.evaluation.geneval_rules import DetectedObject, crop_on_grey, group_by_class, relations, satisfies
 from lightgen_core.evaluation.prompt import Prompt, PromptFileError
 from tests.factories.tiny_geneval import SURE_OF, save_tiny_detector
 
@@ -66,8 +66,8 @@ def test_a_prompt_of_each_category_demands_what_it_says():
 def test_every_class_has_a_prompt_of_its_own():
     """No prompt wants a person of some colour."""
     prompts = geneval_prompts()
-    alone = {json.loads(p.meaning)["include"][0]["class"] for p in prompts if p.category == "single_object"}
-    assert alone == set(NAMES)
+    names = {json.loads(p.meaning)["include"][0]["class"] for p in prompts if p.category == "single_object"}
+    assert names == set(NAMES)
     wanted = [clause for p in prompts for clause in json.loads(p.meaning)["include"]]
     assert not [clause for clause in wanted if clause["class"] == "person" and "color" in clause]
 
@@ -120,16 +120,16 @@ def test_a_line_that_is_not_geneval_s_is_named(tmp_path, line, message):
         read_metadata(path)
 
 
-def thing(name: str, left=0, top=0, width=10, height=10, score=0.95) -> Detected:
+def thing(name: str, left=0, top=0, width=10, height=10, score=0.95) -> DetectedObject:
     mask = np.zeros(PICTURE.shape[:2], bool)
     mask[top : top + height, left : left + width] = True
-    return Detected(name, score, (left, top, left + width, top + height), mask)
+    return DetectedObject(name, score, (left, top, left + width, top + height), mask)
 
 
 def right(detected, category="single_object", colors=(), **required) -> bool:
     """The verdict; `colors` are those that the objects of a clause turn out to have, the surest first."""
     wanted = Requirement.model_validate(required)
-    return meets(PICTURE, counted(detected, category), wanted, lambda _, things: list(colors)[: len(things)])
+    return satisfies(PICTURE, group_by_class(detected, category), wanted, lambda _, things: list(colors)[: len(things)])
 
 
 CAT, DOG = {"class": "cat"}, {"class": "dog"}
@@ -161,7 +161,7 @@ def test_counting_takes_sure_objects_only_and_exactly_as_many():
 
 
 def test_at_most_16_objects_of_a_class_count_the_surest_first():
-    found = counted([thing("cat", score=0.4 + place / 100) for place in range(20)], "colors")
+    found = group_by_class([thing("cat", score=0.4 + place / 100) for place in range(20)], "colors")
     assert [round(cat.score, 2) for cat in found["cat"]] == [round(0.59 - place / 100, 2) for place in range(16)]
 
 
@@ -177,7 +177,7 @@ def test_colours_of_too_few_objects_are_not_looked_up():
         raise AssertionError("asked")
 
     wanted = Requirement.model_validate({"include": [{**CAT, "color": "red"}]})
-    assert not meets(PICTURE, counted([thing("dog")], "colors"), wanted, refuse)
+    assert not satisfies(PICTURE, group_by_class([thing("dog")], "colors"), wanted, refuse)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_what_is_not_the_object_is_grey_and_cut_off():
     mask = np.zeros((20, 30), bool)
     mask[5:10, 4:8] = True
     mask[5, 4] = False
-    cut = alone(picture, Detected("cat", 1.0, (4, 5, 8, 10), mask))
+    cut = crop_on_grey(picture, DetectedObject("cat", 1.0, (4, 5, 8, 10), mask))
     assert cut.shape == (5, 4, 3)
     assert cut[0, 0].tolist() == [153, 153, 153]
     assert (cut.reshape(-1, 3)[1:] == 7).all()
@@ -289,7 +289,10 @@ def test_a_colour_is_that_of_the_sentences_nearest_to_the_object():
     picture[:, :10], picture[:, 10:] = (250, 5, 5), (5, 5, 250)
     halves = [np.arange(20) < 10, np.arange(20) >= 10]
     masks = [np.broadcast_to(half, (20, 20)) for half in halves]
-    things = [Detected("cat", 1.0, (0, 0, 10, 20), masks[0]), Detected("cat", 1.0, (8, 0, 20, 20), masks[1])]
+    things = [
+        DetectedObject("cat", 1.0, (0, 0, 10, 20), masks[0]),
+        DetectedObject("cat", 1.0, (8, 0, 20, 20), masks[1]),
+    ]
     name_colors = ColorNamer(palette)
     assert name_colors(picture, things) == ["red", "blue"]
     assert palette.heard[:3] == ["a photo of a red cat", "a photo of a red-colored cat", "a photo of a red object"]

@@ -16,17 +16,17 @@ from lightgen_core.report.charts import loss_curve, running_mean, score_bars, ti
 from lightgen_core.report.data import (
     Curve,
     DedupSummary,
-    Duplicate,
+    DuplicateCaption,
+    DuplicateImage,
+    JudgedImage,
     PairExample,
-    Repeat,
     ReportData,
-    Sample,
     SampleRow,
     StageRow,
     Topic,
 )
-from lightgen_core.report.formats import duration, number, percent, picture_uri, size, when
-from lightgen_core.report.page import headline, render_report, without_run_facts
+from lightgen_core.report.formats import format_bytes, format_duration, image_data_uri, number, percent, when
+from lightgen_core.report.page import headline, render_report, strip_volatile
 from lightgen_core.report.svg import log_ticks, round_ticks
 
 CATEGORIES = ("overall", "single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -50,7 +50,7 @@ def report(rows=12, **changes):
         SampleRow(
             CATEGORIES[1 + row % 6],
             f"caption {row}",
-            {name: Sample(next(pictures), row % 3 > 0) for name in ("teacher", "pretrain", "dpo")},
+            {name: JudgedImage(next(pictures), row % 3 > 0) for name in ("teacher", "pretrain", "dpo")},
         )
         for row in range(rows)
     )
@@ -68,18 +68,18 @@ def report(rows=12, **changes):
         ),
         topics=(Topic("colors", 780, "a red circle"), Topic("position", 1010, "a star left of a cross")),
         unused_topics=("negation",),
-        repeats=(Repeat("a Red circle!", "a red circle", 1.0),),
+        repeats=(DuplicateCaption("a Red circle!", "a red circle", 1.0),),
         repeated_captions=311,
         diversity=(Metric("Vendi score", 38.42, "effective number of different pictures"),),
         dedup=DedupSummary(
-            pictures=12_000,
+            images=12_000,
             reasons={"exact copy": 12, "near duplicate": 438},
             threshold=0.995,
             index=("Flat",),
             queries=10_000,
             pairs=912,
             recall=Interval(1.0, 0.9958, 1.0, 912),
-            examples=(Duplicate(next(pictures), next(pictures), "gone", "stays", 0.9971, "near duplicate"),),
+            examples=(DuplicateImage(next(pictures), next(pictures), "gone", "stays", 0.9971, "near duplicate"),),
         ),
         pairs=(PairExample("a blue star", next(pictures), next(pictures), "best_worst"),),
         pair_counts={"best_worst": 521, "teacher": 311},
@@ -134,7 +134,7 @@ def test_the_page_refers_to_nothing_outside_itself():
 
 def test_captions_are_escaped():
     evil = '<script>alert("x")</script>'
-    row = SampleRow("colors", evil, {"teacher": Sample(NOISE[0], True)})
+    row = SampleRow("colors", evil, {"teacher": JudgedImage(NOISE[0], True)})
     page = render_report(
         report(
             samples=(row,),
@@ -163,9 +163,9 @@ def test_two_runs_differ_in_the_run_section_only():
         report(stages=again, host={"machine": "arm64"}, software={"torch": "3"}, created_at="2027-01-01T00:00:00+00:00")
     )
     assert one != two
-    assert without_run_facts(one) == without_run_facts(two)
-    assert "Recipe</h2>" in without_run_facts(one)
-    assert "Time and cost</h2>" not in without_run_facts(one)
+    assert strip_volatile(one) == strip_volatile(two)
+    assert "Recipe</h2>" in strip_volatile(one)
+    assert "Time and cost</h2>" not in strip_volatile(one)
 
 
 def test_a_recipe_too_small_to_learn_warns_before_anything_else():
@@ -196,7 +196,7 @@ def test_clips_cosine_is_distinct_from_a_score():
 
 def test_images_of_any_size_are_shown_without_teacher_or_verdict():
     sizes = {"pretrain": (96, 64), "dpo": (1024, 512), "other": (17, 301)}
-    samples = {name: Sample(np.zeros((*size, 3), np.uint8)) for name, size in sizes.items()}
+    samples = {name: JudgedImage(np.zeros((*size, 3), np.uint8)) for name, size in sizes.items()}
     row = SampleRow("captions", "a red bus", samples)
     page = render_report(report(scorer=None, scores={}, samples=(row,), dedup=None, pairs=()))
     shown = [(image["alt"], int(image["height"]), int(image["width"])) for image in Page(page).images]
@@ -267,12 +267,12 @@ def test_only_what_there_is_is_shown():
 
 
 def test_small_images_are_lossless_and_large_ones_shrink():
-    data = base64.b64decode(picture_uri(NOISE[0]).removeprefix("data:image/png;base64,"))
+    data = base64.b64decode(image_data_uri(NOISE[0]).removeprefix("data:image/png;base64,"))
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), NOISE[0])
-    large = base64.b64decode(picture_uri(np.zeros((512, 1024, 3), np.uint8)).removeprefix("data:image/jpeg;base64,"))
+    large = base64.b64decode(image_data_uri(np.zeros((512, 1024, 3), np.uint8)).removeprefix("data:image/jpeg;base64,"))
     assert Image.open(io.BytesIO(large)).size == (256, 128)
     with pytest.raises(ValueError, match="expected uint8"):
-        picture_uri(np.zeros((4, 4, 3)))
+        image_data_uri(np.zeros((4, 4, 3)))
 
 
 def test_the_running_mean_keeps_a_constant_and_does_not_lag():
@@ -335,13 +335,19 @@ def test_numbers_are_short_and_have_units():
     assert [number(value) for value in (12345, 1234.5, 6.0, 38.42, 0.03124, -0.5)] == [
         "12,345", "1,234", "6", "38.4", "0.0312", "-0.5",
     ]  # fmt: skip
-    assert [size(count) for count in (0, 999, 183_000, 14_900_000, 2e9)] == [
-        "0 B",
-        "999 B",
+    assert [format_bytes(count) for count in (0, 999, 183_000, 14_900_000, 2e9)] == [
+        "0 Bytes",
+        "999 Bytes",
         "183 kB",
         "14.9 MB",
         "2 GB",
     ]
-    assert [duration(s) for s in (0.04, 9.96, 59.4, 185, 7_812)] == ["0.0 s", "10 s", "59 s", "3 min 5 s", "2 h 10 min"]
+    assert [format_duration(s) for s in (0.04, 9.96, 59.4, 185, 7_812)] == [
+        "0.0 s",
+        "10 s",
+        "59 s",
+        "3 min 5 s",
+        "2 h 10 min",
+    ]
     assert [percent(share) for share in (0, 0.004, 0.42, 1)] == ["0 %", "0.4 %", "42 %", "100 %"]
     assert when("2026-01-02T05:04:59.9+02:00") == "2026-01-02 03:04"

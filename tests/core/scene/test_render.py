@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from lightgen_core.scene.config import World
 from lightgen_core.scene.grammar import meanings, parse
 from lightgen_core.scene.meaning import Meaning
-from lightgen_core.scene.render import Placed, arrange, render
+from lightgen_core.scene.render import PlacedObject, arrange, render
 from lightgen_core.scene.shapes import coverage
 from lightgen_core.scene.vocabulary import CLEARANCE, COLORS, MIN_RADIUS, SHAPES
 
@@ -18,7 +18,7 @@ GOLDEN = ("2c370da81231bbd5", "e5bc36c968edef29", "089e436f48283bdb")
 """Digests of pictures of the whole vocabulary; they change only when the teacher is meant to draw differently."""
 
 
-def cells(things: list[Placed], world: World) -> list[tuple[int, int]]:
+def cells(things: list[PlacedObject], world: World) -> list[tuple[int, int]]:
     side = world.image_size / world.grid
     return [(int(thing.x // side), int(thing.y // side)) for thing in things]
 

@@ -19,8 +19,8 @@ from lightgen_core.scene.grammar import meanings, parse, phrasings
 from lightgen_core.scene.split import split
 from lightgen_core.scene.vocabulary import CATEGORIES, COLORS, SHAPES
 from lightgen_core.zoo import train_autoencoder, train_clip, train_t5
-from lightgen_core.zoo.captioned import Captioned, make_lesson
-from lightgen_core.zoo.quality import WORLDS, latent_spread, picks, probe, reconstruction
+from lightgen_core.zoo.captioned import Captioned, make_dataset
+from lightgen_core.zoo.quality import WORLDS, latent_spread, probe, reconstruction, retrieval_accuracy
 from lightgen_core.zoo.tokenizer import make_tokenizer
 from lightgen_core.zoo.training import full_world, mirrored, seen_meanings
 
@@ -56,7 +56,7 @@ def test_a_48_px_image_is_nine_tokens_of_64_values(codec: LatentCodec) -> None:
 
 def test_clip_picks_the_caption_of_nine_in_ten_held_out_images() -> None:
     """It picks one caption of 50."""
-    assert picks(Clip.load("zoo:clip"), World(), 180, np.random.default_rng(4)) >= 0.9
+    assert retrieval_accuracy(Clip.load("zoo:clip"), World(), 180, np.random.default_rng(4)) >= 0.9
 
 
 @pytest.mark.parametrize(("category", "least"), [("position", 0.95), ("color_attr", 0.85)])
@@ -133,36 +133,36 @@ def test_training_the_autoencoder_is_repeatable(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def lesson() -> Captioned:
+def dataset() -> Captioned:
     few = [meaning for i, meaning in enumerate(seen_meanings()) if meaning.category != "color_attr" or i % 20 == 0]
-    return make_lesson(make_tokenizer(), few, seed=0, scale=0.01, phrasings=2)
+    return make_dataset(make_tokenizer(), few, seed=0, scale=0.01, phrasings=2)
 
 
-def test_every_image_of_a_lesson_shows_its_caption(lesson: Captioned) -> None:
-    assert lesson.truth[torch.arange(len(lesson.said)), lesson.said].all()
-    assert 1 < lesson.truth.float().sum(1).mean() < 10
+def test_every_image_of_a_lesson_shows_its_caption(dataset: Captioned) -> None:
+    assert dataset.truth[torch.arange(len(dataset.meaning_ids)), dataset.meaning_ids].all()
+    assert 1 < dataset.truth.float().sum(1).mean() < 10
 
 
-def test_training_clip_moves_every_weight(lesson: Captioned, tmp_path: Path) -> None:
+def test_training_clip_moves_every_weight(dataset: Captioned, tmp_path: Path) -> None:
     """It saves a model that open_clip loads."""
     tokenizer = make_tokenizer()
     torch.manual_seed(0)
     model = train_clip.make_model(len(tokenizer))
     before = {name: value.clone() for name, value in model.named_parameters()}
-    train_clip.train(model, lesson, steps=1, seed=0)
+    train_clip.train(model, dataset, steps=1, seed=0)
     assert [name for name, value in model.named_parameters() if torch.equal(before[name], value)] == []
     save_for_hf(model, tokenizer, train_clip.model_config(len(tokenizer)), str(tmp_path), safe_serialization=True)
     assert Clip.load(str(tmp_path)).width == train_clip.EMBEDDING
 
 
-def test_training_t5_moves_every_weight(lesson: Captioned, tmp_path: Path) -> None:
+def test_training_t5_moves_every_weight(dataset: Captioned, tmp_path: Path) -> None:
     """It saves a model that transformers loads."""
     tokenizer = make_tokenizer()
     torch.manual_seed(0)
     towers = train_t5.Towers(len(tokenizer), embedding=8)
     before = {name: value.clone() for name, value in towers.named_parameters()}
-    locked = functional.normalize(torch.randn(len(lesson.images), 8), dim=-1)
-    train_t5.train(towers, lesson, locked, torch.tensor(10.0), steps=1, seed=0)
+    locked = functional.normalize(torch.randn(len(dataset.images), 8), dim=-1)
+    train_t5.train(towers, dataset, locked, torch.tensor(10.0), steps=1, seed=0)
     assert [name for name, value in towers.named_parameters() if torch.equal(before[name], value)] == []
     towers.t5.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

@@ -21,8 +21,8 @@ from flows.pages.markdown import plain, scores_markdown, table
 from flows.pages.progress_log import ProgressLog
 from flows.pages.stage_page import failed_page, working_page
 from lightgen_core.report.charts import loss_curve
-from lightgen_core.report.data import Curve, Sample, SampleRow
-from lightgen_core.report.grid import picture_grid
+from lightgen_core.report.data import Curve, JudgedImage, SampleRow
+from lightgen_core.report.grid import image_grid
 from lightgen_core.report.svg import image_uri
 from storage.store import StoreError
 from tasks.context.progress import Progress
@@ -209,18 +209,18 @@ def test_a_chart_is_a_whole_image_that_is_safe_in_markdown():
 
 
 def test_a_grid_holds_as_many_captions_as_its_bytes_allow():
-    rows = [SampleRow("", f"caption <{row}>", {"": Sample(NOISE[row])}) for row in range(64)]
-    one = len(re.search(r'href="([^"]+)"', picture_grid(rows[:1], 10**9))[1])
-    drawn = picture_grid(rows, 10 * one + one // 2)
+    rows = [SampleRow("", f"caption <{row}>", {"": JudgedImage(NOISE[row])}) for row in range(64)]
+    one = len(re.search(r'href="([^"]+)"', image_grid(rows[:1], 10**9))[1])
+    drawn = image_grid(rows, 10 * one + one // 2)
     assert drawn.count("<image ") == 10
     assert "caption &lt;9&gt;" in drawn
-    assert picture_grid(rows, one - 1) is None
-    assert picture_grid([], 10**9) is None
+    assert image_grid(rows, one - 1) is None
+    assert image_grid([], 10**9) is None
 
 
 def test_a_grid_names_who_drew_and_marks_the_verdict():
-    row = SampleRow("", "two circles", {"before": Sample(NOISE[0], True), "after": Sample(NOISE[1], False)})
-    said = [text.text for text in ElementTree.fromstring(picture_grid([row], 10**9)).iterfind(".//text")]
+    row = SampleRow("", "two circles", {"before": JudgedImage(NOISE[0], True), "after": JudgedImage(NOISE[1], False)})
+    said = [text.text for text in ElementTree.fromstring(image_grid([row], 10**9)).iterfind(".//text")]
     assert said == ["✓", "before", "✗", "after", "two circles"]
 
 

@@ -1,8 +1,8 @@
-"""From pixels to things: what stands out from the background, its colour and its shape.
+"""Object detection: regions against the background, their colour and shape.
 
 A pixel that an object covers by the share alpha is `background + alpha * (color - background)`, so each palette
 colour is a direction from the background, and edges, noise and a little blur move a pixel along or around that
-direction without turning it into another colour. Connected pixels of high alpha are one thing; its shape is the
+direction without turning it into another colour. Connected pixels of high alpha are one object; its shape is the
 template with the largest overlap when drawn with the same area and the same centre of mass, which blur and noise
 leave in place.
 """
@@ -19,29 +19,29 @@ from lightgen_core.scene.vocabulary import COLORS, SHAPES
 Floats = NDArray[np.float64]
 
 MIN_OVERLAP = 0.7
-"""Least overlap (sum of minima over sum of maxima) with its template for a thing to count as an object."""
+"""Least overlap (sum of minima over sum of maxima) of an object with its template."""
 
 MAX_COLOR_ERROR = 0.2
-"""Largest mean distance (RGB, 0 to 1) of a thing's solid pixels from their palette colour."""
+"""Largest mean distance (RGB, 0 to 1) of an object's solid pixels from their palette colour."""
 
 MIN_CONTRAST = 0.2
 """Distance from the background (RGB, 0 to 1) below which nothing can be seen."""
 
 MIN_PIXELS, MIN_SHARE = 6, 0.002
-"""Things smaller than this many pixels or this share of the picture are specks, neither objects nor clutter."""
+"""Smallest region, in pixels and as a fraction of the image; less is a speck."""
 
 LEVELS = (0.5, 0.7, 0.85)
 """Coverage that makes a core. What is no object at one level may be two that touch, and come apart at the next."""
 
 SOLID = 0.7
-"""Least coverage of a pixel inside a thing; less is another colour."""
+"""Least coverage of a pixel inside an object; less is another colour."""
 
 EDGE = 2
-"""How far a thing's soft edge reaches beyond its core, px."""
+"""Reach of an object's soft edge beyond its core, px."""
 
 
 @dataclass(frozen=True)
-class Thing:
+class DetectedObject:
     """A recognised object; x, y (centre of mass) and radius (of the disc of its area) in pixels."""
 
     shape: str
@@ -54,18 +54,18 @@ class Thing:
 
 @dataclass(frozen=True)
 class _Scene:
-    """A picture seen against its background."""
+    """An image seen against its background."""
 
     difference: Floats  # (height, width, 3) from the background, RGB, 0 to 1
     colors: list[str]  # those that can be seen against it
     directions: Floats  # (colors, 3) from the background to each
 
 
-def things(image: NDArray[np.uint8]) -> list[Thing | None]:
-    """Everything larger than a speck in `image` (height, width, 3); None where it is no object of the vocabulary.
+def find_objects(image: NDArray[np.uint8]) -> list[DetectedObject | None]:
+    """Return every region of `image` (height, width, 3), None if no known object.
 
     Raises:
-        ValueError: `image` is not an RGB picture of 8 bits.
+        ValueError: `image` is not an RGB image of 8 bits.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"found an image of {image.dtype} {image.shape}, expected uint8 (height, width, 3)")
@@ -74,7 +74,7 @@ def things(image: NDArray[np.uint8]) -> list[Thing | None]:
 
 
 def _against_background(image: NDArray[np.uint8]) -> _Scene:
-    """The background is the median of the rim: objects keep off it, or cover less than half of it."""
+    """Subtract the background: the median of the rim, mostly free of objects."""
     pixels = image / 255
     rim = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
     background = np.median(rim, axis=0)
@@ -84,7 +84,7 @@ def _against_background(image: NDArray[np.uint8]) -> _Scene:
 
 
 def _coverage(scene: _Scene) -> Floats:
-    """(height, width): how much of each pixel is covered by an object of the colour nearest in direction."""
+    """Return each pixel's coverage by its nearest colour, (height, width)."""
     squared = (scene.directions**2).sum(1)
     alpha = np.zeros(scene.difference.shape[:2])
     visible = (scene.difference**2).sum(-1) > MIN_CONTRAST**2
@@ -94,24 +94,24 @@ def _coverage(scene: _Scene) -> Floats:
     return alpha
 
 
-def _split(scene: _Scene, alpha: Floats, level: int = 0) -> list[Thing | None]:
-    """The things whose cores are connected at this level; one that is no object is looked at again at the next."""
+def _split(scene: _Scene, alpha: Floats, level: int = 0) -> list[DetectedObject | None]:
+    """Return the objects of connected cores; retry unknown ones at the next level."""
     labels, _ = ndimage.label(alpha > LEVELS[level])
     least = max(MIN_PIXELS, MIN_SHARE * alpha.size)
-    found: list[Thing | None] = []
+    objects: list[DetectedObject | None] = []
     boxes, sizes = ndimage.find_objects(labels), np.bincount(labels.ravel())
     for index in (index for index in range(1, len(sizes)) if sizes[index] >= least):
-        thing = _recognise(scene, labels, index, boxes[index - 1])
-        if thing is None and level + 1 < len(LEVELS):
+        obj = _recognise(scene, labels, index, boxes[index - 1])
+        if obj is None and level + 1 < len(LEVELS):
             pieces = _split(scene, np.where(labels == index, alpha, 0), level + 1)
-            found += pieces if len(pieces) > 1 and None not in pieces else [None]
+            objects += pieces if len(pieces) > 1 and None not in pieces else [None]
         else:
-            found.append(thing)
-    return found
+            objects.append(obj)
+    return objects
 
 
-def _recognise(scene: _Scene, labels: NDArray[np.int32], index: int, box: tuple[slice, ...]) -> Thing | None:
-    """Colour and shape of one labelled thing, or None if the vocabulary has no such object."""
+def _recognise(scene: _Scene, labels: NDArray[np.int32], index: int, box: tuple[slice, ...]) -> DetectedObject | None:
+    """Classify colour and shape of one region, None if unknown."""
     top, left = (max(0, side.start - EDGE) for side in box)
     box = (slice(top, box[0].stop + EDGE), slice(left, box[1].stop + EDGE))
     difference, core = scene.difference[box], labels[box] == index
@@ -130,11 +130,11 @@ def _recognise(scene: _Scene, labels: NDArray[np.int32], index: int, box: tuple[
     if overlaps[shape] < MIN_OVERLAP:
         return None
     radius = float(np.sqrt(area / np.pi))
-    return Thing(SHAPES[shape], scene.colors[color], left + x, top + y, radius, float(overlaps[shape]))
+    return DetectedObject(SHAPES[shape], scene.colors[color], left + x, top + y, radius, float(overlaps[shape]))
 
 
 def _solid(difference: Floats, core: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The pixels that a thing covers wholly: its core less its edge, or the strongest quarter if it is all edge."""
+    """Return fully covered pixels: the eroded core, or its strongest quarter."""
     inner = ndimage.binary_erosion(core)
     if np.count_nonzero(inner) >= MIN_PIXELS:
         return inner
@@ -143,7 +143,7 @@ def _solid(difference: Floats, core: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _nearest_color(solid: Floats, directions: Floats) -> int | None:
-    """Index of the colour closest to `solid` (pixels, 3) on average, or None if none is close.
+    """Return the index of the colour closest to `solid` (pixels, 3), None if none is close.
 
     The mean of distances, not the distance of the mean: half red and half blue is not purple. Blur may take a part
     of a pixel's coverage, so the distance is that from the stretch between `SOLID` and full coverage.
