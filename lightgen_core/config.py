@@ -224,7 +224,7 @@ class DpoConfig(LoopConfig):
 
 
 class DedupConfig(Section):
-    """Which pictures go: those that do not show their caption, on request, and copies of each other."""
+    """Which images go: those that do not show their caption, on request, and copies of each other."""
 
     renamed: ClassVar = {
         "least_score": "min_clip_score",
@@ -234,17 +234,17 @@ class DedupConfig(Section):
     }
 
     min_clip_score: float | None = Field(
-        None, ge=-1, le=1, description="text-image score (cosine) below which a picture goes; none: no such rule"
+        None, ge=-1, le=1, description="text-image score (cosine) below which an image goes; none: no such rule"
     )
     drop_lowest_fraction: float = Field(
-        0.0, ge=0, lt=1, description="share of the pictures that goes, of the lowest scores"
+        0.0, ge=0, lt=1, description="share of the images that goes, of the lowest scores"
     )
     threshold: float = Field(0.95, gt=0, le=1, description="cosine from which the worse of a pair is dropped")
     cluster_threshold: float | None = Field(
-        None, gt=0, le=1, description="chain rule: cosine that links pictures into clusters; none: no chain rule"
+        None, gt=0, le=1, description="chain rule: cosine that links images into clusters; none: no chain rule"
     )
     cluster_size: int = Field(5, ge=3, description="chain rule: a cluster of this size or more keeps only its best")
-    k: Positive = Field(64, description="neighbours looked up for each picture, before a range search")
+    k: Positive = Field(64, description="neighbours looked up for each image, before a range search")
     index: str | None = Field(None, description="faiss factory string, such as IVF4096,Flat; none: chosen by row count")
     search_recall: Fraction = Field(0.99, description="inverted files: share of pairs that the probed lists must find")
     recall_queries: Positive = Field(10_000, description="rows whose pairs are checked against brute force")

@@ -36,7 +36,9 @@ class EmbeddingWorker:
         rows = read_file(self.synthesis, shard.source)
         encoded = rows["image"].combine_chunks().field("bytes").to_pylist()
         batches = [encoded[start : start + self.batch_size] for start in range(0, len(encoded), self.batch_size)]
-        image = np.concatenate([self.clip.embed_pictures([decode_image(data) for data in batch]) for batch in batches])
+        image = np.concatenate(
+            [self.clip.embed_image_list([decode_image(data) for data in batch]) for batch in batches]
+        )
         captions, inverse = unique_texts(rows["caption"].to_pylist())
         text = self.clip.embed_texts(captions)[inverse]
         columns = {

@@ -95,7 +95,7 @@ class SamplingWorker:
             prompts = [self.prompts[index] for _, index, _ in samples]
             seeds = [derive_seed(recipe.seed, "evaluation", index, image) for _, index, image in samples]
             captions = [prompt.caption for prompt in prompts]
-            images = self._student(name).sample(captions, seeds, sampler=recipe.sampler).pictures
+            images = self._student(name).sample(captions, seeds, sampler=recipe.sampler).images
             verdicts = [None] * len(prompts) if self.judge is None else self.judge(list(images), prompts).tolist()
             rows += [
                 sample_row(row, name, index, prompt, seed, image, correct)

@@ -94,9 +94,9 @@ class PairWorker:
         pairs = pair_rows(
             rows,
             teacher_images,
-            sampled.pictures,
+            sampled.images,
             sampled.latents,
-            self.scorer.score_student(list(sampled.pictures), captions).reshape(len(rows), config.samples),
+            self.scorer.score_student(list(sampled.images), captions).reshape(len(rows), config.samples),
             self.scorer.score_teacher(
                 [decode_image(data) for data in teacher_images], [row["caption"] for row in rows]
             ),

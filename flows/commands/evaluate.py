@@ -183,7 +183,7 @@ def _student(
     given = {"iterations": steps, "guidance_scale": cfg}
     changed = (sampler or student.sampler).model_dump() | {name: v for name, v in given.items() if v is not None}
     asked = SamplerConfig.model_validate(changed)
-    return lambda captions, seeds: student.sample(captions, seeds, sampler=asked).pictures
+    return lambda captions, seeds: student.sample(captions, seeds, sampler=asked).images
 
 
 def _pipeline(reference: str, device: "torch.device", offload: "Offload", steps: int | None, cfg: float | None) -> Draw:

@@ -65,7 +65,7 @@ def sample_to_files(
     captions = [prompt for prompt in prompts for _ in range(num_images)]
     seeds = [seed + k for _ in prompts for k in range(num_images)]
     try:
-        pictures = student.sample(captions, seeds, sampler=sampler, grid=grid).pictures
+        pictures = student.sample(captions, seeds, sampler=sampler, grid=grid).images
     except IncompatibleSamplerError as error:
         raise UserError(str(error)) from error
     paths = [output / f"{number:03d}-{_slug(caption)}.png" for number, caption in enumerate(captions)]

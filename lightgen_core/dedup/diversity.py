@@ -1,4 +1,4 @@
-"""How varied a set of pictures is: six figures that fail in different ways, so that one alone cannot flatter.
+"""How varied a set of images is: six figures that fail in different ways, so that one alone cannot flatter.
 
 Vectors are unit-norm embeddings; cosine is similarity, 1 - cosine is distance unless a figure says otherwise.
 """
@@ -26,18 +26,18 @@ class Metric:
 
 @dataclass(frozen=True)
 class Diversity:
-    """The figures of one set of pictures.
+    """The figures of one set of images.
 
     Attributes:
-        rows: pictures in the set.
-        sample: pictures behind Vendi score, k-centre radius and near-duplicate rate.
+        rows: images in the set.
+        sample: images behind Vendi score, k-centre radius and near-duplicate rate.
         cluster_entropy: evenness of cluster sizes, 0 (all in one) to 1 (all alike).
-        vendi: effective number of different pictures in the sample.
+        vendi: effective number of different images in the sample.
         k_centre_radius: distance that k centres leave uncovered, 0 to 2.
-        near_duplicate_rate: share of sampled pictures with another one at the dedup threshold.
+        near_duplicate_rate: share of sampled images with another one at the dedup threshold.
         topics: number of topics that occur.
         topic_evenness: entropy of topic counts over its largest value, 0 to 1.
-        within_prompt_distance: mean distance of two pictures of one prompt; None: no prompt has two.
+        within_prompt_distance: mean distance of two images of one prompt; None: no prompt has two.
     """
 
     rows: int
@@ -53,19 +53,15 @@ class Diversity:
     def metrics(self) -> list[Metric]:
         """The figures with their meanings, for a report."""
         shown = [
-            Metric("Vendi score", self.vendi, f"effective number of different pictures among {self.sample:,} sampled"),
-            Metric("cluster entropy", self.cluster_entropy, "how evenly pictures spread over clusters; 1 is even"),
-            Metric(
-                "k-centre radius", self.k_centre_radius, "how far the set reaches beyond its k most spread pictures"
-            ),
-            Metric(
-                "near-duplicate rate", self.near_duplicate_rate, "share of pictures with a near duplicate in the set"
-            ),
+            Metric("Vendi score", self.vendi, f"effective number of different images among {self.sample:,} sampled"),
+            Metric("cluster entropy", self.cluster_entropy, "how evenly images spread over clusters; 1 is even"),
+            Metric("k-centre radius", self.k_centre_radius, "how far the set reaches beyond its k most spread images"),
+            Metric("near-duplicate rate", self.near_duplicate_rate, "share of images with a near duplicate in the set"),
             Metric("topics", float(self.topics), "topics that occur"),
             Metric("topic evenness", self.topic_evenness, "how evenly captions spread over topics; 1 is even"),
         ]
         if self.within_prompt_distance is not None:
-            meaning = "mean distance (1 - cosine) of two pictures of one caption"
+            meaning = "mean distance (1 - cosine) of two images of one caption"
             shown.append(Metric("within-prompt distance", self.within_prompt_distance, meaning))
         return shown
 
@@ -77,12 +73,12 @@ def diversity(
     seed: int,
     config: DedupConfig,
 ) -> Diversity:
-    """Measure a set of pictures.
+    """Measure a set of images.
 
     Args:
         vectors: (n, width) float32 of unit norm.
-        topics: (n,) topic or topics of each picture.
-        prompts: (n,) prompt of each picture.
+        topics: (n,) topic or topics of each image.
+        prompts: (n,) prompt of each image.
         seed: of the sample, of k-means and of the first centre.
         config: sample size, clusters, centres and the near-duplicate threshold.
     """
@@ -157,7 +153,7 @@ def near_duplicate_rate(vectors: Vectors, places: npt.NDArray[np.int64], thresho
 
 
 def within_prompt_distance(vectors: Vectors, prompts: Sequence[object]) -> float | None:
-    """Mean over prompts of the mean 1 - cosine of two of its pictures; None if no prompt has two.
+    """Mean over prompts of the mean 1 - cosine of two of its images; None if no prompt has two.
 
     With s the sum of a prompt's m unit vectors, its pairs' mean cosine is (|s|^2 - m) / (m (m - 1)).
     """

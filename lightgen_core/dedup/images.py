@@ -1,4 +1,4 @@
-"""Which pictures are copies, and which one of them stays.
+"""Which images are copies, and which one of them stays.
 
 Three rules, in this order, over a total order of rows (score falling, then id rising):
 1. Exact copies: of rows with the same sha256 the first in the order stays.
@@ -76,11 +76,11 @@ def find_duplicates(
     groups: Sequence[object] | None = None,
     seed: int = 0,
 ) -> Deduplication:
-    """Find the duplicates among pictures, keeping the best of each set.
+    """Find the duplicates among images, keeping the best of each set.
 
     Args:
         vectors: (n, width) float32 of unit norm, such as CLIP image embeddings.
-        digests: (n,) sha256 of each picture's bytes; None: no rule for exact copies.
+        digests: (n,) sha256 of each image's bytes; None: no rule for exact copies.
         score: (n,) higher is better.
         ids: (n,) distinct, all text or all numbers; break ties of the score, the smaller first.
         config: thresholds and search.

@@ -1,4 +1,4 @@
-"""Which pictures show their caption: by CLIP's text-image score, as web-scale sets are filtered (LAION; DataComp)."""
+"""Which images show their caption: by CLIP's text-image score, as web-scale sets are filtered (LAION; DataComp)."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ def clip_score_mask(
     """Which rows stay, (n,) bool.
 
     Args:
-        score: (n,) cosine of picture and caption.
+        score: (n,) cosine of image and caption.
         ids: (n,) distinct; of equal scores the largest id goes first, so the order of rows does not matter.
         least: rows below it go; None: none.
         drop_lowest_fraction: of all rows, this share goes (rounded down), the lowest scores first.
@@ -24,7 +24,7 @@ def clip_score_mask(
         stays &= score >= least
     if not stays.any():
         raise ValueError(
-            f"no picture is left: scores lie between {score.min():.3f} and {score.max():.3f}, and "
+            f"no image is left: scores lie between {score.min():.3f} and {score.max():.3f}, and "
             f"dedup.min_clip_score is {least}; lower it"
         )
     return stays

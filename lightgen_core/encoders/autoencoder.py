@@ -1,4 +1,4 @@
-"""The frozen image autoencoder: pictures to normalised latents and back (diffusers AutoencoderKL or AutoencoderDC)."""
+"""The frozen image autoencoder: images to normalised latents and back (diffusers AutoencoderKL or AutoencoderDC)."""
 
 from typing import Any, Self
 
@@ -15,11 +15,11 @@ CLASSES = ("AutoencoderKL", "AutoencoderDC")
 
 
 class CodecError(ValueError):
-    """A reference that holds no autoencoder we can use, or pictures and latents that do not fit it."""
+    """A reference that holds no autoencoder we can use, or images and latents that do not fit it."""
 
 
 class LatentCodec:
-    """Pictures uint8 (n, height, width, 3) <-> latents float32 (n, channels, height / stride, width / stride).
+    """Images uint8 (n, height, width, 3) <-> latents float32 (n, channels, height / stride, width / stride).
 
     Latents are normalised as the model's configuration says: less `shift_factor` (AutoencoderKL only), times
     `scaling_factor`, so that their mean is about 0 and their variance about 1. An AutoencoderKL `has_moments`: its
@@ -66,7 +66,7 @@ class LatentCodec:
 
     @torch.inference_mode()
     def encode(self, images: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
-        """Latents of pictures uint8 (n, height, width, 3); of an AutoencoderKL, the mean.
+        """Latents of images uint8 (n, height, width, 3); of an AutoencoderKL, the mean.
 
         Raises:
             CodecError: not uint8, not (n, height, width, 3), or sides that are not multiples of the stride.
@@ -77,7 +77,7 @@ class LatentCodec:
 
     @torch.inference_mode()
     def moments(self, images: NDArray[np.uint8] | Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Mean (what `encode` gives) and standard deviation of the latents of pictures uint8 (n, height, width, 3).
+        """Mean (what `encode` gives) and standard deviation of the latents of images uint8 (n, height, width, 3).
 
         mean + std * standard normal noise is a normalised latent of the encoder's distribution, whose log variance
         diffusers clamps to [-30, 20].
@@ -92,19 +92,19 @@ class LatentCodec:
         return mean.cpu().numpy(), std.cpu().numpy()
 
     def _encoded(self, images: NDArray[np.uint8] | Tensor) -> Any:
-        pictures = torch.as_tensor(images)
-        if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[3] != 3:
-            found = f"{pictures.dtype} {tuple(pictures.shape)}"
-            raise CodecError(f"found pictures of {found}, expected uint8 (n, height, width, 3)")
-        if pictures.shape[1] % self.stride or pictures.shape[2] % self.stride:
-            found = f"{pictures.shape[1]} x {pictures.shape[2]} px"
-            raise CodecError(f"found pictures of {found}, expected sides that are multiples of {self.stride} px")
-        values = pictures.to(self.model.device).permute(0, 3, 1, 2).to(self.model.dtype).div(127.5).sub(1)
+        images = torch.as_tensor(images)
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            found = f"{images.dtype} {tuple(images.shape)}"
+            raise CodecError(f"found images of {found}, expected uint8 (n, height, width, 3)")
+        if images.shape[1] % self.stride or images.shape[2] % self.stride:
+            found = f"{images.shape[1]} x {images.shape[2]} px"
+            raise CodecError(f"found images of {found}, expected sides that are multiples of {self.stride} px")
+        values = images.to(self.model.device).permute(0, 3, 1, 2).to(self.model.dtype).div(127.5).sub(1)
         return self.model.encode(values)
 
     @torch.inference_mode()
     def decode(self, latents: NDArray[np.float32] | Tensor) -> NDArray[np.uint8]:
-        """Pictures uint8 (n, height, width, 3) of normalised latents (n, channels, h, w).
+        """Images uint8 (n, height, width, 3) of normalised latents (n, channels, h, w).
 
         Raises:
             CodecError: latents of another number of channels.

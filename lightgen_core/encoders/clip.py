@@ -1,4 +1,4 @@
-"""The frozen CLIP: pictures and captions to unit vectors of one space (open_clip)."""
+"""The frozen CLIP: images and captions to unit vectors of one space (open_clip)."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ _FILES = ["open_clip_*.safetensors", "*.json", "*.txt", "*.model"]
 
 
 class ClipError(ValueError):
-    """A reference that names no CLIP we can load, or pictures that are not pictures."""
+    """A reference that names no CLIP we can load, or images that are not images."""
 
 
 class Clip:
-    """Embeds pictures uint8 (n, height, width, 3) and captions as float32 (n, width) unit vectors."""
+    """Embeds images uint8 (n, height, width, 3) and captions as float32 (n, width) unit vectors."""
 
     def __init__(
         self, model: Any, tokenizer: Any, device: torch.device | str, batch_size: int = 256, precision: str = "fp32"
@@ -37,7 +37,7 @@ class Clip:
         self.batch_size = batch_size
         self._dtype = PRECISIONS[precision]
         self.preprocessing = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
-        self.width = int(self.embed_texts(["a picture"]).shape[1])
+        self.width = int(self.embed_texts(["an image"]).shape[1])
 
     @classmethod
     def load(cls, reference: str, *, device: torch.device | str = "cpu", precision: str = "fp32") -> Self:
@@ -72,26 +72,26 @@ class Clip:
 
     @torch.inference_mode()
     def embed_images(self, images: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
-        """Unit vectors (n, width) of pictures uint8 (n, height, width, 3).
+        """Unit vectors (n, width) of images uint8 (n, height, width, 3).
 
         Raises:
-            ClipError: pictures of another type or shape.
+            ClipError: images of another type or shape.
         """
-        pictures = torch.as_tensor(images)
-        if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[3] != 3:
-            found = f"{pictures.dtype} {tuple(pictures.shape)}"
-            raise ClipError(f"found pictures of {found}, expected uint8 (n, height, width, 3)")
-        batches = pictures.split(self.batch_size)
+        images = torch.as_tensor(images)
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            found = f"{images.dtype} {tuple(images.shape)}"
+            raise ClipError(f"found images of {found}, expected uint8 (n, height, width, 3)")
+        batches = images.split(self.batch_size)
         return _unit([self.model.encode_image(self._preprocess(batch)) for batch in batches])
 
-    def embed_pictures(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Unit vectors (n, width) of pictures (height, width, 3) of any sizes; those of one size go together."""
+    def embed_image_list(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Unit vectors (n, width) of images (height, width, 3) of any sizes; those of one size go together."""
         by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for row, picture in enumerate(pictures):
-            by_size[picture.shape].append(row)
-        vectors = np.empty((len(pictures), self.width), np.float32)
+        for row, image in enumerate(images):
+            by_size[image.shape].append(row)
+        vectors = np.empty((len(images), self.width), np.float32)
         for rows in by_size.values():
-            vectors[rows] = self.embed_images(np.stack([pictures[row] for row in rows]))
+            vectors[rows] = self.embed_images(np.stack([images[row] for row in rows]))
         return vectors
 
     @torch.inference_mode()
@@ -101,15 +101,15 @@ class Clip:
         return _unit([self.model.encode_text(batch) for batch in tokens.split(self.batch_size)])
 
     def scores(self, images: Sequence[NDArray[np.uint8]], captions: list[str]) -> NDArray[np.float32]:
-        """Cosine of each picture (height, width, 3), of any size, with its caption: (n,)."""
+        """Cosine of each image (height, width, 3), of any size, with its caption: (n,)."""
         unique, inverse = unique_texts(captions)
         text = self.embed_texts(unique)[inverse]
-        return (self.embed_pictures(images) * text).sum(axis=1)
+        return (self.embed_image_list(images) * text).sum(axis=1)
 
-    def _preprocess(self, pictures: Tensor) -> Tensor:
+    def _preprocess(self, images: Tensor) -> Tensor:
         """Resized, cropped and normalised as the model's configuration says, a batch at a time: (n, 3, side, side)."""
         asked = self.preprocessing
-        values = pictures.to(self.device).permute(0, 3, 1, 2)
+        values = images.to(self.device).permute(0, 3, 1, 2)
         size = [asked.size, asked.size] if isinstance(asked.size, int) else list(asked.size)
         if list(values.shape[2:]) != size:
             values = resized(values, size, asked)
@@ -118,7 +118,7 @@ class Clip:
 
 
 def resized(values: Tensor, size: list[int], asked: open_clip.transform.PreprocessCfg) -> Tensor:
-    """Pictures (n, 3, height, width) brought to `size`: squashed, or scaled by one edge and then cropped or padded."""
+    """Images (n, 3, height, width) brought to `size`: squashed, or scaled by one edge and then cropped or padded."""
     source = values.shape[2:]
     scales = [wanted / found for wanted, found in zip(size, source, strict=True)]
     scaled = size

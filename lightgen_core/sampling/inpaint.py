@@ -14,16 +14,16 @@ from lightgen_core.sampling.unmask import sample
 
 
 class InpaintError(ValueError):
-    """A picture and mask that leave nothing to keep or to sample, or that are not made of whole tokens."""
+    """An image and mask that leave nothing to keep or to sample, or that are not made of whole tokens."""
 
 
 @dataclass(frozen=True)
 class Inpainted:
-    """A picture with a part sampled anew.
+    """An image with a part sampled anew.
 
-    tokens (1, h*w, token width): those where `renewed` is false are the given picture's, bit for bit; renewed (h, w):
+    tokens (1, h*w, token width): those where `renewed` is false are the given image's, bit for bit; renewed (h, w):
     which are new; decoded (height, width, 3) uint8: the tokens through the autoencoder; pasted: the same, with the
-    given picture's own pixels in place of every kept token.
+    given image's own pixels in place of every kept token.
     """
 
     tokens: Tensor
@@ -41,27 +41,27 @@ def renewed_tokens(mask: Bool[np.ndarray, "height width"], side: int) -> Bool[np
 
 def inpaint(
     student: TextToImage,
-    picture: UInt8[np.ndarray, "height width 3"],
+    image: UInt8[np.ndarray, "height width 3"],
     mask: Bool[np.ndarray, "height width"],
     caption: str,
     seed: int,
     sampler: SamplerConfig | None = None,
 ) -> Inpainted:
-    """Sample anew, for a caption, the tokens of a picture that a mask touches.
+    """Sample anew, for a caption, the tokens of an image that a mask touches.
 
     Raises:
         InpaintError: sizes that differ or are not whole tokens, a mask that touches no token or every one.
     """
     patch, side = student.info.patch, student.codec.stride * student.info.patch
-    _check(picture, mask, side)
+    _check(image, mask, side)
     renewed = renewed_tokens(mask, side)
     if renewed.all() or not renewed.any():
         raise InpaintError(
             f"the mask touches {renewed.sum()} of {renewed.size} tokens of {side} x {side} px: "
-            + ("nothing would be kept; sample a picture instead" if renewed.all() else "there is nothing to sample")
+            + ("nothing would be kept; sample an image instead" if renewed.all() else "there is nothing to sample")
             + ". White is where new pixels are wanted"
         )
-    known = patchify(torch.from_numpy(student.codec.encode(picture[None])), patch)
+    known = patchify(torch.from_numpy(student.codec.encode(image[None])), patch)
     text, words = student.encode_text([caption])
     tokens = sample(
         student.student,
@@ -75,19 +75,19 @@ def inpaint(
     ).cpu()
     decoded = student.codec.decode(unpatchify(tokens, renewed.shape, student.info.channels, patch).float())[0]
     new = renewed.repeat(side, axis=0).repeat(side, axis=1)
-    return Inpainted(tokens, renewed, decoded, np.where(new[..., None], decoded, picture))
+    return Inpainted(tokens, renewed, decoded, np.where(new[..., None], decoded, image))
 
 
-def _check(picture: np.ndarray, mask: np.ndarray, side: int) -> None:
-    height, width = picture.shape[:2]
+def _check(image: np.ndarray, mask: np.ndarray, side: int) -> None:
+    height, width = image.shape[:2]
     if mask.shape != (height, width):
         raise InpaintError(
-            f"the picture has {width} x {height} px and the mask {mask.shape[1]} x {mask.shape[0]}: give a mask of the "
-            "picture's size"
+            f"the image has {width} x {height} px and the mask {mask.shape[1]} x {mask.shape[0]}: give a mask of the "
+            "image's size"
         )
     if height % side or width % side:
         near = [max(1, round(length / side)) * side for length in (width, height)]
         raise InpaintError(
-            f"a picture of {width} x {height} px is not made of whole tokens of {side} x {side} px: resize it and the "
+            f"an image of {width} x {height} px is not made of whole tokens of {side} x {side} px: resize it and the "
             f"mask to multiples of {side}, for example {near[0]} x {near[1]}"
         )

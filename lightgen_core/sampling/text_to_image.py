@@ -1,4 +1,4 @@
-"""From captions to pictures with a student: encode the text, sample tokens, decode them."""
+"""From captions to images with a student: encode the text, sample tokens, decode them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,20 +48,20 @@ class StudentInfo(Section):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens of the pictures that the student was trained on."""
+        """Rows and columns of tokens of the images that the student was trained on."""
         return self.latent_height // self.patch, self.latent_width // self.patch
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """latents (n, channels, height, width) float32, and the pictures they decode to (n, height, width, 3) uint8."""
+    """latents (n, channels, height, width) float32, and the images they decode to (n, height, width, 3) uint8."""
 
     latents: Tensor
-    pictures: np.ndarray
+    images: np.ndarray
 
 
 class TextToImage:
-    """A student with the components that turn captions into its input and its tokens into pictures."""
+    """A student with the components that turn captions into its input and its tokens into images."""
 
     def __init__(
         self,
@@ -129,12 +129,12 @@ class TextToImage:
         grid: tuple[int, int] | None = None,
         batch_size: int = 256,
     ) -> Sampled:
-        """Sample one picture for each caption; a picture depends on its caption and seed, not on its batch."""
+        """Sample one image for each caption; an image depends on its caption and seed, not on its batch."""
         parts = [
             self._sample_batch(captions[start : start + batch_size], seeds[start : start + batch_size], sampler, grid)
             for start in range(0, len(captions), batch_size)
         ]
-        return Sampled(torch.cat([part.latents for part in parts]), np.concatenate([part.pictures for part in parts]))
+        return Sampled(torch.cat([part.latents for part in parts]), np.concatenate([part.images for part in parts]))
 
     def _sample_batch(
         self, captions: Sequence[str], seeds: Sequence[int], sampler: SamplerConfig | None, grid: tuple[int, int] | None

@@ -252,7 +252,7 @@ def test_a_student_of_kl_and_llama_components_trains_and_samples(store, componen
     assert (info["text_layer"], info["codec_precision"], info["text_precision"]) == (-2, "bf16", "fp32")
     student = TextToImage.load(folder, torch.device("cpu"))
     assert (student.text_encoder.layer, student.codec.model.dtype) == (-2, torch.bfloat16)
-    assert student.sample(["a red circle"], [0], sampler=recipe.sampler).pictures.shape == (1, 48, 48, 3)
+    assert student.sample(["a red circle"], [0], sampler=recipe.sampler).images.shape == (1, 48, 48, 3)
 
 
 def test_training_reads_over_a_shard_of_which_nothing_stayed(store):

@@ -62,9 +62,9 @@ def test_tensors_and_arrays_encode_alike() -> None:
 def test_images_and_latents_that_do_not_fit_are_refused() -> None:
     """The error names the dtype or the shape that was given."""
     codec = LatentCodec.load("zoo:autoencoder")
-    with pytest.raises(CodecError, match=r"found pictures of torch.float32 \(1, 8, 8, 3\), expected uint8"):
+    with pytest.raises(CodecError, match=r"found images of torch.float32 \(1, 8, 8, 3\), expected uint8"):
         codec.encode(np.zeros((1, 8, 8, 3), np.float32))
-    with pytest.raises(CodecError, match="found pictures of 20 x 16 px, expected sides that are multiples of 8 px"):
+    with pytest.raises(CodecError, match="found images of 20 x 16 px, expected sides that are multiples of 8 px"):
         codec.encode(np.zeros((1, 20, 16, 3), np.uint8))
     with pytest.raises(CodecError, match=r"found latents \(1, 4, 2, 2\), expected \(n, 16, height, width\)"):
         codec.decode(np.zeros((1, 4, 2, 2), np.float32))

@@ -164,7 +164,7 @@ def test_images_of_several_sizes_are_embedded_as_each_alone(clip: Clip) -> None:
     small, large = (render_images(World(image_size=side), 2, np.random.default_rng(0)) for side in (48, 96))
     mixed = [small[0], large[0], small[1], large[1]]
     alone = np.concatenate([clip.embed_images(picture[None]) for picture in mixed])
-    np.testing.assert_allclose(clip.embed_pictures(mixed), alone, atol=1e-5)
+    np.testing.assert_allclose(clip.embed_image_list(mixed), alone, atol=1e-5)
 
 
 def test_bf16_embeddings_are_near_those_in_fp32(clip: Clip) -> None:
