@@ -1,4 +1,4 @@
-"""What Prefect is told before it is imported, and where the program's own messages go."""
+"""Prefect's environment before its import, and the destination of log messages."""
 
 import logging
 import os

@@ -31,7 +31,7 @@ class Request:
 
     @property
     def on_device(self) -> bool:
-        """Whether one of the chosen stages works on the accelerator."""
+        """True if one of the chosen stages uses the accelerator."""
         return any(stage.on_device(self.recipe) for stage in STAGES if stage.name in self.selection.chosen)
 
     @property

@@ -1,4 +1,4 @@
-"""Which stages a run may make: `only`, `from`, `until` and `refresh`, the same in the UI and on the command line."""
+"""The choice of stages: `only`, `from`, `until` and `refresh`, in the UI and on the command line."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -69,7 +69,7 @@ class HeadConfig(Section):
 
 
 class MaskConfig(Section):
-    """How many tokens are hidden in a training step."""
+    """Number of tokens masked in a training step."""
 
     renamed: ClassVar = {"kind": "distribution", "low": "min_ratio"}
 
@@ -102,7 +102,7 @@ class OptimizerConfig(Section):
 
 
 class SamplerConfig(Section):
-    """How images are sampled from a student."""
+    """Sampling of images from a student."""
 
     renamed: ClassVar = {"guidance": "guidance_scale"}
 
@@ -134,7 +134,7 @@ class SamplerConfig(Section):
 
 
 class LoopConfig(Section):
-    """What pre-training and preference tuning share: the training loop's knobs."""
+    """The training loop, shared by pre-training and preference tuning."""
 
     renamed: ClassVar = {"draws_per_token": "noise_samples_per_token", "keep": "keep_checkpoints"}
 
@@ -159,7 +159,7 @@ class LoopConfig(Section):
 
 
 class ParallelConfig(Section):
-    """How training is laid out on machines: where and how fast, never what. No artifact's key holds it.
+    """Parallelism of training: where and how fast, never what. No artifact's key holds it.
 
     Every layout computes the same updates, but for the rounding of sums that it splits otherwise and for dropout, which
     is drawn anew for each micro-batch.
@@ -224,7 +224,7 @@ class DpoConfig(LoopConfig):
 
 
 class DedupConfig(Section):
-    """Which images go: those that do not show their caption, on request, and copies of each other."""
+    """Filters of images: those that do not show their caption, on request, and copies of each other."""
 
     renamed: ClassVar = {
         "least_score": "min_clip_score",

@@ -36,7 +36,7 @@ def visible_gpus() -> list[str]:
 
 
 def check_bf16(device: torch.device) -> None:
-    """Raises ValueError for a GPU without bfloat16: fp16 would overflow, and emulation is slower than fp32."""
+    """Raise ValueError for a GPU without bfloat16: fp16 would overflow, and emulation is slower than fp32."""
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ValueError(
             f"{torch.cuda.get_device_name(device)} has no bfloat16 arithmetic (Ampere, 2020, and later have); "

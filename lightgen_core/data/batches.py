@@ -76,7 +76,7 @@ class PairBatch(_Examples):
 
 
 class _Source:
-    """What images and pairs share: the order, the text, and latents as tokens."""
+    """Base of both sources: the order, the text, and latents as tokens."""
 
     columns: tuple[str, ...]
     moment_columns: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class _Source:
         seed: int,
         scratch: Path | None = None,
     ):
-        """Opens the files; see `Rows`.
+        """Open the files; see `Rows`.
 
         Args:
             files: local Parquet files, in the order that numbers the rows.
@@ -170,7 +170,7 @@ class TokenSource(_Source):
 
     @property
     def moments(self) -> bool:
-        """Whether its batches hold the standard deviations of their tokens."""
+        """True if its batches hold standard deviations of their tokens."""
         return "std" in self.columns
 
     def batch(self, step: int, start: int = 0, stop: int | None = None) -> Batch:

@@ -20,7 +20,7 @@ _INT, _STRUCT = 5, 12  # type codes of Thrift's compact protocol
 
 
 def plain_ranges(file: Path, metadata: pq.FileMetaData, columns: Sequence[str]) -> dict[str, np.ndarray]:
-    """Where each row group's values begin and end, (row groups, 2) for each column; empty if any is not plain."""
+    """Return byte ranges of each row group's values, (row groups, 2) a column; empty if any is not plain."""
     places = {metadata.schema.column(place).path: place for place in range(metadata.num_columns)}
     ranges: dict[str, np.ndarray] = {}
     with file.open("rb", buffering=0) as opened:
@@ -40,7 +40,7 @@ def plain_ranges(file: Path, metadata: pq.FileMetaData, columns: Sequence[str]) 
 
 
 def _values_of(descriptor: int, chunk: pq.ColumnChunkMetaData, nullable: int) -> tuple[int, int] | None:
-    """Where the values of a chunk begin and end in its file; None if they are not one plain page."""
+    """Return the byte range of a chunk's values, or None if they are not one plain page."""
     if chunk.compression != "UNCOMPRESSED" or chunk.has_dictionary_page or chunk.physical_type != "BYTE_ARRAY":
         return None
     page = dict(_page_header(os.pread(descriptor, 128, chunk.data_page_offset)))

@@ -19,7 +19,7 @@ _ROWS = 64
 
 
 def rewrite_plain(pieces: Sequence[TokenFile], columns: Sequence[str], folder: Path) -> dict[Path, Path]:
-    """Returns by file a copy of its `id`, `words` and columns of values in plain pages.
+    """Return by file a copy of its `id`, `words` and columns of values in plain pages.
 
     A copy is named after the file's path, size and time of change: one that `folder` has from an earlier time is used
     again. It streams, a few rows at a time, and appears whole or not at all, so processes may share the folder.

@@ -35,7 +35,7 @@ class RowReader:
     """The rows of a set, numbered in the order of its files. It can be pickled, forked, and read by many threads."""
 
     def __init__(self, files: Sequence[str | Path], columns: Sequence[str], scratch: Path | None = None):
-        """Opens the files: reads footers, page headers and two small columns.
+        """Open the files: reads footers, page headers and two small columns.
 
         Args:
             files: local Parquet files, in the order that numbers the rows.

@@ -1,4 +1,4 @@
-"""What is read of a token file when it is opened: its layout, the small columns, and where the values lie."""
+"""Token files: layout, small columns, and byte ranges of the values."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """What the schema metadata `lightgen` says of the values. Latents are channels x height x width of them.
+    """Layout of the values, from the schema metadata `lightgen`. Latents are channels x height x width of them.
 
     moments: whether the column `std` holds the standard deviation of each latent; `latents` is the mean then.
     """
@@ -63,7 +63,7 @@ class TokenFile:
 
 
 def open_token_file(file: Path, columns: Sequence[str]) -> TokenFile:
-    """Reads what opening a file needs: its footer, page headers, and the columns `id` and `words`.
+    """Read what opening a file needs: its footer, page headers, and the columns `id` and `words`.
 
     Args:
         columns: the columns of values.
@@ -83,7 +83,7 @@ def open_token_file(file: Path, columns: Sequence[str]) -> TokenFile:
 
 
 def has_moments(file: Path) -> bool:
-    """Whether a token file says that it holds standard deviations of its latents.
+    """Return whether a token file holds standard deviations of its latents.
 
     Raises:
         DataError: not a Parquet file, or one without metadata.
@@ -125,7 +125,7 @@ def _integers(column: pa.ChunkedArray, name: str, file: Path) -> np.ndarray:
 
 
 def check_sizes(piece: TokenFile) -> None:
-    """Raises DataError if the values of a row group are together longer or shorter than layout and `words` say."""
+    """Raise DataError if the values of a row group are together longer or shorter than layout and `words` say."""
     starts = np.concatenate([[0], piece.groups]).cumsum()
     words = np.diff(np.concatenate([[0], piece.words]).cumsum()[starts])
     for column, ranges in piece.ranges.items():
@@ -135,7 +135,7 @@ def check_sizes(piece: TokenFile) -> None:
 
 
 def _explained(piece: TokenFile, column: str, group: int, first: int) -> DataError:
-    """Says which row of a row group, whose first is row `first` of the file, has the wrong size."""
+    """Explain which row of a row group, whose first is row `first` of the file, has the wrong size."""
     with pq.ParquetFile(piece.file) as parquet:
         found = parquet.read_row_group(group, columns=[column])[column]
     sizes = pc.fill_null(pc.binary_length(found), -1).to_numpy()

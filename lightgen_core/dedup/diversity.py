@@ -1,4 +1,4 @@
-"""How varied a set of images is: six figures that fail in different ways, so that one alone cannot flatter.
+"""Diversity of an image set: six metrics that fail in different ways, so that one alone cannot flatter.
 
 Vectors are unit-norm embeddings; cosine is similarity, 1 - cosine is distance unless a figure says otherwise.
 """

@@ -1,4 +1,4 @@
-"""Which images are copies, and which one of them stays.
+"""Duplicate images, and the one of each group that is kept.
 
 Three rules, in this order, over a total order of rows (score falling, then id rising):
 1. Exact copies: of rows with the same sha256 the first in the order stays.
@@ -32,7 +32,7 @@ _LINKS = 4_000_000  # links kept before they are folded into component labels
 
 @dataclass(frozen=True)
 class RecallEstimate:
-    """How complete the search was: its pairs at the threshold against brute force, for sampled rows.
+    """Estimated recall of the search: its pairs at the threshold against brute force, for sampled rows.
 
     `index` and `probes` list what was used, one per kind of group. A pair counts once from each of its sampled rows.
     `recall` takes pairs as independent, which those of one cluster are not quite. It is None where the sampled rows

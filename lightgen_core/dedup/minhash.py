@@ -41,7 +41,7 @@ class CaptionDuplicates:
 
 @dataclass(frozen=True)
 class TopicCoverage:
-    """How often each topic occurs, most frequent first, and which of the wanted ones never do."""
+    """Count topics, most frequent first, and list the expected ones that never occur."""
 
     counts: dict[str, int]
     unused: tuple[str, ...]

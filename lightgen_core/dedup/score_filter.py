@@ -1,4 +1,4 @@
-"""Which images show their caption: by CLIP's text-image score, as web-scale sets are filtered (LAION; DataComp)."""
+"""Filter images by CLIP's text-image score, as web-scale sets are (LAION; DataComp)."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,7 +7,7 @@ import numpy.typing as npt
 def clip_score_mask(
     score: npt.NDArray[np.float32], ids: npt.NDArray[np.int64], least: float | None, drop_lowest_fraction: float
 ) -> npt.NDArray[np.bool_]:
-    """Which rows stay, (n,) bool.
+    """Return the rows to keep, (n,) bool.
 
     Args:
         score: (n,) cosine of image and caption.

@@ -1,4 +1,4 @@
-"""What the head is trained to predict: noise with learned variance (ddpm), v, or the velocity of a straight path.
+"""Prediction targets of the head: noise with learned variance (ddpm), v, or the velocity of a straight path.
 
 An objective holds no state and no chance: time comes from uniform numbers and noise is passed in. Times are the
 objective's own: whole steps 0 to 999 for ddpm, a share of the way to pure noise in [0, 1) for v and flow. Losses and
@@ -35,7 +35,7 @@ class Objective(ABC):
     def target(
         self, x0: Float[Tensor, "*rows values"], timestep: Timestep, noise: Float[Tensor, "*rows values"]
     ) -> Float[Tensor, "*rows values"]:
-        """What the head's prediction should be."""
+        """Compute the target of the head's prediction."""
 
     @abstractmethod
     def to_x0_and_noise(
@@ -72,7 +72,7 @@ class Objective(ABC):
         timestep: Timestep,
         noise: Float[Tensor, "*rows values"],
     ) -> Float[Tensor, "*rows"]:
-        """What training minimises, per token: the error, and for ddpm the variance's bound as well."""
+        """Compute the training loss per token: the error, and for ddpm the variance's bound too."""
         return self.error(output, x0, timestep, noise)
 
 

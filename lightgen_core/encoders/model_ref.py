@@ -1,4 +1,4 @@
-"""What a recipe calls a frozen model: the zoo, a folder, or a repository of the Hugging Face hub. Free of torch.
+"""References to frozen models in recipes: the zoo, a folder, or a repository of the Hugging Face hub. Free of torch.
 
     zoo:clip                     a model that comes with the package
     /models/vae, models/vae      a folder on this machine, as `save_pretrained` writes it
@@ -53,22 +53,22 @@ class ModelRef:
 
     @property
     def source(self) -> str:
-        """What `from_pretrained` takes first."""
+        """First argument of `from_pretrained`."""
         return self.repository if self.path is None else str(self.path)
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `from_pretrained` takes beside the source."""
+        """Keyword arguments of `from_pretrained`."""
         given = {"subfolder": self.subfolder, "revision": self.revision}
         return {name: value for name, value in given.items() if value}
 
     @property
     def pinned(self) -> bool:
-        """Whether the reference names one state of the weights for ever: a folder, or a hub commit."""
+        """True if the reference names fixed weights: a folder, or a hub commit."""
         return self.path is not None or re.fullmatch("[0-9a-f]{40}", self.revision or "") is not None
 
     def here(self) -> Path | None:
-        """Where the model lies on this machine: its own path, or in the hub's local cache; None: it does not."""
+        """Return the model's path on this machine, in the hub's cache too, or None."""
         if self.path is not None:
             return self.path
         from huggingface_hub import try_to_load_from_cache
@@ -93,7 +93,7 @@ class ModelRef:
 
 
 def parse_model_ref(text: str) -> ModelRef:
-    """What a recipe's name of a model means.
+    """Parse a recipe's name of a model.
 
     Raises:
         ModelNotFound: a zoo model that the zoo does not have, or a path at which nothing is.

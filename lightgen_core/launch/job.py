@@ -1,4 +1,4 @@
-"""A training run in words: all that a process must be told to take part in one. Torch-free, and JSON on disk."""
+"""A training job: everything a process needs to take part. Torch-free, and JSON on disk."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,7 @@ class StudentCheckpoint(Section):
 
 
 class RunLocation(Section):
-    """Where a run is made: nothing of it changes what is made."""
+    """Location and processes of a run; they do not change its result."""
 
     workdir: Path = Field(description="checkpoints, timings and outcome of this run only")
     output_dir: Path = Field(description="folder of the finished student")
@@ -45,7 +45,7 @@ class RunLocation(Section):
 
 
 class TrainingJob(Section):
-    """What is trained on what, and where. The kind of the configuration tells pre-training from tuning on pairs."""
+    """A training run: student, data, configuration (of pre-training or DPO) and location."""
 
     student: NewStudent | StudentCheckpoint = Field(description="what training starts from; for DPO also the reference")
     files: tuple[Path, ...] = Field(description="Parquet files of tokens or of pairs, in the order that numbers rows")
@@ -58,7 +58,7 @@ class TrainingJob(Section):
 
 
 class TrainingSummary(Section):
-    """How a run ended. The student is in the job's output folder."""
+    """Result of a run; the student is in the job's output folder."""
 
     step: int = Field(description="updates in the weights")
     stopped: str | None = Field(description="why it ended before its last step")

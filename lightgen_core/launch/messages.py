@@ -1,4 +1,4 @@
-"""What training processes tell their launcher, and how it listens.
+"""Messages from training processes to their launcher.
 
 Under torchrun a message is a line of standard output, among whatever libraries print.
 """
@@ -37,7 +37,7 @@ class Message(NamedTuple):
 
 
 def send(kind: str, content: dict[str, Any]) -> None:
-    """Writes a message in one piece: processes share the pipe, and PIPE_BUF bytes are not torn. A long text is cut."""
+    """Write a message in one piece: processes share the pipe, and PIPE_BUF bytes are not torn. A long text is cut."""
     while len(line := f"\n{MARK}{json.dumps([kind, content])}\n".encode()) > select.PIPE_BUF:
         text = content["text"]
         content = content | {"text": text[: min(select.PIPE_BUF, len(text) * 9 // 10)]}
@@ -62,12 +62,12 @@ class LauncherLogHandler(logging.Handler):
         self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Sends one record."""
+        """Send one record."""
         self._send("log", {"level": record.levelno, "text": record.getMessage()})
 
 
 def error_message(error: BaseException) -> dict[str, str]:
-    """What is sent of an error."""
+    """Describe an error for the launcher."""
     return {"kind": type(error).__name__, "text": str(error)}
 
 
@@ -85,7 +85,7 @@ class MessageRelay:
         self.error: dict[str, str] | None = None
 
     def handle(self, message: Message) -> None:
-        """Takes a message in."""
+        """Take a message in."""
         if message.kind == "log":
             logger.log(message.content["level"], "%s", message.content["text"])
         elif message.kind == "error":
@@ -96,6 +96,6 @@ class MessageRelay:
                 self._on_log(message.content)
 
     def raise_known(self) -> None:
-        """Raises the error that was heard as the class that it was, if it is one of the known kinds."""
+        """Raise the error that was heard as the class that it was, if it is one of the known kinds."""
         if self.error is not None and self.error["kind"] in USER_ERRORS:
             raise USER_ERRORS[self.error["kind"]](self.error["text"])

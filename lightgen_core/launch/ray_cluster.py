@@ -92,7 +92,7 @@ def _environment() -> dict[str, str]:
 
 
 def _check(address: str) -> None:
-    """Raises ClusterError where nothing listens at HOST:PORT. What `auto` means only Ray knows."""
+    """Raise ClusterError where nothing listens at HOST:PORT. What `auto` means only Ray knows."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")

@@ -101,7 +101,7 @@ def _absolute_paths(job: TrainingJob) -> TrainingJob:
 
 
 def _workers(job: TrainingJob) -> Workers:
-    """What the job asks of the cluster."""
+    """Return the resources that the job needs."""
     import ray
 
     needs = {"CPU": float(job.location.threads)}
@@ -118,7 +118,7 @@ def _nodes() -> dict[str, str]:
 
 
 def _check_room(workers: Workers, nodes: dict[str, str]) -> None:
-    """Raises LaunchError where the machines could not hold the processes even if nobody else used them."""
+    """Raise LaunchError where the machines could not hold the processes even if nobody else used them."""
     import ray
 
     machines = [node["Resources"] for node in ray.nodes() if node["NodeID"] in nodes]
@@ -133,7 +133,7 @@ def _check_room(workers: Workers, nodes: dict[str, str]) -> None:
 
 
 def _attempt(job: TrainingJob, train: Train, workers: Workers, listener: MessageRelay) -> tuple[str | None, str]:
-    """Starts the processes and listens until they end. Returns the outcome as JSON, or None and what went wrong."""
+    """Start the processes and listens until they end. Returns the outcome as JSON, or None and what went wrong."""
     import ray
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -157,7 +157,7 @@ def _attempt(job: TrainingJob, train: Train, workers: Workers, listener: Message
 
 
 def _in_thread(function: Callable[..., Any], *given: Any) -> Future:
-    """Calls a function in a thread that no interrupt reaches, and that this program's end does not wait for.
+    """Call a function in a thread that no interrupt reaches, and that this program's end does not wait for.
 
     Ray would else replace what the program does at an interrupt; a pool's thread would be waited for.
     """
@@ -174,7 +174,7 @@ def _in_thread(function: Callable[..., Any], *given: Any) -> Future:
 
 
 def _listen(box: "Queue", ended: Future, listener: MessageRelay) -> None:
-    """Hears what the processes say until they have ended and said all."""
+    """Relay what the processes say until they have ended and said all."""
     over = False
     while not over:
         over = ended.done()
@@ -184,7 +184,7 @@ def _listen(box: "Queue", ended: Future, listener: MessageRelay) -> None:
 
 
 def _fit(given: dict[str, Any], workers: Workers, folder: Path) -> tuple[str | None, str]:
-    """Runs the trainer, whose own files go to a folder. Returns what `_attempt` does."""
+    """Run the trainer, whose own files go to a folder. Returns what `_attempt` does."""
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(SCHEDULING_TIMEOUT))
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process more, for Ray's checkpoints
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
@@ -226,7 +226,7 @@ def _work(given: dict[str, Any]) -> str:
 
 
 def _end_with(box: "Queue") -> None:
-    """Ends this process when the launcher's box is gone."""
+    """End this process when the launcher's box is gone."""
     from ray.exceptions import RayError
 
     with contextlib.suppress(RayError):
@@ -237,7 +237,7 @@ def _end_with(box: "Queue") -> None:
 
 
 def _check_shared(job: TrainingJob, token: str) -> None:
-    """Raises ValueError where this machine does not see the very files that the launcher does."""
+    """Raise ValueError where this machine does not see the very files that the launcher does."""
     path, until = job.location.workdir / TOKEN, time.monotonic() + VISIBILITY_TIMEOUT
     while not (seen := path.is_file() and path.read_text() == token) and time.monotonic() < until:
         time.sleep(0.5)

@@ -54,7 +54,7 @@ def _torchrun(description: Path, processes: int) -> subprocess.Popen:
 
 
 def _follow(lines: Iterable[str], listener: MessageRelay) -> list[str]:
-    """Lets a listener hear what the processes say until they end. Returns the last lines of other output."""
+    """Let a listener hear what the processes say until they end. Returns the last lines of other output."""
     last = deque[str](maxlen=LINES_KEPT)
     for line in lines:
         message = read(line)

@@ -19,7 +19,7 @@ class DamagedFolderError(RuntimeError):
 
 
 def write_folder(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], record: Mapping[str, dict]) -> None:
-    """Writes a folder in one move: safetensors files, JSON files, and `checksums.json` over all of them, last.
+    """Write a folder in one move: safetensors files, JSON files, and `checksums.json` over all of them, last.
 
     A reader sees the old folder, or none, until the new one is complete and on the disk. Equal contents give equal
     bytes: safetensors orders tensors by itself, and JSON keys are sorted.
@@ -62,7 +62,7 @@ def _write_partial(partial: Path, tensors: Mapping[str, Mapping[str, Tensor]], r
 
 
 def verify_folder(folder: Path) -> None:
-    """Raises DamagedFolderError, naming the file, unless every file is there with the checksum it was written with."""
+    """Raise DamagedFolderError, naming the file, unless every file is there with the checksum it was written with."""
     try:
         sums = json.loads((folder / CHECKSUMS).read_bytes())
         expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in sums.items()}
@@ -90,7 +90,7 @@ def json_bytes(value: dict) -> bytes:
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Writes a file and waits until the disk has it."""
+    """Write a file and waits until the disk has it."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -98,7 +98,7 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def _sync_directory(folder: Path) -> None:
-    """Waits until the disk has a directory's entries, renames included."""
+    """Wait until the disk has a directory's entries, renames included."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""How much arithmetic the student takes: floating-point operations of its matrix products, from its configuration.
+"""FLOPs and parameters of the student, from its configuration.
 
 Two operations for each multiply-add; norms, activations and the like are left out, and so is whatever a kernel or
 activation checkpointing computes a second time. So these are *model* FLOPs, the numerator of model FLOP utilisation

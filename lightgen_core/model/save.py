@@ -26,7 +26,7 @@ class StudentError(ValueError):
 
 
 def save_student(folder: Path, student: Student, ema: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
-    """Writes a student, whole or not at all; a student already in the folder is replaced.
+    """Write a student, whole or not at all; a student already in the folder is replaced.
 
     Args:
         folder: becomes `config.json`, the two weight files, and `checksums.json`. Equal students give equal bytes.
@@ -53,7 +53,7 @@ def save_student(folder: Path, student: Student, ema: Mapping[str, Tensor], info
 def load_student(
     folder: Path, weights: Literal["ema", "raw"] = "ema", device: torch.device | str = "cpu"
 ) -> tuple[Student, dict[str, Any]]:
-    """Loads a student in evaluation mode. Returns it with the `info` that it was saved with.
+    """Load a student in evaluation mode. Returns it with the `info` that it was saved with.
 
     Raises:
         StudentError: no student there, a damaged file, another format, or weights that do not fit the configuration.

@@ -23,7 +23,7 @@ class TextAligner(nn.Module):
     def forward(
         self, text: Float[Tensor, "batch text_tokens text_width"], text_mask: Bool[Tensor, "batch text_tokens"] | None
     ) -> Float[Tensor, "batch text_tokens width"]:
-        """Aligned words; ``word_mask`` is true where a word may be read."""
+        """Aligned words; ``text_mask`` is true where a word may be read."""
         states = self.down(functional.gelu(self.up(text), approximate="tanh"))
         for block in self.blocks:
             states = block(states, text_mask)

@@ -20,7 +20,7 @@ _UNREADABLE = (
     *(pickle.UnpicklingError, safetensors.SafetensorError, struct.error, EOFError, OSError),
     *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
 )
-"""What the readers raise on a damaged or hostile file, found by damaging files at random."""
+"""Errors of the readers on damaged or hostile files, collected by damaging files at random."""
 
 
 def read_upstream(path: Path, weights: Kind = "ema") -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _content(path: Path) -> Any:
-    """What a file holds, read without running code from it."""
+    """Read a file's content without running code from it."""
     with path.open("rb"):
         pass  # that it is not there, or not ours to read, is not a damage
     try:

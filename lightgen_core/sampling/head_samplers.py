@@ -31,7 +31,7 @@ class NoiseLevel:
     """One step of a sampler: the noise level it starts from and the next one, closer to the data."""
 
     timestep: int | float
-    """What the head is told, in its objective's unit."""
+    """Timestep given to the head, in its objective's unit."""
     alpha: float
     sigma: float
     next_alpha: float
@@ -76,7 +76,7 @@ class SamplerStep(NamedTuple):
     """One step of a sampler. Every path is linear, so a step is two weights, and the noise it adds."""
 
     timestep: int | float
-    """What the head is told, in its objective's unit."""
+    """Timestep given to the head, in its objective's unit."""
     on_token: float
     on_prediction: float
     log_variances: tuple[float, float] | None
@@ -116,7 +116,7 @@ def head_steps_for(known: float, config: SamplerConfig) -> int:
 
 
 def noises_per_token(sampler: str, steps: int) -> int:
-    """How many noises `sample_head` takes: one to start from, and one for each step but the last if it is ancestral."""
+    """Return the number of noises of `sample_head`: one, and for ancestral sampling one a further step."""
     return steps if sampler == "ddpm" else 1
 
 
@@ -125,7 +125,7 @@ class IncompatibleSamplerError(ValueError):
 
 
 def check_sampler(config: SamplerConfig, objective: Objective) -> None:
-    """Raises UnfitSamplerError where a head cannot be sampled so, before anything is computed."""
+    """Raise IncompatibleSamplerError where a head cannot be sampled so, before anything is computed."""
     allowed = _SAMPLERS[objective.name]
     if config.head_sampler not in allowed:
         raise IncompatibleSamplerError(

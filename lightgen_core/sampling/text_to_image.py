@@ -22,7 +22,7 @@ from lightgen_core.sampling.unmask import pad_text, sample
 
 
 class StudentInfo(Section):
-    """What a student's weights do not say: the frozen components around it, its geometry, how it is best sampled."""
+    """A student's metadata: its frozen components, geometry and default sampler."""
 
     renamed: ClassVar = {"max_words": "max_text_tokens"}
 
@@ -114,7 +114,7 @@ class TextToImage:
 
     @property
     def sampler(self) -> SamplerConfig:
-        """How this student is sampled where nothing else is asked for."""
+        """Default sampler of this student."""
         if self.info.sampler:
             return self.info.sampler
         euler = self.student.head.config.objective == "flow"

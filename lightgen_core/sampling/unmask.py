@@ -27,16 +27,16 @@ def pad_text(
     return padded, torch.arange(padded.shape[1], device=padded.device) < words[:, None]
 
 
-def cosine_unmask_schedule(mask: int, iterations: int) -> list[int]:
-    """How many tokens each iteration reveals, so that cos(pi/2 * i / iterations) of them stay hidden after the i-th.
+def cosine_unmask_schedule(num_masked: int, iterations: int) -> list[int]:
+    """Return how many tokens each iteration unmasks: cos(pi/2 * i / iterations) stay masked after the i-th.
 
-    Every iteration reveals at least one, so there are at most `hidden` of them (MaskGIT, Sec. 3.2). There is always one
-    left to reveal: the cosine never falls below the straight line.
+    Every iteration unmasks at least one, so there are at most `num_masked` of them (MaskGIT, Sec. 3.2). There is always
+    one left to unmask: the cosine never falls below the straight line.
     """
-    iterations = min(iterations, mask)
-    left, counts = mask, []
+    iterations = min(iterations, num_masked)
+    left, counts = num_masked, []
     for done in range(1, iterations + 1):
-        cosine = math.floor(mask * math.cos(math.pi / 2 * done / iterations)) if done < iterations else 0
+        cosine = math.floor(num_masked * math.cos(math.pi / 2 * done / iterations)) if done < iterations else 0
         still = min(left - 1, cosine)
         counts.append(left - still)
         left = still

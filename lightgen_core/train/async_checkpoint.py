@@ -39,7 +39,7 @@ class AsyncCheckpointWriter:
             self.wait()
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Saves a checkpoint; its tensors may change as soon as this returned and `hold` was called.
+        """Save a checkpoint; its tensors may change as soon as this returned and `hold` was called.
 
         Raises:
             OSError: this one, or the one before it, could not be written.
@@ -59,13 +59,13 @@ class AsyncCheckpointWriter:
         self._writing = self._thread.submit(write)
 
     def wait(self) -> None:
-        """Waits for the checkpoint that is being written. Raises what went wrong with it."""
+        """Wait for the checkpoint that is being written. Raises what went wrong with it."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     def wait_for_copy(self) -> None:
-        """Makes the device wait, before tensors change, for the copy that is being made of them."""
+        """Make the device wait, before tensors change, for the copy that is being made of them."""
         if self._copied is not None:
             torch.cuda.current_stream().wait_event(self._copied)
             self._copied = None

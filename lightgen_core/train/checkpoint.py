@@ -45,7 +45,7 @@ def capture(step: int, state: TrainingState, rows: list[dict], run: dict) -> Che
 
 
 def restore(checkpoint: Checkpoint, state: TrainingState) -> None:
-    """Puts a checkpoint's tensors into the state of a run, whatever number of processes wrote it.
+    """Put a checkpoint's tensors into the state of a run, whatever number of processes wrote it.
 
     Raises:
         CheckpointError: the checkpoint is of a model of another shape.
@@ -60,7 +60,7 @@ def restore(checkpoint: Checkpoint, state: TrainingState) -> None:
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Writes a checkpoint atomically, then deletes all but the newest `keep`. Returns its path."""
+    """Write a checkpoint atomically, then deletes all but the newest `keep`. Returns its path."""
     path = Path(folder) / f"step-{checkpoint.step:08d}"
     state = {"step": checkpoint.step, "rows": checkpoint.rows, "run": checkpoint.run}
     tensors = {"model": checkpoint.model, "ema": checkpoint.ema, "optimizer": checkpoint.optimizer}

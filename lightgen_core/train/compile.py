@@ -1,4 +1,4 @@
-"""How a model's blocks run while it trains: compiled, with their activations computed again, or as they are."""
+"""Compilation and activation checkpointing of a model's blocks in training."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ def blocks_of(model: nn.Module) -> Sequence[nn.Module]:
 
 @contextlib.contextmanager
 def apply_compile_and_ac(model: nn.Module, parallel: ParallelConfig) -> Iterator[None]:
-    """Blocks compiled and recomputed as the layout says; afterwards they are themselves again.
+    """Apply compile and activation checkpointing to the blocks; undo both on exit.
 
     One kind of block is one compiled function for each shape, whatever the number of blocks: the 0.7B student compiles
     three functions and not 54. Shapes are static: masked counts (`mask.multiple`) and text lengths

@@ -26,7 +26,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, updates: int) -> None:
-        """Moves the average towards the weights; `updates` counts the updates before this one, so it is the step."""
+        """Move the average towards the weights; `updates` counts the updates before this one, so it is the step."""
         share = 1 - ema_decay(updates, self.decay)
         torch._foreach_lerp_(list(self._averages.values()), list(self._weights.values()), share)
 

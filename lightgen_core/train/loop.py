@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where and how a run trains; only `seed` affects what it learns.
+    """Location and parallelism of a run; only `seed` affects the result.
 
     seed: of the order of rows and of all step noise; folder: checkpoints and timings of this run only, readable by
     every process; on_log: receives each new row of the log with its timing, in the first process.
@@ -154,14 +154,14 @@ class _CheckpointManager:
     writer: AsyncCheckpointWriter
 
     def save(self, step: int, rows: list[dict], meter: ThroughputMeter) -> None:
-        """Saves the state after `step` updates."""
+        """Save the state after `step` updates."""
         state = checkpoints.capture(step, self.train_step.state, rows, self.run)
         if self.train_step.ranks.rank == 0:
             self.writer.save(state)
             meter.save()
 
     def resume(self) -> tuple[int, list[dict]]:
-        """Brings back the newest sound checkpoint of this very run. Returns its step and log, or 0 and none."""
+        """Bring back the newest sound checkpoint of this very run. Returns its step and log, or 0 and none."""
         self.writer.wait()
         self.train_step.ranks.gather(None)  # the others wait for the one that writes
         found = checkpoints.latest(self.folder)

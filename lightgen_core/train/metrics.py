@@ -20,7 +20,7 @@ class MetricAverager:
         self._sums: Tensor | float = 0.0
 
     def add(self, metrics: dict[str, Tensor]) -> None:
-        """Adds one step's figures: scalars, the same names at every step."""
+        """Add one step's figures: scalars, the same names at every step."""
         self._names, self.steps = list(metrics), self.steps + 1
         self._sums = self._sums + torch.stack(list(metrics.values())).float()
 
@@ -35,21 +35,21 @@ class ThroughputMeter:
     """Seconds and images per second of each log row, in `timings.json` beside the checkpoints."""
 
     def __init__(self, folder: Path, step: int):
-        """Takes up the timings up to `step`, where the run goes on; what was lost in between is not counted."""
+        """Take up the timings up to `step`, where the run goes on; what was lost in between is not counted."""
         self._path = Path(folder) / "timings.json"
         earlier = json.loads(self._path.read_bytes())["laps"] if self._path.exists() else []
         self.timings: list[dict] = [lap for lap in earlier if lap["step"] <= step]
         self._since = time.perf_counter()
 
     def record(self, step: int, images: int) -> dict:
-        """Ends a lap at `step`, `images` images after the last one. Returns its row."""
+        """End a lap at `step`, `images` images after the last one. Returns its row."""
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
         self.timings.append({"step": step, "seconds": seconds, "images_per_second": images / seconds})
         return self.timings[-1]
 
     def save(self) -> None:
-        """Writes the timings; a kill leaves the old file or the new one."""
+        """Write the timings; a kill leaves the old file or the new one."""
         partial = self._path.with_suffix(".partial")
         write_synced(partial, json_bytes({"laps": self.timings}))
         partial.replace(self._path)

@@ -38,7 +38,7 @@ def make_optimizer(module: nn.Module, weights: Mapping[str, Tensor], config: Opt
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Gives every parameter group the same learning rate."""
+    """Give every parameter group the same learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 

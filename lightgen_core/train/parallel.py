@@ -24,7 +24,7 @@ class DistributedState:
 
     @classmethod
     def current(cls) -> "DistributedState":
-        """What torch.distributed says; one of one where it was not set up."""
+        """Current rank and world size; (0, 1) if torch.distributed is not initialised."""
         return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls()
 
     def rows(self, batch_size: int) -> range:
@@ -50,7 +50,7 @@ class DistributedState:
 
 
 def check_parallel(config: LoopConfig, parallel: ParallelConfig, processes: int) -> None:
-    """Raises ValueError where a configuration cannot be trained by so many processes, or not in this way."""
+    """Raise ValueError where a configuration cannot be trained by so many processes, or not in this way."""
     if config.batch_size % processes:
         raise ValueError(
             f"a batch of {config.batch_size} rows does not divide among {processes} processes; "
@@ -87,7 +87,7 @@ def parallelize(
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether other processes hold parts of a tensor. Importing what knows takes a second, so alone it is not asked."""
+    """Return whether a tensor is sharded; imports DTensor, a second, only where processes are connected."""
     if not dist.is_initialized():
         return False
     from torch.distributed.tensor import DTensor

@@ -26,7 +26,7 @@ class MaskedDenoisingCriterion:
     config: TrainConfig
     may_stop: ClassVar = False
     moments: bool = False
-    """Whether batches hold means and standard deviations, from which each step samples tokens."""
+    """True if batches hold means and deviations, from which each step samples tokens."""
 
     @classmethod
     def create(cls, student: Student, source: TokenSource, config: TrainConfig) -> Self:

@@ -1,4 +1,4 @@
-"""What an update changes: the weights, their average and the optimizer's moments, whole or as this process's shards."""
+"""Training state: weights, their average and the optimizer's moments, full or sharded."""
 
 from collections.abc import Mapping
 
@@ -58,7 +58,7 @@ class TrainingState:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Puts whole tensors in.
+        """Put whole tensors in.
 
         Raises:
             RuntimeError, KeyError: they are of a model of another shape.

@@ -25,7 +25,7 @@ SINGLE_PROCESS = ParallelConfig()
 
 
 class Source(Protocol):
-    """Where batches come from; see `lightgen_core.data.batches`."""
+    """Source of batches; see `lightgen_core.data.batches`."""
 
     batch_size: int
 
@@ -35,7 +35,7 @@ class Source(Protocol):
 
 
 class LossOutput(NamedTuple):
-    """What a criterion gives for one batch.
+    """Losses and metrics of one batch.
 
     loss: (rows,), its mean is minimised; figures: by name, (rows,) each, without gradient, their means are logged.
     """
@@ -49,7 +49,7 @@ class Criterion(Protocol):
 
     @property
     def may_stop(self) -> bool:
-        """Whether `should_stop` may end a run, so that it needs a checkpoint before its first step."""
+        """True if `should_stop` may end a run, which then needs a checkpoint before its first step."""
         ...
 
     @property
@@ -102,7 +102,7 @@ class TrainStep:
         device: torch.device,
         parallel: ParallelConfig = SINGLE_PROCESS,
     ):
-        """Moves the model to the device, and spreads it over the processes that torch.distributed knows of."""
+        """Move the model to the device, and spreads it over the processes that torch.distributed knows of."""
         self.ranks, self.config = DistributedState.current(), criterion.config
         check_parallel(self.config, parallel, self.ranks.world_size)
         self._padding_counts = any(isinstance(m, Mar) and m.config.attend_to_padding for m in model.modules())
@@ -112,7 +112,7 @@ class TrainStep:
         self._nonfinite_at = torch.full((), -1, device=device)
 
     def prepare(self, step: int, source: Source) -> list[MicroBatch]:
-        """What this process trains on in a step. Touches no state, so a thread can do it ahead of time."""
+        """Load this process's rows of a step. Touches no state, so a thread can run ahead."""
         mine = self.ranks.rows(self.config.batch_size)
         step_noise = self._criterion.sample_noise((mine.start, mine.stop), step_generator(self._seed, step))
         if self._device.type == "cuda":
@@ -203,7 +203,7 @@ class TrainStep:
         return batch
 
     def _backward(self, step: int, parts: Sequence[MicroBatch]) -> dict[str, Tensor]:
-        """Leaves the mean loss's gradient in the weights. Returns loss and figures, means over the parts."""
+        """Leave the mean loss's gradient in the weights. Returns loss and figures, means over the parts."""
         means: dict[str, Tensor] = {}
         for part in parts:
             ddp = isinstance(self._called, DistributedDataParallel) and part is not parts[-1]
