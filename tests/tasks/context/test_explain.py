@@ -94,7 +94,7 @@ def test_the_nearest_is_chosen_by_fields_then_inputs_then_age(store):
 
 
 def test_only_so_many_of_the_newest_manifests_are_read(store, monkeypatch):
-    monkeypatch.setattr(explain, "LOOKED_AT", 3)
+    monkeypatch.setattr(explain, "MAX_MANIFESTS", 3)
     for day in range(10, 20):
         made(store, f"day-{day}", changed(steps=day), day=day)
     made(store, "day-same", changed(steps=2000, a=0), day=9)
@@ -125,7 +125,7 @@ def captions(ctx: StageContext) -> None:
 
 
 def test_a_stage_logs_why_it_starts_and_from_where_it_goes_on(store, caplog):
-    caplog.set_level(logging.INFO, "lightgen")
+    caplog.set_level(logging.INFO, "tasks")
 
     def make(remake_before: datetime.datetime | None = None, **fields: int) -> list[str]:
         caplog.clear()

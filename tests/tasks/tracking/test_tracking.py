@@ -44,7 +44,7 @@ def attempt(store: Path, first: int, last: int, *kill: str) -> int:
 
 
 def test_tensorboard_shows_all_steps_and_metrics_of_a_training(store, caplog):
-    with caplog.at_level(logging.INFO, "lightgen"):
+    with caplog.at_level(logging.INFO, "tasks"):
         artifact = make(store, pretrain_stage(1, 5))
     folder = store / "tracking" / "pretrain" / artifact.key
     assert curve(folder) == [(step, pytest.approx(1 / step)) for step in range(1, 6)]
