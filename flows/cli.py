@@ -1,25 +1,17 @@
 """The command line. Results go to standard output, everything else to standard error; torch and Prefect load late."""
 
-import json
-import os
 import signal
 import sys
 import traceback
-from typing import Any
 
 import click
 
-from flows.commands import console
-from flows.commands.options import json_option, set_option, store_option
+from flows.commands.recipe_commands import RECIPE_COMMANDS
 from flows.commands.store_commands import store as store_group
 from flows.commands.student_commands import STUDENT_COMMANDS
-from flows.environment import log_to_stderr, quiet_prefect
+from flows.environment import log_to_stderr
 from flows.errors import USER_ERRORS
-from flows.load import load_recipe
-from flows.plan import plan as make_plan
-from flows.request import hand_over, validate_request
-from storage.store import StoreUnavailable, open_store
-from tasks.config.settings import Settings
+from storage.store import StoreUnavailable
 
 
 class _InOrder(click.Group):
@@ -42,168 +34,7 @@ def cli(debug: bool) -> None:
     """
 
 
-@cli.command()
-@click.argument("recipe")
-@store_option
-@set_option
-@click.option("--only", metavar="STAGE", help="Run this one stage.")
-@click.option("--from", "from_stage", metavar="STAGE", help="Run this stage and all after it.")
-@click.option("--until", metavar="STAGE", help="Run all stages up to this one.")
-@click.option("--refresh", multiple=True, metavar="STAGE", help="Make a finished stage again; 'all' for every one.")
-@click.option("--engine", type=click.Choice(["local", "ray"]), help="Who makes shards, and trains.")
-@json_option
-def run(
-    recipe: str,
-    store_uri: str | None,
-    overrides: tuple[str, ...],
-    only: str | None,
-    from_stage: str | None,
-    until: str | None,
-    refresh: tuple[str, ...],
-    engine: str | None,
-    as_json: bool,
-) -> None:
-    """Run RECIPE: make what is missing, keep what is done.
-
-    RECIPE is the name of one that comes along (demo, smoke), or a YAML file of yours. A run that was killed goes on
-    where it stopped.
-
-    \b
-    lightgen run demo
-    lightgen run demo --set pretrain.steps=8000     make what depends on it again
-    lightgen run demo --only dedup --refresh dedup
-    """
-    if engine:
-        os.environ["LIGHTGEN_ENGINE"] = engine
-    # What is wrong with the request is said at once, before the minute that a Prefect server may take to start.
-    choice: dict[str, Any] = {"only": only, "from_stage": from_stage, "until": until, "refresh": refresh}
-    request = validate_request(recipe, store_uri, overrides, **choice)
-    parameters: dict[str, Any] = {"recipe": recipe, "store": request.store.uri, "overrides": overrides, **choice}
-    hand_over(request, parameters)
-    quiet_prefect()
-    from flows.operations.server import ensure_server
-    from flows.run import run as flow
-
-    ensure_server()
-    result = flow(**parameters)
-    click.echo(json.dumps(result) if as_json else console.describe_run(result))
-
-
-@cli.command()
-@click.argument("recipe")
-@store_option
-@set_option
-@json_option
-def plan(recipe: str, store_uri: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Say what a run of RECIPE would do, and why.
-
-    \b
-    lightgen plan demo --set pretrain.steps=8000
-    """
-    loaded, place = load_recipe(recipe, overrides), open_store(store_uri or Settings().store)
-    planner = make_plan(loaded, place)
-    stages = [
-        {"stage": name, "key": artifact.key, "state": check.state, "why": planner.explain(name)}
-        for name, (artifact, check) in planner.statuses.items()
-    ]
-    result = {"recipe": loaded.name, "store": place.uri, "stages": stages}
-    click.echo(json.dumps(result) if as_json else console.describe_plan(result))
-
-
-@cli.command()
-@click.argument("recipe")
-@click.option("--cron", required=True, metavar="SCHEDULE", help="When it runs: '0 3 * * *' is every night at three.")
-@click.option("--timezone", default="UTC", show_default=True, help="In which the schedule is meant: Europe/Berlin.")
-@store_option
-@set_option
-@click.option("--limit", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at once; more wait.")
-@click.option("--name", help="Of the deployment in the Prefect UI; the recipe's by default.")
-def serve(recipe: str, cron: str, store_uri: str | None, **options: Any) -> None:
-    """Run RECIPE on a schedule, watched in the Prefect UI.
-
-    This one process runs what is due, and what is started in the UI. It reports to the Prefect server of
-    PREFECT_API_URL, or to the one of this machine; where there is none it starts one, which ends with it.
-
-    \b
-    lightgen serve demo --cron "0 3 * * *"     every night at three
-    """
-    quiet_prefect()
-    from flows.commands.serve import serve as serve_until_stopped
-
-    serve_until_stopped(recipe, cron, store=store_uri, **options)
-
-
-@cli.command()
-@click.argument("recipe")
-@set_option
-@click.option(
-    "--throughput",
-    multiple=True,
-    metavar="STAGE=N",
-    help="Measured items per second of a stage, e.g. pretrain=420; takes the place of FLOPs.",
-)
-@click.option(
-    "--tflops",
-    type=click.FloatRange(min=0, min_open=True),
-    default=989.0,
-    show_default=True,
-    help="Peak of the device in TFLOP/s; the default is an H100's in bf16.",
-)
-@click.option(
-    "--mfu",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=0.4,
-    show_default=True,
-    help="Share of that peak which is reached.",
-)
-@click.option(
-    "--words", type=click.IntRange(min=1), help="Text tokens of a caption; tokens.max_text_tokens by default."
-)
-@click.option("--price", type=click.FloatRange(min=0), help="Of one device-hour, in any currency.")
-@json_option
-def estimate(
-    recipe: str,
-    overrides: tuple[str, ...],
-    throughput: tuple[str, ...],
-    tflops: float,
-    mfu: float,
-    words: int | None,
-    price: float | None,
-    as_json: bool,
-) -> None:
-    """Say what RECIPE will take before anything runs.
-
-    Images, tokens, disk, FLOPs, device-hours and, with a --price, money.
-
-    \b
-    lightgen estimate lightgen-0.7b-256 --price 2.50
-    lightgen estimate demo --throughput pretrain=420     images per second, measured
-    """
-    from flows.commands.estimate import Rates, parse_throughput
-    from flows.commands.estimate import estimate as make_estimate
-
-    rates = Rates(parse_throughput(throughput), tflops, mfu, price)
-    result = make_estimate(load_recipe(recipe, overrides), rates, words)
-    click.echo(json.dumps(result) if as_json else console.describe_estimate(result))
-
-
-@cli.command()
-@click.argument("recipe", required=False)
-@json_option
-def doctor(recipe: str | None, as_json: bool) -> None:
-    """Say whether this machine is ready, and what is missing.
-
-    With a RECIPE also whether its models, disk and device memory are there. Downloads nothing.
-    """
-    from flows.commands.doctor import examine
-
-    findings = examine(load_recipe(recipe) if recipe else None, Settings())
-    click.echo(json.dumps({"checks": findings}) if as_json else console.describe_checks(findings))
-    if any(finding["state"] == "missing" for finding in findings):
-        raise SystemExit(1)
-
-
-for command in (*STUDENT_COMMANDS, store_group):
+for command in (*RECIPE_COMMANDS, *STUDENT_COMMANDS, store_group):
     cli.add_command(command)
 
 
