@@ -1,4 +1,4 @@
-"""Every test gets a Prefect home of its own and checked shapes; a run begins with its slowest files."""
+"""Every test gets a Prefect home of its own and no telemetry; a run begins with its slowest files."""
 
 import math
 import os
@@ -7,13 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jaxtyping import install_import_hook
-
-import tests.support.shapes  # noqa: F401  the hook finds it by its name
-
-install_import_hook(
-    "lightgen_core", "tests.support.shapes.typechecker"
-)  # shapes and types in annotations, checked at run time
 
 HOME = Path(tempfile.mkdtemp(prefix="lightgen-tests-"))
 os.environ["PREFECT_HOME"] = str(HOME / "prefect")

@@ -1,12 +1,12 @@
 """Latents to image tokens and back: one token is a patch x patch square of the latent, channel by channel."""
 
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 
 def patchify(
-    latents: Float[Tensor, "batch channels height width"], patch: int = 2
-) -> Float[Tensor, "batch tokens values"]:
+    latents: Shaped[Tensor, "batch channels height width"], patch: int = 2
+) -> Shaped[Tensor, "batch tokens values"]:
     """Cut latents into row-major tokens of channels x patch x patch values, channel-major within a token.
 
     Raises ValueError if the patch does not divide height and width.
@@ -23,8 +23,8 @@ def patchify(
 
 
 def unpatchify(
-    tokens: Float[Tensor, "batch tokens values"], grid: tuple[int, int], channels: int, patch: int = 2
-) -> Float[Tensor, "batch channels height width"]:
+    tokens: Shaped[Tensor, "batch tokens values"], grid: tuple[int, int], channels: int, patch: int = 2
+) -> Shaped[Tensor, "batch channels height width"]:
     """Put row-major tokens of an (h, w) grid together to latents of (h x patch, w x patch)."""
     rows, columns = grid
     batch, count, values = tokens.shape
