@@ -32,17 +32,17 @@ HELD = """
 import sys
 from pathlib import Path
 from flows.cli import main
-from flows.pages.progress_log import Heard
+from flows.pages.progress_log import ProgressLog
 from tests.support.waiting import wait_until
 
-hear = Heard.__call__
+hear = ProgressLog.__call__
 
 def hold(self, progress):
     hear(self, progress)
     if (progress.unit, progress.done) == ("steps", 30):
         wait_until(Path(sys.argv[0]).exists)
 
-Heard.__call__ = hold
+ProgressLog.__call__ = hold
 del sys.argv[0]
 main()
 """

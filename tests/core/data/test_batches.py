@@ -73,7 +73,7 @@ def test_a_batch_holds_the_values_that_were_written(tmp_path, dtype):
         layout=LAYOUT | {"dtype": str(dtype).removeprefix("torch.")},
         latents=[image.view(torch.int16).numpy().tobytes() for image in latents],
         text=[states.view(torch.int16).numpy().tobytes() for states in text],
-        words=np.array(words, dtype=np.int32),
+        text_length=np.array(words, dtype=np.int32),
     )
     source = source_of([file], batch_size=5)
     batch = source.batch(0).to(torch.device("cpu"))
@@ -136,7 +136,7 @@ def test_a_row_of_the_wrong_size_is_named(tmp_path):
 
 
 def test_a_row_without_text_tokens_is_named(tmp_path):
-    file = write_rows(tmp_path / "a.parquet", rows=2, words=np.array([1, 0], dtype=np.int32))
+    file = write_rows(tmp_path / "a.parquet", rows=2, text_length=np.array([1, 0], dtype=np.int32))
     with pytest.raises(DataError, match="row 101 has no words"):
         source_of([file])
 

@@ -99,7 +99,8 @@ def test_a_folder_without_safetensors_is_refused(tmp_path):
 
 def test_finding_and_digesting_a_model_does_not_import_torch():
     code = (
-        "import sys; from lightgen_core import content, references; content.weights_digest('zoo:t5'); "
-        "references.parse('org/name').commit(); sys.exit('torch' in sys.modules)"
+        "import sys; from lightgen_core.encoders import model_ref; from tasks.context import digests; "
+        "digests.weights_digest('zoo:t5'); model_ref.parse_model_ref('org/name').commit(); "
+        "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -161,7 +161,7 @@ def test_a_cluster_and_a_training_on_it_contact_nothing_outside(tmp_path):
 
 
 def test_a_machine_without_the_files_names_where_they_belong(tokens, monkeypatch):
-    monkeypatch.setattr(on_ray, "SEEN_WITHIN", 0)
+    monkeypatch.setattr(on_ray, "VISIBILITY_TIMEOUT", 0)
     job = job_in(tokens / "elsewhere", 1, "ray")
     job.location.workdir.mkdir(parents=True)
     (job.location.workdir / on_ray.TOKEN).write_text("of an earlier start")
