@@ -16,7 +16,9 @@ from prefect import flow
 from flows.environment import log_to_stderr
 from flows.load import load_recipe
 from flows.operations.crash_detection import track_crashes
-from flows.run import Runner
+from flows.plan import Planner
+from flows.request import Request
+from flows.runner import Runner
 from flows.selection import Selection
 from storage.store import open_store
 from tasks.config.settings import Settings
@@ -71,10 +73,13 @@ def synthesis(ctx: StageContext, given: object) -> None:
 def two_stages(store: str, refresh: bool = False) -> dict[str, str]:
     """Return the state of each stage."""
     track_crashes()
-    runner = Runner(
-        load_recipe("smoke"), Settings(), open_store(store), Selection(BOTH, BOTH if refresh else frozenset())
-    )
-    runner(synthesis, runner(captions))
+    recipe, opened = load_recipe("smoke"), open_store(store)
+    planner = Planner(recipe, opened)
+    planner(synthesis, planner(captions))
+    selection = Selection(BOTH, BOTH if refresh else frozenset())
+    runner = Runner(Request(recipe, Settings(), opened, selection, planner))
+    for planned in planner.stages.values():
+        runner.run(planned)
     return {row["stage"]: row["state"] for row in runner.rows}
 
 
