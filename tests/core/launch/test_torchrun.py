@@ -175,7 +175,7 @@ def test_a_message_of_any_length_is_one_piece_no_pipe_tears(kind, monkeypatch):
 
 def test_a_line_that_a_library_printed_into_is_kept_as_printed():
     torn, listener = f'{MARK}["error", {{"kind": "RunSegmentation fault\n', MessageRelay(None)
-    assert launch._follow([torn], listener) == [torn.strip()]
+    assert torchrun._follow([torn], listener) == [torn.strip()]
     assert listener.error is None
 
 
