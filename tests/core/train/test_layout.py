@@ -140,7 +140,7 @@ def test_a_student_that_reads_padding_is_cut_where_there_is_none(tmp_path, token
     student = tiny_student()
     student.mar.config = student.mar.config.model_copy(update={"attend_to_padding": True})
     text = [bytes(2 * LONGEST * TEXT_WIDTH)] * 24
-    stored = write_rows(tmp_path / "t.parquet", rows=24, words=np.full(24, LONGEST, np.int32), text=text)
+    stored = write_rows(tmp_path / "t.parquet", rows=24, text_length=np.full(24, LONGEST, np.int32), text=text)
     for layout in (
         ParallelConfig(micro_batch=2, activation_checkpointing=True),
         ParallelConfig(compile=True, pad_text_to_multiple_of=LONGEST),
