@@ -285,7 +285,7 @@ def test_inpaint_names_its_result_after_the_image(lightgen, student, tmp_path, m
     [
         ((48, 48), np.zeros((48, 48)), "touches 0 of 9 tokens of 16 x 16 px: there is nothing to sample"),
         ((48, 48), np.full((48, 48), 255), "touches 9 of 9 tokens of 16 x 16 px: nothing would be kept"),
-        ((48, 48), np.full((32, 48), 255), "the picture has 48 x 48 px and the mask 48 x 32"),
+        ((48, 48), np.full((32, 48), 255), "the image has 48 x 48 px and the mask 48 x 32"),
         ((40, 60), np.full((40, 60), 255), "resize it and the mask to multiples of 16, for example 64 x 32"),
     ],
     ids=["empty", "full", "sizes", "tokens"],
