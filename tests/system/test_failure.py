@@ -111,9 +111,7 @@ def test_the_temporary_server_ends_with_a_killed_run(tmp_path):
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([*command, "--until", "synthesis"], stderr=log, cwd=ROOT, env=environment)
     try:
-        wait_until(
-            lambda: "synthesis: shard 1 of" in (tmp_path / "log").read_text(), said=(tmp_path / "log").read_text
-        )
+        wait_until(lambda: "synthesis: shard 1 of" in (tmp_path / "log").read_text(), said=(tmp_path / "log").read_text)
         (server,) = children(process.pid)
     finally:
         kill(process)
