@@ -62,10 +62,10 @@ class UiArtifact:
 
 
 class StagePage:
-    """Watches a stage for the UI: `with Live(...) as live: stage.make(..., watch=live.heard)`.
+    """Page of a stage in the UI: `with StagePage(...) as page: stage.run(..., on_progress=page.heard)`.
 
-    The stage's loop only leaves its news. A thread looks every few seconds, draws the page and calls the API; it ends
-    with the stage, and then shows what was made. Whatever goes wrong there is logged, and the stage goes on.
+    The stage's loop only records its progress. A thread wakes every few seconds, renders the page and calls the API; it
+    ends with the stage and then shows the result. Its errors are logged, and the stage continues.
     """
 
     def __init__(self, stage: str, uri: str, key: str, purpose: str, **run: UUID) -> None:
@@ -84,7 +84,7 @@ class StagePage:
         return self
 
     def done(self, made: StageResult) -> None:
-        """Store the stage's result, which the page shows at the end; without one there is no final page."""
+        """Store the stage's result for the final page."""
         self._made = made
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:

@@ -63,7 +63,7 @@ def encode_captions(
     text_encoder: "TextEncoder", captions: Sequence[str], *, pad: bool, dtype: str
 ) -> tuple[dict[str, list], int]:
     """Return columns `text` (states as bytes) and `text_length` (tokens), and how many captions were encoded."""
-    from lightgen_core.encoders.dtypes import to_bytes
+    from lightgen_core.encoders.dtypes import to_bytes  # late: it loads torch, and stages import this module
 
     unique, inverse = unique_texts(captions)
     states = text_encoder.encode(unique, padded=pad)
@@ -73,7 +73,7 @@ def encode_captions(
 
 def values_to_bytes(columns: dict[str, np.ndarray], dtype: str) -> dict[str, pa.Array]:
     """Return columns of arrays (rows, ...) as binary columns, one value of `dtype` bytes for each row."""
-    from lightgen_core.encoders.dtypes import to_bytes
+    from lightgen_core.encoders.dtypes import to_bytes  # late: it loads torch, and stages import this module
 
     return {
         name: pa.array([to_bytes(value, dtype) for value in values], pa.binary()) for name, values in columns.items()
