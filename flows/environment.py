@@ -19,6 +19,9 @@ def _variables(name: str, value: Any) -> dict[str, str]:
     }
 
 
+PREFECT_QUEUES = ("APILogWorker", "EventsWorker")
+"""Loggers of Prefect's queues: as a process ends they count what is left to send, after the command's last word."""
+
 PREFECT_TOML = Path(__file__).parent / "prefect.toml"
 PREFECT_DEFAULTS = _variables("PREFECT", tomllib.loads(PREFECT_TOML.read_text())) | {"DO_NOT_TRACK": "1"}
 """Environment variables. Where a command starts in the checkout, Prefect reads the file itself."""
@@ -48,6 +51,8 @@ def log_to_stderr() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.INFO)
+    for name in PREFECT_QUEUES:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _no_bars() -> None:

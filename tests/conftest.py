@@ -1,4 +1,4 @@
-"""Every test gets a Prefect home of its own and no telemetry; a run begins with its slowest files."""
+"""Every test gets a Prefect home of its own, no telemetry and checked shapes; a run begins with its slowest files."""
 
 import math
 import os
@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+import tests.support.shapes  # noqa: F401  the hook finds it by its name
+
+install_import_hook("lightgen_core", "tests.support.shapes.typechecker")  # checks shapes and dtypes in annotations
 
 HOME = Path(tempfile.mkdtemp(prefix="lightgen-tests-"))
 os.environ["PREFECT_HOME"] = str(HOME / "prefect")

@@ -33,6 +33,20 @@ def test_help_and_plan_load_neither_torch_nor_prefect(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+def test_queues_of_prefect_say_nothing_after_the_error():
+    """They warn while the process ends, so the last line on standard error would not be the command's own."""
+    code = (
+        "import logging, flows.environment as environment; environment.log_to_stderr()\n"
+        "from prefect._internal.concurrency.services import _QueueServiceBase as Base\n"
+        "from prefect.events.worker import EventsWorker; from prefect.logging.handlers import APILogWorker\n"
+        "for queue in (EventsWorker, APILogWorker):\n"
+        "    assert issubclass(queue, Base); logging.getLogger(queue.__name__).warning('still 1 items')\n"
+        "logging.getLogger('EventsWorker').error('lost')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("still"), done.stderr.count("lost")) == (0, 0, 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
