@@ -54,16 +54,16 @@ class Objective(ABC):
         alpha, sigma = self.alpha_sigma(timestep)
         return alpha[..., None] * x0 + sigma[..., None] * noise
 
-    def error(
+    def residual(
         self,
         output: Float[Tensor, "*rows outputs"],
         x0: Float[Tensor, "*rows values"],
         timestep: Timestep,
         noise: Float[Tensor, "*rows values"],
-    ) -> Float[Tensor, "*rows"]:
-        """Squared error of the prediction, mean over channels."""
+    ) -> Float[Tensor, "*rows values"]:
+        """Compute prediction minus target."""
         prediction, _ = self.split_variance(output.float())
-        return (prediction - self.target(x0, timestep, noise)).square().mean(dim=-1)
+        return prediction - self.target(x0, timestep, noise)
 
     def loss(
         self,
@@ -72,8 +72,8 @@ class Objective(ABC):
         timestep: Timestep,
         noise: Float[Tensor, "*rows values"],
     ) -> Float[Tensor, "*rows"]:
-        """Compute the training loss per token: the error, and for ddpm the variance's bound too."""
-        return self.error(output, x0, timestep, noise)
+        """Compute the training loss per token: the squared error, and for ddpm the variance's bound too."""
+        return self.residual(output, x0, timestep, noise).square().mean(dim=-1)
 
 
 class Ddpm(Objective):
