@@ -1,6 +1,7 @@
 """Captions from a causal language model of transformers, each with its own seed."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -57,9 +58,9 @@ class SeededSampling(LogitsProcessor):
 class HFCaptioner:
     """Write captions in batches, padded on the left.
 
-    A caption follows from its instruction and its seed. The rest of the batch changes its logits only by the rounding
-    of matrix products of another shape. The caption differs only if a random number lies within this rounding of the
-    border between two tokens: rare in float32, less so in bfloat16. Equal batches give equal captions.
+    A caption follows from its instruction and its seed. The rest of the batch changes its logits by the rounding of
+    matrix products, which changes the caption if a random number lies that near the border between two tokens: rare in
+    float32, less so in bfloat16. Equal batches give equal captions.
     """
 
     def __init__(
@@ -85,9 +86,7 @@ class HFCaptioner:
 
     @classmethod
     def load(cls, config: LLMConfig, *, device: torch.device | str = "cpu") -> Self:
-        """Load a folder or a hub id (see `encoders.model_ref`).
-
-        Only safetensors are read, and no code of the repository runs.
+        """Load a folder or a hub id (see `encoders.model_ref`); safetensors only, and no code of the repository.
 
         Raises:
             OSError: there is no such model, or its weights are not safetensors.
@@ -111,7 +110,11 @@ class HFCaptioner:
     @torch.inference_mode()
     def _batch(self, instructions: Sequence[str], seeds: Sequence[int]) -> list[Answer]:
         chat = self.tokenizer.chat_template is not None
-        prompts = [self._prompt(text) if chat else f"{text}\n" for text in instructions]
+        # Thinking is turned off.
+        template = partial(
+            self.tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        prompts = [template([{"role": "user", "content": text}]) if chat else f"{text}\n" for text in instructions]
         encoded = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=not chat)
         tokens, mask = (encoded[name].to(self.model.device) for name in ("input_ids", "attention_mask"))
         steps = self._config.max_new_tokens
@@ -129,15 +132,6 @@ class HFCaptioner:
         ended = torch.isin(generated, torch.tensor(self._eos_ids, device=generated.device)).any(dim=1).tolist()
         texts = self.tokenizer.batch_decode(self._before_eos(generated), skip_special_tokens=True)
         return [Answer(text, truncated=not end) for text, end in zip(texts, ended, strict=True)]
-
-    def _prompt(self, instruction: str) -> str:
-        """Return the instruction as a chat's first turn, thinking turned off."""
-        return self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": instruction}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,
-        )
 
     def _before_eos(self, generated: Int[Tensor, "rows steps"]) -> list[list[int]]:
         """Return each row's tokens before its first end of sequence; padding follows."""
