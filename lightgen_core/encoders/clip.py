@@ -16,7 +16,6 @@ from torchvision.transforms.v2 import functional as transforms
 
 from lightgen_core.encoders.dtypes import PRECISIONS
 from lightgen_core.encoders.model_ref import ModelRef, parse_model_ref
-from lightgen_core.encoders.unique import unique_texts
 
 _FILES = ["open_clip_*.safetensors", "*.json", "*.txt", "*.model"]
 
@@ -100,10 +99,10 @@ class Clip:
         tokens = self.tokenizer(captions).to(self.device)
         return _unit([self.model.encode_text(batch) for batch in tokens.split(self.batch_size)])
 
-    def scores(self, images: Sequence[NDArray[np.uint8]], captions: list[str]) -> NDArray[np.float32]:
-        """Cosine of each image (height, width, 3), of any size, with its caption: (n,)."""
-        unique, inverse = unique_texts(captions)
-        text = self.embed_texts(unique)[inverse]
+    def scores(self, images: Sequence[NDArray[np.uint8]], captions: Sequence[str]) -> NDArray[np.float32]:
+        """Return the cosine (n,) of each image (height, width, 3), of any size, with its caption."""
+        unique, inverse = np.unique(captions, return_inverse=True)
+        text = self.embed_texts(unique.tolist())[inverse]
         return (self.embed_image_list(images) * text).sum(axis=1)
 
     def _preprocess(self, images: Tensor) -> Tensor:
