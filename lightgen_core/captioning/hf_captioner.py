@@ -1,7 +1,6 @@
 """Captions from a causal language model of transformers, each with its own seed."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Self
 
 import numpy as np
@@ -110,11 +109,7 @@ class HFCaptioner:
     @torch.inference_mode()
     def _batch(self, instructions: Sequence[str], seeds: Sequence[int]) -> list[Answer]:
         chat = self.tokenizer.chat_template is not None
-        # Thinking is turned off.
-        template = partial(
-            self.tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-        prompts = [template([{"role": "user", "content": text}]) if chat else f"{text}\n" for text in instructions]
+        prompts = [self._prompt(text) if chat else f"{text}\n" for text in instructions]
         encoded = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=not chat)
         tokens, mask = (encoded[name].to(self.model.device) for name in ("input_ids", "attention_mask"))
         steps = self._config.max_new_tokens
@@ -132,6 +127,11 @@ class HFCaptioner:
         ended = torch.isin(generated, torch.tensor(self._eos_ids, device=generated.device)).any(dim=1).tolist()
         texts = self.tokenizer.batch_decode(self._before_eos(generated), skip_special_tokens=True)
         return [Answer(text, truncated=not end) for text, end in zip(texts, ended, strict=True)]
+
+    def _prompt(self, instruction: str) -> str:
+        """Return the instruction as a chat's first turn, thinking turned off."""
+        turns, options = [{"role": "user", "content": instruction}], {"enable_thinking": False}
+        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **options)
 
     def _before_eos(self, generated: Int[Tensor, "rows steps"]) -> list[list[int]]:
         """Return each row's tokens before its first end of sequence; padding follows."""

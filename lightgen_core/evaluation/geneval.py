@@ -115,9 +115,7 @@ class GenEvalJudge:
         """Return, for each image, whether it shows what its prompt demands."""
         verdicts = []
         for image, prompt, detected in zip(images, prompts, self.detector(images), strict=True):
-            objects, required = (
-                group_by_class(detected, prompt.category),
-                Requirement.model_validate_json(prompt.meaning),
-            )
+            objects = group_by_class(detected, prompt.category)
+            required = Requirement.model_validate_json(prompt.meaning)
             verdicts.append(satisfies(image, objects, required, self.name_colors))
         return np.array(verdicts, dtype=bool)

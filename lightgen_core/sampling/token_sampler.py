@@ -54,7 +54,7 @@ class TokenSampler:
         head, along = self._head, head_steps(self._objective.name, config.head_sampler, steps)
         times = head.embed_time(torch.tensor([step.timestep for step in along]).to(noises.device))
         strength = torch.tensor(guidance).to(noises.device)
-        inputs = (head.embed(conditions), times, noises, strength)
+        inputs = (head.condition(conditions), times, noises, strength)
         if not self._head_compile.graphs:
             return self._loop(along, config, *inputs)
         key = (config.head_sampler, config.temperature, *(given.shape for given in inputs))
