@@ -27,11 +27,7 @@ class ModelNotFound(ValueError):
 
 
 def resolve(reference: str) -> str:
-    """The packaged folder of a zoo reference ("zoo:autoencoder"); any other reference unchanged.
-
-    Raises:
-        ModelNotFound: a zoo reference to a model that the zoo does not have.
-    """
+    """Return the folder of a zoo reference, any other unchanged; ModelNotFound if the zoo does not have it."""
     if not reference.startswith(PREFIX):
         return reference
     name = reference.removeprefix(PREFIX)
@@ -85,7 +81,7 @@ class ModelRef:
         return None
 
     def commit(self) -> str | None:
-        """The commit of a hub model that the local cache holds for this revision; None: a folder, or not here."""
+        """Return the commit of a hub model that the local cache holds; None: a folder, or not here."""
         here = self.here()
         if self.path is not None or here is None:
             return None

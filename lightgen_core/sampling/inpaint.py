@@ -33,7 +33,7 @@ class Inpainted:
 
 
 def renewed_tokens(mask: Bool[np.ndarray, "height width"], side: int) -> Bool[np.ndarray, "rows columns"]:
-    """Tokens of `side` x `side` pixels with any pixel in the mask."""
+    """Return the tokens of `side` x `side` pixels with any pixel in the mask."""
     height, width = mask.shape
     squares = mask.reshape(height // side, side, width // side, side)
     return np.logical_or.reduce(squares, axis=(1, 3))
@@ -47,7 +47,7 @@ def inpaint(
     seed: int,
     sampler: SamplerConfig | None = None,
 ) -> Inpainted:
-    """Sample anew, for a caption, the tokens of an image that a mask touches.
+    """Sample the tokens of an image that a mask touches, for a caption.
 
     Raises:
         InpaintError: sizes that differ or are not whole tokens, a mask that touches no token or every one.
@@ -62,11 +62,11 @@ def inpaint(
             + ". White is where new pixels are wanted"
         )
     known = patchify(torch.from_numpy(student.codec.encode(image[None])), patch)
-    text, words = student.encode_text([caption])
+    text, text_mask = student.encode_text([caption])
     tokens = sample(
         student.student,
         text,
-        words,
+        text_mask,
         renewed.shape,
         sampler or student.sampler,
         seeds=[seed],
