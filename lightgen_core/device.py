@@ -1,4 +1,4 @@
-"""The one place where a device is chosen."""
+"""Devices by name."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Seeds by name: every draw of a run follows from the recipe's seed and what the draw is for."""
+"""Seeds by name: the randomness of a run follows from the recipe's seed and its purpose."""
 
 import hashlib
 

@@ -73,11 +73,11 @@ class ModelRef:
         for config in _CONFIGS:
             name = f"{self.subfolder}/{config}" if self.subfolder else config
             try:
-                found = try_to_load_from_cache(self.repository, name, revision=self.revision)
+                file = try_to_load_from_cache(self.repository, name, revision=self.revision)
             except HFValidationError:
                 return None
-            if isinstance(found, str):
-                return Path(found).parent
+            if isinstance(file, str):
+                return Path(file).parent
         return None
 
     def commit(self) -> str | None:

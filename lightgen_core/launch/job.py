@@ -21,7 +21,7 @@ class NewStudent(Section):
 
 
 class StudentCheckpoint(Section):
-    """A student to go on from."""
+    """A student to continue training from."""
 
     folder: Path = Field(description="folder that `save_student` wrote")
     weights: Literal["raw", "ema"] = Field("ema", description="which of its weights")

@@ -13,7 +13,7 @@ SHORTEST_ROW = 16
 KeyValue = tuple[
     Float[Tensor, "batch heads text_tokens head_width"], Float[Tensor, "batch heads text_tokens head_width"]
 ]
-"""Keys and values of a text, as one attention layer reads them."""
+"""Keys and values of a text for one attention layer."""
 
 
 def layer_norm(width: int) -> nn.LayerNorm:
@@ -96,7 +96,7 @@ class CrossAttention(nn.Module):
         self.out_dropout = nn.Dropout(dropout)
 
     def keys_and_values(self, text: Float[Tensor, "batch text_tokens width"]) -> KeyValue:
-        """Keys and values of the text."""
+        """Compute keys and values of the text."""
         key, value = split_heads(self.key_value(text), 2, self.heads)
         return key, value
 
@@ -156,7 +156,7 @@ class CrossAttentionBlock(nn.Module):
         self.mlp = Mlp(width, mlp_width, dropout)
 
     def keys_and_values(self, text: Float[Tensor, "batch text_tokens width"]) -> KeyValue:
-        """Keys and values of aligned text: the part of this block that does not depend on the image."""
+        """Compute keys and values of aligned text, which do not depend on the image."""
         return self.attention.keys_and_values(self.text_norm(text))
 
     def forward(

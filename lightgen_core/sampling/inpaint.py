@@ -19,11 +19,10 @@ class InpaintError(ValueError):
 
 @dataclass(frozen=True)
 class Inpainted:
-    """An image with a part sampled anew.
+    """An image with newly sampled parts.
 
-    tokens (1, h*w, token width): those where `renewed` is false are the given image's, bit for bit; renewed (h, w):
-    which are new; decoded (height, width, 3) uint8: the tokens through the autoencoder; pasted: the same, with the
-    given image's own pixels in place of every kept token.
+    tokens (1, h*w, token width): the given image's, bit for bit, where `renewed` (h, w) is false; decoded (height,
+    width, 3) uint8: the tokens through the autoencoder; pasted: the same, with the image's own pixels at kept tokens.
     """
 
     tokens: Tensor

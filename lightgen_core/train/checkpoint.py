@@ -1,7 +1,7 @@
-"""Training checkpoints: everything a resume needs, whole or not there, the newest sound one found by itself.
+"""Training checkpoints, written atomically; a resume takes the newest intact one.
 
 `<folder>/step-00001000/` holds `model.safetensors`, `ema.safetensors`, `optimizer.safetensors`, `state.json` and
-`checksums.json`. There is no generator state: a step's rows and chance are pure functions of (seed, step).
+`checksums.json`. There is no generator state: a step's rows and noise are pure functions of (seed, step).
 """
 
 import json
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class CheckpointError(RuntimeError):
-    """A sound checkpoint that does not belong to this run."""
+    """An intact checkpoint that does not belong to this run."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The log of a run: reproducible metrics and, apart from them, timings."""
+"""The log of a run: reproducible metrics, and timings apart from them."""
 
 import json
 import time

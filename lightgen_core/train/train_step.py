@@ -40,7 +40,7 @@ class LossOutput(NamedTuple):
 
 
 class Criterion(Protocol):
-    """The objective of a run: all in which pre-training and preference tuning differ."""
+    """The objective of a run: pre-training or preference tuning."""
 
     @property
     def may_stop(self) -> bool:

@@ -37,9 +37,8 @@ class Captioned:
     """Images of known content, with the captions of all meanings.
 
     images: (n, 3, height, width) uint8; meaning_ids: (n,) the meaning each shows; truth: (n, meanings) bool;
-    targets: (meanings, shapes, 3) what each meaning says of each shape (see `targets_of`);
-    words: (meanings, shapes + colours) bool, what each meaning names; captions: (meanings, phrasings, tokens) ids,
-    padded with 0.
+    targets: (meanings, shapes, 3), see `targets_of`; words: (meanings, shapes + colours) bool, those that a meaning
+    names; captions: (meanings, phrasings, tokens) ids, padded with 0.
     """
 
     images: Tensor

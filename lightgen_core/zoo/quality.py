@@ -78,10 +78,10 @@ def retrieval_accuracy(clip: Clip, world: World, count: int, rng: np.random.Gene
     every = meanings(world)
     captions = np.stack([clip.embed_texts([phrased(m, 1, rng)[0] for m in every]) for _ in range(4)], axis=1)
     apart = np.array([[excludes(a, b) for b in every] for a in every])
-    drawn = balanced(split(world)[1], count, rng)
-    images = clip.embed_images(np.stack([render(meaning, world, rng) for meaning in drawn]))
+    held_out = balanced(split(world)[1], count, rng)
+    images = clip.embed_images(np.stack([render(meaning, world, rng) for meaning in held_out]))
     right = 0
-    for meaning, image in zip(drawn, images, strict=True):
+    for meaning, image in zip(held_out, images, strict=True):
         rivals = [every.index(meaning)]
         for index in rng.permutation(len(every)):
             if len(rivals) < among and apart[index, rivals].all():
@@ -107,7 +107,7 @@ class Probe(nn.Module):
 def probe(encoder: TextEncoder, world: World, category: str, rng: np.random.Generator, steps: int = 600) -> float:
     """Return a probe's held-out accuracy on positions or colours of shapes."""
     chosen = ([meaning for meaning in members if meaning.category == category] for members in split(world))
-    train, test = (_asked(encoder, members, world, rng) for members in chosen)
+    train, test = (_probe_data(encoder, members, world, rng) for members in chosen)
     torch.manual_seed(int(rng.integers(2**31)))
     model = Probe(encoder.width, len(world.shapes), max(4, len(world.colors)))
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
@@ -123,7 +123,7 @@ def probe(encoder: TextEncoder, world: World, category: str, rng: np.random.Gene
         return float((model(states, mask, query).argmax(1) == targets).float().mean())
 
 
-def _asked(
+def _probe_data(
     encoder: TextEncoder, members: list[Meaning], world: World, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return states and masks of 24 phrasings per meaning, questions and answers."""
