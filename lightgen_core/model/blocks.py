@@ -4,7 +4,7 @@ import math
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 NORM_EPS = 1e-6
@@ -19,6 +19,16 @@ KeyValue = tuple[
 def layer_norm(width: int) -> nn.LayerNorm:
     """Build a layer norm over ``width`` channels with the student's epsilon, 1e-6."""
     return nn.LayerNorm(width, eps=NORM_EPS)
+
+
+def init_layers(module: nn.Module, generator: Generator | None) -> None:
+    """Initialise linear layers (Xavier, zero biases) and layer norms of a module."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.LayerNorm):
+            layer.reset_parameters()
 
 
 def attention(

@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from lightgen_core.config import HeadConfig
-from lightgen_core.model.blocks import NORM_EPS, layer_norm
+from lightgen_core.model.blocks import NORM_EPS, init_layers, layer_norm
 
 FREQUENCIES = 128
 LONGEST_PERIOD = 10_000.0
@@ -68,12 +68,7 @@ class TokenDenoiser(nn.Module):
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
         """Initialise from ``generator``: Xavier; AdaLN-zero: modulations and output start at zero."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight, generator=generator)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.LayerNorm):
-                module.reset_parameters()
+        init_layers(self, generator)
         for owner in (self, *self.blocks):
             nn.init.zeros_(cast(AdaLNBlock | TokenDenoiser, owner).modulation.weight)
         for layer in (self.time_up, self.time_down):

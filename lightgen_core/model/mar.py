@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
 from lightgen_core.config import HeadConfig, MarConfig
-from lightgen_core.model.blocks import Block, CrossAttentionBlock, KeyValue, layer_norm
+from lightgen_core.model.blocks import Block, CrossAttentionBlock, KeyValue, init_layers, layer_norm
 from lightgen_core.model.head import TokenDenoiser
 from lightgen_core.model.positions import positions_for
 from lightgen_core.model.text_aligner import TextAligner
@@ -71,12 +71,7 @@ class Mar(nn.Module):
         positions = (self.encoder_positions, self.decoder_positions, self.cross_positions)
         for vectors in (self.null_text, self.mask_token, *positions):
             nn.init.normal_(vectors, std=0.02, generator=generator)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight, generator=generator)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.LayerNorm):
-                module.reset_parameters()
+        init_layers(self, generator)
 
     def forward(
         self,
