@@ -39,14 +39,10 @@ class MarConfig(Section):
     encoder_depth: int = Field(16, ge=0, description="blocks over the visible tokens")
     decoder_depth: int = Field(16, ge=0, description="blocks over all tokens")
     text_depth: Positive = Field(16, description="blocks in which image states attend to the text")
-    text_self_attention: bool = Field(
-        False, description="image states also attend to each other in the text blocks (released: no)"
-    )
+    text_self_attention: bool = Field(False, description="self-attention of image states in text blocks (released: no)")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout of attention and projections while training")
-    position_grid: Positive = Field(
-        16, description="side of the learned position table, tokens; other grids are interpolated"
-    )
-    attend_to_padding: bool = Field(False, description="attend to padded words, as the released code does")
+    position_grid: Positive = Field(16, description="side of the position table, tokens; other grids are interpolated")
+    attend_to_padding: bool = Field(False, description="attend to padding, as the released code does")
     released_positions: bool = Field(
         False, description="interpolate positions as the released code does: offset 0.1, rows and columns swapped"
     )
@@ -73,15 +69,11 @@ class MaskConfig(Section):
 
     renamed: ClassVar = {"kind": "distribution", "low": "min_ratio"}
 
-    distribution: Literal["truncated_normal", "uniform"] = Field(
-        "truncated_normal", description="distribution of the hidden share"
-    )
-    mean: float = Field(1.0, description="truncated_normal: mean of the hidden share")
+    distribution: Literal["truncated_normal", "uniform"] = Field("truncated_normal", description="of the mask ratio")
+    mean: float = Field(1.0, description="truncated_normal: mean of the mask ratio")
     std: float = Field(0.25, gt=0, description="truncated_normal: standard deviation")
-    min_ratio: Fraction = Field(0.7, description="smallest hidden share; uniform: 0 hides one token or more")
-    multiple: Positive = Field(
-        1, description="hidden counts are rounded up to a multiple of this: fewer shapes to compile, tokens"
-    )
+    min_ratio: Fraction = Field(0.7, description="smallest mask ratio; uniform: 0 masks one token or more")
+    multiple: Positive = Field(1, description="masked tokens are rounded up to a multiple: fewer shapes to compile")
 
 
 class OptimizerConfig(Section):
@@ -92,9 +84,7 @@ class OptimizerConfig(Section):
     name: Literal["adamw", "muon"] = Field("adamw", description="muon: for weight matrices, and AdamW for the rest")
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's decay of the two moments")
-    weight_decay: float = Field(
-        0.02, ge=0, description="decay of matrices; biases, norms and learned vectors are not decayed"
-    )
+    weight_decay: float = Field(0.02, ge=0, description="decay of matrices, not of biases, norms and learned vectors")
     max_grad_norm: float = Field(3.0, gt=0, description="largest gradient norm")
     warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up")
     schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up")
@@ -106,20 +96,18 @@ class SamplerConfig(Section):
 
     renamed: ClassVar = {"guidance": "guidance_scale"}
 
-    iterations: Positive = Field(64, description="steps of the cosine reveal, at most the number of tokens")
+    iterations: Positive = Field(64, description="steps of the cosine schedule, at most the number of tokens")
     head_steps: Positive = Field(100, description="steps of the head's sampler for each token")
     head_steps_last: Positive | None = Field(
         None, description="head steps where all tokens are known, fewer in proportion on the way; none: head_steps"
     )
-    head_sampler: Literal["ddpm", "ddim", "euler"] = Field(
-        "ddpm", description="ddpm and ddim for ddpm and v; euler for flow"
-    )
+    head_sampler: Literal["ddpm", "ddim", "euler"] = Field("ddpm", description="for flow: euler; for others: the rest")
     guidance_scale: float = Field(4.0, ge=1, description="classifier-free guidance; 1 is none")
     guidance_schedule: Literal["constant", "linear", "interval"] = Field(
-        "constant", description="linear: grows with the revealed share; interval: only at shares in guidance_interval"
+        "constant", description="linear: grows with the known share of tokens; interval: only in guidance_interval"
     )
     guidance_interval: tuple[Fraction, Fraction] = Field(
-        (0.0, 1.0), description="interval: first and last revealed share of the tokens at which guidance acts"
+        (0.0, 1.0), description="interval: first and last known share of the tokens at which guidance acts"
     )
     temperature: float = Field(1.0, ge=0, description="scale of the noise the head adds")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast of the student while it samples")
@@ -142,14 +130,12 @@ class LoopConfig(Section):
     batch_size: Positive = Field(2048, description="rows of one update: images, or pairs of images")
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="AdamW and its learning rate")
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged weights; smaller at first")
-    noise_samples_per_token: Positive = Field(4, description="time steps and noises drawn for each hidden token")
-    mask: MaskConfig = Field(default_factory=MaskConfig, description="how many tokens are hidden")
+    noise_samples_per_token: Positive = Field(4, description="time steps and noises sampled for each masked token")
+    mask: MaskConfig = Field(default_factory=MaskConfig, description="how many tokens are masked")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast of the forward pass; weights stay fp32")
     log_every: Positive = Field(50, description="steps averaged into one row of the log")
     checkpoint_every: Positive = Field(1000, description="steps between checkpoints, a multiple of log_every")
-    keep_checkpoints: Positive = Field(
-        2, description="checkpoints kept; more than one, so that a damaged one costs little"
-    )
+    keep_checkpoints: Positive = Field(2, description="checkpoints kept; with two a damaged one costs little")
 
     @model_validator(mode="after")
     def _checkpoints_fall_on_log_rows(self) -> "LoopConfig":
@@ -159,11 +145,7 @@ class LoopConfig(Section):
 
 
 class ParallelConfig(Section):
-    """Parallelism of training: where and how fast, never what. No artifact's key holds it.
-
-    Every layout computes the same updates, but for the rounding of sums that it splits otherwise and for dropout, which
-    is drawn anew for each micro-batch.
-    """
+    """Parallelism of training, in no artifact's key: it changes rounding and micro-batches' dropout alone."""
 
     renamed: ClassVar = {"recompute": "activation_checkpointing", "word_multiple": "pad_text_to_multiple_of"}
 
@@ -179,7 +161,7 @@ class ParallelConfig(Section):
     )
     compile: bool = Field(False, description="torch.compile the blocks")
     pad_text_to_multiple_of: Positive = Field(
-        16, description="compile: texts are padded to a multiple of this, so that few shapes are compiled, words"
+        16, description="compile: texts are padded to a multiple of this, so that few shapes are compiled, tokens"
     )
 
 
@@ -192,12 +174,10 @@ class TrainConfig(LoopConfig):
 
 
 class DpoOptimizerConfig(OptimizerConfig):
-    """The optimizer of preference tuning: a smaller rate, and no decay away from the student that it starts from."""
+    """The optimizer of preference tuning: a smaller rate, and no decay away from the initial student."""
 
     learning_rate: float = Field(1e-5, gt=0, description="peak learning rate")
-    weight_decay: float = Field(
-        0.0, ge=0, description="decay of matrices; biases, norms and learned vectors are not decayed"
-    )
+    weight_decay: float = Field(0.0, ge=0, description="decay of matrices, not of biases, norms and learned vectors")
 
 
 class DpoConfig(LoopConfig):
@@ -217,14 +197,12 @@ class DpoConfig(LoopConfig):
     )
     sdpo_mu: Fraction = Field(0.0, description="sdpo: share of the winner's first-order gain that the loser must leave")
     anchor_weight: float = Field(1.0, ge=0, description="anchor: weight of the winner's error, in units of beta / 2")
-    tolerance: float = Field(
-        0.05, gt=0, description="largest rise of the winner's error, as a share of the reference's"
-    )
+    tolerance: float = Field(0.05, gt=0, description="largest relative rise of the winner's error over the reference's")
     tolerance_window: Positive = Field(5, description="log rows over which that rise is averaged before it is judged")
 
 
 class DedupConfig(Section):
-    """Filters of images: those that do not show their caption, on request, and copies of each other."""
+    """Filters of images: near duplicates and, on request, those that do not show their caption."""
 
     renamed: ClassVar = {
         "least_score": "min_clip_score",
@@ -234,11 +212,9 @@ class DedupConfig(Section):
     }
 
     min_clip_score: float | None = Field(
-        None, ge=-1, le=1, description="text-image score (cosine) below which an image goes; none: no such rule"
+        None, ge=-1, le=1, description="text-image score (cosine) below which an image is dropped; none: no such rule"
     )
-    drop_lowest_fraction: float = Field(
-        0.0, ge=0, lt=1, description="share of the images that goes, of the lowest scores"
-    )
+    drop_lowest_fraction: float = Field(0.0, ge=0, lt=1, description="share of images to drop, of the lowest scores")
     threshold: float = Field(0.95, gt=0, le=1, description="cosine from which the worse of a pair is dropped")
     cluster_threshold: float | None = Field(
         None, gt=0, le=1, description="chain rule: cosine that links images into clusters; none: no chain rule"

@@ -1,4 +1,4 @@
-"""The one place where a device is chosen."""
+"""Devices by name."""
 
 import os
 
@@ -6,17 +6,14 @@ import torch
 
 
 def pick_device(name: str, threads: int) -> torch.device:
-    """Return the device of a name and give torch its CPU threads.
-
-    Args:
-        name: "auto" takes a GPU where there is one; else as `torch.device` reads it.
-        threads: CPU threads of this process. Matrix products are the same with any number of them, since MKL is told so
-            ("Conditional Numerical Reproducibility" in its developer guide); gradients may round differently.
+    """Return the device of a name ("auto": a GPU if there is one), and set torch's CPU threads.
 
     Raises:
         ValueError: the device is not on this machine.
     """
-    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # read at the first product
+    # Read at the first product, which is then the same with any number of threads ("Conditional Numerical
+    # Reproducibility" in MKL's developer guide); gradients may round differently.
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     torch.set_num_threads(threads)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -46,10 +46,8 @@ class Endpoint:
     as well, and `Retry-After` holds all threads back. The key goes into the request's header and nowhere else.
 
     Args:
-        url: base address such as "https://api.openai.com/v1".
         key: sent as a bearer token; none is sent if None or empty.
-        requests_per_minute: upper limit, evenly spaced, retries included; no limit if None.
-        max_retries: attempts of a request after the first.
+        requests_per_minute: upper limit, evenly spaced, retries included.
         timeout: seconds after which a silent server counts as dead.
 
     Raises:
@@ -92,13 +90,7 @@ class Endpoint:
         self._client.close()
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the answer to a request.
-
-        The answer is plain JSON: servers differ too much for the types of `openai`, which are not validated.
-
-        Args:
-            path: below the base address, such as "chat/completions".
-            body: sent as JSON.
+        """Return the answer to a request, plain JSON: servers differ too much for the types of `openai`.
 
         Raises:
             RequestFailed: this request was refused, or failed at every attempt.

@@ -47,17 +47,10 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
 def bootstrap_mean(
     values: npt.ArrayLike, groups: Sequence[object], seed: int, level: float = 0.95, resamples: int = 2000
 ) -> Interval:
-    """Return the mean with the percentile interval of a cluster bootstrap (Efron & Tibshirani 1993, ch. 13).
+    """Return the mean of values (n,) with a bootstrap interval over groups (n,) (Efron & Tibshirani 1993, ch. 13).
 
     Where every value is 0, or every value is 1, all resamples are equal and the bootstrap would claim certainty;
     the interval is then Wilson's, with one observation per group.
-
-    Args:
-        values: (n,) numbers, for a score 0 or 1 per image.
-        groups: (n,) prompt of each value; whole prompts are drawn with replacement.
-        seed: of the resampling.
-        level: confidence level.
-        resamples: bootstrap samples.
     """
     interval = macro_mean({"": (values, groups)}, seed, level, resamples)
     if np.all(np.asarray(values) == 0) or np.all(np.asarray(values) == 1):
@@ -75,13 +68,10 @@ def macro_mean(
 ) -> Interval:
     """Return the unweighted mean of the categories' means: GenEval's overall score.
 
-    The bootstrap is stratified: each resample draws as many prompts of a category as it has. `n` counts all values.
+    The bootstrap is stratified: each resample has as many prompts of a category as there are. `n` counts all values.
 
     Args:
-        by_category: category -> (values, groups) as `bootstrap_mean` takes them.
-        seed: of the resampling.
-        level: confidence level.
-        resamples: bootstrap samples.
+        by_category: category -> (values, groups) as of `bootstrap_mean`.
     """
     _check_level(level)
     if not by_category:

@@ -1,12 +1,9 @@
-"""Seeds by name: every draw of a run follows from the recipe's seed and what the draw is for."""
+"""Seeds by name: the randomness of a run follows from the recipe's seed and its purpose."""
 
 import hashlib
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Return a 63-bit seed for a named draw, for example `derive_seed(recipe.seed, "synthesis", image_id)`.
-
-    Draws with different names are independent of each other, and of batch, shard, worker and order.
-    """
+    """Return a 63-bit seed for a name, such as (recipe.seed, "synthesis", image_id); names are independent."""
     digest = hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -5,7 +5,6 @@ import time
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.encoders.unique import unique_texts
 from lightgen_core.images.codec import decode_image
 from storage.artifact import Artifact
 from storage.plural import pluralize
@@ -39,8 +38,8 @@ class EmbeddingWorker:
         image = np.concatenate(
             [self.clip.embed_image_list([decode_image(data) for data in batch]) for batch in batches]
         )
-        captions, inverse = unique_texts(rows["caption"].to_pylist())
-        text = self.clip.embed_texts(captions)[inverse]
+        captions, inverse = np.unique(rows["caption"].to_pylist(), return_inverse=True)
+        text = self.clip.embed_texts(captions.tolist())[inverse]
         columns = {
             "id": rows["id"],
             "image": pa.FixedSizeListArray.from_arrays(image.ravel(), width),

@@ -57,7 +57,7 @@ class CaptionFile(Section):
     path: str = Field(description="file, or folder of such files, on this machine; its content enters the key")
     format: Literal["txt", "jsonl", "parquet", "dataset", "webdataset", "folder"] = Field(
         description="txt: one caption a line; jsonl: one object a line; parquet; dataset: a folder that Hugging Face "
-        "datasets can open; webdataset, folder: the captions of a set of pictures, as synthesis.files"
+        "datasets can open; webdataset, folder: the captions of an image set, as synthesis.files"
     )
     column: str = Field(
         "caption", description="field or column of the caption; webdataset, folder: caption also finds prompt and text"
@@ -95,11 +95,7 @@ class Rewriting(Section):
 
 
 def _check_names(template: str, field: str, known: Iterable[str]) -> None:
-    """Check that a template names known fields only.
-
-    Raises:
-        ValueError: it is no template, or names another field.
-    """
+    """Raise ValueError unless a template is one and names known fields only."""
     try:
         names = [name for _, name, *_ in Formatter().parse(template) if name is not None]
     except ValueError as error:
@@ -132,15 +128,11 @@ class LLMConfig(Section):
         description="transformers: a causal model in this process; endpoint: an OpenAI-compatible server such as vLLM, "
         "at LIGHTGEN_LLM_URL with LIGHTGEN_LLM_KEY",
     )
-    model: str = Field(
-        description="transformers: a folder or org/name@revision; endpoint: the name the server knows it by"
-    )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "bfloat16", description="transformers: of weights and arithmetic"
-    )
+    model: str = Field(description="transformers: a folder or org/name@revision; endpoint: its name on the server")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="transformers: of the weights")
     batch_size: Positive = Field(32, description="transformers: captions written at once")
     temperature: float = Field(1.0, ge=0, description="of sampling; 0: always the likeliest token")
-    top_p: float = Field(0.95, gt=0, le=1, description="share of probability that tokens are drawn from")
+    top_p: float = Field(0.95, gt=0, le=1, description="share of probability that tokens are sampled from")
     max_new_tokens: Positive = Field(160, description="longest answer, tokens")
     request: dict[str, Any] = Field(
         {}, description="endpoint: further fields of each request; null takes a field away, for servers that refuse it"
@@ -166,19 +158,13 @@ class CaptionEmbedding(Section):
     """The embedding that compares captions by meaning."""
 
     model: str = Field("zoo:clip", description="as embeddings.model, or as tokens.text_encoder")
-    kind: Literal["clip", "text_encoder"] = Field(
-        "clip", description="clip: the text tower; text_encoder: the mean of its states"
-    )
+    kind: Literal["clip", "text_encoder"] = Field("clip", description="the text tower, or the mean of the states")
     near_duplicate: Fraction = Field(0.97, description="cosine from which the later caption is dropped")
     evaluation: Fraction = Field(0.95, description="cosine to an evaluation prompt from which a caption is dropped")
 
 
 class Decontamination(Section):
-    """Rules by which a caption contains an evaluation prompt.
-
-    A caption that equals a prompt but for case and punctuation always does. The scene grammar's captions are held out
-    by meaning: there only that check is made, and it finds nothing.
-    """
+    """Rules by which a caption contains an evaluation prompt; one equal but for case and punctuation always does."""
 
     ngram: Positive = Field(8, description="words in a row shared with a prompt; of a shorter prompt all its words")
-    least_words: Positive = Field(4, description="shorter prompts are only looked for as whole captions, words")
+    least_words: Positive = Field(4, description="shorter prompts are only compared with whole captions, words")

@@ -32,10 +32,9 @@ class EvaluationPrompts:
     """Evaluation prompts that no training caption may contain or paraphrase.
 
     Args:
-        prompts: in the benchmark's wording; at least one.
+        prompts: at least one.
         rules: lengths of the n-grams; only whole captions are compared if None.
-        embed: captions to vectors; no comparison by meaning if None.
-        threshold: cosine from which a caption is a paraphrase of a prompt.
+        threshold: cosine from which a caption is a paraphrase.
     """
 
     def __init__(
@@ -98,14 +97,11 @@ class EvaluationPrompts:
         if self._embed and captions:
             nearest_prompts = self._nearest(captions)
             row = max(range(len(captions)), key=lambda row: nearest_prompts[row][1])
+            prompt, cosine = nearest_prompts[row]
             report |= {
                 "embedding": sum(cosine >= self._threshold for _, cosine in nearest_prompts),
                 "threshold": self._threshold,
-                "nearest": {
-                    "similarity": nearest_prompts[row][1],
-                    "caption": captions[row],
-                    "prompt": nearest_prompts[row][0],
-                },
+                "nearest": {"similarity": cosine, "caption": captions[row], "prompt": prompt},
             }
         return report
 

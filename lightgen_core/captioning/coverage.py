@@ -29,10 +29,10 @@ def dropped_rows(choice: CaptionSelection) -> list[dict[str, Any]]:
         {
             "caption": caption.text,
             "topic": caption.topic,
-            "reason": str(fault.reason),
-            "detail": fault.detail,
-            "duplicate_of": fault.duplicate_of,
-            "similarity": fault.similarity,
+            "reason": str(rejection.reason),
+            "detail": rejection.detail,
+            "duplicate_of": rejection.duplicate_of,
+            "similarity": rejection.similarity,
         }
-        for caption, fault in choice.rejected
+        for caption, rejection in choice.rejected
     ]

@@ -14,12 +14,9 @@ _NEIGHBOURS, _TUNING_QUERIES, _RECALL = 64, 1000, 0.99
 
 
 def lexical_dedup(threshold: float, seed: int, *, within_meaning: bool) -> CaptionFilter:
-    """Reject captions that share most word shingles with an earlier one.
+    """Reject captions whose word shingles have a Jaccard index of `threshold` with an earlier one's.
 
-    Args:
-        threshold: Jaccard index of the shingles from which a caption is a duplicate.
-        seed: of the hashes behind the search.
-        within_meaning: compare captions of equal `meaning` only; for sources whose meanings are certain.
+    within_meaning: compare captions of equal `meaning` only; for sources whose meanings are certain.
     """
 
     def caption_filter(captions: Sequence[Caption]) -> list[Rejection | None]:
@@ -31,12 +28,7 @@ def lexical_dedup(threshold: float, seed: int, *, within_meaning: bool) -> Capti
 
 
 def semantic_dedup(threshold: float, embed: Embed, *, within_meaning: bool) -> CaptionFilter:
-    """Reject captions with nearly the embedding of an earlier one (SemDeDup).
-
-    Args:
-        threshold: cosine from which a caption is a duplicate.
-        within_meaning: as `lexical_dedup`.
-    """
+    """Reject captions with the cosine `threshold` to an earlier one (SemDeDup); `within_meaning` as `lexical_dedup`."""
 
     def caption_filter(captions: Sequence[Caption]) -> list[Rejection | None]:
         if len(captions) < 2:
@@ -49,13 +41,9 @@ def semantic_dedup(threshold: float, embed: Embed, *, within_meaning: bool) -> C
 
 
 def similar_vectors(vectors: Vectors, threshold: float, groups: Sequence[str]) -> CaptionDuplicates:
-    """Keep the first of each set of similar vectors of a group.
+    """Keep the first of each set of vectors of a group whose cosines reach `threshold`.
 
-    A row is dropped only for a row that stays, the most similar one.
-
-    Args:
-        vectors: (n, width) float32 of unit norm, n at least 2.
-        threshold: cosine from which two vectors are similar.
+    A row is dropped only for a row that stays, the most similar one. vectors: (n, width) float32 of unit norm, n >= 2.
     """
     rows = len(vectors)
     group = np.unique(np.asarray(groups), return_inverse=True)[1]

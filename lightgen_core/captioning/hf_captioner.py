@@ -57,9 +57,9 @@ class SeededSampling(LogitsProcessor):
 class HFCaptioner:
     """Write captions in batches, padded on the left.
 
-    A caption follows from its instruction and its seed. The rest of the batch changes its logits only by the rounding
-    of matrix products of another shape. The caption differs only if a random number lies within this rounding of the
-    border between two tokens: rare in float32, less so in bfloat16. Equal batches give equal captions.
+    A caption follows from its instruction and its seed. The rest of the batch changes its logits by the rounding of
+    matrix products, which changes the caption if a random number lies that near the border between two tokens: rare in
+    float32, less so in bfloat16. Equal batches give equal captions.
     """
 
     def __init__(
@@ -85,9 +85,7 @@ class HFCaptioner:
 
     @classmethod
     def load(cls, config: LLMConfig, *, device: torch.device | str = "cpu") -> Self:
-        """Load a folder or a hub id (see `encoders.model_ref`).
-
-        Only safetensors are read, and no code of the repository runs.
+        """Load a folder or a hub id (see `encoders.model_ref`); safetensors only, and no code of the repository.
 
         Raises:
             OSError: there is no such model, or its weights are not safetensors.
@@ -132,12 +130,8 @@ class HFCaptioner:
 
     def _prompt(self, instruction: str) -> str:
         """Return the instruction as a chat's first turn, thinking turned off."""
-        return self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": instruction}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,
-        )
+        turns, options = [{"role": "user", "content": instruction}], {"enable_thinking": False}
+        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **options)
 
     def _before_eos(self, generated: Int[Tensor, "rows steps"]) -> list[list[int]]:
         """Return each row's tokens before its first end of sequence; padding follows."""

@@ -13,13 +13,7 @@ _ALL_FAILED = 8  # so many requests without one answer are the server's fault, n
 
 
 class OpenAICaptioner:
-    """Write captions by requests, several at once.
-
-    Each request carries its seed; whether the same seed gives the same caption is up to the server.
-
-    Args:
-        concurrency: requests under way at once.
-    """
+    """Write captions by `concurrency` requests at once; the server may or may not honour their seeds."""
 
     def __init__(self, endpoint: Endpoint, config: LLMConfig, concurrency: int) -> None:
         self._endpoint, self._config, self._concurrency = endpoint, config, concurrency

@@ -23,13 +23,7 @@ _CHARACTERS = 20_000
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer to one instruction.
-
-    Attributes:
-        text: as it came.
-        truncated: true if the token limit or a content filter ended it.
-        error: the reason for a missing answer; "" if there is an answer.
-    """
+    """A model's answer, `truncated` by the token limit or a content filter; `error`: the reason for none."""
 
     text: str
     truncated: bool = False

@@ -14,15 +14,7 @@ from lightgen_core.seeds import derive_seed
 
 @dataclass(frozen=True)
 class Instruction:
-    """A request for one caption.
-
-    Attributes:
-        text: the instruction to the model.
-        topic: of the caption to be written.
-        values: of the taxonomy's axes that the instruction names.
-        seed: of the sampling of the answer.
-        rewrites: the seed caption; "" if there is none.
-    """
+    """A request for one caption; `values` are those of the taxonomy's axes, `rewrites` is any seed caption."""
 
     text: str
     topic: str
@@ -32,15 +24,11 @@ class Instruction:
 
 
 class Instructions:
-    """The endless list of instructions that follows from a taxonomy and a seed.
+    """Endless list of instructions from a taxonomy, a seed, and the captions `seeds` to rewrite.
 
     The values of an axis come in blocks, each a random order of all of them, so that in any first n instructions their
-    counts differ by one at most (a Latin hypercube: McKay, Beckman & Conover 1979). Combinations can come up again; the
-    seeds differ. More instructions leave the first ones as they are.
-
-    Args:
-        rewrite: the fraction of instructions, evenly spread, that rewrite a seed caption, and their template.
-        seeds: captions to rewrite, each as often as the others.
+    counts differ by one at most (a Latin hypercube: McKay, Beckman & Conover 1979). Combinations can repeat with
+    another seed.
     """
 
     def __init__(

@@ -4,11 +4,10 @@ A damaged row becomes a `BadRow` with its reason; only a source that cannot be u
 """
 
 import json
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,13 +16,12 @@ from lightgen_core.captioning.config import CaptionFile
 from lightgen_core.captioning.reasons import Reason
 from lightgen_core.captioning.select import Caption
 from lightgen_core.images.image_set import CAPTION_FIELDS, ImageSetError, open_image_set
-from lightgen_core.images.sample import Sample
+from lightgen_core.images.sample import BadSample, normalize_whitespace
 from lightgen_core.rejected import Rejected
 
 TOPIC = "captions"
 """Default topic."""
 
-_BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
 _LINE_BYTES = 1 << 20
 _EXCERPT = 200  # characters of a damaged line that are kept
 _BATCH = 4096
@@ -43,17 +41,14 @@ class BadRow:
     detail: str
 
 
-def _bad_row(place: str, content: Any, error: Rejected) -> BadRow:
-    return BadRow(place, truncate_for_report(content), str(error.reason), truncate_for_report(error.detail))
-
-
 @dataclass(frozen=True)
 class _Row:
-    """The unchecked content of a row."""
+    """The unchecked content of a row, or its error."""
 
     place: str
     text: Any
     topic: Any = None
+    error: Rejected | None = None
 
 
 def read_captions(source: CaptionFile) -> Iterator[Caption | BadRow]:
@@ -63,26 +58,20 @@ def read_captions(source: CaptionFile) -> Iterator[Caption | BadRow]:
         CaptionFileError: the source or its column is missing, or it is not of the recipe's format.
     """
     for row in _ROWS[source.format](source):
-        if isinstance(row, BadRow):
-            yield row
-            continue
         try:
+            if row.error is not None:
+                raise row.error
             text = clean(row.text, source.max_characters)
             topic = TOPIC if row.topic is None else clean(row.topic, source.max_characters)
         except Rejected as error:
-            yield _bad_row(row.place, row.text, error)
+            excerpt, detail = truncate_for_report(row.text), truncate_for_report(error.detail)
+            yield BadRow(row.place, excerpt, str(error.reason), detail)
         else:
             yield Caption(text, topic, text)
 
 
 def clean(text: Any, max_characters: int) -> str:
-    """Return a text (str or UTF-8 bytes) with its whitespace normalized.
-
-    Each run of white space and control characters becomes one space.
-
-    Raises:
-        Rejected: not text, empty, too long, or not representable in UTF-8.
-    """
+    """Return a text (str or UTF-8 bytes), whitespace normalized; Rejected if not text, empty, too long or not UTF-8."""
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         if not isinstance(text, str):
@@ -92,7 +81,7 @@ def clean(text: Any, max_characters: int) -> str:
         raise Rejected(Reason.NOT_UTF8, f"byte {error.start}") from error
     except UnicodeEncodeError as error:
         raise Rejected(Reason.NOT_UTF8, f"character {error.start} is half of a pair") from error
-    caption = _BLANK.sub(" ", text).strip()
+    caption = normalize_whitespace(text)
     if not caption:
         raise Rejected(Reason.EMPTY)
     if len(caption) > max_characters:
@@ -109,13 +98,7 @@ def truncate_for_report(value: Any, limit: int | None = _EXCERPT) -> str:
 
 
 def _files(path: str, pattern: str) -> list[Path]:
-    """Return the file at a path, or the matching files below it, sorted.
-
-    Hidden files are left out.
-
-    Raises:
-        CaptionFileError: no file.
-    """
+    """Return the file at a path, or the matching files below it, sorted, without hidden ones."""
     top = Path(path).expanduser()
     if top.is_file():
         return [top]
@@ -128,36 +111,28 @@ def _files(path: str, pattern: str) -> list[Path]:
     return files
 
 
-def _lines(path: Path) -> Iterator[_Row | BadRow]:
-    """Yield the lines of a file as bytes, in bounded memory for any file."""
-    with path.open("rb") as file:
-        number = 0
-        while line := file.readline(_LINE_BYTES):
-            number += 1
-            place = f"{path.name}, line {number}"
-            if len(line) < _LINE_BYTES or line.endswith(b"\n"):
-                yield _Row(place, line)
-                continue
-            while (rest := file.readline(_LINE_BYTES)) and not rest.endswith(b"\n"):
-                pass
-            yield _bad_row(place, line, Rejected(Reason.TOO_LONG, f"a line of more than {_LINE_BYTES} bytes"))
+def _lines(source: CaptionFile) -> Iterator[_Row]:
+    """Yield the lines of the files as bytes, in bounded memory for any file."""
+    for path in _files(source.path, f"*.{source.format}"):
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(_LINE_BYTES):
+                number += 1
+                row = _Row(f"{path.name}, line {number}", line)
+                if len(line) < _LINE_BYTES or line.endswith(b"\n"):
+                    yield row
+                    continue
+                while (rest := file.readline(_LINE_BYTES)) and not rest.endswith(b"\n"):
+                    pass
+                yield replace(row, error=Rejected(Reason.TOO_LONG, f"a line of more than {_LINE_BYTES} bytes"))
 
 
-def _text_rows(source: CaptionFile) -> Iterator[_Row | BadRow]:
-    for path in _files(source.path, "*.txt"):
-        yield from _lines(path)
-
-
-def _json_rows(source: CaptionFile) -> Iterator[_Row | BadRow]:
-    for path in _files(source.path, "*.jsonl"):
-        for line in _lines(path):
-            if isinstance(line, BadRow):
-                yield line
-                continue
-            try:
-                yield _row(source, line.place, _parse_object(line.text, source.column))
-            except Rejected as error:
-                yield _bad_row(line.place, line.text, error)
+def _json_rows(source: CaptionFile) -> Iterator[_Row]:
+    for line in _lines(source):
+        try:
+            yield line if line.error else _row(source, line.place, _parse_object(line.text, source.column))
+        except Rejected as error:
+            yield replace(line, error=error)
 
 
 def _parse_object(line: bytes, field: str) -> dict[str, Any]:
@@ -174,7 +149,7 @@ def _parse_object(line: bytes, field: str) -> dict[str, Any]:
     return value
 
 
-def _parquet_rows(source: CaptionFile) -> Iterator[_Row | BadRow]:
+def _parquet_rows(source: CaptionFile) -> Iterator[_Row]:
     columns = _columns(source)
     for path in _files(source.path, "*.parquet"):
         try:
@@ -186,7 +161,7 @@ def _parquet_rows(source: CaptionFile) -> Iterator[_Row | BadRow]:
                         yield _row(source, f"{path.name}, row {number}", dict(zip(columns, values, strict=True)))
                         number += 1
         except (pa.ArrowException, OSError) as error:
-            yield _bad_row(path.name, "", Rejected(Reason.DAMAGED_FILE, str(error)))
+            yield _Row(path.name, "", error=Rejected(Reason.DAMAGED_FILE, str(error)))
 
 
 def _values(column: pa.Array) -> list[Any]:
@@ -196,7 +171,7 @@ def _values(column: pa.Array) -> list[Any]:
     return column.to_pylist()
 
 
-def _dataset_rows(source: CaptionFile) -> Iterator[_Row | BadRow]:
+def _dataset_rows(source: CaptionFile) -> Iterator[_Row]:
     """Yield rows of a `save_to_disk` or `load_dataset` folder; images are not decoded."""
     from datasets import DatasetDict, load_dataset, load_from_disk
     from datasets.exceptions import DatasetsError
@@ -238,29 +213,20 @@ def _row(source: CaptionFile, place: str, row: dict[str, Any]) -> _Row:
     return _Row(place, row[source.column], str(topic) if isinstance(topic, int) else topic)
 
 
-def _set_rows(source: CaptionFile) -> Iterator[_Row | BadRow]:
+def _set_rows(source: CaptionFile) -> Iterator[_Row]:
     """Yield captions of an image set, as the teacher `files` reads them."""
     fields = CAPTION_FIELDS if source.column == "caption" else (source.column,)
+    format: Literal["folder", "webdataset"] = "folder" if source.format == "folder" else "webdataset"
     try:
-        image_set = open_image_set(
-            source.path, "folder" if source.format == "folder" else "webdataset", caption_fields=fields
-        )
+        image_set = open_image_set(source.path, format, caption_fields=fields)
     except ImageSetError as error:
         raise CaptionFileError(str(error)) from error
     for sample in image_set.samples():
-        if isinstance(sample, Sample):
-            yield _Row(sample.key, sample.caption)
-        else:
-            yield BadRow(
-                sample.key,
-                truncate_for_report(sample.caption or ""),
-                str(sample.error.reason),
-                truncate_for_report(sample.error.detail),
-            )
+        yield _Row(sample.key, sample.caption or "", error=sample.error if isinstance(sample, BadSample) else None)
 
 
 _ROWS = {
-    "txt": _text_rows,
+    "txt": _lines,
     "jsonl": _json_rows,
     "parquet": _parquet_rows,
     "dataset": _dataset_rows,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
 import numpy as np
 
@@ -23,10 +24,7 @@ class Rejection:
     """The reason for which a caption is left out.
 
     Attributes:
-        reason: to be counted.
-        detail: of this case, such as the evaluation prompt that the caption contains.
-        duplicate_of: index of the caption it repeats: among those filtered, and in a `CaptionSelection` among those
-            chosen.
+        duplicate_of: index among the filtered captions, and in a `CaptionSelection` among the chosen ones.
         similarity: to the caption it repeats or the prompt it contains, by the measure that found it.
     """
 
@@ -49,11 +47,7 @@ class CaptionSelection:
 
 
 def chain(*filters: CaptionFilter) -> CaptionFilter:
-    """Apply filters one after the other, each to what passed those before.
-
-    Filters that find duplicates come last. The original of a duplicate may be dropped by a later filter as a duplicate
-    itself; its own original then counts for both.
-    """
+    """Apply filters in turn, those that find duplicates last; duplicates of a duplicate count for its original."""
 
     def caption_filter(captions: Sequence[Caption]) -> list[Rejection | None]:
         rejections: list[Rejection | None] = [None] * len(captions)
@@ -79,10 +73,7 @@ def _original(rejections: Sequence[Rejection | None], row: int | None) -> int | 
 
 
 def balanced_quotas(available: Mapping[str, int], count: int) -> dict[str, int]:
-    """Divide `count` evenly over topics; others make up for a topic that runs out.
-
-    The quotas add up to `count`, or to all that is available.
-    """
+    """Divide `count`, or all that is available, evenly over topics; others make up for one that runs out."""
     quotas: dict[str, int] = {}
     remaining = min(count, sum(available.values()))
     for done, topic in enumerate(sorted(available, key=lambda name: (available[name], name))):
@@ -92,17 +83,9 @@ def balanced_quotas(available: Mapping[str, int], count: int) -> dict[str, int]:
 
 
 def select_captions(topics: Mapping[str, list[Caption]], count: int, caption_filter: CaptionFilter) -> CaptionSelection:
-    """Select `count` accepted captions evenly over topics, or fewer if they run out.
-
-    Each topic first offers a third more than its quota, to replace what is rejected; then twice as much, and twice
-    again, until that is enough.
-
-    Args:
-        topics: candidates by topic, in order of preference.
-        caption_filter: gets the candidates topic by topic.
-    """
+    """Select `count` accepted captions evenly over topics, or fewer if the candidates, best first, run out."""
     available = {topic: len(captions) for topic, captions in topics.items()}
-    offer = count + count // 3
+    offer = count + count // 3  # to replace what is rejected
     while True:
         quotas = balanced_quotas(available, offer)
         candidates = [caption for topic, captions in topics.items() for caption in captions[: quotas[topic]]]
@@ -120,7 +103,9 @@ def _select(
         if rejection is None:
             accepted[candidates[index].topic].append(index)
     quotas = balanced_quotas({topic: len(indices) for topic, indices in accepted.items()}, count)
-    chosen = _interleave({topic: indices[: quotas[topic]] for topic, indices in accepted.items()})
+    # One of each topic in turn: any prefix covers the topics evenly.
+    rounds = zip_longest(*(indices[: quotas[topic]] for topic, indices in accepted.items()))
+    chosen = [index for turn in rounds for index in turn if index is not None]
     position_of = {index: position for position, index in enumerate(chosen)}
     dropped = []
     for caption, rejection in zip(candidates, rejections, strict=True):
@@ -132,22 +117,12 @@ def _select(
     return CaptionSelection([candidates[index] for index in chosen], dropped)
 
 
-def _interleave(queues: Mapping[str, list[int]]) -> list[int]:
-    """Take one of each topic in turn: any prefix covers the topics evenly."""
-    turns = [(turn, topic, index) for topic, queue in enumerate(queues.values()) for turn, index in enumerate(queue)]
-    return [index for _, _, index in sorted(turns)]
-
-
 def assign_images(topics: list[str], count: int, balance: str) -> np.ndarray:
-    """Return the caption index of each of `count` images, in rising order.
-
-    Images of one caption are neighbours, so that a later stage meets each caption in one shard and encodes it once.
+    """Return the caption index of each of `count` images, ascending: a later stage encodes each caption in one shard.
 
     Args:
-        topics: topic of every caption.
-        count: images wanted.
-        balance: "captions" gives every caption equally many images; "topics" gives every topic equally many, and within
-            a topic every caption.
+        topics: of the captions.
+        balance: "captions", or "topics" and within a topic captions, get equal numbers of images.
     """
     if balance == "captions":
         return np.sort(np.arange(count) % len(topics))

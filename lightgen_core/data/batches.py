@@ -1,12 +1,12 @@
 """Batches from pre-tokenized Parquet files, in an order that is a pure function of (seed, step).
 
-Rows hold `id` (int64), `latents` (or `winner` and `loser`), `text` and `words`. Latents are channels x height x width
-values as bytes; text is words x width values as bytes, ragged. The schema metadata key `lightgen` is a JSON object
-with `dtype` ("float16" or "bfloat16"), `channels`, `height`, `width` and `text_width`. Where it says `moments`,
-`latents` are means, and a column `std` of the same form holds their standard deviations.
+Rows hold `id` (int64), `latents` (or `winner` and `loser`), `text` and `text_length`. Latents are channels x height x
+width values as bytes; text is tokens x width values as bytes, ragged. The schema metadata key `lightgen` is a JSON
+object with `dtype` ("float16" or "bfloat16"), `channels`, `height`, `width` and `text_width`. With `moments`, `latents`
+are means, and a column `std` of the same form holds their standard deviations.
 
-Only an index is held in memory (`data/row_reader.py`); a batch is read when it is asked for, and only its
-rows. So a source's only state is the step, an integer, and sets of any size train alike.
+Only an index is held in memory (`data/row_reader.py`), and a batch reads only its rows. So a source's only state is the
+step, and sets of any size train alike.
 """
 
 from collections import deque
@@ -29,7 +29,7 @@ from lightgen_core.model.patchify import patchify
 __all__ = ["Batch", "DataError", "PairBatch", "PairSource", "TokenSource", "prefetch"]
 
 ORDER_BLOCK = 8192
-"""Most rows whose place in the order is computed at once."""
+"""Maximal rows whose position in the order is computed at once."""
 
 Prepared = TypeVar("Prepared")
 
@@ -41,7 +41,7 @@ class _Examples:
     ids: np.ndarray
 
     def to(self, device: torch.device) -> Self:
-        """The batch on a device, floats widened to float32 there: half the bytes cross the bus, without waiting."""
+        """Move to a device without waiting, and widen floats to float32 there: half the bytes cross the bus."""
         moved: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -54,7 +54,7 @@ class _Examples:
 
 @dataclass(frozen=True)
 class Batch(_Examples):
-    """tokens (rows, h*w, token width), text (rows, words, text width), text_mask (rows, words) bool: True is a word.
+    """tokens (rows, h*w, token width), text (rows, text tokens, text width), text_mask (rows, text tokens) bool.
 
     std: as `tokens`, which are means then; None of a set without standard deviations.
     """
@@ -80,25 +80,17 @@ class _Source:
 
     columns: tuple[str, ...]
     moment_columns: tuple[str, ...] = ()
-    """Columns to read beside those of a set that says `moments`."""
+    """Columns to read beside those of a set with `moments`."""
 
     def __init__(
-        self,
-        files: Sequence[str | Path],
-        *,
-        patch: int,
-        batch_size: int,
-        seed: int,
-        scratch: Path | None = None,
+        self, files: Sequence[str | Path], *, patch: int, batch_size: int, seed: int, scratch: Path | None = None
     ):
-        """Open the files; see `Rows`.
+        """Open the files; see `RowReader`.
 
         Args:
-            files: local Parquet files, in the order that numbers the rows.
             patch: side of a token, latents.
             batch_size: rows of a step.
             seed: key of the order.
-            scratch: folder for copies of files in another layout, kept for the next time; None: a temporary one.
 
         Raises:
             DataError: no rows, missing columns or metadata, a row of the wrong size, latents that do not divide.
@@ -115,48 +107,37 @@ class _Source:
         self.rows = len(self._rows)
         self.batch_size, self.seed = batch_size, seed
         self._patch = patch
-        self._announced: tuple[int, int, int | None] | None = None
-        numbered = torch.arange(layout.channels * layout.height * layout.width).view(
-            1, layout.channels, layout.height, -1
-        )
-        tokens = patchify(numbered, patch)[0]
+        self._prefetched: tuple[int, int, int | None] | None = None
+        values = layout.channels * layout.height * layout.width
+        tokens = patchify(torch.arange(values).view(1, layout.channels, layout.height, -1), patch)[0]
         self._token_shape = tokens.shape
         # A patch's values lie in runs of `patch`; moving runs whole is ten times as fast as moving values.
         self._runs = (tokens.reshape(-1)[::patch] // patch).numpy()
 
     def _read(self, step: int, start: int, stop: int | None) -> dict[str, Any]:
-        """The fields of a batch. The rows of the next step are announced, to be in memory when they are asked for."""
-        rows, coming = (
-            _rows_of(later, self.batch_size, self.rows, self.seed)[start:stop] for later in (step, step + 1)
-        )
-        if self._announced != (step, start, stop):
+        """Return the fields of a batch, and prefetch the rows of the next step."""
+        rows, following = (_rows_of(s, self.batch_size, self.rows, self.seed)[start:stop] for s in (step, step + 1))
+        if self._prefetched != (step, start, stop):
             self._rows.prefetch(rows)
         fields: dict[str, Any] = {"ids": self._rows.ids[rows]}
-        fields["text"], fields["text_mask"] = self._text_of(rows)
+        lengths = torch.from_numpy(self._rows.text_lengths(rows))
+        longest, width = int(lengths.max()), self._rows.layout.text_width
+        text = self._values("text", rows, longest * width)  # padded with zeros
+        fields["text"] = self._as_tensor(text).view(len(rows), longest, width)
+        fields["text_mask"] = torch.arange(longest) < lengths[:, None]
         for column in self.columns:
-            fields[column] = self._tokens_of(column, rows)
-        self._rows.prefetch(coming)
-        self._announced = (step + 1, start, stop)
+            latents = self._values(column, rows, self._token_shape.numel())
+            tokens = latents.view(f"V{2 * self._patch}").take(self._runs, axis=1)
+            fields[column] = self._as_tensor(tokens).view(len(rows), *self._token_shape)
+        self._rows.prefetch(following)
+        self._prefetched = (step + 1, start, stop)
         return fields
 
-    def _tokens_of(self, column: str, rows: np.ndarray) -> Tensor:
-        latents = self._values(column, rows, self._token_shape.numel())
-        tokens = latents.view(f"V{2 * self._patch}").take(self._runs, axis=1)
-        return self._as_tensor(tokens).view(len(rows), *self._token_shape)
-
-    def _text_of(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Text padded with zeros to the longest of the rows, and the mask of its words."""
-        words = torch.from_numpy(self._rows.words(rows))
-        longest = int(words.max())
-        width = self._rows.layout.text_width
-        text = self._as_tensor(self._values("text", rows, longest * width)).view(len(rows), longest, width)
-        return text, torch.arange(longest) < words[:, None]
-
     def _values(self, column: str, rows: np.ndarray, values: int) -> np.ndarray:
-        """A column as bytes, (rows, bytes of `values` values). numpy's memory, as it comes in huge pages on Linux."""
-        found = np.empty((len(rows), 2 * values), dtype=np.uint8)
-        self._rows.read(column, rows, found)
-        return found
+        """Return a column as bytes, (rows, 2 * values). numpy's memory comes in huge pages on Linux."""
+        content = np.empty((len(rows), 2 * values), dtype=np.uint8)
+        self._rows.read(column, rows, content)
+        return content
 
     def _as_tensor(self, data: np.ndarray) -> Tensor:
         return torch.from_numpy(data.view(np.int16)).view(self._rows.layout.torch_dtype)
@@ -174,10 +155,7 @@ class TokenSource(_Source):
         return "std" in self.columns
 
     def batch(self, step: int, start: int = 0, stop: int | None = None) -> Batch:
-        """Rows start to stop (default: all) of the `batch_size` rows of a step; no others are read.
-
-        The rows of `step` are at positions step * batch_size and on of the training order (`rows_at`).
-        """
+        """Read rows start to stop (default: all) of a step, at step * batch_size and on of the order (`rows_at`)."""
         fields = self._read(step, start, stop)
         return Batch(tokens=fields.pop("latents"), **fields)
 
@@ -188,27 +166,27 @@ class PairSource(_Source):
     columns = ("winner", "loser")
 
     def batch(self, step: int, start: int = 0, stop: int | None = None) -> PairBatch:
-        """As `TokenSource.batch`, with pairs for images."""
+        """Read as `TokenSource.batch`, with pairs for images."""
         return PairBatch(**self._read(step, start, stop))
 
 
 def _rows_of(step: int, batch_size: int, rows: int, seed: int) -> np.ndarray:
-    """The rows of a step, (batch_size,)."""
+    """Return the rows of a step, (batch_size,)."""
     steps = max(1, min(rows, ORDER_BLOCK) // batch_size)
     return _rows_of_steps(step // steps * steps, steps, batch_size, rows, seed)[step % steps]
 
 
 @lru_cache(maxsize=4)
 def _rows_of_steps(first: int, steps: int, batch_size: int, rows: int, seed: int) -> np.ndarray:
-    """The rows of some steps, (steps, batch_size): the permutation costs little more for many rows than for one."""
+    """Return the rows of some steps, (steps, batch_size); many rows cost little more than one."""
     return rows_at(first * batch_size + np.arange(steps * batch_size).reshape(steps, batch_size), rows, seed)
 
 
 def prefetch(prepare: Callable[[int], Prepared], steps: range, depth: int = 1) -> Iterator[Prepared]:
-    """prepare(step) for every step, up to `depth` of them made ahead, in a thread, while the step before is used."""
+    """Yield prepare(step) for every step, `depth` of them ahead in a thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as reader:
-        coming: deque[Future[Prepared]] = deque(reader.submit(prepare, step) for step in steps[:depth])
+        pending: deque[Future[Prepared]] = deque(reader.submit(prepare, step) for step in steps[:depth])
         for later in range(depth, depth + len(steps)):
-            ready = coming.popleft().result()
-            coming.extend(reader.submit(prepare, step) for step in steps[later : later + 1])
+            ready = pending.popleft().result()
+            pending.extend(reader.submit(prepare, step) for step in steps[later : later + 1])
             yield ready

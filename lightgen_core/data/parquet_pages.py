@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 LENGTH_PREFIX_BYTES = 4
-"""Bytes before a value that tell its length."""
+"""Bytes of the length before a value."""
 
 _DATA_PAGE, _PLAIN, _RLE = 0, 0, 3  # of the format's enumerations PageType and Encoding
 _INT, _STRUCT = 5, 12  # type codes of Thrift's compact protocol
@@ -21,21 +21,21 @@ _INT, _STRUCT = 5, 12  # type codes of Thrift's compact protocol
 
 def plain_ranges(file: Path, metadata: pq.FileMetaData, columns: Sequence[str]) -> dict[str, np.ndarray]:
     """Return byte ranges of each row group's values, (row groups, 2) a column; empty if any is not plain."""
-    places = {metadata.schema.column(place).path: place for place in range(metadata.num_columns)}
+    indices = {metadata.schema.column(index).path: index for index in range(metadata.num_columns)}
     ranges: dict[str, np.ndarray] = {}
     with file.open("rb", buffering=0) as opened:
         for name in columns:
-            if name not in places:  # a nested column
+            if name not in indices:  # a nested column
                 return {}
-            nullable = metadata.schema.column(places[name]).max_definition_level
-            found = []
+            nullable = metadata.schema.column(indices[name]).max_definition_level
+            of_column = []
             for group in range(metadata.num_row_groups):
-                chunk = metadata.row_group(group).column(places[name])
+                chunk = metadata.row_group(group).column(indices[name])
                 values = _values_of(opened.fileno(), chunk, nullable)
                 if values is None:
                     return {}
-                found.append(values)
-            ranges[name] = np.array(found, dtype=np.int64).reshape(-1, 2)
+                of_column.append(values)
+            ranges[name] = np.array(of_column, dtype=np.int64).reshape(-1, 2)
     return ranges
 
 
@@ -55,23 +55,23 @@ def _values_of(descriptor: int, chunk: pq.ColumnChunkMetaData, nullable: int) ->
 
 
 def _page_header(data: bytes) -> Iterator[tuple[tuple[int, int], int]]:
-    """The first integers of a Thrift PageHeader in compact protocol, as ((struct, field), value).
+    """Yield the first integers of a Thrift PageHeader in compact protocol, as ((struct, field), value).
 
     Struct 0 is the header itself (1 type, 2 size, 3 size in the file), struct 5 a data page of version 1 (1 values,
     2 encoding, 3 encoding of the definition levels). The first field of another type ends it.
     """
-    place = struct = field = 0
-    while place < len(data):
-        field, kind = field + (data[place] >> 4), data[place] & 15
-        place += 1
+    at = struct = field = 0
+    while at < len(data):
+        field, kind = field + (data[at] >> 4), data[at] & 15
+        at += 1
         if kind == _STRUCT:
             struct, field = field, 0
         elif kind == _INT:
             value = shift = 0
             more = True
-            while more and place < len(data):
-                value |= (data[place] & 127) << shift
-                more, shift, place = data[place] > 127, shift + 7, place + 1
+            while more and at < len(data):
+                value |= (data[at] & 127) << shift
+                more, shift, at = data[at] > 127, shift + 7, at + 1
             yield (struct, field), (value >> 1) ^ -(value & 1)
         else:
             return

@@ -19,10 +19,10 @@ _ROWS = 64
 
 
 def rewrite_plain(pieces: Sequence[TokenFile], columns: Sequence[str], folder: Path) -> dict[Path, Path]:
-    """Return by file a copy of its `id`, `words` and columns of values in plain pages.
+    """Return by file a copy of its `id`, `text_length` and columns of values in plain pages.
 
-    A copy is named after the file's path, size and time of change: one that `folder` has from an earlier time is used
-    again. It streams, a few rows at a time, and appears whole or not at all, so processes may share the folder.
+    A copy is named after the file's path, size and time of change, and reused. It appears whole or not at all, so
+    processes may share the folder.
 
     Raises:
         DataError: a column does not hold bytes, or the folder's disk has no room.
@@ -55,10 +55,9 @@ def _identity(file: Path, columns: Sequence[str]) -> str:
 
 
 def _check_room(pieces: Sequence[TokenFile], columns: Sequence[str], folder: Path) -> int:
-    """The bytes of the pieces' values, if the folder's disk has them left."""
-    needed = sum(
-        int(piece.layout.bytes_of(column, len(piece.ids), piece.words.sum())) for piece in pieces for column in columns
-    )
+    """Return the bytes of the files' values; DataError if the folder's disk has fewer."""
+    sizes = ((piece.layout, len(piece.ids), piece.text_lengths.sum()) for piece in pieces)
+    needed = sum(int(layout.bytes_of(column, rows, tokens)) for layout, rows, tokens in sizes for column in columns)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(

@@ -1,9 +1,8 @@
 """Single rows out of many Parquet files, in any order: an index of a few bytes a row, and reads of just those bytes.
 
-A value's place follows from where its row group's values end and from the lengths of those behind it, so the index
-holds the id and the running count of words of each row, 16 bytes, and little for each row group. Values are copied out
-of memory maps. What a map does badly, reading around every page that is missing, does not happen, because rows are
-announced before they are read; then the disk reads the rows and no more, many at once.
+A value's offset follows from the end of its row group's values and the lengths of those behind it, so the index holds
+the id and the running count of text tokens of each row, 16 bytes, and little for each row group. Values are copied out
+of memory maps, and prefetched before, so that the disk reads the rows and no more, many at once.
 """
 
 import mmap
@@ -22,10 +21,10 @@ from lightgen_core.data.rewrite import rewrite_plain
 from lightgen_core.data.token_file import DataError, check_sizes, open_token_file, wrong_size
 
 MAPPED_FILES = 256
-"""Files that a set keeps mapped and open; of more, those used last."""
+"""Maximal files that a set keeps mapped and open: those used last."""
 
 SMALL = 1 << 30
-"""Bytes of files below which the operating system is asked to load them all at once: in order, the fastest way."""
+"""Bytes of files below which all are prefetched at once."""
 
 _OPENING_THREADS = 8
 _LENGTH = struct.Struct("<I")
@@ -35,11 +34,10 @@ class RowReader:
     """The rows of a set, numbered in the order of its files. It can be pickled, forked, and read by many threads."""
 
     def __init__(self, files: Sequence[str | Path], columns: Sequence[str], scratch: Path | None = None):
-        """Open the files: reads footers, page headers and two small columns.
+        """Open the files: read footers, page headers and two small columns.
 
         Args:
             files: local Parquet files, in the order that numbers the rows.
-            columns: the columns of values to read.
             scratch: folder for copies of files in another layout, kept for the next time; None: a temporary one.
 
         Raises:
@@ -62,7 +60,7 @@ class RowReader:
             if piece.layout != self.layout:
                 raise DataError(f"{piece.file} holds {piece.layout}, {pieces[0].file} {self.layout}; train on one kind")
         self.ids = np.concatenate([piece.ids for piece in pieces])
-        self._word_starts = np.concatenate([[0], *(piece.words for piece in pieces)]).cumsum()
+        self._text_starts = np.concatenate([[0], *(piece.text_lengths for piece in pieces)]).cumsum()
         self._group_starts = np.concatenate([[0], *(piece.groups for piece in pieces)]).cumsum()
         self._ends = {name: np.concatenate([piece.ranges[name][:, 1] for piece in pieces]) for name in columns}
         self._files = [(str(piece.file), piece.file.stat().st_size) for piece in pieces]
@@ -82,51 +80,46 @@ class RowReader:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def words(self, rows: np.ndarray) -> np.ndarray:
-        """Words of each row."""
-        return self._word_starts[rows + 1] - self._word_starts[rows]
+    def text_lengths(self, rows: np.ndarray) -> np.ndarray:
+        """Return the number of text tokens of each row."""
+        return self._text_starts[rows + 1] - self._text_starts[rows]
 
     def read(self, column: str, rows: np.ndarray, into: np.ndarray) -> None:
-        """Copies the values of a column into (rows, bytes) uint8, C-contiguous; what is left of each row becomes zeros.
+        """Copy the values of a column into (rows, bytes) uint8, C-contiguous, padded with zeros.
 
         Raises:
             DataError: a value has another length than the layout gives it, or its file was cut off.
         """
-        sizes, width = self.layout.bytes_of(column, 1, self.words(rows)), into.shape[1]
-        for row, (file, place, size) in enumerate(self._places(column, rows, sizes)):
+        for row, (file, offset, size) in enumerate(self._offsets(column, rows)):
             values = self._map(*file)
-            (found,) = _LENGTH.unpack_from(values, place)
-            if found != size:
-                raise wrong_size(file[0], column, self.ids[rows[row]], found, size, self.layout)
-            into[row, :size] = np.frombuffer(values, np.uint8, size, place + LENGTH_PREFIX_BYTES)
-            if size < width:
-                into[row, size:] = 0
+            (length,) = _LENGTH.unpack_from(values, offset)
+            if length != size:
+                raise wrong_size(file[0], column, self.ids[rows[row]], length, size, self.layout)
+            into[row, :size] = np.frombuffer(values, np.uint8, size, offset + LENGTH_PREFIX_BYTES)
+            into[row, size:] = 0
 
     def prefetch(self, rows: np.ndarray) -> None:
-        """Tells the operating system that these rows are read soon: it loads them at once, many at a time.
-
-        A set below `SMALL` bytes was announced as a whole when it was opened.
-        """
+        """Make the operating system load these rows, many at a time; small sets are loaded as a whole."""
         if self._small:
             return
         for column in self._ends:
-            sizes = self.layout.bytes_of(column, 1, self.words(rows))
-            for file, place, size in self._places(column, rows, sizes):
-                start = place // mmap.PAGESIZE * mmap.PAGESIZE
-                self._map(*file).madvise(mmap.MADV_WILLNEED, start, place + LENGTH_PREFIX_BYTES + size - start)
+            for file, offset, size in self._offsets(column, rows):
+                start = offset // mmap.PAGESIZE * mmap.PAGESIZE
+                self._map(*file).madvise(mmap.MADV_WILLNEED, start, offset + LENGTH_PREFIX_BYTES + size - start)
 
-    def _places(self, column: str, rows: np.ndarray, sizes: np.ndarray) -> Iterator[tuple[tuple[str, int], int, int]]:
-        """File, offset of the value's length in it, and size of the value, for each row."""
+    def _offsets(self, column: str, rows: np.ndarray) -> Iterator[tuple[tuple[str, int], int, int]]:
+        """Return file, offset of the value's length in it, and size of the value, for each row."""
+        sizes = self.layout.bytes_of(column, 1, self.text_lengths(rows))
         groups = np.searchsorted(self._group_starts, rows, side="right") - 1
         behind = self._group_starts[groups + 1]  # the first row that is not in the group
-        count, words = behind - rows, self._word_starts[behind] - self._word_starts[rows]
-        offsets = self._ends[column][groups] - LENGTH_PREFIX_BYTES * count - self.layout.bytes_of(column, count, words)
+        count, tokens = behind - rows, self._text_starts[behind] - self._text_starts[rows]
+        offsets = self._ends[column][groups] - LENGTH_PREFIX_BYTES * count - self.layout.bytes_of(column, count, tokens)
         files = map(self._files.__getitem__, self._group_files[groups].tolist())
         return zip(files, offsets.tolist(), sizes.tolist(), strict=True)
 
 
 def _mapped(file: str, size: int) -> mmap.mmap:
-    """A file in memory, let go when nobody holds it any longer. Raises DataError if it has another size by now."""
+    """Map a file into memory; DataError if its size has changed."""
     with open(file, "rb") as opened:
         values = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
     if len(values) != size:

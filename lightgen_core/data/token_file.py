@@ -1,4 +1,4 @@
-"""Token files: layout, small columns, and byte ranges of the values."""
+"""Layout, small columns and byte ranges of token files."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from lightgen_core.data.parquet_pages import LENGTH_PREFIX_BYTES, plain_ranges
-
-_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+from lightgen_core.encoders.dtypes import DTYPES
 
 
 class DataError(ValueError):
@@ -23,10 +22,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Layout of the values, from the schema metadata `lightgen`. Latents are channels x height x width of them.
-
-    moments: whether the column `std` holds the standard deviation of each latent; `latents` is the mean then.
-    """
+    """Layout of the values (schema metadata `lightgen`); with `moments`, `latents` are means and `std` is a column."""
 
     dtype: str
     channels: int
@@ -38,56 +34,49 @@ class TokenLayout:
     @property
     def torch_dtype(self) -> torch.dtype:
         """The type of every value, half precision."""
-        return _DTYPES[self.dtype]
+        return DTYPES[self.dtype]
 
-    def bytes_of(self, column: str, rows: int | np.ndarray, words: np.ndarray) -> np.ndarray:
-        """Bytes of a column's values in so many rows, which have so many words in all; element by element."""
-        values = words * self.text_width if column == "text" else rows * self.channels * self.height * self.width
-        return np.broadcast_to(values * self.torch_dtype.itemsize, np.shape(words))
+    def bytes_of(self, column: str, rows: int | np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Return the bytes of a column's values in so many rows with so many text tokens, elementwise."""
+        values = tokens * self.text_width if column == "text" else rows * self.channels * self.height * self.width
+        return np.broadcast_to(values * self.torch_dtype.itemsize, np.shape(tokens))
 
 
 @dataclass(frozen=True)
 class TokenFile:
     """The rows of one file.
 
-    ids, words: (rows,) int64; groups: (row groups,) int64, rows of each; ranges: for each column of values, (row
-    groups, 2) int64, where its values begin and end in the file; empty if a row cannot be found by arithmetic.
+    ids, text_lengths: (rows,) int64; groups: (row groups,) int64, rows of each; ranges: for each column of values, (row
+    groups, 2) int64, where its values begin and end in the file; empty if the pages are not plain.
     """
 
     file: Path
     layout: TokenLayout
     ids: np.ndarray
-    words: np.ndarray
+    text_lengths: np.ndarray
     groups: np.ndarray
     ranges: Mapping[str, np.ndarray]
 
 
 def open_token_file(file: Path, columns: Sequence[str]) -> TokenFile:
-    """Read what opening a file needs: its footer, page headers, and the columns `id` and `words`.
-
-    Args:
-        columns: the columns of values.
+    """Read a file's footer, page headers of `columns`, and the columns `id` and `text_length`.
 
     Raises:
-        DataError: missing columns or metadata, an id or a count of words that is none.
+        DataError: missing columns or metadata, an id or a text length that is none.
     """
     with _opened(file) as parquet:
         layout = _layout(parquet.schema_arrow, ("id", "text_length", *columns), file)
         small = parquet.read(columns=["id", "text_length"], use_threads=False)
         metadata = parquet.metadata
-    ids, words = (_integers(small[name], name, file) for name in ("id", "text_length"))
-    if len(words) and words.min() < 1:
-        raise DataError(f"{file}: row {ids[words.argmin()]} has no words; expected one or more")
+    ids, lengths = (_integers(small[name], name, file) for name in ("id", "text_length"))
+    if len(lengths) and lengths.min() < 1:
+        raise DataError(f"{file}: row {ids[lengths.argmin()]} has no words; expected one or more")
     groups = np.array([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)], dtype=np.int64)
-    return TokenFile(file, layout, ids, words, groups, plain_ranges(file, metadata, columns))
+    return TokenFile(file, layout, ids, lengths, groups, plain_ranges(file, metadata, columns))
 
 
 def has_moments(file: Path) -> bool:
-    """Return whether a token file holds standard deviations of its latents.
-
-    Raises:
-        DataError: not a Parquet file, or one without metadata.
-    """
+    """Return whether a token file holds standard deviations; DataError if it is none."""
     with _opened(file) as parquet:
         return _layout(parquet.schema_arrow, (), file).moments
 
@@ -102,18 +91,18 @@ def _opened(file: Path) -> Iterator[pq.ParquetFile]:
 
 
 def _layout(schema: pa.Schema, columns: Sequence[str], file: Path) -> TokenLayout:
-    """The `lightgen` metadata of a schema, checked together with its columns."""
+    """Return the `lightgen` metadata of a schema, checked together with its columns."""
     missing = [name for name in columns if name not in schema.names]
     if missing:
         raise DataError(f"{file}: without column {', '.join(missing)}; found {', '.join(schema.names)}")
-    found = (schema.metadata or {}).get(b"lightgen")
-    if found is None:
+    metadata = (schema.metadata or {}).get(b"lightgen")
+    if metadata is None:
         raise DataError(f"{file}: without the schema metadata `lightgen`; the tokens stage did not write it")
-    layout = json.loads(found)
+    layout = json.loads(metadata)
     wanted = [field.name for field in fields(TokenLayout) if field.default is MISSING]
-    if set(wanted) - layout.keys() or layout["dtype"] not in _DTYPES:
+    if set(wanted) - layout.keys() or layout["dtype"] not in DTYPES:
         raise DataError(
-            f"{file}: metadata `lightgen` is {layout}; expected {sorted(wanted)}, dtype one of {sorted(_DTYPES)}"
+            f"{file}: metadata `lightgen` is {layout}; expected {sorted(wanted)}, dtype one of {sorted(DTYPES)}"
         )
     return TokenLayout(**{name: layout[name] for name in wanted}, moments=layout.get("moments", False))
 
@@ -125,28 +114,28 @@ def _integers(column: pa.ChunkedArray, name: str, file: Path) -> np.ndarray:
 
 
 def check_sizes(piece: TokenFile) -> None:
-    """Raise DataError if the values of a row group are together longer or shorter than layout and `words` say."""
+    """Raise DataError if the values of a row group do not fit layout and text lengths."""
     starts = np.concatenate([[0], piece.groups]).cumsum()
-    words = np.diff(np.concatenate([[0], piece.words]).cumsum()[starts])
+    tokens = np.diff(np.concatenate([[0], piece.text_lengths]).cumsum()[starts])
     for column, ranges in piece.ranges.items():
-        expected = piece.groups * LENGTH_PREFIX_BYTES + piece.layout.bytes_of(column, piece.groups, words)
+        expected = piece.groups * LENGTH_PREFIX_BYTES + piece.layout.bytes_of(column, piece.groups, tokens)
         for group in np.flatnonzero(ranges[:, 1] - ranges[:, 0] != expected):
             raise _explained(piece, column, int(group), int(starts[group]))
 
 
 def _explained(piece: TokenFile, column: str, group: int, first: int) -> DataError:
-    """Explain which row of a row group, whose first is row `first` of the file, has the wrong size."""
+    """Name the row of wrong size in a row group that begins at row `first` of the file."""
     with pq.ParquetFile(piece.file) as parquet:
-        found = parquet.read_row_group(group, columns=[column])[column]
-    sizes = pc.fill_null(pc.binary_length(found), -1).to_numpy()
-    expected = piece.layout.bytes_of(column, 1, piece.words[first : first + len(sizes)])
+        values = parquet.read_row_group(group, columns=[column])[column]
+    sizes = pc.fill_null(pc.binary_length(values), -1).to_numpy()
+    expected = piece.layout.bytes_of(column, 1, piece.text_lengths[first : first + len(sizes)])
     for row in np.flatnonzero(sizes != expected):
         return wrong_size(piece.file, column, piece.ids[first + row], int(sizes[row]), int(expected[row]), piece.layout)
     return DataError(f"{piece.file}: row group {group} of column {column} is damaged; make the file again")
 
 
 def wrong_size(file: str | Path, column: str, row_id: int, found: int, expected: int, layout: TokenLayout) -> DataError:
-    """The error for a value of `found` bytes, or -1 where there is none."""
+    """Return the error for a value of `found` bytes, or -1 for none."""
     return DataError(
         f"{file}: {column} of row {row_id} has {'no value' if found < 0 else f'{found} bytes'}; expected {expected} "
         f"bytes of {layout.dtype}: the file does not match its metadata, make it again"

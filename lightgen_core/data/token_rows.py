@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.encoders.unique import unique_texts
 from lightgen_core.images.codec import decode_image, resize_square
 from lightgen_core.images.flip import is_flip_safe
 
@@ -24,13 +23,12 @@ def add_mirrored_rows(rows: pa.Table) -> tuple[pa.Table, np.ndarray]:
 def image_batches(
     rows: pa.Table, mirrored: np.ndarray, batch_size: int, size: int | None = None
 ) -> Iterator[np.ndarray]:
-    """Yield decoded images uint8 (n, height, width, 3), a batch at a time.
+    """Yield batches of decoded images uint8 (n, height, width, 3).
 
     Args:
         rows: with columns `id` and `image`, a struct with the encoded `bytes`.
         mirrored: (rows,) bool, True for images to be mirrored.
-        batch_size: images of a batch, at most.
-        size: side of the square that images are cropped and resized to, px; None keeps them as they are.
+        size: side of the square that images are cropped and resized to, px; None keeps them.
 
     Raises:
         ValueError: no size is given and images are of several.
@@ -65,8 +63,8 @@ def encode_captions(
     """Return columns `text` (states as bytes) and `text_length` (tokens), and how many captions were encoded."""
     from lightgen_core.encoders.dtypes import to_bytes  # late: it loads torch, and stages import this module
 
-    unique, inverse = unique_texts(captions)
-    states = text_encoder.encode(unique, padded=pad)
+    unique, inverse = np.unique(captions, return_inverse=True)
+    states = text_encoder.encode(unique.tolist(), padded=pad)
     text = [to_bytes(state, dtype) for state in states]
     return {"text": [text[i] for i in inverse], "text_length": [len(states[i]) for i in inverse]}, len(unique)
 

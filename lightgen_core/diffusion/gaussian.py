@@ -16,27 +16,27 @@ def interpolate_log_variance(
     low: Float[Tensor, "*rows 1"] | float,
     high: Float[Tensor, "*rows 1"] | float,
 ) -> Float[Tensor, "*rows values"]:
-    """From ``low`` at fraction -1 to ``high`` at fraction +1: how a learned log-variance is coded (Eq. 15)."""
+    """Interpolate from ``low`` at -1 to ``high`` at +1: the code of a learned log-variance (Eq. 15)."""
     share = (fraction + 1) / 2
     return share * high + (1 - share) * low
 
 
 def kl(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor) -> Tensor:
-    """KL(N(mean, variance) || N(other mean, other variance))."""
+    """Compute KL(N(mean, variance) || N(other mean, other variance))."""
     gap = log_variance - other_log_variance
     distance = (mean - other_mean).square() * torch.exp(-other_log_variance)
     return 0.5 * (gap.exp() - gap - 1.0 + distance)
 
 
 def normal_cdf(values: Tensor) -> Tensor:
-    """The standard normal's distribution function in the tanh approximation (Page 1977), as in the released loss."""
+    """Approximate the standard normal's distribution function by tanh (Page 1977), as in the released loss."""
     return 0.5 * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (values + 0.044715 * values**3)))
 
 
 def discretised_log_likelihood(target: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Log-probability of the bin of width 2/255 around ``target``; the bins beyond -0.999 and 0.999 reach to infinity.
+    """Compute the log-probability of the bin of width 2/255 around ``target``, to infinity beyond -0.999 and 0.999.
 
-    Meant for pixels in [-1, 1] (Ho et al. 2020, Eq. 13); the released model applies it to latents just so.
+    Meant for pixels in [-1, 1] (Ho et al. 2020, Eq. 13); the released model applies it to latents.
     """
     precision = torch.exp(-0.5 * log_variance)
     below_top = normal_cdf(precision * (target - mean + HALF_BIN))

@@ -25,11 +25,11 @@ class Objective(ABC):
 
     @abstractmethod
     def sample_timesteps(self, uniform: Float[Tensor, "*rows"]) -> Timestep:
-        """Training times from numbers uniform in [0, 1)."""
+        """Return training times from numbers uniform in [0, 1)."""
 
     @abstractmethod
     def alpha_sigma(self, timestep: Timestep) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows"]]:
-        """Shares of data and noise at a time."""
+        """Return the shares of data and noise at a time."""
 
     @abstractmethod
     def target(
@@ -41,29 +41,29 @@ class Objective(ABC):
     def to_x0_and_noise(
         self, prediction: Float[Tensor, "*rows values"], noisy: Float[Tensor, "*rows values"], timestep: Timestep
     ) -> tuple[Float[Tensor, "*rows values"], Float[Tensor, "*rows values"]]:
-        """Clean token and noise that a prediction at a noisy token stands for."""
+        """Return the clean token and the noise of a prediction at a noisy token."""
 
     def split_variance(self, output: Float[Tensor, "*rows outputs"]) -> tuple[Tensor, Tensor | None]:
-        """The head's output as prediction and, where it is learned, variance part."""
+        """Split the head's output into prediction and any learned variance."""
         return output, None
 
     def add_noise(
         self, x0: Float[Tensor, "*rows values"], timestep: Timestep, noise: Float[Tensor, "*rows values"]
     ) -> Float[Tensor, "*rows values"]:
-        """The token at a time on its path to noise."""
+        """Return the token at a time on its path to noise."""
         alpha, sigma = self.alpha_sigma(timestep)
         return alpha[..., None] * x0 + sigma[..., None] * noise
 
-    def error(
+    def residual(
         self,
         output: Float[Tensor, "*rows outputs"],
         x0: Float[Tensor, "*rows values"],
         timestep: Timestep,
         noise: Float[Tensor, "*rows values"],
-    ) -> Float[Tensor, "*rows"]:
-        """Squared error of the prediction, mean over channels."""
+    ) -> Float[Tensor, "*rows values"]:
+        """Compute prediction minus target."""
         prediction, _ = self.split_variance(output.float())
-        return (prediction - self.target(x0, timestep, noise)).square().mean(dim=-1)
+        return prediction - self.target(x0, timestep, noise)
 
     def loss(
         self,
@@ -72,8 +72,8 @@ class Objective(ABC):
         timestep: Timestep,
         noise: Float[Tensor, "*rows values"],
     ) -> Float[Tensor, "*rows"]:
-        """Compute the training loss per token: the error, and for ddpm the variance's bound too."""
-        return self.error(output, x0, timestep, noise)
+        """Compute the training loss per token: the squared error, and for ddpm the variance's bound too."""
+        return self.residual(output, x0, timestep, noise).square().mean(dim=-1)
 
 
 class Ddpm(Objective):
@@ -110,7 +110,7 @@ class Ddpm(Objective):
         timestep: Int[Tensor, "*rows"],
         noise: Float[Tensor, "*rows values"],
     ) -> Float[Tensor, "*rows"]:
-        """Squared error plus the variational bound, in which the prediction is held fixed (L_hybrid with weight 1)."""
+        """Compute the squared error plus the bound at a fixed prediction (L_hybrid with weight 1)."""
         prediction, variance = self.split_variance(output.float())
         error = (prediction - noise).square().mean(dim=-1)
         return error + self.variance_bound(prediction.detach(), variance, x0, timestep, noise)
@@ -123,7 +123,7 @@ class Ddpm(Objective):
         timestep: Int[Tensor, "*rows"],
         noise: Float[Tensor, "*rows values"],
     ) -> Float[Tensor, "*rows"]:
-        """One step's term of the bound, bits per channel: KL to the true posterior; at step 0 the likelihood."""
+        """Compute a step's term of the bound, bits per channel: KL to the true posterior; at step 0 the likelihood."""
         schedule = schedule_on(timestep.device)
         noisy = self.add_noise(x0, timestep, noise)
         clean, _ = self.to_x0_and_noise(prediction, noisy, timestep)
@@ -188,7 +188,7 @@ OBJECTIVES: dict[str, Objective] = {objective.name: objective for objective in (
 
 
 def get_objective(name: str) -> Objective:
-    """The objective of that name (`HeadConfig.objective`)."""
+    """Return the objective of a name (`HeadConfig.objective`)."""
     if name not in OBJECTIVES:
         raise ValueError(f"unknown objective {name!r}: choose one of {', '.join(OBJECTIVES)}")
     return OBJECTIVES[name]

@@ -35,14 +35,14 @@ class Schedule(NamedTuple):
 
 
 def cosine_alpha_bar() -> np.ndarray:
-    """Share of signal power left after each of the 1,000 training steps, float64 (1000,)."""
+    """Return the share of signal power after each of the 1,000 training steps, float64 (1000,)."""
     ends = np.arange(NUM_TRAIN_STEPS + 1) / NUM_TRAIN_STEPS
     power = np.cos((ends + COSINE_OFFSET) / (1 + COSINE_OFFSET) * math.pi / 2) ** 2
     return np.cumprod(1 - np.minimum(1 - power[1:] / power[:-1], LARGEST_BETA))
 
 
 def spaced_steps(count: int) -> np.ndarray:
-    """``count`` of the training steps, evenly spread, first and last among them (one step: the first), int64."""
+    """Return ``count`` training steps, evenly spread from first to last (one: the first), int64."""
     if not 1 <= count <= NUM_TRAIN_STEPS:
         raise ValueError(f"a ddpm head takes 1 to {NUM_TRAIN_STEPS} steps, got {count}: set head_steps in this range")
     stride = (NUM_TRAIN_STEPS - 1) / (count - 1) if count > 1 else 1.0
@@ -52,7 +52,7 @@ def spaced_steps(count: int) -> np.ndarray:
 
 @functools.cache
 def schedule_on(device: torch.device) -> Schedule:
-    """The schedule on a device; copied there once, so that a training step does not wait for the copy."""
+    """Return the schedule on a device, copied there once, so that no training step waits for it."""
     alpha_bar = cosine_alpha_bar()
     previous = np.append(1.0, alpha_bar[:-1])
     beta = 1 - alpha_bar / previous

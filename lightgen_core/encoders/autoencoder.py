@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightgen_core.encoders.model_ref import ModelRef, parse_model_ref
+from lightgen_core.encoders.model_ref import parse_model_ref
 
 CLASSES = ("AutoencoderKL", "AutoencoderDC")
 """diffusers classes that can be loaded; a folder's config.json names its own."""
@@ -21,9 +21,8 @@ class CodecError(ValueError):
 class LatentCodec:
     """Images uint8 (n, height, width, 3) <-> latents float32 (n, channels, height / stride, width / stride).
 
-    Latents are normalised as the model's configuration says: less `shift_factor` (AutoencoderKL only), times
-    `scaling_factor`, so that their mean is about 0 and their variance about 1. An AutoencoderKL `has_moments`: its
-    encoder gives a normal distribution of latents, of which `encode` takes the mean.
+    Latents are normalised by the model's configuration to mean 0 and variance 1: less `shift_factor` (AutoencoderKL
+    only), times `scaling_factor`. An AutoencoderKL `has_moments`: its encoder gives a normal distribution of latents.
     """
 
     def __init__(self, model: diffusers.ModelMixin) -> None:
@@ -39,34 +38,28 @@ class LatentCodec:
         self.stride = 2 ** (len(stages) - 1)
 
     @classmethod
-    def load(
-        cls,
-        reference: str,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> Self:
+    def load(cls, reference: str, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
         """Load "zoo:autoencoder", a folder, or a hub id (see `lightgen_core.encoders.model_ref`); safetensors only.
-
-        A hub id of a whole pipeline ends with its folder: "stabilityai/stable-diffusion-3.5-large/vae@<commit>".
 
         Raises:
             CodecError: the model is of another class.
             ModelNotFound: nothing is at the path.
             OSError: there is no such model on the hub, or its weights are not safetensors.
         """
-        where = parse_model_ref(reference)
-        name = _class_name(where)
+        ref = parse_model_ref(reference)
+        if ref.path is not None and not (ref.path / "config.json").is_file():
+            raise CodecError(f"{ref.path} has no config.json; give the folder that save_pretrained wrote")
+        name = str(diffusers.AutoencoderDC.load_config(ref.source, **ref.options).get("_class_name"))
         if name not in CLASSES:
             raise CodecError(f"{reference} holds a model of class {name}, expected {' or '.join(CLASSES)}")
         model = getattr(diffusers, name).from_pretrained(
-            where.source, torch_dtype=dtype, use_safetensors=True, low_cpu_mem_usage=False, **where.options
+            ref.source, torch_dtype=dtype, use_safetensors=True, low_cpu_mem_usage=False, **ref.options
         )
         return cls(model.to(device))
 
     @torch.inference_mode()
     def encode(self, images: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
-        """Latents of images uint8 (n, height, width, 3); of an AutoencoderKL, the mean.
+        """Encode images uint8 (n, height, width, 3) to latents; of an AutoencoderKL, the mean.
 
         Raises:
             CodecError: not uint8, not (n, height, width, 3), or sides that are not multiples of the stride.
@@ -77,18 +70,15 @@ class LatentCodec:
 
     @torch.inference_mode()
     def moments(self, images: NDArray[np.uint8] | Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Mean (what `encode` gives) and standard deviation of the latents of images uint8 (n, height, width, 3).
-
-        mean + std * standard normal noise is a normalised latent of the encoder's distribution, whose log variance
-        diffusers clamps to [-30, 20].
+        """Return mean (as `encode`) and standard deviation of the latents of images uint8 (n, height, width, 3).
 
         Raises:
             CodecError: an autoencoder without a distribution (`has_moments`), or as `encode`.
         """
         if not self.has_moments:
             raise CodecError(f"{type(self.model).__name__} gives one latent and no standard deviation of it")
-        found = self._encoded(images).latent_dist
-        mean, std = (found.mean.float() - self._shift) * self._scale, found.std.float() * self._scale
+        latents = self._encoded(images).latent_dist
+        mean, std = (latents.mean.float() - self._shift) * self._scale, latents.std.float() * self._scale
         return mean.cpu().numpy(), std.cpu().numpy()
 
     def _encoded(self, images: NDArray[np.uint8] | Tensor) -> Any:
@@ -104,21 +94,10 @@ class LatentCodec:
 
     @torch.inference_mode()
     def decode(self, latents: NDArray[np.float32] | Tensor) -> NDArray[np.uint8]:
-        """Images uint8 (n, height, width, 3) of normalised latents (n, channels, h, w).
-
-        Raises:
-            CodecError: latents of another number of channels.
-        """
+        """Decode latents (n, channels, h, w), else CodecError, to images uint8 (n, height, width, 3)."""
         values = torch.as_tensor(latents)
         if values.ndim != 4 or values.shape[1] != self.channels:
             raise CodecError(f"found latents {tuple(values.shape)}, expected (n, {self.channels}, height, width)")
         raw = values.to(self.model.device, torch.float32) / self._scale + self._shift
         decoded = self.model.decode(raw.to(self.model.dtype)).sample
         return decoded.float().clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
-def _class_name(where: ModelRef) -> str:
-    """The class that the model's own config.json names."""
-    if where.path is not None and not (where.path / "config.json").is_file():
-        raise CodecError(f"{where.path} has no config.json; give the folder that save_pretrained wrote")
-    return str(diffusers.AutoencoderDC.load_config(where.source, **where.options).get("_class_name"))

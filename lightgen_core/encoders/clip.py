@@ -16,7 +16,6 @@ from torchvision.transforms.v2 import functional as transforms
 
 from lightgen_core.encoders.dtypes import PRECISIONS
 from lightgen_core.encoders.model_ref import ModelRef, parse_model_ref
-from lightgen_core.encoders.unique import unique_texts
 
 _FILES = ["open_clip_*.safetensors", "*.json", "*.txt", "*.model"]
 
@@ -72,11 +71,7 @@ class Clip:
 
     @torch.inference_mode()
     def embed_images(self, images: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
-        """Unit vectors (n, width) of images uint8 (n, height, width, 3).
-
-        Raises:
-            ClipError: images of another type or shape.
-        """
+        """Return unit vectors (n, width) of images uint8 (n, height, width, 3); ClipError for others."""
         images = torch.as_tensor(images)
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
             found = f"{images.dtype} {tuple(images.shape)}"
@@ -85,7 +80,7 @@ class Clip:
         return _unit([self.model.encode_image(self._preprocess(batch)) for batch in batches])
 
     def embed_image_list(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Unit vectors (n, width) of images (height, width, 3) of any sizes; those of one size go together."""
+        """Return unit vectors (n, width) of images (height, width, 3) of any sizes, batched by size."""
         by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for row, image in enumerate(images):
             by_size[image.shape].append(row)
@@ -96,53 +91,53 @@ class Clip:
 
     @torch.inference_mode()
     def embed_texts(self, captions: list[str]) -> NDArray[np.float32]:
-        """Unit vectors (n, width) of captions."""
+        """Return unit vectors (n, width) of captions."""
         tokens = self.tokenizer(captions).to(self.device)
         return _unit([self.model.encode_text(batch) for batch in tokens.split(self.batch_size)])
 
-    def scores(self, images: Sequence[NDArray[np.uint8]], captions: list[str]) -> NDArray[np.float32]:
-        """Cosine of each image (height, width, 3), of any size, with its caption: (n,)."""
-        unique, inverse = unique_texts(captions)
-        text = self.embed_texts(unique)[inverse]
+    def scores(self, images: Sequence[NDArray[np.uint8]], captions: Sequence[str]) -> NDArray[np.float32]:
+        """Return the cosine (n,) of each image (height, width, 3), of any size, with its caption."""
+        unique, inverse = np.unique(captions, return_inverse=True)
+        text = self.embed_texts(unique.tolist())[inverse]
         return (self.embed_image_list(images) * text).sum(axis=1)
 
     def _preprocess(self, images: Tensor) -> Tensor:
-        """Resized, cropped and normalised as the model's configuration says, a batch at a time: (n, 3, side, side)."""
-        asked = self.preprocessing
+        """Resize, crop and normalise a batch as the model's configuration says: (n, 3, side, side)."""
+        config = self.preprocessing
         values = images.to(self.device).permute(0, 3, 1, 2)
-        size = [asked.size, asked.size] if isinstance(asked.size, int) else list(asked.size)
+        size = [config.size, config.size] if isinstance(config.size, int) else list(config.size)
         if list(values.shape[2:]) != size:
-            values = resized(values, size, asked)
-        mean, deviation = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (asked.mean, asked.std))
+            values = resized(values, size, config)
+        mean, deviation = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (config.mean, config.std))
         return ((values.float() / 255 - mean) / deviation).to(self._dtype)
 
 
-def resized(values: Tensor, size: list[int], asked: open_clip.transform.PreprocessCfg) -> Tensor:
-    """Images (n, 3, height, width) brought to `size`: squashed, or scaled by one edge and then cropped or padded."""
+def resized(values: Tensor, size: list[int], config: open_clip.transform.PreprocessCfg) -> Tensor:
+    """Bring images (n, 3, height, width) to `size`: squashed, or scaled by one edge and then cropped or padded."""
     source = values.shape[2:]
-    scales = [wanted / found for wanted, found in zip(size, source, strict=True)]
+    scales = [target / edge for target, edge in zip(size, source, strict=True)]
     scaled = size
-    if asked.resize_mode != "squash":
-        scale = max(scales) if asked.resize_mode == "shortest" else min(scales)
+    if config.resize_mode != "squash":
+        scale = max(scales) if config.resize_mode == "shortest" else min(scales)
         scaled = [max(1, int(edge * scale + 1e-6)) for edge in source]
-    mode = transforms.InterpolationMode(asked.interpolation)
+    mode = transforms.InterpolationMode(config.interpolation)
     values = transforms.resize(values, scaled, interpolation=mode, antialias=True)
     if scaled != size:
         # torchvision's CenterCrop rounds the cropped margin to even, its padding down; a negative padding crops.
-        spare = [wanted - found for wanted, found in zip(size[::-1], scaled[::-1], strict=True)]
+        spare = [target - edge for target, edge in zip(size[::-1], scaled[::-1], strict=True)]
         left, top = (room // 2 if room > 0 else -round(-room / 2) for room in spare)
         right, bottom = size[1] - scaled[1] - left, size[0] - scaled[0] - top
-        values = transforms.pad(values, [left, top, right, bottom], fill=asked.fill_color)
+        values = transforms.pad(values, [left, top, right, bottom], fill=config.fill_color)
     return values
 
 
 def _unit(parts: list[Tensor]) -> NDArray[np.float32]:
-    """Vectors of norm 1 to fp32's precision, whatever they were computed in."""
+    """Normalise vectors to norm 1 in fp32, whatever they were computed in."""
     return functional.normalize(torch.cat(parts).float(), dim=-1).cpu().numpy()
 
 
 def _folder(where: ModelRef) -> Path:
-    """A folder with open_clip's configuration and safetensors, downloaded where it has to be."""
+    """Return a folder with open_clip's configuration and safetensors, downloaded if need be."""
     if where.path is not None:
         folder = where.path
     elif where.revision is None and where.here() is None:

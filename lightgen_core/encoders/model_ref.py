@@ -27,11 +27,7 @@ class ModelNotFound(ValueError):
 
 
 def resolve(reference: str) -> str:
-    """The packaged folder of a zoo reference ("zoo:autoencoder"); any other reference unchanged.
-
-    Raises:
-        ModelNotFound: a zoo reference to a model that the zoo does not have.
-    """
+    """Return the folder of a zoo reference, any other unchanged; ModelNotFound if the zoo does not have it."""
     if not reference.startswith(PREFIX):
         return reference
     name = reference.removeprefix(PREFIX)
@@ -77,15 +73,15 @@ class ModelRef:
         for config in _CONFIGS:
             name = f"{self.subfolder}/{config}" if self.subfolder else config
             try:
-                found = try_to_load_from_cache(self.repository, name, revision=self.revision)
+                file = try_to_load_from_cache(self.repository, name, revision=self.revision)
             except HFValidationError:
                 return None
-            if isinstance(found, str):
-                return Path(found).parent
+            if isinstance(file, str):
+                return Path(file).parent
         return None
 
     def commit(self) -> str | None:
-        """The commit of a hub model that the local cache holds for this revision; None: a folder, or not here."""
+        """Return the commit of a hub model that the local cache holds; None: a folder, or not here."""
         here = self.here()
         if self.path is not None or here is None:
             return None

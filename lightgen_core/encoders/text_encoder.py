@@ -27,7 +27,7 @@ class TextEncoderError(ValueError):
 
 
 class TextEncoder:
-    """Captions to ragged states: one float32 array (words, width) for each, its special tokens included.
+    """Captions to ragged states: one float32 array (text tokens, width) for each, special tokens included.
 
     Captions of equal length are encoded together and not padded, so the states of a caption are those it has alone,
     to the float noise of matrix products of another size.
@@ -72,9 +72,9 @@ class TextEncoder:
         Llama, Gemma, ...) everything below its output layer.
 
         Args:
-            max_length: tokens of a caption, its special ones included; what is longer is cut.
-            layer: whose states, counted as in transformers' `hidden_states`: 0 the embeddings, -1 the last, with the
-                final norm; the others come without it, and can be too large for float16.
+            max_length: tokens of a caption, its special ones included; a longer one is cut.
+            layer: as in transformers' `hidden_states`: 0 the embeddings, -1 the last, with the final norm; the others
+                come without it, and can be too large for float16.
             dtype: of weights and arithmetic. T5 overflows in float16.
 
         Raises:
@@ -98,21 +98,20 @@ class TextEncoder:
 
     @torch.inference_mode()
     def encode(self, captions: list[str], *, padded: bool = False) -> list[NDArray[np.float32]]:
-        """States of each caption, in order; equal captions are encoded once and share one array.
+        """Return the states of each caption, in order; equal captions are encoded once and share one array.
 
-        padded: states of `max_length` words for every caption, as the released LightGen caches them. A padding word's
-        state is not zero: it has read the caption, though no word reads padding. For students with `attend_to_padding`.
+        padded: `max_length` states of every caption, those of padding not zero, for students with `attend_to_padding`.
         """
         unique = list(dict.fromkeys(captions))
         if not unique:
             return []
-        words = self.tokenizer(unique, truncation=True, max_length=self.max_length)["input_ids"]
+        captions_ids = self.tokenizer(unique, truncation=True, max_length=self.max_length)["input_ids"]
         # A decoder's tokenizer may add nothing to an empty caption, and may have no token for padding.
-        words = [tokens or [self.tokenizer.eos_token_id] for tokens in words]
+        captions_ids = [tokens or [self.tokenizer.eos_token_id] for tokens in captions_ids]
         longest = self.max_length if padded else 0
         padding = self.tokenizer.eos_token_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
-        ids = [tokens + [padding] * (longest - len(tokens)) for tokens in words]
-        masks = [[1] * len(tokens) + [0] * (longest - len(tokens)) for tokens in words]
+        ids = [tokens + [padding] * (longest - len(tokens)) for tokens in captions_ids]
+        masks = [[1] * len(tokens) + [0] * (longest - len(tokens)) for tokens in captions_ids]
         by_length: dict[int, list[int]] = defaultdict(list)
         for row, tokens in enumerate(ids):
             by_length[len(tokens)].append(row)

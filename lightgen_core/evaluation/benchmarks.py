@@ -14,14 +14,11 @@ Benchmark = Literal["scene", "geneval", "prompts"]
 def benchmark_prompts(
     benchmark: Benchmark, per_category: int | None, *, world: World, seed: int, file: Path | None = None
 ) -> list[Prompt]:
-    """Return the prompts of a benchmark, category by category.
+    """Return at most `per_category` (None: all) prompts of each category of a benchmark.
 
     Args:
         benchmark: "scene": held-out captions of a world; "geneval": 553 of GenEval's form, or its authors' own from
             `file`; "prompts": those of `file`, or those of GenEval's form.
-        per_category: prompts of each category at most; None for all, which in the scene world is every phrasing.
-        world: "scene": what can be said.
-        seed: "scene": of the choice of captions.
         file: "geneval": `evaluation_metadata.jsonl`; "prompts": a `.txt` or `.jsonl` of captions.
 
     Raises:

@@ -70,16 +70,13 @@ class Detector:
         for result in self.processor.post_process_instance_segmentation(
             output, threshold=CONFIDENCE, target_sizes=sizes, return_binary_maps=True
         ):
-            segments = result["segments_info"]  # empty: the map beside it then holds no mask
-            yield [
-                self._detected(segment, result["segmentation"][index].cpu().numpy() > 0)
-                for index, segment in enumerate(segments)
-            ]
-
-    def _detected(self, segment: dict[str, Any], mask: Bool[np.ndarray, "height width"]) -> DetectedObject:
-        down, across = np.nonzero(mask)
-        box = (int(across.min()), int(down.min()), int(across.max()) + 1, int(down.max()) + 1)
-        return DetectedObject(self.names[segment["label_id"]], segment["score"], box, mask)
+            objects = []
+            for index, segment in enumerate(result["segments_info"]):  # empty: the map beside it then holds no mask
+                mask = result["segmentation"][index].cpu().numpy() > 0
+                down, across = np.nonzero(mask)
+                box = (int(across.min()), int(down.min()), int(across.max()) + 1, int(down.max()) + 1)
+                objects.append(DetectedObject(self.names[segment["label_id"]], segment["score"], box, mask))
+            yield objects
 
 
 class ColorNamer:
@@ -112,28 +109,13 @@ class GenEvalJudge:
     def __init__(self, detector: Detector, name_colors: ColorNamer) -> None:
         self.detector, self.name_colors = detector, name_colors
 
-    @classmethod
-    def load(cls, detector: str, color_model: str, device: torch.device | str) -> Self:
-        """Load the detector and the CLIP that names colours.
-
-        Raises:
-            DetectorError: the first is no Mask2Former of COCO's classes.
-            ClipError: the second is no CLIP.
-            OSError: a model is not there.
-        """
-        return cls(Detector.load(detector, device=device), ColorNamer(Clip.load(color_model, device=device)))
-
     def __call__(
         self, images: Sequence[UInt8[np.ndarray, "height width 3"]], prompts: Sequence[Prompt]
-    ) -> Bool[np.ndarray, " pictures"]:
+    ) -> Bool[np.ndarray, " images"]:
         """Return, for each image, whether it shows what its prompt demands."""
-        verdicts = [
-            satisfies(
-                image,
-                group_by_class(detected, prompt.category),
-                Requirement.model_validate_json(prompt.meaning),
-                self.name_colors,
-            )
-            for image, prompt, detected in zip(images, prompts, self.detector(images), strict=True)
-        ]
+        verdicts = []
+        for image, prompt, detected in zip(images, prompts, self.detector(images), strict=True):
+            objects = group_by_class(detected, prompt.category)
+            required = Requirement.model_validate_json(prompt.meaning)
+            verdicts.append(satisfies(image, objects, required, self.name_colors))
         return np.array(verdicts, dtype=bool)

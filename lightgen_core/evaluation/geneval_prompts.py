@@ -50,10 +50,7 @@ _SEED = 553
 
 
 class Clause(BaseModel):
-    """Objects of one class that an image must show, or, with `exclude`, must not: GenEval's clause.
-
-    `position` is a relation and the place, among the clauses before this one, of what it is seen from.
-    """
+    """Objects of one class that an image must show or not; `position` is a relation and the earlier clause's index."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 

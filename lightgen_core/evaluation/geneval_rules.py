@@ -23,14 +23,7 @@ _NOTHING = 1e-3  # px
 
 @dataclass(frozen=True)
 class DetectedObject:
-    """An object found in an image.
-
-    Attributes:
-        name: its class, as prompts name it.
-        score: the detector's confidence, 0 to 1.
-        box: left, top, right, bottom, px; right and bottom are the first pixel beyond it.
-        mask: its pixels, of the image's size.
-    """
+    """A detected object; `score` from 0 to 1; `box` is left, top, right, bottom, px, the last two beyond it."""
 
     name: str
     score: float
@@ -62,12 +55,6 @@ def satisfies(
 
     Colour and position are those of the surest objects, as many as the clause asks for. What an image shows beyond
     the prompt does not count against it, except more objects than a counting prompt names.
-
-    Args:
-        image: sRGB.
-        by_class: as `group_by_class` returns them.
-        required: what the prompt demands.
-        name_colors: asked only where the clause names a colour and enough objects were found.
     """
     placed: list[list[DetectedObject]] = []
     for clause in required.include:

@@ -21,27 +21,22 @@ class Judge(Protocol):
 
     def __call__(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> np.ndarray:
         """Return, for each image uint8 (height, width, 3), whether it is right: (n,) bool."""
-        ...
 
 
 def load_judge(benchmark: Benchmark, detector: str, color_model: str, device: "torch.device") -> Judge | None:
     """Return the judge of a benchmark's images, None if there is none.
 
     Args:
-        benchmark: by name.
-        detector: "geneval": a Mask2Former of COCO's classes.
-        color_model: "geneval": the CLIP that names colours.
-        device: "geneval": where the two work.
+        detector, color_model: "geneval": a Mask2Former of COCO's classes, and the CLIP that names colours.
 
     Raises:
         DetectorError, ClipError, OSError: "geneval": a model that is not there, or not of that kind.
     """
     if benchmark == "geneval":
-        from lightgen_core.evaluation.geneval import GenEvalJudge
+        from lightgen_core.encoders.clip import Clip
+        from lightgen_core.evaluation.geneval import ColorNamer, Detector, GenEvalJudge
 
-        return GenEvalJudge.load(detector, color_model, device)
-    return _scene_judge if benchmark == "scene" else None
-
-
-def _scene_judge(images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> np.ndarray:
-    return judge_scenes(images, [prompt.meaning for prompt in prompts])
+        return GenEvalJudge(Detector.load(detector, device=device), ColorNamer(Clip.load(color_model, device=device)))
+    if benchmark == "scene":
+        return lambda images, prompts: judge_scenes(images, [prompt.meaning for prompt in prompts])
+    return None

@@ -16,13 +16,7 @@ from lightgen_core.images.codec import encode_png
 
 
 def choose_caption_rows(tokens: pa.Table, count: int, seed: int) -> NDArray[np.int64]:
-    """Return ascending indices of training rows, one for each chosen caption, evenly over topics.
-
-    Args:
-        tokens: with columns `caption`, `topic` and `flipped`; mirrored rows are not chosen.
-        count: of captions, at most.
-        seed: of the choice.
-    """
+    """Return ascending indices of at most `count` training rows of different captions, evenly over topics."""
     order = np.random.default_rng(seed).permutation(len(tokens))
     order = order[~tokens["flipped"].to_numpy()[order]]  # the teacher's images are not mirrored
     captions = tokens["caption"].combine_chunks().dictionary_encode().indices.to_numpy()
@@ -43,21 +37,17 @@ def pair_rows(
     margin: float,
     dtype: str,
 ) -> list[dict[str, Any]]:
-    """Return the row of each caption that has a usable pair.
+    """Return the row of each caption that has a usable pair (see `choose_pair`).
 
     Args:
         rows: of `tokens`, one for each caption; `latents` are the teacher's.
         teacher_images: encoded, one for each row.
         images: (rows * samples, height, width, 3) uint8, the student's.
         latents: (rows * samples, channels, height, width), of the same samples.
-        sample_scores: of the student's images.
-        teacher_scores: of the teacher's images.
-        kind: which image may win; see `choose_pair`.
-        margin: least difference between winner and loser.
         dtype: number format of the stored latents.
     """
     samples, pairs = sample_scores.shape[1], []
-    for index, row in enumerate(rows):
+    for index, (row, image) in enumerate(zip(rows, teacher_images, strict=True)):
         pair = choose_pair(sample_scores[index], teacher_scores[index], kind, margin)
         if pair is None:
             continue
@@ -72,10 +62,7 @@ def pair_rows(
                 "loser": to_bytes(latents[loser], dtype),
                 "text": row["text"],
                 "text_length": row["text_length"],
-                "winner_image": {
-                    "bytes": teacher_images[index] if winner is None else encode_png(images[winner]),
-                    "path": None,
-                },
+                "winner_image": {"bytes": image if winner is None else encode_png(images[winner]), "path": None},
                 "loser_image": {"bytes": encode_png(images[loser]), "path": None},
             }
         )

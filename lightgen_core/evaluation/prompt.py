@@ -1,7 +1,10 @@
 """A prompt of a benchmark, and prompts from a file. Free of torch."""
 
 import json
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +19,7 @@ class PromptFileError(ValueError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """Prompt to generate an image from and to judge it by.
-
-    Attributes:
-        caption: the student's input.
-        category: prompts of one category are scored together; of a scored benchmark, one of GenEval's six.
-        meaning: what a right image shows, in the judge's form; equal where the same images are right.
-    """
+    """Caption to generate an image from, its category, and its meaning in the judge's form."""
 
     caption: str
     category: str
@@ -31,15 +28,8 @@ class Prompt:
 
 def limit_per_category(prompts: list[Prompt], per_category: int | None) -> list[Prompt]:
     """Return the first prompts of each category, in their order; None keeps all."""
-    if per_category is None:
-        return prompts
-    seen: dict[str, int] = {}
-    kept = []
-    for prompt in prompts:
-        seen[prompt.category] = seen.get(prompt.category, 0) + 1
-        if seen[prompt.category] <= per_category:
-            kept.append(prompt)
-    return kept
+    seen: defaultdict[str, Iterator[int]] = defaultdict(count)
+    return [prompt for prompt in prompts if per_category is None or next(seen[prompt.category]) < per_category]
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -91,11 +81,7 @@ def _object(path: Path, number: int, line: str) -> dict[str, object]:
 
 
 def mismatched_prompts(prompts: list[Prompt], seed: int) -> np.ndarray:
-    """Return for each prompt the index of one with another meaning.
-
-    The control of the scores. Every prompt is used once, as far as meanings allow: the prompts are laid out at random
-    in a ring and each takes the next one that means something else.
-    """
+    """Return for each prompt the index of one with another meaning: the next such in a random ring of them all."""
     ring = np.random.default_rng(seed).permutation(len(prompts))
     other = np.empty(len(prompts), dtype=np.int64)
     for position, index in enumerate(ring):

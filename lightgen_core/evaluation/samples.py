@@ -17,15 +17,7 @@ if TYPE_CHECKING:
 
 
 def samples_of(student: int, prompts: int, images: int, start: int, stop: int) -> list[tuple[int, int, int]]:
-    """Return row, prompt and image of a student's samples among rows `start` to `stop`; students follow one another.
-
-    Args:
-        student: index of the student.
-        prompts: number of prompts.
-        images: number for each prompt and student.
-        start: first row.
-        stop: row after the last.
-    """
+    """Return row, prompt and image index of a student's samples in rows [start, stop); students come in turn."""
     first = student * prompts * images
     rows = range(max(start, first), min(stop, first + prompts * images))
     return [(row, *divmod(row - first, images)) for row in rows]
@@ -63,13 +55,10 @@ def score_samples(
 
     Args:
         tables: of `sample_row`s; each student's rows come in the order of prompts.
-        students: names, in the order of the result.
-        prompts: all prompts.
-        shuffled: (prompts,) index of the other prompt for each.
+        mismatched_prompts: (prompts,) index of the other prompt for each.
         judge: of the shuffled images.
         images: number for each prompt and student.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
+        seed, resamples: of the bootstrap.
     """
     others = [prompts[index] for index in mismatched_prompts]
     verdicts: dict[str, list[bool]] = {name: [] for name in (*students, "shuffled")}

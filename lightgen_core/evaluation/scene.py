@@ -12,10 +12,7 @@ from lightgen_core.scene.vocabulary import CATEGORIES
 
 
 def scene_prompts(world: World, per_category: int | None, seed: int) -> list[Prompt]:
-    """Return `per_category` different captions of each category, evenly over the category's held-out meanings.
-
-    A category whose meanings have fewer phrasings than that gives all of them; None asks for all.
-    """
+    """Return `per_category` (None: all) different captions of each category, evenly over its held-out meanings."""
     rng = np.random.default_rng(seed)
     prompts: list[Prompt] = []
     for category in CATEGORIES:

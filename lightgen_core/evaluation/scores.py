@@ -11,14 +11,7 @@ from lightgen_core.intervals import bootstrap_mean, macro_mean
 def score_table(
     correct: np.ndarray, prompts: Sequence[Prompt], seed: int, resamples: int
 ) -> dict[str, dict[str, float | int]]:
-    """Return `overall` and each category's score with a 95 % interval, bootstrapped over prompts.
-
-    Args:
-        correct: (prompts, images) bool.
-        prompts: one for each row.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
-    """
+    """Return `overall` and each category's score of `correct` (prompts, images), bootstrapped over prompts."""
     images = correct.shape[1]
     by_category: dict[str, tuple[np.ndarray, list[str]]] = {}
     for category in dict.fromkeys(prompt.category for prompt in prompts):

@@ -14,10 +14,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def decode_image(data: bytes) -> np.ndarray:
-    """Decode an image of this package to uint8 (height, width, 3).
-
-    Images from elsewhere go through `SafeImageDecoder`.
-    """
+    """Decode an image that this package wrote to uint8 (height, width, 3); for others see `SafeImageDecoder`."""
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))
 

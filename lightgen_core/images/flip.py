@@ -16,9 +16,6 @@ _QUOTED = re.compile(r'["“”„«»]')
 
 
 def is_flip_safe(caption: str) -> bool:
-    """Return whether a caption holds for the mirrored image: no sides, no writing.
-
-    A list of English words decides, on the careful side: an image that is not flipped costs less than a wrong one.
-    """
+    """Return whether a caption holds for the mirrored image, by English words of sides and writing."""
     words = re.findall(r"[a-z]+", caption.lower())
     return not _QUOTED.search(caption) and _BREAKS.isdisjoint(words)

@@ -20,11 +20,9 @@ class ImageSet(Protocol):
 
     def samples(self) -> Iterator[Sample | BadSample]:
         """Yield samples, and bad samples as far as they show without reading images."""
-        ...
 
     def read(self, ranges: Sequence[ByteRange]) -> Iterator[bytes | Rejected]:
-        """Yield the bytes of each range or an error; rising ranges take one pass."""
-        ...
+        """Yield the bytes of each range or an error; ascending ranges take one pass."""
 
 
 def open_image_set(
@@ -43,7 +41,6 @@ def open_image_set(
             (jpg + json, jpg + txt); folder: such files in a folder; parquet: as Hugging Face `datasets` writes it.
         caption_fields: JSON fields or Parquet columns of the caption; the first one present counts.
         image_column: parquet: an Image feature, or encoded images as bytes.
-        picture_bytes: size limit of an encoded image.
 
     Raises:
         ImageSetError: no such file or folder, or nothing of that format in it.

@@ -10,10 +10,7 @@ Result = TypeVar("Result")
 
 
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """Yield `function(item)` in order, at most twice as many items ahead as threads.
-
-    An error is raised in its item's turn; calls that have not begun by then are dropped.
-    """
+    """Yield `function(item)` in order, 2 x `threads` items ahead; an error in its turn drops calls not begun."""
     pool = ThreadPoolExecutor(threads)
     pending: deque[Future[Result]] = deque()
     try:

@@ -26,9 +26,7 @@ class ParquetSet:
     max_image_bytes: int
 
     def samples(self) -> Iterator[Sample | BadSample]:
-        """Yield samples and bad samples.
-
-        A damaged file gives the rows before the damage and one bad sample.
+        """Yield samples and bad samples, of a damaged file the rows before the damage and one bad sample.
 
         Raises:
             ImageSetError: a readable file has no column of captions or of images.
@@ -48,17 +46,13 @@ class ParquetSet:
 
     def _caption_column(self, file: pq.ParquetFile, name: str) -> str:
         columns = file.schema_arrow
+        present = f"{name} has columns {', '.join(columns.names)}"
         caption = next((field for field in self.caption_fields if field in columns.names), None)
-        if caption is None or not _is_text(columns.field(caption).type):
-            expected = ", ".join(self.caption_fields)
-            raise ImageSetError(
-                f"{name} has columns {', '.join(columns.names)}; expected captions in one of {expected}"
-            )
+        if caption is None or columns.field(caption).type not in (pa.string(), pa.large_string()):
+            raise ImageSetError(f"{present}; expected captions in one of {', '.join(self.caption_fields)}")
         if self._image_leaf(columns) is None:
-            raise ImageSetError(
-                f"{name} has columns {', '.join(columns.names)}; expected images in {self.image_column!r}: bytes, or "
-                "an Image feature with embedded bytes"
-            )
+            expected = f"images in {self.image_column!r}: bytes, or an Image feature with embedded bytes"
+            raise ImageSetError(f"{present}; expected {expected}")
         return caption
 
     def _image_leaf(self, columns: pa.Schema) -> str | None:
@@ -68,29 +62,29 @@ class ParquetSet:
         arrow_type = columns.field(self.image_column).type
         if pa.types.is_struct(arrow_type) and arrow_type.get_field_index("bytes") >= 0:
             return f"{self.image_column}.bytes"
-        return self.image_column if pa.types.is_binary(arrow_type) or pa.types.is_large_binary(arrow_type) else None
+        return self.image_column if arrow_type in (pa.binary(), pa.large_binary()) else None
 
     def read(self, ranges: Sequence[ByteRange]) -> Iterator[bytes | Rejected]:
-        """Yield images; rising rows read each row group once."""
+        """Yield images; ascending rows read each row group once."""
         for name, group in groupby(ranges, key=lambda byte_range: byte_range.file):
             rows = [byte_range.start for byte_range in group]
             done = 0
             try:
                 for value in self._rows(self.base / name, rows):
-                    yield self._checked(value)
+                    if value is None:
+                        detail = "the picture is not embedded; paths in a data set are not followed"
+                        yield Rejected(Reason.NO_IMAGE, detail)
+                    elif len(value) > self.max_image_bytes:
+                        detail = f"{len(value)} bytes; at most {self.max_image_bytes}"
+                        yield Rejected(Reason.IMAGE_TOO_LARGE, detail)
+                    else:
+                        yield value
                     done += 1
             except (pa.ArrowException, OSError) as error:
                 yield from (_corrupt(error) for _ in rows[done:])
 
-    def _checked(self, value: bytes | None) -> bytes | Rejected:
-        if value is None:
-            return Rejected(Reason.NO_IMAGE, "the picture is not embedded; paths in a data set are not followed")
-        if len(value) > self.max_image_bytes:
-            return Rejected(Reason.IMAGE_TOO_LARGE, f"{len(value)} bytes; at most {self.max_image_bytes}")
-        return value
-
     def _rows(self, path: Path, rows: Sequence[int]) -> Iterator[bytes | None]:
-        """Yield the encoded images of rising rows of a file."""
+        """Yield the encoded images of ascending rows of a file."""
         with pq.ParquetFile(path) as file:
             leaf = self._image_leaf(file.schema_arrow)
             remaining = iter(rows)
@@ -124,7 +118,3 @@ def _sample(name: str, row: int, value: pa.Scalar) -> Sample | BadSample:
 
 def _corrupt(error: Exception) -> Rejected:
     return Rejected(Reason.ARCHIVE_CORRUPT, str(error))
-
-
-def _is_text(arrow_type: pa.DataType) -> bool:
-    return pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type)

@@ -21,14 +21,14 @@ class SafeImageDecoder:
     """Decode images that may be damaged or hostile, and resize them.
 
     Args:
-        max_pixels: limit on width x height, checked against the header before anything is decoded.
-        size: side of the center crop to which the image is resized, px; not resized if None.
-        expected_size: height and width, px, that the image must then have; any if None.
+        max_pixels: checked against the header before anything is decoded.
+        size: side of the center crop, px; not resized if None.
+        expected_size: height and width, px, after that; any if None.
     """
 
     max_pixels: int
     size: int | None = None
-    expected_size: tuple[int, int] | None = None
+    expected_size: tuple[int, ...] | None = None
 
     def reencode(self, data: bytes) -> bytes:
         """Return a PNG, or the given PNG or JPEG if its size is right.
@@ -50,7 +50,8 @@ class SafeImageDecoder:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 self._check(image)
                 image.load()
-                plain = image.format in ("PNG", "JPEG") and image.mode in ("RGB", "L") and not _is_rotated(image)
+                upright = image.getexif().get(0x0112, 1) == 1
+                plain = image.format in ("PNG", "JPEG") and image.mode in ("RGB", "L") and upright
                 return np.asarray(_composite_on_white(ImageOps.exif_transpose(image))), plain
         except Image.DecompressionBombError as error:
             raise Rejected(Reason.TOO_MANY_PIXELS, str(error)) from error
@@ -72,10 +73,6 @@ class SafeImageDecoder:
         return resized
 
 
-def _is_rotated(image: Image.Image) -> bool:
-    return image.getexif().get(0x0112, 1) != 1
-
-
 def _composite_on_white(image: Image.Image) -> Image.Image:
     """Composite on white: colours under transparent pixels were never meant to be seen."""
     if not image.has_transparency_data:
@@ -85,10 +82,7 @@ def _composite_on_white(image: Image.Image) -> Image.Image:
 
 
 def _reason(data: bytes) -> Reason:
-    """Return the reason of a decoding error: not an image, truncated or corrupt.
-
-    A truncated PNG or JPEG lacks its end marker, a truncated WebP some bytes.
-    """
+    """Return the reason of a decoding error; a truncated PNG or JPEG lacks its end marker, a WebP some bytes."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         truncated = b"IEND" not in data[-16:]
     elif data.startswith(b"\xff\xd8\xff"):

@@ -51,11 +51,7 @@ class BadSample:
 
 
 def checked_member_name(raw: bytes) -> str:
-    """Return the name of a member as a relative path.
-
-    Raises:
-        Rejected: not UTF-8, absolute, or with "..", a drive, a backslash or a control character.
-    """
+    """Return a relative path; Rejected: not UTF-8, absolute, or with "..", a drive, backslash or control character."""
     try:
         name = raw.decode()
     except UnicodeDecodeError as error:
@@ -74,14 +70,9 @@ def key_and_suffix(name: str) -> tuple[str, str]:
 
 
 def parse_caption_file(data: bytes, suffix: str, fields: Sequence[str]) -> str:
-    """Return the caption in a file, whitespace normalized.
+    """Return the caption in a file, whitespace normalized; Rejected if there is no valid one.
 
-    Args:
-        data: content of the file.
-        suffix: "txt": all of it is the caption; "json": an object with the caption in the first of `fields` it has.
-
-    Raises:
-        Rejected: no valid caption.
+    suffix: "txt": all of it is the caption; "json": an object with the caption in the first of `fields` it has.
     """
     if len(data) > CAPTION_FILE_BYTES:
         raise Rejected(Reason.CAPTION_TOO_LONG, f"{len(data)} bytes; at most {CAPTION_FILE_BYTES}")
@@ -106,11 +97,7 @@ def _field_of(text: str, fields: Sequence[str]) -> Any:
 
 
 def clean_caption(text: Any) -> str:
-    """Return a caption, whitespace normalized.
-
-    Raises:
-        Rejected: not text, empty, too long, or not representable in UTF-8 (lone surrogates).
-    """
+    """Return a caption, whitespace normalized; Rejected: not text, empty, too long, or lone surrogates."""
     if not isinstance(text, str):
         raise Rejected(Reason.CAPTION_FIELD, f"found {type(text).__name__}, expected text")
     caption = normalize_whitespace(text)

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from lightgen_core.images.sample import checked_member_name
 from lightgen_core.rejected import Reason, Rejected
@@ -29,10 +29,7 @@ _DIRECTORY = b"5"
 
 
 class Stream:
-    """A plain or gzipped file, read forward in bounded steps.
-
-    Raises `Rejected` if the file ends early or is damaged.
-    """
+    """A plain or gzipped file, read forward in bounded steps; `Rejected` if it ends early or is damaged."""
 
     def __init__(self, path: Path) -> None:
         self._raw = path.open("rb")
@@ -143,8 +140,7 @@ def _padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-@dataclass(frozen=True)
-class _Header:
+class _Header(NamedTuple):
     name: bytes
     size: int
     type: bytes

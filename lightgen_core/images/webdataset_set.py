@@ -77,7 +77,7 @@ class WebDatasetSet:
             files.others.append(member.name)
 
     def read(self, ranges: Sequence[ByteRange]) -> Iterator[bytes | Rejected]:
-        """Yield images; a gzipped tar is inflated once for rising ranges."""
+        """Yield images; a gzipped tar is inflated once for ascending ranges."""
         for tar, group in groupby(ranges, key=lambda byte_range: byte_range.file):
             with ExitStack() as stack:
                 stream = stack.enter_context(closing(Stream(self.base / tar)))
@@ -88,12 +88,9 @@ class WebDatasetSet:
                         continue
                     if stream.at > byte_range.start:
                         stream = stack.enter_context(closing(Stream(self.base / tar)))
-                    yield _bytes_at(stream, byte_range)
-
-
-def _bytes_at(stream: Stream, byte_range: ByteRange) -> bytes | Rejected:
-    try:
-        stream.skip_to(byte_range.start)
-        return stream.take(byte_range.length)
-    except Rejected as error:
-        return error.without_frames()
+                    try:
+                        stream.skip_to(byte_range.start)
+                        image: bytes | Rejected = stream.take(byte_range.length)
+                    except Rejected as error:
+                        image = error.without_frames()
+                    yield image

@@ -21,14 +21,14 @@ from lightgen_core.launch.run import train
 
 
 def main() -> int:
-    """Take part in a job; returns the exit status."""
+    """Run a process of a job; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m lightgen_core.launch", description=__doc__)
     parser.add_argument("job", type=Path, help="file that holds a TrainingJob as JSON")
     parser.add_argument("--launched", action="store_true", help="end when standard input does")
-    given = parser.parse_args()
-    if given.launched:
+    arguments = parser.parse_args()
+    if arguments.launched:
         threading.Thread(target=_end_with_launcher, daemon=True).start()
-    job = TrainingJob.model_validate_json(given.job.read_bytes())
+    job = TrainingJob.model_validate_json(arguments.job.read_bytes())
     if dist.is_torchelastic_launched():
         gpu = job.location.device != "cpu" and torch.cuda.is_available()
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def _end_with_launcher() -> None:
-    """A launcher that is killed can tell nobody; its end of the pipe closes all the same."""
+    """Kill this process when the launcher's end of the pipe closes."""
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGKILL)

@@ -17,13 +17,11 @@ class NewStudent(Section):
     mar: MarConfig = Field(description="its transformer")
     head: HeadConfig = Field(description="its head")
     seed: int = Field(description="of its weights")
-    init_from: Path | None = Field(
-        None, description="folder of a student of these sizes whose averaged weights it takes"
-    )
+    init_from: Path | None = Field(None, description="folder of a student of these sizes, for its averaged weights")
 
 
 class StudentCheckpoint(Section):
-    """A student to go on from."""
+    """A student to continue training from."""
 
     folder: Path = Field(description="folder that `save_student` wrote")
     weights: Literal["raw", "ema"] = Field("ema", description="which of its weights")
@@ -36,9 +34,7 @@ class RunLocation(Section):
     output_dir: Path = Field(description="folder of the finished student")
     device: str = Field("auto", description="auto, cpu, cuda ...; of several processes each takes a GPU of its own")
     threads: Positive = Field(1, description="CPU threads of a process")
-    parallel: ParallelConfig = Field(
-        default_factory=ParallelConfig, description="processes, micro-batches, compiled blocks and so on"
-    )
+    parallel: ParallelConfig = Field(default_factory=ParallelConfig, description="processes, micro-batches and so on")
     launcher: Literal["torchrun", "ray"] = Field(
         "torchrun", description="torchrun: processes on this machine; ray: on the machines of a Ray cluster"
     )
@@ -50,9 +46,9 @@ class TrainingJob(Section):
     student: NewStudent | StudentCheckpoint = Field(description="what training starts from; for DPO also the reference")
     files: tuple[Path, ...] = Field(description="Parquet files of tokens or of pairs, in the order that numbers rows")
     config: TrainConfig | DpoConfig = Field(description="pre-training, or DPO")
-    seed: int = Field(description="of the order of rows and of every draw")
+    seed: int = Field(description="of the order of rows and of all step noise")
     info: dict[str, Any] | None = Field(
-        None, description="what the student's config.json tells beside its sizes, `patch` at least; none: as saved"
+        None, description="contents of the student's config.json beside its sizes, `patch` at least; none: as saved"
     )
     location: RunLocation = Field(description="folders, device, processes")
 

@@ -22,11 +22,11 @@ MARK = "lightgen-training "
 USER_ERRORS = {
     error.__name__: error for error in (NonFiniteLossError, CheckpointError, DataError, StudentError, ValueError)
 }
-"""Errors that say what is wrong with the run, and would come again. All others may be a process or a machine lost."""
+"""Errors of the run itself, which would come again; others may be a lost process or machine."""
 
 
 class LaunchError(RuntimeError):
-    """A training process ended without saying why, or with an error that this program does not expect."""
+    """A training process ended without a message, or with an unexpected error."""
 
 
 class Message(NamedTuple):
@@ -37,7 +37,7 @@ class Message(NamedTuple):
 
 
 def send(kind: str, content: dict[str, Any]) -> None:
-    """Write a message in one piece: processes share the pipe, and PIPE_BUF bytes are not torn. A long text is cut."""
+    """Write a message of at most PIPE_BUF bytes, which a shared pipe does not tear; cut a long text."""
     while len(line := f"\n{MARK}{json.dumps([kind, content])}\n".encode()) > select.PIPE_BUF:
         text = content["text"]
         content = content | {"text": text[: min(select.PIPE_BUF, len(text) * 9 // 10)]}
@@ -45,7 +45,7 @@ def send(kind: str, content: dict[str, Any]) -> None:
 
 
 def read(line: str) -> Message | None:
-    """The message of a line, None for any other line, and for one that a library has printed into."""
+    """Parse the message of a line; None for other lines, and for one that a library has printed into."""
     if not line.startswith(MARK):
         return None
     try:
@@ -72,12 +72,7 @@ def error_message(error: BaseException) -> dict[str, str]:
 
 
 class MessageRelay:
-    """The launcher's end: hands rows of the log and log lines on, each row once, and keeps the first error.
-
-    Attributes:
-        step: of the last row; processes that go on from a checkpoint compute some rows anew, with the same figures.
-        error: kind and text of what went wrong first.
-    """
+    """The launcher's end: relays rows of the log, each `step` once, and log lines, and keeps the first error."""
 
     def __init__(self, on_log: Callable[[dict[str, Any]], None] | None):
         self._on_log = on_log
@@ -85,7 +80,7 @@ class MessageRelay:
         self.error: dict[str, str] | None = None
 
     def handle(self, message: Message) -> None:
-        """Take a message in."""
+        """Relay a message."""
         if message.kind == "log":
             logger.log(message.content["level"], "%s", message.content["text"])
         elif message.kind == "error":
@@ -96,6 +91,6 @@ class MessageRelay:
                 self._on_log(message.content)
 
     def raise_known(self) -> None:
-        """Raise the error that was heard as the class that it was, if it is one of the known kinds."""
+        """Raise any received error of a known class as that class."""
         if self.error is not None and self.error["kind"] in USER_ERRORS:
             raise USER_ERRORS[self.error["kind"]](self.error["text"])

@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2]
 OBJECT_STORE = 256 * 2**20
 """Bytes of shared memory for objects on the way between processes. Files go through the store, so these are small."""
 SENT = ("HF_HUB_OFFLINE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION")
-"""Variables of this process that those on the cluster get too: where things are. Credentials are each machine's own."""
-ANSWERS_WITHIN = 10
-"""Seconds that the cluster's first node has to answer; Ray itself would wait for minutes."""
+"""Variables that processes on the cluster get too: addresses. Credentials are each machine's own."""
+CONNECT_TIMEOUT = 10
+"""Seconds until the cluster's first node must answer; Ray itself would wait for minutes."""
 
 
 class ClusterError(RuntimeError):
@@ -26,7 +26,7 @@ class ClusterError(RuntimeError):
 
 
 def connect() -> None:
-    """Joins the cluster at RAY_ADDRESS, or starts one on this machine that ends with this process; once is enough.
+    """Join the cluster at RAY_ADDRESS, or start one on this machine that ends with this process.
 
     Its processes import this very code, see only the GPUs they were given, and print to their own log files.
 
@@ -67,11 +67,7 @@ def connect() -> None:
 
 @contextlib.contextmanager
 def without_api_server() -> Iterator[None]:
-    """Clusters that are started meanwhile have no API server, which Ray starts without a dashboard too.
-
-    Even with usage statistics turned off it asks the metadata services of three clouds where it runs, and tells Ray's
-    makers that it tells nothing. Training and shards need none of what it serves.
-    """
+    """Start clusters without an API server: it contacts clouds and Ray's makers even without usage statistics."""
     from ray._private.node import Node
 
     start, name = Node.start_api_server, "start_api_server"
@@ -83,16 +79,16 @@ def without_api_server() -> Iterator[None]:
 
 
 def _environment() -> dict[str, str]:
-    """Variables of every process of this program on the cluster."""
+    """Return variables of every process of this program on the cluster."""
     paths = [str(ROOT)] if (ROOT / "pyproject.toml").exists() else []  # installed, it is found without
     paths += [str(Path(path).absolute()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    # Without the override a process that asked for no GPU sees all of them.
-    given = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    return given | {name: os.environ[name] for name in SENT if name in os.environ}
+    # Without the override a process without GPUs sees all of them.
+    always = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    return always | {name: os.environ[name] for name in SENT if name in os.environ}
 
 
 def _check(address: str) -> None:
-    """Raise ClusterError where nothing listens at HOST:PORT. What `auto` means only Ray knows."""
+    """Raise ClusterError if nothing listens at HOST:PORT; `auto` is left to Ray."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
@@ -102,7 +98,7 @@ def _check(address: str) -> None:
             "LightGen on a node of the cluster: Ray Client's ray:// addresses are for machines outside of it"
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWERS_WITHIN).close()
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT).close()
     except OSError as error:
         raise ClusterError(
             f"no Ray cluster answers at RAY_ADDRESS={address}: {error}. Start one there with `ray start --head "

@@ -1,8 +1,7 @@
-"""Trains on a Ray cluster by Ray Train's TorchTrainer, and goes on after machines were lost.
+"""Training on a Ray cluster by Ray Train's TorchTrainer, continued after machines are lost.
 
-Ray places the processes and connects them; they call `launch.run.train`, as everywhere. Checkpoints are the run's own,
-on a disk that all machines share, so Ray keeps none. Nor does Ray decide what is tried again: to it a loss that is not
-finite is a failure like a lost machine, and only the second is helped by another try.
+Ray schedules and connects the processes; they call `launch.run.train`, as everywhere. Checkpoints are the run's own, on
+a shared disk, so Ray keeps none. Nor does Ray retry: to it a loss that is not finite is a failure like a lost machine.
 """
 
 import contextlib
@@ -35,15 +34,15 @@ SCHEDULING_TIMEOUT = 600
 SHUTDOWN_TIMEOUT = 60
 """Seconds for which an interrupted launcher waits until its processes have ended."""
 VISIBILITY_TIMEOUT = 30
-"""Seconds until another machine sees a new file: network file systems remember for a while that there was none."""
+"""Seconds until another machine sees a new file on a network file system."""
 TOKEN = "shared-by"
 
 
 class Workers(NamedTuple):
-    """So many processes, and what each of them takes of its machine."""
+    """A number of processes, and the resources of each."""
 
     processes: int
-    needs: dict[str, float]
+    resources: dict[str, float]
 
 
 Train = Callable[[TrainingJob, Callable[[dict], None]], TrainingSummary]
@@ -53,10 +52,7 @@ Train = Callable[[TrainingJob, Callable[[dict], None]], TrainingSummary]
 def train_on_ray(job: TrainingJob, train: Train, on_log: Callable[[dict], None] | None = None) -> TrainingSummary:
     """Train in processes of the cluster that `connect` joins or starts; see `launch` for errors.
 
-    Each takes `threads` CPUs and, unless the device is the CPU or the cluster has none, a GPU of its own.
-
-    Args:
-        train: called in each process.
+    Each calls `train` and takes `threads` CPUs and, unless the device is the CPU or the cluster has none, a GPU.
     """
     check_parallel(job.config, job.location.parallel, job.location.parallel.processes)
     job = _absolute_paths(job)
@@ -89,11 +85,11 @@ def train_on_ray(job: TrainingJob, train: Train, on_log: Callable[[dict], None] 
 
 
 def _absolute_paths(job: TrainingJob) -> TrainingJob:
-    """The job without what only one machine understands: paths from the present folder, the number of a GPU."""
+    """Return the job with absolute paths and without the index of a GPU."""
     student, location = job.student, job.location
     name = "init_from" if isinstance(student, NewStudent) else "folder"
-    given: Path | None = getattr(student, name)
-    student = student.model_copy(update={name: given and given.absolute()})
+    path: Path | None = getattr(student, name)
+    student = student.model_copy(update={name: path and path.absolute()})
     changes: dict[str, Any] = {"workdir": location.workdir.absolute(), "output_dir": location.output_dir.absolute()}
     location = location.model_copy(update=changes | {"device": location.device.partition(":")[0]})
     files = tuple(file.absolute() for file in job.files)
@@ -104,27 +100,28 @@ def _workers(job: TrainingJob) -> Workers:
     """Return the resources that the job needs."""
     import ray
 
-    needs = {"CPU": float(job.location.threads)}
+    resources = {"CPU": float(job.location.threads)}
     if job.location.device != "cpu" and (job.location.device != "auto" or ray.cluster_resources().get("GPU")):
-        needs["GPU"] = 1.0
-    return Workers(job.location.parallel.processes, needs)
+        resources["GPU"] = 1.0
+    return Workers(job.location.parallel.processes, resources)
 
 
 def _nodes() -> dict[str, str]:
-    """Address of each machine that is alive, by its id in the cluster."""
+    """Return the address of each machine that is alive, by its id in the cluster."""
     import ray
 
     return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
 
 
 def _check_room(workers: Workers, nodes: dict[str, str]) -> None:
-    """Raise LaunchError where the machines could not hold the processes even if nobody else used them."""
+    """Raise LaunchError if the machines could not hold the processes even if nobody else used them."""
     import ray
 
     machines = [node["Resources"] for node in ray.nodes() if node["NodeID"] in nodes]
-    room = sum(min(int(has.get(name, 0) // need) for name, need in workers.needs.items()) for has in machines)
+    each = workers.resources.items()
+    room = sum(min(int(machine.get(name, 0) // amount) for name, amount in each) for machine in machines)
     if room < workers.processes:
-        needs = " and ".join(f"{need:g} {name}" for name, need in workers.needs.items())
+        needs = " and ".join(f"{amount:g} {name}" for name, amount in each)
         raise LaunchError(
             f"training wants {workers.processes} processes with {needs} each, and the {len(machines)} machines of the "
             f"Ray cluster have room for {room}. Start more machines, or change LIGHTGEN_TRAIN__PROCESSES (processes), "
@@ -133,70 +130,59 @@ def _check_room(workers: Workers, nodes: dict[str, str]) -> None:
 
 
 def _attempt(job: TrainingJob, train: Train, workers: Workers, listener: MessageRelay) -> tuple[str | None, str]:
-    """Start the processes and listens until they end. Returns the outcome as JSON, or None and what went wrong."""
+    """Run the processes until they end. Return the outcome as JSON, or None and the failure."""
     import ray
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # What is said is kept on this machine, whichever others are lost.
+    # Messages are kept on this machine, whichever others are lost.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    box = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     token = secrets.token_hex(8)
     job.location.workdir.mkdir(parents=True, exist_ok=True)
     (job.location.workdir / TOKEN).write_text(token)
-    given = {"job": job.model_dump_json(), "train": train, "box": box, "token": token}
-    ended = _in_thread(_fit, given, workers, job.location.workdir / "ray")
-    try:
-        _listen(box, ended, listener)
-    finally:
-        # Where this thread was interrupted, the processes end when they find that they have nobody to tell. Another
-        # attempt must not begin on their folder and their GPUs before.
-        box.shutdown(force=True)
-        wait([ended], SHUTDOWN_TIMEOUT)
-    return ended.result()
+    config = {"job": job.model_dump_json(), "train": train, "messages": messages, "token": token}
+    result: Future = Future()
 
-
-def _in_thread(function: Callable[..., Any], *given: Any) -> Future:
-    """Call a function in a thread that no interrupt reaches, and that this program's end does not wait for.
-
-    Ray would else replace what the program does at an interrupt; a pool's thread would be waited for.
-    """
-    ended: Future = Future()
-
-    def call() -> None:
+    def fit() -> None:
         try:
-            ended.set_result(function(*given))
-        except BaseException as error:  # raised where the result is asked for
-            ended.set_exception(error)
+            result.set_result(_fit(config, workers, job.location.workdir / "ray"))
+        except BaseException as error:  # raised by result.result()
+            result.set_exception(error)
 
-    threading.Thread(target=call, daemon=True).start()
-    return ended
+    # In the main thread Ray would replace the handler of an interrupt; a pool's thread would be waited for at the end.
+    threading.Thread(target=fit, daemon=True).start()
+    try:
+        done = False
+        while not done:
+            done = result.done()
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    listener.handle(messages.get(block=not done, timeout=1))
+    finally:
+        # After an interrupt the processes end when the queue is gone. Another attempt must not begin before on their
+        # folder and their GPUs.
+        messages.shutdown(force=True)
+        wait([result], SHUTDOWN_TIMEOUT)
+    return result.result()
 
 
-def _listen(box: "Queue", ended: Future, listener: MessageRelay) -> None:
-    """Relay what the processes say until they have ended and said all."""
-    over = False
-    while not over:
-        over = ended.done()
-        with contextlib.suppress(queue.Empty):
-            while True:
-                listener.handle(box.get(block=not over, timeout=1))
-
-
-def _fit(given: dict[str, Any], workers: Workers, folder: Path) -> tuple[str | None, str]:
-    """Run the trainer, whose own files go to a folder. Returns what `_attempt` does."""
+def _fit(config: dict[str, Any], workers: Workers, folder: Path) -> tuple[str | None, str]:
+    """Run the trainer, whose own files go to a folder. Return as `_attempt`."""
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(SCHEDULING_TIMEOUT))
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process more, for Ray's checkpoints
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    gpu = "GPU" in workers.needs
+    gpu = "GPU" in workers.resources
     never = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
     trainer = TorchTrainer(
         _work,
-        train_loop_config=given,
+        train_loop_config=config,
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=workers.processes, use_gpu=gpu, resources_per_worker=workers.needs),
+        scaling_config=ScalingConfig(
+            num_workers=workers.processes, use_gpu=gpu, resources_per_worker=workers.resources
+        ),
         run_config=RunConfig(name="train", storage_path=str(folder), failure_config=never),
     )
     try:
@@ -205,39 +191,39 @@ def _fit(given: dict[str, Any], workers: Workers, folder: Path) -> tuple[str | N
         return None, str(error)
 
 
-def _work(given: dict[str, Any]) -> str:
-    """One process of the job; Ray has connected it with the others. Returns the outcome as JSON."""
-    box, job = given["box"], TrainingJob.model_validate_json(given["job"])
+def _work(config: dict[str, Any]) -> str:
+    """Run one process of the job, connected by Ray with the others. Return the outcome as JSON."""
+    messages, job = config["messages"], TrainingJob.model_validate_json(config["job"])
 
     def send(kind: str, content: dict[str, Any]) -> None:
-        box.put(Message(kind, content))
+        messages.put(Message(kind, content))
 
-    threading.Thread(target=_end_with, args=(box,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(messages,), daemon=True).start()
     if os.environ["RANK"] == "0":
         program = logging.getLogger("lightgen_core")
         program.addHandler(LauncherLogHandler(send))
         program.setLevel(logging.INFO)
     try:
-        _check_shared(job, given["token"])
-        return given["train"](job, lambda row: send("row", row)).model_dump_json()
+        _check_shared(job, config["token"])
+        return config["train"](job, lambda row: send("row", row)).model_dump_json()
     except (RuntimeError, ValueError, OSError) as error:
         send("error", error_message(error))
         raise
 
 
-def _end_with(box: "Queue") -> None:
-    """End this process when the launcher's box is gone."""
+def _end_with(messages: "Queue") -> None:
+    """End this process when the launcher's queue is gone."""
     from ray.exceptions import RayError
 
     with contextlib.suppress(RayError):
         while True:
-            box.size()
+            messages.size()
             time.sleep(1)
     os._exit(1)
 
 
 def _check_shared(job: TrainingJob, token: str) -> None:
-    """Raise ValueError where this machine does not see the very files that the launcher does."""
+    """Raise ValueError if this machine does not see the launcher's files."""
     path, until = job.location.workdir / TOKEN, time.monotonic() + VISIBILITY_TIMEOUT
     while not (seen := path.is_file() and path.read_text() == token) and time.monotonic() < until:
         time.sleep(0.5)

@@ -15,7 +15,7 @@ from lightgen_core.launch.torchrun import train_with_torchrun
 from lightgen_core.model.mar import Student, new_student
 from lightgen_core.model.save import load_student, save_student
 from lightgen_core.train.dpo import DpoCriterion
-from lightgen_core.train.loop import RunContext, TrainResult, fit
+from lightgen_core.train.loop import RunContext, fit
 from lightgen_core.train.parallel import DistributedState
 from lightgen_core.train.pretrain import MaskedDenoisingCriterion
 
@@ -24,9 +24,7 @@ def launch(job: TrainingJob, on_log: Callable[[dict], None] | None = None) -> Tr
     """Train in this process, or in the `parallel.processes` that `location.launcher` starts.
 
     Started processes end with this one, however it ends, and a later call continues from their last checkpoint.
-
-    Args:
-        on_log: receives each new row of the log with its timing, once.
+    on_log: receives each new row of the log with its timing, once.
 
     Raises:
         NonFiniteLossError, CheckpointError, DataError, StudentError, ValueError: as `train` does.
@@ -43,13 +41,8 @@ def launch(job: TrainingJob, on_log: Callable[[dict], None] | None = None) -> Tr
 def train(job: TrainingJob, on_log: Callable[[dict], None] | None = None) -> TrainingSummary:
     """Train in this process, alone or as a rank of torch.distributed, and save the student.
 
-    Continues where an earlier run of the job stopped; the student goes to `job.location.output_dir`.
-
-    Args:
-        on_log: receives each new row of the log with its timing, on rank 0.
-
-    Raises:
-        NonFiniteLossError, CheckpointError, DataError, StudentError, ValueError: see `fit`, `load_student`, sources.
+    Continues an earlier run of the job. on_log: receives each new row of the log with its timing, on rank 0. Raises as
+    `fit`, `load_student` and the sources.
     """
     config, location = job.config, job.location
     student, info = _student(job)
@@ -65,8 +58,10 @@ def train(job: TrainingJob, on_log: Callable[[dict], None] | None = None) -> Tra
         source = TokenSource(job.files, **data)
         criterion = MaskedDenoisingCriterion.create(student, source, config)
     result = fit(student, source, criterion, run)
-    trained = _full_student(student, result)
+    with torch.device("meta"):
+        trained = Student(student.mar.config, student.head.config)  # the other one may be sharded
     if DistributedState.current().rank == 0:
+        trained.load_state_dict(result.raw, assign=True)
         save_student(location.output_dir, trained, result.ema, info)
     return TrainingSummary(
         step=result.step,
@@ -86,15 +81,6 @@ def _student(job: TrainingJob) -> tuple[Student, dict[str, Any]]:
         return fresh, job.info or {}
     student, info = load_student(job.student.folder, weights=job.student.weights)
     return student, info if job.info is None else job.info
-
-
-def _full_student(student: Student, result: TrainResult) -> Student:
-    """Return the trained student unsharded; empty on ranks other than 0 under fsdp."""
-    with torch.device("meta"):
-        full = Student(student.mar.config, student.head.config)
-    if DistributedState.current().rank == 0:
-        full.load_state_dict(result.raw, assign=True)
-    return full
 
 
 def _device(location: RunLocation) -> torch.device:

@@ -38,7 +38,7 @@ def train_with_torchrun(job: TrainingJob, on_log: Callable[[dict], None] | None 
 
 
 def _torchrun(description: Path, processes: int) -> subprocess.Popen:
-    """torchrun over the job's processes. They hold the other end of its standard input, and end when it closes."""
+    """Start torchrun; its processes hold the other end of its standard input, and end when it closes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["-m", "lightgen_core.launch", str(description), "--launched"]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -54,7 +54,7 @@ def _torchrun(description: Path, processes: int) -> subprocess.Popen:
 
 
 def _follow(lines: Iterable[str], listener: MessageRelay) -> list[str]:
-    """Let a listener hear what the processes say until they end. Returns the last lines of other output."""
+    """Relay the processes' messages until they end. Return the last lines of other output."""
     last = deque[str](maxlen=LINES_KEPT)
     for line in lines:
         message = read(line)

@@ -19,15 +19,10 @@ class DamagedFolderError(RuntimeError):
 
 
 def write_folder(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], record: Mapping[str, dict]) -> None:
-    """Write a folder in one move: safetensors files, JSON files, and `checksums.json` over all of them, last.
+    """Write or replace a folder in one move: safetensors files, JSON files, and `checksums.json` last.
 
-    A reader sees the old folder, or none, until the new one is complete and on the disk. Equal contents give equal
-    bytes: safetensors orders tensors by itself, and JSON keys are sorted.
-
-    Args:
-        folder: where it will be; a folder of that name is replaced.
-        tensors: by file name without suffix, then by tensor name.
-        record: by file name without suffix: what JSON can hold.
+    Another process sees the old folder, or none, until the new one is complete and on the disk. Equal contents give
+    equal bytes. tensors, record: by file name without suffix.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f"{_PARTIAL}{folder.name}"
@@ -54,7 +49,9 @@ def _write_partial(partial: Path, tensors: Mapping[str, Mapping[str, Tensor]], r
         sums[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
     for name, group in tensors.items():
-        write(f"{name}.safetensors", tensor_bytes(group))
+        on_host = {key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}
+        # One metadata entry only: their order in the file would change from run to run.
+        write(f"{name}.safetensors", save(on_host, {"format": "pt"}))
     for name, value in record.items():
         write(f"{name}.json", json_bytes(value))
     write_synced(partial / CHECKSUMS, json_bytes(sums))
@@ -62,7 +59,7 @@ def _write_partial(partial: Path, tensors: Mapping[str, Mapping[str, Tensor]], r
 
 
 def verify_folder(folder: Path) -> None:
-    """Raise DamagedFolderError, naming the file, unless every file is there with the checksum it was written with."""
+    """Raise DamagedFolderError, naming the file, unless every file has its checksum."""
     try:
         sums = json.loads((folder / CHECKSUMS).read_bytes())
         expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in sums.items()}
@@ -79,18 +76,13 @@ def verify_folder(folder: Path) -> None:
                 raise DamagedFolderError(f"{path} has changed since it was written (sha256 differs)")
 
 
-def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """A safetensors file. One metadata entry only: their order in the file would change from run to run."""
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
-
-
 def json_bytes(value: dict) -> bytes:
-    """JSON for people and for checksums: indented, keys sorted, one line feed at the end."""
+    """Return readable and reproducible JSON: indented, keys sorted, one line feed at the end."""
     return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Write a file and waits until the disk has it."""
+    """Write a file and wait until the disk has it."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()

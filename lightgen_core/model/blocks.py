@@ -4,7 +4,7 @@ import math
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 NORM_EPS = 1e-6
@@ -13,12 +13,22 @@ SHORTEST_ROW = 16
 KeyValue = tuple[
     Float[Tensor, "batch heads text_tokens head_width"], Float[Tensor, "batch heads text_tokens head_width"]
 ]
-"""Keys and values of a text, as one attention layer reads them."""
+"""Keys and values of a text for one attention layer."""
 
 
 def layer_norm(width: int) -> nn.LayerNorm:
-    """Layer norm over ``width`` channels with the student's epsilon, 1e-6."""
+    """Build a layer norm over ``width`` channels with the student's epsilon, 1e-6."""
     return nn.LayerNorm(width, eps=NORM_EPS)
+
+
+def init_layers(module: nn.Module, generator: Generator | None) -> None:
+    """Initialise linear layers (Xavier, zero biases) and layer norms of a module."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.LayerNorm):
+            layer.reset_parameters()
 
 
 def attention(
@@ -28,7 +38,7 @@ def attention(
     key_mask: Bool[Tensor, "batch keys"] | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "batch queries width"]:
-    """Scaled dot-product attention of all heads, heads joined again. ``key_mask`` is true where a key may be read."""
+    """Compute attention of all heads, heads joined again. ``key_mask`` is true where a key may be read."""
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         return _bf16_attention_on_cpu(query, key, value, key_mask, dropout).transpose(1, 2).flatten(2)
     mask = None if key_mask is None else key_mask[:, None, None, :]
@@ -39,12 +49,10 @@ def attention(
 def _bf16_attention_on_cpu(
     query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, dropout: float
 ) -> Float[Tensor, "batch heads queries head_width"]:
-    """Attention as two bf16 products with an fp32 softmax between them.
+    """Compute attention as two bf16 products with an fp32 softmax between them.
 
-    Forward and backward take a third to two thirds of the fused kernel's time, in bf16 or in fp32 (whose backward is
-    several times slower still in bf16), at 9 to 256 tokens; the scores' memory does not matter at these sizes. Rows of
-    fewer than 16 values miss torch's vectorised softmax, so short texts and grids have their scores in columns, which
-    are four times faster there.
+    Forward and backward take a third to two thirds of the fused kernel's time at 9 to 256 tokens. Rows of fewer than 16
+    values miss torch's vectorised softmax, so short texts and grids have their scores in columns, four times faster.
     """
     columns = key.shape[-2] < SHORTEST_ROW
     scores = key @ query.transpose(-1, -2) if columns else query @ key.transpose(-1, -2)
@@ -98,7 +106,7 @@ class CrossAttention(nn.Module):
         self.out_dropout = nn.Dropout(dropout)
 
     def keys_and_values(self, text: Float[Tensor, "batch text_tokens width"]) -> KeyValue:
-        """Keys and values of the text."""
+        """Compute keys and values of the text."""
         key, value = split_heads(self.key_value(text), 2, self.heads)
         return key, value
 
@@ -158,7 +166,7 @@ class CrossAttentionBlock(nn.Module):
         self.mlp = Mlp(width, mlp_width, dropout)
 
     def keys_and_values(self, text: Float[Tensor, "batch text_tokens width"]) -> KeyValue:
-        """Keys and values of aligned text: the part of this block that does not depend on the image."""
+        """Compute keys and values of aligned text, which do not depend on the image."""
         return self.attention.keys_and_values(self.text_norm(text))
 
     def forward(
@@ -167,7 +175,7 @@ class CrossAttentionBlock(nn.Module):
         text: Float[Tensor, "batch text_tokens width"] | KeyValue,
         text_mask: Bool[Tensor, "batch text_tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
-        """``text``: aligned text, or the `memory` made from it before."""
+        """``text``: aligned text, or its keys and values."""
         kv = self.keys_and_values(text) if isinstance(text, Tensor) else text
         states = self.self_attention(states)
         query = self.query_norm(states)

@@ -2,7 +2,7 @@
 
 Two operations for each multiply-add; norms, activations and the like are left out, and so is whatever a kernel or
 activation checkpointing computes a second time. So these are *model* FLOPs, the numerator of model FLOP utilisation
-(PaLM, Chowdhery et al. 2022, App. B). Free of torch: they can be told before anything runs.
+(PaLM, Chowdhery et al. 2022, App. B). Free of torch, whose own counter needs tensors, if only meta ones.
 """
 
 import math
@@ -10,25 +10,18 @@ import math
 from lightgen_core.config import HeadConfig, MarConfig, MaskConfig, SamplerConfig
 
 TIME_FEATURES = 256
-"""Values that tell the head its time step (`lightgen_core.model.head.time_features`)."""
+"""Features of a time step (`lightgen_core.model.head.time_features`)."""
 
 
 def linear(rows: float, inputs: int, outputs: int) -> float:
-    """A linear layer on `rows` vectors."""
+    """Count a linear layer on `rows` vectors."""
     return 2 * rows * inputs * outputs
 
 
 def forward_flops(
     mar: MarConfig, head: HeadConfig, *, tokens: int, masked: float, text_tokens: int, noise_samples: float
 ) -> dict[str, float]:
-    """Forward pass of one image, by part of the student.
-
-    Args:
-        tokens: of the image, h x w of the grid.
-        masked: tokens that the encoder does not see and the head denoises.
-        text_tokens: of the caption, padding to the batch's longest included.
-        noise_samples: noised versions of each masked token that the head sees.
-    """
+    """Count the forward pass of one image by part; `text_tokens` includes padding to the batch's longest."""
     width, visible = mar.width, tokens - masked
     return {
         "aligner": linear(text_tokens, mar.text_width, width)
@@ -45,7 +38,7 @@ def forward_flops(
 def training_flops(
     mar: MarConfig, head: HeadConfig, *, tokens: int, masked: float, text_tokens: int, noise_samples: float
 ) -> float:
-    """Forward and backward pass of one image; arguments as of `forward_flops`.
+    """Count the forward and backward pass of one image.
 
     A backward pass multiplies twice for each product of the forward pass, once for each of its two factors. The
     layers that read the data itself (captions, tokens, noisy tokens, times) need the gradient of their weights alone.
@@ -64,7 +57,7 @@ def training_flops(
 def expected_training_flops(
     mar: MarConfig, head: HeadConfig, mask: MaskConfig, *, tokens: int, text_tokens: int, noise_samples: int
 ) -> float:
-    """`training_flops` on average over the steps' numbers of hidden tokens."""
+    """Average `training_flops` over the steps' numbers of masked tokens."""
     return sum(
         probability
         * training_flops(mar, head, tokens=tokens, masked=masked, text_tokens=text_tokens, noise_samples=noise_samples)
@@ -73,33 +66,29 @@ def expected_training_flops(
 
 
 def sampling_flops(mar: MarConfig, head: HeadConfig, sampler: SamplerConfig, *, tokens: int, text_tokens: int) -> float:
-    """Sampling one image in the plain setting: every iteration reads image and text anew, guided where guidance > 1.
-
-    The text is aligned once, and a time step embedded once for all tokens. The cosine reveal is taken without its
-    rounding to whole tokens.
-    """
+    """Count the sampling of one image; the cosine schedule is not rounded to whole tokens."""
     branches = 2 if sampler.guidance_scale > 1 else 1
     iterations = min(sampler.iterations, tokens)
-    whole = forward_flops(mar, head, tokens=tokens, masked=tokens, text_tokens=text_tokens, noise_samples=0)
+    once = forward_flops(mar, head, tokens=tokens, masked=tokens, text_tokens=text_tokens, noise_samples=0)
     denoising = sampler.head_steps * (tokens * branches * _denoising(mar, head) + iterations * _time(head))
-    memory = mar.text_depth * _text_kv(mar, text_tokens)
-    total = whole["aligner"] + memory + branches * whole["head"] + denoising
+    text_kv = mar.text_depth * _text_kv(mar, text_tokens)
+    total = once["aligner"] + text_kv + branches * once["head"] + denoising
     for done in range(iterations):
         left, next_left = (tokens * math.cos(math.pi / 2 * step / iterations) for step in (done, done + 1))
         part = forward_flops(mar, head, tokens=tokens, masked=left, text_tokens=text_tokens, noise_samples=0)
         total += part["encoder"] + part["decoder"] + _cross_attention(mar, tokens, left - next_left, text_tokens)
-        if branches == 2:  # the null text is one word
+        if branches == 2:  # the null text is one token
             total += _cross_attention(mar, tokens, left - next_left, 1)
     return total
 
 
 def num_masked_probabilities(tokens: int, mask: MaskConfig) -> dict[int, float]:
-    """Every number of tokens that a step may hide, with its probability (`train/step_noise.py`)."""
+    """Return every number of masked tokens of a step with its probability (`train/step_noise.py`)."""
     if mask.distribution == "uniform":
         fewest = max(1, math.ceil(mask.min_ratio * tokens))
         raw = dict.fromkeys(range(fewest, tokens + 1), 1 / (tokens + 1 - fewest))
     else:
-        edges = [_below(count / tokens, mask) for count in range(tokens + 1)]
+        edges = [_ratio_cdf(count / tokens, mask) for count in range(tokens + 1)]
         raw = {count: edges[count] - edges[count - 1] for count in range(1, tokens + 1)}
     counts: dict[int, float] = {}
     for count, probability in raw.items():
@@ -108,11 +97,11 @@ def num_masked_probabilities(tokens: int, mask: MaskConfig) -> dict[int, float]:
     return {count: probability for count, probability in counts.items() if probability > 0}
 
 
-def _below(probability: float, mask: MaskConfig) -> float:
-    """The chance that the truncated normal's hidden share is at most `share`."""
+def _ratio_cdf(ratio: float, mask: MaskConfig) -> float:
+    """Return the probability of a mask ratio of at most `ratio` under the truncated normal."""
     low, high, here = (
         math.erf((bound - mask.mean) / (mask.std * math.sqrt(2)))
-        for bound in (mask.min_ratio, 1.0, max(probability, mask.min_ratio))
+        for bound in (mask.min_ratio, 1.0, max(ratio, mask.min_ratio))
     )
     return (here - low) / (high - low)
 
@@ -122,7 +111,7 @@ def _mlp(mar: MarConfig, length: float) -> float:
 
 
 def _attention(width: int, queries: float, keys: float) -> float:
-    """Scores and the mean of values under them."""
+    """Count the scores and the mean of values under them."""
     return 2 * linear(queries, width, 1) * keys
 
 
@@ -135,15 +124,12 @@ def _block(mar: MarConfig, length: float) -> float:
 
 
 def _text_kv(mar: MarConfig, text_tokens: float) -> float:
-    """Keys and values of a text, for one text block."""
+    """Count keys and values of a text, for one text block."""
     return linear(text_tokens, mar.width, 2 * mar.width)
 
 
 def _cross_attention(mar: MarConfig, tokens: float, read: float, text_tokens: float) -> float:
-    """The text blocks, given the text's keys and values, where the states of `read` tokens are asked for.
-
-    Where image states do not attend to each other, the blocks see those tokens alone.
-    """
+    """Count the text blocks, given keys and values; without self-attention only `read` tokens pass through them."""
     seen, own = read, 0.0
     if mar.text_self_attention:
         seen, own = tokens, _self_attention(mar, tokens)
@@ -152,12 +138,12 @@ def _cross_attention(mar: MarConfig, tokens: float, read: float, text_tokens: fl
 
 
 def _time(head: HeadConfig) -> float:
-    """The embedding of a time step."""
+    """Count the embedding of a time step."""
     return linear(1, TIME_FEATURES, head.width) + linear(1, head.width, head.width)
 
 
 def _denoising(mar: MarConfig, head: HeadConfig) -> float:
-    """The head at one noisy token, the embeddings of its condition and time given."""
+    """Count the head at one noisy token, given the embeddings of its condition and time."""
     outputs = mar.token_width * (2 if head.objective == "ddpm" else 1)
     block = 5 * linear(1, head.width, head.width)  # two of the MLP, and shift, scale and gate
     return linear(1, mar.token_width, head.width) + head.depth * block + linear(1, head.width, 2 * head.width + outputs)
@@ -168,7 +154,7 @@ def _linear_parameters(inputs: int, outputs: int) -> int:
 
 
 def mar_parameters(mar: MarConfig) -> int:
-    """Weights of the masked autoencoder with text, aligner and learned vectors included."""
+    """Count the weights of the transformer, aligner and learned vectors included."""
     width, inner = mar.width, round(mar.width * mar.mlp_ratio)
     norm = 2 * width
     mlp = norm + _linear_parameters(width, inner) + _linear_parameters(inner, width)
@@ -184,13 +170,13 @@ def mar_parameters(mar: MarConfig) -> int:
         + _linear_parameters(mar.token_width, width)
         + 2 * _linear_parameters(width, width)  # into the decoder, into the text decoder
         + 5 * norm  # after aligner, token embedding, encoder, decoder, text decoder
-        + 2 * width  # null word, mask token
+        + 2 * width  # null text, mask token
         + 3 * mar.position_grid**2 * width
     )
 
 
 def head_parameters(mar: MarConfig, head: HeadConfig) -> int:
-    """Weights of the per-token diffusion head."""
+    """Count the weights of the per-token diffusion head."""
     width = head.width
     block = 2 * width + 2 * _linear_parameters(width, width) + _linear_parameters(width, 3 * width)
     outputs = mar.token_width * (2 if head.objective == "ddpm" else 1)
@@ -206,5 +192,5 @@ def head_parameters(mar: MarConfig, head: HeadConfig) -> int:
 
 
 def student_parameters(mar: MarConfig, head: HeadConfig) -> int:
-    """Weights of both."""
+    """Count the weights of both."""
     return mar_parameters(mar) + head_parameters(mar, head)

@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from lightgen_core.config import HeadConfig
-from lightgen_core.model.blocks import NORM_EPS, layer_norm
+from lightgen_core.model.blocks import NORM_EPS, init_layers, layer_norm
 
 FREQUENCIES = 128
 LONGEST_PERIOD = 10_000.0
@@ -17,7 +17,7 @@ STEPS_PER_UNIT = 1_000.0
 
 
 def time_features(steps: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows features"]:
-    """128 cosines and 128 sines of a time in diffusion steps (0 to 1,000), with periods of 2 pi to 2 pi x 10,000."""
+    """Return 128 cosines and 128 sines of a time in steps (0 to 1,000), periods from 2 pi to 2 pi x 10,000."""
     index = torch.arange(FREQUENCIES, dtype=torch.float32, device=steps.device)
     angle = steps[..., None] * torch.exp(-math.log(LONGEST_PERIOD) * index / FREQUENCIES)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
@@ -26,7 +26,7 @@ def time_features(steps: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows feature
 def modulate(
     states: Float[Tensor, "*#rows width"], shift: Float[Tensor, "*#rows width"], scale: Float[Tensor, "*#rows width"]
 ) -> Float[Tensor, "*outer width"]:
-    """Affine modulation, the identity at shift 0 and scale 0."""
+    """Apply an affine modulation, the identity at shift 0 and scale 0."""
     return states * (1 + scale) + shift
 
 
@@ -53,7 +53,6 @@ class TokenDenoiser(nn.Module):
     """Predicts, for one noisy token, what its objective asks for: noise and variance (ddpm), v, or velocity (flow)."""
 
     def __init__(self, config: HeadConfig, token_width: int, condition_width: int):
-        """``token_width``: values of a token; ``condition_width``: width of the student's token states."""
         super().__init__()
         self.config = config
         self.token_width = token_width
@@ -68,25 +67,16 @@ class TokenDenoiser(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
-        """Draw fresh weights (Xavier; AdaLN-zero: modulations and output start at zero) from ``generator``."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight, generator=generator)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.LayerNorm):
-                module.reset_parameters()
+        """Initialise from ``generator``: Xavier; AdaLN-zero: modulations and output start at zero."""
+        init_layers(self, generator)
         for owner in (self, *self.blocks):
             nn.init.zeros_(cast(AdaLNBlock | TokenDenoiser, owner).modulation.weight)
         for layer in (self.time_up, self.time_down):
             nn.init.normal_(layer.weight, std=0.02, generator=generator)
         nn.init.zeros_(self.out.weight)
 
-    def embed(self, condition: Float[Tensor, "*rows condition_width"]) -> Float[Tensor, "*rows width"]:
-        """Embedding of the condition: once for all the steps and draws that share it."""
-        return self.condition(condition)
-
     def embed_time(self, timestep: Float[Tensor, "*times"] | Int[Tensor, "*times"]) -> Float[Tensor, "*times width"]:
-        """Embedding of times in the objective's unit: once for all the rows that share them."""
+        """Embed times, in the objective's unit, once for all the rows that share them."""
         steps = timestep.float() * (1.0 if self.config.objective == "ddpm" else STEPS_PER_UNIT)
         return self.time_down(functional.silu(self.time_up(time_features(steps))))
 
@@ -96,7 +86,7 @@ class TokenDenoiser(nn.Module):
         timestep: Float[Tensor, "*times"] | Int[Tensor, "*times"],
         embedded: Float[Tensor, "rows width"],
     ) -> Float[Tensor, "*noise_samples rows outputs"]:
-        """The head on embedded conditions; ``timestep``, in the objective's unit, broadcasts against the rows."""
+        """Run the head on embedded conditions; ``timestep``, in the objective's unit, broadcasts against the rows."""
         return self.forward_embedded(noisy, self.embed_time(timestep), embedded)
 
     def forward_embedded(
@@ -105,7 +95,7 @@ class TokenDenoiser(nn.Module):
         time: Float[Tensor, "*times width"],
         embedded: Float[Tensor, "*branches rows width"],
     ) -> Float[Tensor, "*outer rows outputs"]:
-        """The head on embedded times and conditions; the three broadcast against each other."""
+        """Run the head on embedded times and conditions; the three broadcast against each other."""
         activated = functional.silu(time + embedded)
         states = self.token_in(noisy)
         for block in self.blocks:
@@ -119,5 +109,5 @@ class TokenDenoiser(nn.Module):
         timestep: Float[Tensor, "*times"] | Int[Tensor, "*times"],
         condition: Float[Tensor, "rows condition_width"],
     ) -> Float[Tensor, "*noise_samples rows outputs"]:
-        """One evaluation. ddpm: (rows, 2 x token width), noise then variance; v and flow: (rows, token width)."""
-        return self.denoise(noisy, timestep, self.embed(condition))
+        """Return the prediction, and after it for ddpm the variance, (rows, 1 or 2 x token width)."""
+        return self.denoise(noisy, timestep, self.condition(condition))

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
 from lightgen_core.config import HeadConfig, MarConfig
-from lightgen_core.model.blocks import Block, CrossAttentionBlock, KeyValue, layer_norm
+from lightgen_core.model.blocks import Block, CrossAttentionBlock, KeyValue, init_layers, layer_norm
 from lightgen_core.model.head import TokenDenoiser
 from lightgen_core.model.positions import positions_for
 from lightgen_core.model.text_aligner import TextAligner
@@ -68,19 +68,10 @@ class Mar(nn.Module):
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
         """Initialise from ``generator``: matrices Xavier, learned vectors normal with std 0.02."""
-        for vectors in self.learned_vectors().values():
+        positions = (self.encoder_positions, self.decoder_positions, self.cross_positions)
+        for vectors in (self.null_text, self.mask_token, *positions):
             nn.init.normal_(vectors, std=0.02, generator=generator)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight, generator=generator)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.LayerNorm):
-                module.reset_parameters()
-
-    def learned_vectors(self) -> dict[str, nn.Parameter]:
-        """Return parameters that stand for inputs, by name; they are not decayed."""
-        names = ("null_text", "mask_token", "encoder_positions", "decoder_positions", "cross_positions")
-        return {name: getattr(self, name) for name in names}
+        init_layers(self, generator)
 
     def forward(
         self,
@@ -98,10 +89,8 @@ class Mar(nn.Module):
 
         Args:
             tokens: values of all tokens; those of masked ones do not matter.
-            mask: true where a token is masked.
             text: raw states of the text encoder.
             text_mask: true at text tokens, false at padding; None attends to padding too, as released.
-            grid: (h, w) in tokens.
             num_masked: masked tokens of each image, if equal for all. Without it the host reads the mask and waits
                 for the device.
             text_dropped: rows whose caption is replaced by the null text.
@@ -194,14 +183,10 @@ class Mar(nn.Module):
         grid: tuple[int, int],
         at: Int[Tensor, "batch chosen"] | None = None,
     ) -> Float[Tensor, "batch states width"]:
-        """Attend from token states to the text, aligned or as its `text_kv`.
-
-        Gives the states of all tokens, or of those ``at`` the given indices. Without self-attention in these blocks a
-        token attends alone, so only those are computed.
-        """
+        """Attend from token states, all or those ``at`` the given indices, to the text, aligned or as its `text_kv`."""
         text_mask = self._text_mask(text_mask)
         states = self.cross_in(states) + self._positions(self.cross_positions, grid)
-        if at is not None and not self.config.text_self_attention:
+        if at is not None and not self.config.text_self_attention:  # then tokens do not read each other
             states, at = gather_tokens(states, at), None
         for index, block in enumerate(self.cross_blocks):
             states = block(states, text if isinstance(text, Tensor) else text[index], text_mask)
@@ -259,8 +244,7 @@ class Student(nn.Module):
             text_dropped=text_dropped,
             at=masked_index,
         )
-        embedded = self.head.embed(states.flatten(0, 1))
-        return self.head.denoise(noisy, timestep, embedded)
+        return self.head(noisy, timestep, states.flatten(0, 1))
 
 
 def new_student(mar: MarConfig, head: HeadConfig, seed: int) -> Student:

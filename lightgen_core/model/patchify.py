@@ -7,10 +7,7 @@ from torch import Tensor
 def patchify(
     latents: Shaped[Tensor, "batch channels height width"], patch: int = 2
 ) -> Shaped[Tensor, "batch tokens values"]:
-    """Cut latents into row-major tokens of channels x patch x patch values, channel-major within a token.
-
-    Raises ValueError if the patch does not divide height and width.
-    """
+    """Cut latents into row-major tokens, channel-major inside; ValueError if the patch does not divide them."""
     batch, channels, height, width = latents.shape
     if height % patch or width % patch:
         raise ValueError(

@@ -10,11 +10,10 @@ RELEASED_OFFSET = 0.1
 def positions_for(
     table: Float[Tensor, "places width"], grid: tuple[int, int], released: bool = False
 ) -> Float[Tensor, "tokens width"]:
-    """Positions of an (h, w) grid in row-major order, from a square table of side x side learned vectors.
+    """Interpolate a square table of learned vectors to an (h, w) grid, row-major; bicubic, its own grid excepted.
 
-    The table's own grid takes it as it is; any other grid takes a bicubic interpolation. ``released`` repeats what
-    the released code does: the interpolation runs at the scale (size + 0.1) / side, and the interpolated map is laid
-    out as (w, h), so that on a grid that is not square the vectors are out of place; weights trained so need it.
+    ``released`` does as the released code, for weights trained so: the scale is (size + 0.1) / side, and the map is
+    laid out as (w, h), so that on a grid that is not square the vectors are out of place.
     """
     height, width = grid
     places, channels = table.shape

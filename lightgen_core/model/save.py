@@ -1,6 +1,7 @@
 """A finished student on disk: `config.json`, `model.safetensors` (raw weights) and `ema.safetensors` (averaged)."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +18,8 @@ from lightgen_core.model.mar import Student
 
 FORMAT = 1
 _FILES = {"raw": "model.safetensors", "ema": "ema.safetensors"}
-_FORMER_NAMES = {"mar.null_word": "mar.null_text", "mar.reader_": "mar.cross_", "mar.reader.": "mar.cross_blocks."}
-"""Prefixes of parameters in students that earlier versions saved, and those of today."""
+_FORMER_NAMES = {"null_word": "null_text", "reader_": "cross_", r"reader\.": "cross_blocks."}
+"""Beginnings of parameter names in `mar` of earlier versions, and of today."""
 
 
 class StudentError(ValueError):
@@ -26,14 +27,12 @@ class StudentError(ValueError):
 
 
 def save_student(folder: Path, student: Student, ema: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
-    """Write a student, whole or not at all; a student already in the folder is replaced.
+    """Write or replace a student, whole or not at all; equal students give equal bytes.
 
     Args:
-        folder: becomes `config.json`, the two weight files, and `checksums.json`. Equal students give equal bytes.
         student: its own weights are the raw ones.
-        ema: the averaged weights, a complete state dict (`TrainResult.ema`).
-        info: what the weights do not say and a sampler needs (patch, grid, codec and text encoder, sampler defaults);
-            plain JSON, given back by `load_student` as it is.
+        ema: the averaged weights, a complete state dict.
+        info: plain JSON for a sampler (patch, grid, codec, text encoder, sampler defaults).
 
     Raises:
         StudentError: `ema` is of another student.
@@ -53,7 +52,7 @@ def save_student(folder: Path, student: Student, ema: Mapping[str, Tensor], info
 def load_student(
     folder: Path, weights: Literal["ema", "raw"] = "ema", device: torch.device | str = "cpu"
 ) -> tuple[Student, dict[str, Any]]:
-    """Load a student in evaluation mode. Returns it with the `info` that it was saved with.
+    """Load a student in evaluation mode. Return it with its `info`.
 
     Raises:
         StudentError: no student there, a damaged file, another format, or weights that do not fit the configuration.
@@ -71,17 +70,11 @@ def load_student(
         with torch.device("meta"):
             student = Student(MarConfig(**config["mar"]), HeadConfig(**config["head"]))
         saved = load_file(folder / _FILES[weights], device=str(device))
-        student.load_state_dict({_current_name(name): tensor for name, tensor in saved.items()}, assign=True)
+        for former, current in _FORMER_NAMES.items():
+            saved = {re.sub(rf"^mar\.{former}", f"mar.{current}", name): tensor for name, tensor in saved.items()}
+        student.load_state_dict(saved, assign=True)
     except DamagedFolderError as error:
         raise StudentError(f"damaged student: {error}; copy it again, or run the stage that made it again") from error
     except (KeyError, ValidationError, RuntimeError, SafetensorError) as error:
         raise StudentError(f"{folder} holds a student that does not fit its config.json: {error}") from error
     return student.eval(), config["info"]
-
-
-def _current_name(name: str) -> str:
-    """Return the name that a saved parameter has today."""
-    for former, current in _FORMER_NAMES.items():
-        if name.startswith(former):
-            return current + name.removeprefix(former)
-    return name

@@ -9,7 +9,7 @@ from lightgen_core.model.blocks import Block, layer_norm
 
 
 class TextAligner(nn.Module):
-    """A two-layer projection (tanh-GELU between), transformer blocks over the words, and a norm."""
+    """A two-layer projection (tanh-GELU between), transformer blocks over the text tokens, and a norm."""
 
     def __init__(self, config: MarConfig):
         super().__init__()
@@ -23,7 +23,7 @@ class TextAligner(nn.Module):
     def forward(
         self, text: Float[Tensor, "batch text_tokens text_width"], text_mask: Bool[Tensor, "batch text_tokens"] | None
     ) -> Float[Tensor, "batch text_tokens width"]:
-        """Aligned words; ``text_mask`` is true where a word may be read."""
+        """Align text tokens; ``text_mask`` is true where one may be read."""
         states = self.down(functional.gelu(self.up(text), approximate="tanh"))
         for block in self.blocks:
             states = block(states, text_mask)

@@ -67,10 +67,10 @@ class UpstreamError(ValueError):
 def load_upstream(
     state_dict: Mapping[str, Tensor], num_heads: int = 16, attend_to_padding: bool = False
 ) -> tuple[Mar, TokenDenoiser]:
-    """Build the student whose weights a released state dict holds, fp32 on the CPU, in evaluation mode.
+    """Build the student of a released state dict, fp32 on the CPU, in evaluation mode.
 
-    Raises UpstreamError where a tensor is missing, left over or does not fit. The released model was trained with
-    padded words attended to: call it with ``text_mask`` None, or set ``attend_to_padding`` to ignore every mask.
+    Raises UpstreamError where a tensor is missing, left over or does not fit. The released model was trained to attend
+    to padding: call it with ``text_mask`` None, or set ``attend_to_padding`` to ignore every mask.
     """
     mar_config, head_config = _configs(state_dict, num_heads, attend_to_padding)
     with torch.device("meta"):
@@ -88,30 +88,25 @@ def load_upstream(
 
 
 def upstream_student(state_dict: Mapping[str, Tensor], num_heads: int | None = None) -> Student:
-    """The released model as a student to sample from, save or train on; it reads padded words, as it was trained to.
+    """Build a `Student` from a released state dict; it attends to padding, as it was trained to.
 
-    Without ``num_heads`` the width says how many. Raises UpstreamError as `load_upstream`, and for a width that no
-    released model has.
+    Raises UpstreamError as `load_upstream`, and without ``num_heads`` for a width that no released model has.
     """
-    mar, head = load_upstream(state_dict, num_heads or _released_heads(state_dict), attend_to_padding=True)
+    width = _shape(state_dict, "z_proj.weight", 2)[0]
+    if not num_heads and width not in HEADS:
+        raise UpstreamError(
+            f"z_proj.weight has width {width}; the released models have {', '.join(map(str, HEADS))}. The number of "
+            "attention heads leaves no trace in the tensors: give it (num_heads)"
+        )
+    mar, head = load_upstream(state_dict, num_heads or HEADS[width], attend_to_padding=True)
     with torch.device("meta"):
         student = Student(mar.config, head.config)
     student.mar, student.head = mar, head
     return student.eval()
 
 
-def _released_heads(state_dict: Mapping[str, Tensor]) -> int:
-    width = _shape(state_dict, "z_proj.weight", 2)[0]
-    if width not in HEADS:
-        raise UpstreamError(
-            f"z_proj.weight has width {width}; the released models have {', '.join(map(str, HEADS))}. The number of "
-            "attention heads leaves no trace in the tensors: give it (num_heads)"
-        )
-    return HEADS[width]
-
-
 def _configs(state_dict: Mapping[str, Tensor], num_heads: int, attend_to_padding: bool) -> tuple[MarConfig, HeadConfig]:
-    """Sizes read off the tensors."""
+    """Read sizes off the tensors."""
     width, token_width = _shape(state_dict, "z_proj.weight", 2)
     places = _shape(state_dict, "encoder_pos_embed_learned", 3)[1]
     side = round(places**0.5)
@@ -151,23 +146,18 @@ def _shape(state_dict: Mapping[str, Tensor], name: str, dimensions: int) -> tupl
 
 
 def _depth(state_dict: Mapping[str, Tensor], prefix: str) -> int:
-    """Number of blocks under a prefix: one more than the largest index."""
+    """Return the number of blocks under a prefix: one more than the largest index."""
     indices = [
         int(name[len(prefix) :].split(".")[0]) for name in state_dict if re.match(re.escape(prefix) + r"\d+\.", name)
     ]
     return max(indices, default=-1) + 1
 
 
-def upstream_name(name: str, names: tuple[tuple[str, str], ...]) -> str:
-    """The released name of one of our parameters."""
-    for pattern, replacement in names:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
 def _fill(module: nn.Module, names: tuple[tuple[str, str], ...], state_dict: Mapping[str, Tensor]) -> set[str]:
-    """Copy a module's parameters out of the state dict; returns the names it took."""
-    own = {name: upstream_name(name, names) for name, _ in module.named_parameters()}
+    """Copy a module's parameters out of the state dict; return the names it took."""
+    own = {name: name for name, _ in module.named_parameters()}
+    for pattern, replacement in names:
+        own = {name: re.sub(pattern, replacement, theirs) for name, theirs in own.items()}
     missing = [theirs for theirs in own.values() if theirs not in state_dict]
     if missing:
         raise UpstreamError(f"{_listed(missing)} missing: the file is cut, or not of a released model")

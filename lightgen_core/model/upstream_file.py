@@ -23,22 +23,10 @@ _UNREADABLE = (
 """Errors of the readers on damaged or hostile files, collected by damaging files at random."""
 
 
-def read_upstream(path: Path, weights: Kind = "ema") -> dict[str, Tensor]:
-    """Read a state dict from a released checkpoint, or from a file that holds nothing else (.pth or .safetensors).
-
-    A checkpoint holds raw and averaged weights (``model``, ``model_ema``): ``weights`` says which. Never runs code
-    from the file. Raises FileNotFoundError, and UpstreamError for a file that holds no state dict.
-    """
-    kinds = read_kinds(path)
-    if weights not in kinds:
-        raise UpstreamError(f"{path} holds no {_KEYS[weights]!r}: choose the other weights (ema or raw)")
-    return kinds[weights]
-
-
 def read_kinds(path: Path) -> dict[Kind, dict[str, Tensor]]:
-    """All weights in a released file: a checkpoint's raw and averaged ones; a bare state dict stands for both.
+    """Read all weights of a released .pth or .safetensors file; a bare state dict stands for raw and averaged ones.
 
-    Raises as `read_upstream`.
+    Never runs code from the file. Raises FileNotFoundError, and UpstreamError for a file that holds no state dict.
     """
     content = _content(path)
     if not isinstance(content, dict) or "model" not in content:
@@ -69,7 +57,7 @@ def _content(path: Path) -> Any:
 
 
 def _why_unreadable(message: str) -> str:
-    """A reader's complaint in few words; torch's own advice, to read the file unsafely, is left out."""
+    """Summarise an error without torch's advice to read the file unsafely."""
     if called := re.search(r"GLOBAL ([\w.]+)", message):
         return f"it holds {called[1]}, which is no tensor and could run code. Save its weights alone, and import those"
     if "weights_only" in message or not message:

@@ -129,10 +129,7 @@ def _checked(curve: Curve) -> tuple[Values, dict[str, Values]]:
 
 
 def _limits(raw: list[Values], smooth: list[Values], reference: float | None) -> tuple[float, float, bool]:
-    """Return the ends of the vertical axis, and True if it is logarithmic.
-
-    The most extreme hundredth of raw values may leave it.
-    """
+    """Return the ends of the vertical axis, for 99 % of raw values, and True if it is logarithmic."""
     ends = [value for values in smooth for value in (values.min(), values.max())]
     ends += [float(value) for values in raw for value in np.quantile(values, [0.005, 0.995])]
     ends += [] if reference is None else [reference]

@@ -38,12 +38,11 @@ class Curve:
     """Metrics logged over training steps.
 
     Attributes:
-        title: what is drawn.
         steps: (points,) ascending.
         lines: name -> (points,) values.
-        meaning: how to read it, one sentence.
-        reference: a value worth a dashed line, such as chance.
-        smooth: draw the raw values faintly and their running mean on top.
+        meaning: one sentence on the curve.
+        reference: a value for a dashed line, such as chance.
+        smooth: plot the raw values faintly and their running mean on top.
     """
 
     title: str
@@ -93,10 +92,8 @@ class DedupSummary:
         reasons: reason -> images dropped.
         threshold: cosine from which a pair is a near duplicate.
         index: faiss factory strings in use.
-        queries: rows checked against brute force.
-        pairs: true pairs of those rows.
-        recall: fraction of them that the search found; None: there was none to find.
-        examples: to show.
+        queries, pairs: rows checked against brute force, and their true pairs.
+        recall: fraction of the pairs that the search found; None: there are none.
     """
 
     images: int
@@ -142,23 +139,19 @@ class ReportData:
     """Everything on the page.
 
     Attributes:
-        name: of the recipe.
-        purpose: of the recipe, one line.
-        recipe: the recipe as YAML.
-        prompts: what the students were told to draw, in words.
-        scorer: what judged the images, such as "the scene detector"; None: no scorer applies, and `scores` is empty.
+        name, purpose: of the recipe, one line each.
+        recipe: as YAML.
+        prompts: description of the evaluation prompts.
+        scorer: such as "the scene detector"; None: no scorer applies, and `scores` is empty.
         scores: student (`STUDENTS`) -> "overall" and categories, in the order to show -> score.
-        clip_scores: student -> mean cosine of image and caption in CLIP's space; may be there without a scorer.
-        smoke_test: the recipe is too small to learn; the page says so at the top.
-        samples: captions with the images drawn for them.
-        curves: of the training stages.
+        clip_scores: student -> mean cosine of image and caption in CLIP's space, with or without a scorer.
+        smoke_test: the recipe is too small to learn, as the page says at the top.
         topics: captions by topic, `other_topics` that are not listed, and `unused_topics` that no caption covers.
-        repeats: captions left out as near duplicates (examples), `repeated_captions` of them in all.
-        quarantine: reason -> images that could not be had.
-        diversity: figures of the images kept.
-        dedup: what went and why.
+        repeats: near-duplicate captions (examples), `repeated_captions` of them in all.
+        quarantine: reason -> missing images.
+        diversity: metrics of the images kept.
         pairs: preference pairs (examples), `pair_counts` of each kind in all, `captions_without_pair` that gave none.
-        stages: in order, the report's own excepted.
+        stages: in order, without the report's own.
         host: machine and device, name -> value.
         software: distribution -> version.
         created_at: of the page, ISO 8601 with its time zone.

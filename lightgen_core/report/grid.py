@@ -10,7 +10,7 @@ from lightgen_core.report.formats import image_data_uri, is_pixel_art
 from lightgen_core.report.svg import rect, svg, text
 
 _WIDTH = 800  # user units
-_CELL = 88  # of an image, as drawn
+_CELL = 88  # of an image
 _GAP = 6  # between images of one caption
 _CAPTION_GAP = 22  # between captions
 _LINE = 14
@@ -20,13 +20,9 @@ _THUMBNAIL = 128  # px; larger images are shrunk to this side
 
 
 def image_grid(rows: Iterable[SampleRow], max_bytes: int) -> Markup | None:
-    """Draw captions with their images side by side, as many as fit into so many bytes of encoded images.
+    """Draw captions with their images side by side, with names and verdicts, up to `max_bytes` of encoded images.
 
-    Args:
-        rows: with equal numbers of images; an image's name stands below it, with its verdict if it has one.
-
-    Returns:
-        None where there is no row, or the first alone is larger.
+    rows: with equal numbers of images. Returns None without a row, or if the first alone is larger.
     """
     shown, used = [], 0
     for row in rows:
@@ -52,25 +48,18 @@ def image_grid(rows: Iterable[SampleRow], max_bytes: int) -> Markup | None:
                 text(left, below + _LINE * (number + 1), line, "caption", "start") for number, line in enumerate(lines)
             ]
         top = below + _LINE * max(map(len, captions)) + _CAPTION_GAP
-    return svg(
-        columns * (cell + _CAPTION_GAP) - _CAPTION_GAP,
-        top - _CAPTION_GAP + 4,
-        f"{len(shown)} captions in pictures",
-        parts,
-    )
+    width, height = columns * (cell + _CAPTION_GAP) - _CAPTION_GAP, top - _CAPTION_GAP + 4
+    return svg(width, height, f"{len(shown)} captions in pictures", parts)
 
 
 def _images(row: SampleRow, uris: list[str], left: float, top: float) -> list[Markup]:
     parts = []
     for number, ((name, sample), uri) in enumerate(zip(row.samples.items(), uris, strict=True)):
         x = left + number * (_CELL + _GAP)
-        drawn = "pixels" if is_pixel_art(sample.image) else "smooth"
+        css_class = "pixels" if is_pixel_art(sample.image) else "smooth"
         parts.append(rect(x, top, _CELL, _CELL, "wash"))
-        parts.append(
-            Markup('<image x="{}" y="{}" width="{}" height="{}" class="{}" href="{}"/>').format(
-                x, top, _CELL, _CELL, drawn, uri
-            )
-        )
+        element = Markup('<image x="{}" y="{}" width="{}" height="{}" class="{}" href="{}"/>')
+        parts.append(element.format(x, top, _CELL, _CELL, css_class, uri))
         parts += _name(name, sample, x, top + _CELL + _LINE)
     return parts
 

@@ -1,6 +1,5 @@
 """`ReportData` -> one HTML page that needs nothing but itself."""
 
-import re
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
@@ -13,11 +12,10 @@ from lightgen_core.report import charts, formats, svg
 from lightgen_core.report.data import STUDENTS, ReportData, SampleRow
 
 _HERE = Path(__file__).parent
-_RUN_FACTS = re.compile(r'<section id="run".*?</section>', re.DOTALL)
 
 
 def render_report(data: ReportData) -> str:
-    """Draw the page. The same data gives the same text; times and facts of the host are in `#run` only.
+    """Render the page; times and facts of the host are in `#run` only, else equal data give equal text.
 
     Raises:
         ValueError: an image is not uint8 (height, width, 3), or a curve has no points or infinite ones.
@@ -34,9 +32,9 @@ def render_report(data: ReportData) -> str:
         formats.when,
         formats.humanize_identifier,
         formats.sentence,
+        formats.image_data_uri,
     )
-    environment.filters |= {function.__name__: function for function in filters}
-    environment.filters |= {"image_data_uri": formats.image_data_uri, "pixel_art": formats.is_pixel_art}
+    environment.filters |= {function.__name__: function for function in filters} | {"pixel_art": formats.is_pixel_art}
     return environment.get_template("page.html.j2").render(
         data=data,
         style=Markup(svg.style() + (_HERE / "page.css").read_text(encoding="utf-8")),
@@ -48,11 +46,6 @@ def render_report(data: ReportData) -> str:
         taught=any("teacher" in row.samples for row in data.samples),
         charts=charts,
     )
-
-
-def strip_volatile(page: str) -> str:
-    """Remove what differs between two runs of one recipe."""
-    return _RUN_FACTS.sub("", page)
 
 
 def headline(scores: Mapping[str, Mapping[str, Interval]]) -> str:

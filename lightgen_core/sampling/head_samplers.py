@@ -38,12 +38,12 @@ class NoiseLevel:
     next_sigma: float
 
     def posterior_weights(self) -> tuple[float, float]:
-        """Weights of the clean and the noisy token in the mean of q(next | noisy, clean) (Ho et al. 2020, Eq. 7)."""
+        """Return weights of the clean and the noisy token in the mean of q(next | noisy, clean) (Ho et al., Eq. 7)."""
         keep = self.alpha / self.next_alpha
         return self._beta * self.next_alpha / self.sigma**2, keep * (self.next_sigma / self.sigma) ** 2
 
     def log_variances(self) -> tuple[float, float]:
-        """Smallest and largest log-variance of the next token: the posterior's, and that of the noise added between."""
+        """Return log-variances of the next token: the posterior's, and that of the noise added between."""
         return math.log(self._beta * (self.next_sigma / self.sigma) ** 2), math.log(self._beta)
 
     @property
@@ -52,13 +52,9 @@ class NoiseLevel:
 
 
 def sampling_schedule(objective: Objective, steps: int) -> list[NoiseLevel]:
-    """The steps of a sampler, from pure noise to the data.
+    """Return the steps of a sampler, from pure noise to the data; ValueError for more than ddpm has.
 
-    ddpm: evenly spread over the 1,000 training steps, as in the released code; v and flow: from time 1 down in equal
-    strides.
-
-    Raises:
-        ValueError: more steps than ddpm has.
+    ddpm: evenly spread over the 1,000 training steps, as in the released code; v and flow: evenly over time 1 to 0.
     """
     if objective.name == "ddpm":
         timesteps = spaced_steps(steps)
@@ -85,38 +81,32 @@ class SamplerStep(NamedTuple):
 
 @functools.cache
 def head_steps(name: str, sampler: str, count: int) -> tuple[SamplerStep, ...]:
-    """The steps of a sampler for an objective, from pure noise to the data; see `levels` for errors."""
+    """Return the steps of a sampler for an objective; see `sampling_schedule`."""
     objective, ancestral = get_objective(name), sampler == "ddpm"
-    on_path = sampling_schedule(objective, count)
-    return tuple(_step(objective, level, ancestral, last=level is on_path[-1]) for level in on_path)
-
-
-def _step(objective: Objective, level: NoiseLevel, ancestral: bool, last: bool) -> SamplerStep:
-    # The clean token and the noise as weights of prediction and noisy token: the objective applied to units.
-    prediction, noisy = torch.eye(2, dtype=torch.float64)
-    clean, noise = objective.to_x0_and_noise(prediction, noisy, torch.tensor(level.timestep))
-    if ancestral:
-        on_clean, on_noisy = level.posterior_weights()
-        moved = on_clean * clean + on_noisy * noisy
-    else:
-        moved = level.next_alpha * clean + level.next_sigma * noise
-    on_prediction, on_token = moved.tolist()
-    return SamplerStep(
-        level.timestep, on_token, on_prediction, level.log_variances() if ancestral and not last else None
-    )
+    schedule, steps = sampling_schedule(objective, count), []
+    for level in schedule:
+        # The clean token and the noise as weights of prediction and noisy token: the objective applied to units.
+        prediction, noisy = torch.eye(2, dtype=torch.float64)
+        clean, noise = objective.to_x0_and_noise(prediction, noisy, torch.tensor(level.timestep))
+        if ancestral:
+            on_clean, on_noisy = level.posterior_weights()
+            token = on_clean * clean + on_noisy * noisy
+        else:
+            token = level.next_alpha * clean + level.next_sigma * noise
+        on_prediction, on_token = token.tolist()
+        variances = level.log_variances() if ancestral and level is not schedule[-1] else None
+        steps.append(SamplerStep(level.timestep, on_token, on_prediction, variances))
+    return tuple(steps)
 
 
 def head_steps_for(known: float, config: SamplerConfig) -> int:
-    """Head steps of an iteration before which the share `known` of the image's tokens is known.
-
-    The more is known, the less is left to chance, and the fewer steps a token needs (DiSA, Zhao et al. 2025).
-    """
+    """Return the head steps of an iteration: fewer, the more tokens are known (DiSA, Zhao et al. 2025)."""
     last = config.head_steps if config.head_steps_last is None else config.head_steps_last
     return round(config.head_steps + (last - config.head_steps) * known)
 
 
 def noises_per_token(sampler: str, steps: int) -> int:
-    """Return the number of noises of `sample_head`: one, and for ancestral sampling one a further step."""
+    """Return the number of noises of `sample_head`: one, or for ancestral sampling one a step."""
     return steps if sampler == "ddpm" else 1
 
 
@@ -125,7 +115,7 @@ class IncompatibleSamplerError(ValueError):
 
 
 def check_sampler(config: SamplerConfig, objective: Objective) -> None:
-    """Raise IncompatibleSamplerError where a head cannot be sampled so, before anything is computed."""
+    """Raise IncompatibleSamplerError if a head cannot be sampled so."""
     allowed = _SAMPLERS[objective.name]
     if config.head_sampler not in allowed:
         raise IncompatibleSamplerError(
@@ -147,13 +137,11 @@ def sample_head(
     steps: Sequence[SamplerStep],
     noises: Float[Tensor, "noises rows values"],
 ) -> Float[Tensor, "rows values"]:
-    """Tokens from noise. Nothing here waits for the device, or copies to it.
+    """Sample tokens from noise, without a wait for the device or a copy to it.
 
     Args:
         denoiser: the head, with condition and guidance bound.
-        objective: what the head was trained to predict.
-        config: the temperature scales what ancestral steps add; the deterministic samplers have no other noise than
-            the start, so it scales that.
+        config: the temperature scales the noise that ancestral steps add; of deterministic samplers, the start.
         steps: `head_steps`.
         noises: standard normal, `noises_per_token` of them.
     """

@@ -19,11 +19,10 @@ class InpaintError(ValueError):
 
 @dataclass(frozen=True)
 class Inpainted:
-    """An image with a part sampled anew.
+    """An image with newly sampled parts.
 
-    tokens (1, h*w, token width): those where `renewed` is false are the given image's, bit for bit; renewed (h, w):
-    which are new; decoded (height, width, 3) uint8: the tokens through the autoencoder; pasted: the same, with the
-    given image's own pixels in place of every kept token.
+    tokens (1, h*w, token width): the given image's, bit for bit, where `renewed` (h, w) is false; decoded (height,
+    width, 3) uint8: the tokens through the autoencoder; pasted: the same, with the image's own pixels at kept tokens.
     """
 
     tokens: Tensor
@@ -33,7 +32,7 @@ class Inpainted:
 
 
 def renewed_tokens(mask: Bool[np.ndarray, "height width"], side: int) -> Bool[np.ndarray, "rows columns"]:
-    """Tokens of `side` x `side` pixels with any pixel in the mask."""
+    """Return the tokens of `side` x `side` pixels with any pixel in the mask."""
     height, width = mask.shape
     squares = mask.reshape(height // side, side, width // side, side)
     return np.logical_or.reduce(squares, axis=(1, 3))
@@ -47,7 +46,7 @@ def inpaint(
     seed: int,
     sampler: SamplerConfig | None = None,
 ) -> Inpainted:
-    """Sample anew, for a caption, the tokens of an image that a mask touches.
+    """Sample the tokens of an image that a mask touches, for a caption.
 
     Raises:
         InpaintError: sizes that differ or are not whole tokens, a mask that touches no token or every one.
@@ -62,11 +61,11 @@ def inpaint(
             + ". White is where new pixels are wanted"
         )
     known = patchify(torch.from_numpy(student.codec.encode(image[None])), patch)
-    text, words = student.encode_text([caption])
+    text, text_mask = student.encode_text([caption])
     tokens = sample(
         student.student,
         text,
-        words,
+        text_mask,
         renewed.shape,
         sampler or student.sampler,
         seeds=[seed],

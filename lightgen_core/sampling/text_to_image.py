@@ -48,7 +48,7 @@ class StudentInfo(Section):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens of the images that the student was trained on."""
+        """Rows and columns of tokens in training."""
         return self.latent_height // self.patch, self.latent_width // self.patch
 
 
@@ -84,7 +84,7 @@ class TextToImage:
         weights: Literal["ema", "raw"] = "ema",
         head_compile: HeadCompileConfig | None = None,
     ) -> Self:
-        """Load a student checkpoint and the components it names; `acceleration` says how its head is run.
+        """Load a student checkpoint and the components it names.
 
         Raises:
             StudentError: the folder holds no student, or a component does not fit it.
@@ -93,23 +93,18 @@ class TextToImage:
         student, raw = load_student(folder, weights=weights, device=device)
         info = StudentInfo.model_validate(raw)
         codec = LatentCodec.load(info.codec, device=device, dtype=PRECISIONS[info.codec_precision])
-        text_encoder = TextEncoder.load(
-            info.text_encoder,
-            max_length=info.max_text_tokens,
-            layer=info.text_layer,
-            device=device,
-            dtype=PRECISIONS[info.text_precision],
-        )
-        for what, found, wanted in (
+        states = {"max_length": info.max_text_tokens, "layer": info.text_layer}
+        dtype = PRECISIONS[info.text_precision]
+        text_encoder = TextEncoder.load(info.text_encoder, **states, device=device, dtype=dtype)
+        width = student.mar.config.text_width
+        for component, found, expected in (
             (f"autoencoder {info.codec} has latent channels", codec.channels, info.channels),
-            (
-                f"text encoder {info.text_encoder} has states of width",
-                text_encoder.width,
-                student.mar.config.text_width,
-            ),
+            (f"text encoder {info.text_encoder} has states of width", text_encoder.width, width),
         ):
-            if found != wanted:
-                raise StudentError(f"{what} {found}, the student in {folder} reads {wanted}: it was trained on another")
+            if found != expected:
+                raise StudentError(
+                    f"{component} {found}, the student in {folder} reads {expected}: it was trained on another"
+                )
         return cls(student, info, codec, text_encoder, device, head_compile)
 
     @property
@@ -129,7 +124,7 @@ class TextToImage:
         grid: tuple[int, int] | None = None,
         batch_size: int = 256,
     ) -> Sampled:
-        """Sample one image for each caption; an image depends on its caption and seed, not on its batch."""
+        """Sample one image for each caption; it depends on caption and seed, not on the batch."""
         parts = [
             self._sample_batch(captions[start : start + batch_size], seeds[start : start + batch_size], sampler, grid)
             for start in range(0, len(captions), batch_size)
@@ -140,24 +135,13 @@ class TextToImage:
         self, captions: Sequence[str], seeds: Sequence[int], sampler: SamplerConfig | None, grid: tuple[int, int] | None
     ) -> Sampled:
         text, mask = self.encode_text(captions)
-        tokens = sample(
-            self.student,
-            text,
-            mask,
-            grid or self.info.grid,
-            sampler or self.sampler,
-            seeds=list(seeds),
-            head=self.head,
-        )
-        latents = unpatchify(tokens, grid or self.info.grid, self.info.channels, self.info.patch).float()
+        grid, sampler = grid or self.info.grid, sampler or self.sampler
+        tokens = sample(self.student, text, mask, grid, sampler, seeds=list(seeds), head=self.head)
+        latents = unpatchify(tokens, grid, self.info.channels, self.info.patch).float()
         return Sampled(latents.cpu(), self.codec.decode(latents))
 
     def encode_text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Text states (n, words, width) and the mask of their words, on the device.
-
-        A student that attends to padding gets `max_text_tokens` states of each caption, those of padding as the encoder
-        gives them.
-        """
+        """Return text states (n, text tokens, width) and mask, on the device; padded for students that attend to it."""
         states = self.text_encoder.encode(list(captions), padded=self.student.mar.config.attend_to_padding)
         text, mask = pad_text([torch.from_numpy(rows).float() for rows in states])
         return text.to(self.device), mask.to(self.device)

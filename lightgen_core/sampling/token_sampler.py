@@ -1,6 +1,6 @@
 """The head's loop over its steps: plain, compiled, or recorded once for each shape and replayed on a GPU.
 
-How the loop is run changes its speed and not what is drawn, beyond the rounding of sums; so it is no part of a recipe.
+The results are the same but for the rounding of sums, so the choice is no part of a recipe.
 """
 
 import functools
@@ -29,7 +29,7 @@ class HeadCompileConfig:
 
 
 class TokenSampler:
-    """Draws tokens with a head. Keep one and pass it to `sample`: it holds what was compiled and recorded."""
+    """Sampler of tokens with a head; keep it for `sample`, as it holds what was compiled and recorded."""
 
     def __init__(self, head: TokenDenoiser, head_compile: HeadCompileConfig | None = None):
         self._head = head
@@ -50,11 +50,11 @@ class TokenSampler:
         steps: int,
         guidance: float,
     ) -> Float[Tensor, "rows values"]:
-        """Tokens for states that have read the caption and, where there is a second branch, the null text."""
+        """Sample tokens for states that attended to the caption and, in any second branch, to the null text."""
         head, along = self._head, head_steps(self._objective.name, config.head_sampler, steps)
         times = head.embed_time(torch.tensor([step.timestep for step in along]).to(noises.device))
         strength = torch.tensor(guidance).to(noises.device)
-        inputs = (head.embed(conditions), times, noises, strength)
+        inputs = (head.condition(conditions), times, noises, strength)
         if not self._head_compile.graphs:
             return self._loop(along, config, *inputs)
         key = (config.head_sampler, config.temperature, *(given.shape for given in inputs))
@@ -71,7 +71,7 @@ class TokenSampler:
         noises: Float[Tensor, "noises rows values"],
         strength: Float[Tensor, ""],
     ) -> Float[Tensor, "rows values"]:
-        """All steps. Only the prediction is guided; a learned variance is the caption's (as in the released code)."""
+        """Run all steps; the prediction is guided, and a learned variance the caption's, as in the released code."""
         objective = self._objective
 
         def denoiser(noisy: Tensor, index: int) -> Tensor:

@@ -1,6 +1,6 @@
-"""Sampling: tokens revealed in random order over a few iterations, each drawn by the diffusion head (MAR, Sec. 3.3).
+"""Sampling: tokens unmasked in random order over a few iterations, each by the diffusion head (MAR, Sec. 3.3).
 
-Order and noise of an image come from its own seed, so the image does not depend on what else is in the batch.
+Order and noise of an image come from its own seed, so the image does not depend on the rest of the batch.
 """
 
 import math
@@ -21,17 +21,16 @@ from lightgen_core.sampling.token_sampler import TokenSampler
 def pad_text(
     text: Sequence[Float[Tensor, "text_tokens text_width"]],
 ) -> tuple[Float[Tensor, "batch text_tokens text_width"], Bool[Tensor, "batch text_tokens"]]:
-    """Text states of different lengths as one tensor, padded with zeros, and the mask of their words."""
-    words = torch.tensor([len(states) for states in text], device=text[0].device)
+    """Pad text states of different lengths with zeros; return one tensor and its mask."""
+    lengths = torch.tensor([len(states) for states in text], device=text[0].device)
     padded = pad_sequence(list(text), batch_first=True)
-    return padded, torch.arange(padded.shape[1], device=padded.device) < words[:, None]
+    return padded, torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
 
 
 def cosine_unmask_schedule(num_masked: int, iterations: int) -> list[int]:
-    """Return how many tokens each iteration unmasks: cos(pi/2 * i / iterations) stay masked after the i-th.
+    """Return how many tokens each iteration unmasks, one at least: cos(pi/2 * i / iterations) stay masked after i.
 
-    Every iteration unmasks at least one, so there are at most `num_masked` of them (MaskGIT, Sec. 3.2). There is always
-    one left to unmask: the cosine never falls below the straight line.
+    So there are at most `num_masked` iterations (MaskGIT, Sec. 3.2); the cosine never falls below the straight line.
     """
     iterations = min(iterations, num_masked)
     left, counts = num_masked, []
@@ -44,7 +43,7 @@ def cosine_unmask_schedule(num_masked: int, iterations: int) -> list[int]:
 
 
 def guidance_at(share: float, config: SamplerConfig) -> float:
-    """Guidance of an iteration after which `share` of the image's tokens is known; 1 is none."""
+    """Return the guidance of an iteration after which `share` of the tokens is known; 1 is none."""
     if config.guidance_schedule == "linear":
         return 1 + (config.guidance_scale - 1) * share
     first, last = (0.0, 1.0) if config.guidance_schedule == "constant" else config.guidance_interval
@@ -64,17 +63,16 @@ def sample(
     keep: Bool[Tensor, " tokens"] | None = None,
     head: TokenSampler | None = None,
 ) -> Float[Tensor, "batch tokens values"]:
-    """Image tokens for texts, one image per row, on the device of `text` (the student's).
+    """Sample image tokens for texts, one image per row, on the device of `text` (the student's).
 
     Args:
         student: run without dropout, whatever its mode.
-        text: raw states of the text encoder; `pad_text` makes one tensor of several.
-        text_mask: true at words; None reads everything.
+        text: raw states of the text encoder (`pad_text`).
+        text_mask: true at text tokens; None attends to padding too.
         grid: (h, w) in tokens.
-        seeds: one for each image.
         known, keep: zero-shot inpainting: tokens of `known` where `keep` is true (row-major, one mask for the batch)
-            are given back bit for bit and condition the rest.
-        head: the loop of the student's head, where it is compiled or recorded; the plain one by default.
+            stay bit for bit and condition the rest.
+        head: any compiled or recorded loop of the student's head.
 
     Raises:
         ValueError: a sampler that does not fit the head, or inputs whose sizes do not fit each other.
@@ -104,13 +102,12 @@ def _sample_tokens(
     known: Tensor | None,
     keep: Tensor | None,
 ) -> Tensor:
-    """The iterations: states of the image, then of its text, then the head at the tokens whose turn it is.
+    """Run the iterations: image states, cross-attention, then the head at the tokens to unmask.
 
-    What no iteration changes is made once: the texts' keys and values. The null text is read, and the head run for it,
-    in iterations with guidance only.
+    Keys and values of the texts are computed once; those of the null text serve iterations with guidance only.
     """
-    batch, places = len(text), grid[0] * grid[1]
-    tokens, mask = _start(batch, places, mar.config.token_width, known, keep, text.device)
+    batch, length = len(text), grid[0] * grid[1]
+    tokens, mask = _start(batch, length, mar.config.token_width, known, keep, text.device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     order = _orders(mask[0].cpu(), generators).to(text.device)
     branches = [(mar.text_kv(mar.align(text, text_mask)), text_mask)]
@@ -119,43 +116,43 @@ def _sample_tokens(
     left = order.shape[1]
     for count in cosine_unmask_schedule(left, config.iterations):
         chosen = order[:, order.shape[1] - left :][:, :count]
-        steps, guidance = head_steps_for(1 - left / places, config), guidance_at(1 - (left - count) / places, config)
+        steps, guidance = head_steps_for(1 - left / length, config), guidance_at(1 - (left - count) / length, config)
         states = mar.encode_decode(tokens, mask, grid, num_masked=left)
-        read = [
+        conditions = [
             mar.cross_attend(states, kv, kv_mask, grid, at=chosen).flatten(0, 1)
             for kv, kv_mask in (branches if guidance > 1 else branches[:1])
         ]
         noises = _noises(generators, noises_per_token(config.head_sampler, steps), count, tokens.shape[2])
-        revealed = head.tokens(torch.stack(read), noises.to(text.device), config, steps, guidance)
-        revealed = revealed.unflatten(0, (batch, count))
-        tokens.scatter_(1, chosen[..., None].expand_as(revealed), revealed)
+        unmasked = head.tokens(torch.stack(conditions), noises.to(text.device), config, steps, guidance)
+        unmasked = unmasked.unflatten(0, (batch, count))
+        tokens.scatter_(1, chosen[..., None].expand_as(unmasked), unmasked)
         mask.scatter_(1, chosen, False)
         left -= count
     return tokens
 
 
 def _start(
-    batch: int, places: int, width: int, known: Tensor | None, keep: Tensor | None, device: torch.device
+    batch: int, length: int, width: int, known: Tensor | None, keep: Tensor | None, device: torch.device
 ) -> tuple[Float[Tensor, "batch tokens values"], Bool[Tensor, "batch tokens"]]:
-    """The tokens before the first iteration, and where they are hidden."""
+    """Return the tokens before the first iteration, and their mask."""
     if known is None or keep is None:
-        everywhere = torch.ones(batch, places, dtype=torch.bool, device=device)
-        return torch.zeros(batch, places, width, device=device), everywhere
-    if known.shape != (batch, places, width) or keep.shape != (places,):
+        everywhere = torch.ones(batch, length, dtype=torch.bool, device=device)
+        return torch.zeros(batch, length, width, device=device), everywhere
+    if known.shape != (batch, length, width) or keep.shape != (length,):
         raise ValueError(
             f"known is {tuple(known.shape)} and keep {tuple(keep.shape)}; "
-            f"expected {(batch, places, width)} and {(places,)}: tokens of the grid, and one mask for all images"
+            f"expected {(batch, length, width)} and {(length,)}: tokens of the grid, and one mask for all images"
         )
     return known.float().to(device, copy=True), ~keep.to(device).expand(batch, -1)
 
 
 def _orders(mask: Bool[Tensor, " tokens"], generators: Sequence[Generator]) -> Int[Tensor, "batch num_masked"]:
-    """Each image's order of its hidden tokens, drawn by its own generator."""
+    """Sample each image's order of its masked tokens with its own generator."""
     where = mask.nonzero()[:, 0]
     return torch.stack([where[torch.randperm(len(where), generator=generator)] for generator in generators])
 
 
 def _noises(generators: Sequence[Generator], noises: int, count: int, width: int) -> Float[Tensor, "noises rows width"]:
-    """Noise of `count` tokens of each image; rows are image after image."""
+    """Sample noise of `count` tokens of each image; rows are image after image."""
     own = [torch.randn(noises, count, width, generator=generator) for generator in generators]
     return torch.stack(own, dim=1).flatten(1, 2)

@@ -15,11 +15,9 @@ class World(Section):
     layout: Literal["composed", "grid", "free"] = Field(
         "composed", description="composed: as a photographer would; grid: any cells; free: anywhere, without overlap"
     )
-    grid: int = Field(3, ge=3, le=5, description="cells along one side of the picture")
-    colors: tuple[str, ...] = Field(
-        ("red", "green", "blue", "yellow", "purple", "orange"), description="colour words in use"
-    )
-    shapes: tuple[str, ...] = Field(("circle", "square", "triangle", "star", "cross"), description="shape words in use")
+    grid: int = Field(3, ge=3, le=5, description="cells along one side of the image")
+    colors: tuple[str, ...] = Field(("red", "green", "blue", "yellow", "purple", "orange"), description="colour words")
+    shapes: tuple[str, ...] = Field(("circle", "square", "triangle", "star", "cross"), description="shape words")
     max_count: int = Field(4, ge=2, le=4, description="largest number a counting caption asks for, objects")
     radius: tuple[float, float] = Field((0.41, 0.45), description="smallest and largest object radius, share of a cell")
     jitter: float = Field(0.04, ge=0, le=0.2, description="largest shift of an object from its place, share of a cell")

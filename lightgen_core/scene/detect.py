@@ -4,46 +4,26 @@ It sees the image and the vocabulary only, not the caption nor the recipe's choi
 """
 
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightgen_core.scene.meaning import Meaning
-from lightgen_core.scene.objects import DetectedObject, find_objects
+from lightgen_core.scene.objects import Detection, find_objects
 
 POSITION_MARGIN, POSITION_COSINE = 0.1, 0.5
 """GenEval: fraction of the two widths that an offset must exceed, and least fraction of the offset along the axis."""
 
 
-@dataclass(frozen=True)
-class Detection:
-    """One detected object, in fractions of the image's longer side.
-
-    `x`, `y` are its centre of mass; `radius` is that of the disc of the same area; `score` is the overlap with the
-    template, 0 to 1.
-    """
-
-    shape: str
-    color: str
-    x: float
-    y: float
-    radius: float
-    score: float
-
-
 def detect(image: NDArray[np.uint8]) -> list[Detection]:
     """Return the objects in `image` (height, width, 3), top to bottom."""
-    side = max(image.shape[:2])
-    return [_normalized(obj, side) for obj in find_objects(image) if obj is not None]
+    return [obj for obj in find_objects(image) if obj is not None]
 
 
 def satisfies(image: NDArray[np.uint8], meaning: Meaning) -> bool:
     """Return True if `image` (height, width, 3) shows exactly `meaning`.
 
-    GenEval's rules made strict: GenEval lets an image show more than its caption names. Here it must show the named
-    objects and nothing else: one more object, or something as large that is no object at all, is wrong in every
-    category. Colours must be those that the caption names; a relation must hold with GenEval's margin.
+    GenEval's rules made strict: one more object, or something as large that is no object, is wrong in every category.
     """
     regions = find_objects(image)
     objects = [obj for obj in regions if obj is not None]
@@ -55,7 +35,7 @@ def satisfies(image: NDArray[np.uint8], meaning: Meaning) -> bool:
         return False
     if meaning.relation is None:
         return True
-    detections = {obj.shape: _normalized(obj, max(image.shape[:2])) for obj in objects}
+    detections = {obj.shape: obj for obj in objects}
     return meaning.relation in relations(*(detections[obj.shape] for obj in meaning.objects))
 
 
@@ -67,8 +47,3 @@ def relations(first: Detection, second: Detection) -> set[str]:
     across, down = clear / max(float(np.linalg.norm(offset)), 1e-9)
     along = {"left of": -across, "right of": across, "above": -down, "below": down}
     return {name for name, fraction in along.items() if fraction > POSITION_COSINE}
-
-
-def _normalized(obj: DetectedObject, side: int) -> Detection:
-    x, y, radius = obj.x / side, obj.y / side, obj.radius / side
-    return Detection(obj.shape, obj.color, x, y, radius, obj.score)

@@ -4,7 +4,6 @@ Two captions that say the same object have equal meanings: the split holds meani
 detector scores meanings. A meaning names *all* objects of its image; colours it does not name are free.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 
 from lightgen_core.scene.vocabulary import CATEGORIES, COLORS, NUMBERS, RELATIONS, SHAPES, plural, with_article
@@ -90,17 +89,12 @@ class Meaning:
 def excludes(a: Meaning, b: Meaning) -> bool:
     """Return True if no image can be right for both meanings.
 
-    A right image shows exactly the objects that its caption names, so two meanings can share an image only if
-    they name the same number of each shape, no shape in two colours, and no two opposite relations. "A left of B"
-    and "A above B" can: A is then up and to the left.
+    They share one if they name the same number of each shape, no shape in two colours, and no opposite relations: "A
+    left of B" and "A above B" do, where A is up and to the left.
     """
-    if _shape_counts(a) != _shape_counts(b):
+    if {o.shape: a.count for o in a.objects} != {o.shape: b.count for o in b.objects}:
         return True
     colors = {o.shape: o.color for o in b.objects}
     if any(o.color and colors[o.shape] and o.color != colors[o.shape] for o in a.objects):
         return True
     return a.relation is not None and a.relation == b.relation and a.objects != b.objects
-
-
-def _shape_counts(meaning: Meaning) -> Counter[str]:
-    return Counter({o.shape: meaning.count for o in meaning.objects})

@@ -41,8 +41,12 @@ EDGE = 2
 
 
 @dataclass(frozen=True)
-class DetectedObject:
-    """A recognised object; x, y (centre of mass) and radius (of the disc of its area) in pixels."""
+class Detection:
+    """One detected object, in fractions of the image's longer side.
+
+    `x`, `y` are its centre of mass; `radius` is that of the disc of the same area; `score` is the overlap with the
+    template, 0 to 1.
+    """
 
     shape: str
     color: str
@@ -61,26 +65,17 @@ class _Scene:
     directions: Floats  # (colors, 3) from the background to each
 
 
-def find_objects(image: NDArray[np.uint8]) -> list[DetectedObject | None]:
-    """Return every region of `image` (height, width, 3), None if no known object.
-
-    Raises:
-        ValueError: `image` is not an RGB image of 8 bits.
-    """
+def find_objects(image: NDArray[np.uint8]) -> list[Detection | None]:
+    """Return every region of `image` uint8 (height, width, 3), None if no known object; ValueError for other images."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"found an image of {image.dtype} {image.shape}, expected uint8 (height, width, 3)")
-    scene = _against_background(image)
-    return _split(scene, _coverage(scene))
-
-
-def _against_background(image: NDArray[np.uint8]) -> _Scene:
-    """Subtract the background: the median of the rim, mostly free of objects."""
     pixels = image / 255
     rim = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
-    background = np.median(rim, axis=0)
+    background = np.median(rim, axis=0)  # the rim is mostly free of objects
     directions = {name: np.array(color) / 255 - background for name, color in COLORS.items()}
     visible = {name: d for name, d in directions.items() if d @ d > MIN_CONTRAST**2}
-    return _Scene(pixels - background, list(visible), np.array(list(visible.values())))
+    scene = _Scene(pixels - background, list(visible), np.array(list(visible.values())))
+    return _split(scene, _coverage(scene))
 
 
 def _coverage(scene: _Scene) -> Floats:
@@ -94,11 +89,11 @@ def _coverage(scene: _Scene) -> Floats:
     return alpha
 
 
-def _split(scene: _Scene, alpha: Floats, level: int = 0) -> list[DetectedObject | None]:
+def _split(scene: _Scene, alpha: Floats, level: int = 0) -> list[Detection | None]:
     """Return the objects of connected cores; retry unknown ones at the next level."""
     labels, _ = ndimage.label(alpha > LEVELS[level])
     least = max(MIN_PIXELS, MIN_SHARE * alpha.size)
-    objects: list[DetectedObject | None] = []
+    objects: list[Detection | None] = []
     boxes, sizes = ndimage.find_objects(labels), np.bincount(labels.ravel())
     for index in (index for index in range(1, len(sizes)) if sizes[index] >= least):
         obj = _recognise(scene, labels, index, boxes[index - 1])
@@ -110,7 +105,7 @@ def _split(scene: _Scene, alpha: Floats, level: int = 0) -> list[DetectedObject 
     return objects
 
 
-def _recognise(scene: _Scene, labels: NDArray[np.int32], index: int, box: tuple[slice, ...]) -> DetectedObject | None:
+def _recognise(scene: _Scene, labels: NDArray[np.int32], index: int, box: tuple[slice, ...]) -> Detection | None:
     """Classify colour and shape of one region, None if unknown."""
     top, left = (max(0, side.start - EDGE) for side in box)
     box = (slice(top, box[0].stop + EDGE), slice(left, box[1].stop + EDGE))
@@ -129,8 +124,9 @@ def _recognise(scene: _Scene, labels: NDArray[np.int32], index: int, box: tuple[
     shape = int(np.argmax(overlaps))
     if overlaps[shape] < MIN_OVERLAP:
         return None
-    radius = float(np.sqrt(area / np.pi))
-    return DetectedObject(SHAPES[shape], scene.colors[color], left + x, top + y, radius, float(overlaps[shape]))
+    side = max(scene.difference.shape[:2])
+    position = ((left + x) / side, (top + y) / side, float(np.sqrt(area / np.pi)) / side)
+    return Detection(SHAPES[shape], scene.colors[color], *position, float(overlaps[shape]))
 
 
 def _solid(difference: Floats, core: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -145,8 +141,8 @@ def _solid(difference: Floats, core: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _nearest_color(solid: Floats, directions: Floats) -> int | None:
     """Return the index of the colour closest to `solid` (pixels, 3), None if none is close.
 
-    The mean of distances, not the distance of the mean: half red and half blue is not purple. Blur may take a part
-    of a pixel's coverage, so the distance is that from the stretch between `SOLID` and full coverage.
+    The mean of distances, not the distance of the mean: half red and half blue is not purple. Blurred pixels may have
+    any coverage from `SOLID` on.
     """
     cover = np.clip(solid @ directions.T / (directions**2).sum(1), SOLID, 1)  # (pixels, colors)
     errors = np.linalg.norm(solid[:, None] - cover[..., None] * directions, axis=-1).mean(0)

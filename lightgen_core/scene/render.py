@@ -21,7 +21,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class PlacedObject:
-    """One object as drawn; x, y and radius in pixels."""
+    """One object to render; x, y and radius in pixels."""
 
     shape: str
     color: str
@@ -43,19 +43,10 @@ def render(meaning: Meaning, world: World, rng: np.random.Generator) -> NDArray[
 def arrange(meaning: Meaning, world: World, rng: np.random.Generator) -> list[PlacedObject]:
     """Sample the objects' colours, then their positions and sizes."""
     shapes = [o.shape for o in meaning.objects for _ in range(meaning.count)]
-    colors = _colors(meaning, world, rng)
+    # Counted objects share one colour, so that a student has one colour to agree on.
+    colors = [o.color or str(rng.choice(world.colors)) for o in meaning.objects] * meaning.count
     positions = _free(meaning, world, rng) if world.layout == "free" else _in_cells(meaning, world, rng)
     return [PlacedObject(s, c, *position) for s, c, position in zip(shapes, colors, positions, strict=True)]
-
-
-def _colors(meaning: Meaning, world: World, rng: np.random.Generator) -> list[str]:
-    """Return named colours as named, others at random.
-
-    Objects that are counted share one colour: "three circles" shows three of a kind, and a student then has one
-    colour to agree on instead of one for every object.
-    """
-    drawn = [o.color or str(rng.choice(world.colors)) for o in meaning.objects]
-    return drawn * meaning.count
 
 
 def _in_cells(meaning: Meaning, world: World, rng: np.random.Generator) -> list[tuple[float, float, float]]:
@@ -72,10 +63,7 @@ def _in_cells(meaning: Meaning, world: World, rng: np.random.Generator) -> list[
 
 
 def _composed_cells(meaning: Meaning, grid: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Return cells (column, row): centre, line or corners.
-
-    An even grid has two middles; one is drawn.
-    """
+    """Return cells (column, row): centre, line or corners; one of an even grid's two middles."""
     low, high = 0, grid - 1
     middle = (grid - int(rng.integers(2))) // 2 if grid % 2 == 0 else grid // 2
     total = meaning.count * len(meaning.objects)

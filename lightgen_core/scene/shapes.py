@@ -48,10 +48,7 @@ _INSIDE: dict[str, Callable[[Floats, Floats], Bools]] = {
 
 
 def coverage(shape: str, x: float, y: float, radius: float, height: int, width: int) -> Floats:
-    """Return a shape's coverage of each canvas pixel, (height, width), 0 to 1.
-
-    `x`, `y` and `radius` are in pixels; the shape fits into the square of half side `radius` around (x, y).
-    """
+    """Return a shape's coverage of each canvas pixel, (height, width), 0 to 1; `x`, `y` and `radius` in px."""
     canvas = np.zeros((height, width))
     left, right = max(0, int(x - radius) - 1), min(width, int(x + radius) + 2)
     top, bottom = max(0, int(y - radius) - 1), min(height, int(y + radius) + 2)

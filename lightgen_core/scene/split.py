@@ -14,11 +14,10 @@ _KEY = b"lightgen scene split 1"
 def split(world: World) -> tuple[list[Meaning], list[Meaning]]:
     """Return training and held-out meanings in the order of `meanings(world)`.
 
-    In each category the fraction `world.held_out` is held out, but at least one meaning and never all. Meanings are
-    taken in the order of a keyed hash of their canonical form, so neither the recipe's seed nor the machine plays a
-    part. One that alone still carries a word (shape, colour, number, relation) into its category's training set is
-    passed over: evaluation then asks for new combinations of known words. Only where every meaning is its own word
-    (single objects) the first in the order is taken; that shape is still trained on in the other categories.
+    In each category the fraction `world.held_out` is held out, but at least one meaning and never all, in the order of
+    a keyed hash, whatever the recipe's seed. A meaning whose word (shape, colour, number, relation) the category would
+    not train on otherwise is passed over, so evaluation asks for new combinations of known words; only where every
+    meaning is its own word (single objects) the first is taken.
     """
     all_meanings = meanings(world)
     held_out: set[Meaning] = set()

@@ -17,4 +17,3 @@ class Teacher(Protocol):
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterable[np.ndarray | Rejected]:
         """Return a uint8 image (height, width, 3) or an error per prompt, in order."""
-        ...

@@ -8,9 +8,9 @@ from lightgen_core.config import Positive, Section
 
 Argument = bool | int | float | str
 _PIXELS = Field(
-    50_000_000, ge=1, le=89_478_485, description="pictures of more pixels are quarantined before they are decoded"
+    50_000_000, ge=1, le=89_478_485, description="images of more pixels are quarantined before they are decoded"
 )
-_BYTES = Field(1 << 26, ge=1, description="longest encoded picture that is taken, bytes")
+_BYTES = Field(1 << 26, ge=1, description="longest encoded image that is taken, bytes")
 
 
 class DiffusersConfig(Section):
@@ -25,11 +25,11 @@ class DiffusersConfig(Section):
     guidance_scale: float | None = Field(None, ge=0, description="classifier-free guidance; none: as the pipeline does")
     height: Positive | None = Field(None, description="px")
     width: Positive | None = Field(None, description="px")
-    negative_prompt: str | None = Field(None, description="what not to draw; only for pipelines that take one")
+    negative_prompt: str | None = Field(None, description="what not to show; only for pipelines that take one")
     arguments: dict[str, Argument] = Field(
         default_factory=dict, description="further arguments of the pipeline's call, such as true_cfg_scale"
     )
-    batch_size: Positive = Field(4, description="images drawn at once; halved when memory runs out")
+    batch_size: Positive = Field(4, description="images generated at once; halved when memory runs out")
 
 
 class ImageSetConfig(Section):
@@ -42,11 +42,9 @@ class ImageSetConfig(Section):
     caption_fields: tuple[str, ...] = Field(
         ("prompt", "caption", "text"), min_length=1, description="JSON field or column of the caption; the first found"
     )
-    image_column: str = Field("image", description="parquet: Image feature, or encoded pictures as bytes")
+    image_column: str = Field("image", description="parquet: Image feature, or encoded images as bytes")
     size: Positive | None = Field(
-        None,
-        description="side of the middle square to which pictures are resized, px; none: they stay as they are, for "
-        "tokens.sizes to bring to one size",
+        None, description="side of the center crop to which images are resized, px; none: as they are (tokens.sizes)"
     )
     max_pixels: int = _PIXELS
     max_bytes: int = _BYTES
@@ -57,17 +55,17 @@ class ImageEndpointConfig(Section):
 
     model: str = Field(description="name of the model at the endpoint, such as dall-e-3")
     request_size: str | None = Field(
-        "1024x1024", pattern=r"^\d+x\d+$", description="size asked for, width x height, px; none: not said"
+        "1024x1024", pattern=r"^\d+x\d+$", description="size of the request, width x height, px; none: not sent"
     )
     response_format: Literal["b64_json", "url"] | None = Field(
-        "b64_json", description="how pictures come; none: not said, for models that refuse the word"
+        "b64_json", description="form of the images; none: not sent, for models that refuse the field"
     )
     arguments: dict[str, Argument] = Field(
         default_factory=dict, description="further fields of a request, such as quality or style"
     )
-    send_seed: bool = Field(False, description="send each picture's seed; OpenAI's own models refuse it")
+    send_seed: bool = Field(False, description="send each image's seed; OpenAI's own models refuse it")
     size: Positive | None = Field(
-        None, description="side of the middle square to which pictures are resized, px; none: as they come"
+        None, description="side of the center crop to which images are resized, px; none: as they are"
     )
     max_pixels: int = _PIXELS
     max_bytes: int = _BYTES

@@ -28,8 +28,7 @@ class DiffusersTeacher:
     """Generate images with a pipeline, batch by batch.
 
     Each image has its own generator on the CPU, so its first latents are the same bits in any batch and on any device.
-    Images then differ by the rounding of matrix products of another batch size, if the pipeline treats the rows of a
-    batch independently (one that pads prompts to the longest of the batch may not).
+    Another batch size then changes rounding, and more if prompts are padded to the longest of the batch.
     """
 
     def __init__(self, pipeline: DiffusionPipeline, config: DiffusersConfig) -> None:
@@ -43,12 +42,9 @@ class DiffusersTeacher:
 
     @classmethod
     def load(cls, config: DiffusersConfig, device: torch.device | str, offload: Offload = "none") -> Self:
-        """Load a folder, or a hub id at its revision.
+        """Load a folder or a hub id at its revision: safetensors only, and only code of diffusers.
 
-        Only safetensors are read, and only code of diffusers runs.
-
-        Args:
-            offload: keep weights in main memory and move one model, or one layer, at a time to the device.
+        offload: keep weights in main memory and move one model, or one layer, at a time to the device.
 
         Raises:
             ModelNotFound: nothing at the path.
@@ -84,12 +80,8 @@ class DiffusersTeacher:
 
     def _call_arguments(self, config: DiffusersConfig) -> dict[str, Any]:
         """Return the arguments of every call."""
-        named = {
-            "num_inference_steps": config.steps,
-            "guidance_scale": config.guidance_scale,
-            "height": config.height,
-            "width": config.width,
-        }
+        named = {"num_inference_steps": config.steps, "guidance_scale": config.guidance_scale}
+        named |= {"height": config.height, "width": config.width}
         arguments = {name: value for name, value in named.items() if value is not None} | dict(config.arguments)
         name = type(self.pipeline).__name__
         if missing := [name for name in ("prompt", "generator") if name not in self._parameters]:

@@ -19,18 +19,19 @@ _MAX_UNANSWERED = 20  # prompts in a row without an answer: the server is broken
 
 
 class EndpointTeacher:
-    """Generate images with `POST <url>/images/generations`, one per request.
+    """Generate images with `POST <url>/images/generations`, one per request, `concurrency` requests at once.
 
     The same prompt gives another image the next time unless the server honours the seed; the store keeps the images.
-
-    Args:
-        endpoint: address, key, rate limit and retries.
-        concurrency: requests under way at once.
     """
 
     def __init__(self, config: ImageEndpointConfig, endpoint: Endpoint, concurrency: int) -> None:
         self.config, self.endpoint, self.concurrency = config, endpoint, concurrency
-        self._decoder = SafeImageDecoder(config.max_pixels, config.size, _expected_size(config))
+        size: tuple[int, ...] | None = None
+        if config.size is not None:
+            size = config.size, config.size
+        elif config.request_size is not None:
+            size = tuple(map(int, config.request_size.split("x")))[::-1]  # width x height
+        self._decoder = SafeImageDecoder(config.max_pixels, config.size, size)
         self._host = httpx2.URL(endpoint.url).host
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[np.ndarray | Rejected]:
@@ -103,13 +104,3 @@ class EndpointTeacher:
                 if len(data) > self.config.max_bytes:
                     raise Rejected(Reason.IMAGE_TOO_LARGE, f"more than {self.config.max_bytes} bytes")
         return bytes(data)
-
-
-def _expected_size(config: ImageEndpointConfig) -> tuple[int, int] | None:
-    """Return the height and width of every image, or None if any."""
-    if config.size is not None:
-        return config.size, config.size
-    if config.request_size is None:
-        return None
-    width, height = map(int, config.request_size.split("x"))
-    return height, width

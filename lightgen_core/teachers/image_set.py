@@ -14,7 +14,6 @@ class ImageSetTeacher:
     """Return the images of a set with a chosen caption, in the set's order.
 
     Attributes:
-        samples: to be returned.
         bad_samples: unusable ones, with any caption.
         unmatched: samples whose caption was not chosen.
         surplus: samples with a chosen caption beyond the count.

@@ -1,6 +1,6 @@
 """Checkpoints written while training goes on: at most one at a time, and none lost without an error."""
 
-from collections.abc import Callable
+import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ class AsyncCheckpointWriter:
     """Saves checkpoints of a run: in a thread where the tensors live on a GPU, at once where they live on the CPU.
 
     On a GPU a second stream copies the tensors to page-locked memory while the next step's forward and backward pass
-    read them; only what would change them waits for the copy (`hold`), on the device and not on the host.
+    read them; only what would change them waits for the copy (`wait_for_copy`), on the device and not on the host.
     """
 
     def __init__(self, folder: Path, keep: int, device: torch.device, asynchronous: bool | None = None):
@@ -39,11 +39,7 @@ class AsyncCheckpointWriter:
             self.wait()
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Save a checkpoint; its tensors may change as soon as this returned and `hold` was called.
-
-        Raises:
-            OSError: this one, or the one before it, could not be written.
-        """
+        """Save a checkpoint; its tensors may change after `wait_for_copy`. Raises OSError, also for the one before."""
         self.wait()
         if not self._asynchronous:
             checkpoints.save(self._folder, checkpoint, self._keep)
@@ -59,36 +55,31 @@ class AsyncCheckpointWriter:
         self._writing = self._thread.submit(write)
 
     def wait(self) -> None:
-        """Wait for the checkpoint that is being written. Raises what went wrong with it."""
+        """Wait for the checkpoint that is being written, and raise its error."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     def wait_for_copy(self) -> None:
-        """Make the device wait, before tensors change, for the copy that is being made of them."""
+        """Make the device wait for the copy of tensors that are about to change."""
         if self._copied is not None:
             torch.cuda.current_stream().wait_event(self._copied)
             self._copied = None
 
     def _copy(self, checkpoint: Checkpoint) -> tuple[Checkpoint, torch.cuda.Event | None]:
-        if self._stream is None:
-            return _each(checkpoint, Tensor.clone), None
         stream = self._stream
 
         def to_host(tensor: Tensor) -> Tensor:
-            if tensor.device.type == "cpu":
-                return tensor.clone()
+            if stream is None or tensor.device.type == "cpu":
+                return tensor.detach().clone()
             tensor.record_stream(stream)
             return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
 
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), torch.no_grad():
-            return _each(checkpoint, to_host), stream.record_event()
-
-
-def _each(checkpoint: Checkpoint, change: Callable[[Tensor], Tensor]) -> Checkpoint:
-    model, ema, optimizer = (
-        {name: change(tensor.detach()) for name, tensor in group.items()}
-        for group in (checkpoint.model, checkpoint.ema, checkpoint.optimizer)
-    )
-    return replace(checkpoint, model=model, ema=ema, optimizer=optimizer)
+        if stream is not None:
+            stream.wait_stream(torch.cuda.current_stream())
+        with contextlib.nullcontext() if stream is None else torch.cuda.stream(stream), torch.no_grad():
+            tensors = {
+                part: {name: to_host(tensor) for name, tensor in group.items()}
+                for part, group in checkpoint.tensors.items()
+            }
+            return replace(checkpoint, tensors=tensors), None if stream is None else stream.record_event()

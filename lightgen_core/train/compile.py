@@ -13,15 +13,15 @@ from lightgen_core.model.blocks import Block, CrossAttentionBlock
 from lightgen_core.model.head import AdaLNBlock
 
 SHAPES = 128
-"""Shapes for which one kind of block is compiled before it is an error; some ten are normal."""
+"""Maximal shapes for which one kind of block is compiled; some ten are normal."""
 
 
 class RecompileLimitError(RuntimeError):
-    """Compiling goes on and on: the batches have ever new shapes."""
+    """Blocks are compiled for too many shapes."""
 
 
 def blocks_of(model: nn.Module) -> Sequence[nn.Module]:
-    """The repeated parts of a model: transformer blocks, and the head's."""
+    """Return the repeated parts of a model: transformer blocks, and the head's."""
     return [module for module in model.modules() if isinstance(module, Block | CrossAttentionBlock | AdaLNBlock)]
 
 
@@ -29,10 +29,8 @@ def blocks_of(model: nn.Module) -> Sequence[nn.Module]:
 def apply_compile_and_ac(model: nn.Module, parallel: ParallelConfig) -> Iterator[None]:
     """Apply compile and activation checkpointing to the blocks; undo both on exit.
 
-    One kind of block is one compiled function for each shape, whatever the number of blocks: the 0.7B student compiles
-    three functions and not 54. Shapes are static: masked counts (`mask.multiple`) and text lengths
-    (`pad_text_to_multiple_of`) fall into a few buckets, and kernels of a known shape need neither guards on sizes nor
-    index arithmetic with them.
+    A kind of block is one compiled function for each shape: the 0.7B student compiles three and not 54. Shapes are
+    static, and few by `mask.multiple` and `pad_text_to_multiple_of`.
     """
     blocks = blocks_of(model) if parallel.compile or parallel.activation_checkpointing else []
     for block in blocks:
@@ -52,7 +50,7 @@ def apply_compile_and_ac(model: nn.Module, parallel: ParallelConfig) -> Iterator
 
 @contextlib.contextmanager
 def _shapes_counted() -> Iterator[None]:
-    """Without it torch quietly stops compiling after eight shapes."""
+    """Raise RecompileLimitError after `SHAPES` shapes; torch quietly stops after eight."""
     from torch._dynamo.exc import FailOnRecompileLimitHit  # two seconds that only compiling costs
 
     limits = {"recompile_limit": SHAPES, "accumulated_recompile_limit": 8 * SHAPES, "fail_on_recompile_limit_hit": True}

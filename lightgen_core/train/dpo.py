@@ -8,7 +8,7 @@ winner; a rise of the winner's error over the reference's beyond a tolerance bri
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from jaxtyping import Float
@@ -19,7 +19,7 @@ from lightgen_core.config import DpoConfig
 from lightgen_core.data.batches import PairBatch, PairSource
 from lightgen_core.diffusion.objectives import Objective, get_objective
 from lightgen_core.model.mar import Student
-from lightgen_core.train.losses import token_residuals
+from lightgen_core.train.losses import predict
 from lightgen_core.train.step_noise import StepNoise
 from lightgen_core.train.train_step import LossOutput
 
@@ -70,18 +70,9 @@ def sdpo_scale(
 
 def repeat_for_pairs(step_noise: StepNoise) -> StepNoise:
     """Repeat a batch's step noise: winners and losers share it."""
-
-    def twice(tensor: Tensor, dim: int) -> Tensor:
-        return torch.cat([tensor, tensor], dim=dim)
-
-    return replace(
-        step_noise,
-        mask=twice(step_noise.mask, 0),
-        masked_index=twice(step_noise.masked_index, 0),
-        text_dropped=twice(step_noise.text_dropped, 0),
-        timestep=twice(step_noise.timestep, 1),
-        noise=twice(step_noise.noise, 1),
-    )
+    dims = {"mask": 0, "masked_index": 0, "text_dropped": 0, "timestep": 1, "noise": 1}
+    twice: dict[str, Any] = {name: torch.cat([getattr(step_noise, name)] * 2, dim=dim) for name, dim in dims.items()}
+    return replace(step_noise, **twice)
 
 
 @dataclass(frozen=True)
@@ -146,10 +137,15 @@ class DpoCriterion:
         return f"the winner's error rose {rise:.1%} above the reference's; the tolerance is {tolerance:.1%}"
 
     def _residuals(self, model: Student, batch: PairBatch, step_noise: StepNoise) -> tuple[Tensor, Tensor]:
-        """Compute residuals of winners and losers, (noise_samples, pairs, tokens, values) each, in one pass."""
+        """Compute prediction minus target of winners and losers, (noise_samples, pairs, tokens, values) each.
+
+        The mean of its squares over noise samples, tokens and values is the paper's l (Eq. 7).
+        """
         tokens = torch.cat([batch.winner, batch.loser])
         text, mask = (torch.cat([part, part]) for part in (batch.text, batch.text_mask))
-        winner, loser = token_residuals(model, tokens, text, mask, self.grid, step_noise).chunk(2, dim=1)
+        x0, output = predict(model, tokens, text, mask, self.grid, step_noise)
+        residual = step_noise.objective.residual(output, x0, step_noise.timestep, step_noise.noise)
+        winner, loser = residual.unflatten(1, (-1, step_noise.num_masked)).chunk(2, dim=1)
         return winner, loser
 
 
@@ -158,11 +154,7 @@ def _error(residuals: Float[Tensor, "noise_samples pairs tokens values"]) -> Flo
 
 
 def winner_error_ema(rows: Sequence[dict], horizon: int) -> float:
-    """Average over the log how far the winner's error exceeds the reference's, relative to it.
-
-    Exponential, with the weight 2 / (horizon + 1) on the newest row and zero as its start: before the first update
-    policy and reference are equal.
-    """
+    """Average the winner's relative excess error over the log, from zero, 2 / (horizon + 1) on the newest row."""
     rise = 0.0
     for row in rows:
         rise += (row["winner_delta"] / row["reference_error"] - rise) * 2 / (horizon + 1)

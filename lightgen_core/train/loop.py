@@ -6,8 +6,9 @@ from its last checkpoint and ends with the bytes of a run that was not.
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from lightgen_core.train.async_checkpoint import AsyncCheckpointWriter
 from lightgen_core.train.compile import apply_compile_and_ac
 from lightgen_core.train.metrics import MetricAverager, ThroughputMeter
 from lightgen_core.train.optimizer import learning_rate
-from lightgen_core.train.train_step import SINGLE_PROCESS, Criterion, MicroBatch, Source, TrainStep
+from lightgen_core.train.train_step import SINGLE_PROCESS, Criterion, Source, TrainStep
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +31,8 @@ logger = logging.getLogger(__name__)
 class RunContext:
     """Location and parallelism of a run; only `seed` affects the result.
 
-    seed: of the order of rows and of all step noise; folder: checkpoints and timings of this run only, readable by
-    every process; on_log: receives each new row of the log with its timing, in the first process.
+    folder: for checkpoints and timings of this run only, readable by every process; on_log: receives each new row of
+    the log with its timing, on rank 0.
     """
 
     seed: int
@@ -45,10 +46,9 @@ class RunContext:
 class TrainResult:
     """A finished run.
 
-    step: updates in the weights; rows: the log, one dict of metrics every `log_every` steps, equal for equal runs;
-    timings: seconds and images per second of those rows; raw, ema: weights and averaged weights, complete state dicts
-    (under fsdp in the first process only); stopped: why the run ended before its last step, or None. A stopped run has
-    the weights of an earlier step than its last row.
+    step: updates in the weights; rows: the log, equal for equal runs; timings: seconds and images per second of those
+    rows; raw, ema: complete state dicts (under fsdp on rank 0 only); stopped: reason to end before the last step, with
+    weights of an earlier step than the last row.
     """
 
     step: int
@@ -64,10 +64,6 @@ def fit(model: nn.Module, source: Source, criterion: Criterion, run: RunContext)
 
     Where torch.distributed is initialised, all its processes call this with equal arguments; rank 0 logs
     and writes checkpoints, and under fsdp the model stays sharded. Another number of processes may continue.
-
-    Args:
-        source: gives each step's batch, whose size is that of all processes together.
-        criterion: computes a batch's losses, whose mean over rows is minimised; may end the run early.
 
     Raises:
         NonFiniteLossError: a loss or gradient was not finite; names the step and the ids of the rows.
@@ -89,7 +85,10 @@ def fit(model: nn.Module, source: Source, criterion: Criterion, run: RunContext)
         meter, averager, stopped = ThroughputMeter(run.folder, step), MetricAverager(), None
         if criterion.may_stop and step == 0:
             manager.save(0, rows, meter)
-        for parts in _prefetch_batches(train_step, source, range(step, config.steps), device):
+        # On a CPU a thread that uses torch brings OpenMP threads of its own, and the update waits for cores: on two of
+        # them 190 ms a step with such a thread and 117 ms without.
+        batches = map if device.type == "cpu" else prefetch
+        for parts in batches(partial(train_step.prepare, source=source), range(step, config.steps)):
             averager.add(train_step.step(step, parts, writer.wait_for_copy))
             step += 1
             log_now = step % config.log_every == 0 or step == config.steps
@@ -115,11 +114,7 @@ def fit(model: nn.Module, source: Source, criterion: Criterion, run: RunContext)
 
 @contextlib.contextmanager
 def _deterministic(device: torch.device) -> Iterator[None]:
-    """Leave the caller's random state alone, and make updates on a CPU repeatable to the bit.
-
-    With several threads the backward of a gather otherwise adds in the order in which threads arrive, and two equal
-    runs drift apart after a step or two.
-    """
+    """Keep the caller's random state, and make CPU updates repeatable: a gather's backward adds in thread order."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(before or device.type == "cpu")
     try:
@@ -127,21 +122,6 @@ def _deterministic(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(before)
-
-
-def _prefetch_batches(
-    train_step: TrainStep, source: Source, steps: range, device: torch.device
-) -> Iterable[Sequence[MicroBatch]]:
-    """Batch and draw of every step; for an accelerator they are made while it is busy with the step before.
-
-    On a CPU a thread that uses torch brings OpenMP threads of its own, and the update then waits for cores: measured on
-    two of them, 190 ms a step with such a thread and 117 ms without.
-    """
-
-    def prepare(step: int) -> Sequence[MicroBatch]:
-        return train_step.prepare(step, source)
-
-    return map(prepare, steps) if device.type == "cpu" else prefetch(prepare, steps)
 
 
 @dataclass(frozen=True)
@@ -155,31 +135,31 @@ class _CheckpointManager:
 
     def save(self, step: int, rows: list[dict], meter: ThroughputMeter) -> None:
         """Save the state after `step` updates."""
-        state = checkpoints.capture(step, self.train_step.state, rows, self.run)
+        tensors = self.train_step.state.tensors()
         if self.train_step.ranks.rank == 0:
-            self.writer.save(state)
+            self.writer.save(checkpoints.Checkpoint(step, tensors, list(rows), self.run))
             meter.save()
 
     def resume(self) -> tuple[int, list[dict]]:
-        """Bring back the newest sound checkpoint of this very run. Returns its step and log, or 0 and none."""
+        """Restore the newest intact checkpoint of this run. Return its step and log, or 0 and none."""
         self.writer.wait()
         self.train_step.ranks.gather(None)  # the others wait for the one that writes
-        found = checkpoints.latest(self.folder)
-        steps = self.train_step.ranks.gather(found and found.step)
+        latest = checkpoints.latest(self.folder)
+        steps = self.train_step.ranks.gather(latest and latest.step)
         if len(set(steps)) > 1:
             raise checkpoints.CheckpointError(
                 f"the processes find checkpoints of different steps in {self.folder}: {steps} (None: none); "
                 "the folder must be on a disk that all machines share"
             )
-        if found is None:
+        if latest is None:
             return 0, []
-        if found.run != self.run:
-            before, now = found.run.get("config", {}), self.run["config"]
+        if latest.run != self.run:
+            before, now = latest.run.get("config", {}), self.run["config"]
             differing = [key for key in now if before.get(key) != now[key]]
             raise checkpoints.CheckpointError(
                 f"{self.folder} holds checkpoints of a run with another {', '.join(differing) or 'seed'}; "
                 "use a fresh folder, or the configuration and seed that it was started with"
             )
-        checkpoints.restore(found, self.train_step.state)
-        logger.info("going on from step %d in %s", found.step, self.folder)
-        return found.step, list(found.rows)
+        checkpoints.restore(latest, self.train_step.state)
+        logger.info("going on from step %d in %s", latest.step, self.folder)
+        return latest.step, list(latest.rows)

@@ -71,13 +71,13 @@ class Muon(torch.optim.Optimizer):
         average = torch.where(go > 0, average.lerp(gradients, 1 - self.momentum), average)
         update = orthogonalize(gradients.lerp(average, self.momentum))
         scale = ADAMW_RMS * max(update.shape[1:]) ** 0.5
-        for weight, kept, mine, moved in zip(weights, averages, average, update, strict=True):
-            kept.copy_(mine)
-            weight.mul_(1 - go * lr * weight_decay).sub_(moved * (go * lr * scale))
+        for weight, own_average, new_average, step in zip(weights, averages, average, update, strict=True):
+            own_average.copy_(new_average)
+            weight.mul_(1 - go * lr * weight_decay).sub_(step * (go * lr * scale))
 
 
 def orthogonalize(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
-    """The nearest (semi-)orthogonal matrices, roughly: singular values end between 0.7 and 1.2."""
+    """Approximate the nearest (semi-)orthogonal matrices: singular values end between 0.7 and 1.2."""
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonalize(matrices.mT).mT
     a, b, c = NEWTON_SCHULZ

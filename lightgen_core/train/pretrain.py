@@ -11,7 +11,7 @@ from lightgen_core.config import TrainConfig
 from lightgen_core.data.batches import Batch, TokenSource
 from lightgen_core.diffusion.objectives import Objective, get_objective
 from lightgen_core.model.mar import Student
-from lightgen_core.train.losses import token_losses
+from lightgen_core.train.losses import predict
 from lightgen_core.train.step_noise import StepNoise
 from lightgen_core.train.train_step import LossOutput
 
@@ -40,14 +40,13 @@ class MaskedDenoisingCriterion:
 
     def sample_noise(self, images: tuple[int, int], generator: Generator) -> StepNoise:
         """Sample the step noise of images start to stop of a step's batch."""
-        (height, width), dropout = self.grid, self.config.caption_dropout
         return StepNoise.sample(
             self.config,
-            (height * width, self.token_width),
+            (self.grid[0] * self.grid[1], self.token_width),
             self.objective,
             generator,
             images=images,
-            caption_dropout=dropout,
+            caption_dropout=self.config.caption_dropout,
             latent_noise=self.moments,
         )
 
@@ -61,8 +60,9 @@ class MaskedDenoisingCriterion:
     def losses(self, model: Student, batch: Batch, step_noise: StepNoise) -> LossOutput:
         """Compute the losses of the images, (rows,)."""
         tokens = self.tokens(batch, step_noise)
-        losses = token_losses(model, tokens, batch.text, batch.text_mask, self.grid, step_noise)
-        return LossOutput(losses.mean(dim=(0, 2)), {})
+        x0, output = predict(model, tokens, batch.text, batch.text_mask, self.grid, step_noise)
+        losses = step_noise.objective.loss(output, x0, step_noise.timestep, step_noise.noise)
+        return LossOutput(losses.unflatten(1, (-1, step_noise.num_masked)).mean(dim=(0, 2)), {})
 
     def should_stop(self, rows: Sequence[dict]) -> str | None:
         """Never stop early."""

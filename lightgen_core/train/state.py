@@ -15,12 +15,10 @@ Tensors = dict[str, dict[str, Tensor]]
 
 
 class TrainingState:
-    """The state of a run. Optimizer and average work on `weights`, plain tensors, whether the module is sharded or not.
-
-    module: the model itself, not a wrapper; weights: what this process holds of its trained parameters, by name.
-    """
+    """The state of a run; optimizer and average work on `weights`, this process's part of the trained parameters."""
 
     def __init__(self, module: nn.Module, config: LoopConfig):
+        """module: the model itself, not a wrapper."""
         self.module = module
         self._parameters = dict(module.named_parameters())
         self.weights = local_parameters(module)
@@ -28,19 +26,14 @@ class TrainingState:
         self.ema = Ema(self.weights, config.ema_decay)
 
     def sync_local_grads(self) -> None:
-        """Give each held weight the gradient of its part; nothing to do but under fsdp."""
+        """Give each weight the gradient of its part; changes nothing but under fsdp."""
         for name, weight in self.weights.items():
             gradient = self._parameters[name].grad
             if weight is not self._parameters[name]:
                 weight.grad = None if gradient is None else gradient.to_local()  # type: ignore[attr-defined]
 
-    def drop_gradients(self) -> None:
-        """Forget the gradients of the update that was made."""
-        self.module.zero_grad()
-        self.optimizer.zero_grad()
-
     def tensors(self) -> Tensors:
-        """Whole tensors: the live ones, or under fsdp copies that the first process gets; all must call this."""
+        """Return full tensors: the live ones, or under fsdp copies on rank 0; all ranks must call this."""
         moments: dict[str, Tensor | None] = {}
         for name, weight in self.weights.items():
             for moment, value in self.optimizer.state.get(weight, {}).items():
@@ -50,7 +43,7 @@ class TrainingState:
         return {"model": model, "ema": ema, "optimizer": _present(moments)}
 
     def model_tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The module's tensors and the averages of its weights, as `tensors` gives them."""
+        """Return the module's tensors and the averages of its weights, as `tensors` does."""
         averages = self.ema.state_dict().items()
         model = {name: full_tensor(local_tensor(tensor), tensor) for name, tensor in self.module.state_dict().items()}
         ema = {name: full_tensor(average, self._parameters[name]) for name, average in averages}
@@ -58,30 +51,18 @@ class TrainingState:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Put whole tensors in.
-
-        Raises:
-            RuntimeError, KeyError: they are of a model of another shape.
-        """
+        """Load full tensors; RuntimeError or KeyError if they are of a model of another shape."""
         own, parameters = self.module.state_dict(), self._parameters
-        model = {
-            name: distribute_like(tensor, own[name]) if name in own else tensor
-            for name, tensor in tensors["model"].items()
-        }
-        self.module.load_state_dict(model)
-        self.ema.load_state_dict(
-            {name: local_tensor(distribute_like(value, parameters[name])) for name, value in tensors["ema"].items()}
-        )
+        model = tensors["model"].items()
+        self.module.load_state_dict({name: distribute_like(value, own.get(name, value)) for name, value in model})
+        averages = tensors["ema"].items()
+        self.ema.load_state_dict({n: local_tensor(distribute_like(value, parameters[n])) for n, value in averages})
         self.optimizer.state.clear()
         for key, value in tensors["optimizer"].items():
             name, moment = key.rsplit("/", 1)
-            parameter = parameters[name]
-            held = (
-                local_tensor(distribute_like(value, parameter))
-                if value.shape == parameter.shape
-                else value.to(parameter.device)
-            )
-            self.optimizer.state[self.weights[name]][moment] = held
+            sharded, like = value.shape == parameters[name].shape, parameters[name]
+            part = local_tensor(distribute_like(value, like)) if sharded else value.to(like.device)
+            self.optimizer.state[self.weights[name]][moment] = part
 
 
 def _present(tensors: Mapping[str, Tensor | None]) -> dict[str, Tensor]:

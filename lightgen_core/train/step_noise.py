@@ -6,8 +6,8 @@ winner and loser, policy and reference the same mask, timesteps and noise.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -53,13 +53,10 @@ class StepNoise:
         """Sample for a global batch of ``config.batch_size`` images.
 
         Args:
-            config: batch size, mask and noise samples per token.
             shape: tokens of an image, values of a token.
-            objective: turns uniform numbers into timesteps.
             generator: of the step (`step_generator`).
             images: (start, stop) gives the same as ``.rows(start, stop)`` without making the noise of other images,
                 since each image's noise has a generator of its own.
-            caption_dropout: probability with which a caption is dropped.
             latent_noise: also sample noise for every token; changes nothing else.
         """
         batch, samples, (tokens, width) = config.batch_size, config.noise_samples_per_token, shape
@@ -104,24 +101,14 @@ class StepNoise:
             latent_noise=None if self.latent_noise is None else self.latent_noise[start:stop],
         )
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "StepNoise":
-        """Move to a device; ``non_blocking`` copies from pinned memory without waiting."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> "StepNoise":
-        """Copy into page-locked memory."""
-        return self._map(Tensor.pin_memory)
-
-    def _map(self, function: Callable[[Tensor], Tensor]) -> "StepNoise":
-        return replace(
-            self,
-            mask=function(self.mask),
-            masked_index=function(self.masked_index),
-            text_dropped=function(self.text_dropped),
-            timestep=function(self.timestep),
-            noise=function(self.noise),
-            latent_noise=None if self.latent_noise is None else function(self.latent_noise),
-        )
+    def to(self, device: torch.device) -> "StepNoise":
+        """Move to a device, from pinned memory without waiting."""
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            if isinstance(value := getattr(self, field.name), Tensor):
+                value = value.pin_memory() if device.type == "cuda" else value
+                moved[field.name] = value.to(device, non_blocking=True)
+        return replace(self, **moved)
 
 
 def step_generator(seed: int, step: int) -> Generator:

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -15,13 +15,12 @@ from lightgen_core.config import LoopConfig, ParallelConfig
 from lightgen_core.model.mar import Mar
 from lightgen_core.seeds import derive_seed
 from lightgen_core.train.compile import blocks_of
-from lightgen_core.train.optimizer import learning_rate, set_learning_rate
+from lightgen_core.train.optimizer import learning_rate
 from lightgen_core.train.parallel import DistributedState, check_parallel, parallelize, total_norm
 from lightgen_core.train.state import TrainingState
 from lightgen_core.train.step_noise import StepNoise, step_generator
 
 SINGLE_PROCESS = ParallelConfig()
-"""One process, whole batches, nothing compiled or recomputed."""
 
 
 class Source(Protocol):
@@ -30,48 +29,38 @@ class Source(Protocol):
     batch_size: int
 
     def batch(self, step: int, start: int = 0, stop: int | None = None) -> Any:
-        """Rows `start` to `stop` (all) of the batch of one update, with `ids`, `text` and `text_mask`."""
-        ...
+        """Return rows `start` to `stop` (all) of a step's batch, with `ids`, `text` and `text_mask`."""
 
 
 class LossOutput(NamedTuple):
-    """Losses and metrics of one batch.
-
-    loss: (rows,), its mean is minimised; figures: by name, (rows,) each, without gradient, their means are logged.
-    """
+    """Losses (rows,) to minimise, and metrics to log by name, (rows,) each and without gradient."""
 
     loss: Tensor
     metrics: dict[str, Tensor]
 
 
 class Criterion(Protocol):
-    """The objective of a run: all in which pre-training and preference tuning differ."""
+    """The objective of a run: pre-training or preference tuning."""
 
     @property
     def may_stop(self) -> bool:
         """True if `should_stop` may end a run, which then needs a checkpoint before its first step."""
-        ...
 
     @property
     def config(self) -> LoopConfig:
         """The run's configuration."""
-        ...
 
     def prepare(self, model: Any, device: torch.device) -> None:
         """Set the modes of the model, and move further models to the device."""
-        ...
 
     def sample_noise(self, images: tuple[int, int], generator: Generator) -> StepNoise:
         """Sample the step's randomness (mask, timesteps, noise, dropped captions) for rows [start, stop)."""
-        ...
 
     def losses(self, model: Any, batch: Any, step_noise: StepNoise) -> LossOutput:
         """Compute losses of a batch; called under autocast."""
-        ...
 
     def should_stop(self, rows: Sequence[dict]) -> str | None:
         """Return a reason to end the run and restore its last checkpoint, or None."""
-        ...
 
 
 class NonFiniteLossError(RuntimeError):
@@ -80,10 +69,7 @@ class NonFiniteLossError(RuntimeError):
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows of a step's batch that pass through the model together, on the device, with their rows of its draw.
-
-    first: place of the first row in the global batch; share: rows of this process that these are, 1 for all of them.
-    """
+    """Rows of a step that pass through the model together; `weight` is their fraction of this process's rows."""
 
     row_offset: int
     weight: float
@@ -92,7 +78,7 @@ class MicroBatch:
 
 
 class TrainStep:
-    """Makes updates of a model; each is a pure function of the state, the batch and (seed, step)."""
+    """Updates of a model, each a pure function of the state, the batch and (seed, step)."""
 
     def __init__(
         self,
@@ -102,7 +88,7 @@ class TrainStep:
         device: torch.device,
         parallel: ParallelConfig = SINGLE_PROCESS,
     ):
-        """Move the model to the device, and spreads it over the processes that torch.distributed knows of."""
+        """Move the model to the device, and distribute it over the processes of torch.distributed."""
         self.ranks, self.config = DistributedState.current(), criterion.config
         check_parallel(self.config, parallel, self.ranks.world_size)
         self._padding_counts = any(isinstance(m, Mar) and m.config.attend_to_padding for m in model.modules())
@@ -115,34 +101,28 @@ class TrainStep:
         """Load this process's rows of a step. Touches no state, so a thread can run ahead."""
         mine = self.ranks.rows(self.config.batch_size)
         step_noise = self._criterion.sample_noise((mine.start, mine.stop), step_generator(self._seed, step))
-        if self._device.type == "cuda":
-            step_noise = step_noise.pin_memory()
-        step_noise = step_noise.to(self._device, non_blocking=True)
-        return [
-            MicroBatch(
-                part.start,
-                len(part) / len(mine),
-                self._rows(source, step, part).to(self._device),
-                step_noise.rows(part.start - mine.start, part.stop - mine.start)
-                if len(part) < len(mine)
-                else step_noise,
-            )
-            for part in _parts(mine, self._parallel.micro_batch or len(mine))
-        ]
+        step_noise = step_noise.to(self._device)
+        size, parts = self._parallel.micro_batch or len(mine), []
+        for part in (mine[start : start + size] for start in range(0, len(mine), size)):
+            batch = self._rows(source, step, part).to(self._device)
+            noise = step_noise.rows(part.start - mine.start, part.stop - mine.start)
+            parts.append(MicroBatch(part.start, len(part) / len(mine), batch, noise))
+        return parts
 
     def step(
         self, step: int, parts: Sequence[MicroBatch], before_change: Callable[[], None] = lambda: None
     ) -> dict[str, Tensor]:
-        """Update number `step` (from 0). Returns what is logged: scalars on the device, of this process's rows.
+        """Make update `step` (from 0). Return metrics: scalars on the device, of this process's rows.
 
-        Nothing here waits for the device. A non-finite loss or gradient raises a flag there that makes the optimizer
-        skip this update and all later ones; `nonfinite_step` reads it when the host has to wait anyway. Every process
-        raises the same flag: a loss that is not finite makes its gradients so, and all processes share those.
+        Nothing here waits for the device. A non-finite loss or gradient sets a flag there that makes the optimizer
+        skip this update and all later ones; `nonfinite_step` reads it when the host has to wait anyway. All processes
+        share the gradients, and so the flag.
 
-        before_change: called when the gradients are there, before any weight changes.
+        before_change: called after the backward pass, before any weight changes.
         """
         optimizer = self.state.optimizer
-        set_learning_rate(optimizer, learning_rate(step, self.config.steps, self.config.optimizer))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.config.steps, self.config.optimizer)
         metrics = self._backward(step, parts)
         norm = total_norm([weight.grad for weight in self.state.module.parameters() if weight.grad is not None])
         self._nonfinite_at = torch.where(torch.isfinite(norm) | (self._nonfinite_at >= 0), self._nonfinite_at, step)
@@ -151,31 +131,28 @@ class TrainStep:
         vars(optimizer)["grad_scale"] = (norm / self.config.optimizer.max_grad_norm).clamp(min=1.0)
         vars(optimizer)["found_inf"] = (self._nonfinite_at >= 0).float()
         optimizer.step()
-        self.state.drop_gradients()
+        self.state.module.zero_grad()
+        optimizer.zero_grad()
         self.state.ema.update(step)
-        loss = metrics.pop("loss")
-        return {"loss": loss, "gradient_norm": norm} | metrics
+        return {"loss": metrics.pop("loss"), "gradient_norm": norm} | metrics
 
     def nonfinite_step(self) -> int | None:
-        """The step that was not finite, if one was: the same in every process. Waits for the device."""
+        """Return the first step that was not finite, or None. Waits for the device."""
         step = int(self._nonfinite_at)
         return None if step < 0 else step
 
     @torch.no_grad()
     def nonfinite_error(self, step: int, source: Source) -> NonFiniteLossError:
-        """The error for a broken step, naming the rows that broke it: found by repeating it with the same weights.
-
-        All processes must call it; each looks at its own rows, and all get the same error.
-        """
+        """Repeat a step with the same weights to name the rows that broke it; all processes must call this."""
         seen: list[int] = []
         bad: list[int] = []
         for part in self.prepare(step, source):
             ids = part.batch.ids
             finite = torch.isfinite(self._losses(step, part, self.state.module).loss).cpu().numpy()
             seen, bad = seen + ids.tolist(), bad + ids[~finite].tolist()
-        found = self.ranks.gather((seen, bad))
-        bad = [row for _, rows in found for row in rows]
-        rows = bad or [row for rows, _ in found for row in rows]
+        gathered = self.ranks.gather((seen, bad))
+        bad = [row for _, rows in gathered for row in rows]
+        rows = bad or [row for rows, _ in gathered for row in rows]
         what = "the loss" if bad else "the gradient (no row's loss)"
         named = ", ".join(map(str, rows[:16])) + (f" and {len(rows) - 16} more" if len(rows) > 16 else "")
         return NonFiniteLossError(
@@ -185,11 +162,7 @@ class TrainStep:
         )
 
     def _rows(self, source: Source, step: int, part: range) -> Any:
-        """Rows of a step's batch; where shapes are compiled, with the texts padded to a few lengths.
-
-        Raises:
-            ValueError: the student reads padding, and how much there is would tell how the batch was cut.
-        """
+        """Read rows of a step's batch, texts padded to a few lengths if compiled; ValueError if padding is read."""
         batch, parallel = source.batch(step, part.start, part.stop), self._parallel
         if parallel.compile and (missing := -batch.text.shape[1] % parallel.pad_text_to_multiple_of):
             text, mask = functional.pad(batch.text, (0, 0, 0, missing)), functional.pad(batch.text_mask, (0, missing))
@@ -203,7 +176,7 @@ class TrainStep:
         return batch
 
     def _backward(self, step: int, parts: Sequence[MicroBatch]) -> dict[str, Tensor]:
-        """Leave the mean loss's gradient in the weights. Returns loss and figures, means over the parts."""
+        """Leave the mean loss's gradient in the weights. Return means of loss and metrics."""
         means: dict[str, Tensor] = {}
         for part in parts:
             ddp = isinstance(self._called, DistributedDataParallel) and part is not parts[-1]
@@ -212,21 +185,14 @@ class TrainStep:
                 loss = losses.loss.mean() * part.weight
                 # Times a NaN where it is not finite, so that no gradient stays finite, here or in another process.
                 (loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)).backward()
-            for name, value in {"loss": loss.detach(), **_means(losses.metrics, part.weight)}.items():
+            metrics = {name: value.mean() * part.weight for name, value in losses.metrics.items()}
+            for name, value in {"loss": loss.detach(), **metrics}.items():
                 means[name] = means[name] + value if name in means else value
         self.state.sync_local_grads()
         return means
 
     def _losses(self, step: int, part: MicroBatch, model: nn.Module) -> LossOutput:
-        """Dropout follows from (seed, step, first row): the same rows have the same, in whatever process they are."""
+        """Compute losses; dropout follows from (seed, step, first row), whatever the process."""
         torch.manual_seed(derive_seed(self._seed, "dropout", step, *([part.row_offset] if part.row_offset else [])))
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             return self._criterion.losses(model, part.batch, part.step_noise)
-
-
-def _parts(rows: range, size: int) -> Iterator[range]:
-    return (rows[start : start + size] for start in range(0, len(rows), size))
-
-
-def _means(metrics: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
-    return {name: value.mean() * weight for name, value in metrics.items()}

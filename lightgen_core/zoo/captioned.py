@@ -19,7 +19,7 @@ from lightgen_core.zoo.training import full_world
 CATEGORY_WEIGHTS = (1.0, 2.0, 3.0, 2.0, 5.0, 5.0)
 """Sampling weight of each of CATEGORIES; binding and relations are hardest."""
 
-WORDS = 24
+CAPTION_TOKENS = 24
 """Tokens that a caption is padded to; the grammar's longest has 22."""
 
 PHRASINGS = 48
@@ -36,10 +36,9 @@ _ANY, _ABSENT = -1, -2
 class Captioned:
     """Images of known content, with the captions of all meanings.
 
-    images: (n, 3, height, width) uint8; meaning_ids: (n,) the meaning each was drawn for; truth: (n, meanings) bool;
-    targets: (meanings, shapes, 3) what each meaning says of each shape (see `targets_of`);
-    words: (meanings, shapes + colours) bool, what each meaning names; captions: (meanings, phrasings, words) token
-    ids, padded with 0.
+    images: (n, 3, height, width) uint8; meaning_ids: (n,) the meaning each shows; truth: (n, meanings) bool;
+    targets: (meanings, shapes, 3), see `targets_of`; words: (meanings, shapes + colours) bool, those that a meaning
+    names; captions: (meanings, phrasings, tokens) ids, padded with 0.
     """
 
     images: Tensor
@@ -50,8 +49,8 @@ class Captioned:
     captions: Tensor
     weights: Tensor
 
-    def draw(self, count: int, near_misses: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Sample image rows (count,) and a phrasing of each (count, words)."""
+    def sample(self, count: int, near_misses: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Sample image rows (count,) and a phrasing of each (count, tokens)."""
         weights = self.weights
         if near_misses:
             allowed = torch.zeros(self.words.shape[1], dtype=torch.bool)
@@ -73,16 +72,17 @@ def make_dataset(
     """Render 30,000 times `scale` images, half of them of the default world."""
     rng = np.random.default_rng(seed)
     texts = [caption for meaning in meanings for caption in phrased(meaning, phrasings, rng)]
-    ids = tokenizer(texts, padding="max_length", max_length=WORDS, truncation=True, return_tensors="pt").input_ids
+    padding = {"padding": "max_length", "max_length": CAPTION_TOKENS, "truncation": True}
+    ids = tokenizer(texts, return_tensors="pt", **padding).input_ids
     worlds = {World(): 14_000, full_world(): 9_000, full_world(layout="free"): 3_500, full_world(layout="grid"): 3_500}
     plan = [(world, int(count * scale)) for world, count in worlds.items()]
-    return make_captioned(plan, meanings, ids.view(len(meanings), phrasings, WORDS), rng)
+    return make_captioned(plan, meanings, ids.view(len(meanings), phrasings, CAPTION_TOKENS), rng)
 
 
 def make_captioned(
     plan: list[tuple[World, int]], meanings: list[Meaning], captions: Tensor, rng: np.random.Generator
 ) -> Captioned:
-    """Draw `count` images of each world in `plan`, of those meanings that it can express, categories in turn."""
+    """Render `count` images of each world in `plan`, of those meanings that it can express, categories in turn."""
     index = {meaning: i for i, meaning in enumerate(meanings)}
     images, meaning_ids, facts = [], [], []
     for world, count in plan:

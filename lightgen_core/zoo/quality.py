@@ -39,18 +39,15 @@ BATCH_VALUES = 256 * 48 * 48 * 3
 def reconstruction(
     codec: LatentCodec, world: World, count: int, rng: np.random.Generator, noise: float = 0.0
 ) -> dict[str, float]:
-    """Return the fraction still right after encode and decode, by category and "overall".
-
-    The images are of held-out meanings. noise: standard deviation of normal noise added to the latents.
-    """
-    drawn = balanced(split(world)[1], count, rng)
-    images = np.stack([render(meaning, world, rng) for meaning in drawn])
+    """Return the fraction still right after encode and decode, by category and "overall"; `noise` is its deviation."""
+    held_out = balanced(split(world)[1], count, rng)
+    images = np.stack([render(meaning, world, rng) for meaning in held_out])
     decoded = []
     for part in np.array_split(images, -(-images.size // BATCH_VALUES)):
         latents = codec.encode(part)
         decoded += list(codec.decode(latents + noise * rng.standard_normal(latents.shape, np.float32)))
     right: dict[str, list[bool]] = defaultdict(list)
-    for meaning, image in zip(drawn, decoded, strict=True):
+    for meaning, image in zip(held_out, decoded, strict=True):
         right[meaning.category].append(satisfies(image, meaning))
     scores = {category: float(np.mean(hits)) for category, hits in right.items()}
     return scores | {"overall": float(np.mean(list(scores.values())))}
@@ -81,10 +78,10 @@ def retrieval_accuracy(clip: Clip, world: World, count: int, rng: np.random.Gene
     every = meanings(world)
     captions = np.stack([clip.embed_texts([phrased(m, 1, rng)[0] for m in every]) for _ in range(4)], axis=1)
     apart = np.array([[excludes(a, b) for b in every] for a in every])
-    drawn = balanced(split(world)[1], count, rng)
-    images = clip.embed_images(np.stack([render(meaning, world, rng) for meaning in drawn]))
+    held_out = balanced(split(world)[1], count, rng)
+    images = clip.embed_images(np.stack([render(meaning, world, rng) for meaning in held_out]))
     right = 0
-    for meaning, image in zip(drawn, images, strict=True):
+    for meaning, image in zip(held_out, images, strict=True):
         rivals = [every.index(meaning)]
         for index in rng.permutation(len(every)):
             if len(rivals) < among and apart[index, rivals].all():
@@ -110,7 +107,7 @@ class Probe(nn.Module):
 def probe(encoder: TextEncoder, world: World, category: str, rng: np.random.Generator, steps: int = 600) -> float:
     """Return a probe's held-out accuracy on positions or colours of shapes."""
     chosen = ([meaning for meaning in members if meaning.category == category] for members in split(world))
-    train, test = (_asked(encoder, members, world, rng) for members in chosen)
+    train, test = (_probe_data(encoder, members, world, rng) for members in chosen)
     torch.manual_seed(int(rng.integers(2**31)))
     model = Probe(encoder.width, len(world.shapes), max(4, len(world.colors)))
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
@@ -126,7 +123,7 @@ def probe(encoder: TextEncoder, world: World, category: str, rng: np.random.Gene
         return float((model(states, mask, query).argmax(1) == targets).float().mean())
 
 
-def _asked(
+def _probe_data(
     encoder: TextEncoder, members: list[Meaning], world: World, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return states and masks of 24 phrasings per meaning, questions and answers."""
@@ -176,12 +173,12 @@ def main() -> None:
     parser.add_argument("--autoencoder", default="zoo:autoencoder")
     parser.add_argument("--clip", default="zoo:clip")
     parser.add_argument("--t5", default="zoo:t5")
-    parser.add_argument("--count", type=int, default=480, help="pictures for each figure")
+    parser.add_argument("--count", type=int, default=480, help="images for each score")
     arguments = parser.parse_args()
     rng = np.random.default_rng(1)
-    found = measure_autoencoder(LatentCodec.load(arguments.autoencoder), arguments.count, rng)
-    found |= measure_text(Clip.load(arguments.clip), TextEncoder.load(arguments.t5), arguments.count, rng)
-    print(json.dumps(found, indent=2))
+    scores = measure_autoencoder(LatentCodec.load(arguments.autoencoder), arguments.count, rng)
+    scores |= measure_text(Clip.load(arguments.clip), TextEncoder.load(arguments.t5), arguments.count, rng)
+    print(json.dumps(scores, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Auxiliary head that queries text states for what is said of each shape.
+"""Auxiliary head that queries text states for count, colour and relation of each shape.
 
-It stands in for an image student while the zoo's T5 is trained and is thrown away afterwards. Its one attention is
-all that it has, so who has which colour and stands where must be in the states themselves, word by word.
+It stands in for an image student while the zoo's T5 is trained. It has one attention only, so colours and relations
+must be in the states themselves, token by token.
 """
 
 import torch
@@ -24,7 +24,7 @@ class Reader(nn.Module):
         self.head = nn.Linear(text_width, sum(CHOICES))
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Return logits (rows, shapes, sum of CHOICES) of states (rows, words, text width)."""
+        """Return logits (rows, shapes, sum of CHOICES) of states (rows, text tokens, text width)."""
         scores = self.query.weight @ self.key(states).transpose(1, 2) / states.shape[2] ** 0.5
         return self.head(scores.masked_fill(~mask[:, None], -torch.inf).softmax(-1) @ states)
 

@@ -6,11 +6,8 @@ Noise on the latents while training keeps neighbouring latents alike in image, s
 decode cleanly; a penalty on their size then empties directions that carry nothing worth the noise.
 """
 
-import argparse
 import logging
-import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightgen_core.scene.config import World
-from lightgen_core.zoo.muon import KernelMuon, split_parameters
-from lightgen_core.zoo.training import full_world, learning_rate, render_images
+from lightgen_core.zoo.optimize import argument_parser, optimize, parse_arguments
+from lightgen_core.zoo.training import full_world, render_images
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +30,6 @@ PIXELS = 32 * 48 * 48
 
 NOISE, PENALTY = 0.2, 0.003
 """Standard deviation of the noise on unscaled latents; weight of their mean square in the loss."""
-
-MUON_RATE, ADAM_RATE = 0.02, 2e-3
 
 
 @dataclass(frozen=True)
@@ -89,19 +84,13 @@ def make_model() -> AutoencoderDC:
 
 
 def train(model: AutoencoderDC, pools: list[Pool], steps: int, seed: int) -> Tensor:
-    """Train in position; returns the latents' mean (channels,), which the decoder never saw."""
+    """Train in place; returns the latents' mean (channels,), which the decoder never saw."""
     generator = torch.Generator().manual_seed(seed)
     model.to(memory_format=torch.channels_last).train()
-    matrices, rest = split_parameters(model)
-    adamw = torch.optim.AdamW(rest, ADAM_RATE, betas=(0.9, 0.99), weight_decay=0)
-    optimizers = [KernelMuon(matrices, MUON_RATE), adamw]
-    peaks = [MUON_RATE, ADAM_RATE]
     fractions = torch.tensor([pool.fraction for pool in pools])
     center = torch.zeros(LATENT_CHANNELS)
-    started = time.monotonic()
-    for step in range(steps):
-        for optimizer, peak in zip(optimizers, peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * learning_rate(step, steps)
+
+    def losses(step: int) -> dict[str, Tensor]:
         images = pools[int(torch.multinomial(fractions, 1, generator=generator))].batch(generator)
         with torch.autocast("cpu", torch.bfloat16):
             latents = model.encode(images).latent.float()
@@ -112,13 +101,9 @@ def train(model: AutoencoderDC, pools: list[Pool], steps: int, seed: int) -> Ten
             decoded = model.decode(latents + noise).sample.float()
         squared = functional.mse_loss(decoded, images)
         loss = functional.l1_loss(decoded, images) + squared + PENALTY * latents.square().mean()
-        model.zero_grad()
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-        if step % 100 == 0 or step == steps - 1:
-            losses = f"loss {loss.item():.4f}, squared error {squared.item():.5f}"
-            logger.info("step %d of %d, %.0f s, %s", step, steps, time.monotonic() - started, losses)
+        return {"loss": loss, "squared error": squared}
+
+    optimize(model, losses, steps, betas=(0.9, 0.99))
     return center
 
 
@@ -133,15 +118,7 @@ def fold(model: AutoencoderDC, center: Tensor, images: Tensor) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for config.json and the weights")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(arguments.seed)
+    arguments = parse_arguments(argument_parser(__doc__, steps=3000))
     pools = make_pools(arguments.seed)
     model = make_model()
     center = train(model, pools, arguments.steps, arguments.seed)

@@ -7,10 +7,7 @@ A reader that asks the states what the caption says of each shape makes them use
 held out takes part.
 """
 
-import argparse
 import logging
-import time
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +17,11 @@ from transformers import T5Config, T5EncoderModel
 
 from lightgen_core.encoders.clip import Clip
 from lightgen_core.zoo.captioned import Captioned, make_dataset
-from lightgen_core.zoo.muon import KernelMuon, split_parameters
+from lightgen_core.zoo.optimize import argument_parser, optimize, parse_arguments
 from lightgen_core.zoo.reader import Reader
 from lightgen_core.zoo.tokenizer import END, PAD, make_tokenizer
 from lightgen_core.zoo.train_clip import contrastive
-from lightgen_core.zoo.training import learning_rate, mirrored, seen_meanings
+from lightgen_core.zoo.training import mirrored, seen_meanings
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +30,6 @@ BATCH = 192
 CONTRASTIVE_WEIGHT = 0.1
 """Low beside the reader's: the contrastive loss is content with states that know each meaning as a whole, and such
 states say little about meanings that are held out."""
-
-MUON_RATE, ADAM_RATE = 0.02, 2e-3
 
 
 class Towers(nn.Module):
@@ -94,40 +89,23 @@ def init_relative_positions(t5: T5EncoderModel, slope: float = 2.0) -> None:
 def train(towers: Towers, dataset: Captioned, locked: Tensor, scale: Tensor, steps: int, seed: int) -> None:
     """Train in place against the images' embeddings `locked` (images, embedding), in bf16 where autocast allows."""
     generator = torch.Generator().manual_seed(seed)
-    matrices, rest = split_parameters(towers)
-    adamw = torch.optim.AdamW(rest, ADAM_RATE, betas=(0.9, 0.98), weight_decay=0)
-    optimizers = {MUON_RATE: KernelMuon(matrices, MUON_RATE), ADAM_RATE: adamw}
-    started = time.monotonic()
-    for step in range(steps):
-        for peak, optimizer in optimizers.items():
-            optimizer.param_groups[0]["lr"] = peak * learning_rate(step, steps)
-        rows, captions = dataset.draw(BATCH, step % 4 != 0, generator)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        rows, captions = dataset.sample(BATCH, step % 4 != 0, generator)
         # Fused attention is slower than plain matrix products here: its bf16 backward on CPU is.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             states, mask, texts = towers(captions)
         by_reader = towers.reader.loss(states, mask, dataset.targets[dataset.meaning_ids[rows]])
         by_clip = contrastive(locked[rows], texts, dataset.truth[rows][:, dataset.meaning_ids[rows]], scale)
-        towers.zero_grad()
-        (by_reader + CONTRASTIVE_WEIGHT * by_clip).backward()
-        nn.utils.clip_grad_norm_(rest, 1.0)
-        for optimizer in optimizers.values():
-            optimizer.step()
-        if step % 100 == 0 or step == steps - 1:
-            losses = f"reader {by_reader.item():.4f}, contrastive {by_clip.item():.3f}"
-            logger.info("step %d of %d, %.0f s, losses: %s", step, steps, time.monotonic() - started, losses)
+        return {"loss": by_reader + CONTRASTIVE_WEIGHT * by_clip, "reader": by_reader, "contrastive": by_clip}
+
+    optimize(towers, losses, steps, betas=(0.9, 0.98), max_grad_norm=1.0)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the configuration, weights and tokenizer")
-    parser.add_argument("--clip", default="zoo:clip", help="the CLIP whose picture embeddings are the target")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(arguments.seed)
+    parser = argument_parser(__doc__, steps=600)
+    parser.add_argument("--clip", default="zoo:clip", help="the CLIP whose image embeddings are the target")
+    arguments = parse_arguments(parser)
     tokenizer = make_tokenizer()
     assert tokenizer.convert_tokens_to_ids([PAD, END]) == [0, 1]
     # Where only "a star left of a cross" is ever said, the words alone would do and their order be ignored.
@@ -136,7 +114,7 @@ def main() -> None:
     dataset = make_dataset(tokenizer, both_ways, arguments.seed)
     clip = Clip.load(arguments.clip)
     locked = torch.from_numpy(clip.embed_images(dataset.images.permute(0, 2, 3, 1)))
-    logger.info("%d pictures of %d meanings", len(locked), len(both_ways))
+    logger.info("%d images of %d meanings", len(locked), len(both_ways))
     towers = Towers(len(tokenizer), clip.width)
     train(towers, dataset, locked, clip.model.logit_scale.exp().clamp(max=100), arguments.steps, arguments.seed)
     towers.t5.half().save_pretrained(arguments.out)

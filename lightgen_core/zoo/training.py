@@ -1,6 +1,5 @@
 """Training data of the zoo: training meanings, categories in equal numbers."""
 
-import math
 from dataclasses import replace
 from itertools import product
 
@@ -56,8 +55,3 @@ def render_images(world: World, count: int, rng: np.random.Generator) -> NDArray
     """Render training meanings of `world`: (count, size, size, 3)."""
     train, _ = split(world)
     return np.stack([render(meaning, world, rng) for meaning in balanced(train, count, rng)])
-
-
-def learning_rate(step: int, steps: int, warmup: int = 50) -> float:
-    """Return the fraction of the peak rate: linear warm-up, then half a cosine to zero."""
-    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))

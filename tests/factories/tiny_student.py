@@ -11,6 +11,7 @@ from lightgen_core.config import HeadConfig, LoopConfig, MarConfig, MaskConfig, 
 from lightgen_core.model.mar import Student, new_student
 from lightgen_core.train.dpo import DpoCriterion
 from lightgen_core.train.loop import RunContext, TrainResult, fit
+from lightgen_core.train.losses import predict
 from lightgen_core.train.pretrain import MaskedDenoisingCriterion
 
 CHANNELS, SIDE, PATCH, TEXT_WIDTH, LONGEST = 2, 6, 2, 6, 5
@@ -50,6 +51,13 @@ def tiny_training(**changes) -> TrainConfig:
         "checkpoint_every": 3,
     }
     return TrainConfig(**(settings | changes))
+
+
+def token_losses(student, tokens, text, text_mask, grid, step_noise):
+    """The unreduced loss of each masked token, (noise_samples, batch, num_masked)."""
+    x0, output = predict(student, tokens, text, text_mask, grid, step_noise)
+    losses = step_noise.objective.loss(output, x0, step_noise.timestep, step_noise.noise)
+    return losses.unflatten(1, (-1, step_noise.num_masked))
 
 
 def train(student: Student, source, config: LoopConfig, reference: Student | None = None, **run) -> TrainResult:

@@ -15,4 +15,4 @@ def state_after(step: int, seed: int = 0):
         weight.grad = weight.detach() * (step + 1)
     state.optimizer.step()
     state.ema.update(0)
-    return checkpoint.capture(step, state, [{"step": step, "loss": 0.1}], RUN)
+    return checkpoint.Checkpoint(step, state.tensors(), [{"step": step, "loss": 0.1}], RUN)

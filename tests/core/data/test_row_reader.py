@@ -26,7 +26,7 @@ COLUMNS = ("latents", "text")
 def values_of(rows: RowReader, column: str) -> list[bytes]:
     """All values of a column, by way of the reader, in an order that is not the file's."""
     order = np.random.default_rng(0).permutation(len(rows))
-    sizes = rows.layout.bytes_of(column, 1, rows.words(order))
+    sizes = rows.layout.bytes_of(column, 1, rows.text_lengths(order))
     into = np.full((len(rows), sizes.max() + 3), 7, dtype=np.uint8)
     rows.read(column, order, into)
     assert not any(into[place, size:].any() for place, size in enumerate(sizes))

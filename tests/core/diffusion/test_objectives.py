@@ -99,7 +99,7 @@ def test_the_error_is_the_plain_squared_error(name):
     chosen, target, timestep, noise, output = rows(name)
     wanted = chosen.target(target, timestep, noise)
     expected = (output[:, :8] - wanted).square().mean(dim=1)
-    assert torch.equal(chosen.error(output, target, timestep, noise), expected)
+    assert torch.equal(chosen.residual(output, target, timestep, noise).square().mean(dim=-1), expected)
     if name != "ddpm":
         assert torch.equal(chosen.loss(output, target, timestep, noise), expected)
 

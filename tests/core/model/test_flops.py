@@ -17,8 +17,8 @@ from lightgen_core.model.flops import (
 )
 from lightgen_core.model.mar import Student, new_student
 from lightgen_core.sampling.unmask import sample
-from lightgen_core.train.losses import token_losses
 from lightgen_core.train.step_noise import StepNoise, sample_num_masked
+from tests.factories.tiny_student import token_losses
 
 GRID, WORDS, DRAWS, BATCH = (4, 4), 5, 3, 2
 MASK = MaskConfig(distribution="uniform", min_ratio=0.5)

@@ -294,7 +294,7 @@ def test_head_outputs_equal_those_of_embedded_conditions():
     noisy, condition = torch.randn(2, 5, 6), torch.randn(5, 32)
     times = torch.tensor([[3] * 5, [998] * 5])
     together = head(noisy, times, condition)
-    embedded = head.embed(condition)
+    embedded = head.condition(condition)
     for index, time in enumerate((3, 998)):
         alone = head.denoise(noisy[index], torch.tensor([time]), embedded)
         assert (together[index] - alone).abs().max() <= 1e-6

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 from lightgen_core.model.upstream import UpstreamError, load_upstream, upstream_student
-from lightgen_core.model.upstream_file import read_upstream
+from lightgen_core.model.upstream_file import read_kinds
 from tests.factories import released_formula as released
 
 
@@ -114,23 +114,22 @@ def test_a_checkpoint_gives_averaged_or_raw_weights(state, tmp_path):
     averaged = {name: tensor + 1 for name, tensor in state.items()}
     path = tmp_path / "checkpoint-last.pth"
     torch.save({"model": state, "model_ema": averaged, "epoch": 3, "args": argparse.Namespace(lr=1e-4)}, path)
-    assert torch.equal(read_upstream(path)["fake_latent"], averaged["fake_latent"])
-    assert torch.equal(read_upstream(path, "raw")["fake_latent"], state["fake_latent"])
+    assert torch.equal(read_kinds(path)["ema"]["fake_latent"], averaged["fake_latent"])
+    assert torch.equal(read_kinds(path)["raw"]["fake_latent"], state["fake_latent"])
 
 
 def test_a_bare_state_dict_is_read_from_pth_and_safetensors(state, tmp_path):
     torch.save({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "bare.pth")
     safetensors.torch.save_file(state, tmp_path / "bare.safetensors")
     for name in ("bare.pth", "bare.safetensors"):
-        read = read_upstream(tmp_path / name)
+        read = read_kinds(tmp_path / name)["ema"]
         assert read.keys() == state.keys()
         assert all(torch.equal(read[key], state[key]) for key in state)
 
 
-def test_a_checkpoint_without_averaged_weights_says_so(state, tmp_path):
+def test_a_checkpoint_without_averaged_weights_gives_raw_ones(state, tmp_path):
     torch.save({"model": state, "model_ema": None}, tmp_path / "raw.pth")
-    with pytest.raises(UpstreamError, match="model_ema"):
-        read_upstream(tmp_path / "raw.pth")
+    assert list(read_kinds(tmp_path / "raw.pth")) == ["raw"]
 
 
 class Payload:
@@ -146,7 +145,7 @@ class Payload:
 def test_code_in_a_checkpoint_is_never_run(tmp_path):
     torch.save({"model": Payload(tmp_path / "ran")}, tmp_path / "hostile.pth")
     with pytest.raises(UpstreamError, match=r"hostile\.pth"):
-        read_upstream(tmp_path / "hostile.pth")
+        read_kinds(tmp_path / "hostile.pth")
     assert not (tmp_path / "ran").exists()
 
 
@@ -155,13 +154,13 @@ def test_a_damaged_file_is_refused_by_name(content, tmp_path):
     path = tmp_path / "damaged.pth"
     path.write_bytes(content)
     with pytest.raises(UpstreamError, match=r"damaged\.pth"):
-        read_upstream(path)
+        read_kinds(path)
     path.with_suffix(".safetensors").write_bytes(content)
     with pytest.raises(UpstreamError, match=r"damaged\.safetensors"):
-        read_upstream(path.with_suffix(".safetensors"))
+        read_kinds(path.with_suffix(".safetensors"))
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):
     torch.save([1, 2, 3], tmp_path / "list.pth")
     with pytest.raises(UpstreamError, match="no state dict"):
-        read_upstream(tmp_path / "list.pth")
+        read_kinds(tmp_path / "list.pth")

@@ -38,13 +38,13 @@ def test_what_is_written_is_the_state_at_the_call(tmp_path, monkeypatch):
 
     monkeypatch.setattr("lightgen_core.train.checkpoint.save", held)
     state = state_after(3)
-    before = {name: tensor.clone() for name, tensor in state.model.items()}
+    before = {name: tensor.clone() for name, tensor in state.tensors["model"].items()}
     with in_thread(tmp_path) as writer:
         writer.save(state)
-        for tensor in state.model.values():
+        for tensor in state.tensors["model"].values():
             tensor.detach().add_(1)
         changed.set()
-    found = checkpoint.latest(tmp_path).model
+    found = checkpoint.latest(tmp_path).tensors["model"]
     assert all(found[name].equal(tensor) for name, tensor in before.items())
 
 

@@ -8,8 +8,9 @@ from scipy import stats
 from lightgen_core.config import HeadConfig, LoopConfig, MarConfig, MaskConfig
 from lightgen_core.diffusion.objectives import OBJECTIVES, get_objective
 from lightgen_core.model.mar import new_student
-from lightgen_core.train.losses import token_losses, token_residuals
+from lightgen_core.train.losses import predict
 from lightgen_core.train.step_noise import StepNoise, sample_num_masked, step_generator
+from tests.factories.tiny_student import token_losses
 
 TENSORS = ("mask", "masked_index", "text_dropped", "timestep", "noise")
 BATCH, TOKENS, WIDTH, WORDS = 6, 9, 4, 3
@@ -141,7 +142,8 @@ def test_losses_of_masked_tokens_equal_parts_computed_by_hand(name):
     student, (tokens, text, text_mask) = student_and_batch(name)
     drawn = draw_of(name=name, mask=MaskConfig(distribution="uniform", min_ratio=0.3))
     losses = token_losses(student, tokens, text, text_mask, (3, 3), drawn)
-    residuals = token_residuals(student, tokens, text, text_mask, (3, 3), drawn)
+    x0, outputs = predict(student, tokens, text, text_mask, (3, 3), drawn)
+    residuals = drawn.objective.residual(outputs, x0, drawn.timestep, drawn.noise).unflatten(1, (BATCH, -1))
     assert losses.shape == (3, BATCH, drawn.num_masked)
     assert residuals.shape == (3, BATCH, drawn.num_masked, WIDTH)
 
@@ -155,7 +157,7 @@ def test_losses_of_masked_tokens_equal_parts_computed_by_hand(name):
     )
     assert losses[1, image, place].item() == pytest.approx(chosen.loss(output, target, time, noise).item(), rel=1e-4)
     assert residuals[1, image, place].square().mean().item() == pytest.approx(
-        chosen.error(output, target, time, noise).item(), rel=1e-4
+        chosen.residual(output, target, time, noise).square().mean().item(), rel=1e-4
     )
 
 
