@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 import tests.support.shapes  # noqa: F401  the hook finds it by its name
 
@@ -16,6 +16,7 @@ install_import_hook("lightgen_core", "tests.support.shapes.typechecker")  # chec
 HOME = Path(tempfile.mkdtemp(prefix="lightgen-tests-"))
 os.environ["PREFECT_HOME"] = str(HOME / "prefect")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MKL_CBWR"] = "AUTO,STRICT"  # as lightgen_core.device sets it, here before any test's first product
 os.environ.setdefault("LIGHTGEN_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # several processes share the cores: threads that wait must sleep
 
@@ -29,6 +30,12 @@ def rank(item: pytest.Item) -> float:
     """Return the rank that the `slow` marker of a test's file gives; all others come last."""
     slow = item.get_closest_marker("slow")
     return slow.kwargs["rank"] if slow else math.inf
+
+
+@pytest.fixture
+def unchecked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shapes are checked: the compiler cannot trace the check."""
+    monkeypatch.setattr(config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(scope="module")

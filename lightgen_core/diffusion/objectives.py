@@ -15,7 +15,7 @@ from torch import Tensor
 from lightgen_core.diffusion import gaussian
 from lightgen_core.diffusion.schedule import NUM_TRAIN_STEPS, schedule_on
 
-Timestep = Float[Tensor, "*rows"] | Int[Tensor, "*rows"]
+Timestep = Float[Tensor, "*#rows"] | Int[Tensor, "*#rows"]
 
 
 class Objective(ABC):

@@ -55,7 +55,7 @@ class Detector:
         model = Mask2FormerForUniversalSegmentation.from_pretrained(path, use_safetensors=True)
         return cls(model, AutoImageProcessor.from_pretrained(path), device)
 
-    def __call__(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> Iterator[list[DetectedObject]]:
+    def __call__(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Iterator[list[DetectedObject]]:
         """Yield the objects of each image, those that GenEval never looks at left out."""
         for start in range(0, len(images), self.batch_size):
             yield from self._detect(images[start : start + self.batch_size])
@@ -110,7 +110,7 @@ class GenEvalJudge:
         self.detector, self.name_colors = detector, name_colors
 
     def __call__(
-        self, images: Sequence[UInt8[np.ndarray, "height width 3"]], prompts: Sequence[Prompt]
+        self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], prompts: Sequence[Prompt]
     ) -> Bool[np.ndarray, " images"]:
         """Return, for each image, whether it shows what its prompt demands."""
         verdicts = []

@@ -19,7 +19,7 @@ from lightgen_core.sampling.token_sampler import TokenSampler
 
 
 def pad_text(
-    text: Sequence[Float[Tensor, "text_tokens text_width"]],
+    text: Sequence[Float[Tensor, "_ text_width"]],
 ) -> tuple[Float[Tensor, "batch text_tokens text_width"], Bool[Tensor, "batch text_tokens"]]:
     """Pad text states of different lengths with zeros; return one tensor and its mask."""
     lengths = torch.tensor([len(states) for states in text], device=text[0].device)

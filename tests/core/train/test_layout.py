@@ -32,7 +32,7 @@ def tokens(tmp_path_factory):
 
 
 @pytest.fixture
-def graphs(monkeypatch):
+def graphs(monkeypatch, unchecked_shapes):
     """Compiles to graphs without kernels, and counts the graphs so far."""
     torch.compiler.reset()
     counters.clear()
