@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.commands.console import format_bytes
-from flows.commands.hub import HubError, fetch_metadata
-from flows.commands.known_models import KnownModel, known
+from flows.commands.hub import HubError, HubModel, fetch_metadata
+from flows.commands.known_models import KnownModel, known_model
 from flows.distill import STAGES
 from lightgen_core.encoders.model_ref import ModelNotFound, ModelRef, parse_model_ref
 from tasks.config.recipe import Recipe
@@ -36,35 +36,39 @@ def models_of(recipe: Recipe) -> dict[str, list[str]]:
     return users
 
 
-def find(name: str) -> Finding:
+def check_model(name: str) -> Finding:
     """Look a model up on this machine, then, unless offline, on the hub."""
     try:
         reference = parse_model_ref(name)
         if reference.path is not None:
-            weights = _size(reference.path)
-            return Finding("ok", f"local, {format_bytes(weights)}, sha256 {(weights_digest(name) or '')[:12]}", weights)
+            size = _weights_size(reference.path)
+            return Finding("ok", f"local, {format_bytes(size)}, sha256 {(weights_digest(name) or '')[:12]}", size)
     except ModelNotFound as error:
         return Finding("missing", str(error))
-    told, about = _terms(known(reference)), known(reference)
+    facts = known_model(name)
+    terms = _describe_terms(facts) if facts else ""
     reference = _repository(reference)
-    here = reference.here()
-    if here is not None and (weights := _size(here)):
-        pin = "" if reference.pinned else f"; not pinned: write {name.partition('@')[0]}@{reference.commit()}"
-        return Finding("note" if pin else "ok", f"in the hub's cache, {format_bytes(weights)}{told}{pin}", weights)
-    if _offline():
-        size = about.gigabytes * 1e9 if about else 0.0
-        return Finding("missing", f"not here, and cannot be checked offline (HF_HUB_OFFLINE){told}", size, size)
+    folder = reference.here()
+    if folder is not None and (size := _weights_size(folder)):
+        pin = _advise_pin(name, reference, reference.commit())
+        return Finding("note" if pin else "ok", f"in the hub's cache, {format_bytes(size)}{terms}{pin}", size)
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        size = facts.gigabytes * 1e9 if facts else 0.0
+        return Finding("missing", f"not here, and cannot be checked offline (HF_HUB_OFFLINE){terms}", size, size)
     try:
         hub = fetch_metadata(reference)
     except HubError as error:
-        return Finding("missing", f"not here; {error}{told}")
-    told = told or f"; licence {hub.licence}{', gated' if hub.gated else ''}"
-    pin = "" if reference.pinned else f"; not pinned: write {name.partition('@')[0]}@{hub.commit}"
-    return Finding("note", f"on the hub, {format_bytes(hub.bytes)} to download{told}{pin}", hub.bytes, hub.bytes)
+        return Finding("missing", f"not here; {error}{terms}")
+    text = f"{format_bytes(hub.bytes)} to download{terms or _describe_terms(hub)}"
+    return Finding("note", f"on the hub, {text}{_advise_pin(name, reference, hub.commit)}", hub.bytes, hub.bytes)
 
 
-def _terms(about: KnownModel | None) -> str:
-    return "" if about is None else f"; licence {about.licence}{', gated' if about.gated else ''}"
+def _describe_terms(model: KnownModel | HubModel) -> str:
+    return f"; licence {model.licence}{', gated' if model.gated else ''}"
+
+
+def _advise_pin(name: str, reference: ModelRef, commit: str | None) -> str:
+    return "" if reference.pinned else f"; not pinned: write {name.partition('@')[0]}@{commit}"
 
 
 def _repository(reference: ModelRef) -> ModelRef:
@@ -76,11 +80,7 @@ def _repository(reference: ModelRef) -> ModelRef:
     return ModelRef(reference.text, None, address.strip("/")) if address else reference
 
 
-def _size(here: Path) -> float:
+def _weights_size(path: Path) -> float:
     """Return the bytes of a model's weights; 0 if none, as after an interrupted download."""
-    files = [here] if here.is_file() else [path for path in here.rglob(WEIGHTS) if path.is_file()]
-    return float(sum(path.stat().st_size for path in files))
-
-
-def _offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    files = [path] if path.is_file() else [file for file in path.rglob(WEIGHTS) if file.is_file()]
+    return float(sum(file.stat().st_size for file in files))

@@ -25,12 +25,9 @@ def require_student(folder: Path) -> None:
     """
     if student_config(folder) is not None:
         return
+    why = "its config.json is not a student's" if (folder / "config.json").exists() else "no config.json"
     if not folder.is_dir():
         why = "there is no such folder"
-    elif (folder / "config.json").exists():
-        why = "its config.json is not a student's"
-    else:
-        why = "no config.json"
     inside = [folder / name for name in ("model", "student") if student_config(folder / name) is not None]
     hint = f"did you mean {inside[0]}?" if inside else "give a folder such as STORE/report/KEY/model"
     raise UserError(f"{folder} holds no student ({why}); {hint}")

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from lightgen_core.encoders.model_ref import ModelRef
 
-TIMEOUT = 5.0
-"""Seconds after which the hub counts as unreachable."""
+TIMEOUT_SECONDS = 5.0
+"""Wait after which the hub counts as unreachable."""
 
 
 class HubError(Exception):
@@ -32,16 +32,16 @@ def fetch_metadata(reference: ModelRef) -> HubModel:
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import httpx  # whichever HTTP library this version of huggingface_hub uses
 
-    api, repository = HfApi(), reference.repository
+    api, repository, revision = HfApi(), reference.repository, reference.revision or "main"
     page, folder = f"{constants.ENDPOINT}/{repository}", f"{reference.subfolder}/" if reference.subfolder else ""
     try:
-        info = api.model_info(repository, revision=reference.revision or "main", files_metadata=True, timeout=TIMEOUT)
+        info = api.model_info(repository, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         weights = [name for name in sizes if name.startswith(folder) and name.endswith(".safetensors")]
         if not weights:
             raise HubError(f"{page} has no safetensors there, and other weights are not loaded")
         if info.gated:  # by a HEAD request for a file: api.auth_check has no timeout
-            api.get_hf_file_metadata(url=f"{page}/resolve/{info.sha}/{weights[0]}", timeout=TIMEOUT)
+            api.get_hf_file_metadata(url=f"{page}/resolve/{info.sha}/{weights[0]}", timeout=TIMEOUT_SECONDS)
     except HfHubHTTPError as error:
         raise HubError(f"{page} {_explain_status(error.response.status_code)}") from error
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:

@@ -48,38 +48,28 @@ def _artifacts(place: Store) -> Iterator[Artifact]:
 def list_artifacts(store_uri: str | None, as_json: bool) -> None:
     """List the artifacts: stage, key, state, rows, size, creation time."""
     place = _open(store_uri)
-    rows = [_summary(place, artifact) for artifact in _artifacts(place)]
+    rows: list[dict[str, Any]] = []
+    for artifact in _artifacts(place):
+        state = artifact.check(sizes_only=True).state  # to hash is for `verify`
+        manifest = artifact.manifest() if state == "done" else None
+        rows.append(
+            {
+                "stage": artifact.stage,
+                "key": artifact.key,
+                "state": state,
+                "bytes": sum(place.files(artifact.path).values()),
+                "rows": manifest.counts["rows"] if manifest else 0,
+                "created_at": manifest.created_at if manifest else "",
+            }
+        )
     if as_json:
         click.echo(json.dumps({"store": place.uri, "artifacts": rows}))
         return
-    for line in table(
-        [
-            (
-                row["stage"],
-                row["key"],
-                row["state"],
-                pluralize(row["rows"], "row"),
-                format_bytes(row["bytes"]),
-                format_time(row["created_at"]),
-            )
-            for row in rows
-        ]
-    ):
-        click.echo(line)
-    click.echo(f"{pluralize(len(rows), 'artifact')} in {place.uri}")
-
-
-def _summary(place: Store, artifact: Artifact) -> dict[str, Any]:
-    state = artifact.check(sizes_only=True).state  # to hash is for `verify`
-    manifest = artifact.manifest() if state == "done" else None
-    return {
-        "stage": artifact.stage,
-        "key": artifact.key,
-        "state": state,
-        "bytes": sum(place.files(artifact.path).values()),
-        "rows": manifest.counts["rows"] if manifest else 0,
-        "created_at": manifest.created_at if manifest else "",
-    }
+    cells = []
+    for row in rows:
+        count, size = pluralize(row["rows"], "row"), format_bytes(row["bytes"])
+        cells.append((row["stage"], row["key"], row["state"], count, size, format_time(row["created_at"])))
+    click.echo("\n".join([*table(cells), f"{pluralize(len(rows), 'artifact')} in {place.uri}"]))
 
 
 @store.command()
@@ -120,34 +110,28 @@ def verify(store_uri: str | None, as_json: bool) -> None:
     Exit status 1 if a file is missing or differs from its manifest.
     """
     place = _open(store_uri)
-    faults = []
-    checked = 0
+    intact, damaged = 0, []
     for artifact in _artifacts(place):
-        found = artifact.check(rehash=True)
-        checked += found.state == "done"
-        if found.state == "damaged":
-            faults.append({"stage": artifact.stage, "key": artifact.key, "why": found.reason})
+        status = artifact.check(rehash=True)
+        intact += status.state == "done"
+        if status.state == "damaged":
+            damaged.append({"stage": artifact.stage, "key": artifact.key, "why": status.reason})
     if as_json:
-        click.echo(json.dumps({"store": place.uri, "whole": checked, "damaged": faults}))
+        click.echo(json.dumps({"store": place.uri, "whole": intact, "damaged": damaged}))
     else:
-        for fault in faults:
-            click.echo(f"damaged: {fault['stage']}/{fault['key']}: {fault['why']}")
+        for row in damaged:
+            click.echo(f"damaged: {row['stage']}/{row['key']}: {row['why']}")
         click.echo(
-            f"{pluralize(checked + len(faults), 'artifact')}: {checked} whole, {len(faults)} damaged"
-            f"{'; a run of the recipe remakes what is damaged' if faults else ''}"
+            f"{pluralize(intact + len(damaged), 'artifact')}: {intact} whole, {len(damaged)} damaged"
+            f"{'; a run of the recipe remakes what is damaged' if damaged else ''}"
         )
-    if faults:
+    if damaged:
         raise SystemExit(1)
 
 
 @store.command()
 @click.option(
-    "--keep",
-    "recipes",
-    multiple=True,
-    required=True,
-    metavar="RECIPE",
-    help="Keep what this recipe needs; repeatable.",
+    "--keep", "recipes", multiple=True, required=True, metavar="RECIPE", help="Keep what this recipe needs; repeatable."
 )
 @set_option
 @click.option("--delete", is_flag=True, help="Delete; by default the command only lists what it would delete.")
@@ -184,12 +168,10 @@ def gc(
             if not (unfinished or place.supports_locking or artifact.is_committed()):
                 click.echo(f"left alone, unfinished: {artifact.path}")
                 continue
-            there = sum(place.files(artifact.path).values())
-            freed += there
+            size = sum(place.files(artifact.path).values())
+            freed += size
             if delete:
                 artifact.remove()
-            click.echo(f"{'deleted' if delete else 'would delete'} {artifact.path} ({format_bytes(there)})")
-    if not freed:
-        click.echo(f"nothing to delete in {place.uri}")
-    else:
-        click.echo(f"{format_bytes(freed)} {'freed' if delete else 'could be freed; add --delete'}")
+            click.echo(f"{'deleted' if delete else 'would delete'} {artifact.path} ({format_bytes(size)})")
+    summary = f"{format_bytes(freed)} {'freed' if delete else 'could be freed; add --delete'}"
+    click.echo(summary if freed else f"nothing to delete in {place.uri}")
