@@ -86,11 +86,11 @@ class Runner:
         (stage, inputs, artifact), request = planned, self.request
         recipe, settings = request.recipe, request.settings
         run = {"flow_run_id": UUID(runtime.flow_run.id), "task_run_id": UUID(runtime.task_run.id)}
-        with StagePage(stage.name, artifact.uri, page_key(recipe.name, stage.name), stage.description, **run) as live:
+        with StagePage(stage.name, artifact.uri, page_key(recipe.name, stage.name), stage.description, **run) as page:
             device = device_slot(settings.device_limit)
             remake_before = self.began if stage.name in request.selection.refresh else None
             with track_stage(recipe, settings, stage, artifact) as tracking:
-                watch = fan_out(live.heard, tracking)
+                watch = fan_out(page.progress, tracking)
                 ran = stage.run(
                     recipe,
                     settings,
@@ -101,7 +101,7 @@ class Runner:
                     device=device,
                 )
             if ran:
-                live.done(StageResult(artifact, inputs, recipe))
+                page.result = StageResult(artifact, inputs, recipe)
         manifest = artifact.manifest()
         if ran:
             seconds = manifest.timings["seconds"]
