@@ -31,8 +31,8 @@ def quiet_prefect() -> None:
 
 
 def log_to_prefect() -> None:
-    """Send the program's own messages to the log of the flow run that is going on; no bars of libraries."""
-    _no_bars()
+    """Send the program's own messages to the log of the current flow run; no progress bars of libraries."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
     prefect = logging.getLogger("prefect.extra")
     for name in LOGGERS:
         logger = logging.getLogger(name)
@@ -44,11 +44,7 @@ def log_to_prefect() -> None:
 
 def log_to_stderr() -> None:
     """Send the program's own messages, and warnings of all others, to standard error; no bars of libraries."""
-    _no_bars()
+    os.environ.setdefault("TQDM_DISABLE", "1")  # progress goes through the log; bars only tear it
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.INFO)
-
-
-def _no_bars() -> None:
-    os.environ.setdefault("TQDM_DISABLE", "1")  # progress goes through the log; bars only tear it

@@ -56,11 +56,8 @@ class Planner:
 
     def explain(self, name: str) -> str:
         """Explain an artifact's state; if it is missing, how it differs from the nearest that exists."""
-        found = self.check(name)
-        if found.state != "missing":
-            return found.reason
-        stage, inputs, artifact = self.stages[name]
-        return stage.explain_missing(self.recipe, inputs, artifact)
+        status, (stage, inputs, artifact) = self.check(name), self.stages[name]
+        return stage.explain_missing(self.recipe, inputs, artifact) if status.state == "missing" else status.reason
 
     @property
     def statuses(self) -> dict[str, tuple[Artifact, ArtifactStatus]]:
@@ -94,7 +91,7 @@ def require_inputs(planner: Planner, selection: Selection) -> None:
         UserError: names the input and the stage to run first.
         StoreError: the store cannot be written to.
     """
-    planner.check("report")  # a store that cannot be reached is told now, not when Prefect has started
+    planner.check("report")  # a store that cannot be reached is reported now, not when Prefect has started
     for name, inputs in planner.inputs.items():
         left_out = [needed for needed in inputs if needed not in selection.chosen]
         if name not in selection.chosen or not left_out:
@@ -102,10 +99,9 @@ def require_inputs(planner: Planner, selection: Selection) -> None:
         if name not in selection.refresh and planner.check(name).state == "done":
             continue
         for needed in left_out:
-            given, state = planner.artifacts[needed], planner.check(needed)
-            if state.state != "done":
+            if (state := planner.check(needed).state) != "done":
                 raise UserError(
-                    f"{name} needs {needed} {given.key}, which is {state.state} in {planner.store.uri} "
+                    f"{name} needs {needed} {planner.artifacts[needed].key}, which is {state} in {planner.store.uri} "
                     f"({planner.explain(needed)}).\n"
                     f"Run it first, with the same --set and --store: lightgen run {planner.recipe.name} --until "
                     f"{needed}; or drop --only and --from."

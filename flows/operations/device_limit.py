@@ -14,7 +14,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
 from flows.errors import UserError
-from flows.operations.server import TEMPORARY
+from flows.operations.server import TEMPORARY_SERVER
 
 log = logging.getLogger("lightgen")
 
@@ -39,7 +39,7 @@ def device_slot(name: str | None) -> Callable[[], AbstractContextManager[Any]]:
 
 
 def _limit(name: str) -> GlobalConcurrencyLimitResponse:
-    if TEMPORARY in os.environ:
+    if TEMPORARY_SERVER in os.environ:
         raise UserError(
             f"LIGHTGEN_DEVICE_LIMIT={name} guards the device between runs, so they need a Prefect server in common: "
             "start one with `prefect server start` and set PREFECT_API_URL, or unset LIGHTGEN_DEVICE_LIMIT"

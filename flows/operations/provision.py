@@ -27,10 +27,10 @@ def provision(client: SyncPrefectClient, device_limit: str | None) -> list[str]:
     Returns:
         A message for each object found, created or updated.
     """
-    said = [_work_pool(client)]
+    messages = [_work_pool(client)]
     if device_limit is not None:
-        said.append(_concurrency_limit(client, device_limit))
-    return said + [_automation(client, path) for path in sorted(AUTOMATIONS.glob("*.yaml"))]
+        messages.append(_concurrency_limit(client, device_limit))
+    return messages + [_automation(client, path) for path in sorted(AUTOMATIONS.glob("*.yaml"))]
 
 
 def _work_pool(client: SyncPrefectClient) -> str:
@@ -53,13 +53,13 @@ def _concurrency_limit(client: SyncPrefectClient, name: str) -> str:
 
 
 def _automation(client: SyncPrefectClient, path: Path) -> str:
-    wanted = AutomationCore.model_validate(yaml.safe_load(path.read_text()))
-    found = client.find_automation(wanted.name)
-    if found is None:
-        client.create_automation(wanted)
-        return f"automation {wanted.name} made"
-    client.update_automation(found.id, wanted.model_copy(update={"enabled": found.enabled}))
-    return f"automation {wanted.name} made to say what {path.name} says"
+    automation = AutomationCore.model_validate(yaml.safe_load(path.read_text()))
+    existing = client.find_automation(automation.name)
+    if existing is None:
+        client.create_automation(automation)
+        return f"automation {automation.name} made"
+    client.update_automation(existing.id, automation.model_copy(update={"enabled": existing.enabled}))
+    return f"automation {automation.name} made to say what {path.name} says"
 
 
 if __name__ == "__main__":
