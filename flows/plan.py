@@ -65,10 +65,7 @@ class Planner:
         return {name: (artifact, self.check(name)) for name, artifact in self.artifacts.items()}
 
     def scores(self) -> dict[str, Any]:
-        """Return the students' scores by name; empty if the evaluation is not done.
-
-        Where no judge applies to the evaluation's captions, each score is None.
-        """
+        """Return the students' scores by name, None without a judge; empty if the evaluation is not done."""
         done = self.check("evaluation").state == "done"
         return self.artifacts["evaluation"].manifest().metrics["scores"] if done else {}
 
@@ -85,12 +82,7 @@ def plan(recipe: Recipe, store: Store) -> Planner:
 
 
 def require_inputs(planner: Planner, selection: Selection) -> None:
-    """Check that inputs of the chosen stages are done or chosen too, and that the store is writable.
-
-    Raises:
-        UserError: names the input and the stage to run first.
-        StoreError: the store cannot be written to.
-    """
+    """Raise UserError if an input of the chosen stages is missing, StoreError if the store is not writable."""
     planner.check("report")  # a store that cannot be reached is reported now, not when Prefect has started
     for name, inputs in planner.inputs.items():
         left_out = [needed for needed in inputs if needed not in selection.chosen]

@@ -43,11 +43,7 @@ class Runner:
     """Creation of the flow run: a stage to refresh that is younger was made by an earlier attempt of this run."""
 
     def run(self, planned: PlannedStage) -> None:
-        """Run a stage, or find it cached.
-
-        Raises:
-            StageFailed: with the error as its cause.
-        """
+        """Run a stage, or find it cached. Raises StageFailed with the error as its cause."""
         stage, _, artifact = planned
         settings = self.request.settings
 

@@ -142,9 +142,7 @@ class Artifact:
     def check(self, *, rehash: bool = False, sizes_only: bool = False) -> ArtifactStatus:
         """Compare every file with its size and hash in the manifest.
 
-        Args:
-            rehash: hash every file again, even those unchanged since the last time.
-            sizes_only: compare no hashes.
+        rehash: hash even files that are unchanged since the last time; sizes_only: compare no hashes.
         """
         try:
             manifest = self.manifest()
@@ -161,11 +159,7 @@ class Artifact:
         return ArtifactStatus("done", manifest.summary)
 
     def records(self) -> dict[str, FileEntry]:
-        """Return one entry for each file that an unfinished run has finished.
-
-        Raises:
-            AlreadyCommitted: there is a manifest; records are obsolete, and may be gone.
-        """
+        """Return an entry per finished file. Raises AlreadyCommitted if a manifest makes them obsolete."""
         self._entries = self._records()
         if not self.store.supports_locking and self.is_committed():  # checked last: the manifest comes first
             raise self._already_committed()
@@ -210,11 +204,7 @@ class Artifact:
         self.store.remove(f"{self.path}/{MANIFEST}")
 
     def add(self, name: str, data: bytes, rows: int, counts: Mapping[str, int]) -> None:
-        """Write a file of an unfinished artifact and then its record.
-
-        Raises:
-            AlreadyCommitted: there is a manifest.
-        """
+        """Write a file and then its record. Raises AlreadyCommitted if there is a manifest."""
         entry = FileEntry(name=name, rows=rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), counts=counts)
         self._add(entry, data)
 

@@ -61,12 +61,9 @@ def sha256_of(path: Path) -> str:
 
 
 def digest_of(files: Mapping[bytes, Path | None]) -> str:
-    """Return the sha256 over the names and contents of a set of files.
+    """Return the sha256 over the names and contents of a set of files; a path of None is a name without content.
 
     If large files are added or changed, only those are read again.
-
-    Args:
-        files: paths by name in the set; None if a name has no content.
     """
     named = sorted(files.items())
 

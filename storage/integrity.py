@@ -13,10 +13,7 @@ def find_corrupt(
 ) -> dict[str, str]:
     """Return the reason by name for each file that differs from its entry; cache the others.
 
-    Args:
-        artifact: its folder in the store.
-        rehash: ignore the cache.
-        sizes_only: compare no hashes, and cache nothing.
+    rehash: ignore the cache; sizes_only: compare no hashes, and cache nothing.
     """
     entries, listing = list(entries), store.list_files(artifact)
     verified = {} if rehash or sizes_only else load_hashes(store, cache_path(artifact))

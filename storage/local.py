@@ -21,11 +21,7 @@ _TEMP_FILE = re.compile(r"^\.[0-9a-f]{32}\.partial$")
 
 
 class LocalStore(Store):
-    """Files below a folder, which is made when the first file is written.
-
-    Raises:
-        StoreError: it cannot be made: there is a file in its way.
-    """
+    """Files below a folder, made with the first file. Raises StoreError if a file is in its way."""
 
     supports_locking = True
 

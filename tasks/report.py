@@ -16,16 +16,8 @@ def report(ctx: StageContext, *inputs: Artifact) -> None:
     run = RunArtifacts({artifact.stage: artifact for artifact in inputs}, ctx.recipe)
     _export_model(ctx, run.artifacts["dpo"])
     data = build_report_data(run)
-    ledger = [
-        {
-            "stage": row.stage,
-            "seconds": row.seconds,
-            "device_seconds": row.device_seconds,
-            "rows": row.rows,
-            "bytes": row.bytes,
-        }
-        for row in data.stages
-    ]
+    columns = ("stage", "seconds", "device_seconds", "rows", "bytes")
+    ledger = [{name: getattr(row, name) for name in columns} for row in data.stages]
     ctx.write("ledger.json", json.dumps(ledger, indent=1).encode())
     ctx.write("report.html", render_report(data).encode())
     ctx.counts = {"rows": len(data.samples)}

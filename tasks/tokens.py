@@ -65,9 +65,8 @@ class TokenWorker:
         for size, name in zip(config.sizes or (None,), shard.files, strict=True):
             latents = self._encode(rows, flipped, size)
             if not latents:  # a shard that lost every image still stores the layout
-                latents = {
-                    key: values[:0] for key, values in self._encode(images.slice(0, 1), np.zeros(1, bool), size).items()
-                }
+                example = self._encode(images.slice(0, 1), np.zeros(1, bool), size)
+                latents = {key: values[:0] for key, values in example.items()}
             columns = {
                 "id": rows["id"],
                 "caption": rows["caption"],
@@ -92,10 +91,7 @@ def _load_encoders(ctx: StageContext) -> "tuple[LatentCodec, TextEncoder]":
     from lightgen_core.encoders.text_encoder import TextEncoder
 
     config, device = ctx.recipe.tokens, ctx.device()
-    return LatentCodec.load(config.codec, device=device, dtype=PRECISIONS[config.codec_precision]), TextEncoder.load(
-        config.text_encoder,
-        max_length=config.max_text_tokens,
-        layer=config.text_layer,
-        device=device,
-        dtype=PRECISIONS[config.text_precision],
-    )
+    options = {"max_length": config.max_text_tokens, "layer": config.text_layer}
+    codec = LatentCodec.load(config.codec, device=device, dtype=PRECISIONS[config.codec_precision])
+    dtype = PRECISIONS[config.text_precision]
+    return codec, TextEncoder.load(config.text_encoder, device=device, dtype=dtype, **options)

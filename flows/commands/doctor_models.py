@@ -24,11 +24,7 @@ class Finding:
 
 
 def models_of(recipe: Recipe) -> dict[str, list[str]]:
-    """Return every frozen model of a recipe, with the stages that use it.
-
-    Raises:
-        ModelNotFound: the checkpoint to start from does not exist.
-    """
+    """Return a recipe's frozen models with the stages that use them; raise ModelNotFound if a checkpoint is missing."""
     users: dict[str, list[str]] = {}
     for stage in STAGES:
         for name in stage.weights(recipe):

@@ -164,11 +164,7 @@ def _teacher_flops(recipe: Recipe) -> tuple[float | None, str]:
 
 
 def parse_throughput(arguments: Sequence[str]) -> dict[str, float]:
-    """Parse "STAGE=ITEMS_PER_SECOND".
-
-    Raises:
-        UserError: another form, an unknown stage, or a number that is not above 0.
-    """
+    """Parse "STAGE=ITEMS_PER_SECOND". Raises UserError for another form, an unknown stage, or a number not above 0."""
     rates: dict[str, float] = {}
     for text in arguments:
         stage, _, number = text.partition("=")

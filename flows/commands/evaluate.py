@@ -69,7 +69,9 @@ def evaluate(
     metadata: Path | None = None,
     output: Path | None = None,
 ) -> dict[str, Any]:
-    """Score a model on a benchmark. Options that are not given come from the recipe, or its defaults.
+    """Score a model; return what `lightgen eval --json` prints.
+
+    Options that are not given come from the recipe, or its defaults.
 
     Args:
         model: a folder with a student, or `diffusers:` and a folder or hub id.
@@ -77,9 +79,6 @@ def evaluate(
         steps: iterations of a student, denoising steps of a pipeline; default: the recipe's, or its own.
         metadata: GenEval's own `evaluation_metadata.jsonl`.
         output: folder for the images, in GenEval's own layout, and `results.jsonl`.
-
-    Returns:
-        The object that `lightgen eval --json` prints.
 
     Raises:
         UserError: no such model, a benchmark without a judge, a prompt that the pipeline cannot generate, or an output
@@ -174,11 +173,7 @@ def _load_student(
 def _load_pipeline(
     reference: str, device: "torch.device", offload: "Offload", steps: int | None, cfg: float | None
 ) -> Generate:
-    """Load a pipeline as `synthesis` does.
-
-    Raises:
-        UserError: not a text-to-image pipeline, or one without steps or guidance.
-    """
+    """Load a pipeline as `synthesis` does. Raises UserError if it takes no text, steps or guidance."""
     from lightgen_core.teachers.base import TeacherError
     from lightgen_core.teachers.diffusers_teacher import DiffusersTeacher
 

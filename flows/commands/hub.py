@@ -23,11 +23,7 @@ class HubModel:
 
 
 def fetch_metadata(reference: ModelRef) -> HubModel:
-    """Fetch a model's metadata and check that its weights may be downloaded.
-
-    Raises:
-        HubError: the model cannot be downloaded; the message says why.
-    """
+    """Fetch a model's metadata. Raises HubError if its weights may not be downloaded."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import httpx  # whichever HTTP library this version of huggingface_hub uses

@@ -71,11 +71,7 @@ def sample_to_files(
 
 
 def read_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
-    """Parse `field=value` overrides of the sampler.
-
-    Raises:
-        UserError: an override of another form, an unknown field, or a value that is not YAML.
-    """
+    """Parse `field=value` overrides. Raises UserError for another form, unknown field or invalid YAML."""
     values, fields = {}, SamplerConfig.model_fields
     for override in overrides:
         name, separator, text = override.partition("=")
@@ -90,11 +86,7 @@ def read_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 
 def changed_sampler(sampler: SamplerConfig, changes: Mapping[str, Any]) -> SamplerConfig:
-    """Return the sampler with changed fields.
-
-    Raises:
-        UserError: a value that a field does not accept.
-    """
+    """Return the sampler with changed fields. Raises UserError if one does not accept its value."""
     try:
         return SamplerConfig.model_validate(sampler.model_dump() | dict(changes))
     except ValidationError as error:

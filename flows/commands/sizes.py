@@ -55,11 +55,7 @@ def token_sizes(recipe: Recipe) -> dict[int | None, Size]:
 
 
 def codec_stride(reference: str) -> int:
-    """Return the codec's stride, px per latent, from its configuration or the known models.
-
-    Raises:
-        UnknownModelSize: the codec is in neither.
-    """
+    """Return the codec's stride, px per latent. Raises UnknownModelSize if it is neither here nor known."""
     config = _config(reference, "config.json")
     if stages := config.get("block_out_channels") or config.get("encoder_block_out_channels"):
         return 2 ** (len(stages) - 1)

@@ -36,11 +36,7 @@ class RunCancelled(Exception):
 
 @contextmanager
 def cancel_if_requested() -> Iterator[None]:
-    """End a flow's body once its run is cancelled or deleted.
-
-    Raises:
-        RunCancelled: the run was cancelled or deleted.
-    """
+    """Raise RunCancelled in a flow's body once its run is cancelled or deleted."""
     context = FlowRunContext.get()
     assert context is not None and context.flow_run is not None
     if threading.current_thread() is not threading.main_thread():  # signals reach that one only

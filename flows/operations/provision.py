@@ -19,13 +19,10 @@ AUTOMATIONS = Path(__file__).parents[1] / "automations"
 
 
 def provision(client: SyncPrefectClient, device_limit: str | None) -> list[str]:
-    """Create the work pool, the device's concurrency limit and the automations, if missing.
+    """Create the work pool, the device's concurrency limit and the automations, if missing; return a message for each.
 
     A paused pool and a raised limit stay as they are. Automations are updated from their files by name; a disabled one
     stays disabled.
-
-    Returns:
-        A message for each object found, created or updated.
     """
     messages = [_work_pool(client)]
     if device_limit is not None:

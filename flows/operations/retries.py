@@ -11,12 +11,13 @@ import logging
 import re
 import ssl
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from prefect.states import Failed, State
 
 from flows.errors import StageFailed, format_error, is_own
+from tasks.executors.worker import causes
 
 TRANSIENT_TYPES = {
     "builtins": {"ConnectionError", "TimeoutError"},
@@ -56,7 +57,7 @@ def fail_with_message(body: Callable[[], State[Any]]) -> Callable[[], State[Any]
         try:
             return body()
         except Exception as error:  # whatever it is: the run ends here, and its cause is kept with the state
-            for cause in _causes(error):
+            for cause in causes(error):
                 traceback.clear_frames(cause.__traceback__)  # else their tensors hold the device in the next try
             return Failed(message=format_error(error), data=error)
 
@@ -80,17 +81,11 @@ def should_retry(task: object, run: object, state: State[Any]) -> bool:
 
 def is_transient(error: BaseException) -> bool:
     """Return True if an error or one of its causes is transient."""
-    causes = list(_causes(error))
-    for cause in causes:  # clients wrap the former in the error of a broken connection; the latter was waited for
+    chain = list(causes(error))
+    for cause in chain:  # clients wrap the former in the error of a broken connection; the latter was waited for
         if isinstance(cause, ssl.SSLCertVerificationError) or type(cause).__name__ == "ClusterError":
             return False
-    return any(_is_transient_alone(cause) for cause in causes)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return any(_is_transient_alone(cause) for cause in chain)
 
 
 def _is_transient_alone(error: BaseException) -> bool:

@@ -46,13 +46,7 @@ def _pages(recipe: str, outcome: Planner) -> dict[str, str]:
 
 
 def run_page(result: Mapping[str, Any], outcome: Planner, pages: Mapping[str, str]) -> str:
-    """Return the page of a run.
-
-    Args:
-        result: the object that `lightgen run --json` prints.
-        outcome: the current state of every stage.
-        pages: stage -> address of its page in the UI, if it has one.
-    """
+    """Return the page of a run, from the object that `lightgen run --json` prints and each stage's page in the UI."""
     states = {row["stage"]: row["state"] for row in result["stages"]}
     blocks = [f"### {result['recipe']}: {_summarize(result)}"]
     if result["report"]:

@@ -39,7 +39,7 @@ class Scratch:
 
     @property
     def folder(self) -> Path:
-        """A folder that lives until the artifact is committed; created on first use."""
+        """Folder that lives until the artifact is committed; created on first use."""
         folder = self._in_store or self._below_scratch
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -52,13 +52,8 @@ class Scratch:
     def lock(self, *, wait: bool = True) -> AbstractContextManager[bool]:
         """Lock the artifact against all that use the store; of a remote store, all that share this scratch folder.
 
-        Runs on other machines are not locked out: see `storage.artifact` for how they get along.
-
-        Args:
-            wait: for as long as another process holds it.
-
-        Returns:
-            A context whose value is whether the lock is held; without `wait` it may be False.
+        The context's value is False if another process holds it; with `wait` it is always True. Runs on other machines
+        are not locked out: see `storage.artifact` for how they get along.
         """
         root = self.artifact.store.local_path("") or self._root
         return file_lock(root / ".locks" / f"{self.artifact.stage}-{self.artifact.key}.lock", wait=wait)

@@ -135,7 +135,6 @@ class _Driver:
         self._lock = threading.Lock()
 
     def put_nowait(self, message: Message) -> None:
-        """Send a message at once."""
         with self._lock:
             self._connection.send(message)
 

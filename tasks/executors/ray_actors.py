@@ -4,7 +4,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 from lightgen_core.launch.ray_cluster import connect
@@ -37,14 +37,7 @@ class _Actor:
     def run(self, shard: Shard) -> Answer:
         """Run a shard. Return the log records of that time, and its error, if any."""
         error = self._worker.run(shard)
-        return list(self._drain()), error
-
-    def _drain(self) -> Iterator[logging.LogRecord]:
-        try:
-            while True:
-                yield self._records.get_nowait()
-        except Empty:
-            return
+        return [self._records.get() for _ in range(self._records.qsize())], error
 
 
 def run_on_ray(
@@ -84,13 +77,12 @@ def run_on_ray(
                 records, error = answer
                 for record in records:
                     log_record(record)
-                if error is not None:
-                    pool.stop(actor)
-                    raise error.error()
-                if waiting:
+                if error is None and waiting:
                     pool.submit(actor, waiting.popleft())
                 else:
-                    pool.stop(actor)
+                    ray.kill(actor)
+                if error is not None:
+                    raise error.error()
                 if shard is not None:
                     yield shard
 
@@ -122,12 +114,6 @@ class _ActorPool:
         """Let an actor run a shard."""
         self._running[actor.run.remote(shard)] = actor, shard
 
-    def stop(self, actor: Any) -> None:
-        """End an actor."""
-        import ray
-
-        ray.kill(actor)
-
     def wait(self) -> Iterator[tuple[Any, Shard | None, Answer | Exception]]:
         """Wait, and yield actors with their shard and its answer, or the error that ended the actor."""
         import ray
@@ -147,8 +133,10 @@ class _ActorPool:
 
     def close(self) -> None:
         """End all actors."""
+        import ray
+
         for actor, _ in self._running.values():
-            self.stop(actor)
+            ray.kill(actor)
 
 
 def resources_per_worker(settings: Settings, on_device: bool, cluster: dict[str, float]) -> dict[str, float]:

@@ -4,7 +4,7 @@ import logging
 import pickle
 import platform
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from logging.handlers import QueueHandler
@@ -35,10 +35,9 @@ class WorkerSpec:
 
     def build(self) -> ShardWorker:
         """Build the worker, once this process has the driver's software and sees its store."""
-        store, local = self.ctx.artifact.store, software()
-        if different := [
-            f"{name} {local[name]}, not {self.software[name]}" for name in local if local[name] != self.software[name]
-        ]:
+        store = self.ctx.artifact.store
+        versions = [(name, here, self.software[name]) for name, here in software().items()]
+        if different := [f"{name} {here}, not {there}" for name, here, there in versions if here != there]:
             raise EngineError(
                 f"{platform.node()} has {', '.join(different)}: its shards could differ from those of the others. "
                 "Install the same versions on every node."
@@ -51,6 +50,13 @@ class WorkerSpec:
         return self.worker(self.ctx, *self.inputs)
 
 
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, its cause, the cause of that, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
 @dataclass(frozen=True)
 class RemoteError:
     """An error sent to another process together with its causes, which pickle drops."""
@@ -59,13 +65,8 @@ class RemoteError:
 
     @classmethod
     def of(cls, error: Exception) -> "RemoteError":
-        """Wrap an error, its cause, the cause of that, and so on."""
-        chain: list[BaseException] = []
-        cause: BaseException | None = error
-        while cause is not None:
-            chain.append(_picklable(cause))
-            cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
-        return cls(tuple(chain))
+        """Wrap an error with its causes."""
+        return cls(tuple(map(_picklable, causes(error))))
 
     def error(self) -> BaseException:
         """Return the error, to be raised."""
