@@ -19,7 +19,7 @@ from flows.pages.live import StagePage, page_key
 from flows.pages.progress_log import StageResult
 from flows.plan import PlannedStage
 from flows.request import Request
-from tasks.context.progress import fan_out
+from tasks.context.progress import Progress
 from tasks.tracking.report import track_stage
 
 
@@ -85,13 +85,18 @@ class Runner:
         with StagePage(stage.name, artifact.uri, page_key(recipe.name, stage.name), stage.description, **run) as page:
             remake_before = self.created if stage.name in request.selection.refresh else None
             with track_stage(recipe, settings, stage, artifact) as tracking:
+
+                def on_progress(progress: Progress) -> None:
+                    page.progress(progress)
+                    tracking(progress)
+
                 ran = stage.run(
                     recipe,
                     settings,
                     inputs,
                     artifact,
                     remake_before=remake_before,
-                    on_progress=fan_out(page.progress, tracking),
+                    on_progress=on_progress,
                     device=device_slot(settings.device_limit),
                 )
             if ran:

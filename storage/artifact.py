@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from storage.hash_cache import hash_file, hash_stream
 from storage.integrity import cache_path, find_corrupt, mark_verified
-from storage.local_cache import content_id, fetch, touch_and_evict
+from storage.local_cache import fetch, touch_and_evict
 from storage.manifest import MANIFEST, FileEntry, Manifest
 from storage.plural import pluralize
 from storage.records import read_records
@@ -108,10 +108,11 @@ class Artifact:
         path = f"{self.path}/{name}"
         if self.store.supports_locking and self.store.exists(path):  # only a copy of a remote store has other names
             return path
-        if name not in self._entries and not self.is_committed():
-            self._entries = self._records()
-        elif name not in self._entries:
-            self.manifest()
+        if name not in self._entries:
+            if self.is_committed():
+                self.manifest()
+            else:
+                self._entries = self._records()
         entry = self._entries.get(name)
         return f"{self.path}/{entry.path}" if entry else path
 
@@ -132,7 +133,8 @@ class Artifact:
         if name not in self._entries:
             raise CorruptArtifact(f"{self.uri} has no file {name}")
         entry = self._entries[name]
-        folder = scratch / self.stage / f"{self.key}-{content_id(self._entries.values())}"
+        hashes = "".join(entry.sha256 for entry in self._entries.values())  # may differ by run, as on two GPUs
+        folder = scratch / self.stage / f"{self.key}-{hashlib.sha256(hashes.encode()).hexdigest()[:8]}"
         copy = folder / name
         if not copy.exists() and not fetch(self.store, f"{self.path}/{entry.path}", entry.sha256, copy):
             raise CorruptArtifact(f"{self.uri}/{entry.path} is gone, or did not come as it was written; run again")

@@ -73,7 +73,7 @@ def build_report_data(run: RunArtifacts) -> ReportData:
         curves=(loss_curve(artifacts["pretrain"]), *preference_curves(artifacts["dpo"])),
         topics=topics_of(artifacts["captions"]),
         other_topics=max(0, len(topics) - MAX_TOPICS),
-        repeats=_repeats(artifacts["captions"]),
+        repeats=_repeated_captions(artifacts["captions"]),
         repeated_captions=manifests["captions"].counts["repeated"],
         quarantine=manifests["synthesis"].metrics["quarantine"],
         diversity=tuple(Diversity(**manifests["dedup"].metrics["diversity"]).metrics()),
@@ -184,9 +184,9 @@ def topics_of(captions: Artifact) -> tuple[Topic, ...]:
     return tuple(Topic(row["topic"], counts[row["topic"]], row["caption"]) for row in first if row["topic"] in largest)
 
 
-def _repeats(captions: Artifact, limit: int = 6) -> tuple[DuplicateCaption, ...]:
+def _repeated_captions(captions: Artifact) -> tuple[DuplicateCaption, ...]:
     dropped = read_table(captions, "^dropped", ["caption", "duplicate_of", "similarity"])
-    examples = dropped.filter(pc.is_valid(dropped["duplicate_of"])).slice(0, limit).to_pylist()
+    examples = dropped.filter(pc.is_valid(dropped["duplicate_of"])).slice(0, 6).to_pylist()
     kept = read_table(captions, "^captions", ["caption"])["caption"]
     return tuple(
         DuplicateCaption(row["caption"], kept[row["duplicate_of"]].as_py(), row["similarity"]) for row in examples

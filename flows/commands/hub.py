@@ -39,7 +39,11 @@ def fetch_metadata(reference: ModelRef) -> HubModel:
         if info.gated:  # by a HEAD request for a file: api.auth_check has no timeout
             api.get_hf_file_metadata(url=f"{page}/resolve/{info.sha}/{weights[0]}", timeout=TIMEOUT_SECONDS)
     except HfHubHTTPError as error:
-        raise HubError(f"{page} {_explain_status(error.response.status_code)}") from error
+        status = error.response.status_code
+        reason = "has no such model or revision" if status == 404 else f"answers {status}; try again later"
+        if status in (401, 403):
+            reason = "wants consent, or does not exist: open it in a browser, agree, then `hf auth login`"
+        raise HubError(f"{page} {reason}") from error
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         raise HubError(f"{page} cannot be reached: {error}") from error
     return HubModel(
@@ -48,9 +52,3 @@ def fetch_metadata(reference: ModelRef) -> HubModel:
         licence=str((info.card_data.license if info.card_data else None) or "not stated"),
         gated=bool(info.gated),
     )
-
-
-def _explain_status(status: int) -> str:
-    if status in (401, 403):
-        return "wants consent, or does not exist: open it in a browser, agree, then `hf auth login`"
-    return "has no such model or revision" if status == 404 else f"answers {status}; try again later"

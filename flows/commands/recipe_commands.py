@@ -27,12 +27,7 @@ from tasks.config.settings import Settings
 @click.option("--engine", type=click.Choice(["local", "ray"]), help="Who makes shards, and trains.")
 @json_option
 def run(
-    recipe: str,
-    store_uri: str | None,
-    overrides: tuple[str, ...],
-    engine: str | None,
-    as_json: bool,
-    **stages: Any,
+    recipe: str, store_uri: str | None, overrides: tuple[str, ...], engine: str | None, as_json: bool, **stages: Any
 ) -> None:
     """Run RECIPE: make what is missing, keep what is done.
 
@@ -124,12 +119,7 @@ def serve(recipe: str, cron: str, store_uri: str | None, **options: Any) -> None
 @click.option("--price", type=click.FloatRange(min=0), help="Of one device-hour, in any currency.")
 @json_option
 def estimate(
-    recipe: str,
-    overrides: tuple[str, ...],
-    throughput: tuple[str, ...],
-    words: int | None,
-    as_json: bool,
-    **rates: Any,
+    recipe: str, overrides: tuple[str, ...], throughput: tuple[str, ...], words: int | None, as_json: bool, **rates: Any
 ) -> None:
     """Say what RECIPE will take before anything runs.
 

@@ -68,10 +68,6 @@ def _dedup(result: StageResult) -> list[str]:
     return blocks + _grid("near duplicates, the hardest to tell", pairs)
 
 
-def _pretrain(result: StageResult) -> list[str]:
-    return _curves([report_data.loss_curve(result.artifact)])
-
-
 def _pairs(result: StageResult) -> list[str]:
     rows = (
         SampleRow(pair.kind, pair.caption, {"preferred": JudgedImage(pair.winner), "avoided": JudgedImage(pair.loser)})
@@ -123,7 +119,7 @@ PREVIEWS: Mapping[str, Callable[[StageResult], list[str]]] = {
     "captions": _captions,
     "synthesis": _synthesis,
     "dedup": _dedup,
-    "pretrain": _pretrain,
+    "pretrain": lambda result: _curves([report_data.loss_curve(result.artifact)]),
     "pairs": _pairs,
     "dpo": _dpo,
     "evaluation": _evaluation,

@@ -27,7 +27,7 @@ class _Actor:
 
     def __init__(self, spec: bytes) -> None:
         self._records = SimpleQueue[logging.LogRecord]()
-        forward_logs(self._records)
+        forward_logs(self._records.put)
         self._worker = Worker(spec)
 
     def ready(self) -> Answer:
@@ -70,8 +70,15 @@ def run_on_ray(
                 if isinstance(answer, Exception):
                     if shard is not None:
                         deaths[shard] += 1
-                        _check_deaths(shard, deaths[shard], answer)
-                        ctx.log("lost the worker of %s; another makes it: %s", shard.name, _first_line(answer))
+                        reason = str(answer).strip().partition("\n")[0]
+                        if deaths[shard] == MAX_DEATHS:
+                            raise EngineError(
+                                f"{MAX_DEATHS} workers died while they made {shard.name}; most often memory ran out. "
+                                "Finished shards are kept, and the same command goes on with the rest: with more of "
+                                "LIGHTGEN_SHARD_CPUS, so that fewer share a node, or smaller batches or shards in the "
+                                f"recipe. Ray says: {reason}"
+                            ) from answer
+                        ctx.log("lost the worker of %s; another makes it: %s", shard.name, reason)
                         waiting.appendleft(shard)
                     continue
                 records, error = answer
@@ -160,16 +167,3 @@ def _capacity(resources: dict[str, float]) -> int:
             "kept."
         )
     return capacity
-
-
-def _check_deaths(shard: Shard, deaths: int, lost: Exception) -> None:
-    if deaths == MAX_DEATHS:
-        raise EngineError(
-            f"{deaths} workers died while they made {shard.name}; most often memory ran out. Finished shards are kept, "
-            "and the same command goes on with the rest: with more of LIGHTGEN_SHARD_CPUS, so that fewer share a node, "
-            f"or smaller batches or shards in the recipe. Ray says: {_first_line(lost)}"
-        ) from lost
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

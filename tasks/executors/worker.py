@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from logging.handlers import QueueHandler
+from types import SimpleNamespace
 from typing import Any
 
 from tasks.context.context import StageContext
@@ -95,9 +96,9 @@ class Worker:
         return None
 
 
-def forward_logs(queue: Any) -> None:
-    """Put this process's log records on a queue, anything with `put_nowait`, for the driver to log."""
-    logging.getLogger().addHandler(QueueHandler(queue))
+def forward_logs(send: Callable[[logging.LogRecord], object]) -> None:
+    """Send this process's log records to the driver, to log them."""
+    logging.getLogger().addHandler(QueueHandler(SimpleNamespace(put_nowait=send)))
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.INFO)
 
