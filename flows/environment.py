@@ -14,13 +14,14 @@ def _variables(name: str, value: Any) -> dict[str, str]:
     """Return a table of settings as Prefect's environment variables."""
     if not isinstance(value, dict):
         return {name: str(value)}
-    return {
-        full: text for key, inner in value.items() for full, text in _variables(f"{name}_{key.upper()}", inner).items()
-    }
+    variables: dict[str, str] = {}
+    for key, inner in value.items():
+        variables |= _variables(f"{name}_{key.upper()}", inner)
+    return variables
 
 
-PREFECT_TOML = Path(__file__).parent / "prefect.toml"
-PREFECT_DEFAULTS = _variables("PREFECT", tomllib.loads(PREFECT_TOML.read_text())) | {"DO_NOT_TRACK": "1"}
+_SETTINGS = tomllib.loads((Path(__file__).parent / "prefect.toml").read_text())
+PREFECT_DEFAULTS = _variables("PREFECT", _SETTINGS) | {"DO_NOT_TRACK": "1"}
 """Environment variables. Where a command starts in the checkout, Prefect reads the file itself."""
 
 

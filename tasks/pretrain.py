@@ -15,17 +15,6 @@ from tasks.stage import stage
 from tasks.token_files import token_files_regex
 from tasks.training import init_checkpoint, training_location
 
-STUDENT_FIELDS = {
-    "codec",
-    "codec_precision",
-    "text_encoder",
-    "text_precision",
-    "text_layer",
-    "max_text_tokens",
-    "patch",
-}
-"""Fields of the recipe's tokens that a student's config keeps."""
-
 
 @stage(version=3, config_sections=("seed", "pretrain", "tokens"), weights=init_checkpoint, on_device=True)
 def pretrain(ctx: StageContext, tokens: Artifact) -> None:
@@ -70,7 +59,7 @@ def _phase(ctx: StageContext, tokens: Artifact, student: NewStudent | StudentChe
     files, suffix = tokens.names(token_files_regex(size)), [number + 1] if number else []
     layout = layout_metadata(read_table(tokens, files[0], ["id"]).schema)
     info = StudentInfo(
-        **recipe.tokens.model_dump(include=STUDENT_FIELDS),
+        **recipe.tokens.model_dump(include=set(StudentInfo.model_fields)),
         channels=layout["channels"],
         latent_height=layout["height"],
         latent_width=layout["width"],

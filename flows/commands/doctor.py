@@ -165,18 +165,17 @@ def _memory() -> int:
 
 def _check_endpoints(recipe: Recipe) -> list[dict[str, str]]:
     """Report whether each endpoint's environment variables are set, never their values."""
-    names = []
-    if recipe.captions.llm is not None and recipe.captions.llm.backend == "endpoint":
-        names.append("llm")
-    if recipe.synthesis.teacher == "endpoint":
-        names.append("images")
+    meanings: dict[str, str] = {}
+    for name, used in (
+        ("llm", recipe.captions.llm is not None and recipe.captions.llm.backend == "endpoint"),
+        ("images", recipe.synthesis.teacher == "endpoint"),
+    ):
+        if used:
+            default = Settings.model_fields[f"{name}_url"].default
+            meanings[f"LIGHTGEN_{name.upper()}_URL"] = f"address of the server; unless set, {default}"
+            meanings[f"LIGHTGEN_{name.upper()}_KEY"] = "its key, if it wants one"
     rows = []
-    for name in names:
-        default = Settings.model_fields[f"{name}_url"].default
-        for variable, meaning in (
-            (f"LIGHTGEN_{name.upper()}_URL", f"address of the server; unless set, {default}"),
-            (f"LIGHTGEN_{name.upper()}_KEY", "its key, if it wants one"),
-        ):
-            state, text = ("ok", "set") if os.environ.get(variable) else ("note", "not set")
-            rows.append(_row(variable, state, f"{meaning}: {text}"))
+    for variable, meaning in meanings.items():
+        state, text = ("ok", "set") if os.environ.get(variable) else ("note", "not set")
+        rows.append(_row(variable, state, f"{meaning}: {text}"))
     return rows

@@ -87,9 +87,9 @@ def evaluate(
         PromptFileError: metadata not in GenEval's format.
     """
     config = _override_recipe(recipe, benchmark, images, per_category, seed, metadata)
-    section, pipeline = config.evaluation, model.startswith(DIFFUSERS)
+    section, pipeline, reference = config.evaluation, model.startswith(DIFFUSERS), model.removeprefix(DIFFUSERS)
     if pipeline:
-        parse_model_ref(model.removeprefix(DIFFUSERS))
+        parse_model_ref(reference)
     else:
         require_student(Path(model))
     if output is not None:
@@ -100,7 +100,7 @@ def evaluate(
     device = pick_device(settings.device, settings.threads)
     try:
         if pipeline:
-            generate = _load_pipeline(model.removeprefix(DIFFUSERS), device, settings.offload, steps, cfg)
+            generate = _load_pipeline(reference, device, settings.offload, steps, cfg)
         else:
             generate = _load_student(Path(model), device, config.sampler if recipe else None, steps, cfg)
     except (OSError, ValueError) as error:  # what loaders raise for a name that holds no such model

@@ -18,7 +18,7 @@ class Captions(Section):
         "language model that follows a taxonomy, or rewrites captions of a file",
     )
     count: Positive = Field(4000, description="captions after deduplication; fewer if the source runs dry")
-    near_duplicate: Fraction = Field(0.95, description="Jaccard similarity of word shingles that drops a caption")
+    near_duplicate: Fraction = Field(0.95, description="word-shingle Jaccard similarity that drops the later caption")
     embedding: CaptionEmbedding | None = Field(None, description="also compare captions and prompts by meaning")
     decontamination: Decontamination = Field(
         default_factory=Decontamination, description="which captions give an evaluation prompt away"

@@ -23,7 +23,7 @@ from typing import Any
 
 from tasks.context.context import StageContext
 from tasks.context.shards import Shard, ShardWorker
-from tasks.executors.worker import EngineError, RemoteError, Worker, WorkerSpec, forward_logs, log_record
+from tasks.executors.worker import EngineError, RemoteError, Worker, dump_spec, forward_logs, log_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +44,7 @@ def run_in_pool(
     """
     settings = ctx.settings
     per_worker = settings.for_worker(settings.workers, (os.cpu_count() or 1) // settings.workers)
-    spec = WorkerSpec.dumps(ctx.for_worker(per_worker), worker, inputs)
+    spec = dump_spec(ctx.for_worker(per_worker), worker, inputs)
     gpus: list[str] = []
     if ctx.on_device and settings.device in ("auto", "cuda"):  # another device was named, and all work there
         from lightgen_core.device import visible_gpus

@@ -11,7 +11,7 @@ from lightgen_core.launch.ray_cluster import connect
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.context.shards import Shard, ShardWorker
-from tasks.executors.worker import EngineError, RemoteError, Worker, WorkerSpec, forward_logs, log_record
+from tasks.executors.worker import EngineError, RemoteError, Worker, dump_spec, forward_logs, log_record
 
 MAX_DEATHS = 3
 """Workers that may die on one shard before it is taken for the cause."""
@@ -62,7 +62,7 @@ def run_on_ray(
     if per_worker.device.startswith("cuda"):  # Ray assigns its index
         per_worker = per_worker.model_copy(update={"device": "cuda"})
     waiting, deaths = deque(shards), Counter[Shard]()
-    spec = WorkerSpec.dumps(ctx.for_worker(per_worker), worker, inputs)
+    spec = dump_spec(ctx.for_worker(per_worker), worker, inputs)
     with closing(_ActorPool(spec, resources, max_actors)) as pool:
         while waiting or pool.busy():
             pool.start(len(waiting))

@@ -200,18 +200,14 @@ def require_trackers(names: Sequence[str]) -> None:
             "Set it to your server's address, or to a file on this machine: sqlite:////data/mlflow.db"
         )
     if "wandb" in names:
-        _require_wandb_login()
+        import wandb
 
-
-def _require_wandb_login() -> None:
-    import wandb
-
-    if wandb.setup().settings.mode != "online":
-        return
-    try:
-        wandb.login(verify=False)  # asks a person at a terminal for the key, now rather than hours later
-    except wandb.errors.UsageError as error:
-        raise InvalidSettings(
-            f"LIGHTGEN_TRACKERS asks for wandb, which knows no key: {error}\n"
-            "Run `wandb login`, set WANDB_API_KEY, or keep the run on this machine with WANDB_MODE=offline."
-        ) from error
+        online = wandb.setup().settings.mode == "online"
+        try:
+            if online:
+                wandb.login(verify=False)  # asks a person at a terminal for the key, now rather than hours later
+        except wandb.errors.UsageError as error:
+            raise InvalidSettings(
+                f"LIGHTGEN_TRACKERS asks for wandb, which knows no key: {error}\n"
+                "Run `wandb login`, set WANDB_API_KEY, or keep the run on this machine with WANDB_MODE=offline."
+            ) from error

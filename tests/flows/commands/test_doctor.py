@@ -12,7 +12,7 @@ from typing import ClassVar
 import huggingface_hub.constants
 import pytest
 
-from flows.commands import doctor, hub
+from flows.commands import doctor, doctor_models
 from flows.commands.doctor_models import check_model, models_of
 from flows.load import load_recipe
 from tasks.config.settings import Settings
@@ -109,7 +109,7 @@ def test_a_pinned_folder_of_a_repository_is_read_at_its_commit(online):
     ],
 )
 def test_a_model_that_cannot_be_had_is_missing_with_the_reason(online, monkeypatch, name, message):
-    monkeypatch.setattr(hub, "TIMEOUT_SECONDS", 0.2 if name == "org/slow" else 5.0)
+    monkeypatch.setattr(doctor_models, "TIMEOUT_SECONDS", 0.2 if name == "org/slow" else 5.0)
     found = check_model(name)
     assert found.state == "missing"
     assert message in found.found
