@@ -44,7 +44,7 @@ class Planner:
         """The stages whose artifacts each stage reads."""
         return {name: tuple(given.stage for given in planned.inputs) for name, planned in self.stages.items()}
 
-    def looking_again(self) -> "Planner":
+    def rechecked(self) -> "Planner":
         """Return the same plan, which looks at the store anew: for after a run."""
         return Planner(self.recipe, self.store, self.stages)
 
