@@ -67,7 +67,7 @@ def _data_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     drawing, how = _teacher_flops(recipe)
     rows, sizes = images * (2 if tokens.flip else 1), token_sizes(recipe).values()
     latents = 2 if tokens.latents == "moments" else 1
-    text_bytes = _text_bytes(recipe, text_tokens)
+    text_bytes = 2 * text_tokens * recipe.pretrain.model.text_width
     token_bytes = rows * sum(latents * size.latent_bytes + text_bytes + CAPTION_BYTES for size in sizes)
     codec, text = known_model(tokens.codec), known_model(tokens.text_encoder)
     encoding, lacking = None, "FLOPs of codec or text encoder are not known"
@@ -118,7 +118,7 @@ def _training_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     sampling = sampling_flops(model, head, sampler, tokens=last.tokens, text_tokens=text_tokens)
     sampling += last.height * last.width * ((codec and codec.decoder_flops) or 0.0)
     pairs, evaluation, png_bytes = recipe.pairs, recipe.evaluation, _png_bytes(recipe)
-    pair_bytes = 2 * last.latent_bytes + _text_bytes(recipe, text_tokens) + 2 * png_bytes + CAPTION_BYTES
+    pair_bytes = 2 * last.latent_bytes + 2 * text_tokens * model.text_width + 2 * png_bytes + CAPTION_BYTES
     pair_samples = pairs.count * pairs.samples
     samples = 2 * len(CATEGORIES) * evaluation.per_category * evaluation.images
     student, checkpoint = parameters * STUDENT_BYTES, parameters * CHECKPOINT_BYTES
@@ -136,10 +136,6 @@ def _training_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
         "evaluation": StageCost(samples, "samples", samples * png_bytes, samples * sampling),
         "report": StageCost(1, "pages", student + 1e6, note="the tuned student, exported"),
     }
-
-
-def _text_bytes(recipe: Recipe, text_tokens: int) -> int:
-    return 2 * text_tokens * recipe.pretrain.model.text_width
 
 
 def _png_bytes(recipe: Recipe) -> float:

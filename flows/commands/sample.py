@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def sample_to_files(
     checkpoint: Path,
     prompts: tuple[str, ...],
-    output: Path,
+    output: Path | None,
     seed: int,
     num_images: int,
     steps: int | None,
@@ -39,6 +39,7 @@ def sample_to_files(
         UserError: no student in the folder, an empty prompt, a size that is no multiple of a token's, an invalid
             sampler, or an output folder that cannot be written.
     """
+    output = output or Path()
     if not all(prompt.strip() for prompt in prompts):
         raise UserError("a prompt is empty: say what to draw")
     changes = drop_unset(iterations=steps, guidance_scale=cfg) | read_overrides(overrides)

@@ -97,12 +97,12 @@ def _require_free(deployment: str) -> None:
     """Raise UserError if a work pool owns the deployment already."""
     try:
         with get_client(sync_client=True) as client:
-            found = client.read_deployment_by_name(f"lightgen/{deployment}")
+            existing = client.read_deployment_by_name(f"lightgen/{deployment}")
     except ObjectNotFound:
         return
-    if found.work_pool_name:
+    if existing.work_pool_name:
         raise UserError(
-            f"lightgen/{deployment} is deployed already, to the workers of pool {found.work_pool_name}.\n"
+            f"lightgen/{deployment} is deployed already, to the workers of pool {existing.work_pool_name}.\n"
             "Give it a schedule there (its page in the UI, or prefect.yaml), or serve under another name: --name."
         )
 

@@ -87,13 +87,13 @@ def show(artifact: str, store_uri: str | None, as_json: bool) -> None:
     stage, _, start = artifact.partition("/")
     require_stage(stage)
     store = _open(store_uri)
-    found = [key for key in store.folders(stage) if key.startswith(start)]
-    if len(found) != 1:
-        those = f": {', '.join(found)}" if found else ""
+    keys = [key for key in store.folders(stage) if key.startswith(start)]
+    if len(keys) != 1:
+        listed = f": {', '.join(keys)}" if keys else ""
         raise UserError(
-            f"{artifact!r} names {len(found) or 'no'} artifacts of {store.uri}{those}; see `lightgen store ls`"
+            f"{artifact!r} names {len(keys) or 'no'} artifacts of {store.uri}{listed}; see `lightgen store ls`"
         )
-    shown = Artifact(store, stage, found[0])
+    shown = Artifact(store, stage, keys[0])
     try:
         manifest = shown.manifest()
     except CorruptArtifact as error:

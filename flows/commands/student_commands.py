@@ -13,14 +13,7 @@ from flows.commands.options import FILE, FOLDER, POSITIVE, SEED, json_option
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("prompts", nargs=-1, required=True, metavar='"A PROMPT" ...')
-@click.option(
-    "-o",
-    "--output",
-    type=FOLDER,
-    default=Path(),
-    show_default=False,
-    help="Folder for the PNG files; this one by default.",
-)
+@click.option("-o", "--output", type=FOLDER, help="Folder for the PNG files; this one by default.")
 @click.option("--seed", type=SEED, default=0, help="Seed of a prompt's first image; each further image adds 1.")
 @click.option("--num-images", type=POSITIVE, default=1, help="Images of each prompt.")
 @click.option("--steps", type=POSITIVE, help="Sampling iterations.")

@@ -51,9 +51,8 @@ class _RecipeSchema:
         recipe = handler(_Changes.__pydantic_core_schema__)["properties"]["recipe"]
         whole = _loosen(recipe, handler, set())
         whole["title"] = "form"
-        whole["properties"] = {
-            name: field for name, field in whole["properties"].items() if name not in DESCRIPTIVE_FIELDS
-        }
+        for name in DESCRIPTIVE_FIELDS:
+            del whole["properties"][name]
         lines = _tab("section.field=value", "array", items={"type": "string"})
         return {"anyOf": [_tab("none", "null"), recipe, lines]}
 

@@ -42,8 +42,8 @@ def _work_pool(client: SyncPrefectClient) -> str:
 
 def _concurrency_limit(client: SyncPrefectClient, name: str) -> str:
     try:
-        found = client.read_global_concurrency_limit_by_name(name)
-        return f"concurrency limit {name} is there: {found.limit} at once"
+        limit = client.read_global_concurrency_limit_by_name(name).limit
+        return f"concurrency limit {name} is there: {limit} at once"
     except ObjectNotFound:
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
         return f"concurrency limit {name} made: 1 at once"

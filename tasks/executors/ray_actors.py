@@ -15,6 +15,11 @@ from tasks.executors.worker import EngineError, RemoteError, Worker, dump_spec, 
 
 MAX_DEATHS = 3
 """Workers that may die on one shard before it is taken for the cause."""
+DEATHS_ERROR = (
+    f"{MAX_DEATHS} workers died while they made {{shard}}; most often memory ran out. Finished shards are kept, and "
+    "the same command goes on with the rest: with more of LIGHTGEN_SHARD_CPUS, so that fewer share a node, or smaller "
+    "batches or shards in the recipe. Ray says: {reason}"
+)
 POLL_SECONDS = 10
 """Interval at which the cluster is checked while nothing else happens: lost workers need room elsewhere."""
 
@@ -72,12 +77,7 @@ def run_on_ray(
                         deaths[shard] += 1
                         reason = str(answer).strip().partition("\n")[0]
                         if deaths[shard] == MAX_DEATHS:
-                            raise EngineError(
-                                f"{MAX_DEATHS} workers died while they made {shard.name}; most often memory ran out. "
-                                "Finished shards are kept, and the same command goes on with the rest: with more of "
-                                "LIGHTGEN_SHARD_CPUS, so that fewer share a node, or smaller batches or shards in the "
-                                f"recipe. Ray says: {reason}"
-                            ) from answer
+                            raise EngineError(DEATHS_ERROR.format(shard=shard.name, reason=reason)) from answer
                         ctx.log("lost the worker of %s; another makes it: %s", shard.name, reason)
                         waiting.appendleft(shard)
                     continue
