@@ -1,6 +1,6 @@
 """The pipeline of the paper, one line per stage."""
 
-from typing import Protocol
+from collections.abc import Callable
 
 from storage.artifact import Artifact
 from tasks.captions import captions
@@ -11,7 +11,6 @@ from tasks.evaluation import evaluation
 from tasks.pairs import pairs
 from tasks.pretrain import pretrain
 from tasks.report import report
-from tasks.stage import Stage
 from tasks.synthesis import synthesis
 from tasks.tokens import tokens
 
@@ -19,14 +18,8 @@ STAGES = (captions, synthesis, embeddings, dedup, tokens, pretrain, pairs, dpo, 
 NAMES = tuple(stage.name for stage in STAGES)
 
 
-class StageHandler(Protocol):
-    """Handles a stage and returns its artifact, made or to be made."""
-
-    def __call__(self, stage: Stage, *inputs: Artifact) -> Artifact: ...
-
-
-def distill(run: StageHandler) -> None:
-    """Distil a teacher into a student. `name_` is the artifact of the stage `name`."""
+def distill(run: Callable[..., Artifact]) -> None:
+    """Distil a teacher into a student. `run` takes a stage and its inputs and returns its artifact, `name_`."""
     captions_ = run(captions)
     synthesis_ = run(synthesis, captions_)
     embeddings_ = run(embeddings, synthesis_)

@@ -14,16 +14,17 @@ def _variables(name: str, value: Any) -> dict[str, str]:
     """Return a table of settings as Prefect's environment variables."""
     if not isinstance(value, dict):
         return {name: str(value)}
-    return {
-        full: text for key, inner in value.items() for full, text in _variables(f"{name}_{key.upper()}", inner).items()
-    }
+    variables: dict[str, str] = {}
+    for key, inner in value.items():
+        variables |= _variables(f"{name}_{key.upper()}", inner)
+    return variables
 
 
 PREFECT_QUEUES = ("APILogWorker", "EventsWorker")
 """Loggers of Prefect's queues: as a process ends they count what is left to send, after the command's last word."""
 
-PREFECT_TOML = Path(__file__).parent / "prefect.toml"
-PREFECT_DEFAULTS = _variables("PREFECT", tomllib.loads(PREFECT_TOML.read_text())) | {"DO_NOT_TRACK": "1"}
+_SETTINGS = tomllib.loads((Path(__file__).parent / "prefect.toml").read_text())
+PREFECT_DEFAULTS = _variables("PREFECT", _SETTINGS) | {"DO_NOT_TRACK": "1"}
 """Environment variables. Where a command starts in the checkout, Prefect reads the file itself."""
 
 
@@ -34,8 +35,8 @@ def quiet_prefect() -> None:
 
 
 def log_to_prefect() -> None:
-    """Send the program's own messages to the log of the flow run that is going on; no bars of libraries."""
-    _no_bars()
+    """Send the program's own messages to the log of the current flow run; no progress bars of libraries."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
     prefect = logging.getLogger("prefect.extra")
     for name in LOGGERS:
         logger = logging.getLogger(name)
@@ -47,13 +48,9 @@ def log_to_prefect() -> None:
 
 def log_to_stderr() -> None:
     """Send the program's own messages, and warnings of all others, to standard error; no bars of libraries."""
-    _no_bars()
+    os.environ.setdefault("TQDM_DISABLE", "1")  # progress goes through the log; bars only tear it
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.INFO)
     for name in PREFECT_QUEUES:
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def _no_bars() -> None:
-    os.environ.setdefault("TQDM_DISABLE", "1")  # progress goes through the log; bars only tear it

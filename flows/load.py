@@ -29,7 +29,7 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, Any] | Sequence[str] 
     Raises:
         UserError: no such recipe, no YAML mapping, an unknown key, a value out of range.
     """
-    path = _find(name_or_path)
+    path = _recipe_path(name_or_path)
     try:
         raw = yaml.safe_load(path.read_text())
     except OSError as error:
@@ -41,40 +41,36 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, Any] | Sequence[str] 
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds {type(raw).__name__}, not a mapping of recipe sections such as 'captions:'")
     if isinstance(overrides, Mapping):
-        for names, value in _filled_in(overrides, Recipe):
-            _put(raw, names, value, ".".join(names))
+        for names, value in _form_fields(overrides, Recipe):
+            _set_field(raw, names, value, ".".join(names))
     else:
         for line in overrides or ():
-            _set(raw, line)
+            _apply_override(raw, line)
     try:
         return Recipe.model_validate({"name": path.stem, **raw})
     except ValidationError as error:
         raise UserError(_explain(f"{path} with its overrides" if overrides else str(path), error)) from error
 
 
-def _find(name_or_path: str) -> Path:
-    inside = FOLDER / f"{name_or_path}.yaml"
-    for path in (inside, Path(name_or_path)):
+def _recipe_path(name: str) -> Path:
+    for path in (FOLDER / f"{name}.yaml", Path(name)):
         if path.is_file():
             return path
-    known = ", ".join(recipe_names())
-    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
-        raise UserError(
-            f"there is no file {name_or_path!r}; give a recipe's YAML file, or one that comes along: {known}"
-        )
-    hint = did_you_mean(name_or_path, recipe_names())
-    raise UserError(f"there is no recipe {name_or_path!r}.{hint} Known: {known}; or give the path of a YAML file.")
+    names = ", ".join(recipe_names())
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        raise UserError(f"there is no file {name!r}; give a recipe's YAML file, or one that comes along: {names}")
+    hint = did_you_mean(name, recipe_names())
+    raise UserError(f"there is no recipe {name!r}.{hint} Known: {names}; or give the path of a YAML file.")
 
 
 def _without_content(error: yaml.YAMLError) -> str:
-    """Say what is wrong and where, without a line of the file: it may be a secret that was named by mistake."""
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return type(error).__name__
-    mark = error.problem_mark
-    return f"{error.problem}, in line {mark.line + 1}, column {mark.column + 1}"
+    """Describe an error without a line of the file: it may be a secret that was named by mistake."""
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark):
+        return f"{error.problem}, in line {mark.line + 1}, column {mark.column + 1}"
+    return type(error).__name__
 
 
-def _set(raw: dict[str, Any], override: str) -> None:
+def _apply_override(raw: dict[str, Any], override: str) -> None:
     name, separator, text = override.partition("=")
     if not separator or not name:
         raise UserError(f"--set {override!r} is not of the form section.field=value, for example pretrain.steps=2000")
@@ -82,32 +78,32 @@ def _set(raw: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"--set {override!r}: {text!r} is not a YAML value") from error
-    _put(raw, tuple(name.split(".")), value, f"--set {override!r}")
+    _set_field(raw, tuple(name.split(".")), value, f"--set {override!r}")
 
 
-def _filled_in(form: Mapping[str, Any], model: type[BaseModel] | None) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _form_fields(form: Mapping[str, Any], model: type[BaseModel] | None) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield path and value of every field that a form sets; a mapping that is no section is a value."""
     for name, value in form.items():
         section = _section(model, name)
         if section is not None and isinstance(value, Mapping):
-            yield from (((name, *names), inner) for names, inner in _filled_in(value, section))
+            yield from (((name, *names), inner) for names, inner in _form_fields(value, section))
         elif value is not None:
             yield (name,), value
 
 
-def _put(raw: dict[str, Any], names: tuple[str, ...], value: Any, said: str) -> None:
-    *sections, last = names
-    place = raw
+def _set_field(raw: dict[str, Any], names: tuple[str, ...], value: Any, origin: str) -> None:
+    *sections, field = names
     for section in sections:
-        inner = place.get(section)
-        place[section] = place = {} if inner is None else inner
-        if not isinstance(place, dict):
-            raise UserError(f"{said}: {section!r} is a value, not a section")
-    place[last] = value
+        if raw.get(section) is None:
+            raw[section] = {}
+        raw = raw[section]
+        if not isinstance(raw, dict):
+            raise UserError(f"{origin}: {section!r} is a value, not a section")
+    raw[field] = value
 
 
-def _explain(what: str, error: ValidationError) -> str:
-    lines = [f"recipe {what} is not valid:"]
+def _explain(origin: str, error: ValidationError) -> str:
+    lines = [f"recipe {origin} is not valid:"]
     for fault in error.errors():
         name = ".".join(str(part) for part in fault["loc"]) or "the recipe"
         if fault["type"] == "extra_forbidden":
@@ -123,7 +119,7 @@ def _explain(what: str, error: ValidationError) -> str:
 
 
 def _nearest(location: tuple[int | str, ...]) -> str:
-    """Name the known fields beside an unknown one, the nearest first."""
+    """Return the field that an unknown one may mean, or all fields of its section."""
     model: type[BaseModel] | None = Recipe
     for part in location[:-1]:
         model = _section(model, str(part))
@@ -131,14 +127,14 @@ def _nearest(location: tuple[int | str, ...]) -> str:
         return ""
     if new := getattr(model, "renamed", {}).get(location[-1]):
         return f" It is now called {new}."
-    known = list(model.model_fields)
-    return did_you_mean(str(location[-1]), known) or f" Known here: {', '.join(known)}."
+    fields = model.model_fields
+    return did_you_mean(str(location[-1]), fields) or f" Known here: {', '.join(fields)}."
 
 
 def _section(model: type[BaseModel] | None, name: str) -> type[BaseModel] | None:
-    """Return the section that is a model's field, though it be optional; None where the field holds something else."""
+    """Return the type of a model's field if it is a section, or an optional one."""
     if model is None or name not in model.model_fields:
         return None
     annotation = model.model_fields[name].annotation
-    found = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
-    return next((each for each in found if issubclass(each, BaseModel)), None)
+    types = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
+    return next((each for each in types if issubclass(each, BaseModel)), None)

@@ -44,7 +44,7 @@ class Planner:
         """The stages whose artifacts each stage reads."""
         return {name: tuple(given.stage for given in planned.inputs) for name, planned in self.stages.items()}
 
-    def looking_again(self) -> "Planner":
+    def rechecked(self) -> "Planner":
         """Return the same plan, which looks at the store anew: for after a run."""
         return Planner(self.recipe, self.store, self.stages)
 
@@ -56,11 +56,8 @@ class Planner:
 
     def explain(self, name: str) -> str:
         """Explain an artifact's state; if it is missing, how it differs from the nearest that exists."""
-        found = self.check(name)
-        if found.state != "missing":
-            return found.reason
-        stage, inputs, artifact = self.stages[name]
-        return stage.explain_missing(self.recipe, inputs, artifact)
+        status, (stage, inputs, artifact) = self.check(name), self.stages[name]
+        return stage.explain_missing(self.recipe, inputs, artifact) if status.state == "missing" else status.reason
 
     @property
     def statuses(self) -> dict[str, tuple[Artifact, ArtifactStatus]]:
@@ -68,10 +65,7 @@ class Planner:
         return {name: (artifact, self.check(name)) for name, artifact in self.artifacts.items()}
 
     def scores(self) -> dict[str, Any]:
-        """Return the students' scores by name; empty if the evaluation is not done.
-
-        Where no judge applies to the evaluation's captions, each score is None.
-        """
+        """Return the students' scores by name, None without a judge; empty if the evaluation is not done."""
         done = self.check("evaluation").state == "done"
         return self.artifacts["evaluation"].manifest().metrics["scores"] if done else {}
 
@@ -88,13 +82,8 @@ def plan(recipe: Recipe, store: Store) -> Planner:
 
 
 def require_inputs(planner: Planner, selection: Selection) -> None:
-    """Check that inputs of the chosen stages are done or chosen too, and that the store is writable.
-
-    Raises:
-        UserError: names the input and the stage to run first.
-        StoreError: the store cannot be written to.
-    """
-    planner.check("report")  # a store that cannot be reached is told now, not when Prefect has started
+    """Raise UserError if an input of the chosen stages is missing, StoreError if the store is not writable."""
+    planner.check("report")  # a store that cannot be reached is reported now, not when Prefect has started
     for name, inputs in planner.inputs.items():
         left_out = [needed for needed in inputs if needed not in selection.chosen]
         if name not in selection.chosen or not left_out:
@@ -102,10 +91,9 @@ def require_inputs(planner: Planner, selection: Selection) -> None:
         if name not in selection.refresh and planner.check(name).state == "done":
             continue
         for needed in left_out:
-            given, state = planner.artifacts[needed], planner.check(needed)
-            if state.state != "done":
+            if (state := planner.check(needed).state) != "done":
                 raise UserError(
-                    f"{name} needs {needed} {given.key}, which is {state.state} in {planner.store.uri} "
+                    f"{name} needs {needed} {planner.artifacts[needed].key}, which is {state} in {planner.store.uri} "
                     f"({planner.explain(needed)}).\n"
                     f"Run it first, with the same --set and --store: lightgen run {planner.recipe.name} --until "
                     f"{needed}; or drop --only and --from."

@@ -54,11 +54,7 @@ def validate_request(
     until: str | None = None,
     refresh: Sequence[str] = (),
 ) -> Request:
-    """Check everything about a run before any work starts, this machine's settings included.
-
-    Raises:
-        one of `flows.errors.USER_ERRORS`.
-    """
+    """Check a run and this machine's settings before any work starts. Raises one of `flows.errors.USER_ERRORS`."""
     selection, settings = select(only, from_stage, until, refresh), Settings()
     require_trackers(settings.trackers)
     loaded, opened = load_recipe(recipe, overrides), open_store(store or settings.store)

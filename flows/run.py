@@ -87,7 +87,7 @@ def _run(request: Request, started: float) -> dict[str, Any]:
     with cancel_if_requested(), shared_store_lock(store, request.settings):
         for stage in chosen:
             runner.run(request.plan.stages[stage])
-    outcome = request.plan.looking_again()
+    outcome = request.plan.rechecked()
     result = {
         "recipe": name,
         "store": store.uri,

@@ -1,4 +1,4 @@
-"""Makes the chosen stages in Prefect task runs, and lets a person watch them in the Prefect UI."""
+"""Run the chosen stages in Prefect task runs, with a page for each in the Prefect UI."""
 
 import time
 from dataclasses import dataclass, field
@@ -19,11 +19,11 @@ from flows.pages.live import StagePage, page_key
 from flows.pages.progress_log import StageResult
 from flows.plan import PlannedStage
 from flows.request import Request
-from tasks.context.progress import fan_out
+from tasks.context.progress import Progress
 from tasks.tracking.report import track_stage
 
 
-def _flow_run_began() -> datetime:
+def _flow_run_created() -> datetime:
     context = FlowRunContext.get()
     assert context is not None and context.flow_run is not None and context.flow_run.created is not None
     return context.flow_run.created
@@ -31,7 +31,7 @@ def _flow_run_began() -> datetime:
 
 @dataclass
 class Runner:
-    """Makes the chosen stages in Prefect task runs.
+    """Runs the chosen stages in Prefect task runs.
 
     Prefect's own result cache stays off. The manifest in the store is the only mark of done, so a record cannot outlive
     its bytes; a stage that finds its manifest whole ends in a completed state named `Cached`.
@@ -39,15 +39,11 @@ class Runner:
 
     request: Request
     rows: list[dict[str, Any]] = field(default_factory=list)
-    began: datetime = field(default_factory=_flow_run_began)
-    """When the flow run was made: what it is to make again and is younger, an earlier attempt of this run has made."""
+    created: datetime = field(default_factory=_flow_run_created)
+    """Creation of the flow run: a stage to refresh that is younger was made by an earlier attempt of this run."""
 
     def run(self, planned: PlannedStage) -> None:
-        """Run a stage, or find it cached.
-
-        Raises:
-            StageFailed: with the error as its cause.
-        """
+        """Run a stage, or find it cached. Raises StageFailed with the error as its cause."""
         stage, _, artifact = planned
         settings = self.request.settings
 
@@ -86,24 +82,26 @@ class Runner:
         (stage, inputs, artifact), request = planned, self.request
         recipe, settings = request.recipe, request.settings
         run = {"flow_run_id": UUID(runtime.flow_run.id), "task_run_id": UUID(runtime.task_run.id)}
-        with StagePage(stage.name, artifact.uri, page_key(recipe.name, stage.name), stage.description, **run) as live:
-            device = device_slot(settings.device_limit)
-            remake_before = self.began if stage.name in request.selection.refresh else None
+        with StagePage(stage.name, artifact.uri, page_key(recipe.name, stage.name), stage.description, **run) as page:
+            remake_before = self.created if stage.name in request.selection.refresh else None
             with track_stage(recipe, settings, stage, artifact) as tracking:
-                watch = fan_out(live.heard, tracking)
+
+                def on_progress(progress: Progress) -> None:
+                    page.progress(progress)
+                    tracking(progress)
+
                 ran = stage.run(
                     recipe,
                     settings,
                     inputs,
                     artifact,
                     remake_before=remake_before,
-                    on_progress=watch,
-                    device=device,
+                    on_progress=on_progress,
+                    device=device_slot(settings.device_limit),
                 )
             if ran:
-                live.done(StageResult(artifact, inputs, recipe))
+                page.result = StageResult(artifact, inputs, recipe)
         manifest = artifact.manifest()
-        if ran:
-            seconds = manifest.timings["seconds"]
-            return Completed(message=f"{stage.name} made {manifest.summary} in {seconds:.1f} s")
-        return Completed(name="Cached", message=f"{stage.name} was done already: {manifest.summary}")
+        if not ran:
+            return Completed(name="Cached", message=f"{stage.name} was done already: {manifest.summary}")
+        return Completed(message=f"{stage.name} made {manifest.summary} in {manifest.timings['seconds']:.1f} s")

@@ -19,11 +19,7 @@ class Selection:
 def select(
     only: str | None = None, from_stage: str | None = None, until: str | None = None, refresh: Sequence[str] = ()
 ) -> Selection:
-    """Validate stage names and turn them into a selection.
-
-    Raises:
-        UserError: an unknown stage, `only` with a range, an empty range, a refresh outside the selection.
-    """
+    """Return the selection. Raises UserError for an unknown stage, an empty range, or a refresh outside of it."""
     for name in (only, from_stage, until, *refresh):
         if name is not None and not (name == "all" and name in refresh):
             require_stage(name)

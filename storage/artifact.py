@@ -15,19 +15,19 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 from pydantic import ValidationError
 
 from storage.hash_cache import hash_file, hash_stream
-from storage.integrity import find_corrupt, invalidate, mark_verified
-from storage.local_cache import content_id, fetch, touch_and_evict
+from storage.integrity import cache_path, find_corrupt, mark_verified
+from storage.local_cache import fetch, touch_and_evict
 from storage.manifest import MANIFEST, FileEntry, Manifest
 from storage.plural import pluralize
-from storage.records import read_records, write_record
+from storage.records import read_records
 from storage.store import Content, FileInfo, Store
 
 PROGRESS = "_progress"
@@ -108,10 +108,11 @@ class Artifact:
         path = f"{self.path}/{name}"
         if self.store.supports_locking and self.store.exists(path):  # only a copy of a remote store has other names
             return path
-        if name not in self._entries and not self.is_committed():
-            self._entries = self._records()
-        elif name not in self._entries:
-            self.manifest()
+        if name not in self._entries:
+            if self.is_committed():
+                self.manifest()
+            else:
+                self._entries = self._records()
         entry = self._entries.get(name)
         return f"{self.path}/{entry.path}" if entry else path
 
@@ -132,7 +133,8 @@ class Artifact:
         if name not in self._entries:
             raise CorruptArtifact(f"{self.uri} has no file {name}")
         entry = self._entries[name]
-        folder = scratch / self.stage / f"{self.key}-{content_id(self._entries.values())}"
+        hashes = "".join(entry.sha256 for entry in self._entries.values())  # may differ by run, as on two GPUs
+        folder = scratch / self.stage / f"{self.key}-{hashlib.sha256(hashes.encode()).hexdigest()[:8]}"
         copy = folder / name
         if not copy.exists() and not fetch(self.store, f"{self.path}/{entry.path}", entry.sha256, copy):
             raise CorruptArtifact(f"{self.uri}/{entry.path} is gone, or did not come as it was written; run again")
@@ -142,9 +144,7 @@ class Artifact:
     def check(self, *, rehash: bool = False, sizes_only: bool = False) -> ArtifactStatus:
         """Compare every file with its size and hash in the manifest.
 
-        Args:
-            rehash: hash every file again, even those unchanged since the last time.
-            sizes_only: compare no hashes.
+        rehash: hash even files that are unchanged since the last time; sizes_only: compare no hashes.
         """
         try:
             manifest = self.manifest()
@@ -160,20 +160,8 @@ class Artifact:
             return ArtifactStatus("damaged", next(iter(corrupt.values())))
         return ArtifactStatus("done", manifest.summary)
 
-    def sha256(self, name: str) -> str:
-        """Return the hash of a file's present content."""
-        return self._sha256(self._path(name))
-
-    def _sha256(self, path: str) -> str:
-        with self._open(path) as file:
-            return hash_stream(file)
-
     def records(self) -> dict[str, FileEntry]:
-        """Return one entry for each file that an unfinished run has finished.
-
-        Raises:
-            AlreadyCommitted: there is a manifest; records are obsolete, and may be gone.
-        """
+        """Return an entry per finished file. Raises AlreadyCommitted if a manifest makes them obsolete."""
         self._entries = self._records()
         if not self.store.supports_locking and self.is_committed():  # checked last: the manifest comes first
             raise self._already_committed()
@@ -218,11 +206,7 @@ class Artifact:
         self.store.remove(f"{self.path}/{MANIFEST}")
 
     def add(self, name: str, data: bytes, rows: int, counts: Mapping[str, int]) -> None:
-        """Write a file of an unfinished artifact and then its record.
-
-        Raises:
-            AlreadyCommitted: there is a manifest.
-        """
+        """Write a file and then its record. Raises AlreadyCommitted if there is a manifest."""
         entry = FileEntry(name=name, rows=rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), counts=counts)
         self._add(entry, data)
 
@@ -237,7 +221,9 @@ class Artifact:
         elif not self.store.create(path, content):
             if self.is_committed():
                 raise self._already_committed()
-            if self._sha256(path) != entry.sha256:  # of another run, or damaged
+            with self._open(path) as file:
+                same = hash_stream(file) == entry.sha256
+            if not same:  # of another run, or damaged
                 name = PurePosixPath(entry.name)
                 stored_as = str(name.with_name(f"{name.stem}~{uuid.uuid4().hex[:12]}{name.suffix}"))
                 self.store.write(f"{self.path}/{stored_as}", content)
@@ -246,7 +232,8 @@ class Artifact:
 
     def record(self, entry: FileEntry) -> None:
         """Record that a file of an unfinished artifact is complete."""
-        write_record(self.store, f"{self.path}/{PROGRESS}/files", entry)
+        path = f"{self.path}/{PROGRESS}/files/{entry.name}.json"
+        self.store.write(path, entry.model_dump_json().encode())
         self._entries[entry.name] = entry
 
     def missing_file_error(self, name: str) -> CorruptArtifact:
@@ -263,7 +250,7 @@ class Artifact:
         """
         self._remove_manifest()
         self.store.remove(self.path)
-        invalidate(self.store, self.path)
+        self.store.remove(cache_path(self.path))
 
     def commit(self, manifest: Manifest) -> bool:
         """Write the manifest unless there is one; return whether it was written.
@@ -277,8 +264,7 @@ class Artifact:
         missing = [file.path for file in manifest.files if listing.get(file.path, _MISSING).size != file.bytes]
         if missing and not self.is_committed():
             raise self.missing_file_error(missing[0])
-        body: dict[str, Any] = json.loads(manifest.model_dump_json())
-        text = (json.dumps(body, indent=1) + "\n").encode()
+        text = (json.dumps(json.loads(manifest.model_dump_json()), indent=1) + "\n").encode()
         path = f"{self.path}/{MANIFEST}"
         # if a response is lost, the write is sent again, and meets itself
         if missing or not (self.store.create(path, text) or self.store.read(path) == text):
@@ -287,12 +273,10 @@ class Artifact:
             return False
         if not self.store.supports_locking:  # each upload was compared with a checksum: no need to fetch it all
             mark_verified(self.store, self.path, manifest.files, listing)
-        self._delete_unlisted(manifest.files)
+        self.prune(manifest)
         return True
 
-    def prune(self) -> None:
+    def prune(self, manifest: Manifest | None = None) -> None:
         """Remove what is not part of a finished artifact, left by a kill after the manifest."""
-        self._delete_unlisted(self.manifest().files)
-
-    def _delete_unlisted(self, files: Iterable[FileEntry]) -> None:
+        files = (manifest or self.manifest()).files
         self.store.delete_except(self.path, {entry.path for entry in files} | {MANIFEST})

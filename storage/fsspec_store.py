@@ -29,7 +29,7 @@ PACKAGES = {
 MAX_CONCURRENCY = 16
 """Requests in flight when many files are removed or read."""
 
-_CONFLICTS = 6
+_MAX_ATTEMPTS = 6
 """Attempts at a conditional write during another one; waits 0.1 s after the first, and doubles."""
 
 P = ParamSpec("P")
@@ -45,11 +45,12 @@ def _translate_errors(method: Callable[Concatenate["FsspecStore", P], R]) -> Cal
             return method(self, *args, **kwargs)
         except self._client_errors as error:
             translated = s3.translate_error(error, self.uri, s3.endpoint(self._fs)) if self._is_s3 else None
-            if translated is None and isinstance(error, PermissionError):
-                translated = StoreError(f"store {self.uri} denies access: {error}. Grant its credentials write access.")
-            if translated is None:
-                raise
-            raise translated from error
+            if translated is not None:
+                raise translated from error
+            if isinstance(error, PermissionError):
+                message = f"store {self.uri} denies access: {error}. Grant its credentials write access."
+                raise StoreError(message) from error
+            raise
 
     return call
 
@@ -125,26 +126,22 @@ class FsspecStore(Store):
 
     @_translate_errors
     def write(self, path: str, content: Content) -> None:
-        """Write a file, with a few parts of it in memory."""
         self._put(path, content, "overwrite")
 
     @_translate_errors
     def create(self, path: str, content: Content) -> bool:
-        """Write a file unless one is there."""
         if isinstance(content, Path) and self.exists(path):
             return False  # avoids sending it
-        for attempt in range(_CONFLICTS):
+        for attempt in range(_MAX_ATTEMPTS):
             try:
                 with self._memory_lock if self._in_memory else contextlib.nullcontext():
                     self._put(path, content, "create")
             except FileExistsError:
                 return False
             except OSError as error:
-                if not self._is_s3 or s3.code(error) not in (s3.PRECONDITION_FAILED, s3.CONFLICT):
-                    raise
-                if s3.code(error) == s3.PRECONDITION_FAILED:
+                if self._is_s3 and s3.code(error) == s3.PRECONDITION_FAILED:
                     return False
-                if attempt + 1 == _CONFLICTS:
+                if not self._is_s3 or s3.code(error) != s3.CONFLICT or attempt + 1 == _MAX_ATTEMPTS:
                     raise
                 time.sleep(0.1 * 2**attempt)
             else:
@@ -163,7 +160,6 @@ class FsspecStore(Store):
 
     @_translate_errors
     def exists(self, path: str) -> bool:
-        """Return whether there is a file of this path."""
         try:
             return self._fs.info(self._full(path))["type"] == "file"
         except FileNotFoundError:
@@ -171,12 +167,10 @@ class FsspecStore(Store):
 
     @_translate_errors
     def remove(self, path: str) -> None:
-        """Remove a file, or a folder and its contents."""
         self._remove(self._fs.find(self._full(path)))
 
     @_translate_errors
     def delete_except(self, folder: str, names: set[str]) -> None:
-        """Remove every file below a folder that is not named."""
         start = f"{self._full(folder)}/"
         self._remove(path for path in self._fs.find(self._full(folder)) if path.removeprefix(start) not in names)
 
@@ -196,22 +190,18 @@ class FsspecStore(Store):
         start = f"{self._full(folder)}/"
         entries: dict[str, dict[str, Any]] = self._fs.find(self._full(folder), detail=True)
         return {
-            path.removeprefix(start): FileInfo(info["size"], _etag(info))
+            path.removeprefix(start): FileInfo(
+                info["size"], str(info.get("ETag") or info.get("etag") or info["created"])
+            )
             for path, info in sorted(entries.items())
             if path.startswith(start) and not path.endswith("/")  # such a name stands for an empty folder
         }
 
     @_translate_errors
     def folders(self, folder: str) -> list[str]:
-        """Return the names of a folder's subfolders."""
         try:
             entries = self._fs.ls(self._full(folder), detail=True)
         except FileNotFoundError:
             return []
         names = (entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "directory")
         return sorted(name for name in names if not name.startswith("."))
-
-
-def _etag(info: dict[str, Any]) -> str:
-    """Return an object's entity tag, or its creation time."""
-    return next(str(info[name]) for name in ("ETag", "etag", "created") if info.get(name))

@@ -22,28 +22,19 @@ _SETTLE_SECONDS = 2.0
 """Age at which a fingerprint is trusted: file system clocks are coarse."""
 
 
-class HashCache:
-    """Hashes and fingerprints in one JSON file of a store."""
+def load_hashes(store: Store, path: str) -> dict[str, str]:
+    """Return the entries of a cache file; none if it is missing or corrupt."""
+    try:
+        entries = json.loads(store.read(path))
+    except (OSError, ValueError):
+        return {}
+    return entries if isinstance(entries, dict) else {}
 
-    def __init__(self, store: Store, path: str) -> None:
-        self._store, self._path = store, path
 
-    def load(self) -> dict[str, str]:
-        """Return the entries; none if the file is missing or corrupt."""
-        try:
-            entries = json.loads(self._store.read(self._path))
-        except (OSError, ValueError):
-            return {}
-        return entries if isinstance(entries, dict) else {}
-
-    def save(self, entries: Mapping[str, str]) -> None:
-        """Replace the entries, if the store can be written to."""
-        with contextlib.suppress(OSError, StoreError):
-            self._store.write(self._path, json.dumps(entries, sort_keys=True).encode())
-
-    def clear(self) -> None:
-        """Remove all entries."""
-        self._store.remove(self._path)
+def save_hashes(store: Store, path: str, entries: Mapping[str, str]) -> None:
+    """Replace the entries of a cache file, if the store can be written to."""
+    with contextlib.suppress(OSError, StoreError):
+        store.write(path, json.dumps(entries, sort_keys=True).encode())
 
 
 class _Fingerprint(NamedTuple):
@@ -55,10 +46,7 @@ class _Fingerprint(NamedTuple):
 
 def hash_stream(file: BinaryIO) -> str:
     """Return the sha256 of an open file's content."""
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def hash_file(path: Path) -> str:
@@ -73,12 +61,9 @@ def sha256_of(path: Path) -> str:
 
 
 def digest_of(files: Mapping[bytes, Path | None]) -> str:
-    """Return the sha256 over the names and contents of a set of files.
+    """Return the sha256 over the names and contents of a set of files; a path of None is a name without content.
 
     If large files are added or changed, only those are read again.
-
-    Args:
-        files: paths by name in the set; None if a name has no content.
     """
     named = sorted(files.items())
 
@@ -96,15 +81,15 @@ def _cached(named: Iterable[tuple[bytes, Path | None]], compute: Callable[[], st
     if before.bytes < _MIN_BYTES:
         return compute()
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lightgen" / "digests"
-        cache = HashCache(LocalStore(folder), f"{before.sha256}.json")
+        store = LocalStore(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lightgen" / "digests")
     except (OSError, StoreError):  # a folder that cannot be used costs time, nothing else
         return compute()
-    if before.sha256 in (entries := cache.load()):
+    path = f"{before.sha256}.json"
+    if before.sha256 in (entries := load_hashes(store, path)):
         return entries[before.sha256]
     digest = compute()
     if time.time() - before.changed > _SETTLE_SECONDS and _fingerprint(named) == before:
-        cache.save({before.sha256: digest})
+        save_hashes(store, path, {before.sha256: digest})
     return digest
 
 
@@ -114,8 +99,7 @@ def _fingerprint(named: Iterable[tuple[bytes, Path | None]]) -> _Fingerprint:
         digest.update(b"%b\0" % name)
         if path is not None:
             stat = path.stat()
-            digest.update(
-                b"%d %d %d %d %d\0" % (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev)
-            )
+            numbers = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev
+            digest.update(b"%d %d %d %d %d\0" % numbers)
             size, changed = size + stat.st_size, max(changed, stat.st_ctime)
     return _Fingerprint(size, changed, digest.hexdigest())

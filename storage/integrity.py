@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterable, Mapping
 
-from storage.hash_cache import HashCache, hash_stream
+from storage.hash_cache import hash_stream, load_hashes, save_hashes
 from storage.manifest import FileEntry
 from storage.store import FileInfo, Store
 
@@ -13,13 +13,10 @@ def find_corrupt(
 ) -> dict[str, str]:
     """Return the reason by name for each file that differs from its entry; cache the others.
 
-    Args:
-        artifact: its folder in the store.
-        rehash: ignore the cache.
-        sizes_only: compare no hashes, and cache nothing.
+    rehash: ignore the cache; sizes_only: compare no hashes, and cache nothing.
     """
-    entries, listing, cache = list(entries), store.list_files(artifact), _cache(store, artifact)
-    verified = {} if rehash or sizes_only else cache.load()
+    entries, listing = list(entries), store.list_files(artifact)
+    verified = {} if rehash or sizes_only else load_hashes(store, cache_path(artifact))
     reasons: dict[str, str] = {}
     for entry in entries:
         if entry.path not in listing:
@@ -32,18 +29,18 @@ def find_corrupt(
             reasons[entry.name] = f"the content of {entry.path} is not what was written"
     intact = {entry.name: _fingerprint(entry, listing) for entry in entries if entry.name not in reasons}
     if not sizes_only and (rehash or intact != verified):
-        cache.save(intact)
+        save_hashes(store, cache_path(artifact), intact)
     return reasons
 
 
 def mark_verified(store: Store, artifact: str, entries: Iterable[FileEntry], listing: Mapping[str, FileInfo]) -> None:
     """Cache the files of a listing as verified."""
-    _cache(store, artifact).save({entry.name: _fingerprint(entry, listing) for entry in entries})
+    save_hashes(store, cache_path(artifact), {entry.name: _fingerprint(entry, listing) for entry in entries})
 
 
-def invalidate(store: Store, artifact: str) -> None:
-    """Forget which files of an artifact were verified."""
-    _cache(store, artifact).clear()
+def cache_path(artifact: str) -> str:
+    """Return the path of the hashes of an artifact's verified files."""
+    return f".verified/{artifact.replace('/', '-')}.json"
 
 
 def _sha256(store: Store, path: str) -> str:
@@ -54,7 +51,3 @@ def _sha256(store: Store, path: str) -> str:
 
 def _fingerprint(entry: FileEntry, listing: Mapping[str, FileInfo]) -> str:
     return f"{listing[entry.path].etag} {entry.sha256}"
-
-
-def _cache(store: Store, artifact: str) -> HashCache:
-    return HashCache(store, f".verified/{artifact.replace('/', '-')}.json")

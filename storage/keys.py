@@ -23,8 +23,6 @@ def artifact_key(stage: str, version: int, config: Mapping[str, Any], inputs: Ma
     """Return the key of a stage's artifact, the same on any machine and in any process.
 
     Args:
-        stage: the stage's name.
-        version: the version of the stage's code; raised by hand if a change of code changes the bytes.
         config: the part of the recipe that determines the bytes, and nothing else.
         inputs: the key of every input artifact, by stage name.
     """

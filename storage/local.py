@@ -15,18 +15,13 @@ from storage.lock import file_lock
 from storage.store import Content, FileInfo, Store, StoreError, check_path
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 _TEMP_FILE = re.compile(r"^\.[0-9a-f]{32}\.partial$")
 """Name of a file that is being written, or whose writer was killed."""
 
 
 class LocalStore(Store):
-    """Files below a folder, which is made when the first file is written.
-
-    Raises:
-        StoreError: it cannot be made: there is a file in its way.
-    """
+    """Files below a folder, made with the first file. Raises StoreError if a file is in its way."""
 
     supports_locking = True
 
@@ -41,19 +36,15 @@ class LocalStore(Store):
         return self.root / check_path(path)
 
     def local_path(self, path: str) -> Path:
-        """Return the path on this machine's disk."""
         return self._path(path)
 
     def read(self, path: str) -> bytes:
-        """Return a small file's bytes."""
         return self._path(path).read_bytes()
 
     def open(self, path: str) -> BinaryIO:
-        """Open a file for reading."""
         return self._path(path).open("rb")
 
     def download(self, path: str, target: Path) -> None:
-        """Copy a file."""
         shutil.copyfile(self._path(path), target)
 
     def write(self, path: str, content: Content) -> None:
@@ -101,24 +92,21 @@ class LocalStore(Store):
         try:
             yield
         except OSError as error:
-            if error.errno in _FULL:
+            advice = "Give a folder that can be made and written to, by --store or LIGHTGEN_STORE"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 advice = "Make room (`lightgen store gc` lists what can go); the same command then goes on from there"
-            else:
-                advice = "Give a folder that can be made and written to, by --store or LIGHTGEN_STORE"
             raise StoreError(f"store {self.root} cannot be written to: {error}.\n{advice}.") from error
 
     def exists(self, path: str) -> bool:
-        """Return whether there is a file of this path."""
         return self._path(path).is_file()
 
     def remove(self, path: str) -> None:
-        """Remove a file, or a folder and its contents."""
         target = self._path(path)
-        if target.is_symlink() or not target.is_dir():
-            target.unlink(missing_ok=True)
-            return
         with contextlib.suppress(FileNotFoundError):  # another run removes it too
-            shutil.rmtree(target)
+            if target.is_symlink() or not target.is_dir():
+                target.unlink()
+            else:
+                shutil.rmtree(target)
 
     def delete_except(self, folder: str, names: set[str]) -> None:
         """Remove every file that is not named, and then empty folders."""
@@ -145,7 +133,6 @@ class LocalStore(Store):
             yield from (Path(parent, name) for name in names)
 
     def folders(self, folder: str) -> list[str]:
-        """Return the names of a folder's subfolders."""
         try:
             entries = os.scandir(self._path(folder))
         except (FileNotFoundError, NotADirectoryError):

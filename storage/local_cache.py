@@ -1,25 +1,17 @@
 """Local copies of a remote store's files, each compared with its hash."""
 
 import contextlib
-import hashlib
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterable
 from pathlib import Path
 
 from storage.hash_cache import hash_file
-from storage.manifest import FileEntry
 from storage.store import Store
 
 MAX_AGE_SECONDS = 30 * 24 * 3600
 """Time without use after which copies are removed: longer than any training, which opens its files once."""
-
-
-def content_id(entries: Iterable[FileEntry]) -> str:
-    """Return a short hash of an artifact's files: two runs of one key may differ, as on two GPUs."""
-    return hashlib.sha256("".join(entry.sha256 for entry in entries).encode()).hexdigest()[:8]
 
 
 def fetch(store: Store, path: str, sha256: str, copy: Path) -> bool:

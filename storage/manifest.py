@@ -20,9 +20,7 @@ class FileEntry(BaseModel):
     rows: int = Field(ge=0, description="rows of a table; 0 for other files")
     bytes: int = Field(ge=0, description="size, bytes")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="hash of the content")
-    counts: dict[str, int] = Field(
-        default_factory=dict, description="what the maker of this file counted, summed in the manifest"
-    )
+    counts: dict[str, int] = Field(default_factory=dict, description="further counts, summed in the manifest")
     stored_as: str | None = Field(
         None,
         validation_alias=AliasChoices("stored_as", "place"),  # format version 1
@@ -60,9 +58,7 @@ class Manifest(BaseModel):
     )
     timings: dict[str, float] = Field(description="wall-clock seconds, over all runs that contributed")
     device_seconds: float = Field(ge=0, description="seconds for which the device was held")
-    models: dict[str, str | None] = Field(
-        default_factory=dict, description="hub models by name: the commit that was used, where the local cache tells it"
-    )
+    models: dict[str, str | None] = Field(default_factory=dict, description="commit of each hub model, if cached here")
     software: dict[str, str] = Field(description="versions of what made the bytes")
     host: dict[str, str] = Field(description="machine and device")
     created_at: str = Field(description="UTC, ISO 8601")

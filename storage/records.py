@@ -9,11 +9,6 @@ _MAX_CONCURRENCY = 16
 """Records read at once."""
 
 
-def write_record(store: Store, folder: str, entry: FileEntry) -> None:
-    """Record a finished file, replacing its earlier record."""
-    store.write(f"{folder}/{entry.name}.json", entry.model_dump_json().encode())
-
-
 def read_records(store: Store, folder: str) -> dict[str, FileEntry]:
     """Return the records of a folder by file name."""
 

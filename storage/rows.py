@@ -18,12 +18,6 @@ def take_rows(artifact: Artifact, pattern: str, rows: npt.ArrayLike, columns: Se
 
     Only row groups with such a row are read, a few rows at a time; memory holds little beyond the result.
 
-    Args:
-        artifact: a finished artifact.
-        pattern: regular expression for the names of the files.
-        rows: indices, ascending and unique.
-        columns: names; None for all.
-
     Raises:
         IndexError: an index beyond the last row.
         ValueError: indices that are not ascending and unique.

@@ -29,11 +29,7 @@ class FileInfo(NamedTuple):
 
 
 def open_store(uri: str) -> Store:
-    """Open a folder, `s3://bucket/prefix`, `memory://name` or another URL of `storage.fsspec_store.PACKAGES`.
-
-    Raises:
-        StoreError: the URI does not open; the message says what is missing.
-    """
+    """Open a folder or URL of `storage.fsspec_store.PACKAGES`. Raises StoreError if something is missing."""
     if "://" in uri and not uri.startswith("file://"):
         from storage.fsspec_store import FsspecStore  # a folder must not load its dependencies
 
@@ -123,11 +119,7 @@ class Store(ABC):
         return {name: info.size for name, info in self.list_files(folder).items()}
 
     def require_writable(self) -> None:
-        """Try the writes that a run needs.
-
-        Raises:
-            StoreError: nothing can be written, or a conditional write replaces a file.
-        """
+        """Raise StoreError if nothing can be written, or a conditional write replaces a file."""
         name = f".probe-{uuid.uuid4().hex}"
         self.create(name, b"")
         replaced = self.create(name, b"")

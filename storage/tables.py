@@ -31,11 +31,9 @@ _HUGGING_FACE_TYPES = {
 
 
 def schema(fields: Mapping[str, pa.DataType], layout: Mapping[str, object] | None = None) -> pa.Schema:
-    """Return a schema that `datasets.load_dataset("parquet")` opens with real features.
+    """Return a schema that `datasets` opens with real features; an `IMAGE` column becomes an Image feature.
 
-    Args:
-        fields: column types by name; `IMAGE` columns become Image features.
-        layout: dtypes and shapes of the columns, stored as JSON under the key `lightgen`.
+    layout: dtypes and shapes of the columns, stored as JSON under the key `lightgen`.
     """
     features = {name: _feature(dtype) for name, dtype in fields.items()}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}

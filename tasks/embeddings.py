@@ -34,10 +34,9 @@ class EmbeddingWorker:
         started, width = time.monotonic(), self.clip.width
         rows = read_file(self.synthesis, shard.source)
         encoded = rows["image"].combine_chunks().field("bytes").to_pylist()
-        batches = [encoded[start : start + self.batch_size] for start in range(0, len(encoded), self.batch_size)]
-        image = np.concatenate(
-            [self.clip.embed_image_list([decode_image(data) for data in batch]) for batch in batches]
-        )
+        starts = range(0, len(encoded), self.batch_size)
+        batches = (map(decode_image, encoded[start : start + self.batch_size]) for start in starts)
+        image = np.concatenate([self.clip.embed_image_list(list(batch)) for batch in batches])
         captions, inverse = np.unique(rows["caption"].to_pylist(), return_inverse=True)
         text = self.clip.embed_texts(captions.tolist())[inverse]
         columns = {

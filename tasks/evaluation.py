@@ -35,7 +35,7 @@ SCHEMA = schema(
 )
 
 
-def frozen_models(recipe: Recipe) -> tuple[str, ...]:
+def _frozen_models(recipe: Recipe) -> tuple[str, ...]:
     """Return the frozen models behind the verdicts and metrics."""
     config = recipe.evaluation
     judges = (config.detector, config.color_model) if config.benchmark == "geneval" else ()
@@ -45,7 +45,7 @@ def frozen_models(recipe: Recipe) -> tuple[str, ...]:
 @stage(
     version=3,
     config_sections=("seed", "world", "sampler", "evaluation"),
-    weights=frozen_models,
+    weights=_frozen_models,
     files=prompt_files,
     on_device=True,
 )
@@ -95,17 +95,13 @@ class SamplingWorker:
             prompts = [self.prompts[index] for _, index, _ in samples]
             seeds = [derive_seed(recipe.seed, "evaluation", index, image) for _, index, image in samples]
             captions = [prompt.caption for prompt in prompts]
-            images = self._student(name).sample(captions, seeds, sampler=recipe.sampler).images
+            images = self._load_student(name).sample(captions, seeds, sampler=recipe.sampler).images
             verdicts = [None] * len(prompts) if self.judge is None else self.judge(list(images), prompts).tolist()
-            rows += [
-                sample_row(row, name, index, prompt, seed, image, correct)
-                for (row, index, _), prompt, seed, image, correct in zip(
-                    samples, prompts, seeds, images, verdicts, strict=True
-                )
-            ]
+            for (row, index, _), *fields in zip(samples, prompts, seeds, images, verdicts, strict=True):
+                rows.append(sample_row(row, name, index, *fields))
         self.ctx.write_table(shard.name, pa.Table.from_pylist(rows, SCHEMA))
 
-    def _student(self, name: str) -> "TextToImage":
+    def _load_student(self, name: str) -> "TextToImage":
         from lightgen_core.sampling.text_to_image import TextToImage
 
         if name not in self.loaded:

@@ -8,13 +8,16 @@ from lightgen_core.seeds import derive_seed
 from tasks.config.recipe import Recipe
 
 
-def evaluation_prompts(recipe: Recipe) -> list[Prompt]:
-    """Return the prompts of `evaluation`, category by category.
-
-    Raises:
-        PromptFileError: `evaluation.prompts` names a file that is not there, or not of its form.
-    """
-    return _prompts(recipe, recipe.evaluation.per_category)
+def evaluation_prompts(recipe: Recipe, *, all_prompts: bool = False) -> list[Prompt]:
+    """Return the prompts by category, on request beyond `per_category`. Raises PromptFileError for a bad file."""
+    config = recipe.evaluation
+    return benchmark_prompts(
+        config.benchmark,
+        None if all_prompts else config.per_category,
+        world=recipe.world,
+        seed=derive_seed(recipe.seed, "evaluation"),
+        file=Path(config.prompts) if config.prompts else None,
+    )
 
 
 def evaluation_captions(recipe: Recipe) -> list[str]:
@@ -26,27 +29,12 @@ def evaluation_captions(recipe: Recipe) -> list[str]:
     Raises:
         PromptFileError: `evaluation.prompts` names a file that is not there, or not of its form.
     """
-    return sorted({prompt.caption for prompt in _prompts(recipe, None)})
+    return sorted({prompt.caption for prompt in evaluation_prompts(recipe, all_prompts=True)})
 
 
 def prompt_files(recipe: Recipe) -> tuple[str, ...]:
-    """Return the file that `evaluation.prompts` names, after a check: its content enters keys.
-
-    Raises:
-        PromptFileError: it is missing or malformed, which a plan should report before days of training.
-    """
+    """Return the file that `evaluation.prompts` names. Raises PromptFileError if it is missing or malformed."""
     if recipe.evaluation.prompts is None:
         return ()
     evaluation_prompts(recipe)
     return (recipe.evaluation.prompts,)
-
-
-def _prompts(recipe: Recipe, per_category: int | None) -> list[Prompt]:
-    config = recipe.evaluation
-    return benchmark_prompts(
-        config.benchmark,
-        per_category,
-        world=recipe.world,
-        seed=derive_seed(recipe.seed, "evaluation"),
-        file=Path(config.prompts) if config.prompts else None,
-    )

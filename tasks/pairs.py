@@ -32,15 +32,10 @@ COLUMN_TYPES = {
 }
 
 
-def frozen_models(recipe: Recipe) -> tuple[str, ...]:
-    """Return the frozen models that the choice of pairs depends on."""
-    return (recipe.embeddings.model,) if recipe.pairs.scorer == "clip" else ()
-
-
 @stage(
     version=3,
     config_sections=("seed", "pairs", "sampler", "world", "tokens", "pretrain"),
-    weights=frozen_models,
+    weights=lambda recipe: (recipe.embeddings.model,) if recipe.pairs.scorer == "clip" else (),
     on_device=True,
 )
 def pairs(ctx: StageContext, pretrain: Artifact, tokens: Artifact, synthesis: Artifact) -> None:
@@ -59,8 +54,7 @@ def pairs(ctx: StageContext, pretrain: Artifact, tokens: Artifact, synthesis: Ar
 
 def _token_files(recipe: Recipe) -> str:
     """Return a pattern for the token files of the last phase's size, at which the student samples."""
-    size, _ = recipe.phases[-1]
-    return token_files_regex(size)
+    return token_files_regex(recipe.phases[-1][0])
 
 
 class PairWorker:
@@ -86,10 +80,9 @@ class PairWorker:
         rows, layout = table.to_pylist(), layout_metadata(table.schema)
         layout.pop("moments", None)  # a winner is the mean
         teacher_images = self._teacher_images([row["id"] for row in rows])
-        captions = [row["caption"] for row in rows for _ in range(config.samples)]
-        seeds = [
-            derive_seed(recipe.seed, "pairs", row["id"], sample) for row in rows for sample in range(config.samples)
-        ]
+        samples, originals = range(config.samples), [row["caption"] for row in rows]
+        captions = [caption for caption in originals for _ in samples]
+        seeds = [derive_seed(recipe.seed, "pairs", row["id"], sample) for row in rows for sample in samples]
         sampled = self.student.sample(captions, seeds, sampler=recipe.sampler)
         pairs = pair_rows(
             rows,
@@ -97,9 +90,7 @@ class PairWorker:
             sampled.images,
             sampled.latents,
             self.scorer.score_student(list(sampled.images), captions).reshape(len(rows), config.samples),
-            self.scorer.score_teacher(
-                [decode_image(data) for data in teacher_images], [row["caption"] for row in rows]
-            ),
+            self.scorer.score_teacher([decode_image(data) for data in teacher_images], originals),
             kind=config.kind,
             margin=self.scorer.margin,
             dtype=str(layout["dtype"]),
@@ -111,6 +102,5 @@ class PairWorker:
     def _teacher_images(self, ids: Sequence[int]) -> list[bytes]:
         """Return the teacher's encoded images of some ids; those in the table ascend."""
         indices, inverse = np.unique(np.searchsorted(self.image_ids, ids), return_inverse=True)
-        column = take_rows(self.synthesis, "^images", indices, ["image"])["image"].combine_chunks().field("bytes")
-        encoded = column.to_pylist()
-        return [encoded[index] for index in inverse]
+        images = take_rows(self.synthesis, "^images", indices, ["image"])["image"].to_pylist()
+        return [images[index]["bytes"] for index in inverse]

@@ -1,7 +1,6 @@
 """pretrain: tokens -> the student's checkpoint."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,6 @@ from tasks.context.context import StageContext
 from tasks.stage import stage
 from tasks.token_files import token_files_regex
 from tasks.training import init_checkpoint, training_location
-
-STUDENT_FIELDS = {
-    "codec",
-    "codec_precision",
-    "text_encoder",
-    "text_precision",
-    "text_layer",
-    "max_text_tokens",
-    "patch",
-}
-"""Fields of the recipe's tokens that a student's config keeps."""
 
 
 @stage(version=3, config_sections=("seed", "pretrain", "tokens"), weights=init_checkpoint, on_device=True)
@@ -47,7 +35,11 @@ def pretrain(ctx: StageContext, tokens: Artifact) -> None:
         done = rows[-1]["step"] if rows else 0
         phase = _phase(ctx, tokens, student, number)
         ctx.log("phase %d: %s of %d", number + 1, pluralize(phase.config.steps, "step"), phase.config.batch_size)
-        outcome = launch(phase, _offset_steps(done, on_log))
+
+        def log_step(row: dict[str, Any], done: int = done) -> None:
+            on_log(row | {"step": done + row["step"]})
+
+        outcome = launch(phase, log_step)
         rows += [row | {"phase": number + 1, "step": done + row["step"]} for row in outcome.rows]
         student = StudentCheckpoint(folder=phase.location.output_dir, weights="raw")
     ctx.add_folder(phase.location.output_dir, "student/")
@@ -67,7 +59,7 @@ def _phase(ctx: StageContext, tokens: Artifact, student: NewStudent | StudentChe
     files, suffix = tokens.names(token_files_regex(size)), [number + 1] if number else []
     layout = layout_metadata(read_table(tokens, files[0], ["id"]).schema)
     info = StudentInfo(
-        **recipe.tokens.model_dump(include=STUDENT_FIELDS),
+        **recipe.tokens.model_dump(include=set(StudentInfo.model_fields)),
         channels=layout["channels"],
         latent_height=layout["height"],
         latent_width=layout["width"],
@@ -80,8 +72,3 @@ def _phase(ctx: StageContext, tokens: Artifact, student: NewStudent | StudentChe
         info=info.model_dump(mode="json"),
         location=training_location(ctx, *suffix),
     )
-
-
-def _offset_steps(done: int, on_log: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
-    """Return a callback that adds the steps of earlier phases."""
-    return lambda row: on_log(row | {"step": done + row["step"]})

@@ -10,34 +10,20 @@ from tasks.stage import stage
 @stage(version=6, config_sections=("name", "purpose", "smoke_test", "seed", "world", "sampler", "report", "dedup"))
 def report(ctx: StageContext, *inputs: Artifact) -> None:
     """Write `report.html`, `ledger.json` (seconds, device seconds, rows and bytes by stage) and `model/`."""
+    from lightgen_core.model.save import load_student, save_student
     from lightgen_core.report.page import render_report
     from tasks.report_data import RunArtifacts, build_report_data
 
     run = RunArtifacts({artifact.stage: artifact for artifact in inputs}, ctx.recipe)
-    _export_model(ctx, run.artifacts["dpo"])
-    data = build_report_data(run)
-    ledger = [
-        {
-            "stage": row.stage,
-            "seconds": row.seconds,
-            "device_seconds": row.device_seconds,
-            "rows": row.rows,
-            "bytes": row.bytes,
-        }
-        for row in data.stages
-    ]
-    ctx.write("ledger.json", json.dumps(ledger, indent=1).encode())
-    ctx.write("report.html", render_report(data).encode())
-    ctx.counts = {"rows": len(data.samples)}
-
-
-def _export_model(ctx: StageContext, dpo: Artifact) -> None:
-    """Save the tuned student with the recipe's sampler in its config."""
-    from lightgen_core.model.save import load_student, save_student
-
-    folder, saved = ctx.scratch / "model", ctx.local_folder(dpo, "student/")
+    folder, saved = ctx.scratch / "model", ctx.local_folder(run.artifacts["dpo"], "student/")
     student, info = load_student(saved, weights="raw")
     averaged, _ = load_student(saved, weights="ema")
     sampler = ctx.recipe.sampler.model_dump(mode="json")
     save_student(folder, student, averaged.state_dict(), info | {"sampler": sampler})
     ctx.add_folder(folder, "model/")
+    data = build_report_data(run)
+    columns = ("stage", "seconds", "device_seconds", "rows", "bytes")
+    ledger = [{name: getattr(row, name) for name in columns} for row in data.stages]
+    ctx.write("ledger.json", json.dumps(ledger, indent=1).encode())
+    ctx.write("report.html", render_report(data).encode())
+    ctx.counts = {"rows": len(data.samples)}

@@ -30,12 +30,13 @@ from lightgen_core.report.data import (
 from lightgen_core.seeds import derive_seed
 from lightgen_core.teachers.scene import SceneTeacher
 from storage.artifact import Artifact
+from storage.manifest import Manifest
 from storage.rows import take_rows
 from storage.tables import read_table
 from tasks.config.recipe import Recipe
 
-MOST_TOPICS = 24
-"""Topics listed at most; thousands would bury the rest."""
+MAX_TOPICS = 24
+"""Topics that are listed; thousands would bury the rest."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,16 @@ def build_report_data(run: RunArtifacts) -> ReportData:
     """Return all data of the report."""
     recipe, artifacts = run.recipe, run.artifacts
     manifests = {name: artifact.manifest() for name, artifact in artifacts.items()}
-    latest = manifests["evaluation"]
-    scored, pairs = latest.metrics, manifests["pairs"].counts
+    evaluation = manifests["evaluation"]
+    scored, pairs = evaluation.metrics, manifests["pairs"].counts
     topics = manifests["captions"].metrics["captions_by_topic"]
     return ReportData(
         name=recipe.name,
         purpose=recipe.purpose,
         recipe=yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
-        stages=tuple(_stage_row(artifact) for artifact in artifacts.values()),
+        stages=tuple(map(_stage_row, manifests.values())),
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        prompts=_prompts(recipe, latest.counts["prompts"]),
+        prompts=_describe_prompts(recipe, evaluation.counts["prompts"]),
         scorer=scored["judge"],
         scores={
             student: {name: Interval(**score) for name, score in table.items()}
@@ -71,8 +72,8 @@ def build_report_data(run: RunArtifacts) -> ReportData:
         samples=samples(run),
         curves=(loss_curve(artifacts["pretrain"]), *preference_curves(artifacts["dpo"])),
         topics=topics_of(artifacts["captions"]),
-        other_topics=max(0, len(topics) - MOST_TOPICS),
-        repeats=_repeats(artifacts["captions"]),
+        other_topics=max(0, len(topics) - MAX_TOPICS),
+        repeats=_repeated_captions(artifacts["captions"]),
         repeated_captions=manifests["captions"].counts["repeated"],
         quarantine=manifests["synthesis"].metrics["quarantine"],
         diversity=tuple(Diversity(**manifests["dedup"].metrics["diversity"]).metrics()),
@@ -80,13 +81,12 @@ def build_report_data(run: RunArtifacts) -> ReportData:
         pairs=pair_examples(run),
         pair_counts={kind: pairs[kind] for kind in ("teacher", "best_worst") if pairs[kind]},
         captions_without_pair=pairs["without_pair"],
-        host=latest.host,
-        software=latest.software,
+        host=evaluation.host,
+        software=evaluation.software,
     )
 
 
-def _stage_row(artifact: Artifact) -> StageRow:
-    manifest = artifact.manifest()
+def _stage_row(manifest: Manifest) -> StageRow:
     return StageRow(
         stage=manifest.stage,
         key=manifest.key,
@@ -100,8 +100,7 @@ def _stage_row(artifact: Artifact) -> StageRow:
     )
 
 
-def _prompts(recipe: Recipe, count: int) -> str:
-    """Describe the evaluation prompts."""
+def _describe_prompts(recipe: Recipe, count: int) -> str:
     config = recipe.evaluation
     if config.benchmark == "scene":
         return f"{count:,} held-out captions of the scene world"
@@ -129,9 +128,9 @@ def samples(run: RunArtifacts) -> tuple[SampleRow, ...]:
             first.setdefault((student, prompt), index)
     rows: dict[int, SampleRow] = {}
     for row in take_rows(evaluation, "^samples", sorted(first.values())).to_pylist():
-        row_so_far = rows.get(row["prompt"]) or SampleRow(row["category"], row["caption"], _teacher_sample(recipe, row))
+        earlier = rows.get(row["prompt"]) or SampleRow(row["category"], row["caption"], _teacher_sample(recipe, row))
         sample = JudgedImage(decode_image(row["image"]["bytes"]), row["correct"])
-        rows[row["prompt"]] = replace(row_so_far, samples={**row_so_far.samples, row["student"]: sample})
+        rows[row["prompt"]] = replace(earlier, samples={**earlier.samples, row["student"]: sample})
     return tuple(rows.values())
 
 
@@ -145,37 +144,32 @@ def _teacher_sample(recipe: Recipe, row: Mapping[str, Any]) -> dict[str, JudgedI
 
 def loss_curve(pretrain: Artifact) -> Curve:
     """Return the loss over all phases of the pre-training."""
-    loss = _log(pretrain)
-    meaning = "mean over masked tokens; lower is better"
-    later = [str(before["step"]) for before, row in pairwise(loss) if row["phase"] != before["phase"]]
-    if later:
-        meaning += f"; the next phase begins after step {', '.join(later)}"
-    return Curve("pre-training loss", *_series(loss, ["loss"]), meaning=meaning)
+    rows, meaning = _read_log(pretrain), "mean over masked tokens; lower is better"
+    ends = [str(row["step"]) for row, following in pairwise(rows) if following["phase"] != row["phase"]]
+    if ends:
+        meaning += f"; the next phase begins after step {', '.join(ends)}"
+    return Curve("pre-training loss", *_series(rows, "loss"), meaning=meaning)
 
 
 def preference_curves(dpo: Artifact) -> tuple[Curve, ...]:
     """Return accuracy and both images' errors over the steps of DPO; () for no steps."""
-    rows = _log(dpo)
+    rows = _read_log(dpo)
     if not rows:
         return ()
-    meaning = "fraction of pairs won; chance is a half"
+    accuracy, errors = _series(rows, "accuracy"), _series(rows, "winner_delta", "loser_delta")
+    chance, rule = "fraction of pairs won; chance is a half", "the winner's must not rise"
     return (
-        Curve("preference accuracy", *_series(rows, ["accuracy"]), meaning=meaning, reference=0.5),
-        Curve(
-            "error above the reference",
-            *_series(rows, ["winner_delta", "loser_delta"]),
-            meaning="the winner's must not rise",
-            reference=0.0,
-        ),
+        Curve("preference accuracy", *accuracy, meaning=chance, reference=0.5),
+        Curve("error above the reference", *errors, meaning=rule, reference=0.0),
     )
 
 
-def _log(artifact: Artifact) -> list[dict[str, float]]:
+def _read_log(artifact: Artifact) -> list[dict[str, float]]:
     with artifact.open("log.json") as file:
         return json.load(file)
 
 
-def _series(rows: list[dict[str, float]], names: list[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _series(rows: list[dict[str, float]], *names: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     steps = np.array([row["step"] for row in rows], dtype=np.int64)
     return steps, {name: np.array([row[name] for row in rows], dtype=np.float64) for name in names}
 
@@ -183,16 +177,16 @@ def _series(rows: list[dict[str, float]], names: list[str]) -> tuple[np.ndarray,
 def topics_of(captions: Artifact) -> tuple[Topic, ...]:
     """Return the topics with the most captions, in the captions' order, each with its first caption."""
     counts = captions.manifest().metrics["captions_by_topic"]
-    largest = set(sorted(counts, key=lambda name: -counts[name])[:MOST_TOPICS])
+    largest = set(sorted(counts, key=lambda name: -counts[name])[:MAX_TOPICS])
     topics = read_table(captions, "^captions", ["topic"])["topic"].combine_chunks().dictionary_encode()
     rows_of_first = np.unique(topics.indices.to_numpy(), return_index=True)[1]
     first = take_rows(captions, "^captions", np.sort(rows_of_first), ["topic", "caption"]).to_pylist()
     return tuple(Topic(row["topic"], counts[row["topic"]], row["caption"]) for row in first if row["topic"] in largest)
 
 
-def _repeats(captions: Artifact, limit: int = 6) -> tuple[DuplicateCaption, ...]:
+def _repeated_captions(captions: Artifact) -> tuple[DuplicateCaption, ...]:
     dropped = read_table(captions, "^dropped", ["caption", "duplicate_of", "similarity"])
-    examples = dropped.filter(pc.is_valid(dropped["duplicate_of"])).slice(0, limit).to_pylist()
+    examples = dropped.filter(pc.is_valid(dropped["duplicate_of"])).slice(0, 6).to_pylist()
     kept = read_table(captions, "^captions", ["caption"])["caption"]
     return tuple(
         DuplicateCaption(row["caption"], kept[row["duplicate_of"]].as_py(), row["similarity"]) for row in examples
@@ -207,9 +201,13 @@ def dedup_summary(run: RunArtifacts) -> DedupSummary:
     copies = verdicts.filter(pc.and_(pc.invert(verdicts["kept"]), pc.is_valid(verdicts["duplicate_of"])))
     least_similar = copies.sort_by([("similarity", "ascending"), ("id", "ascending")])
     examples = least_similar.slice(0, run.recipe.report.duplicates).to_pylist()
-    images = _images_by_id(
-        run.artifacts["synthesis"], {row[name] for row in examples for name in ("id", "duplicate_of")}
-    )
+    ids = sorted({row[name] for row in examples for name in ("id", "duplicate_of")})
+    synthesis = run.artifacts["synthesis"]
+    indices = np.flatnonzero(np.isin(read_table(synthesis, "^images", ["id"])["id"].to_numpy(), ids))
+    images = {
+        row["id"]: (decode_image(row["image"]["bytes"]), row["caption"])
+        for row in take_rows(synthesis, "^images", indices, ["id", "image", "caption"]).to_pylist()
+    }
     return DedupSummary(
         images=len(verdicts),
         reasons=manifest.metrics["reasons"],
@@ -232,25 +230,13 @@ def dedup_summary(run: RunArtifacts) -> DedupSummary:
     )
 
 
-def _images_by_id(synthesis: Artifact, ids: set[int]) -> dict[int, tuple[np.ndarray, str]]:
-    """Return image and caption of some of the teacher's images."""
-    all_ids = read_table(synthesis, "^images", ["id"])["id"].to_numpy()
-    indices = np.flatnonzero(np.isin(all_ids, sorted(ids)))
-    chosen = take_rows(synthesis, "^images", indices, ["id", "image", "caption"]).to_pylist()
-    return {row["id"]: (decode_image(row["image"]["bytes"]), row["caption"]) for row in chosen}
-
-
 def pair_examples(run: RunArtifacts) -> tuple[PairExample, ...]:
     """Return the first pairs; needs `pairs`."""
     pairs = run.artifacts["pairs"]
     count = min(run.recipe.report.pairs, pairs.manifest().counts["rows"])
     rows = take_rows(pairs, "^pairs", range(count), ["caption", "kind", "winner_image", "loser_image"]).to_pylist()
-    return tuple(
-        PairExample(
-            row["caption"],
-            decode_image(row["winner_image"]["bytes"]),
-            decode_image(row["loser_image"]["bytes"]),
-            row["kind"],
-        )
-        for row in rows
-    )
+    examples = []
+    for row in rows:
+        winner, loser = (decode_image(row[name]["bytes"]) for name in ("winner_image", "loser_image"))
+        examples.append(PairExample(row["caption"], winner, loser, row["kind"]))
+    return tuple(examples)

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import logging
 import platform
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,14 +14,14 @@ from typing import Any
 from lightgen_core.encoders.model_ref import parse_model_ref
 from storage.artifact import AlreadyCommitted, Artifact, CorruptArtifact
 from storage.keys import artifact_key
-from storage.manifest import FileEntry, Manifest
+from storage.manifest import Manifest
 from storage.store import Store
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.context.digests import content_digest, weights_digest
 from tasks.context.elapsed import ElapsedTime
-from tasks.context.explain import ArtifactIdentity, explain_missing
+from tasks.context.explain import explain_missing
 from tasks.context.progress import ProgressCallback, ignore_progress
 from tasks.context.scratch import Scratch
 from tasks.context.software import software
@@ -59,13 +60,11 @@ class Stage:
 
     def artifact(self, recipe: Recipe, store: Store, inputs: tuple[Artifact, ...]) -> Artifact:
         """Return this stage's artifact for a recipe and inputs, finished or not."""
-        keys = {artifact.stage: artifact.key for artifact in inputs}
-        return Artifact(store, self.name, artifact_key(self.name, self.version, self.config(recipe), keys))
+        return Artifact(store, self.name, artifact_key(self.name, self.version, self.config(recipe), _keys(inputs)))
 
     def explain_missing(self, recipe: Recipe, inputs: tuple[Artifact, ...], artifact: Artifact) -> str:
         """Return a sentence on how a missing artifact differs from the nearest finished one."""
-        keys = {source.stage: source.key for source in inputs}
-        return explain_missing(artifact, ArtifactIdentity(self.version, self.config(recipe), keys))
+        return explain_missing(artifact, self.version, self.config(recipe), _keys(inputs))
 
     def run(
         self,
@@ -94,7 +93,7 @@ class Stage:
         """
         scratch = Scratch(artifact, settings)
         with scratch.lock():
-            refresh = remake_before is not None and _older(artifact, remake_before)
+            refresh = remake_before is not None and _is_older(artifact, remake_before)
             if refresh:
                 artifact.remove()
                 scratch.clear()
@@ -132,7 +131,7 @@ class Stage:
 
     def _manifest(self, ctx: StageContext, inputs: tuple[Artifact, ...]) -> Manifest:
         records, config = ctx.records(), self.config(ctx.recipe)
-        keys = {artifact.stage: artifact.key for artifact in inputs}
+        keys = _keys(inputs)
         if artifact_key(self.name, self.version, config, keys) != ctx.artifact.key:
             ctx.artifact.remove()
             raise InputChanged(
@@ -141,6 +140,9 @@ class Stage:
             )
         seconds = round(ctx.elapsed.seconds(), 3)
         files = tuple(records[name] for name in sorted(records))
+        counts = Counter(rows=sum(file.rows for file in files))
+        for file in files:
+            counts.update(file.counts)
         return Manifest(
             stage=self.name,
             key=ctx.artifact.key,
@@ -148,7 +150,7 @@ class Stage:
             config=config,
             inputs=keys,
             files=files,
-            counts=_total(files) | ctx.counts,
+            counts=dict(counts) | ctx.counts,
             metrics=ctx.metrics,
             timings={"seconds": seconds},
             device_seconds=seconds if self.on_device(ctx.recipe) else 0.0,
@@ -163,22 +165,17 @@ class Stage:
         )
 
 
-def _older(artifact: Artifact, moment: datetime.datetime) -> bool:
+def _keys(inputs: tuple[Artifact, ...]) -> dict[str, str]:
+    return {artifact.stage: artifact.key for artifact in inputs}
+
+
+def _is_older(artifact: Artifact, moment: datetime.datetime) -> bool:
     """Return True if an artifact was made before a moment, or, where it is unfinished, begun before it."""
-    created_at: datetime.datetime | None
     try:
-        created_at = datetime.datetime.fromisoformat(artifact.manifest().created_at)
+        created_at: str | None = artifact.manifest().created_at
     except CorruptArtifact:
         created_at = ElapsedTime(artifact).started_at()
-    return created_at is None or created_at < moment
-
-
-def _total(files: tuple[FileEntry, ...]) -> dict[str, int]:
-    total = {"rows": sum(file.rows for file in files)}
-    for file in files:
-        for name, count in file.counts.items():
-            total[name] = total.get(name, 0) + count
-    return total
+    return created_at is None or datetime.datetime.fromisoformat(created_at) < moment
 
 
 def stage(
@@ -198,9 +195,5 @@ def stage(
         files: the user's files or folders that it reads, whose content enters the key.
         on_device: whether it holds the accelerator, for the cost ledger.
     """
-
-    def wrap(body: Callable[..., None]) -> Stage:
-        holds = on_device if callable(on_device) else lambda recipe: on_device
-        return Stage(body.__name__, version, config_sections, body, weights, files, holds)
-
-    return wrap
+    holds = on_device if callable(on_device) else lambda recipe: on_device
+    return lambda body: Stage(body.__name__, version, config_sections, body, weights, files, holds)

@@ -62,12 +62,10 @@ def synthesis(ctx: StageContext, captions: Artifact) -> None:
     changes another. The id of an image in the quarantine stays unused.
     """
     plan = plan_synthesis(ctx.recipe, captions)
-    if "caption_filtered_out" in plan.counts:
-        ctx.log(
-            "%s with a kept caption, %d without", pluralize(len(plan), "sample"), plan.counts["caption_filtered_out"]
-        )
-    if plan.faults:
-        rows = [{"id": None, "source": f.key, "caption": f.caption, **_reason_columns(f.error)} for f in plan.faults]
+    if (without := plan.counts.get("caption_filtered_out")) is not None:
+        ctx.log("%s with a kept caption, %d without", pluralize(len(plan), "sample"), without)
+    if plan.rejected:
+        rows = [{"id": None, "source": s.key, "caption": s.caption, **_reason_columns(s.error)} for s in plan.rejected]
         ctx.write_table("quarantine-set.parquet", pa.Table.from_pylist(rows, QUARANTINE))
     shards = split_rows(len(plan), ctx.recipe.synthesis.shard_size, "images", "quarantine")
     ctx.run_shards(shards, SynthesisWorker, plan)
@@ -114,7 +112,7 @@ def _summarize(ctx: StageContext, plan: SynthesisPlan) -> None:
             f"See {ctx.artifact.uri}/quarantine-*.parquet; when the cause is gone, run with --refresh synthesis."
         )
     ctx.counts = {"rows": images, "quarantined": quarantined} | plan.counts
-    ctx.metrics = {"quarantine": dict(sorted(reasons.items()))} | plan.metrics
+    ctx.metrics = {"quarantine": dict(sorted(reasons.items())), **plan.metrics}
     if quarantined:
         summary = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
         ctx.log("%s, %d in quarantine: %s", pluralize(images, "image"), quarantined, summary)

@@ -1,8 +1,8 @@
 """The plan of synthesis: caption, seed and id of each image, and the source that makes it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -25,58 +25,31 @@ ImageSource = Callable[[int, int], Iterator[bytes | Rejected]]
 """Yields the encoded images, or why there is none, of the ids from the first up to but not including the second."""
 
 
-class SynthesisPlan(Protocol):
-    """The images to make, numbered from 0; the number is the image's id.
-
-    It pickles as its recipe and captions, and plans again where it is unpickled.
-    """
-
-    faults: Sequence[BadSample]
-    counts: dict[str, int]
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """Facts of the teacher for the manifest."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
-        """Return id, caption, topic, meaning, caption_id, seed and source of some images."""
-        ...
-
-    def load_source(self, ctx: StageContext) -> ImageSource:
-        """Load the source of the images."""
-        ...
-
-
-def plan_synthesis(recipe: Recipe, captions: Artifact) -> SynthesisPlan:
-    """Return the plan of a recipe's teacher for the kept captions."""
-    return ImageSetPlan(recipe, captions) if recipe.synthesis.teacher == "files" else PromptPlan(recipe, captions)
-
-
 def _read_captions(captions: Artifact) -> pa.Table:
     table = read_table(captions, "^captions")
     return table.rename_columns([{"id": "caption_id"}.get(name, name) for name in table.column_names])
 
 
 class PromptPlan:
-    """Images generated from the captions, evenly over captions or topics."""
+    """Images generated from the captions, evenly over captions or topics; an image's number is its id.
+
+    It pickles as its recipe and captions, and plans again where it is unpickled.
+    """
 
     def __init__(self, recipe: Recipe, captions: Artifact) -> None:
         config = recipe.synthesis
         self._arguments = recipe, captions
         self._captions, self._seed, self._source = _read_captions(captions), recipe.seed, config.teacher
         self._caption_indices = assign_images(self._captions["topic"].to_pylist(), config.count, config.balance)
-        self.faults: Sequence[BadSample] = ()
+        self.rejected: Sequence[BadSample] = ()
         self.counts: dict[str, int] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PromptPlan, self._arguments
 
     @property
-    def metrics(self) -> dict[str, Any]:
-        """The class of a diffusion pipeline."""
+    def metrics(self) -> dict[str, str]:
+        """Class of a diffusion pipeline, for the manifest."""
         config = self._arguments[0].synthesis
         if config.teacher != "diffusers" or config.diffusers is None:
             return {}
@@ -88,7 +61,7 @@ class PromptPlan:
         return len(self._caption_indices)
 
     def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
-        """Return the columns of some images that are known before generation."""
+        """Return id, caption, topic, meaning, caption_id, seed and source of some images."""
         captions = self._captions.take(self._caption_indices[start:stop]).select(COLUMNS).to_pylist()
         return [
             {"id": image, "seed": derive_seed(self._seed, "synthesis", image), "source": self._source, **row}
@@ -126,7 +99,9 @@ def _load_teacher(ctx: StageContext) -> "Teacher":
 
 
 class ImageSetPlan:
-    """Images of an existing set whose captions were kept."""
+    """Images of an existing set whose captions were kept; otherwise as `PromptPlan`."""
+
+    metrics: Mapping[str, str] = {}
 
     def __init__(self, recipe: Recipe, captions: Artifact) -> None:
         from lightgen_core.teachers.image_set import ImageSetTeacher
@@ -137,22 +112,17 @@ class ImageSetPlan:
         kept = _read_captions(captions).select(COLUMNS).to_pylist()
         self._row_of = {normalize_whitespace(row["caption"]): row for row in reversed(kept)}
         self._set = ImageSetTeacher(config.files, self._row_of, config.count)
-        self.faults: Sequence[BadSample] = self._set.bad_samples
+        self.rejected: Sequence[BadSample] = self._set.bad_samples
         self.counts = {"caption_filtered_out": self._set.unmatched, "surplus": self._set.surplus}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ImageSetPlan, self._arguments
 
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """Empty."""
-        return {}
-
     def __len__(self) -> int:
         return len(self._set.samples)
 
     def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
-        """Return the columns of some images that are known before they are read."""
+        """Return id, caption, topic, meaning, caption_id, seed and source of some images."""
         return [
             {"id": image, "seed": None, "source": sample.key, **self._row_of[sample.caption]}
             for image, sample in enumerate(self._set.samples[start:stop], start)
@@ -161,3 +131,11 @@ class ImageSetPlan:
     def load_source(self, ctx: StageContext) -> ImageSource:
         """Return the reader of the images."""
         return partial(self._set.images, threads=ctx.settings.threads)
+
+
+SynthesisPlan = PromptPlan | ImageSetPlan
+
+
+def plan_synthesis(recipe: Recipe, captions: Artifact) -> SynthesisPlan:
+    """Return the plan of a recipe's teacher for the kept captions."""
+    return ImageSetPlan(recipe, captions) if recipe.synthesis.teacher == "files" else PromptPlan(recipe, captions)

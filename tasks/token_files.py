@@ -43,11 +43,7 @@ def layout_metadata(latents: Mapping[str, np.ndarray], dtype: str, text_width: i
 
 
 def check_codec(config: Tokens, codec: "LatentCodec") -> None:
-    """Check that an autoencoder fits the sizes and the kind of latents.
-
-    Raises:
-        ValueError: it does not.
-    """
+    """Raise ValueError if an autoencoder does not fit the sizes or the kind of latents."""
     side = codec.stride * config.patch
     if uneven := [size for size in config.sizes if size % side]:
         raise ValueError(f"tokens.sizes: an image of {uneven[0]} px is not made of whole tokens of {side} px")

@@ -1,7 +1,5 @@
 """tokens: kept images and captions -> pre-tokenized Parquet: latents, text states, text lengths."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pyarrow as pa
 
@@ -18,10 +16,6 @@ from tasks.context.context import StageContext
 from tasks.context.shards import FileShard, shard_per_file
 from tasks.stage import stage
 from tasks.token_files import COLUMN_TYPES, check_codec, file_prefix, layout_metadata, log_disk_estimate
-
-if TYPE_CHECKING:
-    from lightgen_core.encoders.autoencoder import LatentCodec
-    from lightgen_core.encoders.text_encoder import TextEncoder
 
 
 @stage(
@@ -45,9 +39,22 @@ class TokenWorker:
     """Encodes a shard of images and their captions, at every size."""
 
     def __init__(self, ctx: StageContext, synthesis: Artifact, dedup: Artifact) -> None:
+        from lightgen_core.encoders.autoencoder import LatentCodec
+        from lightgen_core.encoders.dtypes import PRECISIONS
+        from lightgen_core.encoders.text_encoder import TextEncoder
+
         self.ctx, self.config, self.synthesis = ctx, ctx.recipe.tokens, synthesis
-        self.codec, self.text_encoder = _load_encoders(ctx)
+        self.codec = LatentCodec.load(
+            self.config.codec, device=ctx.device(), dtype=PRECISIONS[self.config.codec_precision]
+        )
         check_codec(self.config, self.codec)
+        self.text_encoder = TextEncoder.load(
+            self.config.text_encoder,
+            max_length=self.config.max_text_tokens,
+            layer=self.config.text_layer,
+            device=ctx.device(),
+            dtype=PRECISIONS[self.config.text_precision],
+        )
         verdicts = read_table(dedup, "^keep", ["id", "kept"])
         self.kept_ids = pa.array(verdicts["id"].to_pylist()).filter(verdicts["kept"].combine_chunks())
 
@@ -65,9 +72,8 @@ class TokenWorker:
         for size, name in zip(config.sizes or (None,), shard.files, strict=True):
             latents = self._encode(rows, flipped, size)
             if not latents:  # a shard that lost every image still stores the layout
-                latents = {
-                    key: values[:0] for key, values in self._encode(images.slice(0, 1), np.zeros(1, bool), size).items()
-                }
+                example = self._encode(images.slice(0, 1), np.zeros(1, bool), size)
+                latents = {key: values[:0] for key, values in example.items()}
             columns = {
                 "id": rows["id"],
                 "caption": rows["caption"],
@@ -84,18 +90,3 @@ class TokenWorker:
     def _encode(self, rows: pa.Table, flipped: np.ndarray, size: int | None) -> dict[str, np.ndarray]:
         batches = image_batches(rows, flipped, self.config.batch_size, size)
         return encode_latents(self.codec, batches, moments=self.config.latents == "moments")
-
-
-def _load_encoders(ctx: StageContext) -> "tuple[LatentCodec, TextEncoder]":
-    from lightgen_core.encoders.autoencoder import LatentCodec
-    from lightgen_core.encoders.dtypes import PRECISIONS
-    from lightgen_core.encoders.text_encoder import TextEncoder
-
-    config, device = ctx.recipe.tokens, ctx.device()
-    return LatentCodec.load(config.codec, device=device, dtype=PRECISIONS[config.codec_precision]), TextEncoder.load(
-        config.text_encoder,
-        max_length=config.max_text_tokens,
-        layer=config.text_layer,
-        device=device,
-        dtype=PRECISIONS[config.text_precision],
-    )

@@ -52,7 +52,6 @@ def init_checkpoint(recipe: Recipe) -> tuple[str, ...]:
         if name != "dropout" and actual[part].get(name) != value
     ]
     if differing:
-        raise ModelNotFound(
-            f"pretrain.init_from: the student in {start} is another than the recipe's: " + "; ".join(differing)
-        )
+        differences = "; ".join(differing)
+        raise ModelNotFound(f"pretrain.init_from: the student in {start} is another than the recipe's: {differences}")
     return (start,)

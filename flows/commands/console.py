@@ -2,15 +2,20 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import yaml
+from humanize import naturalsize
 
 from storage.manifest import Manifest
 from storage.plural import pluralize
 
 FILES_SHOWN = 20
 """Files of an artifact that `store show` lists."""
+
+format_bytes = partial(naturalsize, format="%.3g")
+"""Return a number of bytes with a decimal unit: 23 kB, 1.25 GB."""
 
 
 def describe_run(result: Mapping[str, Any]) -> str:
@@ -34,10 +39,9 @@ def _score_lines(scores: Mapping[str, Any]) -> list[str]:
         return []
     if None in scores.values():
         return ["", "no scorer applies: nothing here can judge pictures of these captions; the report shows them", ""]
-    names = list(next(iter(scores.values())))
     rows = [("score", *scores)]
-    for name in names:
-        cells = [scores[student].get(name) for student in scores]
+    for name in next(iter(scores.values())):
+        cells = [score.get(name) for score in scores.values()]
         rows.append((name, *(_interval(cell) if cell else "-" for cell in cells)))
     return ["", *table(rows), ""]
 
@@ -58,24 +62,22 @@ def _interval(score: Mapping[str, float]) -> str:
 def describe_plan(result: Mapping[str, Any]) -> str:
     """Return a plan as a table, and the number of stages to run."""
     rows = [(stage["stage"], stage["state"], stage["key"], stage["why"]) for stage in result["stages"]]
-    to_make = sum(stage["state"] != "done" for stage in result["stages"])
-    said = f"{to_make} of {pluralize(len(rows), 'stage')} to make" if to_make else "nothing to do: every stage is done"
-    return "\n".join([*table(rows), f"{said}; artifacts in {result['store']}"])
+    pending = sum(stage["state"] != "done" for stage in result["stages"])
+    text = f"{pending} of {pluralize(len(rows), 'stage')} to make" if pending else "nothing to do: every stage is done"
+    return "\n".join([*table(rows), f"{text}; artifacts in {result['store']}"])
 
 
 def describe_artifact(uri: str, manifest: Manifest) -> str:
     """Return a summary of an artifact's manifest as text."""
-    inputs = ", ".join(f"{stage}/{key}" for stage, key in manifest.inputs.items())
-    software = ", ".join(f"{name} {version}" for name, version in manifest.software.items() if name != "lightgen")
     spent = f"{manifest.timings['seconds']:,.1f} s, {manifest.device_seconds:,.1f} s of them with the device"
     facts = [
         ("artifact", f"{manifest.stage}/{manifest.key}"),
         ("place", uri),
         ("made", f"{format_time(manifest.created_at)} UTC in {spent}"),
         ("by", f"lightgen {manifest.software.get('lightgen', '?')}, stage version {manifest.stage_version}"),
-        ("with", software),
+        ("with", ", ".join(f"{name} {version}" for name, version in manifest.software.items() if name != "lightgen")),
         ("on", ", ".join(f"{name} {what}" for name, what in manifest.host.items())),
-        ("from", inputs or "the recipe alone"),
+        ("from", ", ".join(f"{stage}/{key}" for stage, key in manifest.inputs.items()) or "the recipe alone"),
         ("counts", ", ".join(f"{name} {count:,}" for name, count in manifest.counts.items())),
         ("figures", f"{', '.join(manifest.metrics)}; --json shows them" if manifest.metrics else ""),
     ]
@@ -87,7 +89,7 @@ def describe_artifact(uri: str, manifest: Manifest) -> str:
     config = yaml.safe_dump(manifest.config, sort_keys=False, default_flow_style=None, width=100)
     return "\n".join(
         [
-            *table([(name, text) for name, text in facts if text]),
+            *table([fact for fact in facts if fact[1]]),
             f"{pluralize(len(manifest.files), 'file')}, {format_bytes(sum(file.bytes for file in manifest.files))}",
             *table(files),
             *([f"  and {more:,} more"] if more else []),
@@ -107,18 +109,22 @@ def describe_estimate(result: Mapping[str, Any]) -> str:
     total = result["total"] | {"scratch_bytes": result["total"]["largest_scratch_bytes"]}
     rows: list[tuple[str, ...]] = [
         ("stage", "items", "disk", "scratch", "FLOPs", "device-hours", "money", ""),
-        *((row["stage"], _items(row), *_costs(row), row["note"]) for row in result["stages"]),
+        *(
+            (row["stage"], pluralize(row["items"], row["unit"].removesuffix("s")), *_costs(row), row["note"])
+            for row in result["stages"]
+        ),
         ("in all", "", *_costs(total), ""),
     ]
     assumed, tokens = result["assumed"], result["tokens_per_image"]
     if assumed["price"] is None:
         rows = [(*row[:6], row[7]) for row in rows]
+    sizes = [
+        f"{pluralize(count, 'token')} for pictures {name if name == 'as they are' else f'of {name} px'}"
+        for name, count in tokens.items()
+    ]
     lines = [
-        f"{pluralize(result['images'], 'image')}; {result['parameters'] / 1e6:,.1f} M parameters; "
-        + "; ".join(f"{pluralize(count, 'token')} for pictures of {name} px" for name, count in tokens.items()).replace(
-            "of as they are px", "as they are"
-        )
-        + f"; {pluralize(result['words_per_caption'], 'word')} a caption",
+        f"{pluralize(result['images'], 'image')}; {result['parameters'] / 1e6:,.1f} M parameters; {'; '.join(sizes)}; "
+        f"{pluralize(result['words_per_caption'], 'word')} a caption",
         "",
         *table(rows),
         "",
@@ -131,37 +137,22 @@ def describe_estimate(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _items(row: Mapping[str, Any]) -> str:
-    return pluralize(row["items"], row["unit"].removesuffix("s"))
-
-
 def _costs(row: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     """Return disk, scratch, FLOPs, device-hours and money as cells."""
-
-    def told(value: float | None, form: str) -> str:
-        return "?" if value is None else format(value, form)
-
     return (
         format_bytes(row["bytes"]),
         format_bytes(row["scratch_bytes"]) if row["scratch_bytes"] else "",
-        told(row["flops"], ".3g"),
-        told(row["device_hours"], ",.2f"),
+        "?" if row["flops"] is None else format(row["flops"], ".3g"),
+        "?" if row["device_hours"] is None else format(row["device_hours"], ",.2f"),
         "" if row["money"] is None else format(row["money"], ",.2f"),
     )
-
-
-def format_bytes(count: float) -> str:
-    """Return a number of bytes with a decimal unit: 23 kB, 1.25 GB."""
-    from humanize import naturalsize
-
-    return naturalsize(count, format="%.3g")
 
 
 def describe_checks(findings: Sequence[Mapping[str, str]]) -> str:
     """Return the checks of `doctor` as a table, and the verdict."""
     rows = table([(finding["check"], finding["word"], finding["found"]) for finding in findings])
-    lacking = [finding["check"] for finding in findings if finding["state"] == "missing"]
-    return "\n".join([*rows, f"not ready: {', '.join(lacking)}" if lacking else "ready"])
+    missing = [finding["check"] for finding in findings if finding["state"] == "missing"]
+    return "\n".join([*rows, f"not ready: {', '.join(missing)}" if missing else "ready"])
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -9,11 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from flows.commands.console import format_bytes
-from flows.commands.doctor_models import Finding, find, models_of
-from flows.commands.estimate import CHECKPOINT, Rates, estimate
+from flows.commands.doctor_models import Finding, check_model, models_of
+from flows.commands.estimate import CHECKPOINT_BYTES, Rates, estimate
 from flows.errors import UnknownModelSize
 from storage.plural import pluralize
-from storage.store import Store, StoreError, open_store
+from storage.store import StoreError, open_store
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 
@@ -31,7 +31,7 @@ PACKAGES = (
 )
 
 
-def examine(recipe: Recipe | None, settings: Settings) -> list[dict[str, str]]:
+def check_machine(recipe: Recipe | None, settings: Settings) -> list[dict[str, str]]:
     """Return one row per check: its name, state, label and finding.
 
     The state is "ok", "note", or "missing" (the machine is not ready without it); the label names the defect.
@@ -39,102 +39,88 @@ def examine(recipe: Recipe | None, settings: Settings) -> list[dict[str, str]]:
     Raises:
         ModelNotFound: the recipe starts from a checkpoint that does not exist.
     """
-    checks = [
-        _row(
-            "python",
-            "ok" if sys.version_info >= (3, 11) else "missing",
-            f"{platform.python_version()}; 3.11 or newer is needed",
-            "too old",
-        )
+    python = "ok" if sys.version_info >= (3, 11) else "missing"
+    rows = [
+        _row("python", python, f"{platform.python_version()}; 3.11 or newer is needed", "too old"),
+        *(_check_package(name) for name in PACKAGES),
+        _check_store(settings),
+        _check_device(settings),
+        _row("memory", "ok", f"{_memory() / 2**30:.0f} GiB, {pluralize(os.cpu_count() or 1, 'core')}"),
     ]
-    checks += [_package(name) for name in PACKAGES]
-    checks += [_store(settings), _device(settings)]
-    checks.append(_row("memory", "ok", f"{_memory() / 2**30:.0f} GiB, {pluralize(os.cpu_count() or 1, 'core')}"))
-    if recipe is not None:
-        checks += _needs(recipe, settings)
-    return checks
+    if recipe is None:
+        return rows
+    users = models_of(recipe)
+    models = {name: check_model(name) for name in users}
+    for name, model in models.items():
+        rows.append(_row(name, model.state, f"{model.found} (for {', '.join(users[name])})"))
+    rows += _check_disk(recipe, settings, sum(model.download for model in models.values()))
+    return [*rows, _check_device_memory(recipe, settings, models), *_check_endpoints(recipe)]
 
 
-def _needs(recipe: Recipe, settings: Settings) -> list[dict[str, str]]:
-    """Check the recipe's models, disk, device memory and keys."""
-    models = {name: (find(name), users) for name, users in models_of(recipe).items()}
-    checks = [
-        _row(name, found.state, f"{found.found} (for {', '.join(users)})") for name, (found, users) in models.items()
-    ]
-    checks += _disk(recipe, settings, sum(found.download for found, _ in models.values()))
-    checks.append(_device_memory(recipe, settings, {name: found for name, (found, _) in models.items()}))
-    return checks + _keys(recipe)
+def _row(check: str, state: str, found: str, defect: str = "missing") -> dict[str, str]:
+    """Return a row. defect: label of the state "missing", such as "too small"."""
+    return {"check": check, "state": state, "word": defect if state == "missing" else state, "found": found}
 
 
-def _row(check: str, state: str, found: str, lack: str = "missing") -> dict[str, str]:
-    """Return a row. lack: label of the state "missing", such as "too small"."""
-    return {"check": check, "state": state, "word": lack if state == "missing" else state, "found": found}
-
-
-def _package(name: str) -> dict[str, str]:
+def _check_package(name: str) -> dict[str, str]:
     try:
         return _row(name, "ok", version(name))
     except PackageNotFoundError:
         return _row(name, "missing", "not installed; `make install` installs it")
 
 
-def _store(settings: Settings) -> dict[str, str]:
+def _check_store(settings: Settings) -> dict[str, str]:
     try:
         store = open_store(settings.store)
     except StoreError as error:
         return _row("store", "missing", str(error), "unusable")
-    there = _folder(store)
-    if there is None:
-        return _row("store", "ok", store.uri)
-    if not os.access(there, os.W_OK):
-        return _row("store", "missing", f"{there} is not writable", "read-only")
-    return _row("store", "ok", f"{store.uri}, {shutil.disk_usage(there).free / 2**30:.0f} GiB free")
-
-
-def _folder(store: Store) -> Path | None:
-    """Return the existing folder of a local store; None if it is remote."""
     folder = store.local_path(".")
-    return None if folder is None else _existing(folder)
+    if folder is None:
+        return _row("store", "ok", store.uri)
+    folder = _existing(folder)
+    if not os.access(folder, os.W_OK):
+        return _row("store", "missing", f"{folder} is not writable", "read-only")
+    return _row("store", "ok", f"{store.uri}, {shutil.disk_usage(folder).free / 2**30:.0f} GiB free")
 
 
 def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.resolve().parents) if path.exists())
 
 
-def _disk(recipe: Recipe, settings: Settings, download: float) -> list[dict[str, str]]:
+def _check_disk(recipe: Recipe, settings: Settings, download: float) -> list[dict[str, str]]:
     """Compare maximum stage output and downloads with the free disk."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     try:
         result = estimate(recipe, Rates())
     except UnknownModelSize as error:
-        checks = [_row("disk", "note", str(error))]
+        rows = [_row("disk", "note", str(error))]
     else:
         largest = sorted(result["stages"], key=lambda row: -row["bytes"])[:3]
         needed = result["total"]["bytes"] + result["total"]["largest_scratch_bytes"]
         parts = ", ".join(f"{row['stage']} {format_bytes(row['bytes'])}" for row in largest)
+        text = f"at most {format_bytes(needed)} in the store: {parts}"
         try:
-            folder = _folder(open_store(settings.store))
+            folder = open_store(settings.store).local_path(".")
         except StoreError:
-            folder = None  # said by the row of the store
-        checks = [_room("disk", needed, folder, f"at most {format_bytes(needed)} in the store: {parts}")]
+            folder = None  # the row of the store reports it
+        if folder is None:
+            rows = [_row("disk", "note", f"{text}; the store is not on this machine's disk, see there")]
+        else:
+            rows = [_compare_free("disk", needed, _existing(folder), text)]
     if download:
-        checks.append(
-            _room("downloads", download, _existing(Path(HF_HUB_CACHE)), f"{format_bytes(download)} of models")
-        )
-    return checks
+        text = f"{format_bytes(download)} of models"
+        rows.append(_compare_free("downloads", download, _existing(Path(HF_HUB_CACHE)), text))
+    return rows
 
 
-def _room(check: str, needed: float, folder: Path | None, said: str) -> dict[str, str]:
-    if folder is None:
-        return _row(check, "note", f"{said}; the store is not on this machine's disk, see there")
+def _compare_free(check: str, needed: float, folder: Path, text: str) -> dict[str, str]:
     free = shutil.disk_usage(folder).free
-    return _row(
-        check, "ok" if free >= needed else "missing", f"{said}; {format_bytes(free)} free at {folder}", "too small"
-    )
+    state = "ok" if free >= needed else "missing"
+    return _row(check, state, f"{text}; {format_bytes(free)} free at {folder}", "too small")
 
 
-def _device(settings: Settings) -> dict[str, str]:
+def _check_device(settings: Settings) -> dict[str, str]:
     if importlib.util.find_spec("torch") is None:
         return _row("device", "missing", "torch is not installed")
     import torch
@@ -146,54 +132,50 @@ def _device(settings: Settings) -> dict[str, str]:
     except ValueError as error:
         return _row("device", "missing", str(error), "unusable")
     if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return _row(
-            "device", "ok", f"{torch.cuda.get_device_name(device)}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
-        )
-    return _row(
-        "device", "note", f"cpu, {pluralize(settings.threads, 'thread')}: enough for the recipes demo and smoke"
-    )
+        free, total = (count / 2**30 for count in torch.cuda.mem_get_info(device))
+        return _row("device", "ok", f"{torch.cuda.get_device_name(device)}, {free:.0f} of {total:.0f} GiB free")
+    threads = pluralize(settings.threads, "thread")
+    return _row("device", "note", f"cpu, {threads}: enough for the recipes demo and smoke")
 
 
-def _device_memory(recipe: Recipe, settings: Settings, models: dict[str, Finding]) -> dict[str, str]:
+def _check_device_memory(recipe: Recipe, settings: Settings, models: dict[str, Finding]) -> dict[str, str]:
     """Compare the largest model or training state, without activations, with device memory."""
     import torch
 
     from lightgen_core.device import pick_device
     from lightgen_core.model.flops import student_parameters
 
-    training = student_parameters(recipe.pretrain.model, recipe.pretrain.head) * CHECKPOINT
-    held = {"training state": float(training)} | {name: found.bytes for name, found in models.items()}
-    largest = max(held, key=lambda name: held[name])
-    said = f"{format_bytes(held[largest])} for {largest}, the largest thing as stored; activations come on top"
+    training = student_parameters(recipe.pretrain.model, recipe.pretrain.head) * CHECKPOINT_BYTES
+    sizes = {"training state": float(training)} | {name: model.bytes for name, model in models.items()}
+    largest = max(sizes, key=lambda name: sizes[name])
+    text = f"{format_bytes(sizes[largest])} for {largest}, the largest thing as stored; activations come on top"
     try:
         device = pick_device(settings.device, settings.threads)
     except ValueError:
-        return _row("device memory", "note", said)  # said by the row of the device
-    there = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else _memory()
-    enough = held[largest] <= there
+        return _row("device memory", "note", text)  # the row of the device reports it
+    memory = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else _memory()
+    enough = sizes[largest] <= memory
     hint = "" if enough else "; a pipeline can be offloaded (LIGHTGEN_OFFLOAD), other models want a larger device"
-    return _row("device memory", "ok" if enough else "note", f"{said}; {format_bytes(there)} on {device}{hint}")
+    return _row("device memory", "ok" if enough else "note", f"{text}; {format_bytes(memory)} on {device}{hint}")
 
 
 def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _keys(recipe: Recipe) -> list[dict[str, str]]:
+def _check_endpoints(recipe: Recipe) -> list[dict[str, str]]:
     """Report whether each endpoint's environment variables are set, never their values."""
-    asked = {
-        "llm": recipe.captions.llm is not None and recipe.captions.llm.backend == "endpoint",
-        "images": recipe.synthesis.teacher == "endpoint",
-    }
+    meanings: dict[str, str] = {}
+    for name, used in (
+        ("llm", recipe.captions.llm is not None and recipe.captions.llm.backend == "endpoint"),
+        ("images", recipe.synthesis.teacher == "endpoint"),
+    ):
+        if used:
+            default = Settings.model_fields[f"{name}_url"].default
+            meanings[f"LIGHTGEN_{name.upper()}_URL"] = f"address of the server; unless set, {default}"
+            meanings[f"LIGHTGEN_{name.upper()}_KEY"] = "its key, if it wants one"
     rows = []
-    for name in (name for name, wanted in asked.items() if wanted):
-        default = Settings.model_fields[f"{name}_url"].default
-        rows.append(_variable(f"LIGHTGEN_{name.upper()}_URL", f"address of the server; unless set, {default}"))
-        rows.append(_variable(f"LIGHTGEN_{name.upper()}_KEY", "its key, if it wants one"))
+    for variable, meaning in meanings.items():
+        state, text = ("ok", "set") if os.environ.get(variable) else ("note", "not set")
+        rows.append(_row(variable, state, f"{meaning}: {text}"))
     return rows
-
-
-def _variable(name: str, what: str) -> dict[str, str]:
-    there = bool(os.environ.get(name))
-    return _row(name, "ok" if there else "note", f"{what}: {'set' if there else 'not set'}")

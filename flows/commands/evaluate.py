@@ -4,13 +4,13 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from flows.commands.folders import require_student, require_writable
+from flows.commands.options import drop_unset
 from flows.errors import UserError
 from flows.load import load_recipe
 from lightgen_core.config import SamplerConfig
@@ -38,23 +38,21 @@ log = logging.getLogger("lightgen")
 DIFFUSERS = "diffusers:"
 """Prefix of a diffusers pipeline's name; other names are folders with a student."""
 
-_AT_ONCE, _PIPELINE_AT_ONCE = 64, 4  # pictures
+_STUDENT_BATCH, _PIPELINE_BATCH = 64, 4  # images
 
-Draw = Callable[[Sequence[str], Sequence[int]], Iterable[np.ndarray | Rejected]]
+Generate = Callable[[Sequence[str], Sequence[int]], Iterable[np.ndarray | Rejected]]
 """Captions and seeds to images uint8 (height, width, 3), or the reason for having none."""
 
 
-@dataclass(frozen=True)
-class Judged:
-    """One judged image. prompt: index of its prompt; image: its index among the prompt's images.
-
-    An image that the pipeline's safety checker removed counts as wrong.
-    """
+class EvaluatedImage(NamedTuple):
+    """One judged image; one that the pipeline's safety checker removed counts as wrong."""
 
     prompt: int
-    image: int
+    """Index of its prompt."""
+    number: int
+    """Index among the prompt's images."""
     seed: int
-    picture: np.ndarray | Rejected
+    image: np.ndarray | Rejected
     correct: bool
 
 
@@ -71,80 +69,70 @@ def evaluate(
     metadata: Path | None = None,
     output: Path | None = None,
 ) -> dict[str, Any]:
-    """Score a model on a benchmark.
+    """Score a model; return what `lightgen eval --json` prints.
 
-    With the recipe of a student, prompts, seeds and sampler are those of the recipe's own evaluation.
+    Options that are not given come from the recipe, or its defaults.
 
     Args:
         model: a folder with a student, or `diffusers:` and a folder or hub id.
-        recipe: source of benchmark, world, sampler, seed and counts that are not given; default: a recipe's
-            defaults, and the student's own sampler.
         benchmark: "scene" or "geneval"; metadata implies the latter.
-        images: images of each prompt.
-        per_category: maximum number of prompts of each category.
-        seed: seed of prompts and images.
         steps: iterations of a student, denoising steps of a pipeline; default: the recipe's, or its own.
-        cfg: classifier-free guidance scale; default: likewise.
         metadata: GenEval's own `evaluation_metadata.jsonl`.
         output: folder for the images, in GenEval's own layout, and `results.jsonl`.
 
-    Returns:
-        The object that `lightgen eval --json` prints.
-
     Raises:
-        UserError: no such model, a benchmark without a judge, a prompt that the pipeline cannot draw, or an output
+        UserError: no such model, a benchmark without a judge, a prompt that the pipeline cannot generate, or an output
             folder that cannot be written.
         ModelNotFound: the path of a pipeline does not exist.
         PromptFileError: metadata not in GenEval's format.
     """
-    asked = _asked(recipe, benchmark, images, per_category, seed, metadata)
-    if model.startswith(DIFFUSERS):
-        parse_model_ref(model.removeprefix(DIFFUSERS))
+    config = _override_recipe(recipe, benchmark, images, per_category, seed, metadata)
+    section, pipeline, reference = config.evaluation, model.startswith(DIFFUSERS), model.removeprefix(DIFFUSERS)
+    if pipeline:
+        parse_model_ref(reference)
     else:
         require_student(Path(model))
     if output is not None:
         require_writable(output)
     from lightgen_core.device import pick_device
 
-    prompts, settings, started = evaluation_prompts(asked), Settings(), time.monotonic()
+    prompts, settings, started = evaluation_prompts(config), Settings(), time.monotonic()
     device = pick_device(settings.device, settings.threads)
     try:
-        if model.startswith(DIFFUSERS):
-            draw = _pipeline(model.removeprefix(DIFFUSERS), device, settings.offload, steps, cfg)
+        if pipeline:
+            generate = _load_pipeline(reference, device, settings.offload, steps, cfg)
         else:
-            draw = _student(Path(model), device, asked.sampler if recipe else None, steps, cfg)
+            generate = _load_student(Path(model), device, config.sampler if recipe else None, steps, cfg)
     except (OSError, ValueError) as error:  # what loaders raise for a name that holds no such model
         raise UserError(str(error)) from error
-    detector, color_model = asked.evaluation.detector, asked.evaluation.color_model
     try:
-        judge = load_judge(asked.evaluation.benchmark, detector, color_model, device)
+        judge = load_judge(section.benchmark, section.detector, section.color_model, device)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{error}\nGenEval's judge is {detector} and, for colours, {color_model}. Download them first, or give a "
-            "--recipe with evaluation.detector and evaluation.color_model."
+            f"{error}\nGenEval's judge is {section.detector} and, for colours, {section.color_model}. Download them "
+            "first, or give a --recipe with evaluation.detector and evaluation.color_model."
         ) from error
     assert judge is not None
-    correct = np.zeros((len(prompts), asked.evaluation.images), dtype=bool)
-    verdicts = []
-    batch = _PIPELINE_AT_ONCE if model.startswith(DIFFUSERS) else _AT_ONCE
-    for judged in _judged(draw, judge, prompts, asked, batch):
-        correct[judged.prompt, judged.image] = judged.correct
+    correct, results = np.zeros((len(prompts), section.images), dtype=bool), []
+    batch_size = _PIPELINE_BATCH if pipeline else _STUDENT_BATCH
+    for evaluated in _evaluate_images(generate, judge, prompts, config, batch_size):
+        correct[evaluated.prompt, evaluated.number] = evaluated.correct
         if output is not None:
-            verdicts.append(_keep(output, prompts[judged.prompt], asked.evaluation.benchmark, judged))
+            results.append(_write_image(output, prompts[evaluated.prompt], section.benchmark, evaluated))
     if output is not None:
-        (output / "results.jsonl").write_text("".join(json.dumps(verdict) + "\n" for verdict in verdicts))
+        (output / "results.jsonl").write_text("".join(json.dumps(result) + "\n" for result in results))
     return {
         "model": model,
-        "benchmark": asked.evaluation.benchmark,
-        "judge": JUDGES[asked.evaluation.benchmark],
-        "prompts": asked.evaluation.prompts or f"{len(prompts)} of the benchmark",
-        "seed": asked.seed,
+        "benchmark": section.benchmark,
+        "judge": JUDGES[section.benchmark],
+        "prompts": section.prompts or f"{len(prompts)} of the benchmark",
+        "seed": config.seed,
         "seconds": round(time.monotonic() - started, 3),
-        "scores": score_table(correct, prompts, derive_seed(asked.seed, "bootstrap"), asked.evaluation.resamples),
+        "scores": score_table(correct, prompts, derive_seed(config.seed, "bootstrap"), section.resamples),
     }
 
 
-def _asked(
+def _override_recipe(
     recipe: str | None,
     benchmark: str | None,
     images: int | None,
@@ -153,103 +141,98 @@ def _asked(
     metadata: Path | None,
 ) -> Recipe:
     """Return the recipe with its evaluation overridden by the options."""
-    given = load_recipe(recipe) if recipe else Recipe(name="eval")
-    changes = {
-        "benchmark": benchmark or ("geneval" if metadata else None),
-        "images": images,
-        "per_category": per_category,
-        "prompts": str(metadata) if metadata else None,
-    }
-    changed = given.evaluation.model_dump() | {name: value for name, value in changes.items() if value is not None}
-    if benchmark == "scene":
-        changed["prompts"] = None
-    if changed["benchmark"] not in JUDGES:
-        raise UserError(
-            f"nobody judges pictures of the recipe's {changed['benchmark']}; give --benchmark geneval or scene"
-        )
-    if metadata and changed["benchmark"] != "geneval":
-        raise UserError(f"--metadata goes with --benchmark geneval, not with {changed['benchmark']}")
-    return given.model_copy(
-        update={"evaluation": Evaluation.model_validate(changed), "seed": given.seed if seed is None else seed}
+    base = load_recipe(recipe) if recipe else Recipe(name="eval")
+    section = base.evaluation.model_dump() | drop_unset(
+        benchmark=benchmark or ("geneval" if metadata else None),
+        images=images,
+        per_category=per_category,
+        prompts=str(metadata) if metadata else None,
     )
+    if benchmark == "scene":
+        section["prompts"] = None
+    if section["benchmark"] not in JUDGES:
+        raise UserError(
+            f"nobody judges pictures of the recipe's {section['benchmark']}; give --benchmark geneval or scene"
+        )
+    if metadata and section["benchmark"] != "geneval":
+        raise UserError(f"--metadata goes with --benchmark geneval, not with {section['benchmark']}")
+    return base.model_copy(update={"evaluation": Evaluation.model_validate(section)} | drop_unset(seed=seed))
 
 
-def _student(
+def _load_student(
     folder: Path, device: "torch.device", sampler: SamplerConfig | None, steps: int | None, cfg: float | None
-) -> Draw:
+) -> Generate:
     from lightgen_core.sampling.text_to_image import TextToImage
 
     student = TextToImage.load(folder, device)
-    given = {"iterations": steps, "guidance_scale": cfg}
-    changed = (sampler or student.sampler).model_dump() | {name: v for name, v in given.items() if v is not None}
-    asked = SamplerConfig.model_validate(changed)
-    return lambda captions, seeds: student.sample(captions, seeds, sampler=asked).images
+    changed = (sampler or student.sampler).model_dump() | drop_unset(iterations=steps, guidance_scale=cfg)
+    config = SamplerConfig.model_validate(changed)
+    return lambda captions, seeds: student.sample(captions, seeds, sampler=config).images
 
 
-def _pipeline(reference: str, device: "torch.device", offload: "Offload", steps: int | None, cfg: float | None) -> Draw:
-    """Load a pipeline as `synthesis` does.
-
-    Raises:
-        UserError: not a text-to-image pipeline, or one without steps or guidance.
-    """
+def _load_pipeline(
+    reference: str, device: "torch.device", offload: "Offload", steps: int | None, cfg: float | None
+) -> Generate:
+    """Load a pipeline as `synthesis` does. Raises UserError if it takes no text, steps or guidance."""
     from lightgen_core.teachers.base import TeacherError
     from lightgen_core.teachers.diffusers_teacher import DiffusersTeacher
 
     dtype: Literal["float32", "bfloat16"] = "float32" if device.type == "cpu" else "bfloat16"
-    asked = DiffusersConfig(model=reference, dtype=dtype, steps=steps, guidance_scale=cfg, batch_size=_PIPELINE_AT_ONCE)
+    config = DiffusersConfig(model=reference, dtype=dtype, steps=steps, guidance_scale=cfg, batch_size=_PIPELINE_BATCH)
     try:
-        return DiffusersTeacher.load(asked, device, offload).generate
+        return DiffusersTeacher.load(config, device, offload).generate
     except TeacherError as error:
         raise UserError(str(error)) from error
 
 
-def _judged(draw: Draw, judge: Judge, prompts: list[Prompt], asked: Recipe, batch: int) -> Iterator[Judged]:
+def _evaluate_images(
+    generate: Generate, judge: Judge, prompts: list[Prompt], recipe: Recipe, batch_size: int
+) -> Iterator[EvaluatedImage]:
     """Generate and judge all images in batches, logging the time left."""
-    work = [(prompt, image) for prompt in range(len(prompts)) for image in range(asked.evaluation.images)]
+    indices = [(prompt, number) for prompt in range(len(prompts)) for number in range(recipe.evaluation.images)]
     started = time.monotonic()
-    for start in range(0, len(work), batch):
-        mine = work[start : start + batch]
-        told = [prompts[prompt] for prompt, _ in mine]
-        seeds = [derive_seed(asked.seed, "evaluation", prompt, image) for prompt, image in mine]
-        made = list(draw([prompt.caption for prompt in told], seeds))
-        for (prompt, image), seed, picture, right in zip(mine, seeds, made, _verdicts(judge, made, told), strict=True):
-            yield Judged(prompt, image, seed, picture, right)
-        done = start + len(mine)
-        log.info(
-            "%d of %d pictures, %.0f s left",
-            done,
-            len(work),
-            (time.monotonic() - started) / done * (len(work) - done),
-        )
+    for start in range(0, len(indices), batch_size):
+        batch = indices[start : start + batch_size]
+        batch_prompts = [prompts[prompt] for prompt, _ in batch]
+        seeds = [derive_seed(recipe.seed, "evaluation", *index) for index in batch]
+        images = list(generate([prompt.caption for prompt in batch_prompts], seeds))
+        verdicts = _judge_images(judge, images, batch_prompts)
+        for index, seed, image, correct in zip(batch, seeds, images, verdicts, strict=True):
+            yield EvaluatedImage(*index, seed, image, correct)
+        done = start + len(batch)
+        left = (time.monotonic() - started) / done * (len(indices) - done)
+        log.info("%d of %d pictures, %.0f s left", done, len(indices), left)
 
 
-def _verdicts(judge: Judge, made: Sequence[np.ndarray | Rejected], told: Sequence[Prompt]) -> list[bool]:
+def _judge_images(judge: Judge, images: Sequence[np.ndarray | Rejected], prompts: Sequence[Prompt]) -> list[bool]:
     """Judge images; one removed by the safety checker is wrong, as its black substitute would be.
 
     Raises:
         UserError: an image is missing for another reason, which a score must not hide.
     """
-    for each, prompt in zip(made, told, strict=True):
-        if isinstance(each, Rejected):
-            if each.reason is not Reason.UNSAFE_CONTENT:
-                hint = "\nTry LIGHTGEN_OFFLOAD=model." if each.reason is Reason.OUT_OF_MEMORY else ""
-                raise UserError(f"no picture of {prompt.caption!r}: {each}{hint}")
-            log.warning("%r counts as wrong: %s", prompt.caption, each)
-    there = [(each, prompt) for each, prompt in zip(made, told, strict=True) if not isinstance(each, Rejected)]
-    judged = iter(judge([each for each, _ in there], [prompt for _, prompt in there]) if there else ())
-    return [not isinstance(each, Rejected) and bool(next(judged)) for each in made]
+    generated: list[tuple[np.ndarray, Prompt]] = []
+    for image, prompt in zip(images, prompts, strict=True):
+        if not isinstance(image, Rejected):
+            generated.append((image, prompt))
+        elif image.reason is Reason.UNSAFE_CONTENT:
+            log.warning("%r counts as wrong: %s", prompt.caption, image)
+        else:
+            hint = "\nTry LIGHTGEN_OFFLOAD=model." if image.reason is Reason.OUT_OF_MEMORY else ""
+            raise UserError(f"no picture of {prompt.caption!r}: {image}{hint}")
+    verdicts = iter(judge(*map(list, zip(*generated, strict=True))) if generated else ())
+    return [not isinstance(image, Rejected) and bool(next(verdicts)) for image in images]
 
 
-def _keep(output: Path, prompt: Prompt, benchmark: str, judged: Judged) -> dict[str, Any]:
+def _write_image(output: Path, prompt: Prompt, benchmark: str, evaluated: EvaluatedImage) -> dict[str, Any]:
     """Write an image in GenEval's layout; return its line of `results.jsonl`."""
-    folder = output / f"{judged.prompt:05d}"
-    path = folder / "samples" / f"{judged.image:04d}.png"
+    folder = output / f"{evaluated.prompt:05d}"
+    path = folder / "samples" / f"{evaluated.number:04d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {"tag": prompt.category, "prompt": prompt.caption}
     required = Requirement.model_validate_json(prompt.meaning).as_metadata() if benchmark == "geneval" else {}
     (folder / "metadata.jsonl").write_text(json.dumps(about | required) + "\n")
-    verdict = {"filename": str(path.relative_to(output)), **about, "correct": judged.correct, "seed": judged.seed}
-    if isinstance(judged.picture, Rejected):
-        return verdict | {"filename": None, "reason": judged.picture.reason}
-    path.write_bytes(encode_png(judged.picture))
-    return verdict
+    result = {"filename": str(path.relative_to(output)), **about, "correct": evaluated.correct, "seed": evaluated.seed}
+    if isinstance(evaluated.image, Rejected):
+        return result | {"filename": None, "reason": evaluated.image.reason}
+    path.write_bytes(encode_png(evaluated.image))
+    return result

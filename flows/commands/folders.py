@@ -18,30 +18,19 @@ def student_config(folder: Path) -> dict[str, Any] | None:
 
 
 def require_student(folder: Path) -> None:
-    """Check that a folder holds a student.
-
-    Raises:
-        UserError: it does not; the message names a subfolder that does, if there is one.
-    """
+    """Raise UserError if a folder holds no student; name a subfolder that does, if there is one."""
     if student_config(folder) is not None:
         return
+    why = "its config.json is not a student's" if (folder / "config.json").exists() else "no config.json"
     if not folder.is_dir():
         why = "there is no such folder"
-    elif (folder / "config.json").exists():
-        why = "its config.json is not a student's"
-    else:
-        why = "no config.json"
     inside = [folder / name for name in ("model", "student") if student_config(folder / name) is not None]
     hint = f"did you mean {inside[0]}?" if inside else "give a folder such as STORE/report/KEY/model"
     raise UserError(f"{folder} holds no student ({why}); {hint}")
 
 
 def require_writable(folder: Path) -> None:
-    """Create a folder if missing, and check that it is writable.
-
-    Raises:
-        UserError: no file can be written there.
-    """
+    """Create a folder if missing. Raises UserError if no file can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

@@ -31,7 +31,8 @@ def import_to_folder(
         UserError: a file or tensor that does not fit, or a folder with other contents.
     """
     output = output.resolve()
-    _refuse_to_replace(output)
+    if output.is_dir() and any(output.iterdir()) and student_config(output) is None:
+        raise UserError(f"{output} holds something else than a student; give a new folder, or an empty one")
     require_writable(output.parent)
     from lightgen_core.model.save import save_student
     from lightgen_core.model.upstream import UpstreamError, upstream_student
@@ -51,12 +52,16 @@ def import_to_folder(
     except UpstreamError as error:
         raise UserError(str(error)) from error
     mar = student.mar.config
+    if mar.token_width % PATCH**2:
+        raise UserError(
+            f"z_proj.weight reads tokens of {mar.token_width} values: expected channels x {PATCH} x {PATCH}"
+        )
     info = StudentInfo(
         codec=codec,
         text_encoder=text_encoder,
         max_text_tokens=max_text_tokens,
         patch=PATCH,
-        channels=_channels(mar.token_width),
+        channels=mar.token_width // PATCH**2,
         latent_height=PATCH * mar.position_grid,
         latent_width=PATCH * mar.position_grid,
     )
@@ -67,15 +72,3 @@ def import_to_folder(
         *(" and ".join(chosen), text_encoder, max_text_tokens, codec),
     )
     return output
-
-
-def _channels(token_width: int) -> int:
-    if token_width % PATCH**2:
-        raise UserError(f"z_proj.weight reads tokens of {token_width} values: expected channels x {PATCH} x {PATCH}")
-    return token_width // PATCH**2
-
-
-def _refuse_to_replace(folder: Path) -> None:
-    """Raise UserError if a folder holds anything but a student."""
-    if folder.is_dir() and any(folder.iterdir()) and student_config(folder) is None:
-        raise UserError(f"{folder} holds something else than a student; give a new folder, or an empty one")

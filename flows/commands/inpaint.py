@@ -1,4 +1,4 @@
-"""`lightgen inpaint`: redraw the masked part of an image."""
+"""`lightgen inpaint`: resample the masked part of an image."""
 
 from pathlib import Path
 
@@ -6,11 +6,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from flows.commands.folders import require_student, require_writable
+from flows.commands.options import drop_unset
 from flows.errors import UserError
 from lightgen_core.config import SamplerConfig
 from tasks.config.settings import Settings
 
-WHITE_FROM = 128
+MASK_THRESHOLD = 128
 """Lowest grey value of a mask's pixel that counts as white."""
 
 
@@ -35,8 +36,8 @@ def inpaint_to_file(
     target = output or Path(f"{image.stem}-inpainted.png")
     if target.suffix.lower() != ".png":
         raise UserError(f"{target} does not end in .png: the result is a PNG, so that kept pixels stay as they are")
-    picture = np.array(_open(image).convert("RGB"))
-    wanted = np.asarray(_open(mask).convert("L")) >= WHITE_FROM
+    pixels = np.array(_open(image).convert("RGB"))
+    masked = np.asarray(_open(mask).convert("L")) >= MASK_THRESHOLD
     require_student(checkpoint)
     require_writable(target.parent)
     from lightgen_core.device import pick_device
@@ -48,19 +49,18 @@ def inpaint_to_file(
     settings = Settings()
     try:
         student = TextToImage.load(checkpoint, pick_device(settings.device, settings.threads))
-        changes = {"iterations": steps, "guidance_scale": cfg}
-        asked = student.sampler.model_dump() | {name: value for name, value in changes.items() if value is not None}
-        made = inpaint(student, picture, wanted, prompt, seed, SamplerConfig.model_validate(asked))
+        changed = student.sampler.model_dump() | drop_unset(iterations=steps, guidance_scale=cfg)
+        result = inpaint(student, pixels, masked, prompt, seed, SamplerConfig.model_validate(changed))
     except (StudentError, InpaintError) as error:
         raise UserError(str(error)) from error
-    target.write_bytes(encode_png(made.pasted if keep_pixels else made.decoded))
+    target.write_bytes(encode_png(result.pasted if keep_pixels else result.decoded))
     return target
 
 
 def _open(path: Path) -> Image.Image:
     """Open an image, rotated as its EXIF orientation requires."""
     try:
-        with Image.open(path) as picture:
-            return ImageOps.exif_transpose(picture)
+        with Image.open(path) as opened:
+            return ImageOps.exif_transpose(opened)
     except (OSError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not a picture that can be read: {error}") from error

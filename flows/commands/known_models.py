@@ -6,7 +6,7 @@ were counted with torch's FlopCounterMode on models of their configuration (`doc
 
 from dataclasses import dataclass
 
-from lightgen_core.encoders.model_ref import ModelRef
+from lightgen_core.encoders.model_ref import parse_model_ref
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ KNOWN = {
 }
 
 
-def known(reference: ModelRef) -> KnownModel | None:
+def known_model(name: str) -> KnownModel | None:
     """Return the facts about a hub model, at any revision; None if unknown."""
-    name = f"{reference.repository}/{reference.subfolder}" if reference.subfolder else reference.repository
-    return KNOWN.get(name)
+    reference = parse_model_ref(name)
+    return KNOWN.get(f"{reference.repository}/{reference.subfolder}" if reference.subfolder else reference.repository)

@@ -1,6 +1,14 @@
-"""Options shared by several commands."""
+"""Options and parameter types shared by several commands."""
+
+from pathlib import Path
+from typing import Any
 
 import click
+
+POSITIVE = click.IntRange(min=1)
+SEED = click.IntRange(min=0)
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
 
 store_option = click.option(
     "--store", "store_uri", metavar="URI", help="Folder or fsspec URL of the artifacts; LIGHTGEN_STORE by default."
@@ -9,3 +17,8 @@ set_option = click.option(
     "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override one field, e.g. pretrain.steps=2000."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+
+
+def drop_unset(**options: Any) -> dict[str, Any]:
+    """Return the options that are not None."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from flows.commands import console
-from flows.commands.options import json_option, set_option, store_option
+from flows.commands.options import POSITIVE, json_option, set_option, store_option
 from flows.environment import quiet_prefect
 from flows.load import load_recipe
 from flows.plan import plan as make_plan
@@ -27,15 +27,7 @@ from tasks.config.settings import Settings
 @click.option("--engine", type=click.Choice(["local", "ray"]), help="Who makes shards, and trains.")
 @json_option
 def run(
-    recipe: str,
-    store_uri: str | None,
-    overrides: tuple[str, ...],
-    only: str | None,
-    from_stage: str | None,
-    until: str | None,
-    refresh: tuple[str, ...],
-    engine: str | None,
-    as_json: bool,
+    recipe: str, store_uri: str | None, overrides: tuple[str, ...], engine: str | None, as_json: bool, **stages: Any
 ) -> None:
     """Run RECIPE: make what is missing, keep what is done.
 
@@ -50,9 +42,8 @@ def run(
     if engine:
         os.environ["LIGHTGEN_ENGINE"] = engine
     # What is wrong with the request is said at once, before the minute that a Prefect server may take to start.
-    choice: dict[str, Any] = {"only": only, "from_stage": from_stage, "until": until, "refresh": refresh}
-    request = validate_request(recipe, store_uri, overrides, **choice)
-    parameters: dict[str, Any] = {"recipe": recipe, "store": request.store.uri, "overrides": overrides, **choice}
+    request = validate_request(recipe, store_uri, overrides, **stages)
+    parameters: dict[str, Any] = {"recipe": recipe, "store": request.store.uri, "overrides": overrides, **stages}
     hand_over(request, parameters)
     quiet_prefect()
     from flows.operations.server import ensure_server
@@ -74,23 +65,22 @@ def plan(recipe: str, store_uri: str | None, overrides: tuple[str, ...], as_json
     \b
     lightgen plan demo --set pretrain.steps=8000
     """
-    loaded, place = load_recipe(recipe, overrides), open_store(store_uri or Settings().store)
-    planner = make_plan(loaded, place)
+    planner = make_plan(load_recipe(recipe, overrides), open_store(store_uri or Settings().store))
     stages = [
         {"stage": name, "key": artifact.key, "state": check.state, "why": planner.explain(name)}
         for name, (artifact, check) in planner.statuses.items()
     ]
-    result = {"recipe": loaded.name, "store": place.uri, "stages": stages}
+    result = {"recipe": planner.recipe.name, "store": planner.store.uri, "stages": stages}
     click.echo(json.dumps(result) if as_json else console.describe_plan(result))
 
 
 @click.command()
 @click.argument("recipe")
 @click.option("--cron", required=True, metavar="SCHEDULE", help="When it runs: '0 3 * * *' is every night at three.")
-@click.option("--timezone", default="UTC", show_default=True, help="In which the schedule is meant: Europe/Berlin.")
+@click.option("--timezone", default="UTC", help="In which the schedule is meant: Europe/Berlin.")
 @store_option
 @set_option
-@click.option("--limit", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at once; more wait.")
+@click.option("--limit", type=POSITIVE, default=1, help="Runs at once; more wait.")
 @click.option("--name", help="Of the deployment in the Prefect UI; the recipe's by default.")
 def serve(recipe: str, cron: str, store_uri: str | None, **options: Any) -> None:
     """Run RECIPE on a schedule, watched in the Prefect UI.
@@ -120,30 +110,16 @@ def serve(recipe: str, cron: str, store_uri: str | None, **options: Any) -> None
     "--tflops",
     type=click.FloatRange(min=0, min_open=True),
     default=989.0,
-    show_default=True,
     help="Peak of the device in TFLOP/s; the default is an H100's in bf16.",
 )
 @click.option(
-    "--mfu",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=0.4,
-    show_default=True,
-    help="Share of that peak which is reached.",
+    "--mfu", type=click.FloatRange(0, 1, min_open=True), default=0.4, help="Share of that peak which is reached."
 )
-@click.option(
-    "--words", type=click.IntRange(min=1), help="Text tokens of a caption; tokens.max_text_tokens by default."
-)
+@click.option("--words", type=POSITIVE, help="Text tokens of a caption; tokens.max_text_tokens by default.")
 @click.option("--price", type=click.FloatRange(min=0), help="Of one device-hour, in any currency.")
 @json_option
 def estimate(
-    recipe: str,
-    overrides: tuple[str, ...],
-    throughput: tuple[str, ...],
-    tflops: float,
-    mfu: float,
-    words: int | None,
-    price: float | None,
-    as_json: bool,
+    recipe: str, overrides: tuple[str, ...], throughput: tuple[str, ...], words: int | None, as_json: bool, **rates: Any
 ) -> None:
     """Say what RECIPE will take before anything runs.
 
@@ -156,8 +132,7 @@ def estimate(
     from flows.commands.estimate import Rates, parse_throughput
     from flows.commands.estimate import estimate as make_estimate
 
-    rates = Rates(parse_throughput(throughput), tflops, mfu, price)
-    result = make_estimate(load_recipe(recipe, overrides), rates, words)
+    result = make_estimate(load_recipe(recipe, overrides), Rates(parse_throughput(throughput), **rates), words)
     click.echo(json.dumps(result) if as_json else console.describe_estimate(result))
 
 
@@ -169,9 +144,9 @@ def doctor(recipe: str | None, as_json: bool) -> None:
 
     With a RECIPE also whether its models, disk and device memory are there. Downloads nothing.
     """
-    from flows.commands.doctor import examine
+    from flows.commands.doctor import check_machine
 
-    findings = examine(load_recipe(recipe) if recipe else None, Settings())
+    findings = check_machine(load_recipe(recipe) if recipe else None, Settings())
     click.echo(json.dumps({"checks": findings}) if as_json else console.describe_checks(findings))
     if any(finding["state"] == "missing" for finding in findings):
         raise SystemExit(1)

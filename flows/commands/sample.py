@@ -1,4 +1,4 @@
-"""`lightgen sample`: draw prompts with a student."""
+"""`lightgen sample`: generate images of prompts with a student."""
 
 import re
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from flows.commands.folders import require_student, require_writable
+from flows.commands.options import drop_unset
 from flows.did_you_mean import did_you_mean
 from flows.errors import UserError
 from lightgen_core.config import SamplerConfig
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def sample_to_files(
     checkpoint: Path,
     prompts: tuple[str, ...],
-    output: Path,
+    output: Path | None,
     seed: int,
     num_images: int,
     steps: int | None,
@@ -38,10 +39,10 @@ def sample_to_files(
         UserError: no student in the folder, an empty prompt, a size that is no multiple of a token's, an invalid
             sampler, or an output folder that cannot be written.
     """
+    output = output or Path()
     if not all(prompt.strip() for prompt in prompts):
         raise UserError("a prompt is empty: say what to draw")
-    changes = {name: value for name, value in {"iterations": steps, "guidance_scale": cfg}.items() if value is not None}
-    changes |= read_overrides(overrides)
+    changes = drop_unset(iterations=steps, guidance_scale=cfg) | read_overrides(overrides)
     require_student(checkpoint)
     require_writable(output)
     from lightgen_core.device import pick_device
@@ -52,38 +53,29 @@ def sample_to_files(
     from lightgen_core.sampling.token_sampler import HeadCompileConfig
 
     settings = Settings()
-    try:
-        student = TextToImage.load(
-            checkpoint,
-            pick_device(settings.device, settings.threads),
-            head_compile=HeadCompileConfig(settings.compile_head, settings.cuda_graphs),
-        )
-    except StudentError as error:
-        raise UserError(str(error)) from error
-    sampler = changed_sampler(student.sampler, changes)
-    grid = _grid(student, height, width)
+    head_compile = HeadCompileConfig(settings.compile_head, settings.cuda_graphs)
     captions = [prompt for prompt in prompts for _ in range(num_images)]
     seeds = [seed + k for _ in prompts for k in range(num_images)]
     try:
-        pictures = student.sample(captions, seeds, sampler=sampler, grid=grid).images
-    except IncompatibleSamplerError as error:
+        device = pick_device(settings.device, settings.threads)
+        student = TextToImage.load(checkpoint, device, head_compile=head_compile)
+        sampler, grid = changed_sampler(student.sampler, changes), _grid(student, height, width)
+        images = student.sample(captions, seeds, sampler=sampler, grid=grid).images
+    except (StudentError, IncompatibleSamplerError) as error:
         raise UserError(str(error)) from error
-    paths = [output / f"{number:03d}-{_slug(caption)}.png" for number, caption in enumerate(captions)]
-    for path, picture in zip(paths, pictures, strict=True):
-        path.write_bytes(encode_png(picture))
+    paths = []
+    for number, (caption, image) in enumerate(zip(captions, images, strict=True)):
+        slug = re.sub(r"[^a-z0-9]+", "-", caption.lower()).strip("-")[:60]
+        paths.append(output / f"{number:03d}-{slug}.png")
+        paths[-1].write_bytes(encode_png(image))
     return paths
 
 
 def read_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
-    """Parse `field=value` overrides of the sampler.
-
-    Raises:
-        UserError: an override of another form, an unknown field, or a value that is not YAML.
-    """
-    values = {}
+    """Parse `field=value` overrides. Raises UserError for another form, unknown field or invalid YAML."""
+    values, fields = {}, SamplerConfig.model_fields
     for override in overrides:
         name, separator, text = override.partition("=")
-        fields = SamplerConfig.model_fields
         if not separator or name not in fields:
             hint = "" if name in fields else did_you_mean(name, fields)
             raise UserError(f"--set {override!r}: expected FIELD=VALUE with one of {', '.join(fields)}.{hint}")
@@ -95,11 +87,7 @@ def read_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 
 def changed_sampler(sampler: SamplerConfig, changes: Mapping[str, Any]) -> SamplerConfig:
-    """Return the sampler with changed fields.
-
-    Raises:
-        UserError: a value that a field does not accept.
-    """
+    """Return the sampler with changed fields. Raises UserError if one does not accept its value."""
     try:
         return SamplerConfig.model_validate(sampler.model_dump() | dict(changes))
     except ValidationError as error:
@@ -110,14 +98,10 @@ def changed_sampler(sampler: SamplerConfig, changes: Mapping[str, Any]) -> Sampl
 def _grid(student: "TextToImage", height: int | None, width: int | None) -> tuple[int, int]:
     side = student.codec.stride * student.info.patch
     rows, columns = student.info.grid
-    wanted = height or rows * side, width or columns * side
-    if wanted[0] % side or wanted[1] % side:
+    height, width = height or rows * side, width or columns * side
+    if height % side or width % side:
         raise UserError(
-            f"a picture of {wanted[0]} x {wanted[1]} px is not made of whole tokens of {side} px: "
+            f"a picture of {height} x {width} px is not made of whole tokens of {side} px: "
             f"give multiples of {side} for height and width"
         )
-    return wanted[0] // side, wanted[1] // side
-
-
-def _slug(caption: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", caption.lower()).strip("-")[:60]
+    return height // side, width // side

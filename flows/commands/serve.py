@@ -42,11 +42,6 @@ def serve(
     Ctrl-C or SIGTERM ends it and pauses the schedule.
 
     Args:
-        recipe: a recipe's name, or the path of a YAML file.
-        cron: minute, hour, day of the month, month, day of the week.
-        store: folder or URL of the artifacts; default: the setting `LIGHTGEN_STORE`.
-        overrides: `section.field=value`, applied to the recipe.
-        timezone: IANA name of the schedule's time zone.
         limit: maximum number of concurrent runs; others wait.
         name: name of the deployment; default: the recipe's.
 
@@ -54,35 +49,33 @@ def serve(
         UserError: invalid recipe, override, schedule or time zone, or no server.
         StoreError: the store cannot be opened.
     """
-    loaded, place = load_recipe(recipe, overrides), open_store(store or Settings().store)
-    parameters = {
-        "recipe": recipe if recipe in recipe_names() else str(Path(recipe).resolve()),
-        "store": place.uri,
-        "overrides": list(overrides),
-    }
-    first = _first_run(cron, timezone)
-    deployment = name or loaded.name
+    loaded, uri = load_recipe(recipe, overrides), open_store(store or Settings().store).uri
+    path = recipe if recipe in recipe_names() else str(Path(recipe).resolve())
+    first, name = _first_run(cron, timezone), name or loaded.name
     with running_server() as address:
-        _require_free(deployment)
+        _require_free(name)
         click.echo(
-            f"serving lightgen/{deployment} at {cron!r}, next {first:%Y-%m-%d %H:%M} {timezone}; store {place.uri}\n"
+            f"serving lightgen/{name} at {cron!r}, next {first:%Y-%m-%d %H:%M} {timezone}; store {uri}\n"
             f"watch it at {address}/deployments; Ctrl-C ends it",
             err=True,
         )
-        _serve(
-            RunnerDeployment.from_flow(
-                run,
-                deployment,
-                schedule=Cron(cron, timezone=timezone),
-                paused=False,  # it was, when it was last served
-                parameters=parameters,
-                description=loaded.purpose,
-                tags=["served"],
-                entrypoint_type=EntrypointType.MODULE_PATH,
-            ),
-            limit,
+        deployment = RunnerDeployment.from_flow(
+            run,
+            name,
+            schedule=Cron(cron, timezone=timezone),
+            paused=False,  # it was, when it was last served
+            parameters={"recipe": path, "store": uri, "overrides": list(overrides)},
+            description=loaded.purpose,
+            tags=["served"],
+            entrypoint_type=EntrypointType.MODULE_PATH,
         )
-        click.echo(f"stopped: the schedule of lightgen/{deployment} is paused until it is served again", err=True)
+        logging.getLogger("prefect.runner").setLevel(logging.WARNING)  # else a line every ten seconds per waiting run
+        runner = _Runner(name=deployment.name, limit=limit)
+        runner.add_deployment(deployment)
+        signal.signal(signal.SIGINT, runner.handle_sigterm)
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(runner.start())
+        click.echo(f"stopped: the schedule of lightgen/{name} is paused until it is served again", err=True)
 
 
 def _first_run(cron: str, timezone: str) -> datetime.datetime:
@@ -104,24 +97,14 @@ def _require_free(deployment: str) -> None:
     """Raise UserError if a work pool owns the deployment already."""
     try:
         with get_client(sync_client=True) as client:
-            found = client.read_deployment_by_name(f"lightgen/{deployment}")
+            existing = client.read_deployment_by_name(f"lightgen/{deployment}")
     except ObjectNotFound:
         return
-    if found.work_pool_name:
+    if existing.work_pool_name:
         raise UserError(
-            f"lightgen/{deployment} is deployed already, to the workers of pool {found.work_pool_name}.\n"
+            f"lightgen/{deployment} is deployed already, to the workers of pool {existing.work_pool_name}.\n"
             "Give it a schedule there (its page in the UI, or prefect.yaml), or serve under another name: --name."
         )
-
-
-def _serve(deployment: RunnerDeployment, limit: int) -> None:
-    """Run what is due until this process is interrupted."""
-    logging.getLogger("prefect.runner").setLevel(logging.WARNING)  # it tells every ten seconds of runs that wait
-    runner = _Runner(name=deployment.name, limit=limit)
-    runner.add_deployment(deployment)
-    signal.signal(signal.SIGINT, runner.handle_sigterm)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(runner.start())
 
 
 class _Runner(Runner):

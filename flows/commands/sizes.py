@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.commands.known_models import known
+from flows.commands.known_models import known_model
 from flows.errors import UnknownModelSize
 from lightgen_core.encoders.model_ref import parse_model_ref
 from tasks.config.recipe import Recipe
 
-NATIVE = 1024
-"""Default side of an image, px, if neither recipe nor teacher sets it; current pipelines draw this."""
+DEFAULT_SIDE = 1024
+"""Side of an image, px, if neither recipe nor teacher sets it; current pipelines generate this."""
 
 
 @dataclass(frozen=True)
@@ -37,35 +37,30 @@ class Size:
         return 2 * self.channels * (self.height // self.stride) * (self.width // self.stride)
 
 
-def picture_size(recipe: Recipe) -> tuple[int, int]:
+def image_size(recipe: Recipe) -> tuple[int, int]:
     """Return height and width of the teacher's images, px."""
     if recipe.synthesis.teacher == "scene":
         return recipe.world.image_size, recipe.world.image_size
     section = getattr(recipe.synthesis, recipe.synthesis.teacher)
-    if side := getattr(section, "size", None):
-        return side, side
-    return getattr(section, "height", None) or NATIVE, getattr(section, "width", None) or NATIVE
+    side = getattr(section, "size", None) or DEFAULT_SIDE
+    return getattr(section, "height", None) or side, getattr(section, "width", None) or side
 
 
 def token_sizes(recipe: Recipe) -> dict[int | None, Size]:
     """Return the tokenized image sizes by the recipe's name (None: unresized)."""
-    tokens, (height, width) = recipe.tokens, picture_size(recipe)
+    tokens, (height, width) = recipe.tokens, image_size(recipe)
     channels = recipe.pretrain.model.token_width // tokens.patch**2
     sides: dict[int | None, tuple[int, int]] = {size: (size, size) for size in tokens.sizes} or {None: (height, width)}
     return {name: Size(*side, channels, codec_stride(tokens.codec), tokens.patch) for name, side in sides.items()}
 
 
 def codec_stride(reference: str) -> int:
-    """Return the codec's stride, px per latent, from its configuration or the known models.
-
-    Raises:
-        UnknownModelSize: the codec is in neither.
-    """
+    """Return the codec's stride, px per latent. Raises UnknownModelSize if it is neither here nor known."""
     config = _config(reference, "config.json")
     if stages := config.get("block_out_channels") or config.get("encoder_block_out_channels"):
         return 2 ** (len(stages) - 1)
-    if (about := known(parse_model_ref(reference))) and about.stride:
-        return about.stride
+    if (model := known_model(reference)) and model.stride:
+        return model.stride
     raise UnknownModelSize(
         f"the stride of {reference} is not known before it is here; download it first, for example with "
         f"`hf download {parse_model_ref(reference).repository}`"
@@ -77,17 +72,14 @@ def embedding_width(reference: str) -> int | None:
     if width := _config(reference, "open_clip_config.json").get("model_cfg", {}).get("embed_dim"):
         return int(width)
     package = importlib.util.find_spec("open_clip")
-    architecture = parse_model_ref(reference).repository.rpartition("/")[2], reference.partition("/")[0]
-    for name in architecture:
-        listed = Path(package.origin).parent / "model_configs" / f"{name}.json" if package and package.origin else None
-        if listed and listed.is_file():
-            return int(json.loads(listed.read_text())["embed_dim"])
+    for name in (parse_model_ref(reference).repository.rpartition("/")[2], reference.partition("/")[0]):
+        file = Path(package.origin).parent / "model_configs" / f"{name}.json" if package and package.origin else None
+        if file and file.is_file():
+            return int(json.loads(file.read_text())["embed_dim"])
     return None
 
 
 def _config(reference: str, name: str) -> dict[str, Any]:
     """Return a model's configuration; empty if it is not on this machine."""
-    here = parse_model_ref(reference).here()
-    if here is None or not (here / name).is_file():
-        return {}
-    return json.loads((here / name).read_text())
+    folder = parse_model_ref(reference).here()
+    return json.loads((folder / name).read_text()) if folder and (folder / name).is_file() else {}

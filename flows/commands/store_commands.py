@@ -26,20 +26,20 @@ def store() -> None:
 
 
 def _open(uri: str | None) -> Store:
-    place = open_store(uri or Settings().store)
-    folder = place.local_path("")
+    store = open_store(uri or Settings().store)
+    folder = store.local_path("")
     if folder is not None and not folder.is_dir():
         raise UserError(
             f"there is no folder {folder}, so no store: nothing was ever made there.\n"
             "Name the store with --store or LIGHTGEN_STORE; a first run makes it."
         )
-    return place
+    return store
 
 
-def _artifacts(place: Store) -> Iterator[Artifact]:
+def _artifacts(store: Store) -> Iterator[Artifact]:
     for stage in NAMES:
-        for key in place.folders(stage):
-            yield Artifact(place, stage, key)
+        for key in store.folders(stage):
+            yield Artifact(store, stage, key)
 
 
 @store.command("ls")
@@ -47,39 +47,29 @@ def _artifacts(place: Store) -> Iterator[Artifact]:
 @json_option
 def list_artifacts(store_uri: str | None, as_json: bool) -> None:
     """List the artifacts: stage, key, state, rows, size, creation time."""
-    place = _open(store_uri)
-    rows = [_summary(place, artifact) for artifact in _artifacts(place)]
+    store = _open(store_uri)
+    rows: list[dict[str, Any]] = []
+    for artifact in _artifacts(store):
+        state = artifact.check(sizes_only=True).state  # to hash is for `verify`
+        manifest = artifact.manifest() if state == "done" else None
+        rows.append(
+            {
+                "stage": artifact.stage,
+                "key": artifact.key,
+                "state": state,
+                "bytes": sum(store.files(artifact.path).values()),
+                "rows": manifest.counts["rows"] if manifest else 0,
+                "created_at": manifest.created_at if manifest else "",
+            }
+        )
     if as_json:
-        click.echo(json.dumps({"store": place.uri, "artifacts": rows}))
+        click.echo(json.dumps({"store": store.uri, "artifacts": rows}))
         return
-    for line in table(
-        [
-            (
-                row["stage"],
-                row["key"],
-                row["state"],
-                pluralize(row["rows"], "row"),
-                format_bytes(row["bytes"]),
-                format_time(row["created_at"]),
-            )
-            for row in rows
-        ]
-    ):
-        click.echo(line)
-    click.echo(f"{pluralize(len(rows), 'artifact')} in {place.uri}")
-
-
-def _summary(place: Store, artifact: Artifact) -> dict[str, Any]:
-    state = artifact.check(sizes_only=True).state  # to hash is for `verify`
-    manifest = artifact.manifest() if state == "done" else None
-    return {
-        "stage": artifact.stage,
-        "key": artifact.key,
-        "state": state,
-        "bytes": sum(place.files(artifact.path).values()),
-        "rows": manifest.counts["rows"] if manifest else 0,
-        "created_at": manifest.created_at if manifest else "",
-    }
+    cells = []
+    for row in rows:
+        count, size = pluralize(row["rows"], "row"), format_bytes(row["bytes"])
+        cells.append((row["stage"], row["key"], row["state"], count, size, format_time(row["created_at"])))
+    click.echo("\n".join([*table(cells), f"{pluralize(len(rows), 'artifact')} in {store.uri}"]))
 
 
 @store.command()
@@ -96,14 +86,14 @@ def show(artifact: str, store_uri: str | None, as_json: bool) -> None:
     """
     stage, _, start = artifact.partition("/")
     require_stage(stage)
-    place = _open(store_uri)
-    found = [key for key in place.folders(stage) if key.startswith(start)]
-    if len(found) != 1:
-        those = f": {', '.join(found)}" if found else ""
+    store = _open(store_uri)
+    keys = [key for key in store.folders(stage) if key.startswith(start)]
+    if len(keys) != 1:
+        listed = f": {', '.join(keys)}" if keys else ""
         raise UserError(
-            f"{artifact!r} names {len(found) or 'no'} artifacts of {place.uri}{those}; see `lightgen store ls`"
+            f"{artifact!r} names {len(keys) or 'no'} artifacts of {store.uri}{listed}; see `lightgen store ls`"
         )
-    shown = Artifact(place, stage, found[0])
+    shown = Artifact(store, stage, keys[0])
     try:
         manifest = shown.manifest()
     except CorruptArtifact as error:
@@ -119,35 +109,29 @@ def verify(store_uri: str | None, as_json: bool) -> None:
 
     Exit status 1 if a file is missing or differs from its manifest.
     """
-    place = _open(store_uri)
-    faults = []
-    checked = 0
-    for artifact in _artifacts(place):
-        found = artifact.check(rehash=True)
-        checked += found.state == "done"
-        if found.state == "damaged":
-            faults.append({"stage": artifact.stage, "key": artifact.key, "why": found.reason})
+    store = _open(store_uri)
+    intact, damaged = 0, []
+    for artifact in _artifacts(store):
+        status = artifact.check(rehash=True)
+        intact += status.state == "done"
+        if status.state == "damaged":
+            damaged.append({"stage": artifact.stage, "key": artifact.key, "why": status.reason})
     if as_json:
-        click.echo(json.dumps({"store": place.uri, "whole": checked, "damaged": faults}))
+        click.echo(json.dumps({"store": store.uri, "whole": intact, "damaged": damaged}))
     else:
-        for fault in faults:
-            click.echo(f"damaged: {fault['stage']}/{fault['key']}: {fault['why']}")
+        for row in damaged:
+            click.echo(f"damaged: {row['stage']}/{row['key']}: {row['why']}")
         click.echo(
-            f"{pluralize(checked + len(faults), 'artifact')}: {checked} whole, {len(faults)} damaged"
-            f"{'; a run of the recipe remakes what is damaged' if faults else ''}"
+            f"{pluralize(intact + len(damaged), 'artifact')}: {intact} whole, {len(damaged)} damaged"
+            f"{'; a run of the recipe remakes what is damaged' if damaged else ''}"
         )
-    if faults:
+    if damaged:
         raise SystemExit(1)
 
 
 @store.command()
 @click.option(
-    "--keep",
-    "recipes",
-    multiple=True,
-    required=True,
-    metavar="RECIPE",
-    help="Keep what this recipe needs; repeatable.",
+    "--keep", "recipes", multiple=True, required=True, metavar="RECIPE", help="Keep what this recipe needs; repeatable."
 )
 @set_option
 @click.option("--delete", is_flag=True, help="Delete; by default the command only lists what it would delete.")
@@ -168,28 +152,26 @@ def gc(
     lightgen store gc --keep demo              list what would be deleted
     lightgen store gc --keep demo --delete     delete it
     """
-    place, settings = _open(store_uri), Settings()
-    plans = [plan(load_recipe(recipe, overrides), place) for recipe in recipes]
+    store, settings = _open(store_uri), Settings()
+    plans = [plan(load_recipe(recipe, overrides), store) for recipe in recipes]
     needed = {artifact.path for planner in plans for artifact in planner.artifacts.values()}
     freed = 0
-    with try_exclusive_store_lock(place, settings) as alone:
+    with try_exclusive_store_lock(store, settings) as alone:
         if delete and not alone:
             raise UserError(
-                f"a run of this machine is at work in {place.uri}, and may need what would go: nothing was deleted.\n"
+                f"a run of this machine is at work in {store.uri}, and may need what would go: nothing was deleted.\n"
                 "Give the command again when that run has ended."
             )
-        for artifact in _artifacts(place):
+        for artifact in _artifacts(store):
             if artifact.path in needed:
                 continue
-            if not (unfinished or place.supports_locking or artifact.is_committed()):
+            if not (unfinished or store.supports_locking or artifact.is_committed()):
                 click.echo(f"left alone, unfinished: {artifact.path}")
                 continue
-            there = sum(place.files(artifact.path).values())
-            freed += there
+            size = sum(store.files(artifact.path).values())
+            freed += size
             if delete:
                 artifact.remove()
-            click.echo(f"{'deleted' if delete else 'would delete'} {artifact.path} ({format_bytes(there)})")
-    if not freed:
-        click.echo(f"nothing to delete in {place.uri}")
-    else:
-        click.echo(f"{format_bytes(freed)} {'freed' if delete else 'could be freed; add --delete'}")
+            click.echo(f"{'deleted' if delete else 'would delete'} {artifact.path} ({format_bytes(size)})")
+    summary = f"{format_bytes(freed)} {'freed' if delete else 'could be freed; add --delete'}"
+    click.echo(summary if freed else f"nothing to delete in {store.uri}")

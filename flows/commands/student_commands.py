@@ -7,33 +7,19 @@ from typing import Any
 import click
 
 from flows.commands import console
-from flows.commands.options import json_option
-
-file_argument = click.Path(path_type=Path, exists=True, dir_okay=False)
+from flows.commands.options import FILE, FOLDER, POSITIVE, SEED, json_option
 
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("prompts", nargs=-1, required=True, metavar='"A PROMPT" ...')
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path(),
-    help="Folder for the PNG files; this one by default.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Seed of a prompt's first image; each further image adds 1.",
-)
-@click.option("--num-images", type=click.IntRange(min=1), default=1, show_default=True, help="Images of each prompt.")
-@click.option("--steps", type=click.IntRange(min=1), help="Sampling iterations.")
+@click.option("-o", "--output", type=FOLDER, help="Folder for the PNG files; this one by default.")
+@click.option("--seed", type=SEED, default=0, help="Seed of a prompt's first image; each further image adds 1.")
+@click.option("--num-images", type=POSITIVE, default=1, help="Images of each prompt.")
+@click.option("--steps", type=POSITIVE, help="Sampling iterations.")
 @click.option("--cfg", type=click.FloatRange(min=1), help="Classifier-free guidance; 1 is none.")
-@click.option("--height", type=click.IntRange(min=1), help="Pixels.")
-@click.option("--width", type=click.IntRange(min=1), help="Pixels.")
+@click.option("--height", type=POSITIVE, help="Pixels.")
+@click.option("--width", type=POSITIVE, help="Pixels.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field of the sampler: head_steps=12."
 )
@@ -56,20 +42,18 @@ def sample(checkpoint: Path, prompts: tuple[str, ...], **options: Any) -> None:
 @click.argument("model", metavar="CHECKPOINT|diffusers:MODEL")
 @click.option("--benchmark", type=click.Choice(["scene", "geneval"]), help="By default the recipe's, or scene.")
 @click.option("--recipe", metavar="RECIPE", help="Take world, sampler, seed and numbers from here.")
-@click.option("--images", type=click.IntRange(min=1), help="Images of each prompt.")
-@click.option("--per-category", type=click.IntRange(min=1), help="Prompts of each category, at most.")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of prompts and images.")
-@click.option("--steps", type=click.IntRange(min=1), help="Iterations of a student, denoising steps of a pipeline.")
+@click.option("--images", type=POSITIVE, help="Images of each prompt.")
+@click.option("--per-category", type=POSITIVE, help="Prompts of each category, at most.")
+@click.option("--seed", type=SEED, help="Seed of prompts and images.")
+@click.option("--steps", type=POSITIVE, help="Iterations of a student, denoising steps of a pipeline.")
 @click.option("--cfg", type=click.FloatRange(min=0), help="Classifier-free guidance.")
 @click.option(
     "--metadata",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=FILE,
     metavar="FILE",
     help="GenEval's own evaluation_metadata.jsonl; without it, prompts of the same form.",
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Keep the images in this folder."
-)
+@click.option("-o", "--output", type=FOLDER, help="Keep the images in this folder.")
 @json_option
 def evaluate(model: str, as_json: bool, **options: Any) -> None:
     """Score a student or a diffusers pipeline.
@@ -89,21 +73,18 @@ def evaluate(model: str, as_json: bool, **options: Any) -> None:
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.argument("image", type=file_argument)
-@click.argument("mask", type=file_argument)
+@click.argument("image", type=FILE)
+@click.argument("mask", type=FILE)
 @click.argument("prompt", metavar='"A PROMPT"')
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="PNG file; IMAGE-inpainted.png by default."
 )
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="A different seed gives a different image."
-)
-@click.option("--steps", type=click.IntRange(min=1), help="Sampling iterations.")
+@click.option("--seed", type=SEED, default=0, help="A different seed gives a different image.")
+@click.option("--steps", type=POSITIVE, help="Sampling iterations.")
 @click.option("--cfg", type=click.FloatRange(min=1), help="Classifier-free guidance; 1 is none.")
 @click.option(
     "--keep-pixels/--decode-all",
     default=True,
-    show_default=True,
     help="Outside the mask's tokens: IMAGE's own pixels, or what the autoencoder makes of them.",
 )
 def inpaint(checkpoint: Path, image: Path, mask: Path, prompt: str, **options: Any) -> None:
@@ -121,36 +102,18 @@ def inpaint(checkpoint: Path, image: Path, mask: Path, prompt: str, **options: A
 
 
 @click.command("import-upstream")
-@click.argument("file", type=file_argument)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    metavar="CHECKPOINT",
-    help="Folder to write.",
-)
+@click.argument("file", type=FILE)
+@click.option("-o", "--output", type=FOLDER, required=True, metavar="CHECKPOINT", help="Folder to write.")
 @click.option("--weights", type=click.Choice(["ema", "raw"]), help="Take only these; by default both, where FILE has.")
-@click.option(
-    "--num-heads", type=click.IntRange(min=1), help="Attention heads; the released sizes have 12 (base) and 16."
-)
+@click.option("--num-heads", type=POSITIVE, help="Attention heads; the released sizes have 12 (base) and 16.")
 @click.option(
     "--codec",
     default="stabilityai/stable-diffusion-3.5-large/vae",
-    show_default=True,
     metavar="REF",
     help="Image autoencoder: hub id or folder.",
 )
-@click.option(
-    "--text-encoder", default="google/flan-t5-xxl", show_default=True, metavar="REF", help="Hub id or folder."
-)
-@click.option(
-    "--max-text-tokens",
-    type=click.IntRange(min=1),
-    default=128,
-    show_default=True,
-    help="Text tokens; captions are padded.",
-)
+@click.option("--text-encoder", default="google/flan-t5-xxl", metavar="REF", help="Hub id or folder.")
+@click.option("--max-text-tokens", type=POSITIVE, default=128, help="Text tokens; captions are padded.")
 def import_upstream(file: Path, **options: Any) -> None:
     """Turn the paper's released weights into a CHECKPOINT.
 

@@ -21,10 +21,10 @@ from prefect.exceptions import ObjectNotFound, PrefectException, TerminationSign
 
 log = logging.getLogger("lightgen")
 
-EVERY = 10.0
-"""Seconds between two requests; only the second answer "cancelled" counts, so that a worker acts first."""
+POLL_SECONDS = 10.0
+"""Interval of requests; only the second answer "cancelled" counts, so that a worker acts first."""
 
-PATIENCE = 6
+SIGNAL_POLLS = 6
 """Intervals that a run has to end before it is signalled again."""
 
 MESSAGE = "the run was cancelled or deleted in the Prefect UI; what is finished is kept"
@@ -36,43 +36,39 @@ class RunCancelled(Exception):
 
 @contextmanager
 def cancel_if_requested() -> Iterator[None]:
-    """End a flow's body once its run is cancelled or deleted.
-
-    Raises:
-        RunCancelled: the run was cancelled or deleted.
-    """
+    """Raise RunCancelled in a flow's body once its run is cancelled or deleted."""
     context = FlowRunContext.get()
     assert context is not None and context.flow_run is not None
     if threading.current_thread() is not threading.main_thread():  # signals reach that one only
         yield
         return
-    run, over, found = context.flow_run.id, threading.Event(), threading.Event()
+    run, over, cancelled = context.flow_run.id, threading.Event(), threading.Event()
 
     def watch() -> None:
-        times = 0
-        while times < 2:
-            if over.wait(EVERY):
+        answers = 0
+        while answers < 2:
+            if over.wait(POLL_SECONDS):
                 return
-            times = times + 1 if _unwanted(run) else 0
-        found.set()
+            answers = answers + 1 if _is_cancelled(run) else 0
+        cancelled.set()
         log.warning("%s", MESSAGE)
         while not over.is_set():  # again: what a signal raises may be lost, as in a callback of a library
             os.kill(os.getpid(), signal.SIGTERM)
-            over.wait(PATIENCE * EVERY)
+            over.wait(SIGNAL_POLLS * POLL_SECONDS)
 
-    work = contextvars.copy_context().run  # the run's client is found by the context
-    threading.Thread(target=work, args=(watch,), name="unwanted", daemon=True).start()
+    copied = contextvars.copy_context().run  # the run's client is found by the context
+    threading.Thread(target=copied, args=(watch,), name="cancellation", daemon=True).start()
     try:
         yield
     except TerminationSignal as error:
-        if not found.is_set():
+        if not cancelled.is_set():
             raise
         raise RunCancelled(MESSAGE) from error
     finally:
         over.set()
 
 
-def _unwanted(run: UUID) -> bool:
+def _is_cancelled(run: UUID) -> bool:
     """Ask the server whether a run is cancelled; False if it does not answer."""
     try:
         with get_client(sync_client=True) as client:

@@ -17,16 +17,7 @@ from typing import IO
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import (
-    FlowFilter,
-    FlowFilterId,
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    TaskRunFilter,
-    TaskRunFilterState,
-    TaskRunFilterStateType,
-)
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
@@ -38,9 +29,8 @@ from flows.pages.live import API_ERRORS
 log = logging.getLogger("lightgen")
 
 MESSAGE = "the process ended without a word: killed, out of memory, or the machine stopped. A rerun goes on from there."
-FORGOTTEN = 30 * 24 * 3600
-"""Seconds until the file of a run that this server does not know (another's, a deleted one) is removed."""
-
+MAX_AGE_SECONDS = 30 * 24 * 3600
+"""Age at which the file of a run that this server does not know (another's, a deleted one) is removed."""
 
 _held: list[IO[str]] = []
 """Locked files, held until the process exits, when the run's last state has been sent."""
@@ -74,19 +64,16 @@ def mark_crashed(flow_id: UUID) -> None:
     """Set a flow's dead runs of this machine, and task runs of crashed runs, to crashed."""
     with get_client(sync_client=True) as client:
         for path in _folder().glob("*"):
-            with suppress(FileNotFoundError), path.open() as file:  # another run looks here too, or that one has ended
-                if _locked(file):
-                    _mark(client, path)
-        left = client.read_task_runs(
-            flow_filter=FlowFilter(id=FlowFilterId(any_=[flow_id])),
-            flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED]))
-            ),
-            task_run_filter=TaskRunFilter(
-                state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.RUNNING]))
-            ),
+            # missing: another run looks here too, or that one has ended; blocking: that one is alive
+            with suppress(FileNotFoundError, BlockingIOError), path.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _mark(client, path)
+        running = client.read_task_runs(
+            flow_filter=FlowFilter(id={"any_": [flow_id]}),
+            flow_run_filter=FlowRunFilter(state={"type": {"any_": [StateType.CRASHED]}}),
+            task_run_filter=TaskRunFilter(state={"type": {"any_": [StateType.RUNNING]}}),
         )
-        for task_run in left:
+        for task_run in running:
             client.set_task_run_state(task_run.id, Crashed(message=MESSAGE), force=True)
 
 
@@ -94,22 +81,13 @@ def _mark(client: SyncPrefectClient, path: Path) -> None:
     try:
         run = client.read_flow_run(UUID(path.name))
     except ObjectNotFound:
-        if time.time() - path.stat().st_mtime > FORGOTTEN:
+        if time.time() - path.stat().st_mtime > MAX_AGE_SECONDS:
             path.unlink()
         return
     if run.state is not None and not run.state.is_final():
         log.info("run %s was killed: it is marked as crashed", run.name)
         client.set_flow_run_state(run.id, Crashed(message=MESSAGE), force=True)
     path.unlink()
-
-
-def _locked(file: IO[str]) -> bool:
-    """Lock a file; return False if its holder is alive."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _folder() -> Path:

@@ -14,7 +14,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
 from flows.errors import UserError
-from flows.operations.server import TEMPORARY
+from flows.operations.server import TEMPORARY_SERVER
 
 log = logging.getLogger("lightgen")
 
@@ -30,7 +30,7 @@ class LeaseExpired(Exception):
 def require_device_limit(name: str | None) -> None:
     """Raise UserError before the first stage if the limit does not exist."""
     if name:
-        _limit(name)
+        _read_limit(name)
 
 
 def device_slot(name: str | None) -> Callable[[], AbstractContextManager[Any]]:
@@ -38,8 +38,8 @@ def device_slot(name: str | None) -> Callable[[], AbstractContextManager[Any]]:
     return (lambda: _slot(name)) if name else contextlib.nullcontext
 
 
-def _limit(name: str) -> GlobalConcurrencyLimitResponse:
-    if TEMPORARY in os.environ:
+def _read_limit(name: str) -> GlobalConcurrencyLimitResponse:
+    if TEMPORARY_SERVER in os.environ:
         raise UserError(
             f"LIGHTGEN_DEVICE_LIMIT={name} guards the device between runs, so they need a Prefect server in common: "
             "start one with `prefect server start` and set PREFECT_API_URL, or unset LIGHTGEN_DEVICE_LIMIT"
@@ -57,7 +57,7 @@ def _limit(name: str) -> GlobalConcurrencyLimitResponse:
 @contextlib.contextmanager
 def _slot(name: str) -> Iterator[None]:
     """Hold a slot of a limit, waiting until one is free."""
-    limit = _limit(name)
+    limit = _read_limit(name)
     if limit.active_slots >= limit.limit:
         log.info("waiting for the device (limit %s)", name)
     try:

@@ -17,39 +17,27 @@ from flows.load import recipe_names
 from lightgen_core.config import Section
 from tasks.config.recipe import Recipe
 
-ABOUT = ("name", "purpose", "smoke_test")
+DESCRIPTIVE_FIELDS = ("name", "purpose", "smoke_test")
 """Fields that describe a recipe and do not affect its artifacts."""
-KEPT = {"title": "as in the recipe", "type": "null"}
-LONGEST_DEFAULT = 80
-"""Maximum characters of a default that is shown beside its field."""
+UNCHANGED = {"title": "as in the recipe", "type": "null"}
+MAX_DEFAULT_CHARACTERS = 80
+"""Length of the longest default that is shown beside its field."""
 
-RecipeName = Annotated[
-    str,
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"title": "comes with LightGen", "type": "string", "enum": recipe_names()},
-                {"title": "path of a YAML file", "type": "string"},
-            ]
-        }
-    ),
-]
+
+def _tab(title: str, kind: str, **fields: Any) -> dict[str, Any]:
+    return {"title": title, "type": kind, **fields}
+
+
+_INCLUDED = _tab("comes with LightGen", "string", enum=recipe_names())
+_STAGE = _tab("stage", "string", enum=list(NAMES))
+_STAGES = {"type": "string", "enum": ["all", *NAMES]}
+
+RecipeName = Annotated[str, WithJsonSchema({"anyOf": [_INCLUDED, _tab("path of a YAML file", "string")]})]
 StoreAddress = Annotated[
-    str | None,
-    WithJsonSchema(
-        {"anyOf": [{"title": "LIGHTGEN_STORE", "type": "null"}, {"title": "folder or URL", "type": "string"}]}
-    ),
+    str | None, WithJsonSchema({"anyOf": [_tab("LIGHTGEN_STORE", "null"), _tab("folder or URL", "string")]})
 ]
-StageName = Annotated[
-    str | None,
-    WithJsonSchema(
-        {"anyOf": [{"title": "none", "type": "null"}, {"title": "stage", "type": "string", "enum": list(NAMES)}]}
-    ),
-]
-StageNames = Annotated[
-    Sequence[str],
-    WithJsonSchema({"type": "array", "items": {"type": "string", "enum": ["all", *NAMES]}, "uniqueItems": True}),
-]
+StageName = Annotated[str | None, WithJsonSchema({"anyOf": [_tab("none", "null"), _STAGE]})]
+StageNames = Annotated[Sequence[str], WithJsonSchema({"type": "array", "items": _STAGES, "uniqueItems": True})]
 
 
 class _Changes(Section):
@@ -63,9 +51,10 @@ class _RecipeSchema:
         recipe = handler(_Changes.__pydantic_core_schema__)["properties"]["recipe"]
         whole = _loosen(recipe, handler, set())
         whole["title"] = "form"
-        whole["properties"] = {name: field for name, field in whole["properties"].items() if name not in ABOUT}
-        lines = {"title": "section.field=value", "type": "array", "items": {"type": "string"}}
-        return {"anyOf": [{"title": "none", "type": "null"}, recipe, lines]}
+        for name in DESCRIPTIVE_FIELDS:
+            del whole["properties"][name]
+        lines = _tab("section.field=value", "array", items={"type": "string"})
+        return {"anyOf": [_tab("none", "null"), recipe, lines]}
 
 
 Overrides = Annotated[Mapping[str, Any] | Sequence[str] | None, _RecipeSchema()]
@@ -96,11 +85,11 @@ def _optional(field: Mapping[str, Any]) -> dict[str, Any]:
     described = {"description": _describe(field)}
     kind = _kinds(field)[0]
     if "$ref" in kind:
-        return described | {"anyOf": [KEPT, {"$ref": kind["$ref"]}]}
+        return described | {"anyOf": [UNCHANGED, {"$ref": kind["$ref"]}]}
     if kind["type"] == "boolean":
-        return described | {"anyOf": [KEPT, {"title": "choose", "type": "boolean"}]}
+        return described | {"anyOf": [UNCHANGED, _tab("choose", "boolean")]}
     if "enum" in kind:  # a drop-down at once, and a way back
-        return described | {"anyOf": [{"title": "choose", "type": "string", "enum": kind["enum"]}, KEPT]}
+        return described | {"anyOf": [_tab("choose", "string", enum=kind["enum"]), UNCHANGED]}
     return {key: value for key, value in kind.items() if key not in ("title", "default")} | described
 
 
@@ -108,13 +97,11 @@ def _describe(field: Mapping[str, Any]) -> str:
     """Return a field's description, and its default unless that is long."""
     meaning, default = field.get("description", ""), field.get("default", {})
     shown = "" if isinstance(default, dict) else _shown(default)
-    return f"{meaning} (default {shown})" if 0 < len(shown) <= LONGEST_DEFAULT else meaning
+    return f"{meaning} (default {shown})" if 0 < len(shown) <= MAX_DEFAULT_CHARACTERS else meaning
 
 
 def _shown(value: Any) -> str:
     """Return a default as the form shows it."""
     if isinstance(value, list):
         return ", ".join(map(_shown, value)) or "none"
-    if value is None or isinstance(value, bool):
-        return {None: "none", True: "true", False: "false"}[value]
-    return str(value)
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

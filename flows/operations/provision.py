@@ -19,18 +19,15 @@ AUTOMATIONS = Path(__file__).parents[1] / "automations"
 
 
 def provision(client: SyncPrefectClient, device_limit: str | None) -> list[str]:
-    """Create the work pool, the device's concurrency limit and the automations, if missing.
+    """Create the work pool, the device's concurrency limit and the automations, if missing; return a message for each.
 
     A paused pool and a raised limit stay as they are. Automations are updated from their files by name; a disabled one
     stays disabled.
-
-    Returns:
-        A message for each object found, created or updated.
     """
-    said = [_work_pool(client)]
+    messages = [_work_pool(client)]
     if device_limit is not None:
-        said.append(_concurrency_limit(client, device_limit))
-    return said + [_automation(client, path) for path in sorted(AUTOMATIONS.glob("*.yaml"))]
+        messages.append(_concurrency_limit(client, device_limit))
+    return messages + [_automation(client, path) for path in sorted(AUTOMATIONS.glob("*.yaml"))]
 
 
 def _work_pool(client: SyncPrefectClient) -> str:
@@ -45,21 +42,21 @@ def _work_pool(client: SyncPrefectClient) -> str:
 
 def _concurrency_limit(client: SyncPrefectClient, name: str) -> str:
     try:
-        found = client.read_global_concurrency_limit_by_name(name)
-        return f"concurrency limit {name} is there: {found.limit} at once"
+        limit = client.read_global_concurrency_limit_by_name(name).limit
+        return f"concurrency limit {name} is there: {limit} at once"
     except ObjectNotFound:
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
         return f"concurrency limit {name} made: 1 at once"
 
 
 def _automation(client: SyncPrefectClient, path: Path) -> str:
-    wanted = AutomationCore.model_validate(yaml.safe_load(path.read_text()))
-    found = client.find_automation(wanted.name)
-    if found is None:
-        client.create_automation(wanted)
-        return f"automation {wanted.name} made"
-    client.update_automation(found.id, wanted.model_copy(update={"enabled": found.enabled}))
-    return f"automation {wanted.name} made to say what {path.name} says"
+    automation = AutomationCore.model_validate(yaml.safe_load(path.read_text()))
+    existing = client.find_automation(automation.name)
+    if existing is None:
+        client.create_automation(automation)
+        return f"automation {automation.name} made"
+    client.update_automation(existing.id, automation.model_copy(update={"enabled": existing.enabled}))
+    return f"automation {automation.name} made to say what {path.name} says"
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ import logging
 import re
 import ssl
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from prefect.states import Failed, State
 
 from flows.errors import StageFailed, format_error, is_own
+from tasks.executors.worker import causes
 
 TRANSIENT_TYPES = {
     "builtins": {"ConnectionError", "TimeoutError"},
@@ -52,15 +53,15 @@ def fail_with_message(body: Callable[[], State[Any]]) -> Callable[[], State[Any]
     """Make a task's body return a failed state with a message instead of raising."""
 
     @functools.wraps(body)
-    def told() -> State[Any]:
+    def run() -> State[Any]:
         try:
             return body()
         except Exception as error:  # whatever it is: the run ends here, and its cause is kept with the state
-            for cause in _causes(error):
+            for cause in causes(error):
                 traceback.clear_frames(cause.__traceback__)  # else their tensors hold the device in the next try
             return Failed(message=format_error(error), data=error)
 
-    return told
+    return run
 
 
 def without_traceback(record: logging.LogRecord) -> bool:
@@ -80,32 +81,24 @@ def should_retry(task: object, run: object, state: State[Any]) -> bool:
 
 def is_transient(error: BaseException) -> bool:
     """Return True if an error or one of its causes is transient."""
-    causes = list(_causes(error))
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
-        return False  # clients wrap it in the error of a broken connection
-    if any(type(cause).__name__ == "ClusterError" for cause in causes):
-        return False  # a cluster that is not there was waited for already
-    return any(_transient_itself(cause) for cause in causes)
+    chain = list(causes(error))
+    for cause in chain:  # clients wrap the former in the error of a broken connection; the latter was waited for
+        if isinstance(cause, ssl.SSLCertVerificationError) or type(cause).__name__ == "ClusterError":
+            return False
+    return any(_is_transient_alone(cause) for cause in chain)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
-
-
-def _transient_itself(error: BaseException) -> bool:
-    for kind in type(error).__mro__:
-        if kind.__name__ in TRANSIENT_TYPES.get(kind.__module__.partition(".")[0], ()):
-            return True
-    if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNO:
-        return True
+def _is_transient_alone(error: BaseException) -> bool:
     status = getattr(getattr(error, "response", None), "status_code", None)
-    return status in TRANSIENT_STATUS or _device_taken(str(error))
+    return (
+        any(kind.__name__ in TRANSIENT_TYPES.get(kind.__module__.partition(".")[0], ()) for kind in type(error).__mro__)
+        or (isinstance(error, OSError) and error.errno in TRANSIENT_ERRNO)
+        or status in TRANSIENT_STATUS
+        or _is_device_taken(str(error))
+    )
 
 
-def _device_taken(text: str) -> bool:
+def _is_device_taken(text: str) -> bool:
     """Return True if the message shows that another process holds the device or its memory."""
     if "CUDA-capable device" in text and "busy or unavailable" in text:
         return True

@@ -16,21 +16,22 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import click
+import httpx
 
 from flows.errors import UserError
 
 log = logging.getLogger("lightgen")
 
 ROOT = Path(__file__).parents[2]
-TEMPORARY = "LIGHTGEN_TEMPORARY_SERVER"
+LOG_NAME = "lightgen-server.log"
+"""File in PREFECT_HOME that the servers of all runs log to."""
+TEMPORARY_SERVER = "LIGHTGEN_TEMPORARY_SERVER"
 """Environment variable that is set if the run's server ends with the run."""
 
-
-STARTUP_TIMEOUT = 30.0
-"""Seconds to wait; `prefect server start --background` returns before the server answers."""
+STARTUP_TIMEOUT_SECONDS = 30.0
+"""Wait for a configured server; `prefect server start --background` returns before it answers."""
 
 
 class ServerError(RuntimeError):
@@ -50,23 +51,23 @@ def ensure_server() -> None:
 
     settings = get_current_settings()
     if settings.api.url:
-        _require(settings.api.url)
+        _require_answer(settings.api.url)
         return
     log.info("starting a Prefect server for this run; PREFECT_API_URL names one that stays")
-    with _log_file(settings.home) as file:
-        process, address = _start([], file)
+    log_path = settings.home / LOG_NAME
+    process, address = _start(log_path)
     if not address:
         raise ServerError(
-            f"the Prefect server of this run ended with status {process.wait()} before it answered; {file.name} says "
+            f"the Prefect server of this run ended with status {process.wait()} before it answered; {log_path} says "
             "why, unless that disk is full. If its database is damaged, move PREFECT_HOME/prefect.db (~/.prefect) "
             "away: it holds the history of runs only. Or start a server with `prefect server start` and set "
             "PREFECT_API_URL."
         )
-    _kept.append(process)
-    _use(address, PREFECT_UI_URL="", **{TEMPORARY: "1"})
+    _processes.append(process)
+    _use(address, PREFECT_UI_URL="", **{TEMPORARY_SERVER: "1"})
 
 
-_kept: list[subprocess.Popen[str]] = []
+_processes: list[subprocess.Popen[str]] = []
 """References to servers; collecting a `Popen` would close its pipe."""
 
 
@@ -84,23 +85,25 @@ def running_server() -> Iterator[str]:
 
     settings = get_current_settings()
     if settings.api.url:
-        _require(settings.api.url)
+        _require_answer(settings.api.url)
         yield settings.api.url.removesuffix("/api")
         return
     address = f"http://127.0.0.1:{settings.server.api.port}"
     _use(address)
-    if _answers(f"{address}/api"):
+    try:
+        answer = httpx.get(f"{address}/api/health", timeout=5).text.strip()
+    except httpx.HTTPError:
+        answer = ""
+    if answer == "true":
         yield address
         return
-    with _log_file(settings.home) as file:
-        click.echo(
-            f"starting a Prefect server at {address}; it ends with this command, and logs to {file.name}", err=True
-        )
-        process, answered = _start(["--ui", str(settings.server.api.port)], file)
+    log_path = settings.home / LOG_NAME
+    click.echo(f"starting a Prefect server at {address}; it ends with this command, and logs to {log_path}", err=True)
+    process, answered = _start(log_path, "--ui", str(settings.server.api.port))
     try:
         if not answered:
             raise UserError(
-                f"no Prefect server could be started at {address}; {file.name} says why.\n"
+                f"no Prefect server could be started at {address}; {log_path} says why.\n"
                 "If another program has the port, choose one with PREFECT_SERVER_API_PORT=4201, or start a server "
                 "elsewhere and set PREFECT_API_URL."
             )
@@ -111,38 +114,21 @@ def running_server() -> Iterator[str]:
         process.wait()
 
 
-def _require(api: str) -> None:
+def _require_answer(api: str) -> None:
     """Raise UserError if no server answers at the configured address; any answer counts."""
-    import httpx
-
-    until = time.monotonic() + STARTUP_TIMEOUT
+    deadline = time.monotonic() + STARTUP_TIMEOUT_SECONDS
     while True:
         try:
             httpx.get(f"{api}/health", timeout=30)
             return
         except httpx.TransportError as error:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise UserError(
                     f"no Prefect server answers at {api}, the address in PREFECT_API_URL or in a profile ({error}).\n"
                     "Start it (`prefect server start` on that machine), or unset it: the command then starts one of "
                     "its own."
                 ) from error
             time.sleep(0.5)
-
-
-def _log_file(home: Path) -> IO[str]:
-    """Open the log file that the servers of all runs share."""
-    home.mkdir(parents=True, exist_ok=True)
-    return (home / "lightgen-server.log").open("a")
-
-
-def _answers(api: str) -> bool:
-    import httpx
-
-    try:
-        return httpx.get(f"{api}/health", timeout=5).text.strip() == "true"
-    except httpx.HTTPError:
-        return False
 
 
 def _use(address: str, **more: str) -> None:
@@ -152,18 +138,20 @@ def _use(address: str, **more: str) -> None:
     refresh_global_settings_context()
 
 
-def _start(arguments: list[str], stderr: IO[str]) -> tuple[subprocess.Popen[str], str]:
+def _start(log_path: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:
     """Start a server, wait for it and return its address; empty if it ended."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows.operations.server", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        text=True,
-        env=os.environ | {"PYTHONPATH": path},
-        start_new_session=True,  # Ctrl-C is for its starter, which still has to tell the server that it was stopped
-    )
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("a") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.operations.server", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=os.environ | {"PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C is for its starter, which has yet to report that it was stopped
+        )
     assert process.stdout is not None
     return process, process.stdout.readline().strip()
 

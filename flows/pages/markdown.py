@@ -13,7 +13,7 @@ from lightgen_core.report.formats import humanize_identifier, interval
 from lightgen_core.report.svg import image_uri
 
 
-def plain(text: str) -> str:
+def escape(text: str) -> str:
     """Escape untrusted text, such as a caption with HTML, a link or an image.
 
     Uses backslashes, since the UI shows an entity (`&#58;`) by name rather than as its character.
@@ -21,9 +21,9 @@ def plain(text: str) -> str:
     return re.sub(r"([!-/:-@[-`{-~])", r"\\\1", " ".join(text.split()))
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """Return untrusted lines as an escaped quotation, which wraps at the page's width."""
-    return "\n".join(f"> {plain(line)}  " for line in text.splitlines())
+    return "\n".join(f"> {escape(line)}  " for line in text.splitlines())
 
 
 def image(alt: str, chart: Markup) -> str:
@@ -42,20 +42,12 @@ def scores_markdown(scores: Mapping[str, Any]) -> list[str]:
     """Return a manifest's scores as a table and bars, or a sentence if no scorer applies."""
     if None in scores.values():
         return ["No scorer applies: nothing here can judge pictures of these captions."]
-    typed = {who: {name: Interval(**score) for name, score in rows.items()} for who, rows in scores.items()}
-    return [_score_table(typed), image("scores", score_bars(typed))]
-
-
-def _score_table(scores: Mapping[str, Mapping[str, Interval]]) -> str:
-    """Return a table of each category's scores and intervals, by student."""
-    students = [name for name in STUDENTS if name in scores]
-    rows = []
-    for category in scores[students[0]]:
-        found = [scores[student].get(category) for student in students]
-        rows.append(
-            [
-                humanize_identifier(category),
-                *(f"{score.value:.2f} ({interval(score)})" if score else "" for score in found),
-            ]
-        )
-    return table(["score (95 % interval)", *(STUDENTS[student] for student in students)], rows, right=True)
+    typed = {student: {name: Interval(**score) for name, score in rows.items()} for student, rows in scores.items()}
+    students = [name for name in STUDENTS if name in typed]
+    cells = []
+    for category in typed[students[0]]:
+        row = [typed[student].get(category) for student in students]
+        texts = [f"{score.value:.2f} ({interval(score)})" if score else "" for score in row]
+        cells.append([humanize_identifier(category), *texts])
+    head = ["score (95 % interval)", *(STUDENTS[student] for student in students)]
+    return [table(head, cells, right=True), image("scores", score_bars(typed))]

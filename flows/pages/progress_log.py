@@ -13,22 +13,22 @@ from tasks.context.progress import Progress
 class ProgressLog:
     """Progress of a stage so far. Written by the stage's thread, read by another."""
 
-    began: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
     first: tuple[float, Progress] | None = None
     """First progress of this run and its time, from which the speed is measured."""
-    news: tuple[float, Progress] | None = None
+    latest: tuple[float, Progress] | None = None
     steps: list[tuple[int, Mapping[str, float]]] = field(default_factory=list)
 
     def __call__(self, progress: Progress) -> None:
         """Record the stage's progress; return at once."""
         if progress.metrics:
             self.steps.append((progress.done, progress.metrics))
-        self.news = time.monotonic(), progress  # last: it is what the other thread looks for
-        self.first = self.first or self.news
+        self.latest = time.monotonic(), progress  # last: it is what the other thread looks for
+        self.first = self.first or self.latest
 
     def percent(self) -> float:
         """Return the finished part of the stage, 0 to 100."""
-        return 100 * self.news[1].done / self.news[1].total if self.news and self.news[1].total else 0.0
+        return 100 * self.latest[1].done / self.latest[1].total if self.latest and self.latest[1].total else 0.0
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from prefect import runtime
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
+from prefect.client.schemas.filters import ArtifactCollectionFilter
 
 from flows.pages.live import API_ERRORS, UiArtifact, page_key
 from flows.pages.markdown import scores_markdown, table
@@ -20,14 +20,13 @@ log = logging.getLogger("lightgen")
 
 def show_run_page(result: Mapping[str, Any], outcome: Planner) -> None:
     """Add a page to the flow run that is ending; log a failure."""
-    log.info(
-        "%s: %s%s", result["recipe"], _in_short(result), f"; report: {result['report']}" if result["report"] else ""
-    )
-    key = page_key(result["recipe"], "run")
-    about = f"`{result['recipe']}`: scores, costs and the report of a run"
-    page = UiArtifact("markdown", key=key, description=about, flow_run_id=UUID(runtime.flow_run.id))
+    recipe, report = result["recipe"], f"; report: {result['report']}" if result["report"] else ""
+    log.info("%s: %s%s", recipe, _summarize(result), report)
+    description = f"`{recipe}`: scores, costs and the report of a run"
+    flow_run_id = UUID(runtime.flow_run.id)
+    page = UiArtifact("markdown", key=page_key(recipe, "run"), description=description, flow_run_id=flow_run_id)
     try:
-        page.show(run_page(result, outcome, _pages(result["recipe"], outcome)))
+        page.show(run_page(result, outcome, _pages(recipe, outcome)))
     except API_ERRORS as error:
         log.warning("Prefect's server does not take the page of the run (%s)", error)
     except Exception:  # a page that cannot be drawn must not end a run of days
@@ -37,9 +36,9 @@ def show_run_page(result: Mapping[str, Any], outcome: Planner) -> None:
 def _pages(recipe: str, outcome: Planner) -> dict[str, str]:
     """Return the UI addresses of the stages' pages; a cached stage has its original run's."""
     stages = {page_key(recipe, stage): (stage, artifact) for stage, artifact in outcome.artifacts.items()}
-    wanted = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=list(stages)))
+    by_key = ArtifactCollectionFilter(key={"any_": list(stages)})
     pages = {}
-    for page in get_client(sync_client=True).read_latest_artifacts(artifact_filter=wanted):
+    for page in get_client(sync_client=True).read_latest_artifacts(artifact_filter=by_key):
         stage, artifact = stages[str(page.key)]
         if artifact.key in str(page.data):  # the newest page of a stage may be about another artifact
             pages[stage] = f"/artifacts/artifact/{page.latest_id}"
@@ -47,26 +46,20 @@ def _pages(recipe: str, outcome: Planner) -> dict[str, str]:
 
 
 def run_page(result: Mapping[str, Any], outcome: Planner, pages: Mapping[str, str]) -> str:
-    """Return the page of a run.
-
-    Args:
-        result: the object that `lightgen run --json` prints.
-        outcome: the current state of every stage.
-        pages: stage -> address of its page in the UI, if it has one.
-    """
+    """Return the page of a run, from the object that `lightgen run --json` prints and each stage's page in the UI."""
     states = {row["stage"]: row["state"] for row in result["stages"]}
-    told = [f"### {result['recipe']}: {_in_short(result)}"]
+    blocks = [f"### {result['recipe']}: {_summarize(result)}"]
     if result["report"]:
-        told.append(f"Report: `{result['report']}`")
+        blocks.append(f"Report: `{result['report']}`")
     if result["scores"]:
-        told += scores_markdown(result["scores"])
-    return "\n\n".join([*told, _costs(outcome, states, pages), f"Store: `{result['store']}`"])
+        blocks += scores_markdown(result["scores"])
+    return "\n\n".join([*blocks, _costs(outcome, states, pages), f"Store: `{result['store']}`"])
 
 
-def _in_short(result: Mapping[str, Any]) -> str:
+def _summarize(result: Mapping[str, Any]) -> str:
     states = [row["state"] for row in result["stages"]]
-    made = pluralize(states.count("ran"), "stage")
-    return f"{made} made, {states.count('cached')} cached, in {format_duration(result['seconds'])}"
+    ran = pluralize(states.count("ran"), "stage")
+    return f"{ran} made, {states.count('cached')} cached, in {format_duration(result['seconds'])}"
 
 
 def _costs(outcome: Planner, states: Mapping[str, str], pages: Mapping[str, str]) -> str:
@@ -74,18 +67,17 @@ def _costs(outcome: Planner, states: Mapping[str, str], pages: Mapping[str, str]
     rows, total = [], [0.0, 0.0, 0]
     for stage, artifact in outcome.artifacts.items():
         name = f"[{stage}]({pages[stage]})" if stage in pages else stage
-        if stage not in states and (found := outcome.check(stage).state) != "done":
-            rows.append([name, found, *[""] * 5])
+        if stage not in states and outcome.check(stage).state != "done":
+            rows.append([name, outcome.check(stage).state, *[""] * 5])
             continue
         manifest = artifact.manifest()
         cost = [manifest.timings["seconds"], manifest.device_seconds, sum(file.bytes for file in manifest.files)]
-        total = [before + each for before, each in zip(total, cost, strict=True)]
-        rows.append(
-            [name, states.get(stage, "left out"), number(manifest.counts["rows"]), *_told(cost), f"`{artifact.key}`"]
-        )
+        total = [sum(pair) for pair in zip(total, cost, strict=True)]
+        state, count = states.get(stage, "left out"), number(manifest.counts["rows"])
+        rows.append([name, state, count, *_format_cost(cost), f"`{artifact.key}`"])
     head = ["stage", "state", "rows", "time", "device time", "size", "key"]
-    return table(head, [*rows, ["**in all**", "", "", *_told(total), ""]])
+    return table(head, [*rows, ["**in all**", "", "", *_format_cost(total), ""]])
 
 
-def _told(cost: Sequence[float]) -> list[str]:
+def _format_cost(cost: Sequence[float]) -> list[str]:
     return [format_duration(cost[0]), format_duration(cost[1]), format_bytes(int(cost[2]))]

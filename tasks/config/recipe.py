@@ -42,23 +42,23 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _detector_knows_the_captions(self) -> "Recipe":
+    def _detector_fits_captions(self) -> "Recipe":
         if self.captions.source == "scene":
             return self
-        faults = []
+        conflicts = []
         if self.pairs.scorer == "detector":
-            faults.append("pairs.scorer is detector: set it to clip, or to none with pairs.kind=teacher")
+            conflicts.append("pairs.scorer is detector: set it to clip, or to none with pairs.kind=teacher")
         if self.evaluation.benchmark == "scene":
-            faults.append("evaluation.benchmark is scene: set it to geneval, or to prompts, which nobody judges")
-        if faults:
+            conflicts.append("evaluation.benchmark is scene: set it to geneval, or to prompts, which nobody judges")
+        if conflicts:
             raise ValueError(
                 f"captions.source is {self.captions.source}, but the scene world's detector knows its own captions "
-                f"only; {'; '.join(faults)}"
+                f"only; {'; '.join(conflicts)}"
             )
         return self
 
     @model_validator(mode="after")
-    def _phases_have_tokens(self) -> "Recipe":
+    def _phases_match_token_sizes(self) -> "Recipe":
         phases = [phase.size for phase in self.pretrain.phases]
         if missing := [size for size in phases if size not in self.tokens.sizes]:
             raise ValueError(
@@ -72,7 +72,7 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _padding_is_stored_where_it_is_read(self) -> "Recipe":
+    def _padding_is_stored_if_attended(self) -> "Recipe":
         stored, read = self.tokens.pad_text, self.pretrain.model.attend_to_padding
         if stored != read:
             raise ValueError(

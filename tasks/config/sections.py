@@ -5,15 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from lightgen_core.captioning.config import CaptionEmbedding, CaptionFile, Decontamination, LLMConfig
-from lightgen_core.config import (
-    Fraction,
-    HeadConfig,
-    MarConfig,
-    MaskConfig,
-    Positive,
-    Section,
-    TrainConfig,
-)
+from lightgen_core.config import Fraction, HeadConfig, MarConfig, MaskConfig, Positive, Section, TrainConfig
 from lightgen_core.teachers.config import DiffusersConfig, ImageEndpointConfig, ImageSetConfig
 
 
@@ -25,15 +17,9 @@ class Captions(Section):
         description="scene: the embedded grammar over the world's training meanings; file: captions that exist; llm: a "
         "language model that follows a taxonomy, or rewrites captions of a file",
     )
-    count: Positive = Field(
-        4000, description="captions wanted after near-duplicates are removed; fewer if the source runs dry"
-    )
-    near_duplicate: Fraction = Field(
-        0.95, description="Jaccard similarity of word shingles above which the later caption is dropped"
-    )
-    embedding: CaptionEmbedding | None = Field(
-        None, description="compare captions by meaning too: with each other, and with the evaluation prompts; none: not"
-    )
+    count: Positive = Field(4000, description="captions after deduplication; fewer if the source runs dry")
+    near_duplicate: Fraction = Field(0.95, description="word-shingle Jaccard similarity that drops the later caption")
+    embedding: CaptionEmbedding | None = Field(None, description="also compare captions and prompts by meaning")
     decontamination: Decontamination = Field(
         default_factory=Decontamination, description="which captions give an evaluation prompt away"
     )
@@ -100,9 +86,7 @@ class Tokens(Section):
     codec: str = Field("zoo:autoencoder", description="image autoencoder: zoo:autoencoder, a folder, org/name@revision")
     codec_precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="number format of its arithmetic")
     text_encoder: str = Field("zoo:t5", description="text encoder: zoo:t5, a folder, or org/name@revision")
-    text_precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="number format of its arithmetic; T5 overflows in fp16"
-    )
+    text_precision: Literal["fp32", "bf16"] = Field("fp32", description="number format; T5 overflows in fp16")
     text_layer: int = Field(
         -1, description="layer whose states are kept: 0 before the first, -1 after the last with its norm, -2 before it"
     )
@@ -111,13 +95,8 @@ class Tokens(Section):
     )
     max_text_tokens: Positive = Field(64, description="longest caption, text tokens; what is beyond is cut")
     patch: Positive = Field(2, description="side of the square of latents that makes one token")
-    flip: bool = Field(
-        False,
-        description="a second row for each image, mirrored, where its caption does not name left or right",
-    )
-    dtype: Literal["float16", "bfloat16"] = Field(
-        "float16", description="number format of stored latents and text states"
-    )
+    flip: bool = Field(False, description="add each image mirrored, unless its caption names left or right")
+    dtype: Literal["float16", "bfloat16"] = Field("float16", description="number format of latents and text states")
     batch_size: Positive = Field(64, description="images encoded at once")
     sizes: tuple[Positive, ...] = Field(
         (), description="sides to which images are cropped and resized, px, ascending; none: images as they are"
@@ -168,9 +147,7 @@ class Pretrain(TrainConfig):
 class Pairs(Section):
     """The preference pairs."""
 
-    count: Positive = Field(
-        1000, description="captions for which pairs are sought; those without a usable pair give none"
-    )
+    count: Positive = Field(1000, description="captions for which pairs are sought; some give none")
     kind: Literal["teacher", "best_worst", "both"] = Field(
         "both",
         description="the winner: the teacher's image (teacher), the student's best sample (best_worst), or the latter "
@@ -183,10 +160,7 @@ class Pairs(Section):
         "teacher's image wins over the student's only sample, unjudged",
     )
     margin: float = Field(
-        0.02,
-        gt=0,
-        le=2,
-        description="clip: cosine by which a winner leads; captions without such a lead give none",
+        0.02, gt=0, le=2, description="clip: cosine by which a winner leads; captions without such a lead give none"
     )
     candidates: int = Field(6, ge=2, description="samples of the student for each caption; without a scorer one")
     shard_size: Positive = Field(200, description="captions of one shard")
@@ -222,9 +196,7 @@ class Evaluation(Section):
         "facebook/mask2former-swin-small-coco-instance",
         description="geneval: what finds the objects, a Mask2Former of COCO's classes by hub id or folder",
     )
-    color_model: str = Field(
-        "ViT-L-14-quickgelu/openai", description="geneval: the CLIP that names the colour of an object"
-    )
+    color_model: str = Field("ViT-L-14-quickgelu/openai", description="geneval: CLIP that names an object's colour")
     clip_score: bool = Field(
         True, description="also measure the mean text-image cosine in the space of embeddings.model; no GenEval score"
     )

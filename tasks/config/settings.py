@@ -43,9 +43,7 @@ class Settings(BaseSettings):
     device_limit: str | None = Field(
         None, description="Prefect's global concurrency limit that a stage on the device holds; none: it does not wait"
     )
-    retries: int = Field(
-        3, ge=0, description="how often a stage is tried again after a failure that may pass: network, device taken"
-    )
+    retries: int = Field(3, ge=0, description="attempts after a failure that may pass: network, device taken")
     retry_seconds: float = Field(30, gt=0, description="wait before the first of them; doubled for each further one")
     compile_head: bool = Field(False, description="sample through a compiled head: a minute once, then faster steps")
     cuda_graphs: bool = Field(False, description="on a GPU, record the head's steps and replay them as one launch")
@@ -53,9 +51,7 @@ class Settings(BaseSettings):
         "none", description="teacher's weights kept in main memory until they are needed, by model or by layer"
     )
     endpoint_concurrency: int = Field(8, ge=1, description="requests to an endpoint under way at once")
-    endpoint_requests_per_minute: float | None = Field(
-        None, gt=0, description="rate limit of an endpoint; none: no limit"
-    )
+    endpoint_requests_per_minute: float | None = Field(None, gt=0, description="rate limit; none: no limit")
     scratch: str = Field(
         "~/.cache/lightgen",
         description="local folder for a remote store's copies and for the checkpoints of a training: a killed one goes "
@@ -88,13 +84,13 @@ class Settings(BaseSettings):
         Together they keep to an endpoint's limits. `threads` applies unless a number is set.
         """
         per_minute = self.endpoint_requests_per_minute
-        limits: dict[str, float | None] = {
+        changes: dict[str, float | None] = {
             "endpoint_concurrency": max(1, self.endpoint_concurrency // workers),
             "endpoint_requests_per_minute": per_minute and per_minute / workers,
         }
-        return self.model_copy(
-            update=limits if "threads" in self.model_fields_set else limits | {"threads": max(1, threads)}
-        )
+        if "threads" not in self.model_fields_set:
+            changes["threads"] = max(1, threads)
+        return self.model_copy(update=changes)
 
 
 def _explain(error: SettingsError | ValidationError) -> str:

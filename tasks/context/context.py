@@ -4,7 +4,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -113,40 +113,35 @@ class StageContext:
         """
         assert self.execute is not None, "run_shards needs an executor, which Stage.run sets"
         pending = self._pending(shards)
-        report = self._progress_reporter(pending, shards)
         with contextlib.closing(self.execute(self, pending, worker, inputs)) as finished:
-            for shard in finished:
-                report(shard)
+            for _ in self._report_each(finished, pending, shards):
+                pass
 
     def pending_shards(self, shards: Sequence[AnyShard]) -> Iterator[AnyShard]:
         """Yield the shards that no earlier run has finished, for the caller to write one by one."""
         pending = self._pending(shards)
-        report = self._progress_reporter(pending, shards)
-        for shard in pending:
-            yield shard
-            report(shard)
+        yield from self._report_each(pending, pending, shards)
 
     def _pending(self, shards: Sequence[AnyShard]) -> list[AnyShard]:
         self.required_files.update(name for shard in shards for name in shard.files)
         finished = self.artifact.intact_files()
         return [shard for shard in shards if not finished.issuperset(shard.files)]
 
-    def _progress_reporter(self, pending: Sequence[Shard], shards: Sequence[Shard]) -> Callable[[Shard], None]:
-        """Return a callback for each finished shard that reports progress and the time left."""
+    def _report_each(
+        self, finished: Iterable[AnyShard], pending: Sequence[Shard], shards: Sequence[Shard]
+    ) -> Iterator[AnyShard]:
+        """Yield each shard, then report it as finished, with progress and the time left."""
         total, before, started = len(shards), len(shards) - len(pending), time.monotonic()
         done, rows = before, sum(shard.rows for shard in shards) - sum(shard.rows for shard in pending)
         if done:
             self.log("%d of %d shards are there already", done, total)
         self.on_progress(Progress(done, total, "shards", rows=rows))
-
-        def report(shard: Shard) -> None:
-            nonlocal done, rows
+        for shard in finished:
+            yield shard
             done, rows = done + 1, rows + shard.rows
             remaining = (time.monotonic() - started) / (done - before) * (total - done)
             self.log("shard %d of %d, %.0f s left", done, total, remaining)
             self.on_progress(Progress(done, total, "shards", remaining, rows=rows))
-
-        return report
 
     def records(self) -> dict[str, FileEntry]:
         """Return the record of each file of the artifact, once all shards are finished.

@@ -19,10 +19,7 @@ def content_digest(path: Path) -> str:
     """Return the digest of a file's content, or of the names and contents of all files in a folder.
 
     A link to a file counts with the content that it leads to, and as a link: some readers do not follow it. A file
-    that cannot be read, or has no content, such as a pipe, counts with its name.
-
-    Raises:
-        ContentNotFound: there is nothing at the path.
+    that cannot be read, or has no content, such as a pipe, counts with its name. Raises ContentNotFound.
     """
     if path.is_file():
         return sha256_of(path)

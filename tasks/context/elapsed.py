@@ -33,10 +33,9 @@ class ElapsedTime:
         """Return the wall-clock seconds of this run and of the interrupted ones before it."""
         return self._load().get("seconds", 0.0) + time.monotonic() - self._started
 
-    def started_at(self) -> datetime.datetime | None:
-        """Return when work on the unfinished artifact began, in any run; None if it has not."""
-        started_at = self._load().get("began")
-        return datetime.datetime.fromisoformat(started_at) if started_at else None
+    def started_at(self) -> str | None:
+        """Return the ISO 8601 time at which the first run on the unfinished artifact began; None if none has."""
+        return self._load().get("began")
 
     def _load(self) -> dict[str, Any]:
         try:

@@ -4,7 +4,6 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 from storage.artifact import Artifact, CorruptArtifact
@@ -23,35 +22,26 @@ MAX_CHARACTERS = 40
 _MISSING = object()
 
 
-@dataclass(frozen=True)
-class ArtifactIdentity:
-    """The values that enter an artifact's key: version of the stage's code, configuration, input keys."""
+def explain_missing(artifact: Artifact, version: int, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """Return a sentence on how a missing artifact differs from the nearest of its stage, if one is near.
 
-    version: int
-    config: Mapping[str, Any]
-    inputs: Mapping[str, str]
-
-    def diff(self, manifest: Manifest) -> tuple[list[str], list[str]]:
-        """Return the fields, described, and the names of the inputs in which a finished artifact differs."""
-        fields = [_describe(*difference) for difference in _differences(self.config, manifest.config)]
-        if self.version != manifest.stage_version:
-            fields.append(f"the version of the stage: {self.version}, there {manifest.stage_version}")
-        return fields, [name for name, key in self.inputs.items() if manifest.inputs.get(name) != key]
-
-
-def explain_missing(artifact: Artifact, identity: ArtifactIdentity) -> str:
-    """Return a sentence on how a missing artifact differs from the nearest of its stage, if one is near."""
-    candidates = [(manifest, *identity.diff(manifest)) for manifest in _manifests(artifact.store, artifact.stage)]
-    candidates.sort(key=lambda candidate: candidate[0].created_at, reverse=True)
-    nearest, fields, inputs = min(
-        candidates, key=lambda candidate: (len(candidate[1]), len(candidate[2])), default=(None, [], [])
-    )
-    if nearest is None or len(fields) > MAX_FIELDS:
+    The version of the stage's code, configuration and input keys are those that entered its key.
+    """
+    candidates = []
+    manifests = _manifests(artifact.store, artifact.stage)
+    for manifest in sorted(manifests, key=lambda manifest: manifest.created_at, reverse=True):
+        fields = [_describe(*difference) for difference in _differences(config, manifest.config)]
+        if version != manifest.stage_version:
+            fields.append(f"the version of the stage: {version}, there {manifest.stage_version}")
+        names = [name for name, key in inputs.items() if manifest.inputs.get(name) != key]
+        candidates.append((fields, names, manifest))
+    if not candidates:
         return "never made"
-    if inputs:
-        fields.append(f"its input {inputs[0]}" if len(inputs) == 1 else f"{len(inputs)} of its inputs")
-    if not fields:
+    fields, names, nearest = min(candidates, key=lambda candidate: (len(candidate[0]), len(candidate[1])))
+    if len(fields) > MAX_FIELDS or not (fields or names):
         return "never made"
+    if names:
+        fields.append(f"its input {names[0]}" if len(names) == 1 else f"{len(names)} of its inputs")
     return f"never made; differs from {nearest.key[:8]} (made {nearest.created_at[:10]}) in {'; '.join(fields)}"
 
 
@@ -63,17 +53,15 @@ def _manifests(store: Store, stage: str) -> list[Manifest]:
             return Artifact(store, stage, key).manifest()
         return None
 
-    keys = sorted(store.folders(stage), key=lambda key: -_modified_at(store, f"{stage}/{key}/{MANIFEST}"))
+    def modified_at(key: str) -> float:
+        path = store.local_path(f"{stage}/{key}/{MANIFEST}")
+        with contextlib.suppress(FileNotFoundError):
+            return path.stat().st_mtime if path else 0.0
+        return 0.0
+
+    keys = sorted(store.folders(stage), key=modified_at, reverse=True)
     with ThreadPoolExecutor(MAX_MANIFESTS) as pool:
         return [manifest for manifest in pool.map(read, keys[:MAX_MANIFESTS]) if manifest]
-
-
-def _modified_at(store: Store, path: str) -> float:
-    """Return the modification time of a local file; 0 if it is remote or missing."""
-    local = store.local_path(path)
-    with contextlib.suppress(FileNotFoundError):
-        return local.stat().st_mtime if local else 0.0
-    return 0.0
 
 
 def _differences(

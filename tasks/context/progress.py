@@ -27,13 +27,3 @@ ProgressCallback = Callable[[Progress], None]
 
 def ignore_progress(progress: Progress) -> None:
     """Do nothing."""
-
-
-def fan_out(*callbacks: ProgressCallback) -> ProgressCallback:
-    """Return a callback that calls each of several."""
-
-    def call_all(progress: Progress) -> None:
-        for callback in callbacks:
-            callback(progress)
-
-    return call_all

@@ -3,7 +3,6 @@
 import hashlib
 import shutil
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 
 from storage.artifact import PROGRESS, Artifact
@@ -30,47 +29,30 @@ def _store_lock_path(store: Store, settings: Settings) -> Path:
     return Path(settings.scratch).expanduser() / ".locks" / f"in-use-{name}.lock"
 
 
-@dataclass(frozen=True)
 class Scratch:
     """The scratch folder of one artifact: in a local store beside its files, else below `settings.scratch`."""
 
-    artifact: Artifact
-    settings: Settings
+    def __init__(self, artifact: Artifact, settings: Settings) -> None:
+        self._artifact, self._root = artifact, Path(settings.scratch).expanduser()
+        self._in_store = artifact.store.local_path(f"{artifact.path}/{PROGRESS}/scratch")
+        self._folder = self._in_store or self._root / artifact.path
 
     @property
     def folder(self) -> Path:
-        """A folder that lives until the artifact is committed; created on first use."""
-        folder = self._in_store or self._below_scratch
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        """Folder that lives until the artifact is committed; created on first use."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder
 
     def clear(self) -> None:
         """Remove the folder; one in a local store goes with the artifact's other unfinished files."""
-        if self._in_store is None and self._below_scratch.exists():
-            shutil.rmtree(self._below_scratch)
+        if self._in_store is None and self._folder.exists():
+            shutil.rmtree(self._folder)
 
     def lock(self, *, wait: bool = True) -> AbstractContextManager[bool]:
         """Lock the artifact against all that use the store; of a remote store, all that share this scratch folder.
 
-        Runs on other machines are not locked out: see `storage.artifact` for how they get along.
-
-        Args:
-            wait: for as long as another process holds it.
-
-        Returns:
-            A context whose value is whether the lock is held; without `wait` it may be False.
+        The context's value is False if another process holds it; with `wait` it is always True. Runs on other machines
+        are not locked out: see `storage.artifact` for how they get along.
         """
-        root = self.artifact.store.local_path("") or self._root
-        return file_lock(root / ".locks" / f"{self.artifact.stage}-{self.artifact.key}.lock", wait=wait)
-
-    @property
-    def _in_store(self) -> Path | None:
-        return self.artifact.store.local_path(f"{self.artifact.path}/{PROGRESS}/scratch")
-
-    @property
-    def _below_scratch(self) -> Path:
-        return self._root / self.artifact.path
-
-    @property
-    def _root(self) -> Path:
-        return Path(self.settings.scratch).expanduser()
+        root = self._artifact.store.local_path("") or self._root
+        return file_lock(root / ".locks" / f"{self._artifact.stage}-{self._artifact.key}.lock", wait=wait)

@@ -21,10 +21,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.context.shards import Shard, ShardWorker
-from tasks.executors.worker import EngineError, RemoteError, Worker, WorkerSpec, forward_logs, log_record
+from tasks.executors.worker import EngineError, RemoteError, Worker, dump_spec, forward_logs, log_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,8 +44,12 @@ def run_in_pool(
     """
     settings = ctx.settings
     per_worker = settings.for_worker(settings.workers, (os.cpu_count() or 1) // settings.workers)
-    spec = WorkerSpec.dumps(ctx.for_worker(per_worker), worker, inputs)
-    gpus = _gpus(settings) if ctx.on_device else []
+    spec = dump_spec(ctx.for_worker(per_worker), worker, inputs)
+    gpus: list[str] = []
+    if ctx.on_device and settings.device in ("auto", "cuda"):  # another device was named, and all work there
+        from lightgen_core.device import visible_gpus
+
+        gpus = visible_gpus()
     waiting = deque(shards)
     with ExitStack() as stack:
         idle = [
@@ -119,45 +122,27 @@ class _Process:
         return self._process.wait()
 
 
-def _gpus(settings: Settings) -> list[str]:
-    if settings.device not in ("auto", "cuda"):  # one was named, and all work there
-        return []
-    from lightgen_core.device import visible_gpus
-
-    return visible_gpus()
-
-
-class _Driver:
-    """The driver, as a worker process sees it: takes log records and answers, from any thread."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._lock = threading.Lock()
-
-    def put_nowait(self, message: Message) -> None:
-        """Send a message at once."""
-        with self._lock:
-            self._connection.send(message)
-
-
 def main() -> None:
     """Run the shards that arrive on a pipe, one after the other; exit when it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the first ends the rest
-    connection, received = Connection(int(sys.argv[1])), SimpleQueue[bytes]()
-    threading.Thread(target=_listen, args=(connection, received), daemon=True).start()
-    driver = _Driver(connection)
-    forward_logs(driver)
+    connection, received, lock = Connection(int(sys.argv[1])), SimpleQueue[bytes](), threading.Lock()
+
+    def listen() -> None:
+        while True:
+            try:
+                received.put(connection.recv_bytes())
+            except (EOFError, OSError):  # the driver has ended, in whatever way; nothing is left to do
+                os._exit(1)
+
+    def send(message: Message) -> None:
+        with lock:  # any thread may log
+            connection.send(message)
+
+    threading.Thread(target=listen, daemon=True).start()
+    forward_logs(send)
     worker = Worker(received.get())
     while True:
-        driver.put_nowait(worker.run(pickle.loads(received.get())))
-
-
-def _listen(connection: Connection, received: SimpleQueue[bytes]) -> None:
-    while True:
-        try:
-            received.put(connection.recv_bytes())
-        except (EOFError, OSError):  # the driver has ended, in whatever way; nothing is left to do
-            os._exit(1)
+        send(worker.run(pickle.loads(received.get())))
 
 
 if __name__ == "__main__":

@@ -4,17 +4,22 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 from lightgen_core.launch.ray_cluster import connect
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.context.shards import Shard, ShardWorker
-from tasks.executors.worker import EngineError, RemoteError, Worker, WorkerSpec, forward_logs, log_record
+from tasks.executors.worker import EngineError, RemoteError, Worker, dump_spec, forward_logs, log_record
 
 MAX_DEATHS = 3
 """Workers that may die on one shard before it is taken for the cause."""
+DEATHS_ERROR = (
+    f"{MAX_DEATHS} workers died while they made {{shard}}; most often memory ran out. Finished shards are kept, and "
+    "the same command goes on with the rest: with more of LIGHTGEN_SHARD_CPUS, so that fewer share a node, or smaller "
+    "batches or shards in the recipe. Ray says: {reason}"
+)
 POLL_SECONDS = 10
 """Interval at which the cluster is checked while nothing else happens: lost workers need room elsewhere."""
 
@@ -27,7 +32,7 @@ class _Actor:
 
     def __init__(self, spec: bytes) -> None:
         self._records = SimpleQueue[logging.LogRecord]()
-        forward_logs(self._records)
+        forward_logs(self._records.put)
         self._worker = Worker(spec)
 
     def ready(self) -> Answer:
@@ -37,14 +42,7 @@ class _Actor:
     def run(self, shard: Shard) -> Answer:
         """Run a shard. Return the log records of that time, and its error, if any."""
         error = self._worker.run(shard)
-        return list(self._drain()), error
-
-    def _drain(self) -> Iterator[logging.LogRecord]:
-        try:
-            while True:
-                yield self._records.get_nowait()
-        except Empty:
-            return
+        return [self._records.get() for _ in range(self._records.qsize())], error
 
 
 def run_on_ray(
@@ -69,7 +67,7 @@ def run_on_ray(
     if per_worker.device.startswith("cuda"):  # Ray assigns its index
         per_worker = per_worker.model_copy(update={"device": "cuda"})
     waiting, deaths = deque(shards), Counter[Shard]()
-    spec = WorkerSpec.dumps(ctx.for_worker(per_worker), worker, inputs)
+    spec = dump_spec(ctx.for_worker(per_worker), worker, inputs)
     with closing(_ActorPool(spec, resources, max_actors)) as pool:
         while waiting or pool.busy():
             pool.start(len(waiting))
@@ -77,20 +75,21 @@ def run_on_ray(
                 if isinstance(answer, Exception):
                     if shard is not None:
                         deaths[shard] += 1
-                        _check_deaths(shard, deaths[shard], answer)
-                        ctx.log("lost the worker of %s; another makes it: %s", shard.name, _first_line(answer))
+                        reason = str(answer).strip().partition("\n")[0]
+                        if deaths[shard] == MAX_DEATHS:
+                            raise EngineError(DEATHS_ERROR.format(shard=shard.name, reason=reason)) from answer
+                        ctx.log("lost the worker of %s; another makes it: %s", shard.name, reason)
                         waiting.appendleft(shard)
                     continue
                 records, error = answer
                 for record in records:
                     log_record(record)
-                if error is not None:
-                    pool.stop(actor)
-                    raise error.error()
-                if waiting:
+                if error is None and waiting:
                     pool.submit(actor, waiting.popleft())
                 else:
-                    pool.stop(actor)
+                    ray.kill(actor)
+                if error is not None:
+                    raise error.error()
                 if shard is not None:
                     yield shard
 
@@ -122,12 +121,6 @@ class _ActorPool:
         """Let an actor run a shard."""
         self._running[actor.run.remote(shard)] = actor, shard
 
-    def stop(self, actor: Any) -> None:
-        """End an actor."""
-        import ray
-
-        ray.kill(actor)
-
     def wait(self) -> Iterator[tuple[Any, Shard | None, Answer | Exception]]:
         """Wait, and yield actors with their shard and its answer, or the error that ended the actor."""
         import ray
@@ -147,8 +140,10 @@ class _ActorPool:
 
     def close(self) -> None:
         """End all actors."""
+        import ray
+
         for actor, _ in self._running.values():
-            self.stop(actor)
+            ray.kill(actor)
 
 
 def resources_per_worker(settings: Settings, on_device: bool, cluster: dict[str, float]) -> dict[str, float]:
@@ -172,16 +167,3 @@ def _capacity(resources: dict[str, float]) -> int:
             "kept."
         )
     return capacity
-
-
-def _check_deaths(shard: Shard, deaths: int, lost: Exception) -> None:
-    if deaths == MAX_DEATHS:
-        raise EngineError(
-            f"{deaths} workers died while they made {shard.name}; most often memory ran out. Finished shards are kept, "
-            "and the same command goes on with the rest: with more of LIGHTGEN_SHARD_CPUS, so that fewer share a node, "
-            f"or smaller batches or shards in the recipe. Ray says: {_first_line(lost)}"
-        ) from lost
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

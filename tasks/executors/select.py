@@ -21,13 +21,21 @@ def run_shards(
         EngineError: a worker died, or there is no room for one.
         ClusterError: there is no Ray cluster.
     """
-    require_engine(ctx.settings, ctx.artifact.store)
+    settings = ctx.settings
+    require_engine(settings, ctx.artifact.store)
     if not shards:
         return
-    executor = _executor(ctx.settings)
-    if executor is run_in_process:
-        yield from run_in_process(ctx, shards, worker, inputs)
+    if settings.engine == "local" and settings.workers == 1:
+        run_shard = worker(ctx, *inputs)
+        for shard in shards:
+            run_shard(shard)
+            yield shard
         return
+    executor: ShardExecutor
+    if settings.engine == "ray":
+        from tasks.executors.ray_actors import run_on_ray as executor
+    else:
+        from tasks.executors.process_pool import run_in_pool as executor
     ctx.save_elapsed()  # a worker that does not find this file does not see our store
     with closing(executor(ctx, shards, worker, inputs)) as finished:
         for shard in finished:
@@ -35,34 +43,8 @@ def run_shards(
             yield shard
 
 
-def _executor(settings: Settings) -> ShardExecutor:
-    if settings.engine == "ray":
-        from tasks.executors.ray_actors import run_on_ray
-
-        return run_on_ray
-    if settings.workers > 1:
-        from tasks.executors.process_pool import run_in_pool
-
-        return run_in_pool
-    return run_in_process
-
-
-def run_in_process(
-    ctx: StageContext, shards: Sequence[Shard], worker: Callable[..., ShardWorker], inputs: tuple[Any, ...]
-) -> Generator[Shard, None, None]:
-    """Run shards in this process, one after the other."""
-    run_shard = worker(ctx, *inputs)
-    for shard in shards:
-        run_shard(shard)
-        yield shard
-
-
 def require_engine(settings: Settings, store: Store) -> None:
-    """Check, before anything runs, that the engine can work with this store.
-
-    Raises:
-        InvalidSettings: it cannot.
-    """
+    """Raise InvalidSettings, before anything runs, if the engine cannot work with this store."""
     if settings.engine == "local" and settings.workers == 1:
         return
     if settings.engine == "ray" and importlib.util.find_spec("ray") is None:

@@ -4,10 +4,11 @@ import logging
 import pickle
 import platform
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from logging.handlers import QueueHandler
+from types import SimpleNamespace
 from typing import Any
 
 from tasks.context.context import StageContext
@@ -19,36 +20,34 @@ class EngineError(Exception):
     """Shards cannot run where they should: no room, other software, a worker that died."""
 
 
-@dataclass(frozen=True)
-class WorkerSpec:
-    """Everything that a worker process needs to build its `ShardWorker`."""
+def dump_spec(ctx: StageContext, worker: Callable[..., ShardWorker], inputs: tuple[Any, ...]) -> bytes:
+    """Return all that a process needs to build its worker, secrets of the settings included."""
+    return pickle.dumps((ctx, worker, inputs, software()))
 
-    ctx: StageContext
-    worker: Callable[..., ShardWorker]
-    inputs: tuple[Any, ...]
-    software: dict[str, str]
 
-    @classmethod
-    def dumps(cls, ctx: StageContext, worker: Callable[..., ShardWorker], inputs: tuple[Any, ...]) -> bytes:
-        """Return the spec as bytes, secrets of the settings included."""
-        return pickle.dumps(cls(ctx, worker, inputs, software()))
+def _build_worker(spec: bytes) -> ShardWorker:
+    """Build the worker, once this process has the driver's software and sees its store."""
+    ctx, worker, inputs, expected = pickle.loads(spec)
+    versions = [(name, here, expected[name]) for name, here in software().items()]
+    if different := [f"{name} {here}, not {there}" for name, here, there in versions if here != there]:
+        raise EngineError(
+            f"{platform.node()} has {', '.join(different)}: its shards could differ from those of the others. "
+            "Install the same versions on every node."
+        )
+    store = ctx.artifact.store
+    if not store.exists(ctx.elapsed.path):
+        raise EngineError(
+            f"{platform.node()} does not see what this run has written to the store {store.uri}. LIGHTGEN_STORE "
+            "must be a folder that all nodes share under one path, or an address such as s3://bucket/prefix."
+        )
+    return worker(ctx, *inputs)
 
-    def build(self) -> ShardWorker:
-        """Build the worker, once this process has the driver's software and sees its store."""
-        store, local = self.ctx.artifact.store, software()
-        if different := [
-            f"{name} {local[name]}, not {self.software[name]}" for name in local if local[name] != self.software[name]
-        ]:
-            raise EngineError(
-                f"{platform.node()} has {', '.join(different)}: its shards could differ from those of the others. "
-                "Install the same versions on every node."
-            )
-        if not store.exists(self.ctx.elapsed.path):
-            raise EngineError(
-                f"{platform.node()} does not see what this run has written to the store {store.uri}. LIGHTGEN_STORE "
-                "must be a folder that all nodes share under one path, or an address such as s3://bucket/prefix."
-            )
-        return self.worker(self.ctx, *self.inputs)
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, its cause, the cause of that, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,8 @@ class RemoteError:
 
     @classmethod
     def of(cls, error: Exception) -> "RemoteError":
-        """Wrap an error, its cause, the cause of that, and so on."""
-        chain: list[BaseException] = []
-        cause: BaseException | None = error
-        while cause is not None:
-            chain.append(_picklable(cause))
-            cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
-        return cls(tuple(chain))
+        """Wrap an error with its causes."""
+        return cls(tuple(map(_picklable, causes(error))))
 
     def error(self) -> BaseException:
         """Return the error, to be raised."""
@@ -84,9 +78,7 @@ class Worker:
     def run(self, shard: Shard) -> RemoteError | None:
         """Run one shard. Return its error, if any, for the driver to raise."""
         try:
-            if self._run_shard is None:
-                spec: WorkerSpec = pickle.loads(self._spec)
-                self._run_shard = spec.build()
+            self._run_shard = self._run_shard or _build_worker(self._spec)
             self._run_shard(shard)
         except Exception as error:  # any error is the driver's to handle
             error.add_note(f"in a worker on {platform.node()}:\n{traceback.format_exc()}")
@@ -94,9 +86,9 @@ class Worker:
         return None
 
 
-def forward_logs(queue: Any) -> None:
-    """Put this process's log records on a queue, anything with `put_nowait`, for the driver to log."""
-    logging.getLogger().addHandler(QueueHandler(queue))
+def forward_logs(send: Callable[[logging.LogRecord], object]) -> None:
+    """Send this process's log records to the driver, to log them."""
+    logging.getLogger().addHandler(QueueHandler(SimpleNamespace(put_nowait=send)))
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.INFO)
 

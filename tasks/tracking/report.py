@@ -89,12 +89,11 @@ class TrackerGroup:
                 self._trackers[name] = BackgroundTracker(name, partial(REMOTE[name], self._run))
             others = f"; also in {', '.join(self._remote)}" if self._remote else ""
             logger.info("%s: for its curves: tensorboard --logdir %s%s", self._run.stage, self._run.root, others)
-        working: dict[str, Tracker] = {}
-        for name, tracker in self._trackers.items():
+        for name, tracker in list(self._trackers.items()):
+            del self._trackers[name]
             with _dropping(name):
                 call(tracker)
-                working[name] = tracker
-        self._trackers = working
+                self._trackers[name] = tracker
 
 
 class BackgroundTracker:
@@ -117,9 +116,9 @@ class BackgroundTracker:
         """End the run, and wait until everything is sent, up to a timeout."""
         self._calls.put(lambda tracker: tracker.close(finished=finished))
         self._calls.put(None)
-        self._thread.join(CLOSE_TIMEOUT_SECONDS)
+        seconds = CLOSE_TIMEOUT_SECONDS
+        self._thread.join(seconds)
         if self._thread.is_alive():
-            seconds = CLOSE_TIMEOUT_SECONDS
             logger.warning("%s has not taken all of this stage within %.0f s; the run goes on", self._name, seconds)
 
     def _work(self) -> None:
@@ -150,17 +149,12 @@ def _log_scores(trackers: TrackerGroup, evaluation: Artifact) -> None:
         for name, score in (table or {}).items()
     }
     scores |= {f"{student}/clip_score": score["value"] for student, score in metrics.get("clip_score", {}).items()}
-    images = _sample_images(evaluation)
     if scores:
         trackers.log_metrics(0, scores)
-    trackers.log_images(images)
-
-
-def _sample_images(evaluation: Artifact) -> list[SampleImage]:
-    """Return each student's image of each category's first caption."""
+    # Each student's image of each category's first caption.
     labels = read_table(evaluation, "^samples", ["student", "category"]).to_pylist()
     first: dict[tuple[str, str], int] = {}
     for index, label in enumerate(labels):
         first.setdefault((label["student"], label["category"]), index)
     rows = take_rows(evaluation, "^samples", sorted(first.values()), ["student", "caption", "image"]).to_pylist()
-    return [SampleImage(row["student"], row["caption"], row["image"]["bytes"]) for row in rows]
+    trackers.log_images([SampleImage(row["student"], row["caption"], row["image"]["bytes"]) for row in rows])

@@ -124,11 +124,9 @@ class WandB:
             self._run.log(dict(metrics), step=step, commit=True)
 
     def log_images(self, images: Sequence[SampleImage]) -> None:
-        import wandb
+        from wandb import Image
 
-        samples = [
-            wandb.Image(decode_image(image.png), caption=f"{image.student}: {image.caption}") for image in images
-        ]
+        samples = [Image(decode_image(image.png), caption=f"{image.student}: {image.caption}") for image in images]
         self._run.log({"samples": samples})
 
     def close(self, *, finished: bool) -> None:
@@ -187,11 +185,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Check, before anything runs, that the requested trackers can be used.
-
-    Raises:
-        SettingsMistake: one cannot be imported, or has no server or key.
-    """
+    """Raise InvalidSettings, before anything runs, if a tracker cannot be imported, or has no server or key."""
     for name in names:
         try:
             importlib.import_module(name)
@@ -206,18 +200,14 @@ def require_trackers(names: Sequence[str]) -> None:
             "Set it to your server's address, or to a file on this machine: sqlite:////data/mlflow.db"
         )
     if "wandb" in names:
-        _require_wandb_login()
+        import wandb
 
-
-def _require_wandb_login() -> None:
-    import wandb
-
-    if wandb.setup().settings.mode != "online":
-        return
-    try:
-        wandb.login(verify=False)  # asks a person at a terminal for the key, now rather than hours later
-    except wandb.errors.UsageError as error:
-        raise InvalidSettings(
-            f"LIGHTGEN_TRACKERS asks for wandb, which knows no key: {error}\n"
-            "Run `wandb login`, set WANDB_API_KEY, or keep the run on this machine with WANDB_MODE=offline."
-        ) from error
+        online = wandb.setup().settings.mode == "online"
+        try:
+            if online:
+                wandb.login(verify=False)  # asks a person at a terminal for the key, now rather than hours later
+        except wandb.errors.UsageError as error:
+            raise InvalidSettings(
+                f"LIGHTGEN_TRACKERS asks for wandb, which knows no key: {error}\n"
+                "Run `wandb login`, set WANDB_API_KEY, or keep the run on this machine with WANDB_MODE=offline."
+            ) from error

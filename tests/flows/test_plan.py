@@ -31,7 +31,7 @@ def test_a_run_is_planned_with_one_look_and_reported_with_two(tmp_path, looked):
     assert looked == []
     require_inputs(planner, select())
     assert looked == ["report"]
-    outcome = planner.looking_again()
+    outcome = planner.rechecked()
     assert (outcome.scores(), outcome.report(), looked) == ({}, None, ["report", "evaluation", "report"])
 
 

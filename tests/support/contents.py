@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from storage.artifact import Artifact
+from storage.hash_cache import hash_stream
 
 
 def contents(artifact: Artifact) -> dict[str, str]:
     """Return the hash of each file of an artifact, by its name."""
-    return {name: artifact.sha256(name) for name in artifact.names()}
+    return {name: hash_stream(artifact.open(name)) for name in artifact.names()}
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

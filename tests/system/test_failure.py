@@ -14,7 +14,7 @@ import yaml
 from prefect.settings.models.flows import FlowsSettings
 
 from flows.environment import PREFECT_DEFAULTS
-from flows.operations import cancellation as unwanted
+from flows.operations import cancellation
 from tests.support.paths import ROOT, TWO_STAGES
 from tests.support.prefect_server import PrefectServer, prefect_server
 from tests.support.processes import children, is_running, kill, stop
@@ -167,8 +167,8 @@ AUTOMATION = ROOT / "flows" / "automations" / "crashed.yaml"
 BEAT_SECONDS, WITHIN_SECONDS = 1, 15  # a busy machine may delay a beat; Prefect allows no `within` below ten
 IMPATIENT = """
 from flows import cli
-from flows.operations import cancellation as unwanted
-unwanted.EVERY = 0.5
+from flows.operations import cancellation
+cancellation.POLL_SECONDS = 0.5
 cli.main()
 """
 
@@ -185,7 +185,7 @@ def test_a_run_without_worker_ends_when_cancelled_or_deleted(server, store, how)
     else:
         server.api.post(f"flow_runs/{run['id']}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
     assert process.wait(PATIENCE) == 1
-    assert unwanted.MESSAGE in (store / "log").read_text()
+    assert cancellation.MESSAGE in (store / "log").read_text()
     assert how == "deleted" or server.api.flow_run(run)["state_type"] == "CANCELLED"
 
 

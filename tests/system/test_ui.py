@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from flows.distill import NAMES
-from flows.pages.markdown import plain, quoted, table
+from flows.pages.markdown import escape, quote, table
 from tests.support.prefect_api import PrefectApi
 from tests.support.prefect_server import PrefectServer, prefect_server
 from tests.support.processes import Process, stop
@@ -193,7 +193,7 @@ def test_a_second_run_is_cached_stage_by_stage_and_says_so(first, server, browse
 
 def test_text_of_others_is_shown_sign_by_sign_and_never_read(server, browser):
     said = 'a <img src="http://x.example/y.png"> | ![dog](http://x.example) `cat` *of_two* & &#60; \\ www.x.example: 1.'
-    page = "\n\n".join([plain(said), quoted(said), table(["first"], [[plain(said)]])])
+    page = "\n\n".join([escape(said), quote(said), table(["first"], [[escape(said)]])])
     made = server.api.post("artifacts/", type="markdown", key="words", data=page)
     browser.goto(f"{server.url}/artifacts/artifact/{made['id']}")
     see(browser, "first")

@@ -12,8 +12,8 @@ from typing import ClassVar
 import huggingface_hub.constants
 import pytest
 
-from flows.commands import doctor, hub
-from flows.commands.doctor_models import find, models_of
+from flows.commands import doctor, doctor_models
+from flows.commands.doctor_models import check_model, models_of
 from flows.load import load_recipe
 from tasks.config.settings import Settings
 
@@ -86,14 +86,14 @@ def test_the_models_of_a_recipe_are_those_that_its_stages_use():
 
 
 def test_a_model_on_the_hub_is_looked_up_and_not_downloaded(online):
-    found = find("org/name")
+    found = check_model("org/name")
     assert (found.state, found.download) == ("note", 3_000_000_009)
     assert found.found == f"on the hub, 3 GB to download; licence mit; not pinned: write org/name@{COMMIT}"
     assert online == ["GET /api/models/org/name/revision/main?blobs=true"]
 
 
 def test_a_pinned_folder_of_a_repository_is_read_at_its_commit(online):
-    found = find(f"org/name/vae@{COMMIT}")
+    found = check_model(f"org/name/vae@{COMMIT}")
     assert (found.state, found.download, "pinned" in found.found) == ("note", 9, False)
     assert online == [f"GET /api/models/org/name/revision/{COMMIT}?blobs=true"]
 
@@ -109,28 +109,28 @@ def test_a_pinned_folder_of_a_repository_is_read_at_its_commit(online):
     ],
 )
 def test_a_model_that_cannot_be_had_is_missing_with_the_reason(online, monkeypatch, name, message):
-    monkeypatch.setattr(hub, "TIMEOUT", 0.2 if name == "org/slow" else 5.0)
-    found = find(name)
+    monkeypatch.setattr(doctor_models, "TIMEOUT_SECONDS", 0.2 if name == "org/slow" else 5.0)
+    found = check_model(name)
     assert found.state == "missing"
     assert message in found.found
 
 
 def test_offline_nothing_is_requested(online, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    found = find("google/flan-t5-xxl")
+    found = check_model("google/flan-t5-xxl")
     assert found.state == "missing"
     assert found.found == "not here, and cannot be checked offline (HF_HUB_OFFLINE); licence Apache-2.0"
     assert online == []
 
 
 def test_the_licence_and_the_gate_of_a_known_model_are_named(online):
-    assert "licence FLUX.1 [dev] Non-Commercial License, gated" in find("black-forest-labs/FLUX.1-dev").found
+    assert "licence FLUX.1 [dev] Non-Commercial License, gated" in check_model("black-forest-labs/FLUX.1-dev").found
 
 
 def test_a_cached_model_is_ready_with_advice_how_to_pin_it(online, tmp_path):
     cached(tmp_path, b"1234")
-    assert find(f"org/name@{COMMIT}").state == "ok"
-    found = find("org/name")
+    assert check_model(f"org/name@{COMMIT}").state == "ok"
+    found = check_model("org/name")
     assert (found.state, found.bytes, found.download) == ("note", 4.0, 0.0)
     assert f"not pinned: write org/name@{COMMIT}" in found.found
     assert online == []
@@ -138,11 +138,11 @@ def test_a_cached_model_is_ready_with_advice_how_to_pin_it(online, tmp_path):
 
 def test_a_model_with_only_its_configuration_cached_is_not_here(online, tmp_path):
     cached(tmp_path, b"")
-    assert find("org/name").found.startswith("on the hub, 3 GB to download")
+    assert check_model("org/name").found.startswith("on the hub, 3 GB to download")
 
 
 def checks_of(recipe, settings) -> dict[str, dict[str, str]]:
-    return {row["check"]: row for row in doctor.examine(recipe, settings)}
+    return {row["check"]: row for row in doctor.check_machine(recipe, settings)}
 
 
 def test_a_disk_that_is_too_small_is_missing(monkeypatch, tmp_path):
@@ -168,12 +168,12 @@ def test_a_device_that_is_too_small_is_noted(monkeypatch, tmp_path):
 def test_keys_of_endpoints_are_reported_as_set_and_never_shown(monkeypatch):
     monkeypatch.setenv("LIGHTGEN_LLM_KEY", "a secret")
     monkeypatch.delenv("LIGHTGEN_LLM_URL", raising=False)
-    rows = doctor._keys(load_recipe("lightgen-0.7b-256"))
+    rows = doctor._check_endpoints(load_recipe("lightgen-0.7b-256"))
     assert {row["check"]: row["state"] for row in rows} == {"LIGHTGEN_LLM_URL": "note", "LIGHTGEN_LLM_KEY": "ok"}
     assert "a secret" not in json.dumps(rows)
     monkeypatch.setenv("LIGHTGEN_IMAGES_URL", "http://painter/v1")
     painter = ["captions.llm=null", "captions.source=scene", "synthesis.teacher=endpoint"]
-    rows = doctor._keys(load_recipe("demo", [*painter, "synthesis.endpoint={model: painter}"]))
+    rows = doctor._check_endpoints(load_recipe("demo", [*painter, "synthesis.endpoint={model: painter}"]))
     assert {row["check"]: row["state"] for row in rows} == {"LIGHTGEN_IMAGES_URL": "ok", "LIGHTGEN_IMAGES_KEY": "note"}
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from flows.errors import UserError
 from flows.operations.device_limit import require_device_limit
-from flows.operations.server import TEMPORARY
+from flows.operations.server import TEMPORARY_SERVER
 from tests.support.paths import TWO_STAGES
 from tests.support.prefect_server import PrefectServer, prefect_server
 from tests.support.processes import kill, stop
@@ -185,7 +185,7 @@ def test_a_killed_run_gives_the_device_back_when_its_lease_ends(orphan):
 
 
 def test_a_limit_without_a_server_in_common_is_an_error(monkeypatch):
-    monkeypatch.setenv(TEMPORARY, "1")
+    monkeypatch.setenv(TEMPORARY_SERVER, "1")
     with pytest.raises(UserError, match="prefect server start"):
         require_device_limit("gpu0")
     require_device_limit(None)

@@ -11,7 +11,7 @@ from prefect.utilities.callables import parameter_schema
 from flows.distill import NAMES
 from flows.errors import UserError
 from flows.load import load_recipe, recipe_names
-from flows.operations.form import ABOUT
+from flows.operations.form import DESCRIPTIVE_FIELDS
 from flows.request import validate_request
 from flows.run import run, run_name
 from lightgen_core.config import Section
@@ -56,7 +56,7 @@ def test_every_field_of_a_recipe_is_in_the_form_and_described(sections):
     models = {model.__name__: model for model in _models(Recipe)}
     assert models.keys() == sections.keys()
     for name, fields in sections.items():
-        expected = [field for field in models[name].model_fields if name != "Recipe" or field not in ABOUT]
+        expected = [field for field in models[name].model_fields if name != "Recipe" or field not in DESCRIPTIVE_FIELDS]
         assert list(fields) == expected
         assert [field for field, shown in fields.items() if not shown.get("description")] == []
 

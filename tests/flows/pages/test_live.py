@@ -17,7 +17,7 @@ from flows.errors import StageFailed, UserError
 from flows.operations.retries import without_traceback
 from flows.pages import live as live_module
 from flows.pages.live import StagePage, page_key
-from flows.pages.markdown import plain, scores_markdown, table
+from flows.pages.markdown import escape, scores_markdown, table
 from flows.pages.progress_log import ProgressLog
 from flows.pages.stage_page import failed_page, working_page
 from lightgen_core.report.charts import loss_curve
@@ -33,9 +33,9 @@ NOISE = np.random.default_rng(0).integers(0, 256, (64, 48, 48, 3), dtype=np.uint
 
 def heard(*progress: Progress, seconds_ago: float = 0.0) -> ProgressLog:
     """Progress that was told one second apart, the last just now."""
-    given = ProgressLog(began=time.monotonic() - seconds_ago)
+    given = ProgressLog(started=time.monotonic() - seconds_ago)
     for turn, each in enumerate(reversed(progress)):
-        given.news = given.news or (time.monotonic(), each)
+        given.latest = given.latest or (time.monotonic(), each)
         given.first = time.monotonic() - turn, each
     given.steps = [(each.done, each.metrics) for each in progress if each.metrics]
     return given
@@ -63,7 +63,7 @@ def shown(monkeypatch):
             shown[self._kind].append(data)
 
     monkeypatch.setattr(live_module, "UiArtifact", Recorder)
-    monkeypatch.setattr(live_module, "EVERY", 0.02)
+    monkeypatch.setattr(live_module, "POLL_SECONDS", 0.02)
     return shown
 
 
@@ -129,10 +129,10 @@ def test_of_many_updates_the_newest_is_shown_without_a_wait(shown, monkeypatch):
 
     monkeypatch.setattr(live_module.UiArtifact, "show", slow)
     with StagePage("pretrain", "", "key", "") as live:
-        live.heard(Progress(0, 1999, "steps"))
+        live.progress(Progress(0, 1999, "steps"))
         assert looks.wait(PATIENCE)
         for step in range(1, 2000):
-            live.heard(Progress(step, 1999, "steps"))
+            live.progress(Progress(step, 1999, "steps"))
         told.set()
         wait_until(lambda: 100.0 in shown["progress"])
     assert set(shown["progress"]) == {0.0, 100.0}
@@ -142,15 +142,15 @@ def test_a_stage_without_updates_is_shown_once(shown, monkeypatch):
     """One that has worked for long is looked at less often."""
     with StagePage("pretrain", "", "key", "") as live:
         wait_until(lambda: shown["progress"] == [0.0])
-        time.sleep(10 * live_module.EVERY)
+        time.sleep(10 * live_module.POLL_SECONDS)
         assert shown["progress"] == [0.0]
-        live.heard(Progress(1, 2, "steps"))
+        live.progress(Progress(1, 2, "steps"))
         wait_until(lambda: shown["progress"] == [0.0, 50.0])
-    monkeypatch.setattr(live_module, "LONG", 0.0)
+    monkeypatch.setattr(live_module, "SLOW_AFTER_SECONDS", 0.0)
     shown["markdown"].clear()
     with StagePage("pretrain", "", "key", "") as live:
-        live.heard(Progress(1, 2, "steps"))
-        time.sleep(10 * live_module.EVERY)
+        live.progress(Progress(1, 2, "steps"))
+        time.sleep(10 * live_module.POLL_SECONDS)
         assert shown["markdown"] == []
 
 
@@ -190,7 +190,7 @@ def test_a_refusing_server_is_logged_once_and_the_stage_goes_on(shown, monkeypat
 
 def test_an_undrawable_page_is_logged_and_the_stage_goes_on(shown, caplog):
     with StagePage("tokens", "", "key", "") as live:
-        live.done("not a stage")
+        live.result = "not a stage"
     assert "its page in the Prefect UI could not be drawn" in caplog.text
 
 
@@ -241,7 +241,7 @@ def test_scores_become_a_table_and_their_absence_a_sentence():
 
 
 def test_every_sign_that_markdown_could_interpret_is_escaped():
-    said = plain('a <img> | ![dog](http://x) `cat` *of_two*\nhats, it\'s "3-D" \\ 1.')
+    said = escape('a <img> | ![dog](http://x) `cat` *of_two*\nhats, it\'s "3-D" \\ 1.')
     assert re.sub(r"\\([!-/:-@[-`{-~])", "", said).replace(" ", "").isalnum()
     assert re.sub(r"\\(.)", r"\1", said) == 'a <img> | ![dog](http://x) `cat` *of_two* hats, it\'s "3-D" \\ 1.'
-    assert table(["topic"], [[plain("a|b")]]).splitlines()[-1] == "| a\\|b |"
+    assert table(["topic"], [[escape("a|b")]]).splitlines()[-1] == "| a\\|b |"

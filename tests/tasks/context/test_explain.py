@@ -15,7 +15,7 @@ from storage.store import Store, open_store
 from tasks.config.settings import Settings
 from tasks.context import explain
 from tasks.context.context import StageContext
-from tasks.context.explain import ArtifactIdentity, explain_missing
+from tasks.context.explain import explain_missing
 from tasks.context.shards import split_rows
 from tasks.stage import stage
 
@@ -42,7 +42,7 @@ def made(store: Store, key: str, config: dict = CONFIG, day: int = 21, **changes
 
 
 def why(store: Store, config: dict = CONFIG, inputs: dict = INPUTS, version: int = 2) -> str:
-    return explain_missing(Artifact(store, "pretrain", "new"), ArtifactIdentity(version, config, inputs))
+    return explain_missing(Artifact(store, "pretrain", "new"), version, config, inputs)
 
 
 def changed(**fields: object) -> dict:
