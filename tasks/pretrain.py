@@ -16,7 +16,7 @@ from tasks.token_files import token_files_regex
 from tasks.training import init_checkpoint, training_location
 
 
-@stage(version=3, config_sections=("seed", "pretrain", "tokens"), weights=init_checkpoint, on_device=True)
+@stage(version=4, config_sections=("seed", "pretrain", "tokens"), weights=init_checkpoint, on_device=True)
 def pretrain(ctx: StageContext, tokens: Artifact) -> None:
     """Write the student (raw and EMA weights, config) and `log.json`, the loss curve over all phases."""
     from lightgen_core.launch.run import launch

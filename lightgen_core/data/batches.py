@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -27,9 +26,6 @@ from lightgen_core.data.token_file import DataError, has_moments
 from lightgen_core.model.patchify import patchify
 
 __all__ = ["Batch", "DataError", "PairBatch", "PairSource", "TokenSource", "prefetch"]
-
-ORDER_BLOCK = 8192
-"""Maximal rows whose position in the order is computed at once."""
 
 Prepared = TypeVar("Prepared")
 
@@ -172,14 +168,7 @@ class PairSource(_Source):
 
 def _rows_of(step: int, batch_size: int, rows: int, seed: int) -> np.ndarray:
     """Return the rows of a step, (batch_size,)."""
-    steps = max(1, min(rows, ORDER_BLOCK) // batch_size)
-    return _rows_of_steps(step // steps * steps, steps, batch_size, rows, seed)[step % steps]
-
-
-@lru_cache(maxsize=4)
-def _rows_of_steps(first: int, steps: int, batch_size: int, rows: int, seed: int) -> np.ndarray:
-    """Return the rows of some steps, (steps, batch_size); many rows cost little more than one."""
-    return rows_at(first * batch_size + np.arange(steps * batch_size).reshape(steps, batch_size), rows, seed)
+    return rows_at(np.arange(step * batch_size, (step + 1) * batch_size), rows, seed)
 
 
 def prefetch(prepare: Callable[[int], Prepared], steps: range, depth: int = 1) -> Iterator[Prepared]:
