@@ -201,6 +201,28 @@ class DpoConfig(LoopConfig):
     tolerance_window: Positive = Field(5, description="log rows over which that rise is averaged before it is judged")
 
 
+class CopyConfig(Section):
+    """Copies of an image under any caption, in the space of perceptual hashes and thumbnails (`dedup/copies.py`)."""
+
+    hash_bits: int = Field(
+        10, ge=0, le=11, description="bits of 64 in which the perceptual hashes of copies may differ"
+    )
+    correlation: Fraction = Field(
+        0.9, description="correlation of the thumbnails' luminance from which images are copies"
+    )
+    semantic_correlation: Fraction = Field(
+        0.6, description="the same, for images of two captions whose embeddings reach dedup.threshold"
+    )
+    related_captions: Fraction = Field(
+        0.15, description="share of two captions' words, rare ones counting more, from which they may name a difference"
+    )
+    max_gap: float = Field(
+        2.0,
+        ge=0,
+        description="mean difference of the thumbnails, of 255, up to which a related caption changes nothing",
+    )
+
+
 class DedupConfig(Section):
     """Filters of images: near duplicates and, on request, those that do not show their caption."""
 
@@ -216,13 +238,17 @@ class DedupConfig(Section):
     )
     drop_lowest_fraction: float = Field(0.0, ge=0, lt=1, description="share of images to drop, of the lowest scores")
     threshold: float = Field(0.95, gt=0, le=1, description="cosine from which the worse of a pair is dropped")
+    compare: Literal["all", "meaning"] = Field(
+        "all", description="all: images of any captions; meaning: of equal meanings only, where those are certain"
+    )
+    copies: CopyConfig = Field(default_factory=CopyConfig, description="compare: all; copies of an image")
     cluster_threshold: float | None = Field(
         None, gt=0, le=1, description="chain rule: cosine that links images into clusters; none: no chain rule"
     )
     cluster_size: int = Field(5, ge=3, description="chain rule: a cluster of this size or more keeps only its best")
     k: Positive = Field(64, description="neighbours looked up for each image, before a range search")
     index: str | None = Field(None, description="faiss factory string, such as IVF4096,Flat; none: chosen by row count")
-    search_recall: Fraction = Field(0.99, description="inverted files: share of pairs that the probed lists must find")
+    search_recall: Fraction = Field(0.999, description="inverted files: share of pairs that the probed lists must find")
     recall_queries: Positive = Field(10_000, description="rows whose pairs are checked against brute force")
     diversity_sample: int = Field(5_000, ge=2, description="rows behind Vendi, k-centre radius and near-duplicate rate")
     clusters: Positive = Field(256, description="k-means clusters of the occupancy entropy")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from lightgen_core.config import CopyConfig
 from lightgen_core.dedup.score_filter import clip_score_mask
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
@@ -15,6 +16,7 @@ from tasks.context.context import StageContext
 from tasks.stage import stage
 
 if TYPE_CHECKING:
+    from lightgen_core.dedup.copies import CopyMatcher
     from lightgen_core.dedup.images import Deduplication
 
 SCHEMA = schema(
@@ -31,7 +33,7 @@ SCHEMA = schema(
 LOW_SCORE = "low text-image score"
 
 
-@stage(version=3, config_sections=("seed", "dedup"))
+@stage(version=4, config_sections=("seed", "dedup"))
 def dedup(ctx: StageContext, synthesis: Artifact, embeddings: Artifact) -> None:
     """Write `keep.parquet`, one row for each image; metrics and the recall certificate go into the manifest.
 
@@ -41,8 +43,8 @@ def dedup(ctx: StageContext, synthesis: Artifact, embeddings: Artifact) -> None:
     from lightgen_core.dedup.images import find_duplicates
 
     config = ctx.recipe.dedup
-    images = read_table(synthesis, "^images", ["id", "topic", "meaning", "sha256"])
-    embedded = read_table(embeddings, "^embeddings", ["id", "image", "score"])
+    images = read_table(synthesis, "^images", ["id", "topic", "meaning", "caption"])
+    embedded = read_table(embeddings, "^embeddings", ["id", "image", "score", "pixels", "hashes", "thumbnail"])
     column = embedded["image"].combine_chunks()
     vectors = np.ascontiguousarray(column.flatten().to_numpy().reshape(len(column), -1))
     ids, scores = images["id"].to_numpy(), embedded["score"].to_numpy()
@@ -50,11 +52,12 @@ def dedup(ctx: StageContext, synthesis: Artifact, embeddings: Artifact) -> None:
     chosen = images.filter(pa.array(shown))
     duplicates = find_duplicates(
         vectors if shown.all() else vectors[shown],
-        chosen["sha256"].to_pylist(),
+        embedded["pixels"].filter(pa.array(shown)).to_pylist(),
         scores[shown],
         chosen["id"].to_pylist(),
         config,
-        groups=chosen["meaning"].to_pylist(),
+        groups=chosen["meaning"].to_pylist() if config.compare == "meaning" else None,
+        copies=_matcher(embedded.filter(pa.array(shown)), chosen, config.copies) if config.compare == "all" else None,
         seed=derive_seed(ctx.recipe.seed, "dedup"),
     )
     rows = _verdict_table(ids, shown, duplicates)
@@ -72,6 +75,17 @@ def dedup(ctx: StageContext, synthesis: Artifact, embeddings: Artifact) -> None:
             diversity(vectors[kept], topics, meanings, derive_seed(ctx.recipe.seed, "diversity"), config)
         ),
     }
+
+
+def _matcher(embedded: pa.Table, images: pa.Table, config: CopyConfig) -> "CopyMatcher":
+    from lightgen_core.dedup.copies import CopyMatcher
+    from lightgen_core.dedup.copy_features import HASH_BYTES, THUMBNAIL, VIEWS
+
+    hashes, thumbnails = (
+        np.frombuffer(b"".join(embedded[name].to_pylist()), np.uint8).reshape(len(embedded), *shape)
+        for name, shape in (("hashes", (VIEWS, HASH_BYTES)), ("thumbnail", (THUMBNAIL, THUMBNAIL, 3)))
+    )
+    return CopyMatcher(hashes, thumbnails, images["caption"].to_pylist(), config)
 
 
 def _verdict_table(ids: np.ndarray, shown: np.ndarray, duplicates: "Deduplication") -> pa.Table:

@@ -13,10 +13,13 @@ from tasks.context.context import StageContext
 from tasks.context.shards import FileShard, shard_per_file
 from tasks.stage import stage
 
+COPY_FEATURES = {"pixels": pa.string(), "hashes": pa.binary(), "thumbnail": pa.binary()}
+"""Columns of `dedup/copy_features.py`."""
 
-@stage(version=2, config_sections=("embeddings",), weights=lambda recipe: (recipe.embeddings.model,), on_device=True)
+
+@stage(version=3, config_sections=("embeddings",), weights=lambda recipe: (recipe.embeddings.model,), on_device=True)
 def embeddings(ctx: StageContext, synthesis: Artifact) -> None:
-    """Write `embeddings-*.parquet`, one for each shard of images: unit vectors and their cosine, the score."""
+    """Write `embeddings-*.parquet`, one for each shard of images: unit vectors, their cosine, copy features."""
     ctx.run_shards(shard_per_file(synthesis, "^images", "embeddings"), EmbeddingWorker, synthesis)
 
 
@@ -31,12 +34,17 @@ class EmbeddingWorker:
         self.clip = Clip.load(config.model, device=ctx.device(), precision=config.precision)
 
     def __call__(self, shard: FileShard) -> None:
+        from lightgen_core.dedup.copy_features import copy_features
+
         started, width = time.monotonic(), self.clip.width
         rows = read_file(self.synthesis, shard.source)
         encoded = rows["image"].combine_chunks().field("bytes").to_pylist()
-        starts = range(0, len(encoded), self.batch_size)
-        batches = (map(decode_image, encoded[start : start + self.batch_size]) for start in starts)
-        image = np.concatenate([self.clip.embed_image_list(list(batch)) for batch in batches])
+        vectors, copies = [], []
+        for start in range(0, len(encoded), self.batch_size):
+            decoded = [decode_image(data) for data in encoded[start : start + self.batch_size]]
+            vectors.append(self.clip.embed_image_list(decoded))
+            copies += [copy_features(image) for image in decoded]
+        image = np.concatenate(vectors)
         captions, inverse = np.unique(rows["caption"].to_pylist(), return_inverse=True)
         text = self.clip.embed_texts(captions.tolist())[inverse]
         columns = {
@@ -44,9 +52,10 @@ class EmbeddingWorker:
             "image": pa.FixedSizeListArray.from_arrays(image.ravel(), width),
             "text": pa.FixedSizeListArray.from_arrays(text.ravel(), width),
             "score": (image * text).sum(axis=1),
+            **dict(zip(COPY_FEATURES, map(list, zip(*copies, strict=True)), strict=True)),
         }
         vector = pa.list_(pa.float32(), width)
-        types = schema({"id": pa.int64(), "image": vector, "text": vector, "score": pa.float32()})
+        types = schema({"id": pa.int64(), "image": vector, "text": vector, "score": pa.float32()} | COPY_FEATURES)
         self.ctx.write_table(shard.name, pa.table(columns, types))
         rate = len(encoded) / (time.monotonic() - started)
         self.ctx.log("%s at %.1f images/s", pluralize(len(encoded), "image"), rate)

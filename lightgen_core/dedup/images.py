@@ -1,10 +1,12 @@
 """Duplicate images, and the one of each group that is kept.
 
-Three rules, in this order, over a total order of rows (score falling, then id rising):
-1. Exact copies: of rows with the same sha256 the first in the order stays.
+Four rules, in this order, over a total order of rows (score falling, then id rising):
+1. Exact copies: of rows with the same digest the first in the order stays.
 2. Near duplicates: a row goes if a better row that stays is at `threshold` or above (SemDeDup, Abbas et al. 2023,
    applied pair by pair). A row that resembles only dropped rows stays, so a chain of look-alikes is not eaten up.
-3. Chains, optional: where `cluster_threshold` links `cluster_size` rows or more into one connected component, only its
+   Under two captions the pair must also agree as in `dedup/copies.py`.
+3. Copies: as rule 2, for pairs that `dedup/copies.py` finds.
+4. Chains, optional: where `cluster_threshold` links `cluster_size` rows or more into one connected component, only its
    best row stays. Off by default: in a narrow domain a low threshold links everything to everything.
 
 Every dropped row names a row that stays. Nothing depends on the order in which rows are handed in.
@@ -20,10 +22,20 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from lightgen_core.config import DedupConfig
-from lightgen_core.dedup.search import Indices, NeighbourSearch, Pairs, Subset, Vectors, evenly_spaced, index_factory
+from lightgen_core.dedup.copies import CopyMatcher
+from lightgen_core.dedup.search import (
+    BLOCK,
+    Indices,
+    NeighbourSearch,
+    Pairs,
+    Subset,
+    Vectors,
+    evenly_spaced,
+    index_factory,
+)
 from lightgen_core.intervals import Interval, wilson_interval
 
-Reason = Literal["exact copy", "near duplicate", "chain"]
+Reason = Literal["exact copy", "near duplicate", "copy", "chain"]
 Id = str | int
 
 _TUNING_QUERIES = 1000
@@ -74,18 +86,20 @@ def find_duplicates(
     config: DedupConfig,
     *,
     groups: Sequence[object] | None = None,
+    copies: CopyMatcher | None = None,
     seed: int = 0,
 ) -> Deduplication:
     """Find the duplicates among images, keeping the best of each set.
 
     Args:
         vectors: (n, width) float32 of unit norm, such as CLIP image embeddings.
-        digests: (n,) sha256 of each image's bytes; None: no rule for exact copies.
+        digests: (n,) of each image's bytes or pixels; None: no rule for exact copies.
         score: (n,) higher is better.
         ids: (n,) distinct, all text or all numbers; break ties of the score, the smaller first.
         config: thresholds and search.
         groups: (n,) only rows of one group can be duplicates of each other (such as a caption's meaning: two
             meanings can look alike to CLIP); None: all can.
+        copies: of the same rows; not together with groups.
         seed: of the sample behind the certificate.
 
     Raises:
@@ -93,13 +107,15 @@ def find_duplicates(
     """
     scores = np.asarray(score, dtype=np.float64)
     _check(vectors, digests, scores, ids, groups)
+    if groups is not None and copies is not None:
+        raise ValueError("copies are compared over all groups; pass groups or copies")
     # From here on a row is its rank, 0 the best: "better" is "smaller", and the input's order is forgotten.
     order = np.lexsort((np.asarray(ids), -scores)).astype(np.int64)
     group = _codes(groups, order)
     copy_of = _first_of_each(digests, group, order)
     distinct = np.flatnonzero(copy_of == np.arange(len(order)))
-    keeper, certificate = _near_duplicates(vectors, order, distinct, group, config, seed)
-    return _verdict(vectors, order, ids, copy_of, keeper[copy_of], certificate, config.threshold)
+    keeper, certificate = _near_duplicates(vectors, order, distinct, group, config, copies, seed)
+    return _verdict(vectors, order, ids, copy_of, keeper[copy_of], certificate, config, copies)
 
 
 def _check(
@@ -144,7 +160,13 @@ def _first_of_each(digests: Sequence[str] | None, group: Indices, order: Indices
 
 
 def _near_duplicates(
-    vectors: Vectors, order: Indices, distinct: Indices, group: Indices, config: DedupConfig, seed: int
+    vectors: Vectors,
+    order: Indices,
+    distinct: Indices,
+    group: Indices,
+    config: DedupConfig,
+    copies: CopyMatcher | None,
+    seed: int,
 ) -> tuple[Indices, RecallEstimate]:
     """Rank -> rank it duplicates (itself: it stays), group by group."""
     keeper = np.arange(len(order))
@@ -153,7 +175,7 @@ def _near_duplicates(
     sampled[np.random.default_rng(seed).choice(distinct, queries, replace=False)] = True
     searched = []
     for members in _partitions(distinct, group):
-        part = _search(vectors, order[members], sampled[members], config)
+        part = _search(vectors, order[members], sampled[members], config, copies)
         keeper[members] = members[part.keeper]
         searched.append(part)
     pairs, found = sum(part.pairs for part in searched), sum(part.found for part in searched)
@@ -184,20 +206,33 @@ class _Searched(NamedTuple):
     found: int
 
 
-def _search(vectors: Vectors, rows: Indices, sampled: npt.NDArray[np.bool_], config: DedupConfig) -> _Searched:
+def _search(
+    vectors: Vectors,
+    rows: Indices,
+    sampled: npt.NDArray[np.bool_],
+    config: DedupConfig,
+    copies: CopyMatcher | None,
+) -> _Searched:
     """Near duplicates among the rows of one group, best row first; places are ranks within it."""
     factory = config.index or index_factory(len(rows))
     subset = Subset(vectors, rows)
     search = NeighbourSearch(subset, factory, config.k)
     search.tune_nprobe(evenly_spaced(len(rows), _TUNING_QUERIES), config.threshold, config.search_recall)
     keeper, hits = np.arange(len(rows)), 0
+    copied = Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+    if copies is not None:
+        row, other = copies.pairs(rows)
+        copied = Pairs(row, other, subset.cosines(row, other))
     chains = None if config.cluster_threshold is None else _Components(len(rows))
-    for found in search.pairs(config.cluster_threshold or config.threshold):
+    for block, found in enumerate(search.pairs(config.cluster_threshold or config.threshold)):
         if chains is not None:
             chains.link(found.row, found.other)
         close = found.similarity >= config.threshold
         hits += int((close & sampled[found.row]).sum())
-        _suppress(keeper, found.where(close & (found.other < found.row)))
+        better = found.where(close & (found.other < found.row))
+        if copies is not None:
+            better = better.where(copies.confirm(rows[better.row], rows[better.other]))
+        _suppress(keeper, better.merged(copied.where(copied.row // BLOCK == block)))
     if chains is not None:
         best = chains.best()
         large = np.bincount(best, minlength=len(rows))[best] >= config.cluster_size
@@ -251,7 +286,8 @@ def _verdict(
     copy_of: Indices,
     keeper: Indices,
     certificate: RecallEstimate,
-    threshold: float,
+    config: DedupConfig,
+    copies: CopyMatcher | None,
 ) -> Deduplication:
     """Ranks back to rows. The reason says how a row relates to the kept row it names, not how it was found."""
     kept = np.empty(len(order), bool)
@@ -261,12 +297,17 @@ def _verdict(
     similarity = np.full(len(order), np.nan, np.float32)
     dropped = np.flatnonzero(keeper != np.arange(len(order)))
     cosines = Subset(vectors, order).cosines(dropped, keeper[dropped])
-    for rank, cosine in zip(dropped, cosines, strict=True):
+    copied = np.zeros(len(dropped), bool)
+    if copies is not None:
+        copied = copies.agree(order[dropped], order[keeper[dropped]], config.copies.correlation)
+    for rank, cosine, copy in zip(dropped, cosines, copied, strict=True):
         row = order[rank]
         if keeper[rank] == copy_of[rank]:
             reason[row] = "exact copy"
+        elif cosine >= config.threshold:
+            reason[row] = "near duplicate"
         else:
-            reason[row] = "near duplicate" if cosine >= threshold else "chain"
+            reason[row] = "copy" if copy else "chain"
         duplicate_of[row] = ids[order[keeper[rank]]]
         similarity[row] = cosine
     return Deduplication(kept, reason, duplicate_of, similarity, certificate)

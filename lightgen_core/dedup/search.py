@@ -15,7 +15,9 @@ import numpy.typing as npt
 Vectors = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
-_QUERIES = 4096  # queries of one k-NN call
+BLOCK = 4096
+"""Rows whose neighbours are looked up at once."""
+
 _RANGE_QUERIES = 64  # queries of one range search; a result can be as long as the index for each
 _EXACT_QUERIES = 1024  # queries of one brute-force block
 _CONFIRM = 4096  # pairs whose vectors are gathered at a time
@@ -32,6 +34,12 @@ class Pairs(NamedTuple):
     row: Indices
     other: Indices
     similarity: npt.NDArray[np.float64]
+
+    def merged(self, others: "Pairs") -> "Pairs":
+        """Return these and others in order."""
+        both = Pairs(*(np.concatenate(columns) for columns in zip(self, others, strict=True)))
+        order = np.lexsort((both.other, both.row))
+        return Pairs(both.row[order], both.other[order], both.similarity[order])
 
     def where(self, keep: npt.NDArray[np.bool_]) -> "Pairs":
         """Those for which `keep` (pairs,) is true."""
@@ -159,9 +167,9 @@ class NeighbourSearch:
             probes = min(2 * probes, self.index.nlist)
 
     def pairs(self, threshold: float) -> Iterator[Pairs]:
-        """All pairs, in blocks of rows, rows ascending."""
-        for start in range(0, len(self.subset), _QUERIES):
-            yield self._find(np.arange(start, min(start + _QUERIES, len(self.subset))), threshold)
+        """All pairs, in blocks of BLOCK rows, rows ascending."""
+        for start in range(0, len(self.subset), BLOCK):
+            yield self._find(np.arange(start, min(start + BLOCK, len(self.subset))), threshold)
 
     def _find(self, queries: Indices, threshold: float) -> Pairs:
         floor = threshold - self.slack
@@ -198,8 +206,8 @@ def nearest(queries: Vectors, base: Vectors) -> tuple[Indices, npt.NDArray[np.fl
     index = faiss.IndexFlatIP(base.shape[1])
     index.add(np.ascontiguousarray(base))
     closest = np.empty(len(queries), np.int64)
-    for start in range(0, len(queries), _QUERIES):
-        part = slice(start, start + _QUERIES)
+    for start in range(0, len(queries), BLOCK):
+        part = slice(start, start + BLOCK)
         closest[part] = index.search(np.ascontiguousarray(queries[part]), 1)[1][:, 0]
     cosines = np.empty(len(queries))
     for start in range(0, len(queries), _CONFIRM):

@@ -1,0 +1,58 @@
+"""Features that copies of an image share: recompressed, resized, mirrored, bordered, slightly cropped or rotated."""
+
+import hashlib
+from typing import NamedTuple
+
+import imagehash
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageChops, ImageOps
+
+VIEWS = 6
+"""Hashes of an image: whole, mirrored, without 5 % and 10 % at each side, rotated by 3 degrees both ways."""
+HASH_BYTES = 8
+THUMBNAIL = 16
+"""Side of the thumbnail, px."""
+
+_VIEW = 64  # px: the hash itself looks at 32
+_BORDER = 24  # a border's grey levels differ by no more, JPEG noise included
+_FRAMES = 3  # a frame around a margin around ...
+
+
+class CopyFeatures(NamedTuple):
+    """The decoded pixels' sha256, VIEWS perceptual hashes of HASH_BYTES, and a thumbnail of THUMBNAIL^2 RGB bytes."""
+
+    pixels: str
+    hashes: bytes
+    thumbnail: bytes
+
+
+def copy_features(image: UInt8[np.ndarray, "height width 3"]) -> CopyFeatures:
+    """Compute the features of an image; hashes and thumbnail leave out borders of one colour."""
+    digest = hashlib.sha256(repr(image.shape).encode())
+    digest.update(image.tobytes())
+    picture = trim_border(Image.fromarray(image))
+    hashes = b"".join(np.packbits(imagehash.phash(view).hash).tobytes() for view in _views(picture))
+    thumbnail = picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    return CopyFeatures(digest.hexdigest(), hashes, thumbnail.tobytes())
+
+
+def trim_border(picture: Image.Image) -> Image.Image:
+    """Cut off borders of one colour, as long as a quarter of each side stays."""
+    for _ in range(_FRAMES):
+        border = Image.new("RGB", picture.size, picture.getpixel((0, 0)))
+        box = ImageChops.difference(picture, border).convert("L").point(lambda level: 255 * (level > _BORDER)).getbbox()
+        if box is None or 4 * (box[2] - box[0]) < picture.width or 4 * (box[3] - box[1]) < picture.height:
+            break
+        picture = picture.crop(box)
+    return picture
+
+
+def _views(picture: Image.Image) -> list[Image.Image]:
+    whole = picture.convert("L").resize((_VIEW, _VIEW), Image.Resampling.BOX)
+    crops = [
+        whole.resize((_VIEW, _VIEW), box=(cut, cut, _VIEW - cut, _VIEW - cut)) for cut in (0.05 * _VIEW, 0.1 * _VIEW)
+    ]
+    corner = whole.getpixel((0, 0))
+    turned = [whole.rotate(angle, Image.Resampling.BICUBIC, fillcolor=corner) for angle in (-3, 3)]
+    return [whole, ImageOps.mirror(whole), *crops, *turned]
