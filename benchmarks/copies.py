@@ -20,7 +20,7 @@ from lightgen_core.dedup.copies import CopyMatcher
 from lightgen_core.dedup.copy_features import HASH_BYTES, THUMBNAIL, VIEWS, copy_features
 from lightgen_core.encoders.clip import Clip
 from lightgen_core.images.codec import decode_image
-from lightgen_core.images.image_set import open_image_set
+from lightgen_core.images.image_set import Format, open_image_set
 from lightgen_core.images.sample import Sample
 
 
@@ -61,7 +61,7 @@ KINDS = {
 }
 
 
-def load(path: str, format: str) -> tuple[list[str], list[str], list[np.ndarray]]:
+def load(path: str, format: Format) -> tuple[list[str], list[str], list[np.ndarray]]:
     """Return keys, captions and images of a set."""
     image_set = open_image_set(path, format)
     samples = [sample for sample in image_set.samples() if isinstance(sample, Sample)]

@@ -44,7 +44,8 @@ def dedup(ctx: StageContext, synthesis: Artifact, embeddings: Artifact) -> None:
 
     config = ctx.recipe.dedup
     images = read_table(synthesis, "^images", ["id", "topic", "meaning", "caption"])
-    embedded = read_table(embeddings, "^embeddings", ["id", "image", "score", "pixels", "hashes", "thumbnail"])
+    copy_columns = ["hashes", "thumbnail"] if config.compare == "all" else []
+    embedded = read_table(embeddings, "^embeddings", ["id", "image", "score", "pixels", *copy_columns])
     column = embedded["image"].combine_chunks()
     vectors = np.ascontiguousarray(column.flatten().to_numpy().reshape(len(column), -1))
     ids, scores = images["id"].to_numpy(), embedded["score"].to_numpy()

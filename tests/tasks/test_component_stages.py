@@ -172,7 +172,8 @@ def test_an_image_with_a_low_score_goes_and_hides_no_other(store):
     def embeddings(ctx: StageContext) -> None:
         vectors = pa.FixedSizeListArray.from_arrays(np.eye(4, dtype=np.float32)[[0, 0, 1, 2, 3]].ravel(), 4)
         score = np.array([0.3, 0.2, 0.1, 0.4, 0.4], np.float32)
-        ctx.write_table("embeddings-00000.parquet", pa.table({"id": list(range(5)), "image": vectors, "score": score}))
+        columns = {"id": list(range(5)), "image": vectors, "score": score, "pixels": list("abcde")}
+        ctx.write_table("embeddings-00000.parquet", pa.table(columns))
 
     recipe = load_recipe("smoke", ["dedup.drop_lowest_fraction=0.2"])
     captions = ["a", "a", "b", "c", "d"]
@@ -183,6 +184,17 @@ def test_an_image_with_a_low_score_goes_and_hides_no_other(store):
     assert [row["duplicate_of"] for row in rows] == [None, 0, None, None, None]
     assert found.manifest().metrics["reasons"] == {"near duplicate": 1, "low text-image score": 1}
     assert found.manifest().counts == {"rows": 5, "kept": 3, "dropped": 2}
+
+
+@pytest.mark.parametrize(("compare", "kept"), [("all", [0, 2]), ("meaning", [0, 1, 2])])
+def test_copies_under_other_captions_go(store, compare, kept):
+    """The files' own checksums differ; where a meaning is certain, the recipe may leave other meanings alone."""
+    recipe = load_recipe("smoke", [f"dedup.compare={compare}"])
+    given = drawn(store, recipe, rows_of(["a boat", "a drum", "a lemon"], [picture(0), picture(0), picture(1)]))
+    found = made(dedup, store, recipe, given, made(embeddings, store, recipe, given))
+    rows = read_table(found, "^keep").to_pylist()
+    assert sum(row["kept"] for row in rows) == len(kept) and rows[2]["kept"]
+    assert found.manifest().metrics["reasons"] == ({"exact copy": 1} if compare == "all" else {})
 
 
 def test_embeddings_hold_the_cosine_of_image_and_caption(store):
