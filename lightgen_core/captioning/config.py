@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 from string import Formatter
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from lightgen_core.config import Fraction, Positive, Section
 
@@ -134,7 +134,7 @@ class LLMConfig(Section):
     temperature: float = Field(1.0, ge=0, description="of sampling; 0: always the likeliest token")
     top_p: float = Field(0.95, gt=0, le=1, description="share of probability that tokens are sampled from")
     max_new_tokens: Positive = Field(160, description="longest answer, tokens")
-    request: dict[str, Any] = Field(
+    request: dict[str, JsonValue] = Field(
         {}, description="endpoint: further fields of each request; null takes a field away, for servers that refuse it"
     )
     taxonomy: Taxonomy = Field(default_factory=Taxonomy, description="what captions are about")
