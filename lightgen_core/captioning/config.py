@@ -1,10 +1,11 @@
 """Configuration of captions from files and language models. Imports no torch."""
 
+import json
 from collections.abc import Iterable
 from string import Formatter
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lightgen_core.config import Fraction, Positive, Section
 
@@ -134,7 +135,7 @@ class LLMConfig(Section):
     temperature: float = Field(1.0, ge=0, description="of sampling; 0: always the likeliest token")
     top_p: float = Field(0.95, gt=0, le=1, description="share of probability that tokens are sampled from")
     max_new_tokens: Positive = Field(160, description="longest answer, tokens")
-    request: dict[str, JsonValue] = Field(
+    request: dict[str, Any] = Field(
         {}, description="endpoint: further fields of each request; null takes a field away, for servers that refuse it"
     )
     taxonomy: Taxonomy = Field(default_factory=Taxonomy, description="what captions are about")
@@ -144,6 +145,15 @@ class LLMConfig(Section):
     )
     filters: AnswerFilters = Field(default_factory=AnswerFilters, description="which answers are captions")
     shard_size: Positive = Field(1000, description="instructions of one shard, the unit of work that a kill can lose")
+
+    @field_validator("request")
+    @classmethod
+    def _request_is_json(cls, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(request, allow_nan=False)
+        except TypeError as error:
+            raise ValueError(f"{error}; put it in quotes") from error
+        return request
 
     @model_validator(mode="after")
     def _rewriting_knows_the_axes(self) -> "LLMConfig":
