@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 
 from flows.did_you_mean import did_you_mean
 from flows.errors import UserError
@@ -31,12 +32,12 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, Any] | Sequence[str] 
     """
     path = _recipe_path(name_or_path)
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = parse_yaml(path.read_text())
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a text in UTF-8, so no recipe") from error
-    except yaml.YAMLError as error:
+    except YAMLError as error:
         raise UserError(f"{path} is not YAML: {_without_content(error)}") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds {type(raw).__name__}, not a mapping of recipe sections such as 'captions:'")
@@ -63,10 +64,16 @@ def _recipe_path(name: str) -> Path:
     raise UserError(f"there is no recipe {name!r}.{hint} Known: {names}; or give the path of a YAML file.")
 
 
-def _without_content(error: yaml.YAMLError) -> str:
+def parse_yaml(text: str) -> Any:
+    """Return the value of a YAML 1.2 text: no key twice, `yes` is a string and 010 is ten."""
+    return YAML(typ="safe", pure=True).load(text)
+
+
+def _without_content(error: YAMLError) -> str:
     """Describe an error without a line of the file: it may be a secret that was named by mistake."""
-    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark):
-        return f"{error.problem}, in line {mark.line + 1}, column {mark.column + 1}"
+    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
+        problem = str(error.problem).partition(" with value ")[0]  # of a key that is there twice
+        return f"{problem}, in line {mark.line + 1}, column {mark.column + 1}"
     return type(error).__name__
 
 
@@ -75,8 +82,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     if not separator or not name:
         raise UserError(f"--set {override!r} is not of the form section.field=value, for example pretrain.steps=2000")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = parse_yaml(text)
+    except YAMLError as error:
         raise UserError(f"--set {override!r}: {text!r} is not a YAML value") from error
     _set_field(raw, tuple(name.split(".")), value, f"--set {override!r}")
 

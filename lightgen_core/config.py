@@ -5,9 +5,10 @@ A section is frozen and refuses unknown keys, so a misspelt knob is an error and
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -16,7 +17,7 @@ Positive = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """A frozen group of settings; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     renamed: ClassVar[Mapping[str, str]] = {}
     """New names of renamed fields, by their former names."""
@@ -25,6 +26,16 @@ class Section(BaseModel):
     def with_new_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of a section that an earlier release saved, under the names of today."""
         return {cls.renamed.get(name, name): value for name, value in values.items()}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _boolean_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse booleans, alone or in a list, in fields of other types; pydantic takes them as 0 and 1."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        values = value if isinstance(value, list | tuple) else (value,)
+        if any(isinstance(each, bool) for each in values) and bool not in (annotation, *get_args(annotation)):
+            raise PydanticCustomError("boolean", "this field takes no booleans; put a text such as 'true' in quotes")
+        return value
 
 
 class MarConfig(Section):

@@ -1,8 +1,11 @@
 """Devices by name."""
 
+import logging
 import os
 
 import torch
+
+logger = logging.getLogger(__name__)
 
 
 def pick_device(name: str, threads: int) -> torch.device:
@@ -33,7 +36,13 @@ def visible_gpus() -> list[str]:
 
 
 def check_bf16(device: torch.device) -> None:
-    """Raise ValueError for a GPU without bfloat16: fp16 would overflow, and emulation is slower than fp32."""
+    """Raise ValueError for a GPU without bfloat16, where fp16 would overflow; warn of an x86 CPU that emulates it."""
+    cpu = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    if cpu.get("architecture") == "x86_64" and not (cpu["avx512_bf16"] or cpu["amx_bf16"]):
+        logger.warning(
+            "this CPU has no bfloat16 arithmetic: precision bf16 is emulated, slower than fp32. In the recipe's sections "
+            "pretrain and dpo set precision=fp32 (other bytes, as every field)"
+        )
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ValueError(
             f"{torch.cuda.get_device_name(device)} has no bfloat16 arithmetic (Ampere, 2020, and later have); "

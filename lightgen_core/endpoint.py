@@ -3,11 +3,14 @@
 Importing this module imports `openai` (more than a second), so callers import it where they need it.
 """
 
+import hashlib
+import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Any, Self
@@ -106,7 +109,9 @@ class Endpoint:
 
     def _check_response(self, response: httpx2.Response) -> None:
         """Make `openai` retry unusable answers; let `Retry-After` hold all threads back."""
-        if response.status_code in _RETRIED or response.status_code >= 500:
+        if response.status_code == 429 and b"insufficient_quota" in response.read():
+            response.status_code = 402
+        elif response.status_code in _RETRIED or response.status_code >= 500:
             wait = _retry_after(response.headers)
             self._limiter.hold(wait if wait <= _MAX_RETRY_AFTER else 0.0)
         elif response.is_success:
@@ -144,6 +149,37 @@ class Endpoint:
     def _redact(self, text: str) -> str:
         """Return a text without the key, which servers may repeat."""
         return text.replace(self._key, "***") if self._key else text
+
+
+class AnswerCache:
+    """Answers on disk until their batch is complete: a run that stops before does not pay for them again.
+
+    Args:
+        folder: of one artifact, since a key holds only what differs inside it; None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+
+    def get(self, key: tuple[str, int], request: Callable[[], bytes]) -> bytes:
+        """Return the kept answer to a prompt with a seed, or request it and keep it."""
+        if self._folder is None:
+            return request()
+        path = self._path(self._folder, key)
+        if not path.exists():
+            (part := path.with_suffix(".part")).write_bytes(request())
+            part.replace(path)
+        return path.read_bytes()
+
+    def clear(self, keys: Iterable[tuple[str, int]]) -> None:
+        """Forget the answers of a batch."""
+        if self._folder is not None:
+            for key in keys:
+                self._path(self._folder, key).unlink(missing_ok=True)
+
+    @staticmethod
+    def _path(folder: Path, key: tuple[str, int]) -> Path:
+        return folder / f"answer-{hashlib.sha256(json.dumps(key).encode()).hexdigest()}"
 
 
 class RateLimiter:
@@ -186,9 +222,11 @@ def _exhausted(name: str, error: openai.APIError, message: str, *, server_wide: 
 
 
 def _status_of(error: Any) -> int:
-    """Return the status inside the error of a 200 (OpenRouter, LiteLLM), else 500."""
+    """Return the status inside the error of a 200 (OpenRouter, LiteLLM), else 400 for a moderated prompt, or 500."""
     code = str(error.get("code")) if isinstance(error, dict) else ""
-    return int(code) if re.fullmatch(r"[45]\d\d", code) else 500
+    if re.fullmatch(r"[45]\d\d", code):
+        return int(code)
+    return 400 if _MODERATED.search(str(error)) else 500
 
 
 def _retry_after(headers: httpx2.Headers) -> float:

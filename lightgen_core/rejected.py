@@ -1,7 +1,10 @@
 """Rejection of one image, caption or file, with the quarantine's reasons."""
 
+import re
 from enum import StrEnum
 from typing import Self
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 class Reason(StrEnum):
@@ -41,6 +44,7 @@ class Rejected(Exception):
     """One unusable item; it becomes a row of a table."""
 
     def __init__(self, reason: StrEnum, detail: str = "") -> None:
+        detail = _ADDRESS.sub("", detail)  # of an object in a library's message: another one in each process
         super().__init__(f"{reason}: {detail}" if detail else str(reason))
         self.reason, self.detail = reason, detail
 

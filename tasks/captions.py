@@ -46,7 +46,7 @@ def _files(recipe: Recipe) -> tuple[str, ...]:
 
 
 @stage(
-    version=3,
+    version=4,
     config_sections=("seed", "world", "captions"),
     weights=_models,
     files=_files,

@@ -116,7 +116,7 @@ def _load_writer(ctx: StageContext, config: LLMConfig, stack: ExitStack) -> Capt
     settings = ctx.settings
     key, rate = settings.llm_key.get_secret_value(), settings.endpoint_requests_per_minute
     endpoint = stack.enter_context(Endpoint(settings.llm_url, key, requests_per_minute=rate))
-    return OpenAICaptioner(endpoint, config, settings.endpoint_concurrency)
+    return OpenAICaptioner(endpoint, config, settings.endpoint_concurrency, ctx.scratch)
 
 
 def _answer_row(index: int, instruction: Instruction, answer: Answer, filters: AnswerFilters) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def _load_teacher(ctx: StageContext) -> "Teacher":
 
         key, rate = settings.images_key.get_secret_value(), settings.endpoint_requests_per_minute
         endpoint = Endpoint(settings.images_url, key, requests_per_minute=rate)
-        return EndpointTeacher(config.endpoint, endpoint, settings.endpoint_concurrency)
+        return EndpointTeacher(config.endpoint, endpoint, settings.endpoint_concurrency, ctx.scratch)
     from lightgen_core.teachers.scene import SceneTeacher
 
     return SceneTeacher(ctx.recipe.world)

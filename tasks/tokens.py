@@ -11,6 +11,7 @@ from lightgen_core.data.token_rows import (
     values_to_bytes,
 )
 from storage.artifact import Artifact
+from storage.plural import pluralize
 from storage.tables import read_file, read_table, schema
 from tasks.context.context import StageContext
 from tasks.context.shards import FileShard, shard_per_file
@@ -33,6 +34,9 @@ def tokens(ctx: StageContext, synthesis: Artifact, dedup: Artifact) -> None:
     """
     names = [file_prefix(size) for size in ctx.recipe.tokens.sizes or (None,)]
     ctx.run_shards(shard_per_file(synthesis, "^images", *names), TokenWorker, synthesis, dedup)
+    if truncated := sum(entry.counts.get("captions_truncated", 0) for entry in ctx.records().values()):
+        length = ctx.recipe.tokens.max_text_tokens
+        ctx.log("%s cut at %d text tokens; see tokens.max_text_tokens", pluralize(truncated, "caption"), length)
 
 
 class TokenWorker:
@@ -67,8 +71,7 @@ class TokenWorker:
         rows = images.filter(pc.is_in(images["id"], self.kept_ids))
         rows, flipped = add_mirrored_rows(rows) if config.flip else (rows, np.zeros(len(rows), bool))
         captions = rows["caption"].to_pylist()
-        text, encoded = encode_captions(self.text_encoder, captions, pad=config.pad_text, dtype=config.dtype)
-        counts = {"captions_encoded": encoded}
+        text, counts = encode_captions(self.text_encoder, captions, pad=config.pad_text, dtype=config.dtype)
         for size, name in zip(config.sizes or (None,), shard.files, strict=True):
             latents = self._encode(rows, flipped, size)
             if not latents:  # a shard that lost every image still stores the layout

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import ValidationError
+from ruamel.yaml import YAMLError
 
 from flows.commands.folders import require_student, require_writable
 from flows.commands.options import drop_unset
 from flows.did_you_mean import did_you_mean
 from flows.errors import UserError
+from flows.load import parse_yaml
 from lightgen_core.config import SamplerConfig
 from tasks.config.settings import Settings
 
@@ -80,8 +81,8 @@ def read_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
             hint = "" if name in fields else did_you_mean(name, fields)
             raise UserError(f"--set {override!r}: expected FIELD=VALUE with one of {', '.join(fields)}.{hint}")
         try:
-            values[name] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            values[name] = parse_yaml(text)
+        except YAMLError as error:
             raise UserError(f"--set {override!r}: {text!r} is not a YAML value") from error
     return values
 

@@ -115,13 +115,20 @@ def running_server() -> Iterator[str]:
 
 
 def _require_answer(api: str) -> None:
-    """Raise UserError if no server answers at the configured address; any answer counts."""
+    """Raise UserError if no server answers at the configured address; any answer in JSON counts."""
     deadline = time.monotonic() + STARTUP_TIMEOUT_SECONDS
     while True:
         try:
-            httpx.get(f"{api}/health", timeout=30)
-            return
-        except httpx.TransportError as error:
+            answer = httpx.get(f"{api}/health", timeout=30)
+            if answer.status_code in (502, 503, 504):  # of a proxy, before the server
+                answer.raise_for_status()
+            if "json" in answer.headers.get("Content-Type", ""):
+                return
+            raise UserError(
+                f"{api}, the address in PREFECT_API_URL or in a profile, answers, but is no Prefect API.\n"
+                f"Prefect's addresses end in /api, as in {httpx.URL(api).join('/api')}."
+            )
+        except httpx.HTTPError as error:
             if time.monotonic() > deadline:
                 raise UserError(
                     f"no Prefect server answers at {api}, the address in PREFECT_API_URL or in a profile ({error}).\n"

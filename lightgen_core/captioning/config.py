@@ -1,10 +1,11 @@
 """Configuration of captions from files and language models. Imports no torch."""
 
+import json
 from collections.abc import Iterable
 from string import Formatter
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lightgen_core.config import Fraction, Positive, Section
 
@@ -144,6 +145,15 @@ class LLMConfig(Section):
     )
     filters: AnswerFilters = Field(default_factory=AnswerFilters, description="which answers are captions")
     shard_size: Positive = Field(1000, description="instructions of one shard, the unit of work that a kill can lose")
+
+    @field_validator("request")
+    @classmethod
+    def _request_is_json(cls, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(request, allow_nan=False)
+        except TypeError as error:
+            raise ValueError(f"{error}; put it in quotes") from error
+        return request
 
     @model_validator(mode="after")
     def _rewriting_knows_the_axes(self) -> "LLMConfig":

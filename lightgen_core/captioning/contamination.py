@@ -5,6 +5,7 @@ usual measure (Brown et al. 2020, appendix C). Most prompts of text-to-image ben
 all words of the prompt in a row count.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -48,7 +49,7 @@ class EvaluationPrompts:
         self._prompt_of_words: dict[tuple[str, ...], str] = {}
         self._prompt_of_ngram: dict[tuple[str, ...], str] = {}
         for prompt in self.prompts:
-            words = tuple(normalize_words(prompt))
+            words = _words(prompt)
             self._prompt_of_words.setdefault(words, prompt)
             if rules and len(words) >= rules.least_words:
                 length = min(len(words), rules.ngram)
@@ -106,7 +107,7 @@ class EvaluationPrompts:
         return report
 
     def _lexical_match(self, caption: str) -> Match | None:
-        words = tuple(normalize_words(caption))
+        words = _words(caption)
         if words in self._prompt_of_words:
             return Match("exact", self._prompt_of_words[words], 1.0)
         for length in self._lengths:
@@ -122,3 +123,9 @@ class EvaluationPrompts:
             return []
         rows, cosines = nearest(self._embed(captions), self._vectors)
         return [(self.prompts[row], cosine) for row, cosine in zip(rows.tolist(), cosines.tolist(), strict=True)]
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """Return a text's words; emoji count only where nothing else is said, so that adding one hides no prompt."""
+    words = normalize_words(text)
+    return tuple([word for word in words if re.search(r"\w", word)] or words)

@@ -1,22 +1,26 @@
 """A language model behind an OpenAI-compatible endpoint that writes captions (`POST chat/completions`)."""
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from lightgen_core.captioning.config import LLMConfig
 from lightgen_core.captioning.parse import Answer
-from lightgen_core.endpoint import Endpoint, EndpointError, RequestFailed
+from lightgen_core.endpoint import AnswerCache, Endpoint, EndpointError, RequestFailed
 
 _SEEDS = 2**31  # servers keep the seed in 32 bits with a sign
+_TRUNCATED = ("length", "max_tokens", "model_length", "content_filter", "safety", "error")  # reasons to finish
 _ALL_FAILED = 8  # so many requests without one answer are the server's fault, not the instructions'
 
 
 class OpenAICaptioner:
     """Write captions by `concurrency` requests at once; the server may or may not honour their seeds."""
 
-    def __init__(self, endpoint: Endpoint, config: LLMConfig, concurrency: int) -> None:
+    def __init__(self, endpoint: Endpoint, config: LLMConfig, concurrency: int, cache: Path | None = None) -> None:
         self._endpoint, self._config, self._concurrency = endpoint, config, concurrency
+        self._answers = AnswerCache(cache)
 
     def write(self, instructions: Sequence[str], seeds: Sequence[int]) -> list[Answer]:
         """Answer each instruction, in order.
@@ -29,16 +33,24 @@ class OpenAICaptioner:
             answers = list(pool.map(self._answer, instructions, seeds))
         if len(answers) >= _ALL_FAILED and all(answer.error for answer in answers):
             raise EndpointError(f"all {len(answers)} requests failed, the first one: {answers[0].error}")
+        self._answers.clear(zip(instructions, seeds, strict=True))
         return answers
 
     def _answer(self, instruction: str, seed: int) -> Answer:
+        body = self._body(instruction, seed)
         try:
-            reply = self._endpoint.post("chat/completions", self._body(instruction, seed))
+            reply = json.loads(
+                self._answers.get(
+                    (instruction, seed), lambda: json.dumps(self._endpoint.post("chat/completions", body)).encode()
+                )
+            )
         except RequestFailed as error:
             return Answer("", error=str(error))
         match reply:
-            case {"choices": [{"message": {"content": str(text)}, **choice}, *_]} if text:
-                return Answer(text, truncated=choice.get("finish_reason") in ("length", "content_filter"))
+            case {"choices": [{"message": {"content": content}, **choice}, *_]} if text := _text_of(content):
+                return Answer(text, truncated=str(choice.get("finish_reason")).lower() in _TRUNCATED)
+            case {"choices": [{"message": {"refusal": str(refusal)}}, *_]} if refusal:
+                return Answer("", error=f"refused: {refusal[:200]!r}")
             case {"choices": [{"finish_reason": str(reason)}, *_]}:
                 return Answer("", error=f"no text; finish_reason {reason[:100]!r}")
         return Answer("", error=f"no chat completion: {ascii(reply)[:200]}")
@@ -53,3 +65,10 @@ class OpenAICaptioner:
             "seed": seed % _SEEDS,
         } | self._config.request
         return {name: value for name, value in body.items() if value is not None}
+
+
+def _text_of(content: Any) -> str:
+    """Return a message's text, which some servers break into parts."""
+    parts = content if isinstance(content, list) else [{"text": content}]
+    texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    return "".join(texts)

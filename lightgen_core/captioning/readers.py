@@ -6,6 +6,7 @@ A damaged row becomes a `BadRow` with its reason; only a source that cannot be u
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,14 +17,17 @@ from lightgen_core.captioning.config import CaptionFile
 from lightgen_core.captioning.reasons import Reason
 from lightgen_core.captioning.select import Caption
 from lightgen_core.images.image_set import CAPTION_FIELDS, ImageSetError, open_image_set
-from lightgen_core.images.sample import BadSample, normalize_whitespace
+from lightgen_core.images.parquet_set import text_values
+from lightgen_core.images.sample import BadSample, codec_of, normalize_whitespace
 from lightgen_core.rejected import Rejected
+from lightgen_core.walk import find_files
 
 TOPIC = "captions"
 """Default topic."""
 
 _LINE_BYTES = 1 << 20
 _EXCERPT = 200  # characters of a damaged line that are kept
+_NEWLINES = (b"\n", "\n")
 _BATCH = 4096
 
 
@@ -62,12 +66,19 @@ def read_captions(source: CaptionFile) -> Iterator[Caption | BadRow]:
             if row.error is not None:
                 raise row.error
             text = clean(row.text, source.max_characters)
-            topic = TOPIC if row.topic is None else clean(row.topic, source.max_characters)
         except Rejected as error:
             excerpt, detail = truncate_for_report(row.text), truncate_for_report(error.detail)
             yield BadRow(row.place, excerpt, str(error.reason), detail)
         else:
-            yield Caption(text, topic, text)
+            yield Caption(text, _topic(row.topic, source.max_characters), text)
+
+
+def _topic(value: Any, max_characters: int) -> str:
+    """Return a topic, text or number; the default one if it is neither, which is no fault of the caption."""
+    try:
+        return clean(str(value) if isinstance(value, int | float) and value == value else value, max_characters)
+    except Rejected:
+        return TOPIC
 
 
 def clean(text: Any, max_characters: int) -> str:
@@ -84,6 +95,8 @@ def clean(text: Any, max_characters: int) -> str:
     caption = normalize_whitespace(text)
     if not caption:
         raise Rejected(Reason.EMPTY)
+    if "\0" in text:
+        raise Rejected(Reason.NOT_UTF8, "null characters, as in UTF-16 without a byte order mark")
     if len(caption) > max_characters:
         raise Rejected(Reason.TOO_LONG, f"{len(caption)} characters; at most {max_characters}")
     return caption
@@ -97,14 +110,12 @@ def truncate_for_report(value: Any, limit: int | None = _EXCERPT) -> str:
     return text[:limit].encode("utf-8", "backslashreplace").decode()
 
 
-def _files(path: str, pattern: str) -> list[Path]:
-    """Return the file at a path, or the matching files below it, sorted, without hidden ones."""
+def _files(path: str, suffix: str) -> list[Path]:
+    """Return the file at a path, or the files below it with a suffix, sorted, without hidden ones."""
     top = Path(path).expanduser()
-    if top.is_file():
-        return [top]
-    files = sorted(file for file in top.rglob(pattern) if file.is_file() and not file.name.startswith("."))
+    files = [file for file in find_files(top, suffix) if file == top or not file.name.startswith(".")]
     if not files:
-        problem = f"no file {pattern} in it" if top.is_dir() else "nothing there"
+        problem = f"no file *{suffix} in it" if top.is_dir() else "nothing there"
         raise CaptionFileError(
             f"captions.file.path is {path!r}, but there is {problem}; check the path on this machine"
         )
@@ -112,17 +123,20 @@ def _files(path: str, pattern: str) -> list[Path]:
 
 
 def _lines(source: CaptionFile) -> Iterator[_Row]:
-    """Yield the lines of the files as bytes, in bounded memory for any file."""
-    for path in _files(source.path, f"*.{source.format}"):
+    """Yield the lines of the files, as bytes if they are UTF-8, in bounded memory for any file."""
+    for path in _files(source.path, f".{source.format}"):
         with path.open("rb") as file:
+            utf16 = codec_of(file.read(2)) == "utf-16"
+            file.seek(0)
+            lines = TextIOWrapper(file, "utf-16", "replace", newline="\n") if utf16 else file
             number = 0
-            while line := file.readline(_LINE_BYTES):
+            while line := lines.readline(_LINE_BYTES):
                 number += 1
                 row = _Row(f"{path.name}, line {number}", line)
-                if len(line) < _LINE_BYTES or line.endswith(b"\n"):
+                if len(line) < _LINE_BYTES or line[-1:] in _NEWLINES:
                     yield row
                     continue
-                while (rest := file.readline(_LINE_BYTES)) and not rest.endswith(b"\n"):
+                while (rest := lines.readline(_LINE_BYTES)) and rest[-1:] not in _NEWLINES:
                     pass
                 yield replace(row, error=Rejected(Reason.TOO_LONG, f"a line of more than {_LINE_BYTES} bytes"))
 
@@ -135,7 +149,7 @@ def _json_rows(source: CaptionFile) -> Iterator[_Row]:
             yield replace(line, error=error)
 
 
-def _parse_object(line: bytes, field: str) -> dict[str, Any]:
+def _parse_object(line: bytes | str, field: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except UnicodeDecodeError as error:
@@ -151,24 +165,17 @@ def _parse_object(line: bytes, field: str) -> dict[str, Any]:
 
 def _parquet_rows(source: CaptionFile) -> Iterator[_Row]:
     columns = _columns(source)
-    for path in _files(source.path, "*.parquet"):
+    for path in _files(source.path, ".parquet"):
         try:
             with pq.ParquetFile(path) as file:
                 _require(columns, file.schema_arrow.names, path)
                 number = 0
                 for batch in file.iter_batches(_BATCH, columns=columns):
-                    for values in zip(*(_values(batch.column(name)) for name in columns), strict=True):
+                    for values in zip(*(text_values(batch.column(name)) for name in columns), strict=True):
                         yield _row(source, f"{path.name}, row {number}", dict(zip(columns, values, strict=True)))
                         number += 1
         except (pa.ArrowException, OSError) as error:
             yield _Row(path.name, "", error=Rejected(Reason.DAMAGED_FILE, str(error)))
-
-
-def _values(column: pa.Array) -> list[Any]:
-    """Return a column's values, strings as bytes (invalid UTF-8 rejects one row)."""
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        column = column.cast(pa.large_binary())
-    return column.to_pylist()
 
 
 def _dataset_rows(source: CaptionFile) -> Iterator[_Row]:
@@ -210,7 +217,7 @@ def _require(names: list[str], columns: list[str], path: Path) -> None:
 
 def _row(source: CaptionFile, place: str, row: dict[str, Any]) -> _Row:
     topic = row.get(source.topic_column) if source.topic_column else None
-    return _Row(place, row[source.column], str(topic) if isinstance(topic, int) else topic)
+    return _Row(place, row[source.column], topic)
 
 
 def _set_rows(source: CaptionFile) -> Iterator[_Row]:

@@ -59,14 +59,15 @@ def encode_latents(codec: "LatentCodec", batches: Iterable[np.ndarray], *, momen
 
 def encode_captions(
     text_encoder: "TextEncoder", captions: Sequence[str], *, pad: bool, dtype: str
-) -> tuple[dict[str, list], int]:
-    """Return columns `text` (states as bytes) and `text_length` (tokens), and how many captions were encoded."""
+) -> tuple[dict[str, list], dict[str, int]]:
+    """Return columns `text` (states as bytes) and `text_length` (tokens), and counts of captions."""
     from lightgen_core.encoders.dtypes import to_bytes  # late: it loads torch, and stages import this module
 
     unique, inverse = np.unique(captions, return_inverse=True)
     states = text_encoder.encode(unique.tolist(), padded=pad)
     text = [to_bytes(state, dtype) for state in states]
-    return {"text": [text[i] for i in inverse], "text_length": [len(states[i]) for i in inverse]}, len(unique)
+    counts = {"captions_encoded": len(unique), "captions_truncated": text_encoder.count_truncated(unique.tolist())}
+    return {"text": [text[i] for i in inverse], "text_length": [len(states[i]) for i in inverse]}, counts
 
 
 def values_to_bytes(columns: dict[str, np.ndarray], dtype: str) -> dict[str, pa.Array]:

@@ -6,7 +6,6 @@ order of words: "a red circle left of a blue square" shares 9 of 25 shingles wit
 although the words are the same. Case, accents' encoding and punctuation are folded away.
 """
 
-import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -14,11 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import regex
 
 Ints = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 
-_WORD = re.compile(r"\w+")
+_WORD = regex.compile(r"\w+|(?=[\p{Extended_Pictographic}\p{Regional_Indicator}])\X")
+"""A word with its combining marks, which `re` would split at, or one emoji with all that is joined to it."""
+_PRESENTATION = str.maketrans("", "", "\N{VARIATION SELECTOR-15}\N{VARIATION SELECTOR-16}\N{SOFT HYPHEN}")
 _PERMUTATIONS = 256  # longest signature
 _MISS = 1e-3  # largest chance that the bands overlook a pair at the threshold
 _BEGIN, _END = 0, 1  # word numbers of the caption's marks
@@ -93,8 +95,8 @@ def topic_coverage(topics: Sequence[str] | Sequence[Sequence[str]], wanted: Sequ
 
 
 def normalize_words(caption: str) -> list[str]:
-    """The caption's words in order, without case and punctuation."""
-    return _WORD.findall(unicodedata.normalize("NFKC", caption).casefold())
+    """The caption's words and emoji in order, without case and punctuation."""
+    return _WORD.findall(unicodedata.normalize("NFKC", caption).casefold().translate(_PRESENTATION))
 
 
 def _codes(groups: Sequence[object] | None, size: int) -> Ints:

@@ -125,6 +125,11 @@ class TextEncoder:
                 states |= {unique[row]: encoded[i] for i, row in enumerate(chosen)}
         return [states[caption] for caption in captions]
 
+    def count_truncated(self, captions: list[str]) -> int:
+        """Return how many captions have more text tokens than `encode` keeps."""
+        lengths = map(len, self.tokenizer(captions, verbose=False)["input_ids"] if captions else ())
+        return sum(length > self.max_length for length in lengths)
+
     def _states(
         self, tokens: Int[Tensor, "rows text_tokens"], mask: Int[Tensor, "rows text_tokens"]
     ) -> Float[Tensor, "rows text_tokens width"]:

@@ -9,6 +9,7 @@ from lightgen_core.images.parquet_set import ParquetSet
 from lightgen_core.images.sample import BadSample, ByteRange, ImageSetError, Sample
 from lightgen_core.images.webdataset_set import WebDatasetSet
 from lightgen_core.rejected import Rejected
+from lightgen_core.walk import find_files
 
 Format = Literal["webdataset", "parquet", "folder"]
 CAPTION_FIELDS = ("prompt", "caption", "text")
@@ -36,10 +37,11 @@ def open_image_set(
     """Open a set of images with captions.
 
     Args:
-        path: a folder, searched with all folders in it; or one file.
+        path: a folder, searched with all folders in it, linked ones too; or one file. Suffixes count in any case.
         format: webdataset: tars, plain or gzipped, in which the files of a sample share their name up to the suffix
-            (jpg + json, jpg + txt); folder: such files in a folder; parquet: as Hugging Face `datasets` writes it.
-        caption_fields: JSON fields or Parquet columns of the caption; the first one present counts.
+            (jpg + json, jpg + txt); folder: such files in a folder, or images with a metadata.jsonl (imagefolder of
+            Hugging Face `datasets`); parquet: as `datasets` writes it.
+        caption_fields: JSON fields or Parquet columns of the caption; the first one with a usable caption counts.
         image_column: parquet: an Image feature, or encoded images as bytes.
 
     Raises:
@@ -53,8 +55,7 @@ def open_image_set(
     suffixes = (".parquet",) if format == "parquet" else (".tar", ".tar.gz", ".tgz")
     if not root.exists():
         raise ImageSetError(f"there is no {root}; give a {suffixes[0]} file or a folder of them")
-    paths = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.name.endswith(suffixes))
-    files = [path for path in paths if path.is_file()]  # a pipe would never end
+    files = find_files(root, *suffixes)
     if not files:
         hint = "" if not any(root.glob("*.arrow")) else "; a folder of save_to_disk: write it with to_parquet"
         raise ImageSetError(f"{root} holds no {' or '.join(suffixes)} file{hint}")

@@ -4,15 +4,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lightgen_core.images.sample import BadSample, ByteRange, ImageSetError, Sample, clean_caption
+from lightgen_core.images.sample import BadSample, ByteRange, ImageSetError, Sample, first_caption
 from lightgen_core.rejected import Reason, Rejected
 
 CAPTION_BATCH = 4096
 IMAGE_BATCH = 16
+_TEXT = (pa.string(), pa.large_string(), pa.string_view())
 
 
 @dataclass(frozen=True)
@@ -36,24 +38,25 @@ class ParquetSet:
             row = 0
             try:
                 with pq.ParquetFile(path) as file:
-                    column = self._caption_column(file, name)
-                    for batch in file.iter_batches(CAPTION_BATCH, columns=[column]):
-                        for value in batch.column(0):
-                            yield _sample(name, row, value)
+                    columns = self._caption_columns(file, name)
+                    for batch in file.iter_batches(CAPTION_BATCH, columns=columns):
+                        for values in zip(*(text_values(batch.column(column)) for column in columns), strict=True):
+                            yield _sample(name, row, values)
                             row += 1
             except (pa.ArrowException, OSError) as error:
                 yield BadSample(f"{name}: row {row} and the rest", _corrupt(error))
 
-    def _caption_column(self, file: pq.ParquetFile, name: str) -> str:
+    def _caption_columns(self, file: pq.ParquetFile, name: str) -> list[str]:
         columns = file.schema_arrow
-        present = f"{name} has columns {', '.join(columns.names)}"
-        caption = next((field for field in self.caption_fields if field in columns.names), None)
-        if caption is None or columns.field(caption).type not in (pa.string(), pa.large_string()):
-            raise ImageSetError(f"{present}; expected captions in one of {', '.join(self.caption_fields)}")
+        present = f"{name} has columns {', '.join(f'{each.name} ({each.type})'[:100] for each in columns)}"
+        fields = [field for field in self.caption_fields if field in columns.names]
+        captions = [field for field in fields if _is_bytes(columns.field(field).type)]
+        if not captions:
+            raise ImageSetError(f"{present}; expected captions, as text, in one of {', '.join(self.caption_fields)}")
         if self._image_leaf(columns) is None:
             expected = f"images in {self.image_column!r}: bytes, or an Image feature with embedded bytes"
             raise ImageSetError(f"{present}; expected {expected}")
-        return caption
+        return captions
 
     def _image_leaf(self, columns: pa.Schema) -> str | None:
         """Return the path of the column of bytes, or None."""
@@ -62,7 +65,7 @@ class ParquetSet:
         arrow_type = columns.field(self.image_column).type
         if pa.types.is_struct(arrow_type) and arrow_type.get_field_index("bytes") >= 0:
             return f"{self.image_column}.bytes"
-        return self.image_column if arrow_type in (pa.binary(), pa.large_binary()) else None
+        return self.image_column if _is_bytes(arrow_type) and arrow_type not in _TEXT else None
 
     def read(self, ranges: Sequence[ByteRange]) -> Iterator[bytes | Rejected]:
         """Yield images; ascending rows read each row group once."""
@@ -104,14 +107,24 @@ class ParquetSet:
                     first += len(values)
 
 
-def _sample(name: str, row: int, value: pa.Scalar) -> Sample | BadSample:
+def text_values(column: pa.Array) -> list[Any]:
+    """Return a column's values, strings as bytes (invalid UTF-8 rejects one row), categories as what they stand for."""
+    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    return (column.cast(pa.large_binary()) if column.type in _TEXT else column).to_pylist()
+
+
+def _is_bytes(arrow_type: pa.DataType) -> bool:
+    """Return whether values are text or bytes, also those of a dictionary (categories)."""
+    plain = arrow_type.value_type if pa.types.is_dictionary(arrow_type) else arrow_type
+    return plain in (*_TEXT, pa.binary(), pa.large_binary(), pa.binary_view()) or pa.types.is_fixed_size_binary(plain)
+
+
+def _sample(name: str, row: int, values: Sequence[bytes | None]) -> Sample | BadSample:
     key = f"{name}:{row}"
     try:
-        if value.is_valid:
-            return Sample(key, clean_caption(value.as_py()), ByteRange(name, row, 1))
+        if captions := [value for value in values if value is not None]:
+            return Sample(key, first_caption(captions), ByteRange(name, row, 1))
         return BadSample(key, Rejected(Reason.NO_CAPTION, "the caption is null"))
-    except UnicodeDecodeError as error:
-        return BadSample(key, Rejected(Reason.CAPTION_ENCODING, f"byte {error.start}"))
     except Rejected as error:
         return BadSample(key, error.without_frames())
 

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from lightgen_core.images.codec import encode_png, resize_square
 from lightgen_core.rejected import Reason, Rejected
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
+_PNG = b"\x89PNG\r\n\x1a\n"
 # Errors of Pillow's decoders on damaged data, by its documentation and in practice.
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error, zlib.error)
 
@@ -45,17 +47,23 @@ class SafeImageDecoder:
         return self._resize(self._decode(data)[0])
 
     def _decode(self, data: bytes) -> tuple[np.ndarray, bool]:
-        """Return an upright RGB image, and true if any plain decoder gives the same."""
+        """Return an upright RGB image, and true if any plain decoder gives the same.
+
+        A PNG that cannot be read is tried again without its metadata, whose faults are not the picture's.
+        """
         try:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 self._check(image)
                 image.load()
-                upright = image.getexif().get(0x0112, 1) == 1
-                plain = image.format in ("PNG", "JPEG") and image.mode in ("RGB", "L") and upright
-                return np.asarray(_composite_on_white(ImageOps.exif_transpose(image))), plain
+                upright = _upright(image)
+                plain = image.format in ("PNG", "JPEG") and image.mode in ("RGB", "L") and upright is image
+                return np.asarray(_composite_on_white(upright)), plain and not image.has_transparency_data
         except Image.DecompressionBombError as error:
             raise Rejected(Reason.TOO_MANY_PIXELS, str(error)) from error
         except _DECODER_ERRORS as error:
+            if (bare := _without_metadata(data)) != data:
+                with suppress(Rejected):
+                    return self._decode(bare)[0], False
             raise Rejected(_reason(data), f"{len(data)} bytes that begin with {data[:12]!a}: {error}") from error
 
     def _check(self, image: Image.Image) -> None:
@@ -73,6 +81,27 @@ class SafeImageDecoder:
         return resized
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Return the image itself, a turned one if its EXIF says so, or a copy if the EXIF is damaged."""
+    try:
+        return image if image.getexif().get(0x0112, 1) == 1 else ImageOps.exif_transpose(image)
+    except _DECODER_ERRORS:
+        return image.copy()
+
+
+def _without_metadata(data: bytes) -> bytes:
+    """Return of a PNG the critical chunks and transparency (PNG, 5.4: all others begin with a small letter)."""
+    if not data.startswith(_PNG):
+        return data
+    kept, start = [_PNG], len(_PNG)
+    while len(header := data[start : start + 8]) == 8:
+        end = start + 12 + int.from_bytes(header[:4], "big")
+        if header[4:5].isupper() or header[4:] == b"tRNS":
+            kept.append(data[start:end])
+        start = end
+    return b"".join(kept)
+
+
 def _composite_on_white(image: Image.Image) -> Image.Image:
     """Composite on white: colours under transparent pixels were never meant to be seen."""
     if not image.has_transparency_data:
@@ -83,7 +112,7 @@ def _composite_on_white(image: Image.Image) -> Image.Image:
 
 def _reason(data: bytes) -> Reason:
     """Return the reason of a decoding error; a truncated PNG or JPEG lacks its end marker, a WebP some bytes."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+    if data.startswith(_PNG):
         truncated = b"IEND" not in data[-16:]
     elif data.startswith(b"\xff\xd8\xff"):
         truncated = b"\xff\xd9" not in data[-64:]

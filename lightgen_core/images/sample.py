@@ -1,18 +1,23 @@
 """Samples of an image set, assembled from the files that share a key."""
 
+import codecs
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 from lightgen_core.rejected import Reason, Rejected
 
-IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
+FOREIGN_SUFFIXES = frozenset({"avif", "bmp", "gif", "heic", "heif", "jp2", "jxl", "tif", "tiff"})
+"""Suffixes of images that are not decoded, and count only without another image."""
+IMAGE_SUFFIXES = FOREIGN_SUFFIXES | {"jpg", "jpeg", "jpe", "jfif", "png", "webp"}
 """Suffixes of images; the bytes decide later whether a file is one."""
 CAPTION_SUFFIXES = ("json", "txt")
 """Suffixes of captions, the preferred one first."""
+METADATA = "metadata.jsonl"
+"""File with captions of a folder's images, by `file_name`; an image's own caption file is preferred."""
 CAPTION_FILE_BYTES = 1 << 20
 """Size limit of a caption file; usual ones have some kilobytes."""
 CAPTION_CHARACTERS = 10_000
@@ -72,32 +77,54 @@ def key_and_suffix(name: str) -> tuple[str, str]:
 def parse_caption_file(data: bytes, suffix: str, fields: Sequence[str]) -> str:
     """Return the caption in a file, whitespace normalized; Rejected if there is no valid one.
 
-    suffix: "txt": all of it is the caption; "json": an object with the caption in the first of `fields` it has.
+    suffix: "txt": all of it is the caption; "json": an object with the caption in the first usable one of `fields`.
     """
     if len(data) > CAPTION_FILE_BYTES:
         raise Rejected(Reason.CAPTION_TOO_LONG, f"{len(data)} bytes; at most {CAPTION_FILE_BYTES}")
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode(codec_of(data))
     except UnicodeDecodeError as error:
         raise Rejected(Reason.CAPTION_ENCODING, f"byte {error.start} of {len(data)}") from error
-    return clean_caption(_field_of(text, fields) if suffix == "json" else text)
+    if "\0" in text:
+        raise Rejected(Reason.CAPTION_ENCODING, "null characters, as in UTF-16 without a byte order mark")
+    return first_caption(_fields_of(text, fields) if suffix == "json" else [text])
 
 
-def _field_of(text: str, fields: Sequence[str]) -> Any:
+def codec_of(data: bytes) -> str:
+    """Return UTF-16 if a text begins with that byte order mark, else UTF-8."""
+    return "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+
+
+def _fields_of(text: str, fields: Sequence[str]) -> list[Any]:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise Rejected(Reason.CAPTION_JSON, str(error)) from error
     if not isinstance(record, dict):
         raise Rejected(Reason.CAPTION_FIELD, f"found JSON {type(record).__name__}, expected an object")
-    for name in fields:
-        if name in record:
-            return record[name]
+    if values := [record[name] for name in fields if name in record]:
+        return values
     raise Rejected(Reason.CAPTION_FIELD, f"expected one of {', '.join(fields)}; found {ascii(sorted(record))[:200]}")
 
 
+def first_caption(values: Iterable[Any]) -> str:
+    """Return the first usable caption of some values, cleaned; Rejected as the first value is if there is none."""
+    errors: list[Rejected] = []
+    for value in values:
+        try:
+            return clean_caption(value)
+        except Rejected as error:
+            errors.append(error)
+    raise errors[0]
+
+
 def clean_caption(text: Any) -> str:
-    """Return a caption, whitespace normalized; Rejected: not text, empty, too long, or lone surrogates."""
+    """Return a caption (str or UTF-8 bytes), whitespace normalized; Rejected: no text, empty, too long or encoding."""
+    if isinstance(text, bytes):
+        try:
+            text = text.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise Rejected(Reason.CAPTION_ENCODING, f"byte {error.start}") from error
     if not isinstance(text, str):
         raise Rejected(Reason.CAPTION_FIELD, f"found {type(text).__name__}, expected text")
     caption = normalize_whitespace(text)
@@ -122,7 +149,7 @@ class SampleFiles:
     """The files of one key, collected into a sample or a bad sample."""
 
     key: str
-    image: ByteRange | None = None
+    images: dict[str, ByteRange] = field(default_factory=dict)
     captions: dict[str, str | Rejected] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
     bad_samples: list[BadSample] = field(default_factory=list)
@@ -138,23 +165,30 @@ class SampleFiles:
         except Rejected as error:
             self.captions[suffix] = error.without_frames()
 
+    def is_duplicate(self, suffix: str) -> bool:
+        """Return whether a file of this kind is here already."""
+        decoded = suffix in IMAGE_SUFFIXES - FOREIGN_SUFFIXES and not self.images.keys() <= FOREIGN_SUFFIXES
+        return decoded or suffix in self.captions or suffix in self.images
+
     @property
     def complete(self) -> bool:
         """True if it has an image and a caption file."""
-        return self.image is not None and bool(self.captions)
+        return bool(self.images) and bool(self.captions)
 
     def results(self) -> Iterator[Sample | BadSample]:
         """Yield the sample or its error, and every file that was rejected."""
         yield from self.bad_samples
-        captions = [self.captions[suffix] for suffix in CAPTION_SUFFIXES if suffix in self.captions]
+        captions = [self.captions[suffix] for suffix in (*CAPTION_SUFFIXES, METADATA) if suffix in self.captions]
         caption = next((value for value in captions if isinstance(value, str)), None)
-        if self.image is None:
+        if not self.images:
+            others = ascii(self.others)[:200]
             if captions:
-                yield BadSample(self.key, Rejected(Reason.NO_IMAGE, "a caption without a picture of its key"), caption)
+                detail = "a caption without a picture of its key" + (f", beside {others}" if self.others else "")
+                yield BadSample(self.key, Rejected(Reason.NO_IMAGE, detail), caption)
             elif self.others:
-                yield BadSample(self.key, Rejected(Reason.UNKNOWN_FILE, ascii(self.others)[:200]))
+                yield BadSample(self.key, Rejected(Reason.UNKNOWN_FILE, others))
         elif caption is not None:
-            yield Sample(self.key, caption, self.image)
+            yield Sample(self.key, caption, self.images[min(self.images, key=FOREIGN_SUFFIXES.__contains__)])
         else:
             error = next((value for value in captions if isinstance(value, Rejected)), None)
             yield BadSample(self.key, error or Rejected(Reason.NO_CAPTION, "a picture without a caption of its key"))

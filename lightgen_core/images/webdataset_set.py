@@ -64,7 +64,7 @@ class WebDatasetSet:
 
     def _add(self, files: SampleFiles, member: Member, tar: str) -> None:
         name, suffix = f"{tar}/{member.name}", key_and_suffix(member.name)[1]
-        if suffix in files.captions or (suffix in IMAGE_SUFFIXES and files.image is not None):
+        if files.is_duplicate(suffix):
             files.reject(name, Reason.DUPLICATE_KEY, "an earlier member has this key and kind")
         elif member.data is not None:
             files.add_caption(member.data, suffix, self.caption_fields)
@@ -72,7 +72,7 @@ class WebDatasetSet:
             detail = f"{member.size} bytes; at most {CAPTION_FILE_BYTES}"
             files.captions[suffix] = Rejected(Reason.CAPTION_TOO_LONG, detail)
         elif suffix in IMAGE_SUFFIXES:
-            files.image = ByteRange(tar, member.start, member.size)
+            files.images[suffix] = ByteRange(tar, member.start, member.size)
         else:
             files.others.append(member.name)
 

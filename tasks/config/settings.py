@@ -16,7 +16,9 @@ class InvalidSettings(ValueError):
 class Settings(BaseSettings):
     """Settings from `LIGHTGEN_*`; for example `LIGHTGEN_STORE=/data/lightgen`."""
 
-    model_config = SettingsConfigDict(env_prefix="LIGHTGEN_", env_nested_delimiter="__", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="LIGHTGEN_", env_nested_delimiter="__", frozen=True, extra="ignore", allow_inf_nan=False
+    )
 
     store: str = Field("lightgen-store", description="folder or fsspec URL that holds the artifacts")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...; auto takes a GPU where there is one")

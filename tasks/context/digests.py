@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from lightgen_core.encoders.model_ref import ModelNotFound, parse_model_ref
+from lightgen_core.walk import walk
 from storage.hash_cache import digest_of, sha256_of
 
 WEIGHTS = "*.safetensors"
@@ -16,7 +17,7 @@ class ContentNotFound(ValueError):
 
 
 def content_digest(path: Path) -> str:
-    """Return the digest of a file's content, or of the names and contents of all files in a folder.
+    """Return the digest of a file's content, or of the names and contents of all files that `walk` finds in a folder.
 
     A link to a file counts with the content that it leads to, and as a link: some readers do not follow it. A file
     that cannot be read, or has no content, such as a pipe, counts with its name. Raises ContentNotFound.
@@ -26,11 +27,9 @@ def content_digest(path: Path) -> str:
     if not path.exists():
         raise ContentNotFound(f"there is no {path}, which the recipe names; correct the path, or put the files there")
     files: dict[bytes, Path | None] = {}
-    for entry in path.rglob("*"):
-        link = entry.is_symlink()
-        if link or not entry.is_dir():
-            name = bytes(entry.relative_to(path)) + (b"\0link" if link else b"")
-            files[name] = entry if entry.is_file() and os.access(entry, os.R_OK) else None
+    for entry in walk(path):
+        name = bytes(entry.relative_to(path)) + (b"\0link" if entry.is_symlink() else b"")
+        files[name] = entry if entry.is_file() and os.access(entry, os.R_OK) else None
     return digest_of(files)
 
 

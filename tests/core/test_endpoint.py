@@ -11,7 +11,14 @@ from email.utils import format_datetime
 
 import pytest
 
-from lightgen_core.endpoint import Endpoint, EndpointError, EndpointUnreachable, RequestFailed, RequestRefused
+from lightgen_core.endpoint import (
+    AnswerCache,
+    Endpoint,
+    EndpointError,
+    EndpointUnreachable,
+    RequestFailed,
+    RequestRefused,
+)
 from tests.support.local_endpoint import Reply, serving, without_waits
 from tests.support.waiting import PATIENCE
 
@@ -124,6 +131,10 @@ def test_a_server_that_wants_a_long_wait_stops_the_run_at_once():
         (Reply({"error": {"message": "your key may not use this model"}}, 403), EndpointError, 1),
         (Reply({"error": {"message": "moderation: your input was flagged"}}, 403), RequestRefused, 1),
         (Reply({"error": {"message": "content policy", "code": 400}}), RequestRefused, 1),
+        (Reply({"error": {"message": "rejected", "code": "content_policy_violation"}}), RequestRefused, 1),
+        (Reply({"error": "the prompt was flagged"}), RequestRefused, 1),
+        (Reply({"error": {"message": "moderation is busy", "code": 503}}), EndpointUnreachable, 4),
+        (Reply({"error": {"message": "no credit", "code": "insufficient_quota"}}, 429), EndpointError, 1),
         (Reply({"error": {"message": "overloaded", "code": 503}}), EndpointUnreachable, 4),
         (Reply({"error": {"message": "who are you", "code": 401}}), EndpointError, 1),
         (Reply(status=302, headers={"Location": "http://127.0.0.1:1/"}), EndpointError, 1),
@@ -220,3 +231,21 @@ def test_an_unusable_address_is_refused_without_showing_secrets(url, message):
     with pytest.raises(EndpointError, match=message) as failed:
         Endpoint(url)
     assert "hunter2" not in "".join(traceback.format_exception(failed.value))
+
+
+def test_an_answer_is_asked_for_once_until_its_batch_is_complete(tmp_path):
+    cache, asked = AnswerCache(tmp_path), []
+
+    def request():
+        asked.append(1)
+        return b"answer %d" % len(asked)
+
+    assert [cache.get(key, request) for key in (("a", 1), ("a", 2), ("a", 1))] == [
+        b"answer 1",
+        b"answer 2",
+        b"answer 1",
+    ]
+    assert AnswerCache(tmp_path).get(("a", 2), request) == b"answer 2"
+    cache.clear([("a", 1), ("b", 7)])
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"answer 2"]
+    assert [AnswerCache().get(("a", 2), request) for _ in range(2)] == [b"answer 3", b"answer 4"]

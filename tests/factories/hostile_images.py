@@ -27,11 +27,11 @@ def png(width: int, height: int, data: bytes, depth: int = 8, extra: bytes = b""
     """A PNG put together by hand, with right checksums: its header may claim anything."""
     header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(data, 9)), (b"IEND", b"")]
-    body = [_chunk(name, content) for name, content in chunks]
+    body = [chunk(name, content) for name, content in chunks]
     return b"\x89PNG\r\n\x1a\n" + body[0] + extra + b"".join(body[1:])
 
 
-def _chunk(name: bytes, content: bytes) -> bytes:
+def chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
@@ -50,10 +50,6 @@ PICTURES: dict[str, tuple[Callable[[random.Random], bytes], Reason]] = {
     "cut png": (lambda rng: _cut(rng, picture(rng, "PNG")), Reason.IMAGE_TRUNCATED),
     "cut webp": (lambda rng: _cut(rng, picture(rng, "WEBP")), Reason.IMAGE_TRUNCATED),
     "png with flipped bits": (lambda rng: _flipped(rng, picture(rng, "PNG")), Reason.IMAGE_CORRUPT),
-    "png with a bomb of text": (
-        lambda rng: png(4, 4, b"\0\0\0\0\0" * 4, extra=_chunk(b"zTXt", b"a\0\0" + zlib.compress(b"0" * (1 << 23), 9))),
-        Reason.IMAGE_CORRUPT,
-    ),
     "png that claims to be huge": (lambda rng: png(rng.randrange(501, 1 << 31), 500, b""), Reason.TOO_MANY_PIXELS),
     "png that is huge": (lambda rng: png(2000, 2000, bytes(2001 * 2000)), Reason.TOO_MANY_PIXELS),
     "png beyond Pillow's own limit": (lambda rng: png(60_000, 60_000, b""), Reason.TOO_MANY_PIXELS),
@@ -70,7 +66,7 @@ PICTURES: dict[str, tuple[Callable[[random.Random], bytes], Reason]] = {
 
 CAPTIONS: dict[str, tuple[str, Callable[[random.Random], bytes], Reason]] = {
     "text that is not UTF-8": ("txt", lambda rng: b"caf\xe9 " + rng.randbytes(8) + b"\xff", Reason.CAPTION_ENCODING),
-    "UTF-16": ("txt", lambda rng: "a cat".encode("utf-16"), Reason.CAPTION_ENCODING),
+    "UTF-16 without its mark": ("txt", lambda rng: "a cat".encode("utf-16-le"), Reason.CAPTION_ENCODING),
     "a lone surrogate": ("json", lambda rng: b'{"prompt": "a \\ud800 cat"}', Reason.CAPTION_ENCODING),
     "no text": ("txt", lambda rng: b"", Reason.CAPTION_EMPTY),
     "white space": ("txt", lambda rng: b" \n\t \xc2\xa0" * rng.randrange(1, 50), Reason.CAPTION_EMPTY),

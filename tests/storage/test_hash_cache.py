@@ -122,3 +122,16 @@ def test_small_files_arehash_file_each_time_and_leave_no_memory(hashed, root, mo
     monkeypatch.setattr(hash_cache, "_MIN_BYTES", 1000)
     assert content_digest(root) == content_digest(root)
     assert len(hashed) == 6 and not (root.parent / "cache").exists()
+
+
+def test_files_of_a_linked_folder_count_with_their_content(tmp_path):
+    for name in ("set/a.tar", "elsewhere/b.tar"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("one")
+    (tmp_path / "set" / "linked").symlink_to("../elsewhere")
+    (tmp_path / "set" / "up").symlink_to("..")  # holds the set: not entered
+    first = content_digest(tmp_path / "set")
+    (tmp_path / "other").write_text("beside it")
+    assert content_digest(tmp_path / "set") == first
+    (tmp_path / "elsewhere" / "b.tar").write_text("another")
+    assert content_digest(tmp_path / "set") != first

@@ -1,4 +1,4 @@
-"""An HTTP server of the test's own: it answers a POST with the next prepared answer and remembers what it was asked."""
+"""An HTTP server of the test's own: it answers requests with prepared answers and remembers what it was asked."""
 
 import json
 import threading
@@ -51,7 +51,7 @@ def serving(answer: Callable[[dict[str, Any]], Reply] | Sequence[Reply]) -> Iter
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
             with lock:
                 turn = len(asked.bodies)
                 asked.bodies.append(body)
@@ -70,6 +70,8 @@ def serving(answer: Callable[[dict[str, Any]], Reply] | Sequence[Reply]) -> Iter
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)
+
+        do_GET = do_POST  # noqa: N815
 
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""

@@ -134,6 +134,20 @@ def test_a_mirrored_row_has_the_latents_of_the_mirrored_image(store):
     assert found.manifest().counts["captions_encoded"] == 4
 
 
+@pytest.mark.parametrize(("length", "truncated"), [(64, 0), (4, 2)])
+def test_captions_cut_at_the_limit_are_counted(store, caplog, length, truncated):
+    """A caption that comes twice in a shard counts once."""
+    recipe = load_recipe("smoke", [f"tokens.max_text_tokens={length}"])
+    pictures = [picture(seed) for seed in range(5)]
+    caplog.set_level("INFO")
+    found = made(
+        tokens, store, recipe, drawn(store, recipe, rows_of(CAPTIONS, pictures)), judged(store, recipe, [True] * 5)
+    )
+    assert found.manifest().counts["captions_truncated"] == truncated
+    line = f"tokens: {truncated} captions cut at {length} text tokens; see tokens.max_text_tokens"
+    assert caplog.messages.count(line) == (truncated > 0)
+
+
 def test_images_of_two_sizes_are_refused_naming_the_odd_one(store):
     recipe = load_recipe("smoke")
     pictures = [picture(0), picture(1), picture(2, 32, 48), picture(3), picture(4)]

@@ -153,6 +153,11 @@ def test_a_flaky_server_costs_time_and_no_caption():
         (Reply(completion("", "stop")), "no text; finish_reason 'stop'"),
         (Reply({"choices": []}), "no chat completion: {'choices': []}"),
         (Reply({"choices": "odd"}), "no chat completion"),
+        (Reply({"choices": [{"message": {"content": None, "refusal": "I cannot"}}]}), "refused: 'I cannot'"),
+        (
+            Reply({"choices": [{"message": {"content": [{"type": "image"}]}, "finish_reason": "stop"}]}),
+            "no text; finish",
+        ),
         (Reply({"choices": [{"message": {"content": [1]}}]}), "no chat completion"),
         (Reply({"choices": [{"message": None, "finish_reason": 3}]}), "no chat completion"),
     ],
@@ -164,10 +169,33 @@ def test_an_instruction_without_an_answer_says_why(reply, missing):
     assert missing in answers[1].error
 
 
-@pytest.mark.parametrize("finish_reason", ["length", "content_filter"])
+@pytest.mark.parametrize("finish_reason", ["length", "content_filter", "MAX_TOKENS", "model_length", "SAFETY", "error"])
 def test_the_token_limit_is_seen(finish_reason):
     with serving([Reply(completion("a cat on a", finish_reason))]) as asked:
         assert chat(asked).write(["x"], [0]) == [Answer("a cat on a", truncated=True)]
+
+
+@pytest.mark.parametrize("finish_reason", ["stop", "eos", "end_turn", None])
+def test_a_text_in_parts_is_one_text(finish_reason):
+    parts = [{"type": "text", "text": "a cat "}, {"type": "thinking"}, {"type": "text", "text": "on a mat"}]
+    with serving([Reply(completion(parts, finish_reason))]) as asked:
+        assert chat(asked).write(["x"], [0]) == [Answer("a cat on a mat")]
+
+
+def test_answers_before_a_failure_are_not_asked_for_again(tmp_path):
+    def answer(body):
+        fails = body["seed"] == 3 and len(asked.bodies) == 4
+        return Reply(status=401) if fails else Reply(completion(f"caption {body['seed']}"))
+
+    with serving(answer) as asked, Endpoint(asked.url, max_retries=0) as endpoint:
+        config = LLMConfig(backend="endpoint", model="m")
+        with pytest.raises(EndpointError):
+            OpenAICaptioner(endpoint, config, 1, tmp_path).write(list("abcde"), range(5))
+        found = OpenAICaptioner(endpoint, config, 1, tmp_path).write(list("abcde"), range(5))
+    assert [each.text for each in found] == [f"caption {seed}" for seed in range(5)]
+    seeds = [body["seed"] for body in asked.bodies]
+    assert (seeds[:4], sorted(seeds)) == ([0, 1, 2, 3], [0, 1, 2, 3, 3, 4])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_after_a_refused_key_the_remaining_requests_are_not_sent():

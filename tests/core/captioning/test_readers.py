@@ -137,3 +137,84 @@ def test_a_path_without_files_is_an_error(tmp_path, format):
         read(tmp_path / "nowhere", format=format)
     with pytest.raises(CaptionFileError, match=rf"there is no file \*.{format} in it"):
         read(tmp_path, format=format)
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-16-be with mark"])
+@pytest.mark.parametrize("format", ["txt", "jsonl"])
+def test_files_with_a_byte_order_mark_are_read(tmp_path, codec, format):
+    text = "ein süßer Hund\nจะไป\U0001f436\n"
+    if format == "jsonl":
+        text = "".join(json.dumps({"caption": line}, ensure_ascii=False) + "\r\n" for line in text.splitlines())
+    data = text.encode(codec) if "with" not in codec else b"\xfe\xff" + text.encode("utf-16-be")
+    (tmp_path / f"c.{format}").write_bytes(data)
+    good, bad = read(tmp_path, format=format)
+    assert (good, bad) == ([("ein süßer Hund", "captions"), ("จะไป\U0001f436", "captions")], [])
+
+
+def test_a_text_in_another_encoding_costs_its_lines(tmp_path):
+    (tmp_path / "a.txt").write_bytes("a cat\nein süßer Hund\n".encode("latin-1"))
+    (tmp_path / "b.txt").write_bytes("a dog".encode("utf-16-le"))
+    (tmp_path / "c.txt").write_bytes("a fox\na hen".encode("utf-16")[:-1])
+    good, bad = read(tmp_path, format="txt")
+    assert [text for text, _ in good] == ["a cat", "a fox", "a he\ufffd"]
+    assert bad == [("a.txt, line 2", "not UTF-8"), ("b.txt, line 1", "not UTF-8")]
+
+
+def test_a_long_line_of_utf_16_costs_itself(tmp_path):
+    (tmp_path / "c.txt").write_bytes(f"a cat\n{'x' * 3_000_000}\na dog".encode("utf-16"))
+    good, bad = read(tmp_path, format="txt")
+    assert ([text for text, _ in good], bad) == (["a cat", "a dog"], [("c.txt, line 2", "too long")])
+
+
+@pytest.mark.parametrize(
+    ("value", "topic"),
+    [
+        ('"animals"', "animals"),
+        ("7", "7"),
+        ("7.5", "7.5"),
+        ("NaN", "captions"),
+        ("null", "captions"),
+        ('" "', "captions"),
+        ('["a"]', "captions"),
+        ('"\\ud800"', "captions"),
+        (f'"{"x" * 3000}"', "captions"),
+    ],
+)
+def test_a_topic_that_is_none_costs_no_caption(tmp_path, value, topic):
+    (tmp_path / "c.jsonl").write_text(f'{{"caption": "a cat", "kind": {value}}}\n')
+    assert read(tmp_path, format="jsonl", topic_column="kind") == ([("a cat", topic)], [])
+
+
+@pytest.mark.parametrize(
+    "type",
+    [
+        pa.large_string(),
+        pa.string_view(),
+        pa.dictionary(pa.int8(), pa.string()),
+        pa.binary(),
+        pa.large_binary(),
+        pa.binary_view(),
+        pa.dictionary(pa.int32(), pa.binary()),
+    ],
+    ids=str,
+)
+def test_a_parquet_column_may_be_any_type_of_text(tmp_path, type):
+    plain = type.value_type if pa.types.is_dictionary(type) else type
+    texts = [b"a cat", None, b"a dog"] if "binary" in str(plain) else ["a cat", None, "a dog"]
+    column = pa.array(texts).cast(plain)
+    column = column.dictionary_encode().cast(type) if pa.types.is_dictionary(type) else column
+    pq.write_table(pa.table({"caption": column, "topic": column}), tmp_path / "c.parquet")
+    good, bad = read(tmp_path, format="parquet", topic_column="topic")
+    assert good == [("a cat", "a cat"), ("a dog", "a dog")]
+    assert bad == [("c.parquet, row 1", "field missing or no text")]
+
+
+@pytest.mark.parametrize("format", ["txt", "jsonl"])
+def test_files_are_found_in_any_case_and_in_linked_folders(tmp_path, format):
+    line = '{{"caption": "{}"}}' if format == "jsonl" else "{}"
+    for name in (f"set/a.{format.upper()}", f"elsewhere/b.{format}", f"elsewhere/.c.{format}"):
+        (path := tmp_path / name).parent.mkdir(exist_ok=True)
+        path.write_text(line.format(path.stem))
+    (tmp_path / "set" / "linked").symlink_to("../elsewhere")
+    (tmp_path / "set" / "up").symlink_to("..")
+    assert read(tmp_path / "set", format=format)[0] == [("a", "captions"), ("b", "captions")]

@@ -49,11 +49,20 @@ def captions(*texts, meanings=None):
         ("three cats sleeping on the long blue sofa of a new house", "n-gram", 3),
         ("two cats sleeping on the long blue chair", None, None),
         ("", None, None),
+        ("🔥", None, None),
+        ("A dog 🐶", "exact", 1),
+        ("🔥 a photo 🔥 of a bench", "exact", 0),
     ],
 )
 def test_prompts_are_detected_whole_and_in_part(caption, kind, prompt):
     expected = Match(kind, PROMPTS[prompt], 1.0) if kind else None
     assert EvaluationPrompts(PROMPTS, RULES).matches([caption]) == [expected]
+
+
+def test_a_prompt_of_emoji_is_no_prompt_without_words():
+    prompts = EvaluationPrompts(["🔥", "किला"], RULES)
+    found = [match.prompt if match else None for match in prompts.matches(["🔥!", "🐶", "...", "केला", "किला 🔥"])]
+    assert found == ["🔥", None, None, None, "किला"]
 
 
 def test_without_rules_only_whole_captions_are_compared():

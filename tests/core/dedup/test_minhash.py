@@ -38,6 +38,38 @@ def test_case_punctuation_and_spaces_do_not_matter():
     assert found.similarity[1] == 1.0
 
 
+@pytest.mark.parametrize(
+    "captions",
+    [
+        ["किला", "केला", "कोला"],  # Hindi: fort, banana, cola
+        ["เสือ ในป่า", "เสื้อ ในป่า"],  # Thai: tiger, shirt
+        ["כַּלָּה ליד הים", "כֻּלָּהּ ליד הים"],  # Hebrew: bride, all of her
+        ["عَلَم", "عِلْم"],  # Arabic: flag, knowledge
+        ["பல்", "பால்"],  # Tamil: tooth, milk
+        ["I ❤️ cats", "I 💔 cats", "I cats"],
+        ["👩‍🚀", "👨‍🚀", "🚀"],
+        ["👍🏽", "👍🏿", "👍"],
+        ["🇩🇪", "🇫🇷", "🇩🇪🇫🇷"],
+    ],
+)
+def test_marks_and_emoji_tell_captions_apart(captions):
+    assert near_duplicate_captions(captions, 0.9, seed=0).kept.all()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("I ❤️ cats", "I ❤ cats!"),  # an emoji's colour is a matter of the font
+        ("café", "CAFE\u0301"),
+        ("किला।", "किला"),
+        ("co\u00adoperate", "cooperate"),
+        ("(เสือ)", "เสือ"),
+    ],
+)
+def test_captions_that_look_the_same_repeat_each_other(one, other):
+    assert near_duplicate_captions([one, other], 1.0, seed=0).kept.tolist() == [True, False]
+
+
 def test_similarity_is_the_exact_jaccard_index():
     """The closest caption that is kept is named."""
     farther = LONG.replace("grey", "dark").replace("torn", "patched")

@@ -167,3 +167,11 @@ def test_pickled_weights_are_never_loaded(tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
         TextEncoder.load(str(tmp_path))
+
+
+def test_captions_longer_than_the_limit_are_counted():
+    encoder = TextEncoder.load("zoo:t5", max_length=4)
+    captions = ["a red circle", "four red stars there", "a photo of a blue square", ""]
+    assert encoder.count_truncated(captions) == 2  # a word is a token, and one marks the end
+    assert [len(states) for states in encoder.encode(captions)] == [4, 4, 4, 1]
+    assert encoder.count_truncated([]) == 0

@@ -132,6 +132,51 @@ def test_an_answer_without_a_good_image_is_quarantined(reply, reason):
         assert [each.reason for each in draw(asked.url, PROMPTS[:1], max_pixels=100_000, max_bytes=100_000)] == [reason]
 
 
+ENCODED = base64.b64encode(grey(0, 16) + b"\xff\xfb\xef").decode()
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"b64_json": f"data:image/png;base64,{ENCODED}"},
+        {"b64_json": "\n".join(ENCODED[at : at + 76] for at in range(0, len(ENCODED), 76))},
+        {"b64_json": base64.b64encode(grey(0, 16) + b"\xff").decode().rstrip("=")},
+        {"b64_json": ENCODED.replace("+", "-").replace("/", "_")},
+        {"b64_json": ENCODED, "url": None, "revised_prompt": None},
+        {"b64_json": None, "url": f"data:image/png;base64,{ENCODED}"},
+        {"b64_json": "", "url": f"data:image/png;base64,{ENCODED}"},
+    ],
+    ids=["data URL", "lines", "unpadded", "URL alphabet", "nulls", "url with data", "empty and url"],
+)
+def test_servers_may_encode_an_image_in_their_own_way(first):
+    with serving([Reply({"data": [first]})]) as asked:
+        (image,) = draw(asked.url, PROMPTS[:1])
+    assert isinstance(image, np.ndarray) and (image == 0).all()
+
+
+def test_the_address_of_an_image_may_be_relative():
+    """It is then one of the endpoint's own host."""
+    png = Reply(grey(70, 16), 200, {"Content-Type": "image/png"})
+    with serving(lambda body: Reply({"data": [{"url": "/f/x"}]}) if body else png) as asked:
+        (image,) = draw(asked.url, PROMPTS[:1])
+    assert (image == 70).all()
+    assert asked.paths == ["/v1/images/generations", "/f/x"]
+
+
+def test_images_before_a_failure_are_not_paid_for_again(tmp_path):
+    def until_the_fourth(body):
+        return Reply(status=401) if len(asked.bodies) == 4 else by_prompt(body)
+
+    with serving(until_the_fourth) as asked, Endpoint(asked.url, max_retries=0) as endpoint:
+        with pytest.raises(EndpointError):
+            list(EndpointTeacher(config(), endpoint, 1, tmp_path).generate(PROMPTS, range(6)))
+        images = list(EndpointTeacher(config(), endpoint, 1, tmp_path).generate(PROMPTS, range(6)))
+    assert [int(image[0, 0, 0]) for image in images] == [0, 10, 20, 30, 40, 50]
+    prompts = [body["prompt"] for body in asked.bodies]
+    assert sorted(prompts) == sorted([*PROMPTS, PROMPTS[3]])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_images_are_brought_to_the_size_that_the_recipe_wants():
     with serving([answer(grey(9, 64))]) as asked:
         assert draw(asked.url, PROMPTS[:1], request_size="64x64", size=16)[0].shape == (16, 16, 3)

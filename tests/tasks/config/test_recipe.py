@@ -52,6 +52,20 @@ def test_every_field_of_a_recipe_is_documented():
         ("pretrain.keep=3", "pretrain.keep: unknown field. It is now called keep_checkpoints"),
         ("tokens.max_words=9", "tokens.max_words: unknown field. It is now called max_text_tokens"),
         ("scores_mean_nothing=true", "scores_mean_nothing: unknown field. It is now called smoke_test"),
+        ("pretrain.optimizer.learning_rate=.inf", "learning_rate: found inf; input should be a finite number"),
+        ("pretrain.optimizer.weight_decay=-.INF", "weight_decay: found -inf; input should be a finite number"),
+        ("pretrain.mask.mean=.nan", "pretrain.mask.mean: found nan; input should be a finite number"),
+        ("pretrain.optimizer.betas=[0.9, .nan]", "optimizer.betas.1: found nan; input should be a finite number"),
+        ("dpo.beta=1e999", "dpo.beta: found inf; input should be a finite number"),
+        ("captions.llm={model: m, request: {top_k: [.inf]}}", "request: found .*Out of range float values"),
+        ("captions.llm={model: m, request: {date: 2026-01-02}}", "request: found .*date is not JSON.*put it in quotes"),
+        ("captions.count=true", "captions.count: found True; this field takes no booleans"),
+        ("captions.count=yes", "captions.count: found 'yes'; input should be a valid integer"),
+        ("dedup.threshold=true", "dedup.threshold: found True; this field takes no booleans"),
+        ("tokens.sizes=[64, true]", r"tokens.sizes: found \[64, True\]; this field takes no booleans"),
+        ("pretrain.steps=1.5", "pretrain.steps: found 1.5; input should be a valid integer"),
+        ("smoke_test=2", "smoke_test: found 2; input should be a valid boolean"),
+        ("pretrain={steps: 5, steps: 6}", "is not a YAML value"),
         ("seed", "not of the form section.field=value"),
         ("seed.value.deep=1", "'seed' is a value, not a section|seed"),
     ],
@@ -128,4 +142,46 @@ def test_a_wrong_choice_of_stages_is_explained(arguments, message):
 def test_a_renamed_setting_names_the_new_variable(monkeypatch):
     monkeypatch.setenv("LIGHTGEN_TRAIN__RECOMPUTE", "true")
     with pytest.raises(InvalidSettings, match=r"RECOMPUTE: .* it is now called ACTIVATION_CHECKPOINTING"):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line"),
+    [
+        ("seed: 1\npretrain: {steps: 5}\ncaptions:\npretrain: {batch_size: 5}\n", "pretrain", 4),
+        ("pretrain:\n  steps: 5\n  optimizer:\n    betas: [0.9, 0.9]\n    betas: [0.8, 0.9]\n", "betas", 5),
+        ("captions: {count: 5, 'count': 6}\n", "count", 1),
+        ("captions:\n  llm:\n    model: m\n    request: {top_k: 1, top_k: 2}\n", "top_k", 4),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(tmp_path, text, key, line):
+    (path := tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=f'mine.yaml is not YAML: found duplicate key "{key}", in line {line}, '):
+        load_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("010", 10), ("0o10", 8), ("0x10", 16), ("1_000", 1000), ("1e3", 1000), ("'010'", 10), ("6.0", 6)],
+)
+def test_a_number_is_what_yaml_1_2_says(text, count):
+    assert load_recipe("smoke", [f"captions.count={text}"]).captions.count == count
+
+
+@pytest.mark.parametrize("text", ["true", "True", "yes", "on", "1"])
+def test_a_switch_takes_any_word_for_yes(text):
+    assert load_recipe("smoke", [f"tokens.flip={text}"]).tokens.flip is True
+
+
+def test_sections_may_share_fields_by_anchor_and_merge(tmp_path):
+    (path := tmp_path / "mine.yaml").write_text(
+        "dpo: {steps: 7, mask: &m {min_ratio: 0.5}}\npretrain: {mask: {<<: *m, std: 1}}\n"
+    )
+    mask = load_recipe(str(path)).pretrain.mask
+    assert (mask.min_ratio, mask.std) == (0.5, 1)
+
+
+def test_settings_take_no_infinite_numbers(monkeypatch):
+    monkeypatch.setenv("LIGHTGEN_RETRY_SECONDS", "inf")
+    with pytest.raises(InvalidSettings, match="LIGHTGEN_RETRY_SECONDS"):
         Settings()
