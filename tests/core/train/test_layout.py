@@ -172,3 +172,13 @@ def test_a_gpu_without_bf16_is_refused_and_never_given_fp16(monkeypatch):
     check_bf16(CPU)
     with pytest.raises(ValueError, match=r"Tesla T4 has no bfloat16 .* precision=fp32"):
         check_bf16(torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "bf16", "warnings"), [("x86_64", False, 1), ("x86_64", True, 0), ("aarch64", False, 0)]
+)
+def test_an_x86_cpu_that_emulates_bf16_is_named(monkeypatch, caplog, architecture, bf16, warnings):
+    found = {"architecture": architecture, "avx512_bf16": bf16, "amx_bf16": False}
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: found)
+    check_bf16(CPU)
+    assert sum("set precision=fp32" in record.message for record in caplog.records) == warnings
