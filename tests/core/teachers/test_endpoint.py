@@ -290,6 +290,26 @@ def test_the_stage_keeps_the_images_and_writes_the_key_nowhere(tmp_path, monkeyp
     assert "***" in made.quarantine["detail"][0].as_py()
 
 
+def test_a_stage_that_failed_in_a_shard_pays_for_the_rest_alone(tmp_path):
+    def fails_once(body):
+        return Reply(status=402) if len(asked.bodies) == 6 else by_prompt(body)
+
+    with serving(fails_once) as asked:
+        settings = served(asked.url).model_copy(update={"endpoint_concurrency": 1})
+        with pytest.raises(EndpointError, match="status 402"):
+            run_recipe(tmp_path, PROMPTS, painted(), settings)
+        made = run_recipe(tmp_path, PROMPTS, painted(), settings)
+    assert [decode_image(image["bytes"])[0, 0, 0] for image in made.images["image"].to_pylist()] == [
+        10 * int(caption.split()[-1]) for caption in made.images["caption"].to_pylist()
+    ]
+    prompts = sorted(body["prompt"] for body in asked.bodies)
+    assert (len(prompts), set(prompts)) == (7, set(PROMPTS))
+    assert sorted(file.name for file in made.manifest.files) == [
+        *(f"images-0000{n}.parquet" for n in (0, 1)),
+        *(f"quarantine-0000{n}.parquet" for n in (0, 1)),
+    ]
+
+
 def test_a_stage_with_all_prompts_refused_fails_with_the_reason(tmp_path):
     why = "6 in quarantine, most often: the endpoint refused the prompt"
     with serving([Reply({"error": "no"}, 400)]) as asked, pytest.raises(NoImagesError, match=why):
