@@ -222,7 +222,8 @@ class CopyConfig(Section):
         0.9, description="correlation of the thumbnails' luminance from which images are copies"
     )
     semantic_correlation: Fraction = Field(
-        0.6, description="the same, for images of two captions whose embeddings reach dedup.threshold"
+        0.9,
+        description="the same, for two captions' images whose cosine reaches dedup.threshold; lower it for a good CLIP",
     )
     related_captions: Fraction = Field(
         0.15, description="share of two captions' words, rare ones counting more, from which they may name a difference"

@@ -40,8 +40,8 @@ def check_bf16(device: torch.device) -> None:
     cpu = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     if cpu.get("architecture") == "x86_64" and not (cpu["avx512_bf16"] or cpu["amx_bf16"]):
         logger.warning(
-            "this CPU has no bfloat16 arithmetic: precision bf16 is emulated, slower than fp32. In the recipe's sections "
-            "pretrain and dpo set precision=fp32 (other bytes, as every field)"
+            "this CPU has no bfloat16 arithmetic: precision bf16 is emulated, slower than fp32. Set "
+            "precision=fp32 in the recipe's sections pretrain and dpo (other bytes, as with every field)"
         )
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ValueError(

@@ -24,6 +24,7 @@ from lightgen_core.dedup.search import Indices
 _QUERIES = 4096  # images of one search
 _PAIRS = 32_768  # pairs whose thumbnails are compared at a time
 _BRUTE_FORCE = 50_000  # images up to which looking at all of them is faster
+_ALIGNING = 0.3  # most that aligning adds to a correlation
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 Luminance = Float[np.ndarray, "pairs pixels"]
@@ -76,7 +77,7 @@ class CopyMatcher:
         for start in range(0, len(left), _PAIRS):
             part = slice(start, start + _PAIRS)
             one, other = self.thumbnails[left[part]], self.thumbnails[right[part]]
-            alike = _correlation(_luminance(one), _luminance(other)) >= correlation
+            alike = _correlate(_luminance(one), _luminance(other), correlation)
             gap = np.abs(one.astype(np.int16) - other).mean(axis=(1, 2, 3))
             for pair in np.flatnonzero(alike & (gap > self.config.max_gap)):
                 alike[pair] = not self._related(left[start + pair], right[start + pair])
@@ -119,13 +120,17 @@ def _luminance(images: UInt8[np.ndarray, "pairs side side 3"]) -> Luminance:
     return (images @ _LUMA).reshape(len(images), -1)
 
 
-def _correlation(one: Luminance, other: Luminance) -> Float[np.ndarray, " pairs"]:
-    """Return the Pearson correlation of two images, either of them as it is or aligned; 0 where one is flat.
+def _correlate(one: Luminance, other: Luminance, threshold: float) -> Bool[np.ndarray, " pairs"]:
+    """Return the pairs whose Pearson correlation reaches a threshold, either image as it is or aligned.
 
-    Rounded: the order in which a BLAS sums must not decide.
+    Those far below it unaligned are not tried. Rounded: the order in which a BLAS sums must not decide.
     """
-    aligned = [pair for move in _alignments() for pair in ((one @ move, other), (one, other @ move))]
-    return np.max([_pearson(*pair) for pair in ((one, other), *aligned)], axis=0).round(6)
+    best = np.maximum(_pearson(one, other), _pearson(one @ _mirror(), other))
+    near = np.flatnonzero((best < threshold) & (best >= threshold - _ALIGNING))
+    for move in _alignments():
+        for pair in ((one[near] @ move, other[near]), (one[near], other[near] @ move)):
+            best[near] = np.maximum(best[near], _pearson(*pair))
+    return best.round(6) >= threshold
 
 
 def _pearson(one: Luminance, other: Luminance) -> Float[np.ndarray, " pairs"]:
@@ -135,15 +140,20 @@ def _pearson(one: Luminance, other: Luminance) -> Float[np.ndarray, " pairs"]:
 
 
 @cache
+def _mirror() -> Float[np.ndarray, "pixels pixels"]:
+    return _linear_map(np.diag([1.0, -1.0]))
+
+
+@cache
 def _alignments() -> list[Float[np.ndarray, "pixels pixels"]]:
-    """Return linear maps of a thumbnail: mirrored, without 5 % and 10 % at each side, rotated 3 degrees both ways."""
+    """Return maps of a thumbnail: without 5 % and 10 % at each side, rotated by 3 degrees both ways."""
+    turns = [np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) for a in np.deg2rad((-3, 3))]
+    return [_linear_map(matrix) for matrix in (np.eye(2) * 0.9, np.eye(2) * 0.8, *turns)]
+
+
+def _linear_map(matrix: Float[np.ndarray, "2 2"]) -> Float[np.ndarray, "pixels pixels"]:
+    """Return what moving pixels by a matrix around the centre does to a flattened thumbnail, as a matrix."""
+    centre = np.full(2, (THUMBNAIL - 1) / 2)
     pixels = np.eye(THUMBNAIL**2).reshape(-1, THUMBNAIL, THUMBNAIL)
-    centre = (THUMBNAIL - 1) / 2
-    matrices = [np.diag([1.0, -1.0]), np.eye(2) * 0.9, np.eye(2) * 0.8]
-    for angle in np.deg2rad((-3, 3)):
-        matrices.append(np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]))
-    moved = (
-        [affine_transform(pixel, m, centre - m @ [centre, centre], order=1, mode="nearest") for pixel in pixels]
-        for m in matrices
-    )
-    return [np.reshape(images, (THUMBNAIL**2, -1)) for images in moved]
+    moved = [affine_transform(pixel, matrix, centre - matrix @ centre, order=1, mode="nearest") for pixel in pixels]
+    return np.reshape(moved, (THUMBNAIL**2, -1))
