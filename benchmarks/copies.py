@@ -7,58 +7,21 @@ with labels (lists of keys by kind), the pairs of each kind that are called copi
 """
 
 import argparse
-import io
 import itertools
 import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageOps
+from PIL import Image
 
 from lightgen_core.config import CopyConfig
 from lightgen_core.dedup.copies import CopyMatcher
-from lightgen_core.dedup.copy_features import HASH_BYTES, THUMBNAIL, VIEWS, copy_features
+from lightgen_core.dedup.copy_features import copy_features, stack_features
+from lightgen_core.dedup.planted import KINDS
 from lightgen_core.encoders.clip import Clip
 from lightgen_core.images.codec import decode_image
 from lightgen_core.images.image_set import Format, open_image_set
 from lightgen_core.images.sample import Sample
-
-
-def recompressed(image: Image.Image) -> Image.Image:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=40)
-    return Image.open(buffer).convert("RGB")
-
-
-def cropped(image: Image.Image) -> Image.Image:
-    cut = (image.width // 20, image.height // 20)
-    return image.crop((*cut, image.width - cut[0], image.height - cut[1]))
-
-
-def recoloured(image: Image.Image) -> Image.Image:
-    hue, saturation, value = image.convert("HSV").split()
-    return Image.merge("HSV", (hue.point(lambda level: (level + 60) % 256), saturation, value)).convert("RGB")
-
-
-def text_over(image: Image.Image) -> Image.Image:
-    image = image.copy()
-    place = (image.width // 10, image.height // 2)
-    ImageDraw.Draw(image).text(place, "SAMPLE 2024", fill=(0, 0, 0), font_size=max(6, image.width // 10))
-    return image
-
-
-KINDS = {
-    "recompressed": recompressed,
-    "resized": lambda image: image.resize((3 * image.width // 4, 3 * image.height // 4), Image.Resampling.BICUBIC),
-    "cropped 10 %": cropped,
-    "mirrored": ImageOps.mirror,
-    "bordered": lambda image: ImageOps.expand(image, image.width // 10, (30, 30, 30)),
-    "recoloured": recoloured,
-    "grey": lambda image: image.convert("L").convert("RGB"),
-    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(image.width / 64)),
-    "text over it": text_over,
-    "rotated 3 degrees": lambda image: image.rotate(3, Image.Resampling.BICUBIC, fillcolor=(255, 255, 255)),
-}
 
 
 def load(path: str, format: Format) -> tuple[list[str], list[str], list[np.ndarray]]:
@@ -84,10 +47,7 @@ def main() -> None:
     planted = [np.asarray(make(Image.fromarray(images[row]))) for make in KINDS.values() for row in originals]
     other = (np.tile(originals, len(KINDS)) + rng.integers(1, size, len(planted))) % size
     everything, words = images + planted, captions + [captions[row] for row in other]
-    features = [copy_features(image) for image in everything]
-    hashes = np.frombuffer(b"".join(each.hashes for each in features), np.uint8).reshape(-1, VIEWS, HASH_BYTES)
-    pixels = b"".join(each.thumbnail for each in features)
-    thumbnails = np.frombuffer(pixels, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL, 3)
+    hashes, thumbnails = stack_features([copy_features(image) for image in everything])
     clip = Clip.load(options.clip)
     vectors = clip.embed_image_list(everything)
     hash_only = CopyConfig(correlation=0, related_captions=1)

@@ -228,6 +228,9 @@ class CopyConfig(Section):
     related_captions: Fraction = Field(
         0.15, description="share of two captions' words, rare ones counting more, from which they may name a difference"
     )
+    planted: int = Field(
+        100, ge=0, description="images of which copies of ten kinds are planted, to know how many are found; 0: no test"
+    )
     max_gap: float = Field(
         2.0,
         ge=0,

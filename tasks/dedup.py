@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.config import CopyConfig
 from lightgen_core.dedup.score_filter import clip_score_mask
+from lightgen_core.images.codec import decode_image
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
+from storage.rows import take_rows
 from storage.tables import read_table, schema
 from tasks.context.context import StageContext
 from tasks.stage import stage
@@ -18,6 +19,7 @@ from tasks.stage import stage
 if TYPE_CHECKING:
     from lightgen_core.dedup.copies import CopyMatcher
     from lightgen_core.dedup.images import Deduplication
+    from lightgen_core.dedup.planted import PlantedCopies
 
 SCHEMA = schema(
     {
@@ -31,6 +33,8 @@ SCHEMA = schema(
 
 
 LOW_SCORE = "low text-image score"
+PLANTED_AMONG = 10_000
+"""Images among which planted copies are searched, at most."""
 
 
 @stage(version=4, config_sections=("seed", "dedup"))
@@ -50,15 +54,19 @@ def dedup(ctx: StageContext, synthesis: Artifact, embeddings: Artifact) -> None:
     vectors = np.ascontiguousarray(column.flatten().to_numpy().reshape(len(column), -1))
     ids, scores = images["id"].to_numpy(), embedded["score"].to_numpy()
     shown = clip_score_mask(scores, ids, config.min_clip_score, config.drop_lowest_fraction)
-    chosen = images.filter(pa.array(shown))
+    chosen, described = images.filter(pa.array(shown)), embedded.filter(pa.array(shown))
+    captions = chosen["caption"].to_pylist()
+    matcher, planted = None, None
+    if config.compare == "all":
+        matcher, planted = _copies(ctx, synthesis, np.flatnonzero(shown), described, captions)
     duplicates = find_duplicates(
         vectors if shown.all() else vectors[shown],
-        embedded["pixels"].filter(pa.array(shown)).to_pylist(),
+        described["pixels"].to_pylist(),
         scores[shown],
         chosen["id"].to_pylist(),
         config,
         groups=chosen["meaning"].to_pylist() if config.compare == "meaning" else None,
-        copies=_matcher(embedded.filter(pa.array(shown)), chosen, config.copies) if config.compare == "all" else None,
+        copies=matcher,
         seed=derive_seed(ctx.recipe.seed, "dedup"),
     )
     rows = _verdict_table(ids, shown, duplicates)
@@ -72,21 +80,34 @@ def dedup(ctx: StageContext, synthesis: Artifact, embeddings: Artifact) -> None:
         "reasons": dict(Counter(reason for reason in rows["reason"].to_pylist() if reason)),
         "scores": dict(zip(("lowest", "median", "highest"), np.quantile(scores, (0, 0.5, 1)).tolist(), strict=True)),
         "certificate": asdict(duplicates.certificate),
+        "planted_copies": asdict(planted) if planted else None,
         "diversity": asdict(
             diversity(vectors[kept], topics, meanings, derive_seed(ctx.recipe.seed, "diversity"), config)
         ),
     }
 
 
-def _matcher(embedded: pa.Table, images: pa.Table, config: CopyConfig) -> "CopyMatcher":
+def _copies(
+    ctx: StageContext, synthesis: Artifact, rows: np.ndarray, described: pa.Table, captions: list[str]
+) -> "tuple[CopyMatcher, PlantedCopies | None]":
+    """Return the matcher of the images at `rows`, and how many planted copies it finds among some of them."""
     from lightgen_core.dedup.copies import CopyMatcher
-    from lightgen_core.dedup.copy_features import HASH_BYTES, THUMBNAIL, VIEWS
+    from lightgen_core.dedup.copy_features import CopyFeatures, stack_features
+    from lightgen_core.dedup.planted import find_planted_copies
 
-    hashes, thumbnails = (
-        np.frombuffer(b"".join(embedded[name].to_pylist()), np.uint8).reshape(len(embedded), *shape)
-        for name, shape in (("hashes", (VIEWS, HASH_BYTES)), ("thumbnail", (THUMBNAIL, THUMBNAIL, 3)))
-    )
-    return CopyMatcher(hashes, thumbnails, images["caption"].to_pylist(), config)
+    config, seed = ctx.recipe.dedup.copies, derive_seed(ctx.recipe.seed, "planted copies")
+    features = zip(*(described[name].to_pylist() for name in CopyFeatures._fields), strict=True)
+    hashes, thumbnails = stack_features(map(CopyFeatures._make, features))
+    matcher = CopyMatcher(hashes, thumbnails, captions, config)
+    if not config.planted or len(rows) < 2:
+        return matcher, None
+    rng = np.random.default_rng(seed)
+    some = np.sort(rng.choice(len(rows), min(len(rows), PLANTED_AMONG), replace=False))
+    originals = np.sort(rng.choice(len(some), min(len(some), config.planted), replace=False))
+    images = take_rows(synthesis, "^images", rows[some[originals]], ["image"])["image"].to_pylist()
+    decoded = [decode_image(image["bytes"]) for image in images]
+    words = [captions[row] for row in some]
+    return matcher, find_planted_copies(originals, decoded, hashes[some], thumbnails[some], words, config, seed)
 
 
 def _verdict_table(ids: np.ndarray, shown: np.ndarray, duplicates: "Deduplication") -> pa.Table:

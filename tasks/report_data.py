@@ -208,6 +208,7 @@ def dedup_summary(run: RunArtifacts) -> DedupSummary:
         row["id"]: (decode_image(row["image"]["bytes"]), row["caption"])
         for row in take_rows(synthesis, "^images", indices, ["id", "image", "caption"]).to_pylist()
     }
+    planted = manifest.metrics["planted_copies"]
     return DedupSummary(
         images=len(verdicts),
         reasons=manifest.metrics["reasons"],
@@ -216,6 +217,9 @@ def dedup_summary(run: RunArtifacts) -> DedupSummary:
         queries=certificate["queries"],
         pairs=certificate["pairs"],
         recall=Interval(**certificate["recall"]) if certificate["recall"] else None,
+        planted=planted["each"] if planted else 0,
+        planted_found=planted["found"] if planted else {},
+        planted_wrong=planted["wrong"] if planted else 0,
         examples=tuple(
             DuplicateImage(
                 dropped=images[row["id"]][0],

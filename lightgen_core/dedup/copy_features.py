@@ -1,6 +1,7 @@
 """Features that copies of an image share: recompressed, resized, mirrored, bordered, slightly cropped or rotated."""
 
 import hashlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import imagehash
@@ -35,6 +36,16 @@ def copy_features(image: UInt8[np.ndarray, "height width 3"]) -> CopyFeatures:
     hashes = b"".join(np.packbits(imagehash.phash(view).hash).tobytes() for view in _views(picture))
     thumbnail = picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     return CopyFeatures(digest.hexdigest(), hashes, thumbnail.tobytes())
+
+
+def stack_features(
+    features: Iterable[CopyFeatures],
+) -> tuple[UInt8[np.ndarray, "n views bytes"], UInt8[np.ndarray, "n side side 3"]]:
+    """Return the hashes and the thumbnails of images as arrays."""
+    rows = list(features)
+    hashes = np.frombuffer(b"".join(row.hashes for row in rows), np.uint8)
+    thumbnails = np.frombuffer(b"".join(row.thumbnail for row in rows), np.uint8)
+    return hashes.reshape(-1, VIEWS, HASH_BYTES), thumbnails.reshape(-1, THUMBNAIL, THUMBNAIL, 3)
 
 
 def trim_border(picture: Image.Image) -> Image.Image:

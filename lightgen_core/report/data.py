@@ -94,6 +94,8 @@ class DedupSummary:
         index: faiss factory strings in use.
         queries, pairs: rows checked against brute force, and their true pairs.
         recall: fraction of the pairs that the search found; None: there are none.
+        planted, planted_wrong: images of which copies of each kind were planted, and copies taken for those of others.
+        planted_found: kind -> planted copies found; empty: none were planted.
     """
 
     images: int
@@ -103,6 +105,9 @@ class DedupSummary:
     queries: int
     pairs: int
     recall: Interval | None
+    planted: int = 0
+    planted_found: Mapping[str, int] = field(default_factory=dict)
+    planted_wrong: int = 0
     examples: tuple[DuplicateImage, ...] = ()
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from benchmarks.copies import KINDS
 from lightgen_core.config import CopyConfig, DedupConfig
 from lightgen_core.dedup import copies
 from lightgen_core.dedup.copies import CopyMatcher, hamming_pairs
-from lightgen_core.dedup.copy_features import HASH_BYTES, THUMBNAIL, VIEWS, copy_features
+from lightgen_core.dedup.copy_features import HASH_BYTES, VIEWS, copy_features, stack_features
 from lightgen_core.dedup.images import find_duplicates
+from lightgen_core.dedup.planted import KINDS, find_planted_copies
 from tests.factories.vectors import unit
 
 WORDS = "apple boat cloud drum eagle forest guitar harbour island jacket kettle lemon mountain needle orchid piano"
@@ -30,10 +30,7 @@ def photograph(number, side=96):
 
 
 def matcher(images, captions, **config):
-    features = [copy_features(image) for image in images]
-    hashes = np.frombuffer(b"".join(each.hashes for each in features), np.uint8).reshape(-1, VIEWS, HASH_BYTES)
-    pixels = b"".join(each.thumbnail for each in features)
-    thumbnails = np.frombuffer(pixels, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL, 3)
+    hashes, thumbnails = stack_features(copy_features(image) for image in images)
     return CopyMatcher(hashes, thumbnails, captions, CopyConfig(**config))
 
 
@@ -151,3 +148,15 @@ def test_groups_and_copies_exclude_each_other(photographs):
             np.eye(2, dtype=np.float32), None, [1, 0], [0, 1], DedupConfig(),
             groups=["a", "b"], copies=matcher(photographs[:2], ["a", "b"]),
         )  # fmt: skip
+
+
+def test_rates_of_planted_copies_are_counted(photographs):
+    """An original that is there twice makes no copy of it wrong; images that nothing tells apart do."""
+    captions = [f"a {word}" for word in WORDS]
+    images, words, originals = [*photographs, photographs[0]], [*captions, "a window"], np.arange(4)
+    hashes, thumbnails = stack_features(copy_features(image) for image in images)
+    result = find_planted_copies(originals, photographs[:4], hashes, thumbnails, words, CopyConfig(), seed=0)
+    assert (result.each, result.wrong, set(result.found)) == (4, 0, set(KINDS))
+    assert min(result.found.values()) >= 3 and sum(result.found.values()) >= 38
+    blind = CopyConfig(hash_bits=0, correlation=1)
+    assert sum(find_planted_copies(originals, photographs[:4], hashes, thumbnails, words, blind, 0).found.values()) < 20

@@ -84,6 +84,9 @@ def report(rows=12, **changes):
             queries=10_000,
             pairs=912,
             recall=Interval(1.0, 0.9958, 1.0, 912),
+            planted=100,
+            planted_found={"mirrored": 99, "grey": 97},
+            planted_wrong=2,
             examples=(DuplicateImage(next(pictures), next(pictures), "gone", "stays", 0.9971, "near duplicate"),),
         ),
         pairs=(PairExample("a blue star", next(pictures), next(pictures), "best_worst"),),
@@ -226,6 +229,12 @@ def test_unlisted_topics_and_captions_without_a_pair_are_counted():
     assert "12 captions gave no pair" in page
     assert "more topics" not in render_report(report())
     assert "gave no pair" not in render_report(report())
+
+
+def test_rates_of_planted_copies_are_shown():
+    said = "found: mirrored 99, grey 97. Taken for a copy of an image unlike their own: 2 of all."
+    assert said in render_report(report())
+    assert "planted" not in render_report(report(dedup=replace(report().dedup, planted=0)))
 
 
 def test_images_in_quarantine_are_counted_by_reason():
