@@ -41,7 +41,7 @@ def renewed_tokens(mask: Bool[np.ndarray, "height width"], side: int) -> Bool[np
 def inpaint(
     student: TextToImage,
     image: UInt8[np.ndarray, "height width 3"],
-    mask: Bool[np.ndarray, "height width"],
+    mask: Bool[np.ndarray, "mask_height mask_width"],
     caption: str,
     seed: int,
     sampler: SamplerConfig | None = None,

@@ -187,16 +187,15 @@ def test_tuning_learns_the_preference(pairs, tmp_path):
     assert last["margin"] == pytest.approx(last["loser_delta"] - last["winner_delta"], rel=1e-4)
 
 
-def test_guards_keep_the_winner_likely(pairs, tmp_path):
-    """The plain loss lets the winner's error rise here; sdpo and the anchor hold it lower."""
-    ends = {
-        guard: run(pairs, tmp_path / guard, steps=120, log_every=20, checkpoint_every=120, displacement_guard=guard)[
-            2
-        ].rows[-1]
-        for guard in ("none", "sdpo", "anchor")
-    }
-    assert ends["sdpo"]["winner_delta"] < ends["none"]["winner_delta"]
-    assert ends["anchor"]["winner_delta"] < min(0.0, ends["none"]["winner_delta"])
+def test_the_anchor_keeps_the_winner_likely(pairs, tmp_path):
+    """The plain loss lets the winner's error rise here. (So does sdpo, within 1 %, with five seeds of six.)"""
+    none, anchor = (
+        run(pairs, tmp_path / guard, steps=120, log_every=20, checkpoint_every=120, displacement_guard=guard)[2].rows[
+            -1
+        ]
+        for guard in ("none", "anchor")
+    )
+    assert none["winner_delta"] > 0.5 and anchor["winner_delta"] < -0.5
 
 
 def test_the_reference_stays_and_neither_model_drops_out(pairs, tmp_path):
