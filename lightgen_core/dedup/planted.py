@@ -1,4 +1,4 @@
-"""How many planted copies the search for copies finds: ten kinds, under captions of other images."""
+"""Planted copies of ten kinds, under captions of other images, to measure what the search for copies finds."""
 
 import io
 from collections.abc import Callable, Sequence
