@@ -205,14 +205,41 @@ class Artifact:
         self._entries = {}
         self.store.remove(f"{self.path}/{MANIFEST}")
 
-    def add(self, name: str, data: bytes, rows: int, counts: Mapping[str, int]) -> None:
-        """Write a file and then its record. Raises AlreadyCommitted if there is a manifest."""
-        entry = FileEntry(name=name, rows=rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), counts=counts)
+    def add(
+        self,
+        name: str,
+        data: bytes,
+        rows: int,
+        counts: Mapping[str, int],
+        *,
+        address: str | None = None,
+        reused: int = 0,
+    ) -> None:
+        """Write a file and then its record, see `FileEntry`. Raises AlreadyCommitted if there is a manifest."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        entry = FileEntry(
+            name=name, rows=rows, bytes=len(data), sha256=sha256, counts=counts, address=address, reused=reused
+        )
         self._add(entry, data)
 
     def add_file(self, name: str, source: Path) -> None:
         """Copy a local file of any size into the artifact; see `add`."""
         self._add(FileEntry(name=name, rows=0, bytes=source.stat().st_size, sha256=hash_file(source)), source)
+
+    def take(self, source: "Artifact", entry: FileEntry, name: str) -> bool:
+        """Take over an intact file of a finished artifact in the same store; return False if it is gone.
+
+        In a store without locks it gets a path of its own, so that it replaces no other machine's file.
+        """
+        taken = entry.model_copy(update={"name": name, "stored_as": None, "reused": entry.rows})
+        if not self.store.supports_locking:
+            taken = _stored_beside(taken)
+        try:
+            self.store.copy(f"{source.path}/{entry.path}", f"{self.path}/{taken.path}")
+        except FileNotFoundError:  # removed since it was checked
+            return False
+        self.record(taken)
+        return True
 
     def _add(self, entry: FileEntry, content: Content) -> None:
         path = f"{self.path}/{entry.name}"
@@ -224,10 +251,8 @@ class Artifact:
             with self._open(path) as file:
                 same = hash_stream(file) == entry.sha256
             if not same:  # of another run, or damaged
-                name = PurePosixPath(entry.name)
-                stored_as = str(name.with_name(f"{name.stem}~{uuid.uuid4().hex[:12]}{name.suffix}"))
-                self.store.write(f"{self.path}/{stored_as}", content)
-                entry = entry.model_copy(update={"stored_as": stored_as})
+                entry = _stored_beside(entry)
+                self.store.write(f"{self.path}/{entry.path}", content)
         self.record(entry)
 
     def record(self, entry: FileEntry) -> None:
@@ -280,3 +305,11 @@ class Artifact:
         """Remove what is not part of a finished artifact, left by a kill after the manifest."""
         files = (manifest or self.manifest()).files
         self.store.delete_except(self.path, {entry.path for entry in files} | {MANIFEST})
+
+
+def _stored_beside(entry: FileEntry) -> FileEntry:
+    """Return the entry of a file that lies beside its name, under one that nobody else uses."""
+    name = PurePosixPath(entry.name)
+    return entry.model_copy(
+        update={"stored_as": str(name.with_name(f"{name.stem}~{uuid.uuid4().hex[:12]}{name.suffix}"))}
+    )

@@ -159,6 +159,11 @@ class FsspecStore(Store):
             self._fs.put_file(str(content), self._full(path), **options)
 
     @_translate_errors
+    def copy(self, source: str, target: str) -> None:
+        """Have the store copy a file itself."""
+        self._fs.cp_file(self._full(source), self._full(target))
+
+    @_translate_errors
     def exists(self, path: str) -> bool:
         try:
             return self._fs.info(self._full(path))["type"] == "file"

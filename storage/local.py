@@ -71,9 +71,30 @@ class LocalStore(Store):
                     temp.replace(self._path(path))
             return True
 
+    def copy(self, source: str, target: str) -> None:
+        """Link the file a second time, so that it takes no room; no file is ever changed where it lies.
+
+        On a file system without hard links it is copied.
+        """
+        temp = self._temp_path(target)
+        with self._translate_errors():
+            temp.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(self._path(source), temp)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            self.write(target, self._path(source))
+        else:
+            temp.replace(self._path(target))
+            temp.unlink(missing_ok=True)  # a rename onto another link of the same file does nothing
+
+    def _temp_path(self, path: str) -> Path:
+        return self._path(path).with_name(f".{uuid.uuid4().hex}.partial")
+
     @contextlib.contextmanager
     def _temp_file(self, path: str, content: Content) -> Iterator[Path]:
-        temp = self._path(path).with_name(f".{uuid.uuid4().hex}.partial")
+        temp = self._temp_path(path)
         source = io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
         try:
             with source, self._translate_errors():

@@ -6,8 +6,9 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from storage.plural import pluralize
 
-FORMAT_VERSION = 2
-"""2: `figures` are called `metrics`, a file's `place` `stored_as`. Version 1 is still read."""
+FORMAT_VERSION = 3
+"""3: a file has an `address` and `reused` rows. 2: `figures` are called `metrics`, a file's `place` `stored_as`. Older
+versions are still read."""
 MANIFEST = "manifest.json"
 
 
@@ -21,6 +22,14 @@ class FileEntry(BaseModel):
     bytes: int = Field(ge=0, description="size, bytes")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="hash of the content")
     counts: dict[str, int] = Field(default_factory=dict, description="further counts, summed in the manifest")
+    address: str | None = Field(
+        None,
+        exclude_if=lambda address: address is None,
+        description="hash of all that decides the content; a file of the same address is taken instead of made",
+    )
+    reused: int = Field(
+        0, ge=0, exclude_if=lambda rows: not rows, description="rows that came from earlier artifacts, not made anew"
+    )
     stored_as: str | None = Field(
         None,
         validation_alias=AliasChoices("stored_as", "place"),  # format version 1
@@ -37,8 +46,8 @@ class FileEntry(BaseModel):
 class Manifest(BaseModel):
     """Stage, key, inputs and files of an artifact.
 
-    `timings`, `device_seconds`, `models`, `software`, `host` and `created_at` describe the run that made it and
-    may differ between two runs of one key; everything else is a function of the key.
+    `timings`, `device_seconds`, `models`, `software`, `host`, `created_at` and the files' `reused` describe the run
+    that made it and may differ between two runs of one key; everything else is a function of the key.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,6 +71,11 @@ class Manifest(BaseModel):
     software: dict[str, str] = Field(description="versions of what made the bytes")
     host: dict[str, str] = Field(description="machine and device")
     created_at: str = Field(description="UTC, ISO 8601")
+
+    @property
+    def reused(self) -> int:
+        """Rows that came from earlier artifacts."""
+        return sum(file.reused for file in self.files)
 
     @property
     def summary(self) -> str:

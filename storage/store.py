@@ -95,6 +95,10 @@ class Store(ABC):
         """Write a file unless one is there; return whether it was written."""
 
     @abstractmethod
+    def copy(self, source: str, target: str) -> None:
+        """Copy a file within the store, without reading it here; replaces any file that is at `target`."""
+
+    @abstractmethod
     def exists(self, path: str) -> bool:
         """Return whether there is a file of this path."""
 

@@ -32,6 +32,16 @@ DROPPED = schema(
 )
 """`place` is the position of a damaged caption; `duplicate_of` is the id of the caption that a repeated one repeats."""
 
+COUNT_FIELDS = (
+    "captions.count",
+    "captions.near_duplicate",
+    "captions.embedding",
+    "captions.decontamination",
+    "captions.llm.oversampling",
+    "captions.llm.shard_size",
+)
+"""Fields that leave an LLM's answers as they are."""
+
 
 def _models(recipe: Recipe) -> tuple[str, ...]:
     config = recipe.captions
@@ -46,8 +56,9 @@ def _files(recipe: Recipe) -> tuple[str, ...]:
 
 
 @stage(
-    version=4,
+    version=5,
     config_sections=("seed", "world", "captions"),
+    count_fields=COUNT_FIELDS,
     weights=_models,
     files=_files,
     on_device=lambda recipe: bool(_models(recipe)),

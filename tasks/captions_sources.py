@@ -17,6 +17,7 @@ from lightgen_core.captioning.readers import BadRow, read_captions, truncate_for
 from lightgen_core.captioning.scene import scene_captions
 from lightgen_core.captioning.select import Caption
 from lightgen_core.rejected import Rejected
+from lightgen_core.seeds import derive_seed
 from storage.plural import pluralize
 from storage.tables import schema
 from tasks.context.context import StageContext
@@ -53,7 +54,8 @@ def load_candidates(ctx: StageContext, seed: int) -> tuple[Topics, Rows]:
     if ctx.recipe.captions.source == "llm":
         return _from_llm(ctx, seed)
     captions, damaged = _read_file(ctx)
-    return _by_topic(captions[index] for index in np.random.default_rng(seed).permutation(len(captions))), damaged
+    # by a hash of the text: a caption that is added moves no two others
+    return _by_topic(sorted(captions, key=lambda caption: derive_seed(seed, caption.text))), damaged
 
 
 def _by_topic(captions: Iterable[Caption]) -> Topics:
@@ -86,15 +88,22 @@ def _from_llm(ctx: StageContext, seed: int) -> tuple[Topics, Rows]:
     with ExitStack() as stack:
         writer: Captioner | None = None
         count = math.ceil(ctx.recipe.captions.count * config.oversampling)
+        earlier = ctx.earlier_rows("^answers", ("id", "instruction", "seed"))
         for shard in ctx.pending_shards(split_rows(count, config.shard_size, "answers")):
-            writer = writer or _load_writer(ctx, config, stack)
-            batch = [instructions[index] for index in range(shard.start, shard.stop)]
-            answers = writer.write([item.text for item in batch], [item.seed for item in batch])
-            rows = [
-                _answer_row(index, instruction, answer, config.filters)
-                for index, (instruction, answer) in enumerate(zip(batch, answers, strict=True), shard.start)
-            ]
-            ctx.write_table(shard.name, pa.Table.from_pylist(rows, ANSWERS))
+            asked = [(index, instructions[index]) for index in range(shard.start, shard.stop)]
+
+            def write(positions: list[int], asked: list[tuple[int, Instruction]] = asked) -> pa.Table:
+                nonlocal writer
+                writer = writer or _load_writer(ctx, config, stack)
+                batch = [asked[position] for position in positions]
+                answers = writer.write([item.text for _, item in batch], [item.seed for _, item in batch])
+                pairs = zip(batch, answers, strict=True)
+                rows = [_answer_row(index, item, answer, config.filters) for (index, item), answer in pairs]
+                return pa.Table.from_pylist(rows, ANSWERS)
+
+            keys = [{"id": index, "instruction": item.text, "seed": item.seed} for index, item in asked]
+            table, reused = earlier.complete(pa.Table.from_pylist(keys), ANSWERS.names, write)
+            ctx.write_table(shard.name, table, reused=reused)
     captions: list[Caption] = []
     for row in ctx.read_output("^answers").drop_columns(["instruction", "seed"]).to_pylist():
         if row["reason"]:

@@ -32,6 +32,7 @@ SCHEMA = schema(
 )
 
 
+KEEP_FILE = "keep.parquet"
 LOW_SCORE = "low text-image score"
 PLANTED_AMONG = 10_000
 """Images among which planted copies are searched, at most."""
@@ -70,7 +71,7 @@ def dedup(ctx: StageContext, synthesis: Artifact, embeddings: Artifact) -> None:
         seed=derive_seed(ctx.recipe.seed, "dedup"),
     )
     rows = _verdict_table(ids, shown, duplicates)
-    ctx.write_table("keep.parquet", rows)
+    ctx.write_table(KEEP_FILE, rows)
     kept = np.flatnonzero(rows["kept"])
     ctx.counts = {"kept": len(kept), "dropped": len(ids) - len(kept)}
     topics, meanings = (

@@ -1,6 +1,7 @@
 """pairs: the student's own samples and the teacher's images -> preference pairs."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,9 @@ from storage.tables import IMAGE, layout_metadata, read_table, schema
 from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
 from tasks.context.shards import RowRangeShard, split_rows
+from tasks.dedup import KEEP_FILE
 from tasks.stage import stage
-from tasks.token_files import token_files_regex
+from tasks.token_files import TEXT_FILES, token_files_regex
 
 COLUMN_TYPES = {
     "id": pa.int64(),
@@ -33,12 +35,12 @@ COLUMN_TYPES = {
 
 
 @stage(
-    version=3,
+    version=4,
     config_sections=("seed", "pairs", "sampler", "world", "tokens", "pretrain"),
     weights=lambda recipe: (recipe.embeddings.model,) if recipe.pairs.scorer == "clip" else (),
     on_device=True,
 )
-def pairs(ctx: StageContext, pretrain: Artifact, tokens: Artifact, synthesis: Artifact) -> None:
+def pairs(ctx: StageContext, pretrain: Artifact, tokens: Artifact, dedup: Artifact, synthesis: Artifact) -> None:
     """Write `pairs-*.parquet`: for captions of the training set, an image to prefer and one to avoid.
 
     The loser is always a sample of the student itself, the winner the teacher's image or a better sample.
@@ -46,8 +48,11 @@ def pairs(ctx: StageContext, pretrain: Artifact, tokens: Artifact, synthesis: Ar
     from lightgen_core.evaluation.pair_rows import choose_caption_rows
 
     config = ctx.recipe.pairs
-    captions = read_table(tokens, _token_files(ctx.recipe), ["caption", "topic", "flipped"])
-    chosen = choose_caption_rows(captions, config.count, derive_seed(ctx.recipe.seed, "pairs"))
+    captions = read_table(tokens, _token_files(ctx.recipe), ["id", "caption", "topic", "flipped"])
+    verdicts = read_table(dedup, KEEP_FILE, ["id", "kept"])
+    kept = np.isin(captions["id"], verdicts["id"].filter(verdicts["kept"].combine_chunks()))
+    seed = derive_seed(ctx.recipe.seed, "pairs")
+    chosen = np.flatnonzero(kept)[choose_caption_rows(captions.filter(pa.array(kept)), config.count, seed)]
     shards = split_rows(len(chosen), config.shard_size, "pairs")
     ctx.run_shards(shards, PairWorker, pretrain, tokens, synthesis, chosen)
 
@@ -69,6 +74,7 @@ class PairWorker:
         config = ctx.recipe.pairs
         self.scorer = load_scorer(config.scorer, config.margin, ctx.recipe.embeddings.model, ctx.device())
         self.image_ids = read_table(synthesis, "^images", ["id"])["id"].to_numpy()
+        self.text_ids = read_table(tokens, TEXT_FILES, ["id"])["id"].to_numpy()
         folder = ctx.local_folder(pretrain, "student/")
         self.student = TextToImage.load(folder, ctx.device(), head_compile=ctx.head_compile())
 
@@ -79,6 +85,7 @@ class PairWorker:
         table = take_rows(self.tokens, _token_files(recipe), self.chosen[shard.start : shard.stop])
         rows, layout = table.to_pylist(), layout_metadata(table.schema)
         layout.pop("moments", None)  # a winner is the mean
+        layout |= self._add_text(rows)
         teacher_images = self._teacher_images([row["id"] for row in rows])
         samples, originals = range(config.samples), [row["caption"] for row in rows]
         captions = [caption for caption in originals for _ in samples]
@@ -98,6 +105,17 @@ class PairWorker:
         counts = {kind: sum(pair["kind"] == kind for pair in pairs) for kind in ("teacher", "best_worst")}
         counts |= {"samples": len(captions), "without_pair": len(rows) - len(pairs)}
         self.ctx.write_table(shard.name, pa.Table.from_pylist(pairs, schema(COLUMN_TYPES, layout)), counts)
+
+    def _add_text(self, rows: list[dict[str, Any]]) -> dict[str, object]:
+        """Add text states and their length to rows of latents; return their part of the layout."""
+        indices, inverse = np.unique(
+            np.searchsorted(self.text_ids, [row["caption_id"] for row in rows]), return_inverse=True
+        )
+        texts = take_rows(self.tokens, TEXT_FILES, indices, ["text", "text_length"])
+        text = texts.to_pylist()
+        for row, index in zip(rows, inverse.tolist(), strict=True):
+            row |= text[index]
+        return {"text_width": layout_metadata(texts.schema)["text_width"]}
 
     def _teacher_images(self, ids: Sequence[int]) -> list[bytes]:
         """Return the teacher's encoded images of some ids; those in the table ascend."""

@@ -1,4 +1,4 @@
-"""pretrain: tokens -> the student's checkpoint."""
+"""pretrain: tokens, and which of them to keep -> the student's checkpoint."""
 
 import json
 from pathlib import Path
@@ -11,13 +11,14 @@ from storage.artifact import Artifact
 from storage.plural import pluralize
 from storage.tables import layout_metadata, read_table
 from tasks.context.context import StageContext
+from tasks.dedup import KEEP_FILE
 from tasks.stage import stage
-from tasks.token_files import token_files_regex
+from tasks.token_files import TEXT_FILES, token_files_regex
 from tasks.training import init_checkpoint, training_location
 
 
-@stage(version=4, config_sections=("seed", "pretrain", "tokens"), weights=init_checkpoint, on_device=True)
-def pretrain(ctx: StageContext, tokens: Artifact) -> None:
+@stage(version=5, config_sections=("seed", "pretrain", "tokens"), weights=init_checkpoint, on_device=True)
+def pretrain(ctx: StageContext, tokens: Artifact, dedup: Artifact) -> None:
     """Write the student (raw and EMA weights, config) and `log.json`, the loss curve over all phases."""
     from lightgen_core.launch.run import launch
 
@@ -33,7 +34,7 @@ def pretrain(ctx: StageContext, tokens: Artifact) -> None:
     rows: list[dict[str, Any]] = []
     for number in range(len(recipe.phases)):
         done = rows[-1]["step"] if rows else 0
-        phase = _phase(ctx, tokens, student, number)
+        phase = _phase(ctx, tokens, dedup, student, number)
         ctx.log("phase %d: %s of %d", number + 1, pluralize(phase.config.steps, "step"), phase.config.batch_size)
 
         def log_step(row: dict[str, Any], done: int = done) -> None:
@@ -48,7 +49,9 @@ def pretrain(ctx: StageContext, tokens: Artifact) -> None:
     ctx.metrics = {"final_loss": rows[-1]["loss"]}
 
 
-def _phase(ctx: StageContext, tokens: Artifact, student: NewStudent | StudentCheckpoint, number: int) -> TrainingJob:
+def _phase(
+    ctx: StageContext, tokens: Artifact, dedup: Artifact, student: NewStudent | StudentCheckpoint, number: int
+) -> TrainingJob:
     """Return the job of a phase; a finished one only loads its last checkpoint.
 
     The first phase has the seed and the folder of a training without phases.
@@ -67,6 +70,8 @@ def _phase(ctx: StageContext, tokens: Artifact, student: NewStudent | StudentChe
     return TrainingJob(
         student=student,
         files=tuple(ctx.local(tokens, name) for name in files),
+        texts=tuple(ctx.local(tokens, name) for name in tokens.names(TEXT_FILES)),
+        keep=ctx.local(dedup, KEEP_FILE),
         config=TrainConfig(**config.model_dump(include=set(TrainConfig.model_fields))),
         seed=derive_seed(recipe.seed, "pretrain", *suffix),
         info=info.model_dump(mode="json"),

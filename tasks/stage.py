@@ -23,6 +23,7 @@ from tasks.context.digests import content_digest, weights_digest
 from tasks.context.elapsed import ElapsedTime
 from tasks.context.explain import explain_missing
 from tasks.context.progress import ProgressCallback, ignore_progress
+from tasks.context.reuse import RowConfig
 from tasks.context.scratch import Scratch
 from tasks.context.software import software
 from tasks.executors.select import run_shards
@@ -41,6 +42,7 @@ class Stage:
     name: str
     version: int
     config_sections: tuple[str, ...]
+    count_fields: tuple[str, ...]
     body: Callable[..., None]
     weights: Callable[[Recipe], tuple[str, ...]]
     files: Callable[[Recipe], tuple[str, ...]]
@@ -108,7 +110,16 @@ class Stage:
             try:
                 with device() if on_device else contextlib.nullcontext():
                     artifact.records()  # raises where another machine has finished it while this one waited
-                    ctx = StageContext(recipe, settings, artifact, on_progress, on_device, execute=run_shards)
+                    ctx = StageContext(
+                        recipe,
+                        settings,
+                        artifact,
+                        RowConfig(self.version, self.config(recipe), self.count_fields),
+                        reuse=remake_before is None,
+                        on_progress=on_progress,
+                        on_device=on_device,
+                        execute=run_shards,
+                    )
                     if status.state == "partial":
                         ctx.log("going on: %s", status.reason)
                     elif status.state == "missing" and not refresh:
@@ -117,6 +128,7 @@ class Stage:
                         ctx.log("started (to be made again)")
                     ctx.save_elapsed()
                     self.body(ctx, *inputs)
+                    _log_reused(ctx)
                     made_here = artifact.commit(self._manifest(ctx, inputs))
             except (AlreadyCommitted, CorruptArtifact, FileNotFoundError):
                 # Whoever finishes sweeps away what this one may have been reading.
@@ -165,6 +177,12 @@ class Stage:
         )
 
 
+def _log_reused(ctx: StageContext) -> None:
+    files = ctx.records().values()
+    if reused := sum(file.reused for file in files):
+        ctx.log("%d of %d rows were in other artifacts", reused, sum(file.rows for file in files))
+
+
 def _keys(inputs: tuple[Artifact, ...]) -> dict[str, str]:
     return {artifact.stage: artifact.key for artifact in inputs}
 
@@ -184,6 +202,7 @@ def stage(
     config_sections: tuple[str, ...],
     weights: Callable[[Recipe], tuple[str, ...]] = lambda recipe: (),
     files: Callable[[Recipe], tuple[str, ...]] = lambda recipe: (),
+    count_fields: tuple[str, ...] = (),
     on_device: bool | Callable[[Recipe], bool] = False,
 ) -> Callable[[Callable[..., None]], Stage]:
     """Turn a function `(ctx, *input artifacts)` into the stage of its name.
@@ -193,7 +212,9 @@ def stage(
         config_sections: the recipe's sections that decide its bytes.
         weights: the frozen models that it uses, whose weights enter the key.
         files: the user's files or folders that it reads, whose content enters the key.
+        count_fields: the fields that say how many rows there are or how files cut them, and leave each row as it is:
+            recipes that differ in nothing else share rows.
         on_device: whether it holds the accelerator, for the cost ledger.
     """
     holds = on_device if callable(on_device) else lambda recipe: on_device
-    return lambda body: Stage(body.__name__, version, config_sections, body, weights, files, holds)
+    return lambda body: Stage(body.__name__, version, config_sections, count_fields, body, weights, files, holds)

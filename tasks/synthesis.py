@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from typing import Any
 
 import pyarrow as pa
 
@@ -49,8 +50,9 @@ def _files(recipe: Recipe) -> tuple[str, ...]:
 
 
 @stage(
-    version=4,
+    version=5,
     config_sections=("seed", "world", "synthesis"),
+    count_fields=("synthesis.count", "synthesis.balance", "synthesis.shard_size"),
     weights=_weights,
     files=_files,
     on_device=lambda recipe: recipe.synthesis.teacher == "diffusers",
@@ -59,7 +61,8 @@ def synthesis(ctx: StageContext, captions: Artifact) -> None:
     """Write `images-*.parquet`, and in `quarantine-*.parquet` the images that failed, with the reason.
 
     Every image is planned before the first is made, with its id and seed, so neither batch nor shard nor a failure
-    changes another. The id of an image in the quarantine stays unused.
+    changes another. The id of an image in the quarantine stays unused. Images that an earlier artifact of the same
+    teacher holds, by caption and seed, are taken from there.
     """
     plan = plan_synthesis(ctx.recipe, captions)
     if (without := plan.counts.get("caption_filtered_out")) is not None:
@@ -67,7 +70,12 @@ def synthesis(ctx: StageContext, captions: Artifact) -> None:
     if plan.rejected:
         rows = [{"id": None, "source": s.key, "caption": s.caption, **_reason_columns(s.error)} for s in plan.rejected]
         ctx.write_table("quarantine-set.parquet", pa.Table.from_pylist(rows, QUARANTINE))
-    shards = split_rows(len(plan), ctx.recipe.synthesis.shard_size, "images", "quarantine")
+
+    def address(start: int, stop: int) -> str:
+        return ctx.row_config.address(plan.rows(start, stop))
+
+    size = ctx.recipe.synthesis.shard_size
+    shards = split_rows(len(plan), size, "images", "quarantine", address=address if plan.reusable else None)
     ctx.run_shards(shards, SynthesisWorker, plan)
     _summarize(ctx, plan)
 
@@ -77,11 +85,15 @@ class SynthesisWorker:
 
     def __init__(self, ctx: StageContext, plan: SynthesisPlan) -> None:
         self.ctx, self.plan, self.images = ctx, plan, plan.load_source(ctx)
+        self.earlier = ctx.earlier_rows("^images", ("caption", "seed")) if plan.reusable else None
 
     def __call__(self, shard: RowRangeShard) -> None:
         images, quarantine = [], []
-        rows, results = self.plan.rows(shard.start, shard.stop), self.images(shard.start, shard.stop)
-        for row, result in zip(rows, results, strict=True):
+        rows = self.plan.rows(shard.start, shard.stop)
+        known = self._known(rows)
+        made = self.images([row["id"] for row in rows if row["id"] not in known])
+        for row in rows:
+            result = known.get(row["id"]) or next(made)
             if isinstance(result, Rejected):
                 source = {name: row[name] for name in ("id", "source", "caption")}
                 quarantine.append(source | _reason_columns(result))
@@ -89,8 +101,18 @@ class SynthesisWorker:
                 image = {"bytes": result, "path": f"{row['id']:09d}.{suffix_of(result)}"}
                 images.append(row | {"image": image, "sha256": hashlib.sha256(result).hexdigest()})
         images_file, quarantine_file = shard.files
-        self.ctx.write_table(quarantine_file, pa.Table.from_pylist(quarantine, QUARANTINE))
-        self.ctx.write_table(images_file, pa.Table.from_pylist(images, SCHEMA))
+        self.ctx.write_table(quarantine_file, pa.Table.from_pylist(quarantine, QUARANTINE), address=shard.address)
+        table = pa.Table.from_pylist(images, SCHEMA)
+        self.ctx.write_table(images_file, table, address=shard.address, reused=len(known))
+
+    def _known(self, rows: list[dict[str, Any]]) -> dict[int, bytes]:
+        """Return the encoded images, by id, that earlier artifacts hold."""
+        if self.earlier is None:
+            return {}
+        wanted = pa.Table.from_pylist([{"caption": row["caption"], "seed": row["seed"]} for row in rows])
+        found, positions = self.earlier.take(wanted, ["image"])
+        images = found["image"].to_pylist() if len(positions) else []
+        return {rows[position]["id"]: image["bytes"] for position, image in zip(positions, images, strict=True)}
 
 
 def _reason_columns(rejected: Rejected) -> dict[str, str]:

@@ -1,12 +1,11 @@
 """The plan of synthesis: caption, seed and id of each image, and the source that makes it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from lightgen_core.captioning.select import assign_images
+from lightgen_core.captioning.select import assign_captions
 from lightgen_core.images.codec import encode_png
 from lightgen_core.images.sample import BadSample, normalize_whitespace
 from lightgen_core.rejected import Rejected
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("caption", "topic", "meaning", "caption_id")
 
-ImageSource = Callable[[int, int], Iterator[bytes | Rejected]]
-"""Yields the encoded images, or why there is none, of the ids from the first up to but not including the second."""
+ImageSource = Callable[[Sequence[int]], Iterator[bytes | Rejected]]
+"""Yields the encoded images of some ids, ascending, or why there is none."""
 
 
 def _read_captions(captions: Artifact) -> pa.Table:
@@ -33,14 +32,20 @@ def _read_captions(captions: Artifact) -> pa.Table:
 class PromptPlan:
     """Images generated from the captions, evenly over captions or topics; an image's number is its id.
 
-    It pickles as its recipe and captions, and plans again where it is unpickled.
+    An image's seed is of its caption and of how many images of that caption come before it, so that neither more
+    captions nor more images change it. The plan pickles as its recipe and captions, and plans again where it is
+    unpickled.
     """
+
+    reusable = True
+    """Equal captions and seeds give equal images."""
 
     def __init__(self, recipe: Recipe, captions: Artifact) -> None:
         config = recipe.synthesis
         self._arguments = recipe, captions
         self._captions, self._seed, self._source = _read_captions(captions), recipe.seed, config.teacher
-        self._caption_indices = assign_images(self._captions["topic"].to_pylist(), config.count, config.balance)
+        topics = self._captions["topic"].to_pylist()
+        self._caption_indices, self._repeats = assign_captions(topics, config.count, config.balance)
         self.rejected: Sequence[BadSample] = ()
         self.counts: dict[str, int] = {}
 
@@ -62,18 +67,25 @@ class PromptPlan:
 
     def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
         """Return id, caption, topic, meaning, caption_id, seed and source of some images."""
-        captions = self._captions.take(self._caption_indices[start:stop]).select(COLUMNS).to_pylist()
+        return self._rows(range(start, stop))
+
+    def _rows(self, ids: Sequence[int]) -> list[dict[str, Any]]:
+        captions = self._captions.take(self._caption_indices[ids]).select(COLUMNS).to_pylist()
+        seeds = [
+            derive_seed(self._seed, "synthesis", row["caption"], repeat)
+            for row, repeat in zip(captions, self._repeats[ids].tolist(), strict=True)
+        ]
         return [
-            {"id": image, "seed": derive_seed(self._seed, "synthesis", image), "source": self._source, **row}
-            for image, row in enumerate(captions, start)
+            {"id": image, "seed": seed, "source": self._source, **row}
+            for image, seed, row in zip(ids, seeds, captions, strict=True)
         ]
 
     def load_source(self, ctx: StageContext) -> ImageSource:
         """Load the teacher."""
         teacher = _load_teacher(ctx)
 
-        def generate(start: int, stop: int) -> Iterator[bytes | Rejected]:
-            rows = self.rows(start, stop)
+        def generate(ids: Sequence[int]) -> Iterator[bytes | Rejected]:
+            rows = self._rows(ids)
             results = teacher.generate([row["caption"] for row in rows], [row["seed"] for row in rows])
             yield from (result if isinstance(result, Rejected) else encode_png(result) for result in results)
 
@@ -102,6 +114,8 @@ class ImageSetPlan:
     """Images of an existing set whose captions were kept; otherwise as `PromptPlan`."""
 
     metrics: Mapping[str, str] = {}
+    reusable = False
+    """Only the set knows its images; to copy one costs as much as to read it."""
 
     def __init__(self, recipe: Recipe, captions: Artifact) -> None:
         from lightgen_core.teachers.image_set import ImageSetTeacher
@@ -129,8 +143,8 @@ class ImageSetPlan:
         ]
 
     def load_source(self, ctx: StageContext) -> ImageSource:
-        """Return the reader of the images."""
-        return partial(self._set.images, threads=ctx.settings.threads)
+        """Return the reader of the images, of all ids between the first and the last."""
+        return lambda ids: self._set.images(ids[0], ids[-1] + 1, ctx.settings.threads)
 
 
 SynthesisPlan = PromptPlan | ImageSetPlan

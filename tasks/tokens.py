@@ -1,4 +1,6 @@
-"""tokens: kept images and captions -> pre-tokenized Parquet: latents, text states, text lengths."""
+"""tokens: images and captions -> pre-tokenized Parquet: latents, text states, text lengths."""
+
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -14,44 +16,70 @@ from storage.artifact import Artifact
 from storage.plural import pluralize
 from storage.tables import read_file, read_table, schema
 from tasks.context.context import StageContext
-from tasks.context.shards import FileShard, shard_per_file
+from tasks.context.shards import FileShard, RowRangeShard, shard_per_file, split_rows
 from tasks.stage import stage
-from tasks.token_files import COLUMN_TYPES, check_codec, file_prefix, layout_metadata, log_disk_estimate
+from tasks.token_files import (
+    COLUMN_TYPES,
+    check_codec,
+    check_latents,
+    file_prefix,
+    latent_layout,
+    log_disk_estimate,
+    token_files_regex,
+)
+
+TEXT_SHARD = 1024
+"""Captions of a file of text states: at 120 tokens of 4,096 values, 1 GB."""
+
+KEYS = ("sha256", "flipped")
+"""Columns that decide a row's latents."""
 
 
 @stage(
-    version=3,
+    version=4,
     config_sections=("tokens",),
     weights=lambda recipe: (recipe.tokens.codec, recipe.tokens.text_encoder),
     on_device=True,
 )
-def tokens(ctx: StageContext, synthesis: Artifact, dedup: Artifact) -> None:
-    """Write `tokens-*.parquet`, one for each shard of images; of several sizes, a set of such files for each.
+def tokens(ctx: StageContext, synthesis: Artifact) -> None:
+    """Write `text-*.parquet`, a row for each caption, and `tokens-*.parquet`, one for each shard of images.
 
-    A caption is encoded once in a shard, whatever the number of sizes. On request an image whose caption allows it has
-    a second row, `flipped`, with the latents of its mirror image, and a column `std` holds the standard deviations of
-    the latents, which are their means.
+    Of several sizes, there is a set of such files for each. Every image is encoded, whatever dedup keeps: training
+    chooses. Rows of images that an earlier artifact holds are taken from there. On request an image whose caption
+    allows it has a second row, `flipped`, with the latents of its mirror image, and a column `std` holds the standard
+    deviations of the latents, which are their means.
     """
-    names = [file_prefix(size) for size in ctx.recipe.tokens.sizes or (None,)]
-    ctx.run_shards(shard_per_file(synthesis, "^images", *names), TokenWorker, synthesis, dedup)
-    if truncated := sum(entry.counts.get("captions_truncated", 0) for entry in ctx.records().values()):
+    captions = captions_of(synthesis)
+
+    def address(start: int, stop: int) -> str:
+        return ctx.row_config.address(captions.slice(start, stop - start).to_pylist())
+
+    ctx.run_shards(split_rows(len(captions), TEXT_SHARD, "text", address=address), TextWorker, synthesis)
+    prefixes = [file_prefix(size) for size in ctx.recipe.tokens.sizes or (None,)]
+    shards = shard_per_file(synthesis, "^images", *prefixes, address=ctx.row_config.address)
+    ctx.run_shards(shards, LatentWorker, synthesis)
+    records = ctx.records()
+    ctx.counts = {"rows": sum(entry.rows for name, entry in records.items() if not name.startswith("text"))}
+    if truncated := sum(entry.counts.get("captions_truncated", 0) for entry in records.values()):
         length = ctx.recipe.tokens.max_text_tokens
         ctx.log("%s cut at %d text tokens; see tokens.max_text_tokens", pluralize(truncated, "caption"), length)
 
 
-class TokenWorker:
-    """Encodes a shard of images and their captions, at every size."""
+def captions_of(synthesis: Artifact) -> pa.Table:
+    """Return id and text of the images' captions, by ascending id."""
+    table = read_table(synthesis, "^images", ["caption_id", "caption"])
+    ids, first = np.unique(table["caption_id"].to_numpy(), return_index=True)
+    return pa.table({"id": ids, "caption": table["caption"].take(first)})
 
-    def __init__(self, ctx: StageContext, synthesis: Artifact, dedup: Artifact) -> None:
-        from lightgen_core.encoders.autoencoder import LatentCodec
+
+class TextWorker:
+    """Encodes a shard of captions."""
+
+    def __init__(self, ctx: StageContext, synthesis: Artifact) -> None:
         from lightgen_core.encoders.dtypes import PRECISIONS
         from lightgen_core.encoders.text_encoder import TextEncoder
 
-        self.ctx, self.config, self.synthesis = ctx, ctx.recipe.tokens, synthesis
-        self.codec = LatentCodec.load(
-            self.config.codec, device=ctx.device(), dtype=PRECISIONS[self.config.codec_precision]
-        )
-        check_codec(self.config, self.codec)
+        self.ctx, self.config, self.captions = ctx, ctx.recipe.tokens, captions_of(synthesis)
         self.text_encoder = TextEncoder.load(
             self.config.text_encoder,
             max_length=self.config.max_text_tokens,
@@ -59,37 +87,55 @@ class TokenWorker:
             device=ctx.device(),
             dtype=PRECISIONS[self.config.text_precision],
         )
-        verdicts = read_table(dedup, "^keep", ["id", "kept"])
-        self.kept_ids = pa.array(verdicts["id"].to_pylist()).filter(verdicts["kept"].combine_chunks())
+
+    def __call__(self, shard: RowRangeShard) -> None:
+        rows, config = self.captions.slice(shard.start, shard.rows), self.config
+        text, counts = encode_captions(
+            self.text_encoder, rows["caption"].to_pylist(), pad=config.pad_text, dtype=config.dtype
+        )
+        columns = {"id": rows["id"], "caption": rows["caption"], **text}
+        layout = {"dtype": config.dtype, "text_width": self.text_encoder.width}
+        table = pa.table(columns, schema({name: COLUMN_TYPES[name] for name in columns}, layout))
+        self.ctx.write_table(shard.name, table, counts, address=shard.address)
+
+
+class LatentWorker:
+    """Encodes a shard of images, at every size."""
+
+    def __init__(self, ctx: StageContext, synthesis: Artifact) -> None:
+        from lightgen_core.encoders.autoencoder import LatentCodec
+        from lightgen_core.encoders.dtypes import PRECISIONS
+
+        self.ctx, self.config, self.synthesis = ctx, ctx.recipe.tokens, synthesis
+        precision = PRECISIONS[self.config.codec_precision]
+        self.codec = LatentCodec.load(self.config.codec, device=ctx.device(), dtype=precision)
+        check_codec(self.config, self.codec)
+        self.earlier = {size: ctx.earlier_rows(token_files_regex(size), KEYS) for size in self.config.sizes or (None,)}
 
     def __call__(self, shard: FileShard) -> None:
-        import pyarrow.compute as pc  # late: it takes as long as all the rest of pyarrow
-
-        config, images = self.config, read_file(self.synthesis, shard.source)
+        images = read_file(self.synthesis, shard.source, ["id", "caption_id", "caption", "topic", "sha256", "image"])
+        example = images["image"][0]["bytes"].as_py()
         if shard.number == 0:
-            log_disk_estimate(self.ctx, images, self.codec, self.text_encoder.width, len(self.kept_ids))
-        rows = images.filter(pc.is_in(images["id"], self.kept_ids))
-        rows, flipped = add_mirrored_rows(rows) if config.flip else (rows, np.zeros(len(rows), bool))
-        captions = rows["caption"].to_pylist()
-        text, counts = encode_captions(self.text_encoder, captions, pad=config.pad_text, dtype=config.dtype)
-        for size, name in zip(config.sizes or (None,), shard.files, strict=True):
-            latents = self._encode(rows, flipped, size)
-            if not latents:  # a shard that lost every image still stores the layout
-                example = self._encode(images.slice(0, 1), np.zeros(1, bool), size)
-                latents = {key: values[:0] for key, values in example.items()}
-            columns = {
-                "id": rows["id"],
-                "caption": rows["caption"],
-                "topic": rows["topic"],
-                "flipped": flipped,
-                **values_to_bytes(latents, config.dtype),
-                **text,
-            }
-            metadata = layout_metadata(latents, config.dtype, self.text_encoder.width)
-            types = schema({column: COLUMN_TYPES[column] for column in columns}, metadata)
-            self.ctx.write_table(name, pa.table(columns, types), counts)
-            counts = {}  # of captions; a size has its own images, not its own captions
+            count = self.synthesis.manifest().counts["rows"] * (2 if self.config.flip else 1)
+            log_disk_estimate(self.ctx, example, count, self.codec)
+        rows, flipped = add_mirrored_rows(images) if self.config.flip else (images, np.zeros(len(images), bool))
+        rows = rows.append_column("flipped", pa.array(flipped))
+        names = [name for name in COLUMN_TYPES if name in rows.column_names]
+        values = ["latents", "std"] if self.config.latents == "moments" else ["latents"]
+        for size, name in zip(self.config.sizes or (None,), shard.files, strict=True):
+            layout = latent_layout(self.config, self.codec, example, size)
+            make = partial(self._encode, rows, size)
+            columns, reused = self.earlier[size].complete(rows.select(KEYS), values, make)
+            check_latents(columns, layout, rows["id"])
+            table = pa.table(
+                {column: rows[column] for column in names} | {column: columns[column] for column in values},
+                schema({column: COLUMN_TYPES[column] for column in (*names, *values)}, layout),
+            )
+            self.ctx.write_table(name, table, address=shard.address, reused=reused)
 
-    def _encode(self, rows: pa.Table, flipped: np.ndarray, size: int | None) -> dict[str, np.ndarray]:
-        batches = image_batches(rows, flipped, self.config.batch_size, size)
-        return encode_latents(self.codec, batches, moments=self.config.latents == "moments")
+    def _encode(self, rows: pa.Table, size: int | None, positions: list[int]) -> pa.Table:
+        """Return the latents of the rows at some positions."""
+        chosen, batch_size = rows.take(positions), self.config.batch_size
+        batches = image_batches(chosen, chosen["flipped"].to_numpy(), batch_size, size)
+        latents = encode_latents(self.codec, batches, batch_size, moments=self.config.latents == "moments")
+        return pa.table(values_to_bytes(latents, self.config.dtype))

@@ -1,12 +1,17 @@
 """Select captions evenly over topics, without those that a filter rejects."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lightgen_core.captioning.reasons import Reason
+
+Item = TypeVar("Item")
+_NONE: Any = object()
 
 
 @dataclass(frozen=True)
@@ -72,40 +77,36 @@ def _original(rejections: Sequence[Rejection | None], row: int | None) -> int | 
     return row
 
 
-def balanced_quotas(available: Mapping[str, int], count: int) -> dict[str, int]:
-    """Divide `count`, or all that is available, evenly over topics; others make up for one that runs out."""
-    quotas: dict[str, int] = {}
-    remaining = min(count, sum(available.values()))
-    for done, topic in enumerate(sorted(available, key=lambda name: (available[name], name))):
-        quotas[topic] = min(available[topic], remaining // (len(available) - done))
-        remaining -= quotas[topic]
-    return {topic: quotas[topic] for topic in available}
-
-
 def select_captions(topics: Mapping[str, list[Caption]], count: int, caption_filter: CaptionFilter) -> CaptionSelection:
-    """Select `count` accepted captions evenly over topics, or fewer if the candidates, best first, run out."""
-    available = {topic: len(captions) for topic, captions in topics.items()}
+    """Select `count` accepted captions, one of each topic in turn, or fewer if the candidates, best first, run out.
+
+    A larger count adds captions behind those of a smaller one, if the filter judges each by earlier ones alone.
+    """
+    order = _in_turn(topics.values())
     offer = count + count // 3  # to replace what is rejected
     while True:
-        quotas = balanced_quotas(available, offer)
-        candidates = [caption for topic, captions in topics.items() for caption in captions[: quotas[topic]]]
+        candidates = order[:offer]
         rejections = caption_filter(candidates)
-        if rejections.count(None) >= count or offer >= sum(available.values()):
-            return _select(candidates, rejections, list(topics), count)
+        accepted: dict[str, list[int]] = {topic: [] for topic in topics}
+        for index, (caption, rejection) in enumerate(zip(candidates, rejections, strict=True)):
+            if rejection is None:
+                accepted[caption.topic].append(index)
+        chosen = _in_turn(accepted.values())[:count]
+        turns = max(Counter(candidates[index].topic for index in chosen).values(), default=0)
+        offered = Counter(caption.topic for caption in candidates)
+        # of a topic with fewer accepted captions than turns, one behind the offer could have its turn
+        short = [topic for topic in topics if len(accepted[topic]) < turns and offered[topic] < len(topics[topic])]
+        if offer >= len(order) or (len(chosen) == count and not short):
+            return _select(candidates, rejections, chosen)
         offer *= 2
 
 
-def _select(
-    candidates: list[Caption], rejections: list[Rejection | None], topics: list[str], count: int
-) -> CaptionSelection:
-    accepted: dict[str, list[int]] = {topic: [] for topic in topics}
-    for index, rejection in enumerate(rejections):
-        if rejection is None:
-            accepted[candidates[index].topic].append(index)
-    quotas = balanced_quotas({topic: len(indices) for topic, indices in accepted.items()}, count)
-    # One of each topic in turn: any prefix covers the topics evenly.
-    rounds = zip_longest(*(indices[: quotas[topic]] for topic, indices in accepted.items()))
-    chosen = [index for turn in rounds for index in turn if index is not None]
+def _in_turn(lists: Iterable[Sequence[Item]]) -> list[Item]:
+    """Return the first item of each list, then the second of each, and so on."""
+    return [item for turn in zip_longest(*lists, fillvalue=_NONE) for item in turn if item is not _NONE]
+
+
+def _select(candidates: list[Caption], rejections: list[Rejection | None], chosen: list[int]) -> CaptionSelection:
     position_of = {index: position for position, index in enumerate(chosen)}
     dropped = []
     for caption, rejection in zip(candidates, rejections, strict=True):
@@ -117,18 +118,21 @@ def _select(
     return CaptionSelection([candidates[index] for index in chosen], dropped)
 
 
-def assign_images(topics: list[str], count: int, balance: str) -> np.ndarray:
-    """Return the caption index of each of `count` images, ascending: a later stage encodes each caption in one shard.
+def assign_captions(topics: list[str], count: int, balance: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each of `count` images its caption's index, and the number of earlier images of that caption.
+
+    A larger count only adds images at the end.
 
     Args:
         topics: of the captions.
         balance: "captions", or "topics" and within a topic captions, get equal numbers of images.
     """
+    images = np.arange(count)
     if balance == "captions":
-        return np.sort(np.arange(count) % len(topics))
+        return images % len(topics), images // len(topics)
     number = {topic: index for index, topic in enumerate(dict.fromkeys(topics))}
     codes = np.array([number[topic] for topic in topics])
     sizes = np.bincount(codes)
     members, starts = np.argsort(codes, kind="stable"), np.cumsum(sizes) - sizes
-    topic, turn = np.arange(count) % len(number), np.arange(count) // len(number)
-    return np.sort(members[starts[topic] + turn % sizes[topic]])
+    topic, turn = images % len(number), images // len(number)
+    return members[starts[topic] + turn % sizes[topic]], turn // sizes[topic]

@@ -1,9 +1,10 @@
 """Batches from pre-tokenized Parquet files, in an order that is a pure function of (seed, step).
 
-Rows hold `id` (int64), `latents` (or `winner` and `loser`), `text` and `text_length`. Latents are channels x height x
-width values as bytes; text is tokens x width values as bytes, ragged. The schema metadata key `lightgen` is a JSON
-object with `dtype` ("float16" or "bfloat16"), `channels`, `height`, `width` and `text_width`. With `moments`, `latents`
-are means, and a column `std` of the same form holds their standard deviations.
+Rows hold `id` (int64) and `latents` (or `winner` and `loser`), which are channels x height x width values as bytes. A
+row's text is tokens x width values as bytes, ragged, in columns `text` and `text_length`: its own, or in other files
+that of the row whose `id` is its `caption_id`. The schema metadata key `lightgen` is a JSON object with `dtype`
+("float16" or "bfloat16"), `channels`, `height`, `width` and `text_width`. With `moments`, `latents` are means, and a
+column `std` of the same form holds their standard deviations.
 
 Only an index is held in memory (`data/row_reader.py`), and a batch reads only its rows. So a source's only state is the
 step, and sets of any size train alike.
@@ -18,6 +19,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightgen_core.data.row_reader import RowReader
@@ -79,7 +81,15 @@ class _Source:
     """Columns to read beside those of a set with `moments`."""
 
     def __init__(
-        self, files: Sequence[str | Path], *, patch: int, batch_size: int, seed: int, scratch: Path | None = None
+        self,
+        files: Sequence[str | Path],
+        *,
+        patch: int,
+        batch_size: int,
+        seed: int,
+        texts: Sequence[str | Path] = (),
+        keep: NDArray[np.int64] | None = None,
+        scratch: Path | None = None,
     ):
         """Open the files; see `RowReader`.
 
@@ -87,20 +97,26 @@ class _Source:
             patch: side of a token, latents.
             batch_size: rows of a step.
             seed: key of the order.
+            texts: files of the text, unless each row holds its own.
+            keep: ids of the rows to train on; None: all.
 
         Raises:
-            DataError: no rows, missing columns or metadata, a row of the wrong size, latents that do not divide.
+            DataError: no rows, missing columns or metadata, a row of the wrong size, latents that do not divide, an id
+                to keep or a caption that is in no file.
         """
         if any(has_moments(Path(file)) for file in files[:1]):
             self.columns = (*self.columns, *self.moment_columns)
-        self._rows = RowReader(files, (*self.columns, "text"), scratch)
+        self._rows = RowReader(files, self.columns if texts else (*self.columns, "text"), scratch)
+        self._texts = RowReader(texts, ("text",), scratch) if texts else self._rows
+        self._kept = np.arange(len(self._rows)) if keep is None else _rows_with_ids(self._rows.ids, keep)
+        self._text_rows = self._find_texts()
         layout = self._rows.layout
         if layout.height % patch or layout.width % patch:
             raise DataError(
                 f"latents of {layout.height} x {layout.width} do not divide into patches of {patch} x {patch}"
             )
         self.grid = (layout.height // patch, layout.width // patch)
-        self.rows = len(self._rows)
+        self.rows = len(self._kept)
         self.batch_size, self.seed = batch_size, seed
         self._patch = patch
         self._prefetched: tuple[int, int, int | None] | None = None
@@ -110,30 +126,48 @@ class _Source:
         # A patch's values lie in runs of `patch`; moving runs whole is ten times as fast as moving values.
         self._runs = (tokens.reshape(-1)[::patch] // patch).numpy()
 
+    def _find_texts(self) -> NDArray[np.int64]:
+        """Return the row of `_texts` for each row; DataError if there is none."""
+        wanted = self._rows.caption_ids
+        if wanted is None:
+            return np.arange(len(self._rows))
+        dtype, other = self._rows.layout.dtype, self._texts.layout.dtype
+        if dtype != other:
+            raise DataError(f"found latents of {dtype} and text of {other}; expected one type of both")
+        order = np.argsort(self._texts.ids)
+        found = order[np.searchsorted(self._texts.ids, wanted, sorter=order) % len(order)]
+        if (missing := self._texts.ids[found] != wanted).any():
+            raise DataError(
+                f"the text of caption {wanted[missing][0]} is in no file of texts; run the tokens stage again"
+            )
+        return found
+
     def _read(self, step: int, start: int, stop: int | None) -> dict[str, Any]:
         """Return the fields of a batch, and prefetch the rows of the next step."""
-        rows, following = (_rows_of(s, self.batch_size, self.rows, self.seed)[start:stop] for s in (step, step + 1))
+        rows, following = (
+            self._kept[_rows_of(s, self.batch_size, self.rows, self.seed)[start:stop]] for s in (step, step + 1)
+        )
         if self._prefetched != (step, start, stop):
-            self._rows.prefetch(rows)
+            self._prefetch(rows)
         fields: dict[str, Any] = {"ids": self._rows.ids[rows]}
-        lengths = torch.from_numpy(self._rows.text_lengths(rows))
-        longest, width = int(lengths.max()), self._rows.layout.text_width
-        text = self._values("text", rows, longest * width)  # padded with zeros
-        fields["text"] = self._as_tensor(text).view(len(rows), longest, width)
+        text_rows, text_width = self._text_rows[rows], self._texts.layout.text_width
+        lengths = torch.from_numpy(self._texts.text_lengths(text_rows))
+        longest = int(lengths.max())
+        text = _values(self._texts, "text", text_rows, longest * text_width)  # padded with zeros
+        fields["text"] = self._as_tensor(text).view(len(rows), longest, text_width)
         fields["text_mask"] = torch.arange(longest) < lengths[:, None]
         for column in self.columns:
-            latents = self._values(column, rows, self._token_shape.numel())
+            latents = _values(self._rows, column, rows, self._token_shape.numel())
             tokens = latents.view(f"V{2 * self._patch}").take(self._runs, axis=1)
             fields[column] = self._as_tensor(tokens).view(len(rows), *self._token_shape)
-        self._rows.prefetch(following)
+        self._prefetch(following)
         self._prefetched = (step + 1, start, stop)
         return fields
 
-    def _values(self, column: str, rows: np.ndarray, values: int) -> np.ndarray:
-        """Return a column as bytes, (rows, 2 * values). numpy's memory comes in huge pages on Linux."""
-        content = np.empty((len(rows), 2 * values), dtype=np.uint8)
-        self._rows.read(column, rows, content)
-        return content
+    def _prefetch(self, rows: NDArray[np.int64]) -> None:
+        self._rows.prefetch(rows)
+        if self._texts is not self._rows:
+            self._texts.prefetch(self._text_rows[rows])
 
     def _as_tensor(self, data: np.ndarray) -> Tensor:
         return torch.from_numpy(data.view(np.int16)).view(self._rows.layout.torch_dtype)
@@ -164,6 +198,23 @@ class PairSource(_Source):
     def batch(self, step: int, start: int = 0, stop: int | None = None) -> PairBatch:
         """Read as `TokenSource.batch`, with pairs for images."""
         return PairBatch(**self._read(step, start, stop))
+
+
+def _values(reader: RowReader, column: str, rows: NDArray[np.int64], values: int) -> NDArray[np.uint8]:
+    """Return a column as bytes, (rows, 2 * values). numpy's memory comes in huge pages on Linux."""
+    content = np.empty((len(rows), 2 * values), dtype=np.uint8)
+    reader.read(column, rows, content)
+    return content
+
+
+def _rows_with_ids(ids: NDArray[np.int64], keep: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows whose ids are to be kept, a flipped one with its original; DataError if an id is in no row."""
+    rows = np.flatnonzero(np.isin(ids, keep))
+    if missing := np.setdiff1d(keep, ids[rows]).tolist():
+        raise DataError(f"image {missing[0]} is to be kept and is in no token file; run the tokens stage again")
+    if not len(rows):
+        raise DataError("no row is to be kept; the dedup stage dropped everything")
+    return rows
 
 
 def _rows_of(step: int, batch_size: int, rows: int, seed: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lightgen_core.data.token_file import DataError, TokenFile
+from lightgen_core.data.token_file import DataError, TokenFile, small_columns
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ _ROWS = 64
 
 
 def rewrite_plain(pieces: Sequence[TokenFile], columns: Sequence[str], folder: Path) -> dict[Path, Path]:
-    """Return by file a copy of its `id`, `text_length` and columns of values in plain pages.
+    """Return by file a copy of its small columns and columns of values in plain pages.
 
     A copy is named after the file's path, size and time of change, and reused. It appears whole or not at all, so
     processes may share the folder.
@@ -70,7 +70,8 @@ def _check_room(pieces: Sequence[TokenFile], columns: Sequence[str], folder: Pat
 def _copy(file: Path, columns: Sequence[str], target: Path) -> None:
     plain = {"compression": "none", "use_dictionary": False, "write_statistics": False, "data_page_size": 1 << 30}
     with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as parquet:
-        fields = [("id", pa.int64()), ("text_length", pa.int64())] + [(name, pa.large_binary()) for name in columns]
+        small = [(name, pa.int64()) for name in small_columns(columns)]
+        fields = small + [(name, pa.large_binary()) for name in columns]
         schema = pa.schema(fields, metadata=parquet.schema_arrow.metadata)
         with pq.ParquetWriter(target, schema, **plain) as writer:
             for batch in parquet.iter_batches(_ROWS, columns=schema.names):

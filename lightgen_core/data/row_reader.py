@@ -31,7 +31,13 @@ _LENGTH = struct.Struct("<I")
 
 
 class RowReader:
-    """The rows of a set, numbered in the order of its files. It can be pickled, forked, and read by many threads."""
+    """The rows of a set, numbered in the order of its files. It can be pickled, forked, and read by many threads.
+
+    Attributes:
+        layout: of every file.
+        ids: (rows,) int64.
+        caption_ids: (rows,) int64, the ids of rows of text; None where each row holds its own.
+    """
 
     def __init__(self, files: Sequence[str | Path], columns: Sequence[str], scratch: Path | None = None):
         """Open the files: read footers, page headers and two small columns.
@@ -60,6 +66,8 @@ class RowReader:
             if piece.layout != self.layout:
                 raise DataError(f"{piece.file} holds {piece.layout}, {pieces[0].file} {self.layout}; train on one kind")
         self.ids = np.concatenate([piece.ids for piece in pieces])
+        captions = [piece.caption_ids for piece in pieces if piece.caption_ids is not None]
+        self.caption_ids = np.concatenate(captions) if captions else None
         self._text_starts = np.concatenate([[0], *(piece.text_lengths for piece in pieces)]).cumsum()
         self._group_starts = np.concatenate([[0], *(piece.groups for piece in pieces)]).cumsum()
         self._ends = {name: np.concatenate([piece.ranges[name][:, 1] for piece in pieces]) for name in columns}

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,16 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Layout of the values (schema metadata `lightgen`); with `moments`, `latents` are means and `std` is a column."""
+    """Layout of the values (schema metadata `lightgen`); with `moments`, `latents` are means and `std` is a column.
+
+    Files without latents have no channels, height and width, those without text no text width.
+    """
 
     dtype: str
-    channels: int
-    height: int
-    width: int
-    text_width: int
+    channels: int = 0
+    height: int = 0
+    width: int = 0
+    text_width: int = 0
     moments: bool = False
 
     @property
@@ -46,39 +49,59 @@ class TokenLayout:
 class TokenFile:
     """The rows of one file.
 
-    ids, text_lengths: (rows,) int64; groups: (row groups,) int64, rows of each; ranges: for each column of values, (row
-    groups, 2) int64, where its values begin and end in the file; empty if the pages are not plain.
+    ids, text_lengths: (rows,) int64, lengths 0 without text; caption_ids: (rows,) int64, None if rows have text;
+    groups: (row groups,) int64, rows of each; ranges: for each column of values, (row groups, 2) int64, where its
+    values begin and end in the file; empty if the pages are not plain.
     """
 
     file: Path
     layout: TokenLayout
     ids: np.ndarray
     text_lengths: np.ndarray
+    caption_ids: np.ndarray | None
     groups: np.ndarray
     ranges: Mapping[str, np.ndarray]
 
 
+def small_columns(columns: Sequence[str]) -> list[str]:
+    """Return the integer columns that go with columns of values: `text_length` with text, `caption_id` without."""
+    return ["id", "text_length" if "text" in columns else "caption_id"]
+
+
 def open_token_file(file: Path, columns: Sequence[str]) -> TokenFile:
-    """Read a file's footer, page headers of `columns`, and the columns `id` and `text_length`.
+    """Read a file's footer, page headers of `columns`, and its small columns.
 
     Raises:
         DataError: missing columns or metadata, an id or a text length that is none.
     """
+    names = small_columns(columns)
     with _opened(file) as parquet:
-        layout = _layout(parquet.schema_arrow, ("id", "text_length", *columns), file)
-        small = parquet.read(columns=["id", "text_length"], use_threads=False)
+        layout = _layout(parquet.schema_arrow, (*names, *columns), file)
+        small = parquet.read(columns=names, use_threads=False)
         metadata = parquet.metadata
-    ids, lengths = (_integers(small[name], name, file) for name in ("id", "text_length"))
-    if len(lengths) and lengths.min() < 1:
+    ids, numbers = (_integers(small[name], name, file) for name in names)
+    has_text = "text" in columns
+    lengths = numbers if has_text else np.zeros_like(ids)
+    if has_text and len(lengths) and lengths.min() < 1:
         raise DataError(f"{file}: row {ids[lengths.argmin()]} has no words; expected one or more")
     groups = np.array([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)], dtype=np.int64)
-    return TokenFile(file, layout, ids, lengths, groups, plain_ranges(file, metadata, columns))
+    ranges = plain_ranges(file, metadata, columns)
+    return TokenFile(file, layout, ids, lengths, None if has_text else numbers, groups, ranges)
 
 
 def has_moments(file: Path) -> bool:
     """Return whether a token file holds standard deviations; DataError if it is none."""
     with _opened(file) as parquet:
         return _layout(parquet.schema_arrow, (), file).moments
+
+
+def kept_ids(file: Path) -> np.ndarray:
+    """Return the ids (rows,) int64 of a keep list whose `kept` is true; DataError if the file is none."""
+    with _opened(file) as parquet:
+        if missing := {"id", "kept"} - set(parquet.schema_arrow.names):
+            raise DataError(f"{file}: without column {', '.join(sorted(missing))}; the dedup stage did not write it")
+        table = parquet.read(columns=["id", "kept"])
+    return _integers(table.filter(table["kept"])["id"], "id", file)
 
 
 @contextmanager
@@ -99,12 +122,14 @@ def _layout(schema: pa.Schema, columns: Sequence[str], file: Path) -> TokenLayou
     if metadata is None:
         raise DataError(f"{file}: without the schema metadata `lightgen`; the tokens stage did not write it")
     layout = json.loads(metadata)
-    wanted = [field.name for field in fields(TokenLayout) if field.default is MISSING]
+    wanted = ["dtype", *(["text_width"] if "text" in columns else [])]
+    if {"latents", "winner"} & set(columns):
+        wanted += ["channels", "height", "width"]
     if set(wanted) - layout.keys() or layout["dtype"] not in DTYPES:
         raise DataError(
             f"{file}: metadata `lightgen` is {layout}; expected {sorted(wanted)}, dtype one of {sorted(DTYPES)}"
         )
-    return TokenLayout(**{name: layout[name] for name in wanted}, moments=layout.get("moments", False))
+    return TokenLayout(**{field.name: layout[field.name] for field in fields(TokenLayout) if field.name in layout})
 
 
 def _integers(column: pa.ChunkedArray, name: str, file: Path) -> np.ndarray:

@@ -50,9 +50,19 @@ def image_batches(
         yield np.stack([image[:, ::-1] if flip else image for image, flip in zip(images, flips, strict=True)])
 
 
-def encode_latents(codec: "LatentCodec", batches: Iterable[np.ndarray], *, moments: bool) -> dict[str, np.ndarray]:
-    """Return `latents`, and with `moments` also `std`, each (images, channels, height, width); {} for no images."""
-    parts = [codec.moments(images) if moments else (codec.encode(images),) for images in batches]
+def encode_latents(
+    codec: "LatentCodec", batches: Iterable[np.ndarray], batch_size: int, *, moments: bool
+) -> dict[str, np.ndarray]:
+    """Return `latents`, and with `moments` also `std`, each (images, channels, height, width); {} for no images.
+
+    Every batch is filled up to `batch_size` images, so that an image's latents do not depend on how many others come
+    with it: kernels for other shapes round differently.
+    """
+    parts = []
+    for images in batches:
+        filled = np.concatenate([images, np.repeat(images[-1:], batch_size - len(images), axis=0)])
+        values = codec.moments(filled) if moments else (codec.encode(filled),)
+        parts.append([value[: len(images)] for value in values])
     columns = zip(("latents", "std"), zip(*parts, strict=True), strict=False)
     return {name: np.concatenate(values) for name, values in columns}
 
@@ -63,11 +73,9 @@ def encode_captions(
     """Return columns `text` (states as bytes) and `text_length` (tokens), and counts of captions."""
     from lightgen_core.encoders.dtypes import to_bytes  # late: it loads torch, and stages import this module
 
-    unique, inverse = np.unique(captions, return_inverse=True)
-    states = text_encoder.encode(unique.tolist(), padded=pad)
-    text = [to_bytes(state, dtype) for state in states]
-    counts = {"captions_encoded": len(unique), "captions_truncated": text_encoder.count_truncated(unique.tolist())}
-    return {"text": [text[i] for i in inverse], "text_length": [len(states[i]) for i in inverse]}, counts
+    states = text_encoder.encode(list(captions), padded=pad)
+    counts = {"captions_encoded": len(captions), "captions_truncated": text_encoder.count_truncated(list(captions))}
+    return {"text": [to_bytes(state, dtype) for state in states], "text_length": [len(s) for s in states]}, counts
 
 
 def values_to_bytes(columns: dict[str, np.ndarray], dtype: str) -> dict[str, pa.Array]:

@@ -1,7 +1,7 @@
 """The frozen CLIP: images and captions to unit vectors of one space (open_clip)."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,21 +25,39 @@ class ClipError(ValueError):
 
 
 class Clip:
-    """Embeds images uint8 (n, height, width, 3) and captions as float32 (n, width) unit vectors."""
+    """Embeds images uint8 (n, height, width, 3) and captions as float32 (n, width) unit vectors.
+
+    With `fill_batches` the model sees batches of `batch_size` rows only, the last one filled up, so that a row's vector
+    does not depend on how many others come with it: kernels for other shapes round differently.
+    """
 
     def __init__(
-        self, model: Any, tokenizer: Any, device: torch.device | str, batch_size: int = 256, precision: str = "fp32"
+        self,
+        model: Any,
+        tokenizer: Any,
+        device: torch.device | str,
+        batch_size: int = 256,
+        precision: str = "fp32",
+        fill_batches: bool = False,
     ) -> None:
         self.model = model.eval().requires_grad_(False).to(device)
         self.tokenizer = tokenizer
         self.device = torch.device(device)
-        self.batch_size = batch_size
+        self.batch_size, self.fill_batches = batch_size, fill_batches
         self._dtype = PRECISIONS[precision]
         self.preprocessing = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
         self.width = int(self.embed_texts(["an image"]).shape[1])
 
     @classmethod
-    def load(cls, reference: str, *, device: torch.device | str = "cpu", precision: str = "fp32") -> Self:
+    def load(
+        cls,
+        reference: str,
+        *,
+        device: torch.device | str = "cpu",
+        precision: str = "fp32",
+        batch_size: int = 256,
+        fill_batches: bool = False,
+    ) -> Self:
         """Load "zoo:clip", a folder as open_clip saves it, a hub id with a revision, or "MODEL/PRETRAINED".
 
         PRETRAINED is a tag of open_clip's or a safetensors file: "ViT-B-32-SigLIP2-256/webli",
@@ -67,7 +85,7 @@ class Clip:
         model = open_clip.create_model(
             name, pretrained=pretrained, precision=precision, device=str(device), require_pretrained=True
         )
-        return cls(model, open_clip.get_tokenizer(name), device, precision=precision)
+        return cls(model, open_clip.get_tokenizer(name), device, batch_size, precision, fill_batches)
 
     @torch.inference_mode()
     def embed_images(self, images: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
@@ -76,24 +94,31 @@ class Clip:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
             found = f"{images.dtype} {tuple(images.shape)}"
             raise ClipError(f"found images of {found}, expected uint8 (n, height, width, 3)")
-        batches = images.split(self.batch_size)
-        return _unit([self.model.encode_image(self._preprocess(batch)) for batch in batches])
+        return self._unit(self._preprocess(images), self.model.encode_image)
 
+    @torch.inference_mode()
     def embed_image_list(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Return unit vectors (n, width) of images (height, width, 3) of any sizes, batched by size."""
+        """Return unit vectors (n, width) of images (height, width, 3) of any sizes."""
         by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for row, image in enumerate(images):
             by_size[image.shape].append(row)
+        order = [row for rows in by_size.values() for row in rows]
+        groups = (torch.from_numpy(np.stack([images[row] for row in rows])) for rows in by_size.values())
         vectors = np.empty((len(images), self.width), np.float32)
-        for rows in by_size.values():
-            vectors[rows] = self.embed_images(np.stack([images[row] for row in rows]))
+        vectors[order] = self._unit(torch.cat([self._preprocess(group) for group in groups]), self.model.encode_image)
         return vectors
 
     @torch.inference_mode()
     def embed_texts(self, captions: list[str]) -> NDArray[np.float32]:
         """Return unit vectors (n, width) of captions."""
-        tokens = self.tokenizer(captions).to(self.device)
-        return _unit([self.model.encode_text(batch) for batch in tokens.split(self.batch_size)])
+        return self._unit(self.tokenizer(captions).to(self.device), self.model.encode_text)
+
+    def _unit(self, values: Tensor, encode: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:
+        """Encode in batches; normalise vectors to norm 1 in fp32, whatever they were computed in."""
+        missing = -len(values) % self.batch_size if self.fill_batches else 0
+        filled = torch.cat([values, values[-1:].expand(missing, *values.shape[1:])])
+        parts = [encode(batch) for batch in filled.split(self.batch_size)]
+        return functional.normalize(torch.cat(parts)[: len(values)].float(), dim=-1).cpu().numpy()
 
     def scores(self, images: Sequence[NDArray[np.uint8]], captions: Sequence[str]) -> NDArray[np.float32]:
         """Return the cosine (n,) of each image (height, width, 3), of any size, with its caption."""
@@ -129,11 +154,6 @@ def resized(values: Tensor, size: list[int], config: open_clip.transform.Preproc
         right, bottom = size[1] - scaled[1] - left, size[0] - scaled[0] - top
         values = transforms.pad(values, [left, top, right, bottom], fill=config.fill_color)
     return values
-
-
-def _unit(parts: list[Tensor]) -> NDArray[np.float32]:
-    """Normalise vectors to norm 1 in fp32, whatever they were computed in."""
-    return functional.normalize(torch.cat(parts).float(), dim=-1).cpu().numpy()
 
 
 def _folder(where: ModelRef) -> Path:

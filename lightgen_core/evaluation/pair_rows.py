@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightgen_core.captioning.select import assign_images
+from lightgen_core.captioning.select import assign_captions
 from lightgen_core.encoders.dtypes import to_bytes
 from lightgen_core.evaluation.preference import Kind, choose_pair
 from lightgen_core.images.codec import encode_png
@@ -22,7 +22,7 @@ def choose_caption_rows(tokens: pa.Table, count: int, seed: int) -> NDArray[np.i
     captions = tokens["caption"].combine_chunks().dictionary_encode().indices.to_numpy()
     first = order[np.sort(np.unique(captions[order], return_index=True)[1])]
     topics = tokens["topic"].take(first).to_pylist()
-    return np.unique(first[assign_images(topics, min(count, len(first)), "topics")])
+    return np.unique(first[assign_captions(topics, min(count, len(first)), "topics")[0]])
 
 
 def pair_rows(

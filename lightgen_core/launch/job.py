@@ -45,6 +45,8 @@ class TrainingJob(Section):
 
     student: NewStudent | StudentCheckpoint = Field(description="what training starts from; for DPO also the reference")
     files: tuple[Path, ...] = Field(description="Parquet files of tokens or of pairs, in the order that numbers rows")
+    texts: tuple[Path, ...] = Field((), description="Parquet files of the rows' text; none: each row holds its own")
+    keep: Path | None = Field(None, description="Parquet file that says by id which rows to train on; none: all")
     config: TrainConfig | DpoConfig = Field(description="pre-training, or DPO")
     seed: int = Field(description="of the order of rows and of all step noise")
     info: dict[str, Any] | None = Field(

@@ -8,6 +8,7 @@ import torch
 
 from lightgen_core.config import DpoConfig
 from lightgen_core.data.batches import PairSource, TokenSource
+from lightgen_core.data.token_file import kept_ids
 from lightgen_core.device import pick_device
 from lightgen_core.launch.job import NewStudent, RunLocation, TrainingJob, TrainingSummary
 from lightgen_core.launch.ray_train import train_on_ray
@@ -55,7 +56,8 @@ def train(job: TrainingJob, on_log: Callable[[dict], None] | None = None) -> Tra
         source = PairSource(job.files, **data)
         criterion = DpoCriterion.create(_student(job)[0], source, config)
     else:
-        source = TokenSource(job.files, **data)
+        keep = None if job.keep is None else kept_ids(job.keep)
+        source = TokenSource(job.files, texts=job.texts, keep=keep, **data)
         criterion = MaskedDenoisingCriterion.create(student, source, config)
     result = fit(student, source, criterion, run)
     with torch.device("meta"):

@@ -1,6 +1,7 @@
 """The context that a stage's body runs in: recipe, settings, artifact, pending shards and progress."""
 
 import contextlib
+import functools
 import logging
 import re
 import time
@@ -18,6 +19,7 @@ from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 from tasks.context.elapsed import ElapsedTime
 from tasks.context.progress import Progress, ProgressCallback, ignore_progress
+from tasks.context.reuse import EarlierArtifacts, EarlierRows, RowConfig, file_prefix
 from tasks.context.scratch import Scratch
 from tasks.context.shards import Shard, ShardWorker
 
@@ -47,6 +49,10 @@ class StageContext:
     recipe: Recipe
     settings: Settings
     artifact: Artifact
+    row_config: RowConfig = field(default_factory=lambda: RowConfig(0, {}, ()))
+    """What decides the bytes of the stage's rows, beside their inputs."""
+    reuse: bool = True
+    """Take files and rows from earlier artifacts; not where a person asked for new ones."""
     on_progress: ProgressCallback = ignore_progress
     on_device: bool = True
     """True if the stage works on the accelerator."""
@@ -67,7 +73,15 @@ class StageContext:
 
     def for_worker(self, settings: Settings) -> "StageContext":
         """Return a copy for a worker: it pickles, writes shards, and reports no time or progress."""
-        return StageContext(self.recipe, settings, self.artifact, on_device=self.on_device, worker=True)
+        return StageContext(
+            self.recipe,
+            settings,
+            self.artifact,
+            self.row_config,
+            self.reuse,
+            on_device=self.on_device,
+            worker=True,
+        )
 
     def log(self, message: str, *values: object) -> None:
         """Log an INFO line that starts with the stage's name."""
@@ -125,7 +139,37 @@ class StageContext:
     def _pending(self, shards: Sequence[AnyShard]) -> list[AnyShard]:
         self.required_files.update(name for shard in shards for name in shard.files)
         finished = self.artifact.intact_files()
-        return [shard for shard in shards if not finished.issuperset(shard.files)]
+        missing = [shard for shard in shards if not finished.issuperset(shard.files)]
+        pending = [shard for shard in missing if not self._take_over(shard)]
+        for count, where in (
+            (len(shards) - len(missing), "there"),
+            (len(missing) - len(pending), "in other artifacts"),
+        ):
+            if count:
+                self.log("%d of %d shards are %s already", count, len(shards), where)
+        return pending
+
+    def _take_over(self, shard: Shard) -> bool:
+        """Take a shard's files from earlier artifacts; return False if one of them is in none."""
+        if shard.address is None or not self.reuse:
+            return False
+        found = [self._earlier_files.get((file_prefix(name), shard.address)) for name in shard.files]
+        return all(
+            source is not None and self.artifact.take(*source, name)
+            for name, source in zip(shard.files, found, strict=True)
+        )
+
+    @functools.cached_property
+    def _earlier_artifacts(self) -> EarlierArtifacts:
+        return EarlierArtifacts(self.artifact, self.row_config)
+
+    @functools.cached_property
+    def _earlier_files(self) -> dict[tuple[str, str], tuple[Artifact, FileEntry]]:
+        return self._earlier_artifacts.files()
+
+    def earlier_rows(self, pattern: str, keys: Sequence[str]) -> EarlierRows:
+        """Return the rows of earlier artifacts, in files whose names match, by the values of key columns."""
+        return EarlierRows(self._earlier_artifacts if self.reuse else [], pattern, keys)
 
     def _report_each(
         self, finished: Iterable[AnyShard], pending: Sequence[Shard], shards: Sequence[Shard]
@@ -133,8 +177,6 @@ class StageContext:
         """Yield each shard, then report it as finished, with progress and the time left."""
         total, before, started = len(shards), len(shards) - len(pending), time.monotonic()
         done, rows = before, sum(shard.rows for shard in shards) - sum(shard.rows for shard in pending)
-        if done:
-            self.log("%d of %d shards are there already", done, total)
         self.on_progress(Progress(done, total, "shards", rows=rows))
         for shard in finished:
             yield shard
@@ -183,13 +225,24 @@ class StageContext:
 
         return on_log
 
-    def write_table(self, name: str, table: pa.Table, counts: Mapping[str, int] | None = None) -> None:
-        """Write a table as a Parquet file of the artifact, with its counts."""
-        self.write(name, to_parquet(table), rows=table.num_rows, counts=counts)
+    def write_table(
+        self,
+        name: str,
+        table: pa.Table,
+        counts: Mapping[str, int] | None = None,
+        *,
+        address: str | None = None,
+        reused: int = 0,
+    ) -> None:
+        """Write a table as a Parquet file of the artifact; for counts, address and reused rows see `FileEntry`."""
+        data = to_parquet(table)
+        self.artifact.add(name, data, table.num_rows, counts or {}, address=address, reused=reused)
+        self.required_files.add(name)
+        self.save_elapsed()
 
-    def write(self, name: str, data: bytes, rows: int = 0, counts: Mapping[str, int] | None = None) -> None:
+    def write(self, name: str, data: bytes) -> None:
         """Write a file of the artifact."""
-        self.artifact.add(name, data, rows, counts or {})
+        self.artifact.add(name, data, 0, {})
         self.required_files.add(name)
         self.save_elapsed()
 

@@ -28,7 +28,7 @@ def explain_missing(artifact: Artifact, version: int, config: Mapping[str, Any],
     The version of the stage's code, configuration and input keys are those that entered its key.
     """
     candidates = []
-    manifests = _manifests(artifact.store, artifact.stage)
+    manifests = newest_manifests(artifact.store, artifact.stage, MAX_MANIFESTS)
     for manifest in sorted(manifests, key=lambda manifest: manifest.created_at, reverse=True):
         fields = [_describe(*difference) for difference in _differences(config, manifest.config)]
         if version != manifest.stage_version:
@@ -45,7 +45,7 @@ def explain_missing(artifact: Artifact, version: int, config: Mapping[str, Any],
     return f"never made; differs from {nearest.key[:8]} (made {nearest.created_at[:10]}) in {'; '.join(fields)}"
 
 
-def _manifests(store: Store, stage: str) -> list[Manifest]:
+def newest_manifests(store: Store, stage: str, limit: int) -> list[Manifest]:
     """Return some manifests of a stage, newest first; skip folders without one."""
 
     def read(key: str) -> Manifest | None:
@@ -61,7 +61,7 @@ def _manifests(store: Store, stage: str) -> list[Manifest]:
 
     keys = sorted(store.folders(stage), key=modified_at, reverse=True)
     with ThreadPoolExecutor(MAX_MANIFESTS) as pool:
-        return [manifest for manifest in pool.map(read, keys[:MAX_MANIFESTS]) if manifest]
+        return [manifest for manifest in pool.map(read, keys[:limit]) if manifest]
 
 
 def _differences(

@@ -1,7 +1,8 @@
 """The shards of an artifact, by file names, and the protocol of the workers that write them."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from storage.artifact import Artifact
@@ -16,6 +17,8 @@ class Shard:
     files: tuple[str, ...]
     rows: int
     """Rows that it is made from: of the input, or requested."""
+    address: str | None = field(default=None, kw_only=True)
+    """Hash of all that decides its files (`RowConfig.address`), so that they can be taken from another artifact."""
 
     @property
     def name(self) -> str:
@@ -44,19 +47,45 @@ class ShardWorker(Protocol):
     def __call__(self, shard: Any) -> None: ...
 
 
-def split_rows(rows: int, size: int, *names: str) -> list[RowRangeShard]:
-    """Return the shards of `size` rows, each with a file of every name."""
-    starts = range(0, rows, size)
+def split_rows(
+    rows: int, size: int, *names: str, address: Callable[[int, int], str] | None = None
+) -> list[RowRangeShard]:
+    """Return the shards of `size` rows, each with a file of every name.
+
+    address: of the rows from the first number up to but not including the second.
+    """
+    ranges = [(start, min(start + size, rows)) for start in range(0, rows, size)]
     return [
-        RowRangeShard(number, _files(names, number), min(size, rows - start), start, min(start + size, rows))
-        for number, start in enumerate(starts)
+        RowRangeShard(
+            number,
+            _files(names, number),
+            stop - start,
+            start,
+            stop,
+            address=address(start, stop) if address else None,
+        )
+        for number, (start, stop) in enumerate(ranges)
     ]
 
 
-def shard_per_file(source: Artifact, pattern: str, *names: str) -> list[FileShard]:
-    """Return a shard for each non-empty input file whose name matches, with a file of every name."""
+def shard_per_file(
+    source: Artifact, pattern: str, *names: str, address: Callable[[str], str] | None = None
+) -> list[FileShard]:
+    """Return a shard for each non-empty input file whose name matches, with a file of every name.
+
+    address: of what is made from a file with this sha256.
+    """
     inputs = [file for file in source.manifest().files if re.search(pattern, file.name) and file.rows]
-    return [FileShard(number, _files(names, number), file.rows, file.name) for number, file in enumerate(inputs)]
+    return [
+        FileShard(
+            number,
+            _files(names, number),
+            file.rows,
+            file.name,
+            address=address(file.sha256) if address else None,
+        )
+        for number, file in enumerate(inputs)
+    ]
 
 
 def _files(names: tuple[str, ...], number: int) -> tuple[str, ...]:

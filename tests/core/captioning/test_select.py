@@ -1,9 +1,12 @@
 """The choice of captions: even over topics, screened, and what is left out is named."""
 
+from collections import Counter
+
 import numpy as np
+import pytest
 
 from lightgen_core.captioning.reasons import Reason
-from lightgen_core.captioning.select import Caption, Rejection, assign_images, chain, select_captions
+from lightgen_core.captioning.select import Caption, Rejection, assign_captions, chain, select_captions
 
 
 def said(*texts, topic="t"):
@@ -95,10 +98,18 @@ def test_a_screen_sees_only_what_earlier_screens_passed():
 
 def test_images_are_shared_evenly_over_topics_and_captions():
     """Topics share the images, and within a topic its captions do."""
-    found = assign_images(["a", "b", "a", "a"], 12, "topics")
+    found, _ = assign_captions(["a", "b", "a", "a"], 12, "topics")
     assert np.bincount(found).tolist() == [2, 6, 2, 2]
-    assert (np.diff(found) >= 0).all()
-    assert np.bincount(assign_images(["a", "b", "a"], 6, "captions")).tolist() == [2, 2, 2]
+    found, repeats = assign_captions(["a", "b", "a"], 6, "captions")
+    assert (found.tolist(), repeats.tolist()) == ([0, 1, 2, 0, 1, 2], [0, 0, 0, 1, 1, 1])
+
+
+@pytest.mark.parametrize("balance", ["captions", "topics"])
+def test_more_images_leave_those_of_fewer_as_they_are(balance):
+    topics = ["a", "b", "a", "c", "a", "b"]
+    few, many = (np.stack(assign_captions(topics, count, balance)) for count in (11, 40))
+    assert (many[:, :11] == few).all()
+    assert len(set(map(tuple, many.T.tolist()))) == 40
 
 
 def test_images_over_many_topics_match_the_definition():
@@ -106,5 +117,29 @@ def test_images_over_many_topics_match_the_definition():
     topics = [f"t{n}" for n in rng.integers(0, 7, 50)]
     names = list(dict.fromkeys(topics))
     members = {name: [place for place, topic in enumerate(topics) if topic == name] for name in names}
-    wanted = sorted(members[names[i % 7]][i // 7 % len(members[names[i % 7]])] for i in range(200))
-    assert assign_images(topics, 200, "topics").tolist() == wanted
+    wanted = [members[names[i % 7]][i // 7 % len(members[names[i % 7]])] for i in range(200)]
+    assert assign_captions(topics, 200, "topics")[0].tolist() == wanted
+
+
+def repeats_of_a_prefix(captions):
+    """Reject a caption whose first letter an earlier one has thrice."""
+    seen = Counter()
+    faults = []
+    for caption in captions:
+        seen[caption.text[0]] += 1
+        faults.append(Rejection(Reason.EMPTY) if seen[caption.text[0]] > 3 else None)
+    return faults
+
+
+def test_more_captions_come_behind_those_of_a_smaller_count():
+    """Topics of 5, 40 and 200 captions, of which many are rejected."""
+    rng = np.random.default_rng(1)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    topics = {
+        name: said(*("".join(rng.choice(list(letters), 4)) for _ in range(size)), topic=name)
+        for name, size in (("x", 5), ("y", 40), ("z", 200))
+    }
+    largest = texts(select_captions(topics, 200, repeats_of_a_prefix).chosen)
+    assert 60 < len(largest) <= 78
+    for count in (1, 7, 20, 33, 50):
+        assert texts(select_captions(topics, count, repeats_of_a_prefix).chosen) == largest[:count]
