@@ -144,12 +144,15 @@ def images_in(folder: Path, numbers: range) -> None:
 
 
 def test_a_folder_that_grows_has_only_its_new_images_encoded(tmp_path):
-    folder = tmp_path / "images"
+    folder, prompts = tmp_path / "images", tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\n")
     source = {
         "captions.source": "file",
         "captions.near_duplicate": 1,
         "captions.count": 100,
         "synthesis.teacher": "files",
+        "pairs.scorer": "clip",
+        "evaluation.benchmark": "prompts",
     }
     files = {
         f"{section}.{field}": value
