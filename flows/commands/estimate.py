@@ -68,7 +68,8 @@ def _data_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     rows, sizes = images * (2 if tokens.flip else 1), token_sizes(recipe).values()
     latents = 2 if tokens.latents == "moments" else 1
     text_bytes = 2 * text_tokens * recipe.pretrain.model.text_width
-    token_bytes = rows * sum(latents * size.latent_bytes + text_bytes + CAPTION_BYTES for size in sizes)
+    token_bytes = min(captions, images) * (text_bytes + CAPTION_BYTES)
+    token_bytes += rows * sum(latents * size.latent_bytes + CAPTION_BYTES for size in sizes)
     codec, text = known_model(tokens.codec), known_model(tokens.text_encoder)
     encoding, lacking = None, "FLOPs of codec or text encoder are not known"
     if codec is not None and codec.encoder_flops is not None and text is not None:
