@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from flows.distill import distill
 from flows.errors import UserError
 from flows.selection import Selection
+from flows.sizes import check_sizes
 from storage.artifact import Artifact, ArtifactStatus
 from storage.store import Store
 from tasks.config.recipe import Recipe
@@ -75,7 +76,8 @@ class Planner:
 
 
 def plan(recipe: Recipe, store: Store) -> Planner:
-    """Walk the pipeline once and return the plan of a recipe in a store."""
+    """Walk the pipeline once and return the plan of a recipe in a store; UserError if its sizes contradict."""
+    check_sizes(recipe)
     planner = Planner(recipe, store)
     distill(planner)
     return planner

@@ -5,7 +5,7 @@ A section is frozen and refuses unknown keys, so a misspelt knob is an error and
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -38,11 +38,9 @@ class Section(BaseModel):
         return value
 
 
-class MarConfig(Section):
-    """The masked autoregressive student (paper Fig. 2). Defaults are the paper's 0.7B (large)."""
+class BlocksConfig(Section):
+    """The blocks of the masked autoregressive student (paper Fig. 2). Defaults are the paper's 0.7B (large)."""
 
-    token_width: Positive = Field(64, description="values of one image token: latent channels x patch x patch")
-    text_width: Positive = Field(4096, description="width of the frozen text encoder's states")
     width: Positive = Field(1024, description="width of every transformer block")
     heads: Positive = Field(16, description="attention heads")
     mlp_ratio: float = Field(4.0, gt=0, description="hidden width of a block's MLP over its width")
@@ -52,17 +50,24 @@ class MarConfig(Section):
     text_depth: Positive = Field(16, description="blocks in which image states attend to the text")
     text_self_attention: bool = Field(False, description="self-attention of image states in text blocks (released: no)")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout of attention and projections while training")
-    position_grid: Positive = Field(16, description="side of the position table, tokens; other grids are interpolated")
     attend_to_padding: bool = Field(False, description="attend to padding, as the released code does")
     released_positions: bool = Field(
         False, description="interpolate positions as the released code does: offset 0.1, rows and columns swapped"
     )
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> "MarConfig":
+    def _heads_divide_width(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
+
+
+class MarConfig(BlocksConfig):
+    """The masked autoregressive student: its blocks, and what they read."""
+
+    token_width: Positive = Field(64, description="values of one image token: latent channels x patch x patch")
+    text_width: Positive = Field(4096, description="width of the frozen text encoder's states")
+    position_grid: Positive = Field(16, description="side of the position table, tokens; other grids are interpolated")
 
 
 class HeadConfig(Section):

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lightgen_core.config import TrainConfig
+from lightgen_core.config import MarConfig, TrainConfig
 from lightgen_core.launch.job import NewStudent, StudentCheckpoint, TrainingJob
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
 from storage.plural import pluralize
 from storage.tables import layout_metadata, read_table
+from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
 from tasks.dedup import KEEP_FILE
 from tasks.stage import stage
@@ -26,7 +27,7 @@ def pretrain(ctx: StageContext, tokens: Artifact, dedup: Artifact) -> None:
     ctx.log("phases of training: %d", len(recipe.phases))
     on_log = ctx.progress(sum(config.steps for _, config in recipe.phases))
     student: NewStudent | StudentCheckpoint = NewStudent(
-        mar=recipe.pretrain.model,
+        mar=_student_config(recipe, tokens),
         head=recipe.pretrain.head,
         seed=derive_seed(recipe.seed, "student"),
         init_from=next(map(Path, init_checkpoint(recipe)), None),
@@ -49,6 +50,16 @@ def pretrain(ctx: StageContext, tokens: Artifact, dedup: Artifact) -> None:
     ctx.metrics = {"final_loss": rows[-1]["loss"]}
 
 
+def _student_config(recipe: Recipe, tokens: Artifact) -> MarConfig:
+    """Return the student's configuration for these tokens; ValueError if the recipe's widths are others."""
+    patch, first = recipe.tokens.patch, layout_of(tokens, token_files_regex(recipe.phases[0][0]))
+    return recipe.pretrain.model.resolve(
+        token_width=first["channels"] * patch**2,
+        text_width=layout_of(tokens, TEXT_FILES)["text_width"],
+        position_grid=max(first["height"], first["width"]) // patch,
+    )
+
+
 def _phase(
     ctx: StageContext, tokens: Artifact, dedup: Artifact, student: NewStudent | StudentCheckpoint, number: int
 ) -> TrainingJob:
@@ -60,7 +71,7 @@ def _phase(
 
     recipe, (size, config) = ctx.recipe, ctx.recipe.phases[number]
     files, suffix = tokens.names(token_files_regex(size)), [number + 1] if number else []
-    layout = layout_metadata(read_table(tokens, files[0], ["id"]).schema)
+    layout = layout_of(tokens, token_files_regex(size))
     info = StudentInfo(
         **recipe.tokens.model_dump(include=set(StudentInfo.model_fields)),
         channels=layout["channels"],
@@ -77,3 +88,8 @@ def _phase(
         info=info.model_dump(mode="json"),
         location=training_location(ctx, *suffix),
     )
+
+
+def layout_of(tokens: Artifact, pattern: str) -> dict[str, Any]:
+    """Return the layout of the files whose names match."""
+    return layout_metadata(read_table(tokens, tokens.names(pattern)[0], ["id"]).schema)

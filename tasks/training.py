@@ -49,7 +49,7 @@ def init_checkpoint(recipe: Recipe) -> tuple[str, ...]:
         f"pretrain.{part}.{name} is {value}, the student has {actual[part].get(name)}"
         for part, fields in expected.items()
         for name, value in fields.items()
-        if name != "dropout" and actual[part].get(name) != value
+        if name not in ("dropout", "preset") and value is not None and actual[part].get(name) != value
     ]
     if differing:
         differences = "; ".join(differing)

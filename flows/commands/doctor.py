@@ -1,5 +1,6 @@
 """`lightgen doctor`: check this machine, and a recipe's needs, without a download."""
 
+import contextlib
 import importlib.util
 import os
 import platform
@@ -11,7 +12,9 @@ from pathlib import Path
 from flows.commands.console import format_bytes
 from flows.commands.doctor_models import Finding, check_model, models_of
 from flows.commands.estimate import CHECKPOINT_BYTES, Rates, estimate
-from flows.errors import UnknownModelSize
+from flows.errors import UnknownModelSize, UserError
+from flows.sizes import check_sizes, student_config
+from lightgen_core.model.flops import student_parameters
 from storage.plural import pluralize
 from storage.store import StoreError, open_store
 from tasks.config.recipe import Recipe
@@ -54,6 +57,7 @@ def check_machine(recipe: Recipe | None, settings: Settings) -> list[dict[str, s
     for name, model in models.items():
         rows.append(_row(name, model.state, f"{model.found} (for {', '.join(users[name])})"))
     rows += _check_disk(recipe, settings, sum(model.download for model in models.values()))
+    rows.append(_check_student(recipe))
     return [*rows, _check_device_memory(recipe, settings, models), *_check_endpoints(recipe)]
 
 
@@ -114,6 +118,20 @@ def _check_disk(recipe: Recipe, settings: Settings, download: float) -> list[dic
     return rows
 
 
+def _check_student(recipe: Recipe) -> dict[str, str]:
+    """Compare the student's widths and the images' sizes with the components."""
+    try:
+        check_sizes(recipe)
+        config = student_config(recipe)
+    except UserError as error:
+        return _row("student", "missing", str(error), "contradiction")
+    except UnknownModelSize as error:
+        return _row("student", "note", str(error))
+    parameters = student_parameters(config, recipe.pretrain.head) / 1e6
+    widths = f"tokens of {config.token_width} values, text of {config.text_width}"
+    return _row("student", "ok", f"{recipe.pretrain.model.preset}, {parameters:.1f} M parameters, {widths}")
+
+
 def _compare_free(check: str, needed: float, folder: Path, text: str) -> dict[str, str]:
     free = shutil.disk_usage(folder).free
     state = "ok" if free >= needed else "missing"
@@ -143,10 +161,11 @@ def _check_device_memory(recipe: Recipe, settings: Settings, models: dict[str, F
     import torch
 
     from lightgen_core.device import pick_device
-    from lightgen_core.model.flops import student_parameters
 
-    training = student_parameters(recipe.pretrain.model, recipe.pretrain.head) * CHECKPOINT_BYTES
-    sizes = {"training state": float(training)} | {name: model.bytes for name, model in models.items()}
+    sizes = {name: model.bytes for name, model in models.items()}
+    with contextlib.suppress(UnknownModelSize):  # the row of the student reports it
+        training = student_parameters(student_config(recipe), recipe.pretrain.head) * CHECKPOINT_BYTES
+        sizes["training state"] = float(training)
     largest = max(sizes, key=lambda name: sizes[name])
     text = f"{format_bytes(sizes[largest])} for {largest}, the largest thing as stored; activations come on top"
     try:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.commands.console import format_bytes
-from flows.commands.known_models import KnownModel, known_model
 from flows.distill import STAGES
+from flows.known_models import KnownModel, known_model
 from lightgen_core.encoders.model_ref import ModelNotFound, ModelRef, parse_model_ref
 from tasks.config.recipe import Recipe
 from tasks.context.digests import WEIGHTS, weights_digest

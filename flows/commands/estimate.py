@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flows.commands.known_models import known_model
-from flows.commands.sizes import embedding_width, image_size, token_sizes
 from flows.did_you_mean import did_you_mean
 from flows.distill import NAMES
 from flows.errors import UserError
+from flows.known_models import known_model
+from flows.sizes import embedding_width, image_size, student_config, text_width, token_sizes
 from lightgen_core.config import LoopConfig
 from lightgen_core.model.flops import (
     expected_training_flops,
@@ -67,7 +67,7 @@ def _data_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     drawing, how = _teacher_flops(recipe)
     rows, sizes = images * (2 if tokens.flip else 1), token_sizes(recipe).values()
     latents = 2 if tokens.latents == "moments" else 1
-    text_bytes = 2 * text_tokens * recipe.pretrain.model.text_width
+    text_bytes = 2 * text_tokens * text_width(tokens.text_encoder, recipe.pretrain.model.text_width)
     token_bytes = min(captions, images) * (text_bytes + CAPTION_BYTES)
     token_bytes += rows * sum(latents * size.latent_bytes + CAPTION_BYTES for size in sizes)
     codec, text = known_model(tokens.codec), known_model(tokens.text_encoder)
@@ -94,7 +94,7 @@ def _data_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
 
 def _training_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     """Return the costs of training and all stages after it."""
-    model, head, sampler = recipe.pretrain.model, recipe.pretrain.head, recipe.sampler
+    model, head, sampler = student_config(recipe), recipe.pretrain.head, recipe.sampler
     parameters, sizes, phases = student_parameters(model, head), token_sizes(recipe), recipe.phases
     last, codec = sizes[phases[-1][0]], known_model(recipe.tokens.codec)
 
@@ -193,7 +193,7 @@ def estimate(recipe: Recipe, rates: Rates, text_tokens: int | None = None) -> di
     return {
         "recipe": recipe.name,
         "images": recipe.synthesis.count,
-        "parameters": student_parameters(recipe.pretrain.model, recipe.pretrain.head),
+        "parameters": student_parameters(student_config(recipe), recipe.pretrain.head),
         "tokens_per_image": {str(name or "as they are"): size.tokens for name, size in token_sizes(recipe).items()},
         "words_per_caption": text_tokens,
         "stages": rows,

@@ -1,12 +1,14 @@
 """The sections of a recipe, with their own checks. Each enters the keys of the stages that read it."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from lightgen_core.captioning.config import CaptionEmbedding, CaptionFile, Decontamination, LLMConfig
-from lightgen_core.config import Fraction, HeadConfig, MarConfig, MaskConfig, Positive, Section, TrainConfig
+from lightgen_core.config import Fraction, HeadConfig, MaskConfig, Positive, Section, TrainConfig
+from lightgen_core.model.presets import PRESETS
 from lightgen_core.teachers.config import DiffusersConfig, ImageEndpointConfig, ImageSetConfig
+from tasks.config.student import DEFAULT_PRESET, StudentConfig
 
 
 class Captions(Section):
@@ -127,14 +129,26 @@ class Pretrain(TrainConfig):
 
     renamed: ClassVar = {**TrainConfig.renamed, "start": "init_from"}
 
-    model: MarConfig = Field(default_factory=MarConfig, description="the masked autoregressive transformer")
-    head: HeadConfig = Field(default_factory=HeadConfig, description="the per-token diffusion head")
+    model: StudentConfig = Field(
+        default_factory=StudentConfig,
+        description="the masked autoregressive transformer; a preset's name, or its fields",
+    )
+    head: HeadConfig = Field(default_factory=HeadConfig, description="the per-token diffusion head; as the preset says")
     init_from: str | None = Field(
         None, description="folder of a student whose averaged weights training starts from; none: fresh weights"
     )
     phases: tuple[Phase, ...] = Field(
         (), description="phases after the first, which is this section itself on the smallest of tokens.sizes"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_gives_the_head(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("head", {}), dict):
+            return values
+        model = values.get("model", {})
+        name = model if isinstance(model, str) else dict(model).get("preset", DEFAULT_PRESET)
+        return {**values, "head": {**PRESETS[name].head, **values.get("head", {})}} if name in PRESETS else values
 
     def for_phase(self, phase: Phase) -> "Pretrain":
         """Return this configuration with the values of a later phase."""

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from flows.commands.estimate import Rates, estimate, parse_throughput
-from flows.commands.sizes import codec_stride, embedding_width, token_sizes
 from flows.errors import UnknownModelSize, UserError
 from flows.load import load_recipe
+from flows.sizes import codec_stride, embedding_width, token_sizes
 from tests.support.paths import ROOT
 
 DOC = ROOT / "docs" / "estimate.md"

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.commands.known_models import known_model
-from flows.errors import UnknownModelSize
+from flows.errors import UnknownModelSize, UserError
+from flows.known_models import known_model
+from lightgen_core.config import MarConfig
 from lightgen_core.encoders.model_ref import parse_model_ref
 from tasks.config.recipe import Recipe
 
@@ -49,9 +50,71 @@ def image_size(recipe: Recipe) -> tuple[int, int]:
 def token_sizes(recipe: Recipe) -> dict[int | None, Size]:
     """Return the tokenized image sizes by the recipe's name (None: unresized)."""
     tokens, (height, width) = recipe.tokens, image_size(recipe)
-    channels = recipe.pretrain.model.token_width // tokens.patch**2
+    given = recipe.pretrain.model.token_width
+    channels = given // tokens.patch**2 if given else codec_channels(tokens.codec)
     sides: dict[int | None, tuple[int, int]] = {size: (size, size) for size in tokens.sizes} or {None: (height, width)}
     return {name: Size(*side, channels, codec_stride(tokens.codec), tokens.patch) for name, side in sides.items()}
+
+
+def student_config(recipe: Recipe) -> MarConfig:
+    """Return the student's configuration, as far as components that are not here yet leave it open.
+
+    Raises:
+        UnknownModelSize: a width follows from a component that is neither here nor known.
+        ValueError: the recipe sets another width than its components give.
+    """
+    size, given = next(iter(token_sizes(recipe).values())), recipe.pretrain.model
+    side = size.stride * size.patch
+    channels = codec_channels(recipe.tokens.codec, default=size.channels)
+    return given.resolve(
+        token_width=channels * size.patch**2,
+        text_width=text_width(recipe.tokens.text_encoder, default=given.text_width),
+        position_grid=max(size.height, size.width) // side,
+    )
+
+
+def check_sizes(recipe: Recipe) -> None:
+    """Raise UserError if fields of a recipe contradict its components, as far as these are here or known."""
+    try:
+        student_config(recipe)
+        sizes = token_sizes(recipe).values()
+    except UnknownModelSize:
+        return
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not recipe.tokens.sizes and recipe.synthesis.teacher not in ("scene", "diffusers"):
+        return  # only the images tell
+    for size in sizes:
+        side = size.stride * size.patch
+        if size.height % side or size.width % side:
+            field = "tokens.sizes" if recipe.tokens.sizes else "the teacher"
+            raise UserError(
+                f"{field}: an image of {size.height} x {size.width} px is not made of whole tokens of {side} px: "
+                f"{recipe.tokens.codec} has {size.stride} px a latent, and tokens.patch is {size.patch}"
+            )
+
+
+def codec_channels(reference: str, default: int | None = None) -> int:
+    """Return the channels of an autoencoder's latents. Raises UnknownModelSize without a default."""
+    facts = known_model(reference)
+    if channels := _config(reference, "config.json").get("latent_channels") or (facts and facts.channels) or default:
+        return int(channels)
+    raise _unknown("number of latent channels", reference)
+
+
+def text_width(reference: str, default: int | None = None) -> int:
+    """Return the width of a text encoder's states. Raises UnknownModelSize without a default."""
+    config, facts = _config(reference, "config.json"), known_model(reference)
+    if width := config.get("d_model") or config.get("hidden_size") or (facts and facts.text_width) or default:
+        return int(width)
+    raise _unknown("width", reference)
+
+
+def _unknown(what: str, reference: str) -> UnknownModelSize:
+    return UnknownModelSize(
+        f"the {what} of {reference} is not known before it is here; download it first, for example with "
+        f"`hf download {parse_model_ref(reference).repository}`"
+    )
 
 
 def codec_stride(reference: str) -> int:
@@ -61,10 +124,7 @@ def codec_stride(reference: str) -> int:
         return 2 ** (len(stages) - 1)
     if (model := known_model(reference)) and model.stride:
         return model.stride
-    raise UnknownModelSize(
-        f"the stride of {reference} is not known before it is here; download it first, for example with "
-        f"`hf download {parse_model_ref(reference).repository}`"
-    )
+    raise _unknown("stride", reference)
 
 
 def embedding_width(reference: str) -> int | None:
