@@ -7,6 +7,7 @@ import traceback
 import click
 
 from flows.commands.recipe_commands import RECIPE_COMMANDS
+from flows.commands.recipe_info import RECIPE_INFO
 from flows.commands.store_commands import store as store_group
 from flows.commands.student_commands import STUDENT_COMMANDS
 from flows.environment import log_to_stderr
@@ -34,7 +35,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (*RECIPE_COMMANDS, *STUDENT_COMMANDS, store_group):
+for command in (*RECIPE_COMMANDS, *RECIPE_INFO, *STUDENT_COMMANDS, store_group):
     cli.add_command(command)
 
 

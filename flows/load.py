@@ -31,6 +31,21 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, Any] | Sequence[str] 
         UserError: no such recipe, no YAML mapping, an unknown key, a value out of range.
     """
     path = _recipe_path(name_or_path)
+    raw = {"name": path.stem} | _read(path)
+    if isinstance(overrides, Mapping):
+        for names, value in _form_fields(overrides, Recipe):
+            _set_field(raw, names, value, ".".join(names))
+    else:
+        for line in overrides or ():
+            _apply_override(raw, line)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(_explain(f"{path} with its overrides" if overrides else str(path), error)) from error
+
+
+def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return the fields of a recipe's file, on top of those of the recipe that it `extends`, which keeps its name."""
     try:
         raw = parse_yaml(path.read_text())
     except OSError as error:
@@ -41,20 +56,36 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, Any] | Sequence[str] 
         raise UserError(f"{path} is not YAML: {_without_content(error)}") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds {type(raw).__name__}, not a mapping of recipe sections such as 'captions:'")
-    if isinstance(overrides, Mapping):
-        for names, value in _form_fields(overrides, Recipe):
-            _set_field(raw, names, value, ".".join(names))
-    else:
-        for line in overrides or ():
-            _apply_override(raw, line)
-    try:
-        return Recipe.model_validate({"name": path.stem, **raw})
-    except ValidationError as error:
-        raise UserError(_explain(f"{path} with its overrides" if overrides else str(path), error)) from error
+    if (base := raw.pop("extends", None)) is None:
+        return raw
+    if not isinstance(base, str):
+        raise UserError(f"{path}: extends is {base!r}; expected a recipe's name, or the path of a file")
+    extended = _recipe_path(base, path.parent)
+    chain = (*below, path.resolve())
+    if extended.resolve() in chain:
+        raise UserError(f"{path} extends {base}, which extends it: {' -> '.join(each.name for each in chain)}")
+    fields = _read(extended, chain)
+    fields.pop("name", None)
+    return _merge(fields, raw)
 
 
-def _recipe_path(name: str) -> Path:
-    for path in (FOLDER / f"{name}.yaml", Path(name)):
+def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested mappings with changes on top; anything that is no mapping is replaced as a whole."""
+    merged = dict(base)
+    for name, value in changes.items():
+        below = _as_section(name, merged.get(name))
+        merged[name] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _as_section(name: str, value: Any) -> Any:
+    """Return a section as a mapping: a model may be given by the name of its preset alone."""
+    return {"preset": value} if name == "model" and isinstance(value, str) else value
+
+
+def _recipe_path(name: str, folder: Path = Path()) -> Path:
+    """Return the file of a recipe that comes along, or of a path, relative to a folder."""
+    for path in (FOLDER / f"{name}.yaml", folder / name):
         if path.is_file():
             return path
     names = ", ".join(recipe_names())
@@ -101,8 +132,7 @@ def _form_fields(form: Mapping[str, Any], model: type[BaseModel] | None) -> Iter
 def _set_field(raw: dict[str, Any], names: tuple[str, ...], value: Any, origin: str) -> None:
     *sections, field = names
     for section in sections:
-        if raw.get(section) is None:
-            raw[section] = {}
+        raw[section] = {} if raw.get(section) is None else _as_section(section, raw[section])
         raw = raw[section]
         if not isinstance(raw, dict):
             raise UserError(f"{origin}: {section!r} is a value, not a section")

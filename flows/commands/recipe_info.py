@@ -1,0 +1,102 @@
+"""Commands that show recipes: which there are, what one resolves to, and which fields they can have."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import click
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from flows.commands.console import table
+from flows.commands.options import json_option, set_option
+from flows.did_you_mean import did_you_mean
+from flows.errors import UserError
+from flows.load import load_recipe, recipe_names
+from tasks.config.recipe import Recipe
+
+
+@click.command()
+@json_option
+def recipes(as_json: bool) -> None:
+    """List the recipes that come along."""
+    found = [{"name": name, "purpose": load_recipe(name).purpose} for name in recipe_names()]
+    click.echo(json.dumps(found) if as_json else "\n".join(table([tuple(row.values()) for row in found])))
+
+
+@click.command()
+@click.argument("recipe")
+@set_option
+@click.option("--all", "everything", is_flag=True, help="Also the fields that have their default.")
+@json_option
+def show(recipe: str, overrides: tuple[str, ...], everything: bool, as_json: bool) -> None:
+    """Print what RECIPE resolves to: with what it extends, its presets and every --set.
+
+    The output is a recipe itself, which means the same.
+
+    \b
+    lightgen show demo > mine.yaml
+    """
+    loaded = load_recipe(recipe, overrides)
+    fields = {"name": loaded.name} | loaded.model_dump(mode="json", exclude_defaults=not everything)
+    student = {part: getattr(loaded.pretrain, part).model_dump(exclude_none=True) for part in ("model", "head")}
+    fields["pretrain"] = fields.get("pretrain", {}) | student  # whole: their defaults are the preset's
+    click.echo(json.dumps(fields) if as_json else yaml.safe_dump(fields, sort_keys=False, width=120).rstrip())
+
+
+@click.command()
+@click.argument("section", required=False)
+@json_option
+def fields(section: str | None, as_json: bool) -> None:
+    """Print the fields of a recipe, or of one SECTION such as pretrain or pretrain.optimizer.
+
+    Each with its type, its default and what it means.
+    """
+    model: type[BaseModel] = Recipe
+    for name in section.split(".") if section else ():
+        below = _section_of(model.model_fields[name]) if name in model.model_fields else None
+        if below is None:
+            known = [each for each, field in model.model_fields.items() if _section_of(field)]
+            raise UserError(f"there is no section {section!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+        model = below
+    rows = list(_rows(model, f"{section}." if section else ""))
+    click.echo(json.dumps(rows) if as_json else "\n".join(table([tuple(map(str, row.values())) for row in rows])))
+
+
+def _rows(model: type[BaseModel], prefix: str) -> Iterator[dict[str, Any]]:
+    """Yield name, default and description of each field, those of sections below included."""
+    for name, field in model.model_fields.items():
+        below = _section_of(field)
+        if below is not None:
+            yield from _rows(below, f"{prefix}{name}.")
+        else:
+            yield {"field": f"{prefix}{name}", "default": _default_of(field), "means": field.description or ""}
+
+
+def _section_of(field: FieldInfo) -> type[BaseModel] | None:
+    types = [each for each in (field.annotation, *get_args(field.annotation)) if isinstance(each, type)]
+    return next((each for each in types if issubclass(each, BaseModel)), None)
+
+
+def _default_of(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True, validated_data={})
+    return "required" if value is PydanticUndefined else json.dumps(value, default=str)
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON schema of a recipe, with which an editor completes and checks one.
+
+    \b
+    lightgen schema > recipe.schema.json
+    # yaml-language-server: $schema=recipe.schema.json      as a recipe's first line
+    """
+    described = Recipe.model_json_schema()
+    described["properties"]["extends"] = {"type": "string", "description": "recipe whose fields hold unless set here"}
+    described["required"] = [name for name in described.get("required", []) if name != "name"]
+    click.echo(json.dumps(described, indent=1))
+
+
+RECIPE_INFO = (recipes, show, fields, schema)

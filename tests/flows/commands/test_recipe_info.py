@@ -1,0 +1,89 @@
+"""Recipes that extend others, and the commands that show recipes."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from flows.cli import cli
+from flows.errors import UserError
+from flows.load import load_recipe, recipe_names
+
+MINE = """
+extends: demo
+captions: {count: 100}
+pretrain: {model: {dropout: 0.25}, optimizer: {name: adamw}}
+"""
+
+
+def written(tmp_path, text: str, name: str = "mine.yaml") -> str:
+    (tmp_path / name).write_text(text)
+    return str(tmp_path / name)
+
+
+def output(*arguments: str) -> str:
+    result = CliRunner().invoke(cli, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_a_recipe_extends_another_field_by_field(tmp_path):
+    mine, demo = load_recipe(written(tmp_path, MINE)), load_recipe("demo")
+    assert (mine.name, mine.captions.count, mine.captions.near_duplicate) == ("mine", 100, demo.captions.near_duplicate)
+    assert (mine.pretrain.model.dropout, mine.pretrain.model.width) == (0.25, demo.pretrain.model.width)
+    changed = mine.pretrain.optimizer.model_copy(update={"name": "muon"})
+    assert changed == demo.pretrain.optimizer
+    assert mine.dpo == demo.dpo
+
+
+def test_a_path_that_is_extended_is_relative_to_the_recipe(tmp_path, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    written(tmp_path, MINE)
+    written(tmp_path, "extends: ../mine.yaml\nseed: 7\n", "deep/other.yaml")
+    monkeypatch.chdir(tmp_path)
+    other = load_recipe("deep/other.yaml")
+    assert (other.name, other.seed, other.captions.count) == ("other", 7, 100)
+
+
+def test_recipes_that_extend_each_other_are_an_error(tmp_path):
+    written(tmp_path, "extends: b.yaml\n", "a.yaml")
+    with pytest.raises(UserError, match=r"extends a.yaml, which extends it: a.yaml -> b.yaml"):
+        load_recipe(written(tmp_path, "extends: a.yaml\n", "b.yaml").replace("b.yaml", "a.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("extends: dmo", "Did you mean 'demo'"), ("extends: [demo]", "expected a")]
+)
+def test_what_cannot_be_extended_is_named(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        load_recipe(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("name", [*recipe_names(), "mine"])
+def test_what_show_prints_is_the_same_recipe(tmp_path, name):
+    recipe = written(tmp_path, MINE) if name == "mine" else name
+    for options in ([], ["--all"]):
+        shown = written(tmp_path, output("show", recipe, *options), "shown.yaml")
+        assert load_recipe(shown) == load_recipe(recipe)
+
+
+def test_fields_are_listed_with_default_and_meaning():
+    rows = {row["field"]: row for row in json.loads(output("fields", "pretrain", "--json"))}
+    assert rows["pretrain.steps"] == {
+        "field": "pretrain.steps",
+        "default": "100000",
+        "means": "optimizer updates",
+    }
+    assert {"pretrain.optimizer.name", "pretrain.model.preset", "pretrain.head.width"} <= rows.keys()
+    assert all(row["means"] for row in json.loads(output("fields", "--json")) if row["field"] != "name")
+
+
+def test_a_section_that_does_not_exist_is_named():
+    with pytest.raises(UserError, match="Did you mean 'optimizer'"):
+        CliRunner().invoke(cli, ["fields", "pretrain.optimiser"], catch_exceptions=False)
+
+
+def test_every_recipe_is_listed_and_the_schema_knows_every_section():
+    assert [row["name"] for row in json.loads(output("recipes", "--json"))] == recipe_names()
+    described = json.loads(output("schema"))
+    assert {"extends", "captions", "pretrain", "report"} <= described["properties"].keys()

@@ -1,0 +1,58 @@
+"""Sizes that follow from components, and contradictions that are told before anything runs."""
+
+import pytest
+
+from flows.errors import UserError
+from flows.load import load_recipe
+from flows.plan import plan
+from flows.sizes import student_config
+from lightgen_core.model.presets import PRESETS
+from storage.store import open_store
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("demo", (64, 128, 3)),
+        ("scene-64", (64, 128, 4)),
+        ("lightgen-0.7b-1024", (64, 4096, 16)),
+        ("lightgen-0.3b-dcae", (32, 1024, 16)),
+    ],
+)
+def test_widths_and_grid_follow_from_the_components(name, sizes):
+    config = student_config(load_recipe(name))
+    assert (config.token_width, config.text_width, config.position_grid) == sizes
+
+
+def test_a_student_is_tiny_where_nothing_is_said():
+    recipe = load_recipe("smoke", {"pretrain": {"model": {"width": 48}}})
+    assert recipe.pretrain.model.preset == "tiny"
+    assert recipe.pretrain.head.objective == "v"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_may_be_named_alone_and_changed(preset):
+    recipe = load_recipe("demo", [f"pretrain.model={preset}", "pretrain.model.dropout=0.3"])
+    blocks, head = PRESETS[preset]
+    expected = blocks | {"dropout": 0.3}
+    assert {field: getattr(recipe.pretrain.model, field) for field in expected} == expected
+    assert {field: getattr(recipe.pretrain.head, field) for field in head} == head
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("pretrain.model.text_width=4096", "text_width is 4096, but tokens.text_encoder give 128"),
+        ("pretrain.model.token_width=16", "token_width is 16, but tokens.codec and tokens.patch give 64"),
+        ("tokens.patch=4", "48 x 48 px is not made of whole tokens of 32 px"),
+        ("tokens.sizes=[40]", "tokens.sizes: an image of 40 x 40 px is not made of whole tokens of 16 px"),
+    ],
+)
+def test_a_contradiction_is_told_by_the_plan(tmp_path, override, message):
+    with pytest.raises(UserError, match=message):
+        plan(load_recipe("demo", [override]), open_store(str(tmp_path)))
+
+
+def test_an_unknown_preset_is_refused_with_those_there_are():
+    with pytest.raises(UserError, match="'tiny', 'small', 'base', 'large' or 'huge'"):
+        load_recipe("demo", ["pretrain.model=medium"])
