@@ -16,9 +16,11 @@ def dpo(ctx: StageContext, pretrain: Artifact, pairs: Artifact) -> None:
     """Write the tuned student (raw and EMA weights, config) and `log.json`: accuracy, winner's and loser's error."""
     from lightgen_core.launch.run import launch
 
-    config = ctx.recipe.dpo
-    rows, steps = pluralize(count_rows(pairs, "^pairs"), "pair"), pluralize(config.steps, "step")
-    ctx.log("%s, %s of %d", rows, steps, config.batch_size)
+    config, rows = ctx.recipe.dpo, count_rows(pairs, "^pairs")
+    if not rows:
+        _keep_student(ctx, pretrain)
+        return
+    ctx.log("%s, %s of %d", pluralize(rows, "pair"), pluralize(config.steps, "step"), config.batch_size)
     training = TrainingJob(
         student=StudentCheckpoint(folder=ctx.local_folder(pretrain, "student/"), weights="ema"),
         files=tuple(ctx.local(pairs, name) for name in pairs.names("^pairs")),
@@ -33,3 +35,13 @@ def dpo(ctx: StageContext, pretrain: Artifact, pairs: Artifact) -> None:
     ctx.write("log.json", json.dumps(outcome.rows, sort_keys=True).encode())
     ctx.counts = {"rows": outcome.examples, "steps": outcome.step}
     ctx.metrics = {"stopped": outcome.stopped, "last": outcome.rows[-1] if outcome.rows else {}}
+
+
+def _keep_student(ctx: StageContext, pretrain: Artifact) -> None:
+    """Write the student as it is: no caption gave a pair."""
+    reason = "there is no pair to learn from"
+    ctx.log("%s; the student stays as it is", reason)
+    ctx.add_folder(ctx.local_folder(pretrain, "student/"), "student/")
+    ctx.write("log.json", b"[]")
+    ctx.counts = {"rows": 0, "steps": 0}
+    ctx.metrics = {"stopped": reason, "last": {}}

@@ -1,5 +1,6 @@
 """pairs: the student's own samples and the teacher's images -> preference pairs."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,6 +56,15 @@ def pairs(ctx: StageContext, pretrain: Artifact, tokens: Artifact, dedup: Artifa
     chosen = np.flatnonzero(kept)[choose_caption_rows(captions.filter(pa.array(kept)), config.count, seed)]
     shards = split_rows(len(chosen), config.shard_size, "pairs")
     ctx.run_shards(shards, PairWorker, pretrain, tokens, synthesis, chosen)
+    counts = Counter[str]()
+    for entry in ctx.records().values():
+        counts.update(entry.counts)
+    if counts["diverged"]:
+        ctx.log(
+            "%d of %d samples hold values beyond %s: the student diverged while it trained, see log.json of pretrain. "
+            "Lower pretrain.optimizer.learning_rate, or set pretrain.head.objective=v",
+            *(counts["diverged"], counts["samples"], ctx.recipe.tokens.dtype),
+        )
 
 
 def _token_files(recipe: Recipe) -> str:
@@ -79,6 +89,7 @@ class PairWorker:
         self.student = TextToImage.load(folder, ctx.device(), head_compile=ctx.head_compile())
 
     def __call__(self, shard: RowRangeShard) -> None:
+        from lightgen_core.encoders.dtypes import fits
         from lightgen_core.evaluation.pair_rows import pair_rows
 
         recipe, config = self.ctx.recipe, self.ctx.recipe.pairs
@@ -103,7 +114,8 @@ class PairWorker:
             dtype=str(layout["dtype"]),
         )
         counts = {kind: sum(pair["kind"] == kind for pair in pairs) for kind in ("teacher", "best_worst")}
-        counts |= {"samples": len(captions), "without_pair": len(rows) - len(pairs)}
+        diverged = int((~fits(sampled.latents, str(layout["dtype"]))).sum())
+        counts |= {"samples": len(captions), "without_pair": len(rows) - len(pairs), "diverged": diverged}
         self.ctx.write_table(shard.name, pa.Table.from_pylist(pairs, schema(COLUMN_TYPES, layout)), counts)
 
     def _add_text(self, rows: list[dict[str, Any]]) -> dict[str, object]:

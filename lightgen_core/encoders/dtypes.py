@@ -10,6 +10,11 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 """Formats of weights and arithmetic."""
 
 
+def fits(values: torch.Tensor, dtype: str) -> torch.Tensor:
+    """Return for each row of values (rows, ...) whether all of them are finite when rounded to a stored format."""
+    return torch.isfinite(values.to(DTYPES[dtype])).flatten(1).all(dim=1)
+
+
 def to_bytes(values: np.ndarray | torch.Tensor, dtype: str) -> bytes:
     """Return float values, flat and little-endian, rounded to "float16" or "bfloat16".
 

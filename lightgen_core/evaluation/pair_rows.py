@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightgen_core.captioning.select import assign_captions
-from lightgen_core.encoders.dtypes import to_bytes
+from lightgen_core.encoders.dtypes import fits, to_bytes
 from lightgen_core.evaluation.preference import Kind, choose_pair
 from lightgen_core.images.codec import encode_png
 
@@ -39,6 +39,8 @@ def pair_rows(
 ) -> list[dict[str, Any]]:
     """Return the row of each caption that has a usable pair (see `choose_pair`).
 
+    Samples whose latents do not fit `dtype`, as those of a student that diverged, are left out.
+
     Args:
         rows: of `tokens`, one for each caption; `latents` are the teacher's.
         teacher_images: encoded, one for each row.
@@ -47,11 +49,15 @@ def pair_rows(
         dtype: number format of the stored latents.
     """
     samples, pairs = sample_scores.shape[1], []
+    usable = fits(latents, dtype).numpy().reshape(len(rows), samples)
     for index, (row, image) in enumerate(zip(rows, teacher_images, strict=True)):
-        pair = choose_pair(sample_scores[index], teacher_scores[index], kind, margin)
+        chosen = np.flatnonzero(usable[index])
+        if not len(chosen):
+            continue
+        pair = choose_pair(sample_scores[index][chosen], teacher_scores[index], kind, margin)
         if pair is None:
             continue
-        winner, loser = (None if sample is None else index * samples + sample for sample in pair)
+        winner, loser = (None if sample is None else index * samples + int(chosen[sample]) for sample in pair)
         pairs.append(
             {
                 "id": row["id"],
