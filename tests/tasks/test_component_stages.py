@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -13,7 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from flows.distill import distill
 from flows.load import load_recipe
-from lightgen_core.data.batches import TokenSource
+from lightgen_core.data.batches import DataError, TokenSource
 from lightgen_core.dedup.score_filter import clip_score_mask
 from lightgen_core.encoders.autoencoder import LatentCodec
 from lightgen_core.encoders.model_ref import resolve
@@ -26,7 +27,7 @@ from lightgen_core.scene.grammar import phrasings
 from lightgen_core.scene.split import split
 from storage.artifact import Artifact
 from storage.store import Store, open_store
-from storage.tables import layout_metadata, read_table
+from storage.tables import layout_metadata, read_table, to_parquet
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.dedup import dedup
@@ -77,16 +78,6 @@ def drawn(store: Store, recipe, *shards: pa.Table) -> Artifact:
     return made(synthesis, store, recipe)
 
 
-def judged(store: Store, recipe, kept: list[bool]) -> Artifact:
-    """A dedup artifact that keeps these pictures."""
-
-    @stage(version=1, config_sections=())
-    def dedup(ctx: StageContext) -> None:
-        ctx.write_table("keep.parquet", pa.table({"id": list(range(len(kept))), "kept": kept}))
-
-    return made(dedup, store, recipe)
-
-
 @pytest.fixture
 def store(tmp_path):
     return open_store(str(tmp_path / "store"))
@@ -114,12 +105,9 @@ def test_words_that_only_contain_such_a_word_are_mirrored(caption):
 
 
 def test_a_mirrored_row_has_the_latents_of_the_mirrored_image(store):
-    """It has the text states of the caption as it is."""
     recipe = load_recipe("smoke", ["tokens.flip=true", "tokens.batch_size=2"])
     pictures = [picture(seed) for seed in range(5)]
-    found = made(
-        tokens, store, recipe, drawn(store, recipe, rows_of(CAPTIONS, pictures)), judged(store, recipe, [True] * 5)
-    )
+    found = made(tokens, store, recipe, drawn(store, recipe, rows_of(CAPTIONS, pictures)))
     rows = read_table(found, "^tokens").to_pylist()
     assert [(row["id"], row["flipped"]) for row in rows] == [
         *((number, False) for number in range(5)),
@@ -130,19 +118,18 @@ def test_a_mirrored_row_has_the_latents_of_the_mirrored_image(store):
         shown = pictures[row["id"]][:, ::-1] if row["flipped"] else pictures[row["id"]]
         stored = np.frombuffer(row["latents"], np.float16).reshape(16, 4, 4)
         np.testing.assert_allclose(stored, codec.encode(shown[None].copy())[0], atol=2e-3)
-        assert row["text"] == rows[row["id"]]["text"]
-    assert found.manifest().counts["captions_encoded"] == 4
+    texts = read_table(found, "^text").to_pylist()
+    assert [(text["id"], text["caption"]) for text in texts] == list(enumerate(CAPTIONS))
+    assert {row["id"]: row["caption_id"] for row in rows} == {text["id"]: text["id"] for text in texts}
+    assert found.manifest().counts == {"rows": 8, "captions_encoded": 5, "captions_truncated": 0}
 
 
 @pytest.mark.parametrize(("length", "truncated"), [(64, 0), (4, 2)])
 def test_captions_cut_at_the_limit_are_counted(store, caplog, length, truncated):
-    """A caption that comes twice in a shard counts once."""
     recipe = load_recipe("smoke", [f"tokens.max_text_tokens={length}"])
     pictures = [picture(seed) for seed in range(5)]
     caplog.set_level("INFO")
-    found = made(
-        tokens, store, recipe, drawn(store, recipe, rows_of(CAPTIONS, pictures)), judged(store, recipe, [True] * 5)
-    )
+    found = made(tokens, store, recipe, drawn(store, recipe, rows_of(CAPTIONS, pictures)))
     assert found.manifest().counts["captions_truncated"] == truncated
     line = f"tokens: {truncated} captions cut at {length} text tokens; see tokens.max_text_tokens"
     assert caplog.messages.count(line) == (truncated > 0)
@@ -152,22 +139,7 @@ def test_images_of_two_sizes_are_refused_naming_the_odd_one(store):
     recipe = load_recipe("smoke")
     pictures = [picture(0), picture(1), picture(2, 32, 48), picture(3), picture(4)]
     with pytest.raises(ValueError, match="image 2 has 32 x 48 px, those before it 32 x 32 px"):
-        made(
-            tokens, store, recipe, drawn(store, recipe, rows_of(CAPTIONS, pictures)), judged(store, recipe, [True] * 5)
-        )
-
-
-def test_a_shard_of_which_nothing_stays_still_tells_the_layout(store):
-    recipe = load_recipe("smoke")
-    shards = [
-        rows_of(CAPTIONS[:2], [picture(0), picture(1)]),
-        rows_of(CAPTIONS[2:], [picture(k) for k in (2, 3, 4)], 2),
-    ]
-    given = drawn(store, recipe, *shards)
-    found = made(tokens, store, recipe, given, judged(store, recipe, [False, False, True, True, True]))
-    empty, full = (read_table(found, f"^tokens-0000{shard}") for shard in (0, 1))
-    assert (len(empty), len(full)) == (0, 3)
-    assert layout_metadata(empty.schema) == layout_metadata(full.schema)
+        made(tokens, store, recipe, drawn(store, recipe, rows_of(CAPTIONS, pictures)))
 
 
 def test_the_lowest_scores_go_and_of_equal_ones_the_largest_id():
@@ -246,8 +218,6 @@ def test_a_student_of_kl_and_llama_components_trains_and_samples(store, componen
             f"tokens.text_encoder={components / 'llama'}",
             "tokens.text_layer=-2",
             "tokens.dtype=bfloat16",
-            "pretrain.model.token_width=16",
-            "pretrain.model.text_width=24",
             "pretrain.steps=2",
             "captions.count=30",
             "synthesis.count=40",
@@ -267,9 +237,10 @@ def test_a_student_of_kl_and_llama_components_trains_and_samples(store, componen
         "channels": 4,
         "height": 6,
         "width": 6,
-        "text_width": 24,
     }
-    row = table.slice(0, 1).to_pylist()[0]
+    texts = read_table(places["tokens"], "^text")
+    assert layout_metadata(texts.schema) == {"dtype": "bfloat16", "text_width": 24}
+    row = texts.slice(0, 1).to_pylist()[0]
     (states,) = TextEncoder.load(str(components / "llama"), layer=-2).encode([row["caption"]])
     stored = torch.frombuffer(bytearray(row["text"]), dtype=torch.bfloat16).float().view(-1, 24)
     np.testing.assert_allclose(stored.numpy(), states, rtol=0.01, atol=1e-3)
@@ -281,15 +252,32 @@ def test_a_student_of_kl_and_llama_components_trains_and_samples(store, componen
     assert student.sample(["a red circle"], [0], sampler=recipe.sampler).images.shape == (1, 48, 48, 3)
 
 
-def test_training_reads_over_a_shard_of_which_nothing_stayed(store):
+def test_training_reads_the_rows_that_dedup_keeps(store):
+    """A shard of which nothing stays, and text of a file of its own."""
     recipe = load_recipe("smoke")
     shards = [
         rows_of(CAPTIONS[:2], [picture(0), picture(1)]),
         rows_of(CAPTIONS[2:], [picture(k) for k in (2, 3, 4)], 2),
     ]
-    given = drawn(store, recipe, *shards)
-    found = made(tokens, store, recipe, given, judged(store, recipe, [False, False, True, True, True]))
-    files = [store.local_path(f"{found.path}/{name}") for name in found.names("^tokens")]
-    source = TokenSource(files, patch=2, batch_size=3, seed=0)
+    found = made(tokens, store, recipe, drawn(store, recipe, *shards))
+    files, texts = ([store.local_path(f"{found.path}/{name}") for name in found.names(p)] for p in ("^tokens", "^text"))
+    options = {"patch": 2, "batch_size": 3, "seed": 0, "texts": texts}
+    source = TokenSource(files, keep=np.array([2, 3, 4]), **options)
     assert source.rows == 3
-    assert sorted(source.batch(0).ids) == [2, 3, 4]
+    batch = source.batch(0)
+    assert sorted(batch.ids) == [2, 3, 4]
+    lengths = dict(enumerate(read_table(found, "^text")["text_length"].to_pylist()))
+    assert batch.text_mask.sum(dim=1).tolist() == [lengths[number] for number in batch.ids.tolist()]
+    for keep, message in (([2, 9], "image 9 is to be kept and is in no token file"), ([], "dedup stage dropped")):
+        with pytest.raises(DataError, match=message):
+            TokenSource(files, keep=np.array(keep, np.int64), **options)
+    with pytest.raises(DataError, match="the text of caption 0 is in no file of texts"):
+        TokenSource(files, **(options | {"texts": texts_without_the_first(texts[0])}))
+
+
+def texts_without_the_first(file):
+    """The file of text states, without its first row."""
+    table = pq.read_table(file)
+    shorter = file.with_name("shorter.parquet")
+    shorter.write_bytes(to_parquet(table.slice(1)))
+    return [shorter]

@@ -69,26 +69,24 @@ def made(what: Stage, store: Store, recipe, *inputs: Artifact) -> Artifact:
 
 
 def encoded(folder: Path, *overrides: str) -> Artifact:
-    """The tokens of three pictures, the second of which may not be mirrored; a second shard loses all it has."""
+    """The tokens of three pictures, the second of which may not be mirrored, in two shards."""
     recipe, store = load_recipe("smoke", list(overrides)), open_store(str(folder))
     captions = ["a red circle", "a star to the left of a ring", "two crosses"]
 
     @stage(version=1, config_sections=())
     def synthesis(ctx: StageContext) -> None:
-        for shard, numbers in enumerate(([0, 1, 2], [3])):
+        for shard, numbers in enumerate(([0, 1], [2])):
             columns = {
                 "id": numbers,
-                "image": [{"bytes": encode_png(PICTURES[number % 3]), "path": "a.png"} for number in numbers],
-                "caption": [captions[number % 3] for number in numbers],
+                "image": [{"bytes": encode_png(PICTURES[number]), "path": "a.png"} for number in numbers],
+                "caption": [captions[number] for number in numbers],
+                "caption_id": numbers,
+                "sha256": [f"{number:064x}" for number in numbers],
                 "topic": ["all"] * len(numbers),
             }
             ctx.write_table(f"images-{shard:05d}.parquet", pa.table(columns))
 
-    @stage(version=1, config_sections=())
-    def dedup(ctx: StageContext) -> None:
-        ctx.write_table("keep.parquet", pa.table({"id": [0, 1, 2, 3], "kept": [True, True, True, False]}))
-
-    return made(tokens, store, recipe, made(synthesis, store, recipe), made(dedup, store, recipe))
+    return made(tokens, store, recipe, made(synthesis, store, recipe))
 
 
 def test_the_stage_stores_both_moments_of_images_and_mirrors(tmp_path, kl):
@@ -101,14 +99,17 @@ def test_the_stage_stores_both_moments_of_images_and_mirrors(tmp_path, kl):
         for column, expected in zip(("latents", "std"), of_diffusers(kl, picture[None]), strict=True):
             stored = torch.frombuffer(bytearray(row[column]), dtype=torch.bfloat16).float().view(4, 4, 4)
             np.testing.assert_allclose(stored.numpy(), expected[0], rtol=0.01, atol=1e-8)
-    files = [found.store.local_path(f"{found.path}/{name}") for name in found.names("^tokens")]
-    source = TokenSource(files, patch=2, batch_size=5, seed=0)
+    files, texts = (
+        [found.store.local_path(f"{found.path}/{name}") for name in found.names(pattern)]
+        for pattern in ("^tokens", "^text")
+    )
+    source = TokenSource(files, patch=2, batch_size=5, seed=0, texts=texts)
     assert (
         source.moments and len(files) == 2 and source.batch(0).std.shape == source.batch(0).tokens.shape == (5, 4, 16)
     )
 
     plain = read_table(encoded(tmp_path, *options), "^tokens")
-    assert plain.column_names == ["id", "caption", "topic", "flipped", "latents", "text", "text_length"]
+    assert plain.column_names == ["id", "caption_id", "caption", "topic", "sha256", "flipped", "latents"]
     assert "moments" not in layout_metadata(plain.schema) and plain.equals(table.drop_columns("std"))
 
 
@@ -133,7 +134,6 @@ def test_a_student_trains_on_moments_and_tunes_on_pairs_of_means(tmp_path, kl):
         [
             f"tokens.codec={kl}",
             "tokens.latents=moments",
-            "pretrain.model.token_width=16",
             "pretrain.steps=2",
             "captions.count=30",
             "synthesis.count=40",
