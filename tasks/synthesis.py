@@ -49,7 +49,7 @@ def _files(recipe: Recipe) -> tuple[str, ...]:
 
 
 @stage(
-    version=4,
+    version=5,
     config_sections=("seed", "world", "synthesis"),
     weights=_weights,
     files=_files,

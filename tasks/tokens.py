@@ -72,11 +72,11 @@ class TokenWorker:
         rows, flipped = add_mirrored_rows(rows) if config.flip else (rows, np.zeros(len(rows), bool))
         captions = rows["caption"].to_pylist()
         text, counts = encode_captions(self.text_encoder, captions, pad=config.pad_text, dtype=config.dtype)
-        for size, name in zip(config.sizes or (None,), shard.files, strict=True):
-            latents = self._encode(rows, flipped, size)
-            if not latents:  # a shard that lost every image still stores the layout
-                example = self._encode(images.slice(0, 1), np.zeros(1, bool), size)
-                latents = {key: values[:0] for key, values in example.items()}
+        encoded = self._encode(rows, flipped)
+        if not encoded:  # a shard that lost every image still stores the layout
+            example = self._encode(images.slice(0, 1), np.zeros(1, bool))
+            encoded = [{key: values[:0] for key, values in latents.items()} for latents in example]
+        for latents, name in zip(encoded, shard.files, strict=True):
             columns = {
                 "id": rows["id"],
                 "caption": rows["caption"],
@@ -90,6 +90,7 @@ class TokenWorker:
             self.ctx.write_table(name, pa.table(columns, types), counts)
             counts = {}  # of captions; a size has its own images, not its own captions
 
-    def _encode(self, rows: pa.Table, flipped: np.ndarray, size: int | None) -> dict[str, np.ndarray]:
-        batches = image_batches(rows, flipped, self.config.batch_size, size)
+    def _encode(self, rows: pa.Table, flipped: np.ndarray) -> list[dict[str, np.ndarray]]:
+        sizes, threads = self.config.sizes or (None,), self.ctx.settings.threads
+        batches = image_batches(rows, flipped, self.config.batch_size, sizes, threads)
         return encode_latents(self.codec, batches, moments=self.config.latents == "moments")
