@@ -30,6 +30,9 @@ PACKAGES = (
     "pyarrow",
 )
 
+SHARD_MINUTES = 10
+"""Minutes of a teacher that a kill may lose without a note."""
+
 
 def check_machine(recipe: Recipe | None, settings: Settings) -> list[dict[str, str]]:
     """Return one row per check: its name, state, label and finding.
@@ -54,6 +57,7 @@ def check_machine(recipe: Recipe | None, settings: Settings) -> list[dict[str, s
     for name, model in models.items():
         rows.append(_row(name, model.state, f"{model.found} (for {', '.join(users[name])})"))
     rows += _check_disk(recipe, settings, sum(model.download for model in models.values()))
+    rows += _check_shards(recipe)
     return [*rows, _check_device_memory(recipe, settings, models), *_check_endpoints(recipe)]
 
 
@@ -112,6 +116,20 @@ def _check_disk(recipe: Recipe, settings: Settings, download: float) -> list[dic
         text = f"{format_bytes(download)} of models"
         rows.append(_compare_free("downloads", download, _existing(Path(HF_HUB_CACHE)), text))
     return rows
+
+
+def _check_shards(recipe: Recipe) -> list[dict[str, str]]:
+    """Compare the time that a kill of synthesis can lose, where it is known, with `SHARD_MINUTES`."""
+    try:
+        (row,) = (row for row in estimate(recipe, Rates())["stages"] if row["stage"] == "synthesis")
+    except UnknownModelSize:
+        return []
+    if not (minutes := row["shard_minutes"]):
+        return []
+    text = f"a shard of {pluralize(recipe.synthesis.shard_size, 'image')} takes {minutes:.0f} minutes (estimate)"
+    long = minutes > SHARD_MINUTES
+    hint = f"; a kill loses them: set synthesis.shard_size={int(recipe.synthesis.shard_size * SHARD_MINUTES / minutes)}"
+    return [_row("shards", "note" if long else "ok", text + (hint if long else ""))]
 
 
 def _compare_free(check: str, needed: float, folder: Path, text: str) -> dict[str, str]:
