@@ -3,15 +3,18 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 
+Name = TypeVar("Name")
 
-def seconds(alternatives: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
+
+def seconds(alternatives: Mapping[Name, Callable[[], object]], rounds: int, device: torch.device) -> dict[Name, float]:
     """Return median seconds of each alternative over `rounds`, after a warm-up."""
     for run in alternatives.values():
         run()
-    taken: dict[str, list[float]] = {name: [] for name in alternatives}
+    taken: dict[Name, list[float]] = {name: [] for name in alternatives}
     for _ in range(rounds):
         for name, run in alternatives.items():
             wait_for(device)

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.images.codec import decode_image
+from lightgen_core.images.parallel import decode_batches
 from storage.artifact import Artifact
 from storage.plural import pluralize
 from storage.tables import read_file, schema
@@ -67,11 +67,14 @@ class EmbeddingWorker:
         from lightgen_core.dedup.copy_features import copy_features
 
         encoded = rows["image"].combine_chunks().field("bytes").to_pylist()
+        ids, threads = rows["id"].to_pylist(), self.ctx.settings.threads
         vectors, copies = [], []
-        for start in range(0, len(encoded), self.batch_size):
-            decoded = [decode_image(data) for data in encoded[start : start + self.batch_size]]
+        for batch in decode_batches(
+            encoded, ids, self.batch_size, threads, lambda image: (image, copy_features(image))
+        ):
+            decoded, features = zip(*batch, strict=True)
             vectors.append(self.clip.embed_image_list(decoded))
-            copies += [copy_features(image) for image in decoded]
+            copies += features
         image = np.concatenate(vectors)
         captions, inverse = np.unique(rows["caption"].to_pylist(), return_inverse=True)
         text = self.clip.embed_texts(captions.tolist())[inverse]

@@ -7,6 +7,7 @@ import pyarrow as pa
 from lightgen_core.evaluation.judge import JUDGES, Judge, load_judge
 from lightgen_core.evaluation.prompt import Prompt, mismatched_prompts
 from lightgen_core.evaluation.samples import clip_score_samples, sample_row, samples_of, score_samples
+from lightgen_core.images.parallel import encode_images
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
 from storage.tables import IMAGE, schema
@@ -43,7 +44,7 @@ def _frozen_models(recipe: Recipe) -> tuple[str, ...]:
 
 
 @stage(
-    version=3,
+    version=4,
     config_sections=("seed", "world", "sampler", "evaluation"),
     weights=_frozen_models,
     files=prompt_files,
@@ -58,19 +59,20 @@ def evaluation(ctx: StageContext, pretrain: Artifact, dpo: Artifact) -> None:
     prompts, students = evaluation_prompts(recipe), {"pretrain": pretrain, "dpo": dpo}
     shards = split_rows(len(STUDENTS) * len(prompts) * config.images, config.shard_size, "samples")
     ctx.run_shards(shards, SamplingWorker, students, prompts)
-    bootstrap: dict[str, Any] = {"seed": derive_seed(recipe.seed, "bootstrap"), "resamples": config.resamples}
+    options: dict[str, Any] = {"seed": derive_seed(recipe.seed, "bootstrap"), "resamples": config.resamples}
+    options["threads"] = ctx.settings.threads
     scores: dict[str, Any] = dict.fromkeys((*STUDENTS, "shuffled"))
     if judge := _load_judge(ctx):
         others = mismatched_prompts(prompts, derive_seed(recipe.seed, "shuffled")).tolist()
         tables = ctx.iter_output("^samples")
-        scores = score_samples(tables, STUDENTS, prompts, others, judge, images=config.images, **bootstrap)
+        scores = score_samples(tables, STUDENTS, prompts, others, judge, images=config.images, **options)
     ctx.counts = {"prompts": len(prompts)}
     ctx.metrics = {"judge": JUDGES.get(config.benchmark), "scores": scores}
     if config.clip_score:
         from lightgen_core.encoders.clip import Clip
 
         clip = Clip.load(recipe.embeddings.model, device=ctx.device())
-        ctx.metrics["clip_score"] = clip_score_samples(ctx.iter_output("^samples"), STUDENTS, clip, **bootstrap)
+        ctx.metrics["clip_score"] = clip_score_samples(ctx.iter_output("^samples"), STUDENTS, clip, **options)
 
 
 def _load_judge(ctx: StageContext) -> Judge | None:
@@ -97,7 +99,8 @@ class SamplingWorker:
             captions = [prompt.caption for prompt in prompts]
             images = self._load_student(name).sample(captions, seeds, sampler=recipe.sampler).images
             verdicts = [None] * len(prompts) if self.judge is None else self.judge(list(images), prompts).tolist()
-            for (row, index, _), *fields in zip(samples, prompts, seeds, images, verdicts, strict=True):
+            encoded = encode_images(images, self.ctx.settings.threads)
+            for (row, index, _), *fields in zip(samples, prompts, seeds, encoded, verdicts, strict=True):
                 rows.append(sample_row(row, name, index, *fields))
         self.ctx.write_table(shard.name, pa.Table.from_pylist(rows, SCHEMA))
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lightgen_core.evaluation.preference import load_scorer
-from lightgen_core.images.codec import decode_image
+from lightgen_core.images.parallel import decode_images
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
 from storage.rows import take_rows
@@ -92,7 +92,7 @@ class PairWorker:
         from lightgen_core.encoders.dtypes import fits
         from lightgen_core.evaluation.pair_rows import pair_rows
 
-        recipe, config = self.ctx.recipe, self.ctx.recipe.pairs
+        recipe, config, threads = self.ctx.recipe, self.ctx.recipe.pairs, self.ctx.settings.threads
         table = take_rows(self.tokens, _token_files(recipe), self.chosen[shard.start : shard.stop])
         rows, layout = table.to_pylist(), layout_metadata(table.schema)
         layout.pop("moments", None)  # a winner is the mean
@@ -108,10 +108,11 @@ class PairWorker:
             sampled.images,
             sampled.latents,
             self.scorer.score_student(list(sampled.images), captions).reshape(len(rows), config.samples),
-            self.scorer.score_teacher([decode_image(data) for data in teacher_images], originals),
+            self.scorer.score_teacher(decode_images(teacher_images, [row["id"] for row in rows], threads), originals),
             kind=config.kind,
             margin=self.scorer.margin,
             dtype=str(layout["dtype"]),
+            threads=threads,
         )
         counts = {kind: sum(pair["kind"] == kind for pair in pairs) for kind in ("teacher", "best_worst")}
         diverged = int((~fits(sampled.latents, str(layout["dtype"]))).sum())

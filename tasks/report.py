@@ -7,7 +7,7 @@ from tasks.context.context import StageContext
 from tasks.stage import stage
 
 
-@stage(version=7, config_sections=("name", "purpose", "smoke_test", "seed", "world", "sampler", "report", "dedup"))
+@stage(version=8, config_sections=("name", "purpose", "smoke_test", "seed", "world", "sampler", "report", "dedup"))
 def report(ctx: StageContext, *inputs: Artifact) -> None:
     """Write `report.html`, `ledger.json` (seconds, device seconds, rows and bytes by stage) and `model/`."""
     from lightgen_core.model.save import load_student, save_student

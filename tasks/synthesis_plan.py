@@ -1,12 +1,15 @@
 """The plan of synthesis: caption, seed and id of each image, and the source that makes it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from lightgen_core.captioning.select import assign_captions
-from lightgen_core.images.codec import encode_png
+from lightgen_core.images.codec import encode_image
+from lightgen_core.images.parallel import encode_images
 from lightgen_core.images.sample import BadSample, normalize_whitespace
 from lightgen_core.rejected import Rejected
 from lightgen_core.seeds import derive_seed
@@ -82,14 +85,19 @@ class PromptPlan:
 
     def load_source(self, ctx: StageContext) -> ImageSource:
         """Load the teacher."""
-        teacher = _load_teacher(ctx)
+        teacher, encode = _load_teacher(ctx), _encoder(ctx.recipe)
 
         def generate(ids: Sequence[int]) -> Iterator[bytes | Rejected]:
             rows = self._rows(ids)
             results = teacher.generate([row["caption"] for row in rows], [row["seed"] for row in rows])
-            yield from (result if isinstance(result, Rejected) else encode_png(result) for result in results)
+            yield from encode_images(results, ctx.settings.threads, encode)
 
         return generate
+
+
+def _encoder(recipe: Recipe) -> Callable[[np.ndarray], bytes]:
+    config = recipe.synthesis
+    return partial(encode_image, format=config.image_format, quality=config.image_quality)
 
 
 def _load_teacher(ctx: StageContext) -> "Teacher":
@@ -125,7 +133,7 @@ class ImageSetPlan:
         self._arguments = recipe, captions
         kept = _read_captions(captions).select(COLUMNS).to_pylist()
         self._row_of = {normalize_whitespace(row["caption"]): row for row in reversed(kept)}
-        self._set = ImageSetTeacher(config.files, self._row_of, config.count)
+        self._set = ImageSetTeacher(config.files, self._row_of, config.count, _encoder(recipe))
         self.rejected: Sequence[BadSample] = self._set.bad_samples
         self.counts = {"caption_filtered_out": self._set.unmatched, "surplus": self._set.surplus}
 

@@ -1,6 +1,6 @@
 """tokens: images and captions -> pre-tokenized Parquet: latents, text states, text lengths."""
 
-from functools import partial
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from storage.artifact import Artifact
 from storage.plural import pluralize
 from storage.tables import read_file, read_table, schema
 from tasks.context.context import StageContext
+from tasks.context.reuse import merge_rows
 from tasks.context.shards import FileShard, RowRangeShard, shard_per_file, split_rows
 from tasks.stage import stage
 from tasks.token_files import (
@@ -110,7 +111,9 @@ class LatentWorker:
         precision = PRECISIONS[self.config.codec_precision]
         self.codec = LatentCodec.load(self.config.codec, device=ctx.device(), dtype=precision)
         check_codec(self.config, self.codec)
-        self.earlier = {size: ctx.earlier_rows(token_files_regex(size), KEYS) for size in self.config.sizes or (None,)}
+        self.sizes: tuple[int | None, ...] = self.config.sizes or (None,)
+        self.values = ["latents", "std"] if self.config.latents == "moments" else ["latents"]
+        self.earlier = [ctx.earlier_rows(token_files_regex(size), KEYS) for size in self.sizes]
 
     def __call__(self, shard: FileShard) -> None:
         images = read_file(self.synthesis, shard.source, ["id", "caption_id", "caption", "topic", "sha256", "image"])
@@ -121,21 +124,27 @@ class LatentWorker:
         rows, flipped = add_mirrored_rows(images) if self.config.flip else (images, np.zeros(len(images), bool))
         rows = rows.append_column("flipped", pa.array(flipped))
         names = [name for name in COLUMN_TYPES if name in rows.column_names]
-        values = ["latents", "std"] if self.config.latents == "moments" else ["latents"]
-        for size, name in zip(self.config.sizes or (None,), shard.files, strict=True):
+        for size, name, (columns, reused) in zip(self.sizes, shard.files, self._latents(rows), strict=True):
             layout = latent_layout(self.config, self.codec, example, size)
-            make = partial(self._encode, rows, size)
-            columns, reused = self.earlier[size].complete(rows.select(KEYS), values, make)
             check_latents(columns, layout, rows["id"])
             table = pa.table(
-                {column: rows[column] for column in names} | {column: columns[column] for column in values},
-                schema({column: COLUMN_TYPES[column] for column in (*names, *values)}, layout),
+                {column: rows[column] for column in names} | {column: columns[column] for column in self.values},
+                schema({column: COLUMN_TYPES[column] for column in (*names, *self.values)}, layout),
             )
             self.ctx.write_table(name, table, address=shard.address, reused=reused)
 
-    def _encode(self, rows: pa.Table, size: int | None, positions: list[int]) -> pa.Table:
-        """Return the latents of the rows at some positions."""
-        chosen, batch_size = rows.take(positions), self.config.batch_size
-        batches = image_batches(chosen, chosen["flipped"].to_numpy(), batch_size, size)
+    def _latents(self, rows: pa.Table) -> Iterator[tuple[pa.Table, int]]:
+        """Yield for each size the latents of all rows, and how many earlier artifacts held; decode an image once."""
+        known = [earlier.take(rows.select(KEYS), self.values) for earlier in self.earlier]
+        positions = known[0][1]  # an artifact of this configuration has every size of an image
+        missing = np.setdiff1d(np.arange(len(rows)), positions)
+        made = self._encode(rows.take(missing)) if len(missing) else [pa.table({})] * len(self.sizes)
+        for (found, _), encoded in zip(known, made, strict=True):
+            yield merge_rows(found, positions, encoded, missing), len(positions)
+
+    def _encode(self, rows: pa.Table) -> list[pa.Table]:
+        """Return the rows' latents at each size."""
+        batch_size, threads = self.config.batch_size, self.ctx.settings.threads
+        batches = image_batches(rows, rows["flipped"].to_numpy(), batch_size, self.sizes, threads)
         latents = encode_latents(self.codec, batches, batch_size, moments=self.config.latents == "moments")
-        return pa.table(values_to_bytes(latents, self.config.dtype))
+        return [pa.table(values_to_bytes(values, self.config.dtype)) for values in latents]

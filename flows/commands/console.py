@@ -132,6 +132,10 @@ def describe_estimate(result: Mapping[str, Any]) -> str:
         + "".join(f"; {stage} at {rate:g} a second" for stage, rate in assumed["throughput"].items())
         + ". Disk is the most it can be: nothing is dropped, no caption is short.",
     ]
+    if shards := [
+        f"{row['stage']} {row['shard_minutes']:.1f}" for row in result["stages"] if (row["shard_minutes"] or 0) > 0.05
+    ]:
+        lines.append(f"Minutes of a shard on one device, the most that a kill loses: {', '.join(shards)}.")
     if total["not_counted"]:
         lines.append(f"Time not known, give --throughput: {', '.join(total['not_counted'])}")
     return "\n".join(lines)

@@ -33,6 +33,9 @@ PACKAGES = (
     "pyarrow",
 )
 
+SHARD_MINUTES = 10
+"""Minutes of a teacher that a kill may lose without a note."""
+
 
 def check_machine(recipe: Recipe | None, settings: Settings) -> list[dict[str, str]]:
     """Return one row per check: its name, state, label and finding.
@@ -58,6 +61,7 @@ def check_machine(recipe: Recipe | None, settings: Settings) -> list[dict[str, s
         rows.append(_row(name, model.state, f"{model.found} (for {', '.join(users[name])})"))
     rows += _check_disk(recipe, settings, sum(model.download for model in models.values()))
     rows.append(_check_student(recipe))
+    rows += _check_shards(recipe)
     return [*rows, _check_device_memory(recipe, settings, models), *_check_endpoints(recipe)]
 
 
@@ -130,6 +134,20 @@ def _check_student(recipe: Recipe) -> dict[str, str]:
     parameters = student_parameters(config, recipe.pretrain.head) / 1e6
     widths = f"tokens of {config.token_width} values, text of {config.text_width}"
     return _row("student", "ok", f"{recipe.pretrain.model.preset}, {parameters:.1f} M parameters, {widths}")
+
+
+def _check_shards(recipe: Recipe) -> list[dict[str, str]]:
+    """Compare the time that a kill of synthesis can lose, where it is known, with `SHARD_MINUTES`."""
+    try:
+        (row,) = (row for row in estimate(recipe, Rates())["stages"] if row["stage"] == "synthesis")
+    except UnknownModelSize:
+        return []
+    if not (minutes := row["shard_minutes"]):
+        return []
+    text = f"a shard of {pluralize(recipe.synthesis.shard_size, 'image')} takes {minutes:.0f} minutes (estimate)"
+    long = minutes > SHARD_MINUTES
+    hint = f"; a kill loses them: set synthesis.shard_size={int(recipe.synthesis.shard_size * SHARD_MINUTES / minutes)}"
+    return [_row("shards", "note" if long else "ok", text + (hint if long else ""))]
 
 
 def _compare_free(check: str, needed: float, folder: Path, text: str) -> dict[str, str]:

@@ -27,6 +27,8 @@ CAPTION_BYTES = 200
 """Bytes of a caption with its topic, meaning and ids."""
 PHOTO_BYTES, SCENE_BYTES = 1.6, 0.17
 """PNG bytes per pixel of a photograph and of a flat scene (measured over the demo's 12,000)."""
+LOSSY_BYTES = 0.4
+"""Bytes per pixel of a JPEG or lossy WebP of quality 95 or less (`python -m benchmarks.ingest`)."""
 CHECKPOINT_BYTES = 16
 """Bytes per parameter of a checkpoint: weights, their average, two moments of the optimizer, all fp32."""
 STUDENT_BYTES = 8
@@ -49,7 +51,11 @@ class Rates:
 
 @dataclass(frozen=True)
 class StageCost:
-    """Cost of a stage. items: counted by its throughput; flops None: unknown; scratch: bytes of disk while it runs."""
+    """Cost of a stage.
+
+    items: counted by its throughput; flops None: unknown; scratch: bytes of disk while it runs; shard: items of a
+    shard, which a kill can lose, 0 for a stage without shards.
+    """
 
     items: float
     unit: str
@@ -57,11 +63,13 @@ class StageCost:
     flops: float | None = 0.0
     scratch: float = 0.0
     note: str = ""
+    shard: float = 0.0
 
 
 def _data_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     """Return the costs of all stages before training, if dedup drops no image."""
     captions, images, tokens = recipe.captions.count, recipe.synthesis.count, recipe.tokens
+    shard = min(recipe.synthesis.shard_size, images)
     from_grammar, width = recipe.captions.source == "scene", embedding_width(recipe.embeddings.model)
     writing = "" if from_grammar else "the language model's work depends on its answers"
     drawing, how = _teacher_flops(recipe)
@@ -79,16 +87,19 @@ def _data_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
         "captions": StageCost(
             captions, "captions", captions * CAPTION_BYTES, 0.0 if from_grammar else None, note=writing
         ),
-        "synthesis": StageCost(images, "images", images * (_png_bytes(recipe) + CAPTION_BYTES), drawing, note=how),
+        "synthesis": StageCost(
+            images, "images", images * (_image_bytes(recipe) + CAPTION_BYTES), drawing, note=how, shard=shard
+        ),
         "embeddings": StageCost(
             images,
             "images",
             images * (8 * (width or 1024) + 12),  # a float32 vector per image and per caption
             None,
             note="" if width else "width of the embeddings taken as 1024",
+            shard=shard,
         ),
         "dedup": StageCost(images, "images", images * 20, note="on the CPU"),
-        "tokens": StageCost(rows, "rows", token_bytes, encoding, note=lacking),
+        "tokens": StageCost(rows, "rows", token_bytes, encoding, note=lacking, shard=shard * rows / images),
     }
 
 
@@ -123,9 +134,12 @@ def _training_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     pair_samples = pairs.count * pairs.samples
     samples = 2 * len(CATEGORIES) * evaluation.per_category * evaluation.images
     student, checkpoint = parameters * STUDENT_BYTES, parameters * CHECKPOINT_BYTES
+    pair_shard, sample_shard = min(pairs.shard_size, pairs.count) * pairs.samples, min(evaluation.shard_size, samples)
     return {
         "pretrain": StageCost(pretrain_images, "images", student, pretrain_flops, checkpoint * keep),
-        "pairs": StageCost(pair_samples, "samples", pairs.count * pair_bytes, pair_samples * sampling),
+        "pairs": StageCost(
+            pair_samples, "samples", pairs.count * pair_bytes, pair_samples * sampling, shard=pair_shard
+        ),
         "dpo": StageCost(
             dpo_images,
             "images",
@@ -134,7 +148,7 @@ def _training_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
             checkpoint * dpo.keep_checkpoints,
             "winner and loser, policy and reference",
         ),
-        "evaluation": StageCost(samples, "samples", samples * png_bytes, samples * sampling),
+        "evaluation": StageCost(samples, "samples", samples * png_bytes, samples * sampling, shard=sample_shard),
         "report": StageCost(1, "pages", student + 1e6, note="the tuned student, exported"),
     }
 
@@ -142,6 +156,12 @@ def _training_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
 def _png_bytes(recipe: Recipe) -> float:
     height, width = image_size(recipe)
     return height * width * (SCENE_BYTES if recipe.synthesis.teacher == "scene" else PHOTO_BYTES)
+
+
+def _image_bytes(recipe: Recipe) -> float:
+    height, width = image_size(recipe)
+    lossy = recipe.synthesis.image_format == "jpeg" or recipe.synthesis.image_quality is not None
+    return height * width * LOSSY_BYTES if lossy else _png_bytes(recipe)
 
 
 def _teacher_flops(recipe: Recipe) -> tuple[float | None, str]:
@@ -228,6 +248,7 @@ def _row(stage: str, cost: StageCost, rates: Rates) -> dict[str, Any]:
         "scratch_bytes": round(cost.scratch),
         "flops": cost.flops,
         "device_hours": None if seconds is None else seconds / 3600,
+        "shard_minutes": None if seconds is None or not cost.shard else seconds / 60 * cost.shard / cost.items,
         "money": None if seconds is None or rates.price is None else seconds / 3600 * rates.price,
         "note": cost.note,
     }

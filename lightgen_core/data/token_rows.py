@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.images.codec import decode_image, resize_square
+from lightgen_core.images.codec import resize_square
 from lightgen_core.images.flip import is_flip_safe
+from lightgen_core.images.parallel import decode_batches
 
 if TYPE_CHECKING:
     from lightgen_core.encoders.autoencoder import LatentCodec
@@ -21,50 +22,67 @@ def add_mirrored_rows(rows: pa.Table) -> tuple[pa.Table, np.ndarray]:
 
 
 def image_batches(
-    rows: pa.Table, mirrored: np.ndarray, batch_size: int, size: int | None = None
-) -> Iterator[np.ndarray]:
-    """Yield batches of decoded images uint8 (n, height, width, 3).
+    rows: pa.Table, mirrored: np.ndarray, batch_size: int, sizes: Sequence[int | None] = (None,), threads: int = 1
+) -> Iterator[list[np.ndarray]]:
+    """Yield batches of images decoded once for all sizes: for each size uint8 (n, height, width, 3).
+
+    While the caller works on a batch, `threads` decode the next.
 
     Args:
         rows: with columns `id` and `image`, a struct with the encoded `bytes`.
         mirrored: (rows,) bool, True for images to be mirrored.
-        size: side of the square that images are cropped and resized to, px; None keeps them.
+        sizes: sides of the squares that images are cropped and resized to, px; None keeps them.
 
     Raises:
-        ValueError: no size is given and images are of several.
+        ValueError: an image cannot be decoded, or it keeps its size and is of another than those before it.
     """
+
+    def resize(image: np.ndarray) -> list[np.ndarray]:
+        return [image if size is None else resize_square(image, size) for size in sizes]
+
     encoded, ids = rows["image"].combine_chunks().field("bytes").to_pylist(), rows["id"].to_pylist()
-    expected: tuple[int, ...] | None = None
-    for start in range(0, len(encoded), batch_size):
-        images = [decode_image(data) for data in encoded[start : start + batch_size]]
-        if size is not None:
-            images = [resize_square(image, size) for image in images]
-        expected = expected or images[0].shape
-        for image, number in zip(images, ids[start:], strict=False):
-            if image.shape != expected:
-                raise ValueError(
-                    f"image {number} has {image.shape[0]} x {image.shape[1]} px, those before it {expected[0]} x "
-                    f"{expected[1]} px; set tokens.sizes, to which images are cropped and resized"
-                )
+    start, expected = 0, None
+    for batch in decode_batches(encoded, ids, batch_size, threads, resize):
+        expected = expected or [image.shape for image in batch[0]]
+        for images, number in zip(batch, ids[start:], strict=False):
+            _check_shapes(images, expected, number)
         flips = mirrored[start : start + batch_size]
-        yield np.stack([image[:, ::-1] if flip else image for image, flip in zip(images, flips, strict=True)])
+        yield [
+            np.stack([image[:, ::-1] if flip else image for image, flip in zip(images, flips, strict=True)])
+            for images in zip(*batch, strict=True)
+        ]
+        start += len(batch)
+
+
+def _check_shapes(images: Sequence[np.ndarray], expected: Sequence[tuple[int, ...]], number: int) -> None:
+    for image, shape in zip(images, expected, strict=True):
+        if image.shape != shape:
+            raise ValueError(
+                f"image {number} has {image.shape[0]} x {image.shape[1]} px, those before it {shape[0]} x "
+                f"{shape[1]} px; set tokens.sizes, to which images are cropped and resized"
+            )
 
 
 def encode_latents(
-    codec: "LatentCodec", batches: Iterable[np.ndarray], batch_size: int, *, moments: bool
-) -> dict[str, np.ndarray]:
-    """Return `latents`, and with `moments` also `std`, each (images, channels, height, width); {} for no images.
+    codec: "LatentCodec", batches: Iterable[Sequence[np.ndarray]], batch_size: int, *, moments: bool
+) -> list[dict[str, np.ndarray]]:
+    """Return, for each size, `latents` and with `moments` also `std`: (images, channels, height, width); [] for none.
 
     Every batch is filled up to `batch_size` images, so that an image's latents do not depend on how many others come
-    with it: kernels for other shapes round differently.
+    with it: kernels for other shapes round differently. batches: of `image_batches`.
     """
-    parts = []
-    for images in batches:
+
+    def encode(images: np.ndarray) -> list[np.ndarray]:
         filled = np.concatenate([images, np.repeat(images[-1:], batch_size - len(images), axis=0)])
         values = codec.moments(filled) if moments else (codec.encode(filled),)
-        parts.append([value[: len(images)] for value in values])
-    columns = zip(("latents", "std"), zip(*parts, strict=True), strict=False)
-    return {name: np.concatenate(values) for name, values in columns}
+        return [value[: len(images)] for value in values]
+
+    parts = [[encode(images) for images in batch] for batch in batches]
+    names = ("latents", "std")
+    return [
+        {name: np.concatenate(values) for name, values in zip(names, zip(*size, strict=True), strict=False)}
+        for size in zip(*parts, strict=True)
+    ]
 
 
 def encode_captions(

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightgen_core.captioning.select import assign_captions
 from lightgen_core.encoders.dtypes import fits, to_bytes
 from lightgen_core.evaluation.preference import Kind, choose_pair
-from lightgen_core.images.codec import encode_png
+from lightgen_core.images.parallel import encode_images
 
 
 def choose_caption_rows(tokens: pa.Table, count: int, seed: int) -> NDArray[np.int64]:
@@ -36,6 +36,7 @@ def pair_rows(
     kind: Kind,
     margin: float,
     dtype: str,
+    threads: int = 1,
 ) -> list[dict[str, Any]]:
     """Return the row of each caption that has a usable pair (see `choose_pair`).
 
@@ -47,29 +48,30 @@ def pair_rows(
         images: (rows * samples, height, width, 3) uint8, the student's.
         latents: (rows * samples, channels, height, width), of the same samples.
         dtype: number format of the stored latents.
+        threads: that encode images.
     """
-    samples, pairs = sample_scores.shape[1], []
+    samples = sample_scores.shape[1]
+    chosen: list[tuple[int, int | None, int]] = []
     usable = fits(latents, dtype).numpy().reshape(len(rows), samples)
-    for index, (row, image) in enumerate(zip(rows, teacher_images, strict=True)):
-        chosen = np.flatnonzero(usable[index])
-        if not len(chosen):
+    for index in range(len(rows)):
+        kept = np.flatnonzero(usable[index])
+        if not len(kept):
             continue
-        pair = choose_pair(sample_scores[index][chosen], teacher_scores[index], kind, margin)
-        if pair is None:
-            continue
-        winner, loser = (None if sample is None else index * samples + int(chosen[sample]) for sample in pair)
-        pairs.append(
-            {
-                "id": row["id"],
-                "caption": row["caption"],
-                "topic": row["topic"],
-                "kind": "teacher" if winner is None else "best_worst",
-                "winner": row["latents"] if winner is None else to_bytes(latents[winner], dtype),
-                "loser": to_bytes(latents[loser], dtype),
-                "text": row["text"],
-                "text_length": row["text_length"],
-                "winner_image": {"bytes": image if winner is None else encode_png(images[winner]), "path": None},
-                "loser_image": {"bytes": encode_png(images[loser]), "path": None},
-            }
-        )
-    return pairs
+        pair = choose_pair(sample_scores[index][kept], teacher_scores[index], kind, margin)
+        if pair is not None:
+            winner, loser = (None if sample is None else index * samples + int(kept[sample]) for sample in pair)
+            assert loser is not None, "only a winner can be the teacher's"
+            chosen.append((index, winner, loser))
+    shown = [sample for _, *samples_of_pair in chosen for sample in samples_of_pair if sample is not None]
+    png = dict(zip(shown, encode_images((images[sample] for sample in shown), threads), strict=True))
+    return [
+        {
+            **{name: rows[index][name] for name in ("id", "caption", "topic", "text", "text_length")},
+            "kind": "teacher" if winner is None else "best_worst",
+            "winner": rows[index]["latents"] if winner is None else to_bytes(latents[winner], dtype),
+            "loser": to_bytes(latents[loser], dtype),
+            "winner_image": {"bytes": teacher_images[index] if winner is None else png[winner], "path": None},
+            "loser_image": {"bytes": png[loser], "path": None},
+        }
+        for index, winner, loser in chosen
+    ]

@@ -9,7 +9,7 @@ import pyarrow as pa
 from lightgen_core.evaluation.judge import Judge
 from lightgen_core.evaluation.prompt import Prompt
 from lightgen_core.evaluation.scores import score_table
-from lightgen_core.images.codec import decode_image, encode_png
+from lightgen_core.images.parallel import decode_images
 from lightgen_core.intervals import bootstrap_mean
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def samples_of(student: int, prompts: int, images: int, start: int, stop: int) -
 
 
 def sample_row(
-    index: int, student: str, prompt_index: int, prompt: Prompt, seed: int, image: np.ndarray, correct: bool | None
+    index: int, student: str, prompt_index: int, prompt: Prompt, seed: int, png: bytes, correct: bool | None
 ) -> dict[str, Any]:
     """Return the row of one sample; `correct` is None if nobody judges it."""
     return {
@@ -35,7 +35,7 @@ def sample_row(
         "caption": prompt.caption,
         "meaning": prompt.meaning,
         "seed": seed,
-        "image": {"bytes": encode_png(image), "path": f"{index:06d}.png"},
+        "image": {"bytes": png, "path": f"{index:06d}.png"},
         "correct": correct,
     }
 
@@ -50,6 +50,7 @@ def score_samples(
     images: int,
     seed: int,
     resamples: int,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Score each student, and as `shuffled` the first student's images against other prompts: the chance level.
 
@@ -59,6 +60,7 @@ def score_samples(
         judge: of the shuffled images.
         images: number for each prompt and student.
         seed, resamples: of the bootstrap.
+        threads: that decode images.
     """
     others = [prompts[index] for index in mismatched_prompts]
     verdicts: dict[str, list[bool]] = {name: [] for name in (*students, "shuffled")}
@@ -67,7 +69,7 @@ def score_samples(
             verdicts[name] += _rows_of(samples, name)["correct"].to_pylist()
         first = _rows_of(samples, students[0])
         targets = [others[index] for index in first["prompt"].to_pylist()]
-        verdicts["shuffled"] += judge(_decode_images(first), targets).tolist() if targets else []
+        verdicts["shuffled"] += judge(_decode(first, threads), targets).tolist() if targets else []
     shape = (len(prompts), images)
     return {
         name: score_table(np.array(correct).reshape(shape), others if name == "shuffled" else prompts, seed, resamples)
@@ -76,7 +78,7 @@ def score_samples(
 
 
 def clip_score_samples(
-    tables: Iterable[pa.Table], students: Sequence[str], clip: "Clip", *, seed: int, resamples: int
+    tables: Iterable[pa.Table], students: Sequence[str], clip: "Clip", *, seed: int, resamples: int, threads: int = 1
 ) -> dict[str, dict[str, float | int]]:
     """Return each student's mean cosine of image and caption, with an interval bootstrapped over captions."""
     cosines: dict[str, list[float]] = {name: [] for name in students}
@@ -86,7 +88,7 @@ def clip_score_samples(
             rows = _rows_of(samples, name)
             if len(rows):
                 texts = rows["caption"].to_pylist()
-                cosines[name] += clip.scores(_decode_images(rows), texts).tolist()
+                cosines[name] += clip.scores(_decode(rows, threads), texts).tolist()
                 captions[name] += texts
     return {
         name: bootstrap_mean(cosines[name], captions[name], seed, resamples=resamples).as_dict() for name in students
@@ -99,5 +101,6 @@ def _rows_of(samples: pa.Table, student: str) -> pa.Table:
     return samples.filter(pc.equal(samples["student"], student))
 
 
-def _decode_images(samples: pa.Table) -> list[np.ndarray]:
-    return [decode_image(data) for data in samples["image"].combine_chunks().field("bytes").to_pylist()]
+def _decode(samples: pa.Table, threads: int) -> list[np.ndarray]:
+    encoded = samples["image"].combine_chunks().field("bytes").to_pylist()
+    return decode_images(encoded, samples["id"].to_pylist(), threads)

@@ -9,14 +9,20 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """Yield `function(item)` in order, 2 x `threads` items ahead; an error in its turn drops calls not begun."""
+def ordered_map(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int | None = None
+) -> Iterator[Result]:
+    """Yield `function(item)` in order; an error in its turn drops calls not begun.
+
+    ahead: results computed or under way while the caller works on one, by default 2 x `threads`.
+    """
+    ahead = 2 * threads if ahead is None else ahead
     pool = ThreadPoolExecutor(threads)
     pending: deque[Future[Result]] = deque()
     try:
         for item in items:
             pending.append(pool.submit(function, item))
-            if len(pending) >= 2 * threads:
+            if len(pending) > ahead:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

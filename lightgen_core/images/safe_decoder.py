@@ -1,21 +1,18 @@
 """Decode images that may be damaged or hostile."""
 
 import io
-import struct
-import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from lightgen_core.images.codec import encode_png, resize_square
+from lightgen_core.images.codec import DECODER_ERRORS, encode_png, resize_square
 from lightgen_core.rejected import Reason, Rejected
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _PNG = b"\x89PNG\r\n\x1a\n"
-# Errors of Pillow's decoders on damaged data, by its documentation and in practice.
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -26,21 +23,23 @@ class SafeImageDecoder:
         max_pixels: checked against the header before anything is decoded.
         size: side of the center crop, px; not resized if None.
         expected_size: height and width, px, after that; any if None.
+        encode: for images that cannot stay as they are.
     """
 
     max_pixels: int
     size: int | None = None
     expected_size: tuple[int, ...] | None = None
+    encode: Callable[[np.ndarray], bytes] = encode_png
 
     def reencode(self, data: bytes) -> bytes:
-        """Return a PNG, or the given PNG or JPEG if its size is right.
+        """Return the given PNG or JPEG if its size is right, else the image encoded anew.
 
         Raises:
             Rejected: no image, damaged, too large or not of the expected size.
         """
         image, plain = self._decode(data)
         resized = self._resize(image)
-        return data if plain and resized is image else encode_png(resized)
+        return data if plain and resized is image else self.encode(resized)
 
     def decode(self, data: bytes) -> np.ndarray:
         """Return a uint8 image (height, width, 3). Raises Rejected as `reencode` does."""
@@ -60,7 +59,7 @@ class SafeImageDecoder:
                 return np.asarray(_composite_on_white(upright)), plain and not image.has_transparency_data
         except Image.DecompressionBombError as error:
             raise Rejected(Reason.TOO_MANY_PIXELS, str(error)) from error
-        except _DECODER_ERRORS as error:
+        except DECODER_ERRORS as error:
             if (bare := _without_metadata(data)) != data:
                 with suppress(Rejected):
                     return self._decode(bare)[0], False
@@ -85,7 +84,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """Return the image itself, a turned one if its EXIF says so, or a copy if the EXIF is damaged."""
     try:
         return image if image.getexif().get(0x0112, 1) == 1 else ImageOps.exif_transpose(image)
-    except _DECODER_ERRORS:
+    except DECODER_ERRORS:
         return image.copy()
 
 

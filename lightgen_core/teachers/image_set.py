@@ -1,7 +1,10 @@
 """An existing image set as teacher, filtered by the chosen captions."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
+
+from lightgen_core.images.codec import encode_png
 from lightgen_core.images.image_set import open_image_set
 from lightgen_core.images.ordered_map import ordered_map
 from lightgen_core.images.safe_decoder import SafeImageDecoder
@@ -19,7 +22,13 @@ class ImageSetTeacher:
         surplus: samples with a chosen caption beyond the count.
     """
 
-    def __init__(self, config: ImageSetConfig, captions: Iterable[str], count: int) -> None:
+    def __init__(
+        self,
+        config: ImageSetConfig,
+        captions: Iterable[str],
+        count: int,
+        encode: Callable[[np.ndarray], bytes] = encode_png,
+    ) -> None:
         self.set = open_image_set(
             config.path,
             config.format,
@@ -40,7 +49,7 @@ class ImageSetTeacher:
                 self.samples.append(sample)
             else:
                 self.surplus += 1
-        self._decoder = SafeImageDecoder(config.max_pixels, config.size)
+        self._decoder = SafeImageDecoder(config.max_pixels, config.size, encode=encode)
 
     def images(self, start: int, stop: int, threads: int = 1) -> Iterator[bytes | Rejected]:
         """Yield the encoded images of `samples[start:stop]`, checked by threads, or errors."""

@@ -100,12 +100,8 @@ class EarlierRows:
         """
         found, positions = self.take(wanted, columns)
         missing = np.setdiff1d(np.arange(len(wanted)), positions)
-        if not len(missing):
-            return found, len(positions)
-        made = make(missing.tolist()).select(columns)
-        tables = [found.cast(made.schema), made] if len(positions) else [made]
-        order = np.argsort(np.concatenate([positions, missing]))
-        return pa.concat_tables(tables).take(order), len(positions)
+        made = make(missing.tolist()).select(columns) if len(missing) else pa.table({})
+        return merge_rows(found, positions, made, missing), len(positions)
 
     def take(self, wanted: pa.Table, columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
         """Return columns of those wanted rows that exist, and their positions, ascending."""
@@ -131,3 +127,10 @@ class EarlierRows:
 
         columns = [pc.cast(table[name], pa.large_string()) for name in self._keys]
         return pc.binary_join_element_wise(*columns, pa.scalar(_SEPARATOR, pa.large_string())).combine_chunks()
+
+
+def merge_rows(found: pa.Table, positions: np.ndarray, made: pa.Table, missing: np.ndarray) -> pa.Table:
+    """Return rows in order, from those at some positions and those at all others."""
+    if not len(positions) or not len(missing):
+        return made if len(missing) else found
+    return pa.concat_tables([found.cast(made.schema), made]).take(np.argsort(np.concatenate([positions, missing])))

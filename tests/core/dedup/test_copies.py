@@ -2,6 +2,7 @@
 
 import itertools
 
+import imagehash
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -9,7 +10,7 @@ from PIL import Image, ImageOps
 from lightgen_core.config import CopyConfig, DedupConfig
 from lightgen_core.dedup import copies
 from lightgen_core.dedup.copies import CopyMatcher, hamming_pairs
-from lightgen_core.dedup.copy_features import HASH_BYTES, VIEWS, copy_features, stack_features
+from lightgen_core.dedup.copy_features import HASH_BYTES, VIEWS, copy_features, perceptual_hashes, stack_features
 from lightgen_core.dedup.images import find_duplicates
 from lightgen_core.dedup.planted import KINDS, find_planted_copies
 from tests.factories.vectors import unit
@@ -42,6 +43,15 @@ def pairs_of(images, captions, **config):
 @pytest.fixture(scope="module")
 def photographs():
     return [photograph(number) for number in range(len(WORDS))]
+
+
+def test_hashes_are_imagehashs_phash_bit_for_bit(photographs):
+    """Of photographs, and of flat areas, whose high frequencies are rounding errors."""
+    flat = [np.full((64, 64, 3), level, np.uint8) for level in (0, 9, 255)]
+    bars = [np.kron(np.eye(8, dtype=np.uint8)[::step], np.full((8, 8), 200, np.uint8)) for step in (1, -1, 2)]
+    views = [Image.fromarray(image).convert("L").resize((64, 64)) for image in [*photographs, *flat, *bars]]
+    expected = np.array([imagehash.phash(view).hash.ravel() for view in views])
+    assert (perceptual_hashes(views) != expected).sum() == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

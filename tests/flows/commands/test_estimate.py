@@ -115,6 +115,30 @@ def test_a_throughput_that_is_none_is_explained(text):
         parse_throughput([text])
 
 
+def test_a_shards_minutes_are_its_part_of_the_stage():
+    recipe = load_recipe("smoke", ["synthesis.shard_size=120"])
+    found = rows(estimate(recipe, Rates({"synthesis": 2.0, "tokens": 4.0, "pairs": 0.5})))
+    minutes = [found[stage]["shard_minutes"] for stage in ("synthesis", "tokens", "pairs")]
+    assert minutes == pytest.approx([1.0, 0.5, 12 * 2 / 0.5 / 60])
+    assert (found["embeddings"]["shard_minutes"], found["pretrain"]["shard_minutes"]) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["lightgen-0.3b-dcae", "lightgen-0.7b-256", "lightgen-0.7b-512", "lightgen-0.7b-1024"])
+def test_a_kill_loses_ten_minutes_of_a_real_teacher(name):
+    """At most, in whole batches of it."""
+    recipe = load_recipe(name)
+    assert recipe.synthesis.shard_size % recipe.synthesis.diffusers.batch_size == 0
+    assert rows(estimate(recipe, Rates()))["synthesis"]["shard_minutes"] <= 10
+
+
+def test_lossy_images_are_smaller():
+    sizes = [
+        rows(estimate(load_recipe("lightgen-0.7b-256", changes), Rates()))["synthesis"]["bytes"]
+        for changes in ((), ["synthesis.image_format=jpeg"], ["synthesis.image_quality=90"])
+    ]
+    assert sizes == [pytest.approx(2e6 * (512**2 * share + 200)) for share in (1.6, 0.4, 0.4)]
+
+
 def test_sizes_come_from_a_models_configuration_or_a_known_list(tmp_path):
     assert codec_stride("zoo:autoencoder") == 8
     assert codec_stride("mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers@main") == 32
