@@ -13,7 +13,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightgen_core.images.files import Files, LocalFiles, RemoteFiles
+from lightgen_core.images.files import Files, LocalFiles
+from lightgen_core.images.remote_files import RemoteFiles
 
 TIMEOUT_SECONDS = 30.0
 """Wait for the hub's answer to which commit a revision is."""
