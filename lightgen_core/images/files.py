@@ -55,8 +55,8 @@ class Files(Protocol):
     def size(self, name: str) -> int:
         """Return a file's bytes."""
 
-    def open(self, name: str) -> BinaryIO:
-        """Open a file that was found; seekable."""
+    def open(self, name: str, *, scattered: bool = False) -> BinaryIO:
+        """Open a file that was found; seekable. scattered: it is read in few places rather than from end to end."""
 
     def read(self, name: str, limit: int) -> bytes | None:
         """Return a file's bytes, None if over the limit. Raises Rejected if it may or can not be read."""
@@ -138,7 +138,7 @@ class LocalFiles:
         """Return a file's bytes."""
         return (self.path / name).stat().st_size
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str, *, scattered: bool = False) -> BinaryIO:
         """Open a file that was found."""
         return (self.path / name).open("rb")
 

@@ -104,9 +104,9 @@ class RemoteFiles:
         """Return a file's bytes."""
         return self._sizes()[name]
 
-    def open(self, name: str) -> BinaryIO:
-        """Open a file; it reads ahead and may skip."""
-        return cast(BinaryIO, _RemoteFile(self.fs, f"{self.path}/{name}"))
+    def open(self, name: str, *, scattered: bool = False) -> BinaryIO:
+        """Open a file; it reads ahead, unless only few places of it are read."""
+        return cast(BinaryIO, _RemoteFile(self.fs, f"{self.path}/{name}", "none" if scattered else "readahead"))
 
     def read(self, name: str, limit: int) -> bytes | None:
         """Return a file's bytes in one request, None if over the limit."""
@@ -135,10 +135,10 @@ def _remote_errors(address: str) -> Iterator[None]:
 class _RemoteFile(io.RawIOBase):
     """An open file whose errors are `RemoteReadError`."""
 
-    def __init__(self, fs: Any, path: str) -> None:
+    def __init__(self, fs: Any, path: str, cache: str) -> None:
         self._path = path
         with _remote_errors(path):
-            self._file = fs.open(path, "rb", block_size=BLOCK_BYTES, cache_type="readahead")
+            self._file = fs.open(path, "rb", block_size=BLOCK_BYTES, cache_type=cache)
 
     def readable(self) -> bool:
         return True

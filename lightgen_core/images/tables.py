@@ -180,7 +180,7 @@ class Table:
 @contextmanager
 def open_table(files: Files, name: str) -> Iterator[Table]:
     """Open a Parquet or Arrow file. Raises pyarrow's errors and OSError, also while it is read."""
-    with files.open(name) as file:
+    with files.open(name, scattered=not name.lower().endswith(".arrow")) as file:
         if file.read(len(_ARROW_FILE)) == _ARROW_FILE:
             reader = pa.ipc.open_file(_arrow_source(file))
             yield Table(reader.schema, (reader.get_batch(number) for number in range(reader.num_record_batches)))
