@@ -54,6 +54,9 @@ def check_machine(recipe: Recipe | None, settings: Settings) -> list[dict[str, s
     for name, model in models.items():
         rows.append(_row(name, model.state, f"{model.found} (for {', '.join(users[name])})"))
     rows += _check_disk(recipe, settings, sum(model.download for model in models.values()))
+    from flows.commands.doctor_data import check_data  # late: it loads pyarrow and scipy
+
+    rows += [_row(*finding, defect="unusable") for finding in check_data(recipe)]
     return [*rows, _check_device_memory(recipe, settings, models), *_check_endpoints(recipe)]
 
 
