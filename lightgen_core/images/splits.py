@@ -52,8 +52,11 @@ def _json(files: Files, name: str) -> dict[str, Any]:
 def split_names(files: Files, split: str | None, subset: str | None) -> frozenset[str]:
     """Return the names of a split's files, and of the metadata beside and above them. Raises ImageSetError."""
     from datasets.data_files import EmptyDatasetError, get_data_patterns, resolve_pattern, sanitize_patterns
+    from fsspec.core import url_to_fs
 
     config = _config(files, subset)
+    if "://" in files.root:
+        url_to_fs(files.root)[0].invalidate_cache()  # `datasets` shares this instance, and it keeps its listings
     root = base = files.root if "://" in files.root else os.path.abspath(files.root)  # noqa: PTH100 links stay
     try:
         if "data_files" in config:

@@ -2,7 +2,6 @@
 
 import shutil
 
-import fsspec
 import pytest
 
 from lightgen_core.captioning.config import CaptionFile
@@ -12,7 +11,7 @@ from lightgen_core.images.image_set import ImageSetError, open_image_set
 from lightgen_core.images.sample import BadSample, Sample
 from lightgen_core.rejected import Reason
 from tests.factories.image_forms import CAPTIONS, FORMS, images, write_form
-from tests.support.s3_server import s3_server
+from tests.support.s3_server import s3_files, s3_server
 
 
 def read(location, **options):
@@ -46,7 +45,7 @@ def bucket():
 def test_a_form_is_read_from_s3_as_from_a_folder(tmp_path, bucket, form):
     """The samples have the same keys in the same order."""
     root, address = write_form(form, tmp_path / "set"), f"{bucket}/{form.replace(' ', '-')}"
-    fsspec.filesystem("s3").put(f"{root}/", f"{address}/", recursive=True)
+    s3_files().put(f"{root}/", f"{address}/", recursive=True)
     assert read(address) == (WHOLE, {}, FORMS[form][1])
     keys = [sample.key for sample in open_image_set(address).samples()]
     assert keys == [sample.key for sample in open_image_set(root).samples()]
@@ -58,7 +57,7 @@ def test_a_form_is_read_from_s3_as_from_a_folder(tmp_path, bucket, form):
 def test_one_file_is_a_set_on_this_machine_and_on_s3(tmp_path, bucket, name):
     root = write_form(name, tmp_path / "set")
     (file,) = root.iterdir()
-    fsspec.filesystem("s3").put(str(file), f"{bucket}/one/{file.name}")
+    s3_files().put(str(file), f"{bucket}/one/{file.name}")
     assert read(file) == read(f"{bucket}/one/{file.name}") == (WHOLE, {}, FORMS[name][1])
 
 
