@@ -16,7 +16,7 @@ from lightgen_core.captioning.config import CaptionFile
 from lightgen_core.captioning.reasons import Reason
 from lightgen_core.captioning.select import Caption
 from lightgen_core.images.files import Files, is_hidden
-from lightgen_core.images.form import SUFFIXES, describe, find_form
+from lightgen_core.images.form import SUFFIXES, describe, find_form, form_names
 from lightgen_core.images.image_set import Format, open_image_set, open_split
 from lightgen_core.images.reference import IMAGE_COLUMNS
 from lightgen_core.images.sample import CAPTION_FIELDS, BadSample, ImageSetError, normalize_whitespace, usual_names
@@ -130,15 +130,17 @@ def _find_form(files: Files) -> str:
         return find_form(files, IMAGE_COLUMNS)
     except ImageSetError:
         names = [name.lower() for name in files.find("") if not is_hidden(name)]
-        for form, suffixes in (*SUFFIXES.items(), ("txt", (".txt",))):
-            if any(name.endswith(suffixes) for name in names):
+        for form in SUFFIXES:
+            if form_names(names, form):
                 return form
+        if any(name.endswith(".txt") for name in names):
+            return "txt"
         raise
 
 
 def _names(source: CaptionFile, files: Files, form: str) -> list[str]:
     """Return the names of a form's files, without hidden ones. Raises CaptionFileError."""
-    found = files.find(*SUFFIXES.get(form, (f".{form}",)))
+    found = form_names(files.find(""), form) if form in SUFFIXES and files.file is None else files.find(f".{form}")
     names = [name for name in found if name == files.file or not is_hidden(name)]
     if not names:
         raise CaptionFileError(

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 from lightgen_core.images.files import Files, hidden, is_hidden
 from lightgen_core.images.row_set import has_image_rows
-from lightgen_core.images.sample import IMAGE_SUFFIXES, METADATA, BadSample, ImageSetError
+from lightgen_core.images.sample import IMAGE_SUFFIXES, METADATA, BadSample, ImageSetError, key_and_suffix
 from lightgen_core.images.table_set import has_images
 from lightgen_core.images.tables import CSV_SUFFIXES, JSON_SUFFIXES
 from lightgen_core.rejected import Reason, Rejected
@@ -24,13 +24,22 @@ _NAMES_SHOWN = 3
 
 def data_files(files: Files, form: str) -> tuple[list[str], list[BadSample]]:
     """Return the names of a form's files, and what is passed over: hidden files. Raises ImageSetError."""
-    found = files.find(*SUFFIXES[form])
+    found = form_names(files.find(""), form) if files.file is None else [files.file]
     names = [name for name in found if not is_hidden(name) and PurePosixPath(name).name.lower() not in METADATA]
     names = names or [name for name in found if not is_hidden(name)]
     if not names:
         suffixes = " or ".join(SUFFIXES[form][:3])
         raise ImageSetError(f"{files.root} holds no {suffixes} file; it holds {describe(files)}")
     return names, [hidden(name) for name in found if is_hidden(name)]
+
+
+def form_names(found: Sequence[str], form: str) -> list[str]:
+    """Return the names of a form's suffixes, but for JSON captions that stand beside their image."""
+    names = [name for name in found if name.lower().endswith(SUFFIXES[form])]
+    if form != "jsonl":
+        return names
+    images = {key_and_suffix(name)[0] for name in found if key_and_suffix(name)[1] in IMAGE_SUFFIXES}
+    return [name for name in names if not (name.lower().endswith(".json") and key_and_suffix(name)[0] in images)]
 
 
 def describe(files: Files) -> str:
@@ -46,8 +55,8 @@ def find_form(files: Files, image_columns: Sequence[str]) -> str:
         ImageSetError: there is no image.
     """
     found = [name for name in files.find("") if not is_hidden(name)]
-    for form, suffixes in SUFFIXES.items():
-        names = [name for name in found if name.lower().endswith(suffixes)]
+    for form in SUFFIXES:
+        names = form_names(found, form)
         if names and form == "webdataset":
             return form
         if any(PurePosixPath(name).name.lower() in METADATA for name in found) and len(found) > 1:

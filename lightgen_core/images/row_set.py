@@ -18,7 +18,7 @@ from lightgen_core.images.sample import (
     record_captions,
     usual_names,
 )
-from lightgen_core.images.tables import CSV_SUFFIXES, csv_rows, lines, parse_object
+from lightgen_core.images.tables import CSV_SUFFIXES, csv_rows, is_document, lines, parse_object
 from lightgen_core.rejected import Reason, Rejected
 
 _FIRST_LINE_BYTES = 1 << 26
@@ -141,7 +141,7 @@ class RowSet:
             yield from (Rejected(Reason.ARCHIVE_CORRUPT, str(error)) for _ in ranges[done:])
 
     def _can_seek(self, name: str) -> bool:
-        if name.lower().endswith((".gz", ".zst")):
+        if name.lower().endswith((".gz", ".zst")) or is_document(name):
             return False
         with self.files.open(name) as file:
             return codec_of(file.read(2)) != "utf-16"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import TextIOWrapper
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
@@ -17,12 +18,14 @@ from lightgen_core.images.files import Files
 from lightgen_core.images.sample import codec_of
 from lightgen_core.rejected import Reason, Rejected
 
-JSON_SUFFIXES = tuple(f"{name}{packed}" for name in (".jsonl", ".ndjson") for packed in ("", ".gz", ".zst"))
+JSON_SUFFIXES = tuple(f"{name}{packed}" for name in (".jsonl", ".ndjson", ".json") for packed in ("", ".gz", ".zst"))
 CSV_SUFFIXES = tuple(f"{name}{packed}" for name in (".csv", ".tsv") for packed in ("", ".gz", ".zst"))
 BATCH = 4096
 """Rows of text read at once."""
 IMAGE_BATCH = 16
 """Rows of images read at once."""
+_DOCUMENT_BYTES = 1 << 30
+"""Longest JSON document; JSON lines may be of any length."""
 _NEWLINES = (b"\n", "\n")
 _DELIMITERS = ",\t;|"
 _TEXT = (pa.string(), pa.large_string(), pa.string_view())
@@ -54,14 +57,40 @@ def open_plain(files: Files, name: str) -> Iterator[BinaryIO]:
 def lines(files: Files, name: str, limit: int) -> Iterator[Line]:
     """Yield the lines of a text, UTF-16 with its mark as UTF-8, in bounded memory for any file.
 
+    Of a .json that is one document the objects of its list are lines, or its own: kohya's tools write an object of one
+    object for each image, whose name becomes `file_name`. Their `start` is their index.
+
     Raises:
         Rejected: the packed data are damaged.
     """
-    with open_plain(files, name) as file:
-        try:
+    try:
+        if is_document(name):
+            with open_plain(files, name) as file:
+                rows = _document_rows(file)
+            if rows is not None:
+                yield from (Line(index + 1, index, json.dumps(row).encode()) for index, row in enumerate(rows))
+                return
+        with open_plain(files, name) as file:
             yield from _lines(file, limit)
-        except (OSError, EOFError, pa.ArrowException) as error:
-            raise Rejected(Reason.ARCHIVE_CORRUPT, str(error)) from error
+    except (OSError, EOFError, pa.ArrowException) as error:
+        raise Rejected(Reason.ARCHIVE_CORRUPT, str(error)) from error
+
+
+def is_document(name: str) -> bool:
+    """Return whether a file may be one JSON document."""
+    return ".json" in PurePosixPath(name.lower()).suffixes[-2:]
+
+
+def _document_rows(file: BinaryIO) -> list[Any] | None:
+    """Return the rows of a JSON document; None if it is none."""
+    data = file.read(_DOCUMENT_BYTES + 1)
+    try:
+        value = json.loads(data.decode(codec_of(data))) if len(data) <= _DOCUMENT_BYTES else None
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(value, dict) and value and all(isinstance(row, dict) for row in value.values()):
+        return [{"file_name": name, **row} for name, row in value.items()]
+    return value if isinstance(value, list) else None
 
 
 def _lines(file: BinaryIO, limit: int) -> Iterator[Line]:

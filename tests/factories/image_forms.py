@@ -93,6 +93,18 @@ def _json_paths(root: Path) -> None:
     (root / "train.jsonl").write_text("".join(json.dumps({"image": n, "caption": c}) + "\n" for n, c in rows))
 
 
+def _json_list(root: Path) -> None:
+    """As LLaVA's sets and many annotation tools have it."""
+    rows = [{"image": name, "caption": caption} for name, caption in zip(_write(root), CAPTIONS, strict=True)]
+    (root / "data.json").write_text(json.dumps(rows, indent=1))
+
+
+def _kohya(root: Path) -> None:
+    """As kohya's merge_captions_to_metadata.py writes it: absolute paths of images."""
+    rows = {f"/home/me/{name}": {"caption": caption} for name, caption in zip(_write(root), CAPTIONS, strict=True)}
+    (root / "meta_cap.json").write_text(json.dumps(rows, indent=2))
+
+
 def _json_base64(pack: Callable[[bytes], bytes], suffix: str) -> Callable[[Path], None]:
     def write(root: Path) -> None:
         lines = (
@@ -155,6 +167,8 @@ FORMS: dict[str, tuple[Callable[[Path], None], str]] = {
     "jsonl.gz": (_json_base64(gzip.compress, ".gz"), "jsonl"),
     "jsonl.zst": (_json_base64(zstd, ".zst"), "jsonl"),
     "jsonl in UTF-16": (_json_base64(lambda data: data.decode().encode("utf-16"), ""), "jsonl"),
+    "json list": (_json_list, "jsonl"),
+    "json of kohya": (_kohya, "jsonl"),
     "csv": (_csv, "csv"),
     "save_to_disk": (_saved, "arrow"),
     "save_to_disk with splits": (_saved_splits, "arrow"),
