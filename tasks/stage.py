@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lightgen_core.encoders.model_ref import parse_model_ref
@@ -57,7 +56,7 @@ class Stage:
         """Return the part of a recipe that decides this stage's bytes, with digests of models and files."""
         sections = recipe.model_dump(mode="json", include=set(self.config_sections))
         weights = {reference: weights_digest(reference) for reference in self.weights(recipe)}
-        files = {path: content_digest(Path(path).expanduser()) for path in self.files(recipe)}
+        files = {path: content_digest(path) for path in self.files(recipe)}
         return sections | {"weights": weights} | ({"files": files} if files else {})
 
     def artifact(self, recipe: Recipe, store: Store, inputs: tuple[Artifact, ...]) -> Artifact:

@@ -62,6 +62,9 @@ def check_machine(recipe: Recipe | None, settings: Settings) -> list[dict[str, s
     rows += _check_disk(recipe, settings, sum(model.download for model in models.values()))
     rows.append(_check_student(recipe))
     rows += _check_shards(recipe)
+    from flows.commands.doctor_data import check_data  # late: it loads pyarrow and scipy
+
+    rows += [_row(*finding, defect="unusable") for finding in check_data(recipe)]
     return [*rows, _check_device_memory(recipe, settings, models), *_check_endpoints(recipe)]
 
 

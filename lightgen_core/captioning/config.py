@@ -55,16 +55,22 @@ REFUSALS = (
 class CaptionFile(Section):
     """Existing captions in a file."""
 
-    path: str = Field(description="file, or folder of such files, on this machine; its content enters the key")
-    format: Literal["txt", "jsonl", "parquet", "dataset", "webdataset", "folder"] = Field(
-        description="txt: one caption a line; jsonl: one object a line; parquet; dataset: a folder that Hugging Face "
-        "datasets can open; webdataset, folder: the captions of an image set, as synthesis.files"
+    path: str = Field(
+        description="file, or folder of such files; an address such as s3://bucket/file; or a data set of the Hugging "
+        "Face hub, org/name@revision; its content enters the key"
+    )
+    format: Literal["txt", "jsonl", "csv", "parquet", "arrow", "dataset", "webdataset", "folder"] | None = Field(
+        None,
+        description="txt: one caption a line; jsonl: one object a line; csv, parquet, arrow: tables; dataset: a split "
+        "of a Hugging Face data set; webdataset, folder: the captions of an image set, as synthesis.files; none: what "
+        "lies there",
     )
     column: str = Field(
-        "caption", description="field or column of the caption; webdataset, folder: caption also finds prompt and text"
+        "caption", description="field or column of the caption; caption: also other usual names, as prompt and text"
     )
     topic_column: str | None = Field(None, description="field or column of the topic; none: all have the same")
-    split: str = Field("train", description="dataset: the split")
+    split: str | None = Field(None, description="split of a Hugging Face data set; none: train, or all of another set")
+    subset: str | None = Field(None, description="configuration of a Hugging Face data set; none: its default")
     max_characters: Positive = Field(2000, description="longest caption, characters; longer ones are dropped")
 
 

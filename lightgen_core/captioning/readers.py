@@ -3,32 +3,34 @@
 A damaged row becomes a `BadRow` with its reason; only a source that cannot be used at all raises.
 """
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from io import TextIOWrapper
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import PurePosixPath
+from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lightgen_core.captioning.config import CaptionFile
 from lightgen_core.captioning.reasons import Reason
 from lightgen_core.captioning.select import Caption
-from lightgen_core.images.image_set import CAPTION_FIELDS, ImageSetError, open_image_set
-from lightgen_core.images.parquet_set import text_values
-from lightgen_core.images.sample import BadSample, codec_of, normalize_whitespace
+from lightgen_core.images.files import Files, is_hidden
+from lightgen_core.images.form import SUFFIXES, describe, find_form, form_names
+from lightgen_core.images.image_set import Format, open_image_set, open_split
+from lightgen_core.images.reference import IMAGE_COLUMNS
+from lightgen_core.images.sample import CAPTION_FIELDS, BadSample, ImageSetError, normalize_whitespace, usual_names
+from lightgen_core.images.tables import csv_rows, lines, open_table, parse_object, table_rows
+from lightgen_core.rejected import Reason as ImageReason
 from lightgen_core.rejected import Rejected
-from lightgen_core.walk import find_files
 
 TOPIC = "captions"
 """Default topic."""
 
+_DEFAULT_COLUMN = "caption"
 _LINE_BYTES = 1 << 20
 _EXCERPT = 200  # characters of a damaged line that are kept
-_NEWLINES = (b"\n", "\n")
-_BATCH = 4096
+_REASONS = {str(ImageReason.CAPTION_ENCODING): Reason.NOT_UTF8, str(ImageReason.CAPTION_JSON): Reason.NOT_JSON}
 
 
 class CaptionFileError(ValueError):
@@ -61,7 +63,7 @@ def read_captions(source: CaptionFile) -> Iterator[Caption | BadRow]:
     Raises:
         CaptionFileError: the source or its column is missing, or it is not of the recipe's format.
     """
-    for row in _ROWS[source.format](source):
+    for row in _rows(source):
         try:
             if row.error is not None:
                 raise row.error
@@ -110,133 +112,152 @@ def truncate_for_report(value: Any, limit: int | None = _EXCERPT) -> str:
     return text[:limit].encode("utf-8", "backslashreplace").decode()
 
 
-def _files(path: str, suffix: str) -> list[Path]:
-    """Return the file at a path, or the files below it with a suffix, sorted, without hidden ones."""
-    top = Path(path).expanduser()
-    files = [file for file in find_files(top, suffix) if file == top or not file.name.startswith(".")]
-    if not files:
-        problem = f"no file *{suffix} in it" if top.is_dir() else "nothing there"
-        raise CaptionFileError(
-            f"captions.file.path is {path!r}, but there is {problem}; check the path on this machine"
-        )
-    return files
-
-
-def _lines(source: CaptionFile) -> Iterator[_Row]:
-    """Yield the lines of the files, as bytes if they are UTF-8, in bounded memory for any file."""
-    for path in _files(source.path, f".{source.format}"):
-        with path.open("rb") as file:
-            utf16 = codec_of(file.read(2)) == "utf-16"
-            file.seek(0)
-            lines = TextIOWrapper(file, "utf-16", "replace", newline="\n") if utf16 else file
-            number = 0
-            while line := lines.readline(_LINE_BYTES):
-                number += 1
-                row = _Row(f"{path.name}, line {number}", line)
-                if len(line) < _LINE_BYTES or line[-1:] in _NEWLINES:
-                    yield row
-                    continue
-                while (rest := lines.readline(_LINE_BYTES)) and rest[-1:] not in _NEWLINES:
-                    pass
-                yield replace(row, error=Rejected(Reason.TOO_LONG, f"a line of more than {_LINE_BYTES} bytes"))
-
-
-def _json_rows(source: CaptionFile) -> Iterator[_Row]:
-    for line in _lines(source):
-        try:
-            yield line if line.error else _row(source, line.place, _parse_object(line.text, source.column))
-        except Rejected as error:
-            yield replace(line, error=error)
-
-
-def _parse_object(line: bytes | str, field: str) -> dict[str, Any]:
+def _open(source: CaptionFile) -> tuple[Files, str]:
+    """Return the files of a source and its form. Raises CaptionFileError."""
     try:
-        value = json.loads(line)
-    except UnicodeDecodeError as error:
-        raise Rejected(Reason.NOT_UTF8, f"byte {error.start}") from error
-    except (ValueError, RecursionError) as error:
-        raise Rejected(Reason.NOT_JSON, str(error)) from error
-    if not isinstance(value, dict):
-        raise Rejected(Reason.NO_TEXT, f"found JSON {type(value).__name__}, not an object")
-    if field not in value:
-        raise Rejected(Reason.NO_TEXT, f"no field {field!r}")
-    return value
+        format = None if source.format == "txt" else source.format
+        files, form = open_split(source.path, format, source.split, source.subset)
+        if source.format == "txt":
+            return files, "txt"
+        return files, form or _find_form(files)
+    except ImageSetError as error:
+        raise CaptionFileError(f"captions.file.path is {source.path!r}: {error}") from error
 
 
-def _parquet_rows(source: CaptionFile) -> Iterator[_Row]:
-    columns = _columns(source)
-    for path in _files(source.path, ".parquet"):
+def _find_form(files: Files) -> str:
+    """Return the form of captions: that of an image set, or tables or text without images."""
+    try:
+        return find_form(files, IMAGE_COLUMNS)
+    except ImageSetError:
+        names = [name.lower() for name in files.find("") if not is_hidden(name)]
+        for form in SUFFIXES:
+            if form_names(names, form):
+                return form
+        if any(name.endswith(".txt") for name in names):
+            return "txt"
+        raise
+
+
+def _names(source: CaptionFile, files: Files, form: str) -> list[str]:
+    """Return the names of a form's files, without hidden ones. Raises CaptionFileError."""
+    found = form_names(files.find(""), form) if form in SUFFIXES and files.file is None else files.find(f".{form}")
+    names = [name for name in found if name == files.file or not is_hidden(name)]
+    if not names:
+        raise CaptionFileError(
+            f"captions.file.path is {source.path!r}, but there is no file *.{form} in it; it holds {describe(files)}"
+        )
+    return names
+
+
+def _text_rows(source: CaptionFile, files: Files) -> Iterator[_Row]:
+    """Yield the lines of texts."""
+    for name in _names(source, files, "txt"):
+        for place, line in _lines(files, name):
+            yield _Row(place, line or "", error=None if line else _too_long())
+
+
+def _lines(files: Files, name: str) -> Iterator[tuple[str, bytes | None]]:
+    """Yield place and bytes of each line, None for one that is too long."""
+    label = PurePosixPath(name).name
+    for line in lines(files, name, _LINE_BYTES):
+        yield f"{label}, line {line.number}", line.data
+
+
+def _too_long() -> Rejected:
+    return Rejected(Reason.TOO_LONG, f"a line of more than {_LINE_BYTES} bytes")
+
+
+def _json_rows(source: CaptionFile, files: Files) -> Iterator[_Row]:
+    for name in _names(source, files, "jsonl"):
+        for place, line in _lines(files, name):
+            try:
+                if line is None:
+                    raise _too_long()
+                yield _row(source, place, _parse_object(line))
+            except Rejected as error:
+                yield _Row(place, line or "", error=error)
+
+
+def _parse_object(line: bytes) -> dict[str, Any]:
+    try:
+        return parse_object(line)
+    except Rejected as error:
+        raise Rejected(_REASONS.get(str(error.reason), Reason.NO_TEXT), error.detail) from error
+
+
+def _csv_rows(source: CaptionFile, files: Files) -> Iterator[_Row]:
+    for name in _names(source, files, "csv"):
+        label = PurePosixPath(name).name
+        for number, row in csv_rows(files, name):
+            place = f"{label}, row {number}"
+            try:
+                if isinstance(row, Rejected):
+                    raise Rejected(Reason.BAD_ROW, row.detail)
+                yield _row(source, place, row)
+            except Rejected as error:
+                yield _Row(place, "", error=error)
+
+
+def _table_rows(source: CaptionFile, files: Files, form: str) -> Iterator[_Row]:
+    for name in _names(source, files, form):
+        label = PurePosixPath(name).name
         try:
-            with pq.ParquetFile(path) as file:
-                _require(columns, file.schema_arrow.names, path)
-                number = 0
-                for batch in file.iter_batches(_BATCH, columns=columns):
-                    for values in zip(*(text_values(batch.column(name)) for name in columns), strict=True):
-                        yield _row(source, f"{path.name}, row {number}", dict(zip(columns, values, strict=True)))
-                        number += 1
+            with open_table(files, name) as table:
+                names = table.schema.names
+            wanted = [*_caption_names(source, names), *([source.topic_column] if source.topic_column else [])]
+            if missing := [column for column in wanted if column not in names] or ["captions"] * (not wanted):
+                raise CaptionFileError(
+                    f"{name} has no column {', '.join(missing)}; its columns are {', '.join(names)}. "
+                    "Set captions.file.column and captions.file.topic_column"
+                )
+            for number, row in table_rows(files, name, wanted):
+                yield _row(source, f"{label}, row {number}", row)
         except (pa.ArrowException, OSError) as error:
-            yield _Row(path.name, "", error=Rejected(Reason.DAMAGED_FILE, str(error)))
+            yield _Row(label, "", error=Rejected(Reason.DAMAGED_FILE, str(error)))
 
 
-def _dataset_rows(source: CaptionFile) -> Iterator[_Row]:
-    """Yield rows of a `save_to_disk` or `load_dataset` folder; images are not decoded."""
-    from datasets import DatasetDict, load_dataset, load_from_disk
-    from datasets.exceptions import DatasetsError
-
-    folder, columns = Path(source.path).expanduser(), _columns(source)
-    if not folder.is_dir():
-        raise CaptionFileError(f"captions are to come from the dataset in {folder}, but there is no such folder")
-    try:
-        if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
-            rows = load_from_disk(str(folder))
-            rows = rows[source.split] if isinstance(rows, DatasetDict) else rows
-        else:
-            rows = load_dataset(str(folder), split=source.split, streaming=True)
-        _require(columns, rows.column_names or list(next(iter(rows), {})), folder)
-        for number, row in enumerate(rows.select_columns(columns)):
-            yield _row(source, f"{source.split}, row {number}", row)
-    except (DatasetsError, KeyError, ValueError, OSError, pa.ArrowException) as error:
-        if isinstance(error, CaptionFileError):
-            raise
-        raise CaptionFileError(
-            f"datasets cannot read the split {source.split!r} of {folder}: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _columns(source: CaptionFile) -> list[str]:
-    return [source.column, *([source.topic_column] if source.topic_column else [])]
-
-
-def _require(names: list[str], columns: list[str], path: Path) -> None:
-    if missing := [name for name in names if name not in columns]:
-        raise CaptionFileError(
-            f"{path} has no column {', '.join(missing)}; its columns are {', '.join(columns)}. "
-            "Set captions.file.column and captions.file.topic_column"
-        )
+def _caption_names(source: CaptionFile, columns: Iterable[str]) -> list[str]:
+    """Return the columns of the caption: as the teacher `files` reads them where rows have images, else the one set."""
+    names = list(columns)
+    if source.column != _DEFAULT_COLUMN or (source.column in names and not usual_names(names, IMAGE_COLUMNS)):
+        return [source.column]
+    return usual_names(names, CAPTION_FIELDS) or [source.column]
 
 
 def _row(source: CaptionFile, place: str, row: dict[str, Any]) -> _Row:
+    """Return a row's content. Raises Rejected if it has no caption field."""
+    if not (values := [row[name] for name in _caption_names(source, row) if name in row]):
+        raise Rejected(Reason.NO_TEXT, f"no field {source.column!r}")
     topic = row.get(source.topic_column) if source.topic_column else None
-    return _Row(place, row[source.column], topic)
+    return _Row(place, _first_usable(values, source.max_characters), topic)
 
 
-def _set_rows(source: CaptionFile) -> Iterator[_Row]:
+def _first_usable(values: list[Any], max_characters: int) -> Any:
+    """Return the first value that is a caption, of a list its first one; the first value if none is."""
+    plain = [value for value in values if not isinstance(value, list)]
+    lists = [value for value in values if isinstance(value, list)]
+    for value in chain(plain, *lists):
+        with suppress(Rejected):
+            clean(value, max_characters)
+            return value
+    return values[0]
+
+
+def _set_rows(source: CaptionFile, form: Format) -> Iterator[_Row]:
     """Yield captions of an image set, as the teacher `files` reads them."""
-    fields = CAPTION_FIELDS if source.column == "caption" else (source.column,)
-    format: Literal["folder", "webdataset"] = "folder" if source.format == "folder" else "webdataset"
+    fields = CAPTION_FIELDS if source.column == _DEFAULT_COLUMN else (source.column,)
     try:
-        image_set = open_image_set(source.path, format, caption_fields=fields)
+        image_set = open_image_set(source.path, form, split=source.split, subset=source.subset, caption_fields=fields)
     except ImageSetError as error:
         raise CaptionFileError(str(error)) from error
     for sample in image_set.samples():
         yield _Row(sample.key, sample.caption or "", error=sample.error if isinstance(sample, BadSample) else None)
 
 
-_ROWS = {
-    "txt": _lines,
-    "jsonl": _json_rows,
-    "parquet": _parquet_rows,
-    "dataset": _dataset_rows,
-    "webdataset": _set_rows,
-    "folder": _set_rows,
-}
+def _rows(source: CaptionFile) -> Iterator[_Row]:
+    files, form = _open(source)
+    if form in ("folder", "webdataset"):
+        return _set_rows(source, cast(Format, form))
+    if form in ("parquet", "arrow"):
+        return _table_rows(source, files, form)
+    return {"txt": _text_rows, "jsonl": _json_rows, "csv": _csv_rows}[form](source, files)

@@ -8,6 +8,7 @@ class Reason(StrEnum):
 
     NOT_UTF8 = "not UTF-8"
     NOT_JSON = "not JSON"
+    BAD_ROW = "row that cannot be read"
     NO_TEXT = "field missing or no text"
     EMPTY = "empty"
     TOO_LONG = "too long"

@@ -1,12 +1,15 @@
-"""Image sets in folders; a caption shares its image's name up to the suffix, or stands in a metadata.jsonl."""
+"""Image sets in folders; a caption shares its image's name up to the suffix, or stands in a metadata file."""
 
-import json
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
+from typing import Any
 
+import pyarrow as pa
+
+from lightgen_core.images.files import Files, read_files
+from lightgen_core.images.reference import IMAGE_COLUMNS, path_of, resolve_reference
 from lightgen_core.images.sample import (
     CAPTION_FILE_BYTES,
     CAPTION_SUFFIXES,
@@ -16,73 +19,98 @@ from lightgen_core.images.sample import (
     ByteRange,
     Sample,
     SampleFiles,
-    checked_member_name,
+    first_caption,
     key_and_suffix,
-    parse_caption_file,
+    record_captions,
+    usual_names,
 )
+from lightgen_core.images.tables import csv_rows, lines, parse_object, table_rows
 from lightgen_core.rejected import Reason, Rejected
+
+_FILE_NAME = ("file_name", *(name for name in IMAGE_COLUMNS if name != "file_name"))
+
+
+@dataclass
+class _Metadata:
+    """Captions of images by key, which metadata gave and no image has taken yet."""
+
+    captions: dict[str, str | Rejected] = field(default_factory=dict)
+    folded: dict[str, str] = field(default_factory=dict)
+    """Keys of names that no file has, by the same in small letters."""
+
+    def pop(self, key: str) -> str | Rejected | None:
+        """Return the caption of an image, in whichever case metadata name it."""
+        found = self.captions.pop(key, None)
+        return found if found is not None else self.captions.pop(self.folded.get(key.casefold(), ""), None)
 
 
 @dataclass(frozen=True)
 class FolderSet:
-    """Samples of a folder and its subfolders by name.
+    """Samples of a folder and its subfolders by name."""
 
-    Links are followed to files in the folder itself and, as in a snapshot of the Hugging Face cache, in a folder
-    `blobs` beside it or above it. Any other link could bring a foreign file into the set.
-    """
-
-    root: Path
+    files: Files
     caption_fields: Sequence[str]
     max_image_bytes: int
 
+    def parts(self) -> list["FolderSet"]:
+        """Return the set itself: a folder is read as one."""
+        return [self]
+
     def samples(self) -> Iterator[Sample | BadSample]:
         """Yield samples and bad samples."""
-        metadata: dict[str, str | Rejected] = {}
-        pending = [self.root]
-        while pending:
-            files, folders = [], []
-            for path in sorted(pending.pop().iterdir(), key=os.fsencode):
-                raw = os.fsencode(path.relative_to(self.root))
-                try:
-                    name = checked_member_name(raw)
-                    if path.is_dir() and not path.is_symlink():
-                        folders.append(path)
-                    elif path.name == METADATA:
-                        yield from self._read_metadata(name, metadata)
-                    else:
-                        self._resolve(name)
-                        files.append(name)
-                except Rejected as error:
-                    yield BadSample(ascii(raw[:200])[2:-1], error.without_frames())
-            pending += reversed(folders)
-            for key, names in groupby(sorted(files, key=key_and_suffix), key=lambda name: key_and_suffix(name)[0]):
-                yield from self._assemble(key, list(names), metadata.pop(key, None))
-        for key in metadata:
-            yield BadSample(key, Rejected(Reason.NO_IMAGE, f"{METADATA} names a picture that is not there"))
+        metadata = _Metadata()
+        for folder in self.files.folders():
+            yield from folder.bad_samples
+            names = []
+            for name in folder.names:
+                if PurePosixPath(name).name.lower() in METADATA:
+                    yield from self._read_metadata(name, metadata)
+                else:
+                    names.append(name)
+            for key, group in groupby(sorted(names, key=key_and_suffix), key=lambda name: key_and_suffix(name)[0]):
+                yield from self._assemble(key, list(group), metadata)
+        for key in metadata.captions:
+            yield BadSample(key, Rejected(Reason.NO_IMAGE, "metadata name an image that is not there"))
 
-    def _read_metadata(self, name: str, captions: dict[str, str | Rejected]) -> Iterator[BadSample]:
-        """Add the captions by the key of the image, and yield the lines that are none."""
-        with self._resolve(name).open("rb") as file:
-            number = 0
-            while line := file.readline(CAPTION_FILE_BYTES):
-                number += 1
+    def _read_metadata(self, name: str, metadata: _Metadata) -> Iterator[BadSample]:
+        """Add the captions by the key of the image, and yield the rows that are none."""
+        folder = str(PurePosixPath(name).parent)
+        try:
+            for place, row in _metadata_rows(self.files, name, self.caption_fields):
                 try:
-                    path = PurePosixPath(name).parent / json.loads(line)["file_name"]
-                    key = key_and_suffix(checked_member_name(str(path).encode()))[0]
-                except (ValueError, TypeError, KeyError, RecursionError, Rejected):
-                    if line.strip():
-                        detail = "expected a JSON object with file_name, a path below this folder"
-                        yield BadSample(f"{name}, line {number}", Rejected(Reason.CAPTION_JSON, detail))
-                    continue
-                try:
-                    captions[key] = parse_caption_file(line, "json", self.caption_fields)
+                    if isinstance(row, Rejected):
+                        raise row
+                    self._add_row(folder, row, metadata)
                 except Rejected as error:
-                    captions[key] = error.without_frames()
+                    yield BadSample(f"{name}, {place}", error.without_frames())
+        except (Rejected, pa.ArrowException, OSError) as error:
+            yield BadSample(f"{name}: the rest", Rejected(Reason.ARCHIVE_CORRUPT, str(error)))
 
-    def _assemble(
-        self, key: str, names: Sequence[str], metadata: str | Rejected | None
-    ) -> Iterator[Sample | BadSample]:
-        sample_files = SampleFiles(key, captions={} if metadata is None else {METADATA: metadata})
+    def _add_row(self, folder: str, row: dict[str, Any], metadata: _Metadata) -> None:
+        column = next((name for name in usual_names(row, _FILE_NAME) if row[name]), None)
+        if column is None:
+            raise Rejected(Reason.NO_IMAGE, f"expected a path in file_name; found {ascii(list(row))[:200]}")
+        value = row[column].decode(errors="replace") if isinstance(row[column], bytes) else row[column]
+        text = path_of(value)
+        try:
+            name = resolve_reference(self.files, folder, text)
+            if self.files.names is not None and name not in self.files.names:
+                return  # of another split
+            key = key_and_suffix(name)[0]
+        except Rejected as error:
+            if error.reason is not Reason.NO_IMAGE or "://" in text:
+                raise
+            path = PurePosixPath(folder, text.replace("\\", "/").lstrip("/"))
+            # Without its suffix, or with the file's in another case: the image decides when it comes.
+            key = str(path.with_suffix("")) if path.suffix[1:].lower() in IMAGE_SUFFIXES else str(path)
+            metadata.folded[key.casefold()] = key
+        try:
+            metadata.captions[key] = first_caption(record_captions(row, self.caption_fields))
+        except Rejected as error:
+            metadata.captions[key] = error.without_frames()
+
+    def _assemble(self, key: str, names: Sequence[str], metadata: _Metadata) -> Iterator[Sample | BadSample]:
+        sample_files = SampleFiles(key)
         for name in names:
             suffix = key_and_suffix(name)[1]
             if sample_files.is_duplicate(suffix):
@@ -90,13 +118,15 @@ class FolderSet:
             elif suffix in CAPTION_SUFFIXES:
                 self._add_caption(sample_files, name, suffix)
             elif suffix in IMAGE_SUFFIXES:
-                sample_files.images[suffix] = ByteRange(name, 0, (self.root / name).stat().st_size)
+                sample_files.images[suffix] = ByteRange(name, 0, self.files.size(name))
             else:
                 sample_files.others.append(name)
+        if sample_files.images and (caption := metadata.pop(key)) is not None:
+            sample_files.captions["metadata"] = caption
         yield from sample_files.results()
 
     def _add_caption(self, sample_files: SampleFiles, name: str, suffix: str) -> None:
-        data = _read(self._resolve(name), CAPTION_FILE_BYTES)
+        data = self.files.read(name, CAPTION_FILE_BYTES)
         if data is None:
             sample_files.captions[suffix] = Rejected(Reason.CAPTION_TOO_LONG, f"more than {CAPTION_FILE_BYTES} bytes")
         else:
@@ -104,32 +134,23 @@ class FolderSet:
 
     def read(self, ranges: Sequence[ByteRange]) -> Iterator[bytes | Rejected]:
         """Yield images."""
-        for byte_range in ranges:
-            try:
-                data = _read(self._resolve(byte_range.file), self.max_image_bytes)
-            except Rejected as error:
-                yield error.without_frames()
-                continue
-            except OSError as error:
-                yield Rejected(Reason.SPECIAL_FILE, f"cannot be opened any more: {error.strerror}")
-                continue
-            too_large = Rejected(Reason.IMAGE_TOO_LARGE, f"more than {self.max_image_bytes} bytes")
-            yield too_large if data is None else data
-
-    def _resolve(self, name: str) -> Path:
-        """Return the path of a regular file, of an allowed link its target. Raises Rejected."""
-        path = self.root / name
-        if path.is_symlink():
-            path, root = Path(os.path.realpath(path)), Path(os.path.realpath(self.root))
-            if not any(path.is_relative_to(each) for each in (root, *(parent / "blobs" for parent in root.parents))):
-                raise Rejected(Reason.SPECIAL_FILE, "a link out of the set is not followed: copy the set with cp -rL")
-        if not path.is_file():
-            raise Rejected(Reason.SPECIAL_FILE, "a link to a folder or to nothing, a device or a pipe is not read")
-        return path
+        yield from read_files(self.files, [byte_range.file for byte_range in ranges], self.max_image_bytes)
 
 
-def _read(path: Path, limit: int) -> bytes | None:
-    """Return a file's bytes, None if over the limit. Raises OSError for links."""
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-        data = file.read(limit + 1)
-    return data if len(data) <= limit else None
+def _metadata_rows(
+    files: Files, name: str, caption_fields: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Any] | Rejected]]:
+    """Yield the place and the values of each row."""
+    if name.lower().endswith(".csv"):
+        yield from ((f"row {number}", row) for number, row in csv_rows(files, name))
+    elif name.lower().endswith(".parquet"):
+        yield from ((f"row {number}", row) for number, row in table_rows(files, name))
+    else:
+        for line in lines(files, name, CAPTION_FILE_BYTES):
+            if line.data is None:
+                yield f"line {line.number}", Rejected(Reason.CAPTION_TOO_LONG, f"more than {CAPTION_FILE_BYTES} bytes")
+            elif line.data.strip(b" \t\r\n\0"):
+                try:
+                    yield f"line {line.number}", parse_object(line.data)
+                except Rejected as error:
+                    yield f"line {line.number}", error.without_frames()

@@ -11,7 +11,9 @@ from PIL import Image, ImageOps
 from lightgen_core.images.codec import DECODER_ERRORS, encode_png, resize_square
 from lightgen_core.rejected import Reason, Rejected
 
-_FORMATS = ("PNG", "JPEG", "WEBP")
+_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+"""Of several frames or pages the first one counts."""
+_OTHER_STARTS = (b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -54,7 +56,7 @@ class SafeImageDecoder:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 self._check(image)
                 image.load()
-                upright = _upright(image)
+                upright = _upright(_to_8_bit(image))
                 plain = image.format in ("PNG", "JPEG") and image.mode in ("RGB", "L") and upright is image
                 return np.asarray(_composite_on_white(upright)), plain and not image.has_transparency_data
         except Image.DecompressionBombError as error:
@@ -69,7 +71,7 @@ class SafeImageDecoder:
         if image.width * image.height > self.max_pixels:
             size = f"{image.width} x {image.height} px"
             raise Rejected(Reason.TOO_MANY_PIXELS, f"{size}; at most {self.max_pixels} pixels")
-        if image.mode.startswith(("I", "F")):
+        if image.mode.startswith(("I", "F")) and not _is_16_bit_png(image):
             raise Rejected(Reason.NOT_8_BIT, f"mode {image.mode}")
 
     def _resize(self, image: np.ndarray) -> np.ndarray:
@@ -78,6 +80,18 @@ class SafeImageDecoder:
             (height, width), expected = resized.shape[:2], self.expected_size
             raise Rejected(Reason.OTHER_SIZE, f"found {width} x {height} px, expected {expected[1]} x {expected[0]} px")
         return resized
+
+
+def _is_16_bit_png(image: Image.Image) -> bool:
+    """Return whether grey values span 16 bits; of other files the range is not known."""
+    return image.format == "PNG" and image.mode == "I;16"
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Return the upper bits of grey values of 16 bits, as Pillow reads colours of 16 bits."""
+    if not _is_16_bit_png(image):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -117,6 +131,8 @@ def _reason(data: bytes) -> Reason:
         truncated = b"\xff\xd9" not in data[-64:]
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         truncated = len(data) < 8 + int.from_bytes(data[4:8], "little")
+    elif data.startswith(_OTHER_STARTS) or data[4:12] in (b"ftypavif", b"ftypavis"):
+        truncated = False
     else:
         return Reason.NOT_AN_IMAGE
     return Reason.IMAGE_TRUNCATED if truncated else Reason.IMAGE_CORRUPT

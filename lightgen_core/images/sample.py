@@ -3,7 +3,7 @@
 import codecs
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -11,13 +11,15 @@ from typing import Any
 from lightgen_core.rejected import Reason, Rejected
 
 FOREIGN_SUFFIXES = frozenset({"avif", "bmp", "gif", "heic", "heif", "jp2", "jxl", "tif", "tiff"})
-"""Suffixes of images that are not decoded, and count only without another image."""
+"""Suffixes of images that count only without one of another suffix."""
 IMAGE_SUFFIXES = FOREIGN_SUFFIXES | {"jpg", "jpeg", "jpe", "jfif", "png", "webp"}
 """Suffixes of images; the bytes decide later whether a file is one."""
-CAPTION_SUFFIXES = ("json", "txt")
+CAPTION_SUFFIXES = ("json", "txt", "caption")
 """Suffixes of captions, the preferred one first."""
-METADATA = "metadata.jsonl"
-"""File with captions of a folder's images, by `file_name`; an image's own caption file is preferred."""
+CAPTION_FIELDS = ("prompt", "caption", "text", "captions", "prompts", "texts", "description")
+"""Usual names of captions in JSON and tables; of several the first with a usable caption counts."""
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+"""Files with captions of a folder's images, by file name; an image's own caption file is preferred."""
 CAPTION_FILE_BYTES = 1 << 20
 """Size limit of a caption file; usual ones have some kilobytes."""
 CAPTION_CHARACTERS = 10_000
@@ -102,15 +104,38 @@ def _fields_of(text: str, fields: Sequence[str]) -> list[Any]:
         raise Rejected(Reason.CAPTION_JSON, str(error)) from error
     if not isinstance(record, dict):
         raise Rejected(Reason.CAPTION_FIELD, f"found JSON {type(record).__name__}, expected an object")
-    if values := [record[name] for name in fields if name in record]:
-        return values
-    raise Rejected(Reason.CAPTION_FIELD, f"expected one of {', '.join(fields)}; found {ascii(sorted(record))[:200]}")
+    return record_captions(record, fields)
+
+
+def record_captions(record: Mapping[str, Any], fields: Sequence[str]) -> list[Any]:
+    """Return the values of the caption fields of a record. Raises Rejected if it has none of them."""
+    if names := usual_names(record, fields):
+        return [record[name] for name in names]
+    raise Rejected(
+        Reason.CAPTION_FIELD, f"expected one of {', '.join(fields)}; found {ascii(sorted(map(str, record)))[:200]}"
+    )
+
+
+def usual_names(columns: Iterable[str], wanted: Sequence[str]) -> list[str]:
+    """Return the columns of the wanted names in the wanted order; names in another case count where none is exact."""
+    names = list(columns)
+    if exact := [name for name in wanted if name in names]:
+        return exact
+    folded = {name.casefold(): name for name in reversed(names)}
+    return [folded[name.casefold()] for name in wanted if name.casefold() in folded]
 
 
 def first_caption(values: Iterable[Any]) -> str:
-    """Return the first usable caption of some values, cleaned; Rejected as the first value is if there is none."""
-    errors: list[Rejected] = []
+    """Return the first usable caption of some values, cleaned; Rejected as the first value is if there is none.
+
+    Lists count after single values: of a list of captions the first usable one.
+    """
+    plain: list[Any] = []
+    lists: list[Any] = []
     for value in values:
+        lists.extend(value) if isinstance(value, list | tuple) and value else plain.append(value)
+    errors: list[Rejected] = []
+    for value in plain + lists:
         try:
             return clean_caption(value)
         except Rejected as error:
@@ -178,7 +203,7 @@ class SampleFiles:
     def results(self) -> Iterator[Sample | BadSample]:
         """Yield the sample or its error, and every file that was rejected."""
         yield from self.bad_samples
-        captions = [self.captions[suffix] for suffix in (*CAPTION_SUFFIXES, METADATA) if suffix in self.captions]
+        captions = [self.captions[kind] for kind in (*CAPTION_SUFFIXES, "metadata") if kind in self.captions]
         caption = next((value for value in captions if isinstance(value, str)), None)
         if not self.images:
             others = ascii(self.others)[:200]
@@ -188,7 +213,10 @@ class SampleFiles:
             elif self.others:
                 yield BadSample(self.key, Rejected(Reason.UNKNOWN_FILE, others))
         elif caption is not None:
-            yield Sample(self.key, caption, self.images[min(self.images, key=FOREIGN_SUFFIXES.__contains__)])
+            chosen = min(self.images, key=FOREIGN_SUFFIXES.__contains__)
+            yield Sample(self.key, caption, self.images[chosen])
+            for other in self.images.keys() - {chosen}:
+                yield BadSample(f"{self.key}.{other}", Rejected(Reason.DUPLICATE_KEY, f"{chosen} is taken instead"))
         else:
             error = next((value for value in captions if isinstance(value, Rejected)), None)
             yield BadSample(self.key, error or Rejected(Reason.NO_CAPTION, "a picture without a caption of its key"))

@@ -10,7 +10,6 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from lightgen_core.images.sample import checked_member_name
@@ -31,12 +30,12 @@ _DIRECTORY = b"5"
 class Stream:
     """A plain or gzipped file, read forward in bounded steps; `Rejected` if it ends early or is damaged."""
 
-    def __init__(self, path: Path) -> None:
-        self._raw = path.open("rb")
+    def __init__(self, file: BinaryIO) -> None:
+        self._raw = file
         compressed = self._raw.read(2) == b"\x1f\x8b"
+        self._size = self._raw.seek(0, os.SEEK_END)
         self._raw.seek(0)
         self._inflate: BinaryIO | None = gzip.GzipFile(fileobj=self._raw) if compressed else None  # type: ignore[assignment]
-        self._size = os.fstat(self._raw.fileno()).st_size
         self.at = 0
 
     def close(self) -> None:

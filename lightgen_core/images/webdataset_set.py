@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 
+from lightgen_core.images.files import Files, hidden, is_hidden
 from lightgen_core.images.sample import (
     CAPTION_FILE_BYTES,
     CAPTION_SUFFIXES,
@@ -28,25 +28,32 @@ class WebDatasetSet:
     member's, so two tars may use the same names; within one tar only the first file of a name counts.
     """
 
-    base: Path
-    tars: Sequence[Path]
+    files: Files
+    names: Sequence[str]
     caption_fields: Sequence[str]
     max_image_bytes: int
 
     def samples(self) -> Iterator[Sample | BadSample]:
         """Yield samples and bad samples; a damaged tar ends with one bad sample."""
-        for tar in self.tars:
-            yield from self._samples_of(tar, tar.relative_to(self.base).as_posix())
+        for tar in self.names:
+            yield from self._samples_of(tar)
 
-    def _samples_of(self, path: Path, tar: str) -> Iterator[Sample | BadSample]:
+    def parts(self) -> list["WebDatasetSet"]:
+        """Return a set for each tar."""
+        return [replace(self, names=[name]) for name in self.names]
+
+    def _samples_of(self, tar: str) -> Iterator[Sample | BadSample]:
         by_key: dict[str, SampleFiles] = {}
         bad_samples: list[BadSample] = []
         last = ""
         try:
-            with closing(Stream(path)) as stream:
+            with closing(Stream(self.files.open(tar))) as stream:
                 for member in members(stream, self._is_caption):
                     if not isinstance(member, Member):
                         bad_samples.append(BadSample(f"{tar}/{member[0]}", member[1]))
+                        continue
+                    if is_hidden(member.name):
+                        bad_samples.append(hidden(f"{tar}/{member.name}"))
                         continue
                     last = key_and_suffix(member.name)[0]
                     self._add(by_key.setdefault(last, SampleFiles(f"{tar}/{last}")), member, tar)
@@ -80,14 +87,14 @@ class WebDatasetSet:
         """Yield images; a gzipped tar is inflated once for ascending ranges."""
         for tar, group in groupby(ranges, key=lambda byte_range: byte_range.file):
             with ExitStack() as stack:
-                stream = stack.enter_context(closing(Stream(self.base / tar)))
+                stream = stack.enter_context(closing(Stream(self.files.open(tar))))
                 for byte_range in group:
                     if byte_range.length > self.max_image_bytes:
                         detail = f"{byte_range.length} bytes; at most {self.max_image_bytes}"
                         yield Rejected(Reason.IMAGE_TOO_LARGE, detail)
                         continue
                     if stream.at > byte_range.start:
-                        stream = stack.enter_context(closing(Stream(self.base / tar)))
+                        stream = stack.enter_context(closing(Stream(self.files.open(tar))))
                     try:
                         stream.skip_to(byte_range.start)
                         image: bytes | Rejected = stream.take(byte_range.length)

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from lightgen_core.config import Positive, Section
+from lightgen_core.images.sample import CAPTION_FIELDS
 
 Argument = bool | int | float | str
 _PIXELS = Field(
@@ -35,14 +36,23 @@ class DiffusersConfig(Section):
 class ImageSetConfig(Section):
     """An existing image set with captions as teacher."""
 
-    path: str = Field(description="folder, searched with all folders in it, or one file; on this machine")
-    format: Literal["webdataset", "parquet", "folder"] = Field(
-        description="webdataset: tars of jpg + json or txt; parquet: as datasets writes it; folder: jpg + json or txt"
+    path: str = Field(
+        description="folder (searched with all folders in it) or file; an address such as s3://bucket/folder; or a "
+        "data set of the Hugging Face hub, org/name@revision; see docs/data.md"
     )
+    format: Literal["folder", "webdataset", "parquet", "arrow", "jsonl", "csv", "dataset"] | None = Field(
+        None,
+        description="folder: images with captions beside them or in metadata.*; webdataset: tars; parquet, arrow, "
+        "jsonl, csv: rows with an image or its path; dataset: a split of a data set; none: what lies there",
+    )
+    split: str | None = Field(None, description="split of a Hugging Face data set; none: train, or all of another set")
+    subset: str | None = Field(None, description="configuration of a Hugging Face data set; none: its default")
     caption_fields: tuple[str, ...] = Field(
-        ("prompt", "caption", "text"), min_length=1, description="JSON field or column of the caption; the first found"
+        CAPTION_FIELDS,
+        min_length=1,
+        description="JSON fields or columns of the caption; the first with a usable one counts",
     )
-    image_column: str = Field("image", description="parquet: Image feature, or encoded images as bytes")
+    image_column: str = Field("image", description="field or column of the image; image: any usual name, as file_name")
     size: Positive | None = Field(
         None, description="side of the center crop to which images are resized, px; none: as they are (tokens.sizes)"
     )

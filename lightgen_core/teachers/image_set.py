@@ -32,6 +32,8 @@ class ImageSetTeacher:
         self.set = open_image_set(
             config.path,
             config.format,
+            split=config.split,
+            subset=config.subset,
             caption_fields=config.caption_fields,
             image_column=config.image_column,
             max_image_bytes=config.max_bytes,

@@ -32,7 +32,7 @@ class Captions(Section):
     def _source_is_described(self) -> "Captions":
         rewrites = self.source == "llm" and self.llm is not None and self.llm.rewrite is not None
         used = {"llm": self.source == "llm", "file": self.source == "file" or rewrites}
-        for section, least in (("llm", "model"), ("file", "path and format")):
+        for section, least in (("llm", "model"), ("file", "path")):
             present = getattr(self, section) is not None
             if used[section] and not present:
                 why = "captions.llm.rewrite" if rewrites else f"source {self.source}"
@@ -77,7 +77,7 @@ class Synthesis(Section):
     @model_validator(mode="after")
     def _teacher_is_described(self) -> "Synthesis":
         if self.teacher != "scene" and getattr(self, self.teacher) is None:
-            needed = {"diffusers": "model", "files": "path and format", "endpoint": "model"}[self.teacher]
+            needed = {"diffusers": "model", "files": "path", "endpoint": "model"}[self.teacher]
             raise ValueError(
                 f"teacher is {self.teacher}, and section synthesis.{self.teacher} is missing; give it, with {needed}"
             )

@@ -1,9 +1,12 @@
 """Content digests of models and files for artifact keys. Free of torch."""
 
+import hashlib
 import os
 from pathlib import Path
 
 from lightgen_core.encoders.model_ref import ModelNotFound, parse_model_ref
+from lightgen_core.images.location import LocationError, open_address, parse_hub
+from lightgen_core.images.remote_files import RemoteFiles
 from lightgen_core.walk import walk
 from storage.hash_cache import digest_of, sha256_of
 
@@ -16,12 +19,22 @@ class ContentNotFound(ValueError):
     """A file or folder named in a recipe does not exist."""
 
 
-def content_digest(path: Path) -> str:
-    """Return the digest of a file's content, or of the names and contents of all files that `walk` finds in a folder.
+def content_digest(location: str | Path) -> str:
+    """Return the digest of what lies at a location. Raises ContentNotFound.
 
-    A link to a file counts with the content that it leads to, and as a link: some readers do not follow it. A file
-    that cannot be read, or has no content, such as a pipe, counts with its name. Raises ContentNotFound.
+    Of a file: of its content. Of a folder: of the names and contents of all files that `walk` finds in it. A link to a
+    file counts with the content that it leads to, and as a link: some readers do not follow it. A file that cannot be
+    read, or has no content, such as a pipe, counts with its name. Of an address: of the names, sizes and checksums
+    (S3: ETags) that its file system lists. Of a data set of the hub: its commit.
     """
+    try:
+        if hub := parse_hub(str(location)):
+            return f"{hub.commit()}/{hub.folder}".rstrip("/")
+        if "://" in str(location):
+            return _remote_digest(str(location))
+    except LocationError as error:
+        raise ContentNotFound(f"{error}\nThe recipe names it.") from error
+    path = Path(location).expanduser()
     if path.is_file():
         return sha256_of(path)
     if not path.exists():
@@ -31,6 +44,13 @@ def content_digest(path: Path) -> str:
         name = bytes(entry.relative_to(path)) + (b"\0link" if entry.is_symlink() else b"")
         files[name] = entry if entry.is_file() and os.access(entry, os.R_OK) else None
     return digest_of(files)
+
+
+def _remote_digest(address: str) -> str:
+    files = open_address(address)
+    if not isinstance(files, RemoteFiles):
+        return content_digest(files.root)
+    return hashlib.sha256(repr(sorted(files.checksums().items())).encode()).hexdigest()
 
 
 def weights_digest(reference: str) -> str | None:

@@ -9,12 +9,18 @@ from typing import Any
 from unittest import mock
 
 import boto3
+import fsspec
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Response
 
 _OF_A_USER = ["PROFILE", "SESSION_TOKEN", "ENDPOINT_URL_S3", "CONFIG_FILE", "SHARED_CREDENTIALS_FILE"]
 """Other names under `AWS_` in a user's environment, which would lead elsewhere."""
+
+
+def s3_files() -> fsspec.AbstractFileSystem:
+    """Return a new client of the server of now; fsspec would share one of a former server."""
+    return fsspec.filesystem("s3", skip_instance_cache=True)
 
 
 @contextmanager

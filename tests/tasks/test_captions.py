@@ -264,14 +264,14 @@ def test_an_endpoint_that_goes_down_keeps_its_answers(tmp_path):
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"source": "file"}, "source file needs a section captions.file with path and format"),
+        ({"source": "file"}, "source file needs a section captions.file with path"),
         ({"source": "llm"}, "source llm needs a section captions.llm with model"),
         ({"source": "llm", "llm": {"model": "m", "rewrite": {"share": 0.5}}},
-         "captions.llm.rewrite needs a section captions.file with path and format"),
+         "captions.llm.rewrite needs a section captions.file with path"),
         ({"source": "llm", "llm": {"model": "m"}, "file": {"path": "p", "format": "txt"}},
          "source llm does not use the section captions.file; take it out"),
         ({"source": "scene", "llm": {"model": "m"}}, "source scene does not use the section captions.llm"),
-        ({"source": "file", "file": {"path": "p", "format": "csv"}}, "captions.file.format: found 'csv'; input"),
+        ({"source": "file", "file": {"path": "p", "format": "xlsx"}}, "captions.file.format: found 'xlsx'; input"),
         ({"source": "llm", "llm": {"model": "m", "taxonomy": {"template": "{mood}"}}}, "template names 'mood'"),
     ],
 )  # fmt: skip

@@ -34,7 +34,7 @@ HOSTILE = {
     b'{"caption": "\xff\xfe"}': "not UTF-8",
     b'{"caption": "\\ud800 alone"}': "not UTF-8",
     b'["a caption"]': "field missing or no text",
-    b'{"text": "a caption"}': "field missing or no text",
+    b'{"words": "a caption"}': "field missing or no text",
     b'{"caption": null}': "field missing or no text",
     b'{"caption": {"deep": 1}}': "field missing or no text",
     b'{"caption": "   \\n"}': "empty",
@@ -114,26 +114,26 @@ def test_datasets_are_read_from_a_folder_without_decoding_images(tmp_path, form)
 def test_a_missing_column_is_an_error_that_names_the_columns(tmp_path, form):
     folder = tmp_path / "set"
     if form == "saved":
-        Dataset.from_dict({"text": ["a cat"], "n": [1]}).save_to_disk(str(folder))
+        Dataset.from_dict({"words": ["a cat"], "n": [1]}).save_to_disk(str(folder))
     else:
         folder.mkdir()
-        pq.write_table(pa.table({"text": ["a cat"], "n": [1]}), folder / "a.parquet")
-    with pytest.raises(CaptionFileError, match="has no column caption; its columns are text, n"):
+        pq.write_table(pa.table({"words": ["a cat"], "n": [1]}), folder / "a.parquet")
+    with pytest.raises(CaptionFileError, match="has no column caption; its columns are words, n"):
         read(folder, format="dataset" if form == "saved" else "parquet")
 
 
 def test_a_folder_without_dataset_and_a_missing_split_are_errors(tmp_path):
     (tmp_path / "notes.md").write_text("# nothing")
-    with pytest.raises(CaptionFileError, match="datasets cannot read the split 'train'"):
+    with pytest.raises(CaptionFileError, match=r"holds no image set: found 1 x \.md"):
         read(tmp_path, format="dataset")
     DatasetDict(train=Dataset.from_dict({"caption": ["a cat"]})).save_to_disk(str(tmp_path / "set"))
-    with pytest.raises(CaptionFileError, match="datasets cannot read the split 'test'"):
+    with pytest.raises(CaptionFileError, match="has no split 'test'; its splits are train"):
         read(tmp_path / "set", format="dataset", split="test")
 
 
 @pytest.mark.parametrize("format", ["txt", "jsonl", "parquet"])
 def test_a_path_without_files_is_an_error(tmp_path, format):
-    with pytest.raises(CaptionFileError, match="there is nothing there; check the path"):
+    with pytest.raises(CaptionFileError, match=r"there is no .*nowhere; check the path"):
         read(tmp_path / "nowhere", format=format)
     with pytest.raises(CaptionFileError, match=rf"there is no file \*.{format} in it"):
         read(tmp_path, format=format)

@@ -9,12 +9,12 @@ from lightgen_core.rejected import Reason
 
 
 def test_a_parquet_set_without_the_columns_names_those_it_has(tmp_path):
-    pq.write_table(pa.table({"jpg": [b"x"], "caption": ["a"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"scan": [b"x"], "caption": ["a"]}), tmp_path / "a.parquet")
     with pytest.raises(
-        ImageSetError, match=r"has columns jpg \(binary\), caption \(string\); expected images in 'image'"
+        ImageSetError, match=r"has columns scan \(binary\), caption \(string\); expected images in image, file_name, "
     ):
         list(open_image_set(tmp_path, "parquet").samples())
-    assert [each.caption for each in open_image_set(tmp_path, "parquet", image_column="jpg").samples()] == ["a"]
+    assert [each.caption for each in open_image_set(tmp_path, "parquet", image_column="scan").samples()] == ["a"]
 
 
 TEXT_TYPES = {
@@ -56,6 +56,6 @@ def test_the_first_usable_caption_column_counts(tmp_path):
 
 
 def test_a_column_of_another_type_is_named_with_it(tmp_path):
-    pq.write_table(pa.table({"image": [b"x"], "caption": [["a", "b"]]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"image": [b"x"], "caption": [[1, 2]]}), tmp_path / "a.parquet")
     with pytest.raises(ImageSetError, match=r"caption \(list<.*>\); expected captions, as text, in one of prompt"):
         list(open_image_set(tmp_path, "parquet").samples())
