@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 import click
@@ -99,4 +100,34 @@ def schema() -> None:
     click.echo(json.dumps(described, indent=1))
 
 
-RECIPE_INFO = (recipes, show, fields, schema)
+@click.command()
+@click.option("--pictures", metavar="LOCATION", help="Folder, file, s3:// address or hub data set of images.")
+@click.option("--captions", metavar="LOCATION", help="Captions that lie elsewhere than with the images.")
+@click.option("--from", "base", metavar="RECIPE", help="Recipe to start from, which the new one extends.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
+def init(pictures: str | None, captions: str | None, base: str | None, output: Path) -> None:
+    """Write a short recipe of one's own that runs.
+
+    \b
+    lightgen init --pictures photos -o photos.yaml     looks at sizes, captions and their number
+    lightgen init --from demo -o mine.yaml             extends a recipe that there is
+    """
+    from flows.commands.init import recipe_from, recipe_of_images  # late: it loads pyarrow
+
+    if (pictures is None) == (base is None):
+        raise UserError("give --pictures LOCATION for a recipe of own images, or --from RECIPE for one that extends it")
+    if captions and not pictures:
+        raise UserError("--captions goes with --pictures: it says where their captions lie")
+    if output.exists():
+        raise UserError(f"{output} is there already; name another file with -o")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if base:
+        text = recipe_from(base, load_recipe(base).purpose, output)
+    else:
+        text = recipe_of_images(str(pictures), captions, output)
+    output.write_text(text, encoding="utf-8")
+    load_recipe(str(output))
+    click.echo(f"{output} is written; next:\nlightgen doctor {output}\nlightgen run {output}")
+
+
+RECIPE_INFO = (init, recipes, show, fields, schema)

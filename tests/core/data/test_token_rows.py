@@ -43,6 +43,6 @@ def test_an_autoencoder_encodes_every_size():
             return images.mean(axis=(2, 3))
 
     batches = list(image_batches(rows(IMAGES), MIRRORED, 3, (16, 32)))
-    small, large = encode_latents(Mean(), iter(batches), moments=False)
+    small, large = encode_latents(Mean(), iter(batches), 3, moments=False)
     assert (small["latents"].shape, large["latents"].shape) == ((7, 16), (7, 32))
-    assert encode_latents(Mean(), iter([]), moments=False) == []
+    assert encode_latents(Mean(), iter([]), 3, moments=False) == []

@@ -1,0 +1,149 @@
+"""`lightgen init`: look at images and captions, and write a short recipe that runs on them."""
+
+from itertools import islice
+from pathlib import Path
+
+import yaml
+
+from flows.errors import UserError
+from lightgen_core.captioning.config import CaptionFile
+from lightgen_core.captioning.readers import BadRow, CaptionFileError, read_captions
+from lightgen_core.images.image_set import open_image_set
+from lightgen_core.images.sample import ImageSetError
+from lightgen_core.images.survey import Survey, evenly_spaced, survey
+from lightgen_core.teachers.config import ImageSetConfig
+
+SAMPLES, IMAGES = 20_000, 100
+"""Rows that are read, and images that are decoded; of a smaller set all."""
+
+SIDE, LARGEST = 16, 64
+"""Sides are multiples of SIDE, px, which the embedded autoencoder turns into whole tokens; beyond LARGEST a laptop waits."""
+
+PROMPTS = 12
+"""Captions kept out of training and sampled by the evaluation, at most, and at most an eighth of all."""
+
+HEADER = """\
+# {purpose}
+#
+# command   lightgen doctor {file}       is everything there, and what will be refused
+#           lightgen run {file}          all ten stages; --set field=value changes a field, `lightgen fields` lists them
+#           lightgen show {file}         what the recipe resolves to
+{found}
+"""
+
+
+def recipe_of_images(images: str, captions: str | None, file: Path) -> str:
+    """Return the text of a recipe for own images, and write the prompts of its evaluation beside `file`.
+
+    Raises:
+        UserError: no image with a caption can be read.
+    """
+    seen, form = _look_at(images)
+    images, captions = _absolute(images), captions and _absolute(captions)
+    texts = [sample.caption for sample in seen.samples] if captions is None else _read(captions)
+    distinct = list(dict.fromkeys(texts))
+    side = _side(seen)
+    prompts = file.with_name(f"{file.stem}-prompts.txt")
+    held_out = evenly_spaced(distinct, max(1, min(PROMPTS, len(distinct) // 8)))
+    prompts.write_text("".join(f"{caption}\n" for caption in held_out), encoding="utf-8")
+    count, source = max(len(seen.samples), 1), captions or images
+    more = "" if seen.complete else " and more"
+    smallest = min(min(height, width) for _, height, width in seen.sizes)
+    found = [
+        f"# found     {len(seen.samples)}{more} images with captions, {len(distinct)}{more} of them distinct (form:",
+        f"#           {form}); the shortest side of {len(seen.sizes)} that were decoded is {smallest} px",
+        f"# prompts   {len(held_out)} captions, which training never sees, are what the evaluation draws: {prompts.name}",
+        "# judges    nobody: the report shows the images, and CLIP's cosine",
+    ]
+    recipe = {
+        "name": file.stem,
+        "purpose": f"a small student of the images in {images}",
+        "captions": {"source": "file", "count": count if seen.complete else 1_000_000, "file": {"path": source}},
+        "synthesis": {
+            "teacher": "files",
+            "count": count if seen.complete else 1_000_000,
+            "shard_size": 500,
+            "files": {"path": images, "size": side},
+        },
+        "pretrain": {
+            "model": "tiny",
+            "steps": 400,
+            "batch_size": 48,
+            "noise_samples_per_token": 2,
+            "precision": "fp32",
+            "ema_decay": 0.99,
+            "log_every": 20,
+            "checkpoint_every": 100,
+            "optimizer": {"name": "muon", "learning_rate": 2e-3, "warmup_steps": 40, "schedule": "cosine"},
+            "mask": {"distribution": "uniform", "min_ratio": 0},
+        },
+        "sampler": {
+            "iterations": 9,
+            "head_steps": 12,
+            "head_sampler": "ddim",
+            "guidance_scale": 3,
+            "guidance_schedule": "linear",
+        },
+        "pairs": {"scorer": "clip", "count": min(100, len(distinct)), "candidates": 4, "shard_size": 50},
+        "dpo": {
+            "steps": 40,
+            "batch_size": 16,
+            "noise_samples_per_token": 2,
+            "precision": "fp32",
+            "log_every": 10,
+            "checkpoint_every": 20,
+            "optimizer": {"learning_rate": 1e-4, "warmup_steps": 10},
+            "mask": {"distribution": "uniform", "min_ratio": 0},
+            "beta": 200,
+        },
+        "evaluation": {"benchmark": "prompts", "prompts": str(prompts.resolve()), "images": 2, "shard_size": 48},
+    }
+    header = HEADER.format(purpose=recipe["purpose"], file=file, found="\n".join(found))
+    return header + yaml.safe_dump(recipe, sort_keys=False, width=120)
+
+
+def recipe_from(base: str, purpose: str, file: Path) -> str:
+    """Return the text of a recipe that extends another."""
+    found = f"# extends   {base}: its fields hold, unless they are set below"
+    header = HEADER.format(purpose=purpose, file=file, found=found)
+    return header + yaml.safe_dump({"extends": base, "purpose": purpose}, sort_keys=False)
+
+
+def _absolute(location: str) -> str:
+    """Return a path of this machine from its root, so that the recipe works in any folder; others as they are."""
+    path = Path(location).expanduser()
+    return str(path.resolve()) if path.exists() else location
+
+
+def _look_at(images: str) -> tuple[Survey, str]:
+    config = ImageSetConfig(path=images)
+    try:
+        image_set = open_image_set(images, max_image_bytes=config.max_bytes)
+        seen = survey(image_set, config.max_pixels, samples=SAMPLES, images=IMAGES)
+    except ImageSetError as error:
+        raise UserError(str(error)) from error
+    if not seen.samples or not seen.sizes:
+        bad = [*seen.bad_samples, *seen.unreadable]
+        example = f"; the first: {bad[0].key}: {bad[0].error}" if bad else ""
+        raise UserError(
+            f"{images}, read as {image_set.form}, holds no image with a caption that can be read{example}.\n"
+            "Put a caption beside each image (a.jpg, a.txt), or list them in metadata.jsonl; docs/data.md names the forms."
+        )
+    return seen, image_set.form
+
+
+def _read(captions: str) -> list[str]:
+    try:
+        rows = list(islice(read_captions(CaptionFile(path=captions)), SAMPLES))
+    except CaptionFileError as error:
+        raise UserError(str(error)) from error
+    texts = [row.text for row in rows if not isinstance(row, BadRow)]
+    if not texts:
+        raise UserError(f"{captions} holds no caption that can be used; docs/data.md names the forms")
+    return texts
+
+
+def _side(seen: Survey) -> int:
+    """Return the side of the square that images are brought to, px."""
+    smallest = min(min(height, width) for _, height, width in seen.sizes)
+    return min(LARGEST, max(2 * SIDE, smallest // SIDE * SIDE))
