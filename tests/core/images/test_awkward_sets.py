@@ -91,6 +91,7 @@ LOST = {
     "nothing": ("", Reason.NO_IMAGE),
     "null": (None, Reason.NO_IMAGE),
     "a number": (7, Reason.NO_IMAGE),
+    "bytes as to_csv of datasets writes them": ("{'bytes': b'PNG" + "/x00" * 2000 + "'}", Reason.NO_IMAGE),
     "broken base64": ("data:image/png;base64,abc", Reason.IMAGE_CORRUPT),
 }
 
