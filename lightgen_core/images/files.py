@@ -50,7 +50,7 @@ class Files(Protocol):
         """Return the names with one of the suffixes, in any case, sorted; hidden ones too."""
 
     def exists(self, name: str) -> bool:
-        """Return whether a name is one of a file that may be read, also of another split."""
+        """Return whether a name is one of a file, also of another split. Raises Rejected if a link leads out to it."""
 
     def size(self, name: str) -> int:
         """Return a file's bytes."""
@@ -128,11 +128,15 @@ class LocalFiles:
         return [name for name in found if self.names is None or name in self.names]
 
     def exists(self, name: str) -> bool:
-        """Return whether a name is one of a file that may be read, also of another split."""
+        """Return whether a name is one of a file, also of another split. Raises Rejected if a link leads out to it."""
+        path = self.path / name
         try:
-            return bool(self._resolve(name))
-        except (Rejected, OSError):
+            if not path.is_file():
+                return False
+        except OSError:  # a text too long to be a name
             return False
+        self._check_inside(os.path.realpath(path))
+        return True
 
     def size(self, name: str) -> int:
         """Return a file's bytes."""
@@ -152,13 +156,22 @@ class LocalFiles:
             data = file.read(limit + 1)
         return data if len(data) <= limit else None
 
+    @cached_property
+    def _allowed(self) -> tuple[Path, ...]:
+        """Folders to whose files a link may lead."""
+        root = Path(os.path.realpath(self.path))
+        return (root, *(parent / "blobs" for parent in root.parents))
+
+    def _check_inside(self, target: str | Path) -> None:
+        if not any(Path(target).is_relative_to(each) for each in self._allowed):
+            raise Rejected(Reason.SPECIAL_FILE, "a link out of the set is not followed: copy the set with cp -rL")
+
     def _resolve(self, name: str) -> Path:
         """Return the path of a regular file, of an allowed link its target. Raises Rejected."""
         path = self.path / name
         if path.is_symlink():
-            path, root = Path(os.path.realpath(path)), Path(os.path.realpath(self.path))
-            if not any(path.is_relative_to(each) for each in (root, *(parent / "blobs" for parent in root.parents))):
-                raise Rejected(Reason.SPECIAL_FILE, "a link out of the set is not followed: copy the set with cp -rL")
+            path = Path(os.path.realpath(path))
+            self._check_inside(path)
         if not path.is_file():
             raise Rejected(Reason.SPECIAL_FILE, "a link to a folder or to nothing, a device or a pipe is not read")
         return path

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
@@ -37,7 +38,8 @@ def resolve_reference(files: Files, folder: str, text: str) -> str:
     rejected: Rejected | None = None
     for candidate in _candidates(folder, text.removeprefix("file://").replace("\\", "/").strip()):
         try:
-            if files.exists(name := checked_member_name(candidate.encode(errors="surrogateescape"))):
+            name = checked_member_name(posixpath.normpath(candidate).encode(errors="surrogateescape"))
+            if files.exists(name):
                 return name
         except Rejected as error:
             rejected = rejected or error.without_frames()

@@ -20,9 +20,16 @@ _CARD_BYTES = 1 << 24
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 
 
+def _has(files: Files, name: str) -> bool:
+    try:
+        return files.exists(name)
+    except Rejected:  # a link out of the set
+        return False
+
+
 def is_saved(files: Files) -> bool:
     """Return whether `save_to_disk` wrote the files."""
-    return files.exists(_STATE) or files.exists(_DICT)
+    return _has(files, _STATE) or _has(files, _DICT)
 
 
 def is_hub_layout(files: Files) -> bool:
@@ -35,7 +42,7 @@ def is_hub_layout(files: Files) -> bool:
 def saved_names(files: Files, split: str | None) -> list[str]:
     """Return the Arrow files of a split that `save_to_disk` wrote. Raises ImageSetError."""
     folder = ""
-    if files.exists(_DICT):
+    if _has(files, _DICT):
         splits = _json(files, _DICT)["splits"]
         folder = f"{_choose(splits, split, files.root)}/"
     state = _json(files, f"{folder}{_STATE}")
@@ -79,7 +86,7 @@ def split_names(files: Files, split: str | None, subset: str | None) -> frozense
 
 def _metadata_above(files: Files, names: set[str]) -> set[str]:
     folders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
-    return {name for folder in folders for each in METADATA if files.exists(name := str(PurePosixPath(folder, each)))}
+    return {name for folder in folders for each in METADATA if _has(files, name := str(PurePosixPath(folder, each)))}
 
 
 def _plain(address: str) -> str:
@@ -117,7 +124,7 @@ def _card(files: Files) -> dict[str, Any]:
     """Return the YAML at the head of the README; {} if there is none."""
     import yaml
 
-    if not files.exists(_README):
+    if not _has(files, _README):
         return {}
     text = (files.read(_README, _CARD_BYTES) or b"").decode(errors="replace")
     head = re.match(r"\s*---\r?\n(.*?)\r?\n---", text, re.DOTALL)

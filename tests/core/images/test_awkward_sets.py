@@ -91,6 +91,7 @@ LOST = {
     "nothing": ("", Reason.NO_IMAGE),
     "null": (None, Reason.NO_IMAGE),
     "a number": (7, Reason.NO_IMAGE),
+    "bytes as to_csv of datasets writes them": ("{'bytes': b'PNG" + "/x00" * 2000 + "'}", Reason.NO_IMAGE),
     "broken base64": ("data:image/png;base64,abc", Reason.IMAGE_CORRUPT),
 }
 
@@ -130,6 +131,23 @@ def test_a_line_holds_bytes_in_the_ways_of_the_hub(tmp_path):
     put(tmp_path, "a.png")
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"image": v, "caption": "a cat"}) for v in values))
     assert read(tmp_path) == ({f"a.jsonl:{n}": "a cat" for n in range(1, 5)}, {})
+
+
+def test_a_row_reaches_no_file_out_of_the_set_through_links(tmp_path):
+    """Links inside, and paths that go up and stay inside, are followed."""
+    put(tmp_path, "set/images/a.png", "elsewhere/b.png")
+    root = tmp_path / "set"
+    (root / "out").symlink_to("../elsewhere")
+    (root / "in").symlink_to("images")
+    (root / "rows").mkdir()
+    names = ["../images/a.png", "../in/a.png", "../out/b.png", "../../elsewhere/b.png"]
+    text = "\n".join(json.dumps({"image": name, "caption": "a cat"}) for name in names)
+    (root / "rows" / "a.jsonl").write_text(text)
+    good, bad = read(root)
+    assert good == {"rows/a.jsonl:1": "a cat", "rows/a.jsonl:2": "a cat"}
+    assert bad == {"rows/a.jsonl:3": Reason.SPECIAL_FILE, "rows/a.jsonl:4": Reason.UNSAFE_PATH} | {
+        "out/b.png": Reason.NO_CAPTION
+    }
 
 
 def test_an_image_that_no_row_names_is_named(tmp_path):

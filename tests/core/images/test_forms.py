@@ -24,6 +24,8 @@ def read(location, **options):
     return list(zip((sample.caption for sample in good), data, strict=True)), bad, opened.form
 
 
+pytestmark = pytest.mark.slow(rank=16)
+
 WHOLE = list(zip(CAPTIONS, images(), strict=True))
 
 
@@ -33,6 +35,13 @@ def test_a_form_is_found_and_read_without_being_named(tmp_path, form):
     assert read(root) == (WHOLE, {}, FORMS[form][1])
     captions = list(read_captions(CaptionFile(path=str(root))))
     assert [caption.text for caption in captions if isinstance(caption, Caption)] == list(CAPTIONS)
+
+
+def test_captions_are_read_from_s3(tmp_path, bucket):
+    for form in ("metadata.csv", "parquet"):
+        s3_files().put(f"{write_form(form, tmp_path / form)}/", f"{bucket}/captions/{form}/", recursive=True)
+        captions = read_captions(CaptionFile(path=f"{bucket}/captions/{form}"))
+        assert [caption.text for caption in captions if isinstance(caption, Caption)] == list(CAPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +55,10 @@ def test_a_form_is_read_from_s3_as_from_a_folder(tmp_path, bucket, form):
     """The samples have the same keys in the same order."""
     root, address = write_form(form, tmp_path / "set"), f"{bucket}/{form.replace(' ', '-')}"
     s3_files().put(f"{root}/", f"{address}/", recursive=True)
-    assert read(address) == (WHOLE, {}, FORMS[form][1])
-    keys = [sample.key for sample in open_image_set(address).samples()]
-    assert keys == [sample.key for sample in open_image_set(root).samples()]
-    captions = list(read_captions(CaptionFile(path=address)))
-    assert [caption.text for caption in captions if isinstance(caption, Caption)] == list(CAPTIONS)
+    opened, here = open_image_set(address), open_image_set(root)
+    found = list(opened.samples())
+    assert (found, opened.form) == (list(here.samples()), here.form)
+    assert list(opened.read([sample.byte_range for sample in found])) == images()
 
 
 @pytest.mark.parametrize("name", ["tar", "jsonl of base64", "parquet"])
