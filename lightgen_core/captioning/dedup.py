@@ -13,7 +13,7 @@ from lightgen_core.dedup.neighbour_index import SearchOptions
 from lightgen_core.dedup.search import SearchThreads, Subset, Vectors, squared_norms
 
 
-def lexical_dedup(threshold: float, seed: int, *, within_meaning: bool) -> CaptionFilter:
+def lexical_dedup(threshold: float, seed: int, *, within_meaning: bool, threads: int = 1) -> CaptionFilter:
     """Reject captions whose word shingles have a Jaccard index of `threshold` with an earlier one's.
 
     within_meaning: compare captions of equal `meaning` only; for sources whose meanings are certain.
@@ -22,7 +22,8 @@ def lexical_dedup(threshold: float, seed: int, *, within_meaning: bool) -> Capti
     def caption_filter(captions: Sequence[Caption]) -> list[Rejection | None]:
         groups = [caption.meaning for caption in captions] if within_meaning else None
         texts = [caption.text for caption in captions]
-        return _rejections(near_duplicate_captions(texts, threshold, seed, groups=groups), Reason.REPEATED_WORDS)
+        found = near_duplicate_captions(texts, threshold, seed, groups=groups, threads=threads)
+        return _rejections(found, Reason.REPEATED_WORDS)
 
     return caption_filter
 
