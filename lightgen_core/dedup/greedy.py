@@ -17,7 +17,7 @@ import numpy.typing as npt
 from lightgen_core.dedup.components import Components
 from lightgen_core.dedup.copies import CopyMatcher
 from lightgen_core.dedup.hash_index import NEAREST, HashIndex
-from lightgen_core.dedup.neighbour_index import NeighbourIndex, SearchOptions
+from lightgen_core.dedup.neighbour_index import WIDE, NeighbourIndex, SearchOptions
 from lightgen_core.dedup.search import Indices, Pairs, SearchThreads, Subset
 
 BLOCK = 2048
@@ -139,14 +139,15 @@ class GreedySelector:
             hashed = np.tril(self._hashes.near_within(self.copies.hashes[self.subset.rows[places]]), -1)
         for row in np.flatnonzero((near | hashed).any(axis=1)):
             stays = verdict.keeper == places
-            others = places[near[row] & stays]
+            candidates, alike = places[near[row] & stays], places[hashed[row] & stays]
+            others = candidates[:WIDE]
             pairs = self.subset.rescore(np.full(len(others), places[row]), others, self.threshold)
             verdict.found[row] += len(pairs.row)
             pairs, cut = self._confirmed(pairs)
             verdict.offer(pairs)
-            others = places[hashed[row] & stays]
-            verdict.crowded[row] |= len(cut) > 0 or len(others) > NEAREST
-            verdict.offer(self._agreeing(np.full(len(others[:NEAREST]), places[row]), others[:NEAREST]))
+            others = alike[:NEAREST]
+            verdict.offer(self._agreeing(np.full(len(others), places[row]), others))
+            verdict.crowded[row] |= len(cut) > 0 or len(candidates) > WIDE or len(alike) > NEAREST
 
     def _confirmed(self, near: Pairs) -> tuple[Pairs, Indices]:
         """Return the near pairs that are duplicates, and the places of which only the most similar were looked at."""

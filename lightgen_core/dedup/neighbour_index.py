@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lightgen_core.dedup.search import Indices, Pairs, SearchThreads, Subset, Vectors, evenly_spaced
 
-WIDE = 2048
+WIDE = 512
 """Most candidates looked at for one row."""
 
 _EXACT = 20_000  # rows up to which an exact search is as fast

@@ -141,6 +141,13 @@ def test_the_certificate_sees_what_a_poor_search_misses(small_blocks):
     assert certificate.recall.value == certificate.found / 400
 
 
+def test_a_thousand_found_pairs_certify_more_than_995(small_blocks):
+    vectors, score, ids = planted(np.random.default_rng(7), rows=3000, copies=1000)
+    certificate = find_duplicates(vectors, None, score, ids, CONFIG).certificate
+    assert (certificate.found, certificate.pairs) == (1000, 1000)
+    assert 0.995 < certificate.recall.low == pytest.approx(1000 / (1000 + 1.96**2), abs=1e-6)
+
+
 def test_nothing_to_find_has_no_recall():
     vectors = np.eye(8, dtype=np.float32)
     certificate = find_duplicates(vectors, None, np.zeros(8), list("abcdefgh"), CONFIG).certificate
