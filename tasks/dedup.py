@@ -74,6 +74,8 @@ def dedup(ctx: StageContext, synthesis: Artifact, embeddings: Artifact) -> None:
         folder=ctx.scratch / "blocks",
         on_progress=_row_progress(ctx, len(images.vectors)),
     )
+    if crowded := duplicates.certificate.crowded:
+        ctx.log("%d images have more near images, or near hashes, than were looked at", crowded)
     rows = _verdict_table(images.ids, images.shown, duplicates)
     ctx.write_table("keep.parquet", rows)
     kept = np.flatnonzero(duplicates.kept)
