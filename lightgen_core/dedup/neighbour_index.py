@@ -35,7 +35,7 @@ class SearchOptions:
 
     threshold: float
     k: int = 64
-    recall: float = 0.999
+    recall: float = 0.995
     factory: str | None = None
 
 

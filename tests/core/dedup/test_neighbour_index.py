@@ -45,6 +45,15 @@ def test_projected_vectors_find_every_near_pair(clustered):
     assert (len(truth) > 10_000, earlier.sum() > len(truth), crowded.any()) == (True, True, False)
 
 
+def test_projecting_keeps_lengths_and_adds_no_distance(clustered):
+    index, vectors = index_of(clustered), clustered[:]
+    points = index._project(vectors).astype(np.float64)
+    mean = clustered[np.arange(ROWS)].mean(axis=0)
+    assert np.allclose(np.linalg.norm(points, axis=1), np.linalg.norm(vectors - mean, axis=1), atol=0.05)
+    near, far = (((each[:, None, :] - each[None, :200]) ** 2).sum(axis=2) for each in (points[:200], vectors[:200]))
+    assert ((near - far).max() < 1e-5, near.shape, points.shape[1]) == (True, (200, 200), 17)
+
+
 def test_comparing_all_is_what_brute_force_gives(clustered):
     queries, base = np.arange(0, ROWS, 3), np.arange(0, ROWS, 2)
     found = index_of(clustered).exact_pairs(clustered, queries, base, 0.94)
