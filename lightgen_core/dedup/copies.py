@@ -13,6 +13,7 @@ from functools import cache
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from scipy.ndimage import affine_transform
+from scipy.sparse import csr_array
 
 from lightgen_core.config import CopyConfig
 from lightgen_core.dedup.copy_features import THUMBNAIL
@@ -98,9 +99,10 @@ def _correlate(one: Luminance, other: Luminance, threshold: float) -> Bool[np.nd
 
     Those far below it unaligned are not tried. Rounded: the order in which a BLAS sums must not decide.
     """
-    best = np.maximum(_pearson(one, other), _pearson(one @ _mirror(), other))
+    mirrored = one.reshape(-1, THUMBNAIL, THUMBNAIL)[:, :, ::-1].reshape(one.shape)
+    best = np.maximum(_pearson(one, other), _pearson(mirrored, other))
     near = np.flatnonzero((best < threshold) & (best >= threshold - _ALIGNING))
-    for move in _alignments():
+    for move in _alignments() if len(near) else ():
         for pair in ((one[near] @ move, other[near]), (one[near], other[near] @ move)):
             best[near] = np.maximum(best[near], _pearson(*pair))
     return best.round(6) >= threshold
@@ -113,20 +115,15 @@ def _pearson(one: Luminance, other: Luminance) -> Float[np.ndarray, " pairs"]:
 
 
 @cache
-def _mirror() -> Float[np.ndarray, "pixels pixels"]:
-    return _linear_map(np.diag([1.0, -1.0]))
-
-
-@cache
-def _alignments() -> list[Float[np.ndarray, "pixels pixels"]]:
+def _alignments() -> list[csr_array]:
     """Return maps of a thumbnail: without 5 % and 10 % at each side, rotated by 3 degrees both ways."""
     turns = [np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) for a in np.deg2rad((-3, 3))]
     return [_linear_map(matrix) for matrix in (np.eye(2) * 0.9, np.eye(2) * 0.8, *turns)]
 
 
-def _linear_map(matrix: Float[np.ndarray, "2 2"]) -> Float[np.ndarray, "pixels pixels"]:
+def _linear_map(matrix: Float[np.ndarray, "2 2"]) -> csr_array:
     """Return what moving pixels by a matrix around the centre does to a flattened thumbnail, as a matrix."""
     centre = np.full(2, (THUMBNAIL - 1) / 2)
     pixels = np.eye(THUMBNAIL**2).reshape(-1, THUMBNAIL, THUMBNAIL)
     moved = [affine_transform(pixel, matrix, centre - matrix @ centre, order=1, mode="nearest") for pixel in pixels]
-    return np.reshape(moved, (THUMBNAIL**2, -1))
+    return csr_array(np.reshape(moved, (THUMBNAIL**2, -1)))
