@@ -264,7 +264,7 @@ class DedupConfig(Section):
     k: Positive = Field(64, description="near images of another caption that are compared with each image, at most")
     index: str | None = Field(None, description="faiss factory string, such as IVF4096,Flat; none: chosen by row count")
     search_recall: Fraction = Field(
-        0.995, description="inverted files: share of pairs exactly at the threshold that the probed lists must hold"
+        0.998, description="inverted files: share of pairs exactly at the threshold that the probed lists must hold"
     )
     recall_queries: Positive = Field(40_000, description="rows whose pairs are checked against brute force")
     diversity_sample: int = Field(5_000, ge=2, description="rows behind Vendi, k-centre radius and near-duplicate rate")

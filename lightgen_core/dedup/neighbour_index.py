@@ -35,7 +35,7 @@ class SearchOptions:
 
     threshold: float
     k: int = 64
-    recall: float = 0.995
+    recall: float = 0.998
     factory: str | None = None
 
 
