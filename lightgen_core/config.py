@@ -266,10 +266,12 @@ class DedupConfig(Section):
         None, gt=0, le=1, description="chain rule: cosine that links images into clusters; none: no chain rule"
     )
     cluster_size: int = Field(5, ge=3, description="chain rule: a cluster of this size or more keeps only its best")
-    k: Positive = Field(64, description="neighbours looked up for each image, before a range search")
+    k: Positive = Field(64, description="near images of another caption that are compared with each image, at most")
     index: str | None = Field(None, description="faiss factory string, such as IVF4096,Flat; none: chosen by row count")
-    search_recall: Fraction = Field(0.999, description="inverted files: share of pairs that the probed lists must find")
-    recall_queries: Positive = Field(10_000, description="rows whose pairs are checked against brute force")
+    search_recall: Fraction = Field(
+        0.998, description="inverted files: share of pairs exactly at the threshold that the probed lists must hold"
+    )
+    recall_queries: Positive = Field(40_000, description="rows whose pairs are checked against brute force")
     diversity_sample: int = Field(5_000, ge=2, description="rows behind Vendi, k-centre radius and near-duplicate rate")
     clusters: Positive = Field(256, description="k-means clusters of the occupancy entropy")
     centres: Positive = Field(64, description="centres of the k-centre radius")

@@ -100,8 +100,9 @@ def _choose(ctx: StageContext, topics: Topics, seed: int) -> tuple[CaptionSelect
         held_out = EvaluationPrompts(prompts, None if scene else config.decontamination)
     else:
         held_out = EvaluationPrompts(prompts, config.decontamination, embed, space.evaluation)
-    screens = [held_out.filter, lexical_dedup(config.near_duplicate, seed, within_meaning=scene)]
+    threads = ctx.settings.threads
+    screens = [held_out.filter, lexical_dedup(config.near_duplicate, seed, within_meaning=scene, threads=threads)]
     if space and embed:
-        screens.append(semantic_dedup(space.near_duplicate, embed, within_meaning=scene))
+        screens.append(semantic_dedup(space.near_duplicate, embed, within_meaning=scene, threads=threads))
     choice = select_captions(topics, config.count, chain(*screens))
     return choice, held_out.contamination_report([caption.text for caption in choice.chosen])

@@ -1,7 +1,10 @@
 """dedup: embeddings -> kept images, dropped ones with the reason, and the diversity of the rest."""
 
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +16,9 @@ from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
 from storage.rows import take_rows
 from storage.tables import read_table, schema
-from tasks.context.context import StageContext
+from tasks.context.context import LOG_INTERVAL_SECONDS, StageContext
+from tasks.context.progress import Progress
+from tasks.dedup_inputs import ScoredImages, gather
 from tasks.stage import stage
 
 if TYPE_CHECKING:
@@ -38,75 +43,93 @@ PLANTED_AMONG = 10_000
 """Images among which planted copies are searched, at most."""
 
 
-@stage(version=4, config_sections=("seed", "dedup"))
+@stage(version=5, config_sections=("seed", "dedup"))
 def dedup(ctx: StageContext, synthesis: Artifact, embeddings: Artifact) -> None:
     """Write `keep.parquet`, one row for each image; metrics and the recall certificate go into the manifest.
 
-    An image that does not show its caption is dropped first, and is then nobody's duplicate.
+    An image that does not show its caption is dropped first, and is then nobody's duplicate. A run that was killed
+    continues after the last block of rows it has decided.
     """
     from lightgen_core.dedup.diversity import diversity
     from lightgen_core.dedup.images import find_duplicates
+    from lightgen_core.dedup.search import Subset
 
     config = ctx.recipe.dedup
-    images = read_table(synthesis, "^images", ["id", "topic", "meaning", "caption"])
-    copy_columns = ["hashes", "thumbnail"] if config.compare == "all" else []
-    embedded = read_table(embeddings, "^embeddings", ["id", "image", "score", "pixels", *copy_columns])
-    column = embedded["image"].combine_chunks()
-    vectors = np.ascontiguousarray(column.flatten().to_numpy().reshape(len(column), -1))
-    ids, scores = images["id"].to_numpy(), embedded["score"].to_numpy()
-    shown = clip_score_mask(scores, ids, config.min_clip_score, config.drop_lowest_fraction)
-    chosen, described = images.filter(pa.array(shown)), embedded.filter(pa.array(shown))
-    captions = chosen["caption"].to_pylist()
+    show = partial(clip_score_mask, least=config.min_clip_score, drop_lowest_fraction=config.drop_lowest_fraction)
+    images = gather(ctx, embeddings, show, copies=config.compare == "all")
+    described = read_table(synthesis, "^images", ["topic", "meaning", "caption"])
+    chosen = described.filter(pa.array(images.shown))
     matcher, planted = None, None
     if config.compare == "all":
-        matcher, planted = _copies(ctx, synthesis, np.flatnonzero(shown), described, captions)
+        matcher, planted = _copies(ctx, synthesis, images, chosen["caption"].to_pylist())
     duplicates = find_duplicates(
-        vectors if shown.all() else vectors[shown],
-        described["pixels"].to_pylist(),
-        scores[shown],
-        chosen["id"].to_pylist(),
+        images.vectors,
+        images.pixels,
+        images.scores[images.shown],
+        images.ids[images.shown].tolist(),
         config,
         groups=chosen["meaning"].to_pylist() if config.compare == "meaning" else None,
         copies=matcher,
         seed=derive_seed(ctx.recipe.seed, "dedup"),
+        threads=ctx.settings.threads,
+        folder=ctx.scratch / "blocks",
+        on_progress=_row_progress(ctx, len(images.vectors)),
     )
-    rows = _verdict_table(ids, shown, duplicates)
+    if crowded := duplicates.certificate.crowded:
+        ctx.log("%d images have more near images, or near hashes, than were looked at", crowded)
+    rows = _verdict_table(images.ids, images.shown, duplicates)
     ctx.write_table(KEEP_FILE, rows)
-    kept = np.flatnonzero(rows["kept"])
-    ctx.counts = {"kept": len(kept), "dropped": len(ids) - len(kept)}
-    topics, meanings = (
-        np.asarray(images[name].to_pylist(), dtype=object)[kept].tolist() for name in ("topic", "meaning")
-    )
+    kept = np.flatnonzero(duplicates.kept)
+    ctx.counts = {"kept": len(kept), "dropped": len(images.ids) - len(kept)}
+    topics, meanings = (chosen[name].take(kept).to_pylist() for name in ("topic", "meaning"))
     ctx.metrics = {
         "reasons": dict(Counter(reason for reason in rows["reason"].to_pylist() if reason)),
-        "scores": dict(zip(("lowest", "median", "highest"), np.quantile(scores, (0, 0.5, 1)).tolist(), strict=True)),
+        "scores": dict(
+            zip(("lowest", "median", "highest"), np.quantile(images.scores, (0, 0.5, 1)).tolist(), strict=True)
+        ),
         "certificate": asdict(duplicates.certificate),
         "planted_copies": asdict(planted) if planted else None,
         "diversity": asdict(
-            diversity(vectors[kept], topics, meanings, derive_seed(ctx.recipe.seed, "diversity"), config)
+            diversity(Subset(images.vectors, kept), topics, meanings, derive_seed(ctx.recipe.seed, "diversity"), config)
         ),
     }
 
 
+def _row_progress(ctx: StageContext, total: int) -> Callable[[int], None]:
+    """Return a callback that reports decided rows, and now and then logs their rate and the time left."""
+    logged, before, left = time.monotonic(), 0, None
+
+    def on_progress(rows: int) -> None:
+        nonlocal logged, before, left
+        if (seconds := time.monotonic() - logged) >= LOG_INTERVAL_SECONDS:
+            rate = (rows - before) / seconds
+            left = (total - rows) / rate
+            ctx.log("%d of %d rows, %.0f rows/s, %.0f s left", rows, total, rate, left)
+            logged, before = time.monotonic(), rows
+        ctx.on_progress(Progress(rows, total, "rows", left))
+
+    return on_progress
+
+
 def _copies(
-    ctx: StageContext, synthesis: Artifact, rows: np.ndarray, described: pa.Table, captions: list[str]
+    ctx: StageContext, synthesis: Artifact, images: ScoredImages, captions: list[str]
 ) -> "tuple[CopyMatcher, PlantedCopies | None]":
-    """Return the matcher of the images at `rows`, and how many planted copies it finds among some of them."""
+    """Return the matcher of the shown images, and how many planted copies it finds among some of them."""
     from lightgen_core.dedup.copies import CopyMatcher
-    from lightgen_core.dedup.copy_features import CopyFeatures, stack_features
     from lightgen_core.dedup.planted import find_planted_copies
 
-    config, seed = ctx.recipe.dedup.copies, derive_seed(ctx.recipe.seed, "planted copies")
-    features = zip(*(described[name].to_pylist() for name in CopyFeatures._fields), strict=True)
-    hashes, thumbnails = stack_features(map(CopyFeatures._make, features))
+    config, seed, rows = ctx.recipe.dedup.copies, derive_seed(ctx.recipe.seed, "planted copies"), len(captions)
+    hashes, thumbnails = images.hashes, images.thumbnails
+    assert hashes is not None and thumbnails is not None, "gathered with copies"
     matcher = CopyMatcher(hashes, thumbnails, captions, config)
-    if not config.planted or len(rows) < 2:
+    if not config.planted or rows < 2:
         return matcher, None
     rng = np.random.default_rng(seed)
-    some = np.sort(rng.choice(len(rows), min(len(rows), PLANTED_AMONG), replace=False))
+    some = np.sort(rng.choice(rows, min(rows, PLANTED_AMONG), replace=False))
     originals = np.sort(rng.choice(len(some), min(len(some), config.planted), replace=False))
-    images = take_rows(synthesis, "^images", rows[some[originals]], ["image"])["image"].to_pylist()
-    decoded = [decode_image(image["bytes"]) for image in images]
+    taken = np.flatnonzero(images.shown)[some[originals]]
+    encoded = take_rows(synthesis, "^images", taken, ["image"])["image"].to_pylist()
+    decoded = [decode_image(image["bytes"]) for image in encoded]
     words = [captions[row] for row in some]
     return matcher, find_planted_copies(originals, decoded, hashes[some], thumbnails[some], words, config, seed)
 

@@ -17,7 +17,7 @@ SAMPLES, IMAGES = 20_000, 100
 """Rows that are read, and images that are decoded; of a smaller set all."""
 
 SIDE, LARGEST = 16, 64
-"""Sides are multiples of SIDE, px, which the embedded autoencoder turns into whole tokens; beyond LARGEST a laptop waits."""
+"""Sides, px: multiples of SIDE, which the embedded autoencoder turns into whole tokens, up to LARGEST."""
 
 PROMPTS = 12
 """Captions kept out of training and sampled by the evaluation, at most, and at most an eighth of all."""
@@ -52,7 +52,7 @@ def recipe_of_images(images: str, captions: str | None, file: Path) -> str:
     found = [
         f"# found     {len(seen.samples)}{more} images with captions, {len(distinct)}{more} of them distinct (form:",
         f"#           {form}); the shortest side of {len(seen.sizes)} that were decoded is {smallest} px",
-        f"# prompts   {len(held_out)} captions, which training never sees, are what the evaluation draws: {prompts.name}",
+        f"# prompts   {len(held_out)} captions that training never sees are what the evaluation draws: {prompts.name}",
         "# judges    nobody: the report shows the images, and CLIP's cosine",
     ]
     recipe = {
@@ -127,7 +127,7 @@ def _look_at(images: str) -> tuple[Survey, str]:
         example = f"; the first: {bad[0].key}: {bad[0].error}" if bad else ""
         raise UserError(
             f"{images}, read as {image_set.form}, holds no image with a caption that can be read{example}.\n"
-            "Put a caption beside each image (a.jpg, a.txt), or list them in metadata.jsonl; docs/data.md names the forms."
+            "Put a caption beside each image (a.jpg, a.txt), or list them in metadata.jsonl; see docs/data.md."
         )
     return seen, image_set.form
 

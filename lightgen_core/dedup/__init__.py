@@ -1,1 +1,1 @@
-"""Duplicates and diversity: exact search over embeddings, MinHash over text, figures of diversity."""
+"""Duplicates and diversity: search over embeddings and hashes, MinHash over text, figures of diversity."""

@@ -7,23 +7,21 @@ captions only if the thumbnails are nearly equal, colours included.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 
-import faiss
 import numpy as np
-import numpy.typing as npt
 from jaxtyping import Bool, Float, UInt8
 from scipy.ndimage import affine_transform
+from scipy.sparse import csr_array
 
 from lightgen_core.config import CopyConfig
-from lightgen_core.dedup.copy_features import HASH_BYTES, THUMBNAIL, VIEWS
+from lightgen_core.dedup.copy_features import THUMBNAIL
+from lightgen_core.dedup.hash_index import HashIndex
 from lightgen_core.dedup.minhash import normalize_words
-from lightgen_core.dedup.search import Indices
+from lightgen_core.dedup.search import Indices, SearchThreads
 
-_QUERIES = 4096  # images of one search
 _PAIRS = 32_768  # pairs whose thumbnails are compared at a time
-_BRUTE_FORCE = 50_000  # images up to which looking at all of them is faster
 _ALIGNING = 0.3  # most that aligning adds to a correlation
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
@@ -50,26 +48,26 @@ class CopyMatcher:
         words = [" ".join(normalize_words(caption)) or caption for caption in captions]
         code = {text: number for number, text in enumerate(dict.fromkeys(words))}
         self._caption = np.array([code[text] for text in words], np.int64)
-        self._words = [frozenset(text.split()) for text in code]
-        frequency = Counter(word for distinct in self._words for word in distinct)
+        self._words = list(code)
+        frequency = Counter(word for text in code for word in set(text.split()))
         self._rarity = {word: float(np.log(len(code) / count)) for word, count in frequency.items()}
 
-    def pairs(self, rows: Indices) -> tuple[Indices, Indices]:
-        """Return the copies among some rows: pairs (later, earlier) of places in `rows`, sorted."""
-        found = [np.empty((2, 0), np.int64)]
-        for left, right in hamming_pairs(self.hashes[rows], self.config.hash_bits):
-            later, earlier = np.maximum(left, right), np.minimum(left, right)
-            agree = self.agree(rows[later], rows[earlier], self.config.correlation)
-            found.append(np.stack([later[agree], earlier[agree]]))
-        later, earlier = np.unique(np.concatenate(found, axis=1), axis=1)
-        return later, earlier
+    def pairs(self, rows: Indices, threads: int = 1) -> tuple[Indices, Indices]:
+        """Return the copies among some rows: pairs (later, earlier) of places in `rows`, sorted.
 
-    def confirm(self, left: Indices, right: Indices) -> Bool[np.ndarray, " pairs"]:
-        """Return the pairs of rows, near in meaning, that are of one caption or agree by `semantic_correlation`."""
-        confirmed = self._caption[left] == self._caption[right]
-        others = np.flatnonzero(~confirmed)
-        confirmed[others] = self.agree(left[others], right[others], self.config.semantic_correlation)
-        return confirmed
+        Of each row, the nearest hashes are looked at (`hash_index.NEAREST`).
+        """
+        index = HashIndex(self.config.hash_bits, SearchThreads(threads))
+        index.add(self.hashes[rows], np.arange(len(rows)))
+        left, right, _ = index.search(self.hashes[rows])
+        later, earlier = np.unique(np.sort(np.stack([right, left])[:, left != right], axis=0), axis=1)[::-1]
+        agree = self.agree(rows[later], rows[earlier], self.config.correlation)
+        order = np.lexsort((earlier[agree], later[agree]))
+        return later[agree][order], earlier[agree][order]
+
+    def same_caption(self, left: Indices, right: Indices) -> Bool[np.ndarray, " pairs"]:
+        """Return the pairs of rows whose captions have equal words."""
+        return self._caption[left] == self._caption[right]
 
     def agree(self, left: Indices, right: Indices, correlation: float) -> Bool[np.ndarray, " pairs"]:
         """Return the pairs of rows whose thumbnails correlate and whose captions do not explain the difference."""
@@ -86,34 +84,10 @@ class CopyMatcher:
 
     def _related(self, left: int, right: int) -> bool:
         """True for different captions that share words; a word counts by its inverse document frequency."""
-        one, other = self._words[self._caption[left]], self._words[self._caption[right]]
-        either = sum(self._rarity[word] for word in one | other)
-        shared = sum(self._rarity[word] for word in one & other)
+        one, other = (set(self._words[self._caption[row]].split()) for row in (left, right))
+        either = sum(self._rarity[word] for word in sorted(one | other))
+        shared = sum(self._rarity[word] for word in sorted(one & other))
         return self._caption[left] != self._caption[right] and shared >= self.config.related_captions * either
-
-
-def hamming_pairs(
-    hashes: UInt8[np.ndarray, "n views bytes"], bits: int
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Yield, in blocks, all pairs in which a view of one image is within `bits` (at most 11) of the other's first view.
-
-    A pair comes up once for each view that finds it. The search is exact: of four quarters of 16 bits one differs by
-    two bits at most, and all buckets within two bits of each quarter are looked into.
-    """
-    first = np.ascontiguousarray(hashes[:, 0])
-    if len(first) <= _BRUTE_FORCE:
-        index: faiss.IndexBinary = faiss.IndexBinaryFlat(8 * HASH_BYTES)
-    else:
-        index = faiss.IndexBinaryMultiHash(8 * HASH_BYTES, 4, 16)
-        index.nflip = 2
-    index.add(first)
-    for start in range(0, len(first), _QUERIES):
-        for view in range(VIEWS):
-            queries = np.ascontiguousarray(hashes[start : start + _QUERIES, view])
-            limits, _, other = index.range_search(queries, bits + 1)  # faiss: nearer than the radius
-            row = start + np.repeat(np.arange(len(queries)), (limits[1:] - limits[:-1]).astype(np.int64))
-            distinct = row != other
-            yield row[distinct], other[distinct]
 
 
 def _luminance(images: UInt8[np.ndarray, "pairs side side 3"]) -> Luminance:
@@ -125,9 +99,10 @@ def _correlate(one: Luminance, other: Luminance, threshold: float) -> Bool[np.nd
 
     Those far below it unaligned are not tried. Rounded: the order in which a BLAS sums must not decide.
     """
-    best = np.maximum(_pearson(one, other), _pearson(one @ _mirror(), other))
+    mirrored = one.reshape(-1, THUMBNAIL, THUMBNAIL)[:, :, ::-1].reshape(one.shape)
+    best = np.maximum(_pearson(one, other), _pearson(mirrored, other))
     near = np.flatnonzero((best < threshold) & (best >= threshold - _ALIGNING))
-    for move in _alignments():
+    for move in _alignments() if len(near) else ():
         for pair in ((one[near] @ move, other[near]), (one[near], other[near] @ move)):
             best[near] = np.maximum(best[near], _pearson(*pair))
     return best.round(6) >= threshold
@@ -140,20 +115,15 @@ def _pearson(one: Luminance, other: Luminance) -> Float[np.ndarray, " pairs"]:
 
 
 @cache
-def _mirror() -> Float[np.ndarray, "pixels pixels"]:
-    return _linear_map(np.diag([1.0, -1.0]))
-
-
-@cache
-def _alignments() -> list[Float[np.ndarray, "pixels pixels"]]:
+def _alignments() -> list[csr_array]:
     """Return maps of a thumbnail: without 5 % and 10 % at each side, rotated by 3 degrees both ways."""
     turns = [np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) for a in np.deg2rad((-3, 3))]
     return [_linear_map(matrix) for matrix in (np.eye(2) * 0.9, np.eye(2) * 0.8, *turns)]
 
 
-def _linear_map(matrix: Float[np.ndarray, "2 2"]) -> Float[np.ndarray, "pixels pixels"]:
+def _linear_map(matrix: Float[np.ndarray, "2 2"]) -> csr_array:
     """Return what moving pixels by a matrix around the centre does to a flattened thumbnail, as a matrix."""
     centre = np.full(2, (THUMBNAIL - 1) / 2)
     pixels = np.eye(THUMBNAIL**2).reshape(-1, THUMBNAIL, THUMBNAIL)
     moved = [affine_transform(pixel, matrix, centre - matrix @ centre, order=1, mode="nearest") for pixel in pixels]
-    return np.reshape(moved, (THUMBNAIL**2, -1))
+    return csr_array(np.reshape(moved, (THUMBNAIL**2, -1)))

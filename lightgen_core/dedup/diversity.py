@@ -12,7 +12,10 @@ import numpy.typing as npt
 
 from lightgen_core.config import DedupConfig
 from lightgen_core.dedup.minhash import topic_coverage
-from lightgen_core.dedup.search import Subset, Vectors
+from lightgen_core.dedup.search import Indices, SearchThreads, Subset, Vectors, evenly_spaced
+
+_PART = 65_536  # rows gathered at a time
+_POINTS_PER_CLUSTER = 256
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Diversity:
 
 
 def diversity(
-    vectors: Vectors,
+    vectors: Subset,
     topics: Sequence[str] | Sequence[Sequence[str]],
     prompts: Sequence[object],
     seed: int,
@@ -76,7 +79,7 @@ def diversity(
     """Measure a set of images.
 
     Args:
-        vectors: (n, width) float32 of unit norm.
+        vectors: (n,) of unit norm.
         topics: (n,) topic or topics of each image.
         prompts: (n,) prompt of each image.
         seed: of the sample, of k-means and of the first centre.
@@ -88,12 +91,12 @@ def diversity(
         )
     rng = np.random.default_rng(seed)
     places = np.sort(rng.choice(len(vectors), min(config.diversity_sample, len(vectors)), replace=False))
-    sample = np.ascontiguousarray(vectors[places])
+    sample = vectors[places]
     counts = np.array(list(topic_coverage(topics).counts.values()), np.float64)
     return Diversity(
         rows=len(vectors),
         sample=len(sample),
-        cluster_entropy=cluster_entropy(vectors, config.clusters, seed),
+        cluster_entropy=SearchThreads(1).run(cluster_entropy, vectors, config.clusters, seed),
         vendi=vendi_score(sample),
         k_centre_radius=k_centre_radius(sample, config.centres, int(rng.integers(len(sample)))),
         near_duplicate_rate=near_duplicate_rate(vectors, places, config.threshold),
@@ -115,18 +118,19 @@ def vendi_score(vectors: Vectors) -> float:
     return float(np.exp(_entropy(eigenvalues / eigenvalues.sum())))
 
 
-def cluster_entropy(vectors: Vectors, clusters: int, seed: int) -> float:
+def cluster_entropy(vectors: Subset, clusters: int, seed: int) -> float:
     """Entropy of k-means cluster sizes over its largest value, log k.
 
     k is at most a tenth of the rows (but two): with a row or two in each, sizes say nothing.
     """
     clusters = min(clusters, max(2, len(vectors) // 10))
     seed %= 2**31  # faiss holds it in a C int
-    kmeans = faiss.Kmeans(vectors.shape[1], clusters, niter=20, seed=seed, spherical=True, min_points_per_centroid=1)
-    kmeans.train(np.ascontiguousarray(vectors))
+    trained_on = vectors[evenly_spaced(len(vectors), _POINTS_PER_CLUSTER * clusters)]
+    kmeans = faiss.Kmeans(trained_on.shape[1], clusters, niter=20, seed=seed, spherical=True, min_points_per_centroid=1)
+    kmeans.train(trained_on)
     sizes = np.zeros(clusters)
-    for start in range(0, len(vectors), 65_536):
-        _, nearest = kmeans.index.search(np.ascontiguousarray(vectors[start : start + 65_536]), 1)
+    for start in range(0, len(vectors), _PART):
+        _, nearest = kmeans.index.search(vectors[start : start + _PART], 1)
         sizes += np.bincount(nearest[:, 0], minlength=clusters)
     return _evenness(sizes)
 
@@ -146,13 +150,12 @@ def k_centre_radius(vectors: Vectors, centres: int, first: int) -> float:
     return float(nearest.max())
 
 
-def near_duplicate_rate(vectors: Vectors, places: npt.NDArray[np.int64], threshold: float) -> float:
+def near_duplicate_rate(vectors: Subset, places: Indices, threshold: float) -> float:
     """Share of the rows at `places` that have another row, anywhere in the set, at the cosine threshold or above."""
-    whole = Subset(vectors, np.arange(len(vectors)))
-    return float((whole.cosines(places, whole.nearest(places)) >= threshold).mean())
+    return float((vectors.cosines(places, vectors.nearest(places)) >= threshold).mean())
 
 
-def within_prompt_distance(vectors: Vectors, prompts: Sequence[object]) -> float | None:
+def within_prompt_distance(vectors: Subset, prompts: Sequence[object]) -> float | None:
     """Mean over prompts of the mean 1 - cosine of two of its images; None if no prompt has two.
 
     With s the sum of a prompt's m unit vectors, its pairs' mean cosine is (|s|^2 - m) / (m (m - 1)).
@@ -163,10 +166,10 @@ def within_prompt_distance(vectors: Vectors, prompts: Sequence[object]) -> float
     if len(repeated) == 0:
         return None
     starts = np.flatnonzero(np.diff(member[repeated], prepend=-1))
-    sums = np.add.reduceat(vectors[repeated].astype(np.float64), starts, axis=0)
     size = np.diff(np.append(starts, len(repeated)))
-    cosine = ((sums**2).sum(axis=1) - size) / (size * (size - 1))
-    return float((1 - cosine).mean())
+    sums = (vectors[rows].sum(axis=0, dtype=np.float64) for rows in np.split(repeated, starts[1:]))
+    squares = np.array([(total**2).sum() for total in sums])
+    return float((1 - (squares - size) / (size * (size - 1))).mean())
 
 
 def _entropy(share: npt.NDArray[np.float64]) -> float:

@@ -14,41 +14,31 @@ Every dropped row names a row that stays. Nothing depends on the order in which 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from lightgen_core.config import DedupConfig
+from lightgen_core.dedup.components import Components
 from lightgen_core.dedup.copies import CopyMatcher
-from lightgen_core.dedup.search import (
-    BLOCK,
-    Indices,
-    NeighbourSearch,
-    Pairs,
-    Subset,
-    Vectors,
-    evenly_spaced,
-    index_factory,
-)
+from lightgen_core.dedup.greedy import GreedySelector, RowProgress
+from lightgen_core.dedup.neighbour_index import SearchOptions
+from lightgen_core.dedup.search import Indices, SearchThreads, Subset, Vectors, squared_norms
 from lightgen_core.intervals import Interval, wilson_interval
 
 Reason = Literal["exact copy", "near duplicate", "copy", "chain"]
 Id = str | int
 
-_TUNING_QUERIES = 1000
-_LINKS = 4_000_000  # links kept before they are folded into component labels
-
 
 @dataclass(frozen=True)
 class RecallEstimate:
-    """Estimated recall of the search: its pairs at the threshold against brute force, for sampled rows.
+    """Estimated recall of the search: pairs of sampled rows with better rows that stay, against brute force.
 
-    `index` and `probes` list what was used, one per kind of group. A pair counts once from each of its sampled rows.
-    `recall` takes pairs as independent, which those of one cluster are not quite. It is None where the sampled rows
-    have no pair at the threshold: then there was nothing to miss.
+    `index` and `probes` list what was used, one per kind of group. `recall` takes pairs as independent, which those of
+    one cluster are not quite. It is None where the sampled rows have no pair at the threshold: then there was nothing
+    to miss. `crowded` counts rows, of all, of whose near rows only a part was looked at; `queries` leaves these out.
     """
 
     index: tuple[str, ...]
@@ -57,6 +47,7 @@ class RecallEstimate:
     pairs: int
     found: int
     recall: Interval | None
+    crowded: int
 
 
 @dataclass(frozen=True)
@@ -88,11 +79,16 @@ def find_duplicates(
     groups: Sequence[object] | None = None,
     copies: CopyMatcher | None = None,
     seed: int = 0,
+    threads: int = 1,
+    folder: Path | None = None,
+    on_progress: RowProgress = lambda rows: None,
 ) -> Deduplication:
     """Find the duplicates among images, keeping the best of each set.
 
+    The result is the same for any order of the rows and any number of threads.
+
     Args:
-        vectors: (n, width) float32 of unit norm, such as CLIP image embeddings.
+        vectors: (n, width) float32 of unit norm, such as CLIP image embeddings; a memory map will do.
         digests: (n,) of each image's bytes or pixels; None: no rule for exact copies.
         score: (n,) higher is better.
         ids: (n,) distinct, all text or all numbers; break ties of the score, the smaller first.
@@ -101,12 +97,15 @@ def find_duplicates(
             meanings can look alike to CLIP); None: all can.
         copies: of the same rows; not together with groups.
         seed: of the sample behind the certificate.
+        threads: of the search.
+        folder: keeps what is decided, for a later call with equal arguments to continue with.
+        on_progress: called with the number of rows decided, of the distinct ones.
 
     Raises:
         ValueError: lengths differ, ids repeat, a score is not finite, or vectors are not of unit norm.
     """
     scores = np.asarray(score, dtype=np.float64)
-    _check(vectors, digests, scores, ids, groups)
+    squares = _check(vectors, digests, scores, ids, groups)
     if groups is not None and copies is not None:
         raise ValueError("copies are compared over all groups; pass groups or copies")
     # From here on a row is its rank, 0 the best: "better" is "smaller", and the input's order is forgotten.
@@ -114,8 +113,10 @@ def find_duplicates(
     group = _codes(groups, order)
     copy_of = _first_of_each(digests, group, order)
     distinct = np.flatnonzero(copy_of == np.arange(len(order)))
-    keeper, certificate = _near_duplicates(vectors, order, distinct, group, config, copies, seed)
-    return _verdict(vectors, order, ids, copy_of, keeper[copy_of], certificate, config, copies)
+    ranked = Subset(vectors, order, squares)
+    search = _GroupSearch(ranked, squares, config, copies, SearchThreads(threads), folder)
+    keeper, certificate = search.near_duplicates(distinct, group, seed, on_progress)
+    return _verdict(ranked, ids, copy_of, keeper[copy_of], certificate, config, copies)
 
 
 def _check(
@@ -124,7 +125,8 @@ def _check(
     scores: npt.NDArray[np.float64],
     ids: Sequence[Id],
     groups: Sequence[object] | None,
-) -> None:
+) -> npt.NDArray[np.float64]:
+    """Check the arguments and return the vectors' squared norms."""
     if vectors.ndim != 2 or vectors.dtype != np.float32 or len(vectors) == 0:
         raise ValueError(f"found vectors of {vectors.dtype} and shape {vectors.shape}; expected float32 (rows, width)")
     for name, column in (("digests", digests), ("score", scores), ("ids", ids), ("groups", groups)):
@@ -134,13 +136,12 @@ def _check(
         raise ValueError(f"{len(ids) - len(set(ids))} of {len(ids)} ids repeat; a row is named by its id")
     if not np.isfinite(scores).all():
         raise ValueError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite; score the rows")
-    for start in range(0, len(vectors), 65_536):
-        norms = np.linalg.norm(vectors[start : start + 65_536], axis=1)
-        wrong = np.flatnonzero(~(np.abs(norms - 1) < 1e-3))
-        if len(wrong):
-            raise ValueError(
-                f"vector {start + wrong[0]} has norm {norms[wrong[0]]:.4g}; expected 1. Divide embeddings by their norm"
-            )
+    squares = squared_norms(vectors)
+    wrong = np.flatnonzero(~(np.abs(np.sqrt(squares) - 1) < 1e-3))
+    if len(wrong):
+        norm = np.sqrt(squares[wrong[0]])
+        raise ValueError(f"vector {wrong[0]} has norm {norm:.4g}; expected 1. Divide embeddings by their norm")
+    return squares
 
 
 def _codes(labels: Sequence[object] | None, order: Indices) -> Indices:
@@ -159,129 +160,72 @@ def _first_of_each(digests: Sequence[str] | None, group: Indices, order: Indices
     return first[member].astype(np.int64)
 
 
-def _near_duplicates(
-    vectors: Vectors,
-    order: Indices,
-    distinct: Indices,
-    group: Indices,
-    config: DedupConfig,
-    copies: CopyMatcher | None,
-    seed: int,
-) -> tuple[Indices, RecallEstimate]:
-    """Rank -> rank it duplicates (itself: it stays), group by group."""
-    keeper = np.arange(len(order))
-    sampled = np.zeros(len(order), bool)
-    queries = min(config.recall_queries, len(distinct))
-    sampled[np.random.default_rng(seed).choice(distinct, queries, replace=False)] = True
-    searched = []
-    for members in _partitions(distinct, group):
-        part = _search(vectors, order[members], sampled[members], config, copies)
-        keeper[members] = members[part.keeper]
-        searched.append(part)
-    pairs, found = sum(part.pairs for part in searched), sum(part.found for part in searched)
-    return keeper, RecallEstimate(
-        index=tuple(sorted({part.factory for part in searched})),
-        probes=tuple(sorted({part.probes for part in searched if part.probes is not None})),
-        queries=queries,
-        pairs=pairs,
-        found=found,
-        recall=wilson_interval(found, pairs) if pairs else None,
-    )
+@dataclass(frozen=True)
+class _GroupSearch:
+    """The search for near duplicates, group by group, and the certificate of its recall."""
+
+    ranked: Subset
+    squares: npt.NDArray[np.float64]
+    config: DedupConfig
+    copies: CopyMatcher | None
+    threads: SearchThreads
+    folder: Path | None
+
+    def near_duplicates(
+        self, distinct: Indices, group: Indices, seed: int, on_progress: RowProgress
+    ) -> tuple[Indices, RecallEstimate]:
+        """Return the rank that each rank duplicates (itself: it stays), of distinct ones, and the certificate."""
+        keeper, sampled = np.arange(len(self.ranked)), np.zeros(len(self.ranked), bool)
+        queries = min(self.config.recall_queries, len(distinct))
+        sampled[np.random.default_rng(seed).choice(distinct, queries, replace=False)] = True
+        certified, pairs, found, crowded, done = queries, 0, 0, 0, 0
+        indices, probes = set(), set()
+        for members in _partitions(distinct, group):
+            selector, chains = self._selector(members)
+            part = selector.select(_offset(on_progress, done))
+            places = np.flatnonzero(sampled[members] & ~part.crowded)
+            certified -= int((sampled[members] & part.crowded).sum())
+            pairs += len(selector.exact_pairs(places).row)
+            found, crowded = found + int(part.found[places].sum()), crowded + int(part.crowded.sum())
+            indices.add(part.factory)
+            probes.update([part.probes] if part.probes is not None else [])
+            keeper[members] = members[part.keeper if chains is None else self._chained(part.keeper, chains)]
+            done += len(members)
+        recall = wilson_interval(found, pairs) if pairs else None
+        index = tuple(sorted(indices)), tuple(sorted(probes))
+        return keeper, RecallEstimate(*index, certified, pairs, found, recall, crowded)
+
+    def _selector(self, members: Indices) -> tuple[GreedySelector, Components | None]:
+        """Return what selects among the ranks of one group; places are ranks within it."""
+        config, linked = self.config, self.config.cluster_threshold
+        subset = Subset(self.ranked.vectors, self.ranked.rows[members], self.squares)
+        chains = None if linked is None else Components(len(subset))
+        options = SearchOptions(linked or config.threshold, config.k, config.search_recall, config.index)
+        folder = self.folder and self.folder / f"group-{members[0]:010d}"
+        selector = GreedySelector(
+            subset, options, config.threshold, self.threads, copies=self.copies, chains=chains, folder=folder
+        )
+        return selector, chains
+
+    def _chained(self, keeper: Indices, chains: Components) -> Indices:
+        best = chains.best()
+        large = np.bincount(best, minlength=len(best))[best] >= self.config.cluster_size
+        return np.where(large, best, keeper)
+
+
+def _offset(on_progress: RowProgress, before: int) -> RowProgress:
+    return lambda rows: on_progress(before + rows)
 
 
 def _partitions(distinct: Indices, group: Indices) -> list[Indices]:
-    """The ranks of each group with two rows or more, ascending."""
+    """Return the ranks of each group with two rows or more, ascending."""
     by_group = distinct[np.argsort(group[distinct], kind="stable")]
     starts = np.flatnonzero(np.diff(group[by_group])) + 1
     return [members for members in np.split(by_group, starts) if len(members) > 1]
 
 
-class _Searched(NamedTuple):
-    """One group, searched: place -> place it duplicates, and what the certificate counts."""
-
-    keeper: Indices
-    factory: str
-    probes: int | None
-    pairs: int
-    found: int
-
-
-def _search(
-    vectors: Vectors,
-    rows: Indices,
-    sampled: npt.NDArray[np.bool_],
-    config: DedupConfig,
-    copies: CopyMatcher | None,
-) -> _Searched:
-    """Near duplicates among the rows of one group, best row first; places are ranks within it."""
-    factory = config.index or index_factory(len(rows))
-    subset = Subset(vectors, rows)
-    search = NeighbourSearch(subset, factory, config.k)
-    search.tune_nprobe(evenly_spaced(len(rows), _TUNING_QUERIES), config.threshold, config.search_recall)
-    keeper, hits = np.arange(len(rows)), 0
-    copied = Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
-    if copies is not None:
-        row, other = copies.pairs(rows)
-        copied = Pairs(row, other, subset.cosines(row, other))
-    chains = None if config.cluster_threshold is None else _Components(len(rows))
-    for block, found in enumerate(search.pairs(config.cluster_threshold or config.threshold)):
-        if chains is not None:
-            chains.link(found.row, found.other)
-        close = found.similarity >= config.threshold
-        hits += int((close & sampled[found.row]).sum())
-        better = found.where(close & (found.other < found.row))
-        if copies is not None:
-            better = better.where(copies.confirm(rows[better.row], rows[better.other]))
-        _suppress(keeper, better.merged(copied.where(copied.row // BLOCK == block)))
-    if chains is not None:
-        best = chains.best()
-        large = np.bincount(best, minlength=len(rows))[best] >= config.cluster_size
-        keeper[large] = best[large]
-    truth = subset.exact_pairs(np.flatnonzero(sampled), config.threshold)
-    return _Searched(keeper, factory, search.probes, len(truth.row), hits)
-
-
-def _suppress(keeper: Indices, better: Pairs) -> None:
-    """Drop, best first, each row that has a better kept row among its pairs; it duplicates the most similar one.
-
-    `keeper` (changed in place) is settled for every place before the pairs' first row.
-    """
-    rows, starts = np.unique(better.row, return_index=True)
-    for row, others, similarity in zip(
-        rows, np.split(better.other, starts[1:]), np.split(better.similarity, starts[1:]), strict=False
-    ):
-        stays = keeper[others] == others
-        if stays.any():
-            keeper[row] = others[np.argmax(np.where(stays, similarity, -np.inf))]
-
-
-class _Components:
-    """Connected components of a stream of links, in memory bounded by the places, not the links."""
-
-    def __init__(self, size: int) -> None:
-        self._best = np.arange(size)
-        self._links: list[tuple[Indices, Indices]] = []
-
-    def link(self, row: Indices, other: Indices) -> None:
-        self._links.append((row, other))
-        if sum(len(row) for row, _ in self._links) > _LINKS:
-            self.best()
-
-    def best(self) -> Indices:
-        """Place -> smallest place of its component."""
-        size = len(self._best)
-        row = np.concatenate([np.arange(size), *(row for row, _ in self._links)])
-        other = np.concatenate([self._best, *(other for _, other in self._links)])
-        graph = coo_array((np.ones(len(row), bool), (row, other)), (size, size))
-        _, label = connected_components(graph, directed=False)
-        _, first = np.unique(label, return_index=True)
-        self._best, self._links = first[label], []
-        return self._best
-
-
 def _verdict(
-    vectors: Vectors,
-    order: Indices,
+    ranked: Subset,
     ids: Sequence[Id],
     copy_of: Indices,
     keeper: Indices,
@@ -290,13 +234,14 @@ def _verdict(
     copies: CopyMatcher | None,
 ) -> Deduplication:
     """Ranks back to rows. The reason says how a row relates to the kept row it names, not how it was found."""
+    order = ranked.rows
     kept = np.empty(len(order), bool)
     kept[order] = keeper == np.arange(len(order))
     reason: list[Reason | None] = [None] * len(order)
     duplicate_of: list[Id | None] = [None] * len(order)
     similarity = np.full(len(order), np.nan, np.float32)
     dropped = np.flatnonzero(keeper != np.arange(len(order)))
-    cosines = Subset(vectors, order).cosines(dropped, keeper[dropped])
+    cosines = ranked.cosines(dropped, keeper[dropped])
     copied = np.zeros(len(dropped), bool)
     if copies is not None:
         copied = copies.agree(order[dropped], order[keeper[dropped]], config.copies.correlation)

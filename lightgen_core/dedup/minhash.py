@@ -7,9 +7,13 @@ although the words are the same. Case, accents' encoding and punctuation are fol
 """
 
 import unicodedata
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +27,8 @@ _WORD = regex.compile(r"\w+|(?=[\p{Extended_Pictographic}\p{Regional_Indicator}]
 _PRESENTATION = str.maketrans("", "", "\N{VARIATION SELECTOR-15}\N{VARIATION SELECTOR-16}\N{SOFT HYPHEN}")
 _PERMUTATIONS = 256  # longest signature
 _MISS = 1e-3  # largest chance that the bands overlook a pair at the threshold
+_CHUNK = 8192  # captions hashed at a time
+_CACHED_SETS = 50_000  # captions whose shingles are kept
 _BEGIN, _END = 0, 1  # word numbers of the caption's marks
 
 
@@ -50,7 +56,12 @@ class TopicCoverage:
 
 
 def near_duplicate_captions(
-    captions: Sequence[str], threshold: float, seed: int, *, groups: Sequence[object] | None = None
+    captions: Sequence[str],
+    threshold: float,
+    seed: int,
+    *,
+    groups: Sequence[object] | None = None,
+    threads: int = 1,
 ) -> CaptionDuplicates:
     """Keep the first of each set of captions whose shingles have a Jaccard index of `threshold` or more.
 
@@ -62,22 +73,16 @@ def near_duplicate_captions(
         seed: of the hash functions. A pair at the threshold is overlooked with a chance of at most 0.1 %.
         groups: (n,) only captions of one group can be duplicates of each other (such as their meaning: in a long
             caption one other word weighs little); None: all can.
+        threads: that hash; the result is the same for any number.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"found threshold {threshold}; a Jaccard index to compare with is above 0 and at most 1")
-    folded = [" ".join(normalize_words(caption)) for caption in captions]
     # Captions equal after folding are settled first: the rest then holds no text twice.
-    group = _codes(groups, len(captions))
-    said = list(zip(group.tolist(), folded, strict=True))
-    first = {each: row for row, each in reversed(list(enumerate(said)))}
-    rows = np.sort(np.fromiter(first.values(), np.int64, len(first)))
-    sets = _shingle_sets([folded[row] for row in rows])
-    buckets = _buckets(sets, group[rows], threshold, seed)
+    runs = _read(captions, _codes(groups, len(captions)))
     settled, jaccard = np.arange(len(captions)), np.ones(len(captions))
-    for place, (other, index) in _greedy(sets, buckets, threshold).items():
-        settled[rows[place]], jaccard[rows[place]] = rows[other], index
-    firsts = np.array([first[each] for each in said], np.int64)
-    duplicate_of, similarity = settled[firsts], jaccard[firsts]
+    for place, (other, index) in _greedy(runs, _buckets(runs, threshold, seed, threads), threshold).items():
+        settled[runs.rows[place]], jaccard[runs.rows[place]] = runs.rows[other], index
+    duplicate_of, similarity = settled[runs.first], jaccard[runs.first]
     kept = duplicate_of == np.arange(len(captions))
     return CaptionDuplicates(kept, np.where(kept, -1, duplicate_of), np.where(kept, np.nan, similarity))
 
@@ -109,41 +114,40 @@ def _codes(groups: Sequence[object] | None, size: int) -> Ints:
 
 
 @dataclass(frozen=True)
-class _Sets:
-    """Shingle sets of captions, end to end: caption i holds `shingles[starts[i]:starts[i + 1]]`, ascending."""
+class _Runs:
+    """Distinct captions as runs of word numbers with marks of begin and end, end to end.
 
-    shingles: Ints
+    Run i is `words[starts[i]:starts[i + 1]]`, of caption `rows[i]`; `first` is each caption's first equal one.
+    """
+
+    words: npt.NDArray[np.int32]
     starts: Ints
-    distinct: int
+    rows: Ints
+    group: Ints
+    first: Ints
 
     def __len__(self) -> int:
-        return len(self.starts) - 1
+        return len(self.rows)
 
-    def of(self, caption: int) -> frozenset[int]:
-        return frozenset(self.shingles[self.starts[caption] : self.starts[caption + 1]].tolist())
+    def shingles(self, run: int) -> frozenset[tuple[int, ...]]:
+        """Return all runs of two and of three words."""
+        words = self.words[self.starts[run] : self.starts[run + 1]].tolist()
+        return frozenset([*pairwise(words), *zip(words, words[1:], words[2:], strict=False)])
 
 
-def _shingle_sets(texts: Sequence[str]) -> _Sets:
-    """Number all runs of two and of three words, the marks of begin and end counted as words."""
+def _read(captions: Sequence[str], group: Ints) -> _Runs:
     number: defaultdict[str, int] = defaultdict(lambda: len(number) + 2)
-    runs = [[_BEGIN, *(number[word] for word in text.split()), _END] for text in texts]
-    lengths = np.array([len(run) for run in runs], np.int64)
-    word = np.fromiter((each for run in runs for each in run), np.int64, lengths.sum())
-    caption = np.repeat(np.arange(len(runs)), lengths)
-    inside = word[:-1] != _END  # not across two captions
-    vocabulary = len(number) + 2
-    two_kinds, two = np.unique((word[:-1] * vocabulary + word[1:])[inside], return_inverse=True)
-    # A run of three is a run of two and one word more; numbers of runs instead of words keep the product small.
-    two_at = np.full(len(word), -1, np.int64)
-    two_at[np.flatnonzero(inside)] = two
-    whole = inside[:-1] & (word[1:-1] != _END)
-    three_kinds, three = np.unique((two_at[:-2] * vocabulary + word[2:])[whole], return_inverse=True)
-    distinct = len(two_kinds) + len(three_kinds)
-    shingle = np.concatenate([two, three + len(two_kinds)])
-    owner = np.concatenate([caption[:-1][inside], caption[:-2][whole]])
-    members = np.unique(owner * max(distinct, 1) + shingle)
-    starts = np.searchsorted(members // max(distinct, 1), np.arange(len(runs) + 1))
-    return _Sets(members % max(distinct, 1), starts, distinct)
+    words, starts, rows = array("i"), array("q", [0]), array("q")
+    first, seen = np.empty(len(captions), np.int64), dict[bytes, int]()
+    for row, (caption, code) in enumerate(zip(captions, group.tolist(), strict=True)):
+        run = array("i", [_BEGIN, *(number[word] for word in normalize_words(caption)), _END])
+        first[row] = seen.setdefault(run.tobytes() + code.to_bytes(8, "little"), row)
+        if first[row] == row:
+            words.extend(run)
+            starts.append(len(words))
+            rows.append(row)
+    places = np.frombuffer(rows, np.int64) if rows else np.empty(0, np.int64)
+    return _Runs(np.array(words, np.int32), np.array(starts, np.int64), places, group[places], first)
 
 
 def bands_and_rows(threshold: float) -> tuple[int, int]:
@@ -158,49 +162,84 @@ def bands_and_rows(threshold: float) -> tuple[int, int]:
     return _PERMUTATIONS, 1
 
 
-def _buckets(sets: _Sets, group: Ints, threshold: float, seed: int) -> Ints:
-    """(captions, bands) the bucket a caption shares with others of its group in each band; -1: it is alone there."""
+def _buckets(runs: _Runs, threshold: float, seed: int, threads: int) -> list[Ints]:
+    """Return, for each run, the buckets that it shares with others of its group."""
     bands, rows = bands_and_rows(threshold)
-    salts = np.random.default_rng(seed).integers(0, 2**63, (bands, rows), dtype=np.uint64)
-    identity = _mix(np.arange(sets.distinct, dtype=np.uint64))
-    buckets = np.full((len(sets), bands), -1, np.int64)
-    used = 0
-    for band in range(bands):
-        key = _mix(group.astype(np.uint64))
-        for salt in salts[band]:
-            key = _mix(key ^ np.minimum.reduceat(_mix(identity ^ salt)[sets.shingles], sets.starts[:-1]))
-        _, bucket, size = np.unique(key, return_inverse=True, return_counts=True)
-        shared = size[bucket] > 1
-        buckets[shared, band] = bucket[shared] + used
-        used += len(size)
-    return buckets
+    rng = np.random.default_rng(seed)
+    multipliers = rng.integers(0, 2**63, (bands, rows), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    offsets = rng.integers(0, 2**63, (bands, rows), dtype=np.uint64)
+    keys = np.empty((bands, len(runs)), np.uint64)
+
+    def fill(start: int) -> None:
+        keys[:, start : start + _CHUNK] = _band_keys(runs, start, multipliers, offsets)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(fill, range(0, len(runs), _CHUNK)))
+    owners, buckets, used = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
+    for key in keys:
+        order = np.argsort(key, kind="stable")
+        bucket = np.cumsum(np.append(0, key[order][1:] != key[order][:-1])[: len(key)])
+        shared = np.bincount(bucket)[bucket] > 1
+        owners.append(order[shared])
+        buckets.append(bucket[shared] + used)
+        used += len(key)
+    owner, bucket = np.concatenate(owners), np.concatenate(buckets)
+    bucket = bucket[np.argsort(owner, kind="stable")]
+    return np.split(bucket, np.cumsum(np.bincount(owner, minlength=len(runs)))[:-1]) if len(runs) else []
+
+
+def _band_keys(runs: _Runs, start: int, multipliers: Hashes, offsets: Hashes) -> Hashes:
+    """Return (bands, _CHUNK) keys of the runs from `start` on: their group and the band's minima, mixed."""
+    starts = runs.starts[start : start + _CHUNK + 1]
+    words = runs.words[starts[0] : starts[-1]].astype(np.uint64)
+    two, three = _hashed_shingles(words, starts - starts[0])
+    keys = np.empty((len(multipliers), len(starts) - 1), np.uint64)
+    for band, pairs in enumerate(zip(multipliers, offsets, strict=True)):
+        key = _mix(runs.group[start : start + _CHUNK].astype(np.uint64))
+        for multiplier, offset in zip(*pairs, strict=True):
+            smaller = np.minimum(two * multiplier + offset, three * multiplier + offset)
+            key = _mix(key ^ np.minimum.reduceat(smaller, starts[:-1] - starts[0]))
+        keys[band] = key
+    return keys
+
+
+def _hashed_shingles(words: Hashes, starts: Ints) -> tuple[Hashes, Hashes]:
+    """Return hashes of the two and the three words from each word on; where a caption has no more, of its first two."""
+    two, three = np.empty_like(words), np.empty_like(words)
+    two[:-1] = _mix((words[:-1] << np.uint64(32)) | words[1:])
+    three[:-2] = _mix(two[:-2] ^ (words[2:] + np.uint64(1)))
+    spare = np.repeat(two[starts[:-1]], np.diff(starts))
+    last = starts[1:] - 1
+    two[last], three[last], three[last - 1] = spare[last], spare[last], spare[last]
+    return two, three
 
 
 def _mix(value: Hashes) -> Hashes:
-    """The finaliser of SplitMix64 (Steele, Lea & Flood 2014): a bijection that looks random."""
+    """Return the finaliser of SplitMix64 (Steele, Lea & Flood 2014): a bijection that looks random."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))
 
 
-def _greedy(sets: _Sets, buckets: Ints, threshold: float) -> dict[int, tuple[int, float]]:
-    """Dropped caption -> (kept caption it repeats most closely, Jaccard index), earlier captions first."""
+def _greedy(runs: _Runs, buckets: list[Ints], threshold: float) -> dict[int, tuple[int, float]]:
+    """Return dropped run -> (kept run it repeats most closely, Jaccard index), earlier captions first."""
     dropped: dict[int, tuple[int, float]] = {}
     staying: defaultdict[int, list[int]] = defaultdict(list)
-    shingles: dict[int, frozenset[int]] = {}
-    for caption in np.flatnonzero((buckets >= 0).any(axis=1)).tolist():
-        shared = buckets[caption][buckets[caption] >= 0].tolist()
-        mine = sets.of(caption)
+    shingles = lru_cache(_CACHED_SETS)(runs.shingles)
+    for run, shared in enumerate(buckets):
+        if not len(shared):
+            continue
+        mine = runs.shingles(run)
         best, index = -1, 0.0
-        for other in sorted({other for bucket in shared for other in staying[bucket]}):
-            common = len(mine & shingles[other])
-            jaccard = common / (len(mine) + len(shingles[other]) - common)
+        for other in sorted({other for bucket in shared.tolist() for other in staying.get(bucket, ())}):
+            theirs = shingles(other)
+            common = len(mine & theirs)
+            jaccard = common / (len(mine) + len(theirs) - common)
             if jaccard > index:
                 best, index = other, jaccard
         if index >= threshold:
-            dropped[caption] = (best, index)
+            dropped[run] = (best, index)
             continue
-        shingles[caption] = mine
-        for bucket in shared:
-            staying[bucket].append(caption)
+        for bucket in shared.tolist():
+            staying[bucket].append(run)
     return dropped

@@ -12,7 +12,12 @@ from lightgen_core.dedup.diversity import (
     vendi_score,
     within_prompt_distance,
 )
+from lightgen_core.dedup.search import Subset
 from tests.factories.vectors import unit
+
+
+def whole(vectors):
+    return Subset(vectors, np.arange(len(vectors)))
 
 
 def test_vendi_is_n_for_orthogonal_vectors_and_one_for_copies():
@@ -32,9 +37,11 @@ def test_cluster_entropy_is_one_for_even_clusters_else_less():
     centres = np.eye(4, 16)
     even = unit(centres[np.arange(400) % 4] + 0.02 * rng.normal(size=(400, 16)))
     lopsided = unit(centres[np.minimum(np.arange(400) // 130, 1)] + 0.02 * rng.normal(size=(400, 16)))
-    assert cluster_entropy(even, 4, seed=0) == pytest.approx(1, abs=1e-6)
-    assert cluster_entropy(lopsided, 2, seed=0) == pytest.approx(-(0.325 * np.log2(0.325) + 0.675 * np.log2(0.675)))
-    assert cluster_entropy(np.repeat(even[:1], 40, axis=0), 4, seed=0) == 0.0
+    assert cluster_entropy(whole(even), 4, seed=0) == pytest.approx(1, abs=1e-6)
+    assert cluster_entropy(whole(lopsided), 2, seed=0) == pytest.approx(
+        -(0.325 * np.log2(0.325) + 0.675 * np.log2(0.675))
+    )
+    assert cluster_entropy(whole(np.repeat(even[:1], 40, axis=0)), 4, seed=0) == 0.0
 
 
 def test_k_centre_radius_is_zero_when_every_kind_has_a_centre():
@@ -45,8 +52,8 @@ def test_k_centre_radius_is_zero_when_every_kind_has_a_centre():
 
 def test_near_duplicate_rate_counts_rows_with_a_close_row():
     vectors = np.concatenate([np.eye(8), np.eye(8)[:2]]).astype(np.float32)
-    assert near_duplicate_rate(vectors, np.arange(10), 1.0) == 0.4
-    assert near_duplicate_rate(vectors, np.array([0, 3]), 1.0) == 0.5
+    assert near_duplicate_rate(whole(vectors), np.arange(10), 1.0) == 0.4
+    assert near_duplicate_rate(whole(vectors), np.array([0, 3]), 1.0) == 0.5
 
 
 def test_within_prompt_distance_averages_pairs_of_one_prompt():
@@ -54,16 +61,16 @@ def test_within_prompt_distance_averages_pairs_of_one_prompt():
     vectors = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
     # Prompt a: pairs at 60, 180 and 120 degrees; prompt b: two copies; prompt c: one picture, not counted.
     expected = (np.mean([1 - 0.5, 1 + 1, 1 + 0.5]) + 0) / 2
-    assert within_prompt_distance(vectors, list("aaabbc")) == pytest.approx(expected)
-    assert within_prompt_distance(vectors, list("abcdef")) is None
+    assert within_prompt_distance(whole(vectors), list("aaabbc")) == pytest.approx(expected)
+    assert within_prompt_distance(whole(vectors), list("abcdef")) is None
 
 
 def test_all_metrics_at_once_are_seeded_and_explained():
     vectors = unit(np.random.default_rng(2).normal(size=(600, 24)))
     topics = [["shape", "colour"] if row % 2 else ["shape"] for row in range(600)]
     config = DedupConfig(diversity_sample=200, clusters=8, centres=10)
-    one = diversity(vectors, topics, [row // 3 for row in range(600)], seed=0, config=config)
-    assert one == diversity(vectors, topics, [row // 3 for row in range(600)], seed=0, config=config)
+    one = diversity(whole(vectors), topics, [row // 3 for row in range(600)], seed=0, config=config)
+    assert one == diversity(whole(vectors), topics, [row // 3 for row in range(600)], seed=0, config=config)
     assert (one.rows, one.sample, one.topics) == (600, 200, 2)
     assert one.topic_evenness == pytest.approx(-(np.log2(2 / 3) * 2 / 3 + np.log2(1 / 3) / 3))
     assert one.within_prompt_distance == pytest.approx(1, abs=0.05)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from lightgen_core.config import DedupConfig
+from lightgen_core.dedup import greedy
 from lightgen_core.dedup.images import find_duplicates
-from lightgen_core.dedup.search import NeighbourSearch, Subset, index_factory
+from lightgen_core.dedup.neighbour_index import index_factory
 from tests.factories.vectors import unit
 
 CONFIG = DedupConfig(threshold=0.95)
@@ -111,37 +112,40 @@ def test_rows_of_different_groups_are_never_duplicates():
     assert result.duplicate_of == [None, None, "a", "b"]
 
 
-def test_crowded_rows_get_a_range_search():
-    rng = np.random.default_rng(2)
-    centre = unit(rng.normal(size=(1, 32)))
-    vectors = np.concatenate(
-        [centre, near(np.repeat(centre, 300, axis=0), 0.99, rng), unit(rng.normal(size=(500, 32)))]
-    )
-    subset = Subset(vectors, np.arange(len(vectors)))
-    found = np.concatenate([pairs.row for pairs in NeighbourSearch(subset, "Flat", neighbours=8).pairs(0.95)])
-    assert len(found) == 301 * 300
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Let most rows be found by the index, not within their block."""
+    monkeypatch.setattr(greedy, "BLOCK", 128)
 
 
 @pytest.mark.parametrize("index", ["IVF32,Flat", "IVF32,SQfp16", "IVF16_HNSW8,SQ8"])
-def test_inverted_files_find_the_planted_pairs_and_certify_it(index):
+def test_inverted_files_find_the_planted_pairs_and_certify_it(small_blocks, index):
     vectors, score, ids = planted(np.random.default_rng(3), rows=3000, copies=400)
     result = find_duplicates(vectors, None, score, ids, DedupConfig(threshold=0.95, index=index))
     assert result.certificate.index == (index,)
-    assert result.certificate.pairs == 800
+    assert result.certificate.pairs == 400
     assert result.certificate.recall.value >= 0.97
     assert result.certificate.recall.low < result.certificate.recall.value
     assert (~result.kept).sum() >= 0.97 * 400
 
 
-def test_the_certificate_sees_what_a_poor_search_misses():
+def test_the_certificate_sees_what_a_poor_search_misses(small_blocks):
     vectors, score, ids = planted(np.random.default_rng(4), rows=3000, copies=400)
     vectors[3000:] = near(vectors[:400], 0.8, np.random.default_rng(5))
     poor = DedupConfig(threshold=0.79, index="IVF64,Flat", search_recall=0.0)  # one probed list is enough
     certificate = find_duplicates(vectors, None, score, ids, poor).certificate
     assert certificate.probes == (1,)
-    assert certificate.pairs == 800
-    assert 0 < certificate.found < 700
-    assert certificate.recall.value == certificate.found / 800
+    missed = find_duplicates(vectors, None, score, ids, poor).kept[3000:].sum()
+    assert certificate.pairs == 400
+    assert (certificate.found, missed > 50) == (400 - missed, True)
+    assert certificate.recall.value == certificate.found / 400
+
+
+def test_a_thousand_found_pairs_certify_more_than_995(small_blocks):
+    vectors, score, ids = planted(np.random.default_rng(7), rows=3000, copies=1000)
+    certificate = find_duplicates(vectors, None, score, ids, CONFIG).certificate
+    assert (certificate.found, certificate.pairs) == (1000, 1000)
+    assert 0.995 < certificate.recall.low == pytest.approx(1000 / (1000 + 1.96**2), abs=1e-6)
 
 
 def test_nothing_to_find_has_no_recall():
@@ -153,11 +157,12 @@ def test_nothing_to_find_has_no_recall():
 @pytest.mark.parametrize(
     ("rows", "factory"),
     [
-        (200_000, "Flat"),
-        (200_001, "IVF4096,Flat"),
-        (2_000_000, "IVF16384,Flat"),
-        (10_000_000, "IVF65536_HNSW32,SQfp16"),
-        (100_000_000, "IVF262144_HNSW32,SQ8"),
+        (20_000, "Flat"),
+        (20_001, "IVF512,Flat"),
+        (200_000, "IVF2048,Flat"),
+        (2_000_000, "IVF8192,Flat"),
+        (20_000_000, "IVF16384,Flat"),
+        (40_000_000, "IVF32768_HNSW32,Flat"),
     ],
 )
 def test_the_index_is_chosen_by_the_number_of_rows(rows, factory):

@@ -1,0 +1,87 @@
+"""`lightgen init`: a recipe for own images, and one that extends another."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from flows.cli import cli
+from flows.commands.doctor_data import check_data
+from flows.errors import UserError
+from flows.load import load_recipe
+from flows.plan import plan
+from storage.store import open_store
+
+
+def folder_of(path: Path, count: int, sizes=((80, 100), (64, 90))) -> Path:
+    path.mkdir()
+    for number in range(count):
+        height, width = sizes[number % len(sizes)]
+        noise = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path / f"{number:02d}.JPG", format="JPEG")
+        (path / f"{number:02d}.txt").write_text(f"noise with the number {number}")
+    return path
+
+
+def init(*arguments: object) -> None:
+    CliRunner().invoke(cli, ["init", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_a_recipe_for_own_images_is_ready_at_first_try(tmp_path, monkeypatch):
+    """Written from beside the images, used from elsewhere; sizes are mixed, the suffix is in capitals."""
+    images, file = folder_of(tmp_path / "images", 24), tmp_path / "mine.yaml"
+    monkeypatch.chdir(tmp_path)
+    init("--pictures", "images", "-o", "mine.yaml")
+    monkeypatch.chdir(images)
+    recipe = load_recipe(str(file))
+    assert (recipe.name, recipe.captions.count, recipe.synthesis.count) == ("mine", 24, 24)
+    assert recipe.synthesis.files is not None and recipe.synthesis.files.size == 64
+    assert [finding.state for finding in check_data(recipe) if finding.state == "missing"] == []
+    assert len(plan(recipe, open_store(str(tmp_path / "store"))).stages) == 10
+    prompts = Path(str(recipe.evaluation.prompts)).read_text().splitlines()
+    assert prompts == ["noise with the number 0", "noise with the number 8", "noise with the number 16"]
+
+
+def test_captions_may_lie_elsewhere(tmp_path):
+    images, captions = folder_of(tmp_path / "images", 4), tmp_path / "captions.txt"
+    captions.write_text("a red house\na blue boat\n")
+    init("--pictures", images, "--captions", captions, "-o", tmp_path / "mine.yaml")
+    recipe = load_recipe(str(tmp_path / "mine.yaml"))
+    assert recipe.captions.file is not None and recipe.captions.file.path == str(captions)
+
+
+def test_a_recipe_from_another_extends_it(tmp_path):
+    init("--from", "demo", "-o", tmp_path / "mine.yaml")
+    mine, demo = load_recipe(str(tmp_path / "mine.yaml")), load_recipe("demo")
+    assert mine == demo.model_copy(update={"name": "mine"})
+
+
+def test_what_is_there_is_not_overwritten(tmp_path):
+    (tmp_path / "mine.yaml").write_text("seed: 1")
+    with pytest.raises(UserError, match="is there already"):
+        init("--from", "demo", "-o", tmp_path / "mine.yaml")
+    assert (tmp_path / "mine.yaml").read_text() == "seed: 1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give --pictures LOCATION"),
+        (("--pictures", "a", "--from", "demo"), "give --pictures LOCATION"),
+        (("--from", "demo", "--captions", "a"), "--captions goes with --pictures"),
+        (("--pictures", "nowhere"), "nowhere"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_explained(tmp_path, arguments, message):
+    with pytest.raises(UserError, match=message):
+        init(*arguments, "-o", tmp_path / "mine.yaml")
+
+
+def test_images_without_captions_are_told_with_the_remedy(tmp_path):
+    images = folder_of(tmp_path / "images", 2)
+    for caption in images.glob("*.txt"):
+        caption.unlink()
+    with pytest.raises(UserError, match=r"(?s)no image with a caption.*Put a caption beside each image"):
+        init("--pictures", images, "-o", tmp_path / "mine.yaml")
