@@ -54,6 +54,7 @@ def recipe_of_images(images: str, captions: str | None, file: Path) -> str:
         f"#           {form}); the shortest side of {len(seen.sizes)} that were decoded is {smallest} px",
         f"# prompts   {len(held_out)} captions that training never sees are what the evaluation draws: {prompts.name}",
         "# judges    nobody: the report shows the images, and CLIP's cosine",
+        "# training  200 steps are a try, minutes on two cores; thousands are wanted for more than shapes of colour",
     ]
     recipe = {
         "name": file.stem,
@@ -67,7 +68,7 @@ def recipe_of_images(images: str, captions: str | None, file: Path) -> str:
         },
         "pretrain": {
             "model": "tiny",
-            "steps": 400,
+            "steps": 200,
             "batch_size": 48,
             "noise_samples_per_token": 2,
             "precision": "fp32",
