@@ -40,7 +40,7 @@ def track_stage(recipe: Recipe, settings: Settings, stage: Stage, artifact: Arti
     finished = False
     try:
         yield trackers
-        if trackers.called:
+        if trackers.called and stage.name == "evaluation":
             _log_scores(trackers, artifact)
         finished = True
     finally:
@@ -139,10 +139,8 @@ def _dropping(name: str) -> Iterator[None]:
 
 
 def _log_scores(trackers: TrackerGroup, evaluation: Artifact) -> None:
-    """Log a finished evaluation's scores and sample images; do nothing for other stages."""
+    """Log a finished evaluation's scores and sample images."""
     metrics = evaluation.manifest().metrics
-    if "scores" not in metrics:
-        return
     scores = {
         f"{student}/{name}": score["value"]
         for student, table in metrics["scores"].items()
