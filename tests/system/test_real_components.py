@@ -24,7 +24,7 @@ from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow(rank=4)
 
-UNDRAWABLE = "violin"
+UNDRAWABLE = "painting"
 """A word that the pipeline's tokenizer knows and its text encoder does not: a prompt with it fails."""
 CAPTIONS, EACH, SHARD = 8, 3, 1  # one image a shard: one that fails empties it
 
