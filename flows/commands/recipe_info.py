@@ -33,9 +33,9 @@ def recipes(as_json: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="Also the fields that have their default.")
 @json_option
 def show(recipe: str, overrides: tuple[str, ...], everything: bool, as_json: bool) -> None:
-    """Print what RECIPE resolves to: with what it extends, its presets and every --set.
+    """Print the recipe that RECIPE resolves to.
 
-    The output is a recipe itself, which means the same.
+    With what it extends, its presets and every --set; the output is a recipe itself, which means the same.
 
     \b
     lightgen show demo > mine.yaml
@@ -51,9 +51,9 @@ def show(recipe: str, overrides: tuple[str, ...], everything: bool, as_json: boo
 @click.argument("section", required=False)
 @json_option
 def fields(section: str | None, as_json: bool) -> None:
-    """Print the fields of a recipe, or of one SECTION such as pretrain or pretrain.optimizer.
+    """Print the fields that a recipe can have.
 
-    Each with its type, its default and what it means.
+    Each with its default and what it means; of one SECTION, such as pretrain or pretrain.optimizer, or of all.
     """
     model: type[BaseModel] = Recipe
     for name in section.split(".") if section else ():
@@ -88,7 +88,7 @@ def _default_of(field: FieldInfo) -> str:
 
 @click.command()
 def schema() -> None:
-    """Print the JSON schema of a recipe, with which an editor completes and checks one.
+    """Print the JSON schema of recipes, for editors.
 
     \b
     lightgen schema > recipe.schema.json

@@ -18,7 +18,20 @@ from storage.plural import pluralize
 from storage.store import open_store
 from tests.support.stores import commit
 
-VERBS = ["run", "plan", "serve", "estimate", "doctor", "sample", "inpaint", "eval", "import-upstream", "store"]
+RECIPES = ["init", "recipes", "show", "fields", "schema"]
+VERBS = [
+    "run",
+    "plan",
+    "serve",
+    "estimate",
+    "doctor",
+    *RECIPES,
+    "sample",
+    "inpaint",
+    "eval",
+    "import-upstream",
+    "store",
+]
 
 
 @pytest.mark.parametrize(("count", "said"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (12000, "12,000 rows")])

@@ -153,7 +153,7 @@ def test_a_disk_that_is_too_small_is_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: usage(10**9, 10**9, 10**6))
     row = checks_of(recipe, settings)["disk"]
     assert row["state"] == "missing"
-    assert "tokens 213 MB" in row["found"] and "1 MB free" in row["found"]
+    assert "tokens 82.6 MB" in row["found"] and "1 MB free" in row["found"]
 
 
 def test_a_device_that_is_too_small_is_noted(monkeypatch, tmp_path):

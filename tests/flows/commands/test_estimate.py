@@ -97,9 +97,10 @@ def test_phases_and_mirrored_rows_add_up():
     assert both["tokens_per_image"] == {"48": 9, "96": 36}
     assert rows(both)["pretrain"]["items"] == 2 * rows(plain)["pretrain"]["items"]
     assert rows(both)["pretrain"]["flops"] > 2.5 * rows(plain)["pretrain"]["flops"]
-    text, caption = 2 * 64 * 128, 200
-    assert rows(plain)["tokens"]["bytes"] == 480 * (2 * 16 * 6 * 6 + text + caption)
-    assert rows(both)["tokens"]["bytes"] == 960 * (2 * 16 * (6 * 6 + 12 * 12) + 2 * text + 2 * caption)
+    caption = 200
+    texts = 240 * (2 * 64 * 128 + caption)  # once for each, whatever the images, sizes and flips
+    assert rows(plain)["tokens"]["bytes"] == 480 * (2 * 16 * 6 * 6 + caption) + texts
+    assert rows(both)["tokens"]["bytes"] == 960 * (2 * 16 * (6 * 6 + 12 * 12) + 2 * caption) + texts
 
 
 def test_fewer_text_tokens_make_smaller_rows_up_to_the_maximum():
