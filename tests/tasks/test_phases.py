@@ -82,7 +82,7 @@ def phased(tmp_path_factory) -> tuple[Path, dict[str, Artifact]]:
 def test_tokens_of_each_size_lie_in_files_of_their_own(phased):
     _, artifacts = phased
     names = [f"tokens-{size}px-0000{shard}.parquet" for size in (32, 48) for shard in (0, 1)]
-    assert artifacts["tokens"].names() == names
+    assert artifacts["tokens"].names() == ["text-00000.parquet", *names]
     layouts = {
         size: layout_metadata(read_file(artifacts["tokens"], f"tokens-{size}px-00000.parquet").schema)
         for size in (32, 48)
@@ -93,9 +93,11 @@ def test_tokens_of_each_size_lie_in_files_of_their_own(phased):
 def test_sizes_share_rows_and_text_and_differ_in_latents(phased):
     _, artifacts = phased
     small, large = (read_table(artifacts["tokens"], token_files_regex(size)) for size in (32, 48))
-    for column in ("id", "caption", "topic", "text", "text_length"):
+    for column in ("id", "caption_id", "caption", "topic", "sha256", "flipped"):
         assert small[column].equals(large[column]), column
-    assert small["text_length"].type == "int32"
+    texts = read_table(artifacts["tokens"], "^text")
+    assert texts["text_length"].type == "int32"
+    assert set(small["caption_id"].to_pylist()) == set(texts["id"].to_pylist())
     assert {len(data) for data in small["latents"].to_pylist()} == {2 * 16 * 4 * 4}
     captions = read_table(artifacts["synthesis"], "^images", ["caption_id"])["caption_id"]
     assert artifacts["tokens"].manifest().counts["captions_encoded"] == pc.count_distinct(captions).as_py()
