@@ -258,9 +258,9 @@ def test_phases_and_tokens_that_do_not_fit_are_refused(overrides, message):
         load_recipe("smoke", overrides)
 
 
-def test_a_size_without_whole_tokens_stops_the_tokens_stage(phased, tmp_path):
+def test_a_size_without_whole_tokens_stops_before_any_stage(phased, tmp_path):
     store = open_store(str(shutil.copytree(phased[0], tmp_path / "store")))
-    with pytest.raises(ValueError, match="an image of 40 px is not made of whole tokens of 16 px"):
+    with pytest.raises(UserError, match="an image of 40 x 40 px is not made of whole tokens of 16 px"):
         make(store, load_recipe("smoke", [*SMALL, "tokens.sizes=[32,40]"]), "tokens")
 
 
@@ -268,7 +268,7 @@ def test_padded_text_is_stored_with_all_tokens_and_trained_on(phased, tmp_path):
     store = open_store(str(shutil.copytree(phased[0], tmp_path / "store")))
     padded = ["tokens.pad_text=true", "tokens.max_text_tokens=20", "pretrain.model.attend_to_padding=true"]
     artifacts = make(store, load_recipe("smoke", [*SMALL, *padded]), "tokens", "pretrain")
-    rows = read_table(artifacts["tokens"], "^tokens").to_pylist()
+    rows = read_table(artifacts["tokens"], "^text").to_pylist()
     assert {(row["text_length"], len(row["text"])) for row in rows} == {(20, 20 * 128 * 2)}
 
 
