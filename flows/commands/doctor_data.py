@@ -11,10 +11,10 @@ from lightgen_core.captioning.config import CaptionFile
 from lightgen_core.captioning.dedup import lexical_dedup
 from lightgen_core.captioning.readers import BadRow, CaptionFileError, read_captions
 from lightgen_core.captioning.select import Caption
-from lightgen_core.images.image_set import open_image_set
 from lightgen_core.images.sample import ImageSetError
 from lightgen_core.images.survey import Survey, survey
 from lightgen_core.teachers.config import ImageSetConfig
+from lightgen_core.teachers.image_set import open_configured_set
 from storage.plural import pluralize
 from tasks.config.recipe import Recipe
 
@@ -83,15 +83,7 @@ def _check_duplicates(recipe: Recipe, captions: Sequence[Caption], complete: boo
 
 def _check_images(recipe: Recipe, config: ImageSetConfig) -> list[DataFinding]:
     try:
-        image_set = open_image_set(
-            config.path,
-            config.format,
-            split=config.split,
-            subset=config.subset,
-            caption_fields=config.caption_fields,
-            image_column=config.image_column,
-            max_image_bytes=config.max_bytes,
-        )
+        image_set = open_configured_set(config)
         result = survey(image_set, config.max_pixels, samples=SAMPLES, images=IMAGES)
     except ImageSetError as error:
         return [DataFinding("images", "missing", str(error))]

@@ -24,7 +24,7 @@ _SLACK = {"Flat": 5e-3, "SQfp16": 1e-2, "SQ8": 5e-2}
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What is searched for, and with what effort.
+    """Target and effort of a search.
 
     Attributes:
         threshold: cosine from which vectors are near.

@@ -34,7 +34,7 @@ class RowSet:
     image_columns: Sequence[str]
     max_image_bytes: int
     whole: bool = True
-    """Whether these are all rows, so that an image which none of them names is one without a caption."""
+    """True if these are all rows: an image that none of them names is then one without a caption."""
 
     @property
     def max_line_bytes(self) -> int:

@@ -18,7 +18,7 @@ PARTS = 8
 
 @dataclass
 class Survey:
-    """What the sampled part of a set holds.
+    """Content of the sampled part of a set.
 
     Attributes:
         complete: the sampled part is the whole set.

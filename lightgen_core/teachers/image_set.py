@@ -5,12 +5,25 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from lightgen_core.images.codec import encode_png
-from lightgen_core.images.image_set import open_image_set
+from lightgen_core.images.image_set import WithPassedOver, open_image_set
 from lightgen_core.images.ordered_map import ordered_map
 from lightgen_core.images.safe_decoder import SafeImageDecoder
 from lightgen_core.images.sample import BadSample, Sample
 from lightgen_core.rejected import Rejected
 from lightgen_core.teachers.config import ImageSetConfig
+
+
+def open_configured_set(config: ImageSetConfig) -> WithPassedOver:
+    """Open the image set that a recipe names. Raises ImageSetError."""
+    return open_image_set(
+        config.path,
+        config.format,
+        split=config.split,
+        subset=config.subset,
+        caption_fields=config.caption_fields,
+        image_column=config.image_column,
+        max_image_bytes=config.max_bytes,
+    )
 
 
 class ImageSetTeacher:
@@ -29,15 +42,7 @@ class ImageSetTeacher:
         count: int,
         encode: Callable[[np.ndarray], bytes] = encode_png,
     ) -> None:
-        self.set = open_image_set(
-            config.path,
-            config.format,
-            split=config.split,
-            subset=config.subset,
-            caption_fields=config.caption_fields,
-            image_column=config.image_column,
-            max_image_bytes=config.max_bytes,
-        )
+        self.set = open_configured_set(config)
         chosen = frozenset(captions)
         self.samples: list[Sample] = []
         self.bad_samples: list[BadSample] = []

@@ -50,7 +50,7 @@ class StageContext:
     settings: Settings
     artifact: Artifact
     row_config: RowConfig = field(default_factory=lambda: RowConfig(0, {}, ()))
-    """What decides the bytes of the stage's rows, beside their inputs."""
+    """Configuration that decides the bytes of the stage's rows, beside their inputs."""
     reuse: bool = True
     """Take files and rows from earlier artifacts; not where a person asked for new ones."""
     on_progress: ProgressCallback = ignore_progress

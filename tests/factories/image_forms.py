@@ -174,7 +174,7 @@ FORMS: dict[str, tuple[Callable[[Path], None], str]] = {
     "save_to_disk with splits": (_saved_splits, "arrow"),
     "hub layout": (_hub, "parquet"),
 }
-"""What writes a form into an empty folder, and the name by which the form is found."""
+"""Writer of a form into an empty folder, and the name by which the form is found."""
 
 
 def write_form(form: str, root: Path) -> Path:
