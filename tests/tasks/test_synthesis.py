@@ -242,15 +242,14 @@ def test_later_stages_go_on_without_the_missing_images(tmp_path):
     for stage, needs in (
         (embeddings, ("synthesis",)),
         (dedup, ("synthesis", "embeddings")),
-        (tokens, ("synthesis", "dedup")),
+        (tokens, ("synthesis",)),
     ):
         given = tuple(inputs[name] for name in needs)
         inputs[stage.name] = stage.artifact(recipe, made.artifact.store, given)
         stage.run(recipe, SETTINGS, given, inputs[stage.name])
-    assert read_table(inputs["embeddings"], "^embeddings")["id"].to_pylist() == [1, 2, 3, 8, 9, 10, 11]
+    for name in ("embeddings", "tokens"):
+        assert read_table(inputs[name], f"^{name}")["id"].to_pylist() == [1, 2, 3, 8, 9, 10, 11]
     assert inputs["embeddings"].names("^emb") == ["embeddings-00000.parquet", "embeddings-00001.parquet"]
     kept = read_table(inputs["dedup"], "^keep").filter(pc.field("kept"))["id"].to_pylist()
-    assert (
-        set(read_table(inputs["tokens"], "^tokens", ["id"])["id"].to_pylist()) == set(kept) <= {1, 2, 3, 8, 9, 10, 11}
-    )
     assert kept
+    assert set(kept) <= {1, 2, 3, 8, 9, 10, 11}

@@ -60,7 +60,8 @@ def weights(tokens, folder, kind, kill_at=None):
         if row["step"] == kill_at:
             raise Interrupted
 
-    student = new_student(config.model, config.head, 1)
+    model = config.model.resolve(token_width=64, text_width=128, position_grid=3)
+    student = new_student(model, config.head, 1)
     source = TokenSource([tokens], patch=2, batch_size=config.batch_size, seed=1)
     train(student, source, config, seed=1, folder=folder, device=torch.device("cpu"), on_log=on_log)
     return student.state_dict()
