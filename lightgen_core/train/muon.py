@@ -82,7 +82,9 @@ def orthogonalize(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n
         return orthogonalize(matrices.mT).mT
     a, b, c = NEWTON_SCHULZ
     norms = matrices.norm(dim=(1, 2), keepdim=True)
-    matrices = (matrices / (norms + 1e-7)).bfloat16()  # rough is enough, and twice as fast
+    matrices = matrices / (norms + 1e-7)
+    if matrices.is_cuda:  # rough is enough; most CPUs emulate bfloat16, many times slower
+        matrices = matrices.bfloat16()
     for _ in range(ITERATIONS):
         gram = matrices @ matrices.mT
         matrices = a * matrices + (b * gram + c * gram @ gram) @ matrices
