@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from lightgen_core.evaluation.judge import JUDGES, Judge, load_judge
 from lightgen_core.evaluation.prompt import Prompt, mismatched_prompts
-from lightgen_core.evaluation.samples import clip_score_samples, sample_row, samples_of, score_samples
+from lightgen_core.evaluation.samples import clip_score_samples, compare_samples, sample_row, samples_of, score_samples
 from lightgen_core.images.parallel import encode_images
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
@@ -14,7 +14,7 @@ from storage.tables import IMAGE, schema
 from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
 from tasks.context.shards import RowRangeShard, split_rows
-from tasks.evaluation_prompts import evaluation_prompts, prompt_files
+from tasks.evaluation_prompts import evaluation_files, evaluation_prompts
 from tasks.stage import stage
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ def _frozen_models(recipe: Recipe) -> tuple[str, ...]:
 
 
 @stage(
-    version=4,
+    version=5,
     config_sections=("seed", "world", "sampler", "evaluation"),
     weights=_frozen_models,
-    files=prompt_files,
+    files=evaluation_files,
     on_device=True,
 )
 def evaluation(ctx: StageContext, pretrain: Artifact, dpo: Artifact) -> None:
@@ -73,6 +73,9 @@ def evaluation(ctx: StageContext, pretrain: Artifact, dpo: Artifact) -> None:
 
         clip = Clip.load(recipe.embeddings.model, device=ctx.device())
         ctx.metrics["clip_score"] = clip_score_samples(ctx.iter_output("^samples"), STUDENTS, clip, **options)
+    if config.references:
+        tables = ctx.iter_output("^samples")
+        ctx.metrics["references"] = compare_samples(tables, STUDENTS, config.references, ctx.device(), **options)
 
 
 def _load_judge(ctx: StageContext) -> Judge | None:

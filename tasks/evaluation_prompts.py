@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from lightgen_core.evaluation.benchmarks import benchmark_prompts
-from lightgen_core.evaluation.prompt import Prompt
+from lightgen_core.evaluation.prompt import Prompt, PromptFileError
+from lightgen_core.images.location import LocationError, local_path
 from lightgen_core.seeds import derive_seed
 from tasks.config.recipe import Recipe
 
@@ -16,8 +17,15 @@ def evaluation_prompts(recipe: Recipe, *, all_prompts: bool = False) -> list[Pro
         None if all_prompts else config.per_category,
         world=recipe.world,
         seed=derive_seed(recipe.seed, "evaluation"),
-        file=Path(config.prompts) if config.prompts else None,
+        file=_prompt_path(config.prompts) if config.prompts else None,
     )
+
+
+def _prompt_path(location: str) -> Path:
+    try:
+        return Path(local_path(location))
+    except LocationError as error:
+        raise PromptFileError(f"evaluation.prompts: {error}") from error
 
 
 def evaluation_captions(recipe: Recipe) -> list[str]:
@@ -30,6 +38,12 @@ def evaluation_captions(recipe: Recipe) -> list[str]:
         PromptFileError: `evaluation.prompts` names a file that is not there, or not of its form.
     """
     return sorted({prompt.caption for prompt in evaluation_prompts(recipe, all_prompts=True)})
+
+
+def evaluation_files(recipe: Recipe) -> tuple[str, ...]:
+    """Return the files that evaluation reads: prompts and references. Raises PromptFileError as `prompt_files`."""
+    references = recipe.evaluation.references
+    return (*prompt_files(recipe), *((references,) if references else ()))
 
 
 def prompt_files(recipe: Recipe) -> tuple[str, ...]:

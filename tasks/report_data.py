@@ -68,6 +68,10 @@ def build_report_data(run: RunArtifacts) -> ReportData:
             if table is not None
         },
         clip_scores={student: Interval(**score) for student, score in scored.get("clip_score", {}).items()},
+        references={
+            student: (Interval(**found["top_1"]), Interval(**found["top_5"]), found["frechet_distance"])
+            for student, found in scored.get("references", {}).items()
+        },
         smoke_test=recipe.smoke_test,
         samples=samples(run),
         curves=(loss_curve(artifacts["pretrain"]), *preference_curves(artifacts["dpo"])),

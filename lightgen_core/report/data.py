@@ -150,6 +150,7 @@ class ReportData:
         scorer: such as "the scene detector"; None: no scorer applies, and `scores` is empty.
         scores: student (`STUDENTS`) -> "overall" and categories, in the order to show -> score.
         clip_scores: student -> mean cosine of image and caption in CLIP's space, with or without a scorer.
+        references: student -> top-1 and top-5 retrieval of reference pictures, and the Fréchet distance to them.
         smoke_test: the recipe is too small to learn, as the page says at the top.
         topics: captions by topic, `other_topics` that are not listed, and `unused_topics` that no caption covers.
         repeats: near-duplicate captions (examples), `repeated_captions` of them in all.
@@ -171,6 +172,7 @@ class ReportData:
     scorer: str | None = None
     scores: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
     clip_scores: Mapping[str, Interval] = field(default_factory=dict)
+    references: Mapping[str, tuple[Interval, Interval, float]] = field(default_factory=dict)
     smoke_test: bool = False
     samples: tuple[SampleRow, ...] = ()
     curves: tuple[Curve, ...] = ()

@@ -1,12 +1,16 @@
 """Train the zoo's autoencoder: a small diffusers AutoencoderDC, 8 px and 16 channels to a latent.
 
     python -m lightgen_core.zoo.train_autoencoder --out FOLDER [--steps 3000] [--seed 0] [--threads 1]
+    python -m lightgen_core.zoo.train_autoencoder --out FOLDER --pictures zoo:emoji FOLDER ...
+
+The first trains on the scene world, the second on pictures of these sets and on dead leaves.
 
 Noise on the latents while training keeps neighbouring latents alike in image, so a student's imperfect samples
 decode cleanly; a penalty on their size then empties directions that carry nothing worth the noise.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +21,7 @@ from torch.nn import functional
 
 from lightgen_core.scene.config import World
 from lightgen_core.zoo.optimize import argument_parser, optimize, parse_arguments
+from lightgen_core.zoo.pictures import dead_leaves, halved, load_pictures, resized
 from lightgen_core.zoo.training import full_world, render_images
 
 logger = logging.getLogger(__name__)
@@ -43,7 +48,7 @@ class Pool:
         """Sample images as floats in -1..1, (n, 3, height, width)."""
         count = max(1, PIXELS // (self.images.shape[-1] * self.images.shape[-2]))
         chosen = self.images[torch.randint(len(self.images), (count,), generator=generator)]
-        return as_floats(chosen).contiguous(memory_format=torch.channels_last)
+        return as_floats(chosen)
 
 
 def as_floats(images: Tensor) -> Tensor:
@@ -68,6 +73,18 @@ def make_pools(seed: int) -> list[Pool]:
     return pools
 
 
+def picture_pools(locations: Sequence[str], seed: int, threads: int) -> list[Pool]:
+    """Load pools of pictures at 64, 48 and 128 px, and dead leaves."""
+    large = np.concatenate([load_pictures(location, 128, threads) for location in locations])
+    plan = [
+        (0.45, halved(large)),
+        (0.3, resized(large, 48)),
+        (0.05, large),
+        (0.2, dead_leaves(4000, 64, np.random.default_rng(seed))),
+    ]
+    return [Pool(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), fraction) for fraction, images in plan]
+
+
 def make_model() -> AutoencoderDC:
     """Build 1.3M parameters of convolutions, for any multiple of 8 px."""
     return AutoencoderDC(
@@ -86,19 +103,17 @@ def make_model() -> AutoencoderDC:
 def train(model: AutoencoderDC, pools: list[Pool], steps: int, seed: int) -> Tensor:
     """Train in place; returns the latents' mean (channels,), which the decoder never saw."""
     generator = torch.Generator().manual_seed(seed)
-    model.to(memory_format=torch.channels_last).train()
+    model.train()
     fractions = torch.tensor([pool.fraction for pool in pools])
     center = torch.zeros(LATENT_CHANNELS)
 
     def losses(step: int) -> dict[str, Tensor]:
         images = pools[int(torch.multinomial(fractions, 1, generator=generator))].batch(generator)
-        with torch.autocast("cpu", torch.bfloat16):
-            latents = model.encode(images).latent.float()
+        latents = model.encode(images).latent
         center.lerp_(latents.detach().mean((0, 2, 3)), max(0.01, 1 / (step + 1)))
         latents = latents - center.view(1, -1, 1, 1)
         noise = torch.randn(latents.shape, generator=generator) * NOISE
-        with torch.autocast("cpu", torch.bfloat16):
-            decoded = model.decode(latents + noise).sample.float()
+        decoded = model.decode(latents + noise).sample
         squared = functional.mse_loss(decoded, images)
         loss = functional.l1_loss(decoded, images) + squared + PENALTY * latents.square().mean()
         return {"loss": loss, "squared error": squared}
@@ -118,8 +133,11 @@ def fold(model: AutoencoderDC, center: Tensor, images: Tensor) -> None:
 
 
 def main() -> None:
-    arguments = parse_arguments(argument_parser(__doc__, steps=3000))
-    pools = make_pools(arguments.seed)
+    parser = argument_parser(__doc__, steps=3000)
+    parser.add_argument("--pictures", nargs="+", metavar="SET", help="sets of pictures; left out: the scene world")
+    arguments = parse_arguments(parser)
+    sets, seed = arguments.pictures, arguments.seed
+    pools = picture_pools(sets, seed, arguments.threads) if sets else make_pools(seed)
     model = make_model()
     center = train(model, pools, arguments.steps, arguments.seed)
     model.eval()

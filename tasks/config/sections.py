@@ -228,6 +228,11 @@ class Evaluation(Section):
     clip_score: bool = Field(
         True, description="also measure the mean text-image cosine in the space of embeddings.model; no GenEval score"
     )
+    references: str | None = Field(
+        None,
+        description="set of pictures of the same captions, as synthesis.files.path; samples are compared with them in "
+        "the space of EfficientNet-Lite0: retrieval and Fréchet distance; none: no such comparison",
+    )
     resamples: Positive = Field(2000, description="bootstrap resamples behind an interval, drawn over captions")
     shard_size: Positive = Field(240, description="images of one shard")
 

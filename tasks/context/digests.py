@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from lightgen_core.encoders.model_ref import ModelNotFound, parse_model_ref
-from lightgen_core.images.location import LocationError, open_address, parse_hub
+from lightgen_core.images.location import LocationError, local_path, open_address, parse_hub
 from lightgen_core.images.remote_files import RemoteFiles
 from lightgen_core.walk import walk
 from storage.hash_cache import digest_of, sha256_of
@@ -32,9 +32,10 @@ def content_digest(location: str | Path) -> str:
             return f"{hub.commit()}/{hub.folder}".rstrip("/")
         if "://" in str(location):
             return _remote_digest(str(location))
+        local = local_path(str(location))
     except LocationError as error:
         raise ContentNotFound(f"{error}\nThe recipe names it.") from error
-    path = Path(location).expanduser()
+    path = Path(local).expanduser()
     if path.is_file():
         return sha256_of(path)
     if not path.exists():

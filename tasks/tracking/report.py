@@ -147,6 +147,9 @@ def _log_scores(trackers: TrackerGroup, evaluation: Artifact) -> None:
         for name, score in (table or {}).items()
     }
     scores |= {f"{student}/clip_score": score["value"] for student, score in metrics.get("clip_score", {}).items()}
+    for student, found in metrics.get("references", {}).items():
+        scores |= {f"{student}/retrieval_{top}": found[top]["value"] for top in ("top_1", "top_5")}
+        scores[f"{student}/frechet_distance"] = found["frechet_distance"]
     if scores:
         trackers.log_metrics(0, scores)
     # Each student's image of each category's first caption.
