@@ -126,11 +126,6 @@ class _Source:
         self.batch_size, self.seed = batch_size, seed
         self._prefetched: tuple[int, int, int | None] | None = None
 
-    @property
-    def rows_by_grid(self) -> dict[tuple[int, int], int]:
-        """Return the number of rows to train on in each bucket, by its (h, w) in tokens."""
-        return {bucket.grid: len(bucket.kept) for bucket in self._buckets}
-
     def _rows_of(self, step: int, start: int, stop: int | None) -> tuple[TokenBucket, NDArray[np.int64]]:
         """Return the bucket of a step, and its rows start to stop of the batch."""
         number, turn = bucket_turn(step, self._bucket_rows, self.seed)

@@ -22,8 +22,9 @@ def check_ratios(ratios: Sequence[str]) -> None:
     """Raise ValueError for a text that is no ratio, or two texts of one ratio."""
     named: dict[Fraction, str] = {}
     for ratio in ratios:
-        if (other := named.setdefault(parse_ratio(ratio), ratio)) is not ratio:
+        if other := named.get(aspect := parse_ratio(ratio)):
             raise ValueError(f"{other} and {ratio} are one aspect ratio; expected each once")
+        named[aspect] = ratio
 
 
 def bucket_shape(ratio: str, size: int, multiple: int) -> tuple[int, int]:
@@ -49,11 +50,12 @@ def bucket_shapes(ratios: Sequence[str], size: int, multiple: int) -> tuple[tupl
     named: dict[tuple[int, int], str] = {}
     for ratio in ratios:
         height, width = shape = bucket_shape(ratio, size, multiple)
-        if (other := named.setdefault(shape, ratio)) is not ratio:
+        if other := named.get(shape):
             raise ValueError(
-                f"at {size} px {other} and {ratio} are both {width} x {height} px, in whole tokens of {multiple} px; "
-                "leave one out, or take larger sizes"
+                f"tokens.buckets: at {size} px {other} and {ratio} are both {width} x {height} px, in whole tokens of "
+                f"{multiple} px; leave one out, or take larger sizes"
             )
+        named[shape] = ratio
     return tuple(named)
 
 
