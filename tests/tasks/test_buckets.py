@@ -37,7 +37,7 @@ SIZES = (
     (200, 130), (66, 100), (75, 50), (50, 76), (70, 70), (48, 72),
 )  # fmt: skip
 """Widths and heights, px: landscape, portrait, nearly square, 5:1 and 1:4."""
-TURNED = {3: 6, 9: 8}
+TURNED = {1: 6, 11: 8}
 """EXIF orientations of images that are stored on their side."""
 RATIOS = ("1:1", "3:2", "2:3", "4:1")
 SHAPES = {48: ((48, 48), (32, 64), (64, 32), (32, 96)), 96: ((96, 96), (80, 112), (112, 80), (48, 192))}
@@ -90,6 +90,7 @@ def overrides(folder: Path, *more: str) -> list[str]:
         f"tokens.buckets=[{', '.join(RATIOS)}]",
         "tokens.flip=true",
         "tokens.batch_size=4",
+        "pretrain.model.dropout=0",
         "pretrain.steps=8",
         "pretrain.batch_size=4",
         "pretrain.log_every=1",
@@ -259,8 +260,8 @@ def test_two_processes_train_what_one_does(bucketed, tmp_path, monkeypatch):
     logs = []
     for artifact in (two, artifacts["pretrain"]):
         with artifact.open("log.json") as file:
-            logs.append([row["gradient_norm"] for row in json.load(file)])
-    assert len(logs[0]) == 14 and logs[0] == pytest.approx(logs[1], rel=0.3)  # dropout has other places
+            logs.append([row["loss"] for row in json.load(file)])
+    assert len(logs[0]) == 14 and logs[0] == pytest.approx(logs[1], rel=1e-4)
 
 
 def test_winners_are_the_teachers_images_in_the_students_shape(bucketed):
@@ -307,7 +308,7 @@ def test_keys_of_recipes_without_buckets_stay():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["tokens.buckets=['1:1']"], r"tokens: buckets 1:1 need sizes"),
+        (["tokens.buckets=['1:1']"], "value error, buckets 1:1 need sizes"),
         (["tokens.sizes=[48]", "tokens.buckets=['4:3', '8:6']"], "buckets: 4:3 and 8:6 are one aspect ratio"),
         (["tokens.sizes=[48]", "tokens.buckets=[wide]"], "buckets: found 'wide'; expected an aspect ratio"),
         (
