@@ -1,13 +1,16 @@
 """Batches of sets with several shapes: one bucket each, in proportion, every row once in its bucket's epoch."""
 
 import pickle
+import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from lightgen_core.config import ParallelConfig
-from lightgen_core.data.batches import DataError, TokenSource
+from lightgen_core.data import row_reader as rows_module
+from lightgen_core.data.batches import DataError, TokenSource, prefetch
 from lightgen_core.data.shuffle import bucket_turn
 from lightgen_core.model.patchify import unpatchify
 from tests.factories.tiny_student import LAYOUT, PATCH, tiny_student, tiny_training, train, write_buckets, write_rows
@@ -81,6 +84,17 @@ def test_steps_may_be_read_in_any_order_and_in_parts(tmp_path):
         assert {part.grid for part in parts} == {whole[step].grid}
 
 
+def test_prefetched_batches_are_those_read_at_once(tmp_path, monkeypatch):
+    """Also where every batch is announced, and fewer files than buckets may stay mapped."""
+    expected = [source_of(write_buckets(tmp_path, ROWS)).batch(step) for step in range(20)]
+    monkeypatch.setattr(rows_module, "SMALL", 0)
+    monkeypatch.setattr(rows_module, "MAPPED_FILES", 2)
+    source = source_of(write_buckets(tmp_path, ROWS))
+    for found, batch in zip(prefetch(source.batch, range(20), depth=2), expected, strict=True):
+        assert found.ids.tolist() == batch.ids.tolist() and found.tokens.equal(batch.tokens)
+        assert found.text.equal(batch.text) and found.grid == batch.grid
+
+
 def test_a_bucket_without_kept_rows_is_never_drawn(tmp_path):
     files = write_buckets(tmp_path, ROWS)
     keep = np.array([101, 103, 110, 112, 115])
@@ -107,17 +121,22 @@ def test_files_that_differ_in_more_than_shape_are_refused(tmp_path):
 
 
 def test_training_resumes_in_buckets_to_the_bit(tmp_path):
-    """A compiled run and one in micro-batches train on the same rows."""
     source, place = source_of(write_buckets(tmp_path, ROWS)), {"seed": 7, "device": torch.device("cpu")}
     whole = train(tiny_student(), source, tiny_training(), folder=tmp_path / "whole", **place)
-    cut = tmp_path / "cut"
-    (cut).mkdir()
-    (tmp_path / "whole/step-00000003").rename(cut / "step-00000003")
-    resumed = train(tiny_student(), source, tiny_training(), folder=cut, **place)
+    shutil.copytree(tmp_path / "whole/step-00000003", tmp_path / "cut/step-00000003")
+    resumed = train(tiny_student(), source, tiny_training(), folder=tmp_path / "cut", **place)
+    assert len({source.batch(step).grid for step in range(3, 6)}) > 1
     assert whole.rows == resumed.rows and all(whole.raw[name].equal(resumed.raw[name]) for name in whole.raw)
-    still = [
-        train(tiny_student(dropout=0.0), source, tiny_training(), folder=tmp_path / name, parallel=parallel, **place)
-        for name, parallel in (("one", ParallelConfig()), ("parts", ParallelConfig(micro_batch=1)))
+
+
+def test_frugal_training_in_buckets_has_equal_losses(tmp_path, monkeypatch, unchecked_shapes):
+    """Compiled, recomputed blocks and micro-batches have the losses of a plain run."""
+    source, place = source_of(write_buckets(tmp_path, ROWS)), {"seed": 7, "device": torch.device("cpu")}
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend="eager"))
+    frugal = ParallelConfig(micro_batch=1, activation_checkpointing=True, compile=True)
+    runs = [
+        train(tiny_student(dropout=0.0), source, tiny_training(), folder=tmp_path / name, parallel=layout, **place)
+        for name, layout in (("one", ParallelConfig()), ("parts", frugal))
     ]
-    losses = [[row["loss"] for row in run.rows] for run in still]
+    losses = [[row["loss"] for row in run.rows] for run in runs]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
