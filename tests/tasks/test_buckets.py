@@ -20,12 +20,14 @@ from flows.distill import STAGES
 from flows.errors import UserError
 from flows.load import load_recipe
 from flows.plan import plan
+from lightgen_core.data.batches import TokenSource
 from lightgen_core.encoders.autoencoder import LatentCodec
 from lightgen_core.images.codec import crop_and_resize, decode_image
 from storage.artifact import Artifact
 from storage.store import Store, open_store
 from storage.tables import layout_metadata, read_file, read_table
 from tasks.config.settings import Settings
+from tasks.token_shapes import TokenShape, default_layout
 from tests.support.contents import contents
 from tests.support.paths import PROGRAMS
 
@@ -236,6 +238,37 @@ def test_without_squares_the_most_frequent_shape_is_the_default(bucketed, tmp_pa
     with pretrain.open("student/config.json") as file:
         info = json.load(file)["info"]
     assert (info["latent_height"], info["latent_width"]) == (8, 4)
+
+
+def test_a_square_that_nothing_was_trained_on_is_no_default():
+    square, wide, tall = ({"height": height, "width": width} for height, width in ((6, 6), (4, 8), (8, 4)))
+
+    def shape_of(*kept: int) -> dict:
+        shapes = zip("abc", (square, wide, tall), kept, strict=True)
+        return default_layout([TokenShape(*shape) for shape in shapes])
+
+    assert (shape_of(1, 5, 3), shape_of(0, 5, 3), shape_of(0, 3, 5)) == (square, wide, tall)
+
+
+def test_batches_hold_kept_rows_with_the_text_of_their_captions(bucketed):
+    _, _, artifacts = bucketed
+    tokens = artifacts["tokens"]
+    files, texts = ([tokens.local(name, Path()) for name in tokens.names(of)] for of in ("^tokens-96px", "^text"))
+    captions = {row["id"]: row for row in read_table(tokens, "^text").to_pylist()}
+    rows = {
+        row["id"]: row["caption_id"] for row in read_table(tokens, "^tokens-96px", ["id", "caption_id"]).to_pylist()
+    }
+    keep = np.sort(np.array(list(rows)))[::2]
+    source, seen = TokenSource(files, texts=texts, patch=2, batch_size=3, seed=0, keep=keep), Counter()
+    for step in range(60):
+        batch = source.batch(step)
+        seen.update(batch.ids.tolist())
+        for place, row in enumerate(batch.ids.tolist()):
+            text = captions[rows[row]]
+            assert batch.text_mask[place].sum() == text["text_length"]
+            found = batch.text[place, : text["text_length"]]
+            assert found.numpy().tobytes() == text["text"]
+    assert set(seen) == set(keep.tolist())
 
 
 def test_killed_pretraining_in_buckets_ends_with_the_same_bytes(bucketed, tmp_path):
