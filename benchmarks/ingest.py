@@ -82,7 +82,7 @@ def run_embeddings(encoded: list[bytes], batch: int, threads: int) -> None:
 def run_tokens(encoded: list[bytes], batch: int, size: int, threads: int) -> None:
     """Decode once and resize to two sizes, as tokens does."""
     rows = pa.table({"id": range(len(encoded)), "image": pa.array([{"bytes": data} for data in encoded])})
-    list(image_batches(rows, np.zeros(len(rows), bool), batch, (size // 2, size), threads))
+    list(image_batches(rows, np.zeros(len(rows), bool), batch, ((size // 2,) * 2, (size, size)), threads))
 
 
 def compare(work: dict[str, Callable[[int], object]], args: argparse.Namespace) -> str:

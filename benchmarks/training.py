@@ -95,7 +95,7 @@ def _ours(
         {"precision": precision, "batch_size": len(batch.ids), "mask": {"multiple": mask_multiple}}
     )
     criterion = MaskedDenoisingCriterion(
-        GRID, student.mar.config.token_width, get_objective(student.head.config.objective), config
+        student.mar.config.token_width, get_objective(student.head.config.objective), config
     )
     train_step, count = TrainStep(student.train(), criterion, seed=0, device=device), iter(range(config.steps))
 
@@ -110,7 +110,9 @@ def _batch(images: int, token_width: int, text_width: int) -> Batch:
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(images, token_width // 4, 2 * GRID[0], 2 * GRID[1], generator=generator)
     text = torch.randn(images, NUM_TEXT_TOKENS, text_width, generator=generator)
-    return Batch(np.arange(images), patchify(latents, 2), text, torch.ones(images, NUM_TEXT_TOKENS, dtype=torch.bool))
+    return Batch(
+        np.arange(images), GRID, patchify(latents, 2), text, torch.ones(images, NUM_TEXT_TOKENS, dtype=torch.bool)
+    )
 
 
 def _latents(batch: Batch) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from flows.errors import UnknownModelSize, UserError
 from flows.known_models import known_model
 from lightgen_core.config import MarConfig
 from lightgen_core.encoders.model_ref import parse_model_ref
+from lightgen_core.images.buckets import bucket_shapes
 from tasks.config.recipe import Recipe
 
 DEFAULT_SIDE = 1024
@@ -48,7 +49,7 @@ def image_size(recipe: Recipe) -> tuple[int, int]:
 
 
 def token_sizes(recipe: Recipe) -> dict[int | None, Size]:
-    """Return the tokenized image sizes by the recipe's name (None: unresized)."""
+    """Return the tokenized image sizes by the recipe's name (None: unresized); a square stands for its buckets."""
     tokens, (height, width) = recipe.tokens, image_size(recipe)
     given = recipe.pretrain.model.token_width
     channels = given // tokens.patch**2 if given else codec_channels(tokens.codec)
@@ -56,20 +57,33 @@ def token_sizes(recipe: Recipe) -> dict[int | None, Size]:
     return {name: Size(*side, channels, codec_stride(tokens.codec), tokens.patch) for name, side in sides.items()}
 
 
+def bucket_sizes(recipe: Recipe, square: Size) -> list[Size]:
+    """Return the sizes of the buckets of about a square's area; the given size itself without buckets.
+
+    Raises:
+        ValueError: two ratios have one shape.
+    """
+    if not recipe.tokens.buckets:
+        return [square]
+    shapes = bucket_shapes(recipe.tokens.buckets, square.height, square.stride * square.patch)
+    return [replace(square, height=height, width=width) for height, width in shapes]
+
+
 def student_config(recipe: Recipe) -> MarConfig:
     """Return the student's configuration, as far as components that are not here yet leave it open.
 
     Raises:
         UnknownModelSize: a width follows from a component that is neither here nor known.
-        ValueError: the recipe sets another width than its components give.
+        ValueError: the recipe sets another width than its components give, or two buckets have one shape.
     """
     size, given = next(iter(token_sizes(recipe).values())), recipe.pretrain.model
+    sides = [side for bucket in bucket_sizes(recipe, size) for side in (bucket.height, bucket.width)]
     side = size.stride * size.patch
     channels = codec_channels(recipe.tokens.codec, default=size.channels)
     return given.resolve(
         token_width=channels * size.patch**2,
         text_width=text_width(recipe.tokens.text_encoder, default=given.text_width),
-        position_grid=max(size.height, size.width) // side,
+        position_grid=max(sides) // side,
     )
 
 
@@ -78,6 +92,8 @@ def check_sizes(recipe: Recipe) -> None:
     try:
         student_config(recipe)
         sizes = token_sizes(recipe).values()
+        for size in sizes:
+            bucket_sizes(recipe, size)
     except UnknownModelSize:
         return
     except ValueError as error:

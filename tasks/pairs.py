@@ -94,10 +94,12 @@ class PairWorker:
 
         recipe, config, threads = self.ctx.recipe, self.ctx.recipe.pairs, self.ctx.settings.threads
         table = take_rows(self.tokens, _token_files(recipe), self.chosen[shard.start : shard.stop])
-        rows, layout = table.to_pylist(), layout_metadata(table.schema)
+        rows, layout, info = table.to_pylist(), layout_metadata(table.schema), self.student.info
         layout.pop("moments", None)  # a winner is the mean
-        layout |= self._add_text(rows)
+        layout |= {"height": info.latent_height, "width": info.latent_width} | self._add_text(rows)
         teacher_images = self._teacher_images([row["id"] for row in rows])
+        if recipe.tokens.buckets:
+            self._encode_again(rows, teacher_images)
         samples, originals = range(config.samples), [row["caption"] for row in rows]
         captions = [caption for caption in originals for _ in samples]
         seeds = [derive_seed(recipe.seed, "pairs", row["id"], sample) for row in rows for sample in samples]
@@ -129,6 +131,19 @@ class PairWorker:
         for row, index in zip(rows, inverse.tolist(), strict=True):
             row |= text[index]
         return {"text_width": layout_metadata(texts.schema)["text_width"]}
+
+    def _encode_again(self, rows: list[dict[str, Any]], images: Sequence[bytes]) -> None:
+        """Replace latents of buckets' shapes by those of the images cropped to the shape that the student samples."""
+        from lightgen_core.data.token_rows import encode_latents, image_batches, values_to_bytes
+
+        info, config = self.student.info, self.ctx.recipe.tokens
+        stride, size = self.student.codec.stride, config.batch_size
+        shape = info.latent_height * stride, info.latent_width * stride
+        table = pa.table({"id": [row["id"] for row in rows], "image": pa.array([{"bytes": image} for image in images])})
+        batches = image_batches(table, np.zeros(len(rows), bool), size, (shape,), self.ctx.settings.threads)
+        (values,) = encode_latents(self.student.codec, batches, size, moments=False)
+        for row, latents in zip(rows, values_to_bytes(values, config.dtype)["latents"].to_pylist(), strict=True):
+            row["latents"] = latents
 
     def _teacher_images(self, ids: Sequence[int]) -> list[bytes]:
         """Return the teacher's encoded images of some ids; those in the table ascend."""

@@ -9,12 +9,12 @@ from lightgen_core.launch.job import NewStudent, StudentCheckpoint, TrainingJob
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
 from storage.plural import pluralize
-from storage.tables import layout_metadata, read_table
 from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
 from tasks.dedup import KEEP_FILE
 from tasks.stage import stage
 from tasks.token_files import TEXT_FILES, token_files_regex
+from tasks.token_shapes import default_layout, layout_of, token_shapes
 from tasks.training import init_checkpoint, training_location
 
 
@@ -27,7 +27,7 @@ def pretrain(ctx: StageContext, tokens: Artifact, dedup: Artifact) -> None:
     ctx.log("phases of training: %d", len(recipe.phases))
     on_log = ctx.progress(sum(config.steps for _, config in recipe.phases))
     student: NewStudent | StudentCheckpoint = NewStudent(
-        mar=_student_config(recipe, tokens),
+        mar=_student_config(recipe, tokens, dedup),
         head=recipe.pretrain.head,
         seed=derive_seed(recipe.seed, "student"),
         init_from=next(map(Path, init_checkpoint(recipe)), None),
@@ -50,13 +50,13 @@ def pretrain(ctx: StageContext, tokens: Artifact, dedup: Artifact) -> None:
     ctx.metrics = {"final_loss": rows[-1]["loss"]}
 
 
-def _student_config(recipe: Recipe, tokens: Artifact) -> MarConfig:
+def _student_config(recipe: Recipe, tokens: Artifact, dedup: Artifact) -> MarConfig:
     """Return the student's configuration for these tokens; ValueError if the recipe's widths are others."""
-    patch, first = recipe.tokens.patch, layout_of(tokens, token_files_regex(recipe.phases[0][0]))
+    patch, layouts = recipe.tokens.patch, [shape.layout for shape in token_shapes(tokens, dedup, recipe.phases[0][0])]
     return recipe.pretrain.model.resolve(
-        token_width=first["channels"] * patch**2,
+        token_width=layouts[0]["channels"] * patch**2,
         text_width=layout_of(tokens, TEXT_FILES)["text_width"],
-        position_grid=max(first["height"], first["width"]) // patch,
+        position_grid=max(layout[side] for layout in layouts for side in ("height", "width")) // patch,
     )
 
 
@@ -71,7 +71,10 @@ def _phase(
 
     recipe, (size, config) = ctx.recipe, ctx.recipe.phases[number]
     files, suffix = tokens.names(token_files_regex(size)), [number + 1] if number else []
-    layout = layout_of(tokens, token_files_regex(size))
+    shapes = token_shapes(tokens, dedup, size)
+    for shape in shapes if recipe.tokens.buckets else ():
+        ctx.log("%s: %s kept", shape.prefix, pluralize(shape.kept, "row"))
+    layout = default_layout(shapes)
     info = StudentInfo(
         **recipe.tokens.model_dump(include=set(StudentInfo.model_fields)),
         channels=layout["channels"],
@@ -88,8 +91,3 @@ def _phase(
         info=info.model_dump(mode="json"),
         location=training_location(ctx, *suffix),
     )
-
-
-def layout_of(tokens: Artifact, pattern: str) -> dict[str, Any]:
-    """Return the layout of the files whose names match."""
-    return layout_metadata(read_table(tokens, tokens.names(pattern)[0], ["id"]).schema)

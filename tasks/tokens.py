@@ -12,6 +12,7 @@ from lightgen_core.data.token_rows import (
     image_batches,
     values_to_bytes,
 )
+from lightgen_core.images.codec import image_shape
 from storage.artifact import Artifact
 from storage.plural import pluralize
 from storage.tables import read_file, read_table, schema
@@ -21,12 +22,13 @@ from tasks.context.shards import FileShard, RowRangeShard, shard_per_file, split
 from tasks.stage import stage
 from tasks.token_files import (
     COLUMN_TYPES,
+    Bucket,
+    bucket_numbers,
+    buckets_of,
     check_codec,
     check_latents,
-    file_prefix,
     latent_layout,
     log_disk_estimate,
-    token_files_regex,
 )
 
 TEXT_SHARD = 1024
@@ -45,10 +47,11 @@ KEYS = ("sha256", "flipped")
 def tokens(ctx: StageContext, synthesis: Artifact) -> None:
     """Write `text-*.parquet`, a row for each caption, and `tokens-*.parquet`, one for each shard of images.
 
-    Of several sizes, there is a set of such files for each. Every image is encoded, whatever dedup keeps: training
-    chooses. Rows of images that an earlier artifact holds are taken from there. On request an image whose caption
-    allows it has a second row, `flipped`, with the latents of its mirror image, and a column `std` holds the standard
-    deviations of the latents, which are their means.
+    Of several sizes, there is a set of such files for each, and of several buckets one for each of them, in which every
+    image is in the files of one bucket. Every image is encoded, whatever dedup keeps: training chooses. Rows of images
+    that an earlier artifact holds are taken from there. On request an image whose caption allows it has a second row,
+    `flipped`, with the latents of its mirror image, and a column `std` holds the standard deviations of the latents,
+    which are their means.
     """
     captions = captions_of(synthesis)
 
@@ -56,11 +59,17 @@ def tokens(ctx: StageContext, synthesis: Artifact) -> None:
         return ctx.row_config.address(captions.slice(start, stop - start).to_pylist())
 
     ctx.run_shards(split_rows(len(captions), TEXT_SHARD, "text", address=address), TextWorker, synthesis)
-    prefixes = [file_prefix(size) for size in ctx.recipe.tokens.sizes or (None,)]
+    buckets = _buckets(ctx)
+    prefixes = [prefix for bucket in buckets for prefix in bucket.file_prefixes(ctx.recipe.tokens)]
     shards = shard_per_file(synthesis, "^images", *prefixes, address=ctx.row_config.address)
     ctx.run_shards(shards, LatentWorker, synthesis)
     records = ctx.records()
     ctx.counts = {"rows": sum(entry.rows for name, entry in records.items() if not name.startswith("text"))}
+    for bucket in buckets if ctx.recipe.tokens.buckets else ():
+        prefix = bucket.file_prefixes(ctx.recipe.tokens)[0]
+        rows = sum(entry.rows for name, entry in records.items() if name.startswith(f"{prefix}-"))
+        ctx.counts[f"rows_{bucket.ratio}"] = rows
+        ctx.log("bucket %s, %s: %s", bucket.ratio, bucket, pluralize(rows, "row"))
     if truncated := sum(entry.counts.get("captions_truncated", 0) for entry in records.values()):
         length = ctx.recipe.tokens.max_text_tokens
         ctx.log("%s cut at %d text tokens; see tokens.max_text_tokens", pluralize(truncated, "caption"), length)
@@ -101,7 +110,7 @@ class TextWorker:
 
 
 class LatentWorker:
-    """Encodes a shard of images, at every size."""
+    """Encodes a shard of images, at every size, each in its bucket."""
 
     def __init__(self, ctx: StageContext, synthesis: Artifact) -> None:
         from lightgen_core.encoders.autoencoder import LatentCodec
@@ -111,9 +120,12 @@ class LatentWorker:
         precision = PRECISIONS[self.config.codec_precision]
         self.codec = LatentCodec.load(self.config.codec, device=ctx.device(), dtype=precision)
         check_codec(self.config, self.codec)
-        self.sizes: tuple[int | None, ...] = self.config.sizes or (None,)
+        self.buckets = buckets_of(self.config, self.codec.stride)
         self.values = ["latents", "std"] if self.config.latents == "moments" else ["latents"]
-        self.earlier = [ctx.earlier_rows(token_files_regex(size), KEYS) for size in self.sizes]
+        self.earlier = [
+            [ctx.earlier_rows(f"^{prefix}-[0-9]+[.]", KEYS) for prefix in bucket.file_prefixes(self.config)]
+            for bucket in self.buckets
+        ]
 
     def __call__(self, shard: FileShard) -> None:
         images = read_file(self.synthesis, shard.source, ["id", "caption_id", "caption", "topic", "sha256", "image"])
@@ -123,28 +135,56 @@ class LatentWorker:
             log_disk_estimate(self.ctx, example, count, self.codec)
         rows, flipped = add_mirrored_rows(images) if self.config.flip else (images, np.zeros(len(images), bool))
         rows = rows.append_column("flipped", pa.array(flipped))
-        names = [name for name in COLUMN_TYPES if name in rows.column_names]
-        for size, name, (columns, reused) in zip(self.sizes, shard.files, self._latents(rows), strict=True):
-            layout = latent_layout(self.config, self.codec, example, size)
-            check_latents(columns, layout, rows["id"])
-            table = pa.table(
-                {column: rows[column] for column in names} | {column: columns[column] for column in self.values},
-                schema({column: COLUMN_TYPES[column] for column in (*names, *self.values)}, layout),
-            )
-            self.ctx.write_table(name, table, address=shard.address, reused=reused)
+        numbers = bucket_numbers(self.config, rows["image"].combine_chunks().field("bytes").to_pylist())
+        files = iter(shard.files)
+        for number, bucket in enumerate(self.buckets):
+            chosen = rows.filter(pa.array(numbers == number)) if len(self.buckets) > 1 else rows
+            for shape, (columns, reused) in zip(bucket.shapes, self._latents(chosen, number), strict=True):
+                layout = latent_layout(self.config, self.codec, shape or image_shape(example))
+                self._write(next(files), shard, chosen, columns, layout, reused)
 
-    def _latents(self, rows: pa.Table) -> Iterator[tuple[pa.Table, int]]:
-        """Yield for each size the latents of all rows, and how many earlier artifacts held; decode an image once."""
-        known = [earlier.take(rows.select(KEYS), self.values) for earlier in self.earlier]
+    def _write(
+        self, name: str, shard: FileShard, rows: pa.Table, columns: pa.Table, layout: dict[str, object], reused: int
+    ) -> None:
+        """Write one file: what training reads of the rows, and columns of their latents."""
+        check_latents(columns, layout, rows["id"])
+        names = [name for name in COLUMN_TYPES if name in rows.column_names]
+        table = pa.table(
+            {column: rows[column] for column in names} | {column: columns[column] for column in self.values},
+            schema({column: COLUMN_TYPES[column] for column in (*names, *self.values)}, layout),
+        )
+        self.ctx.write_table(name, table, address=shard.address, reused=reused)
+
+    def _latents(self, rows: pa.Table, number: int) -> Iterator[tuple[pa.Table, int]]:
+        """Yield for each size the latents of a bucket's rows, and how many earlier artifacts held.
+
+        An image is decoded once.
+        """
+        known = [earlier.take(rows.select(KEYS), self.values) for earlier in self.earlier[number]]
         positions = known[0][1]  # an artifact of this configuration has every size of an image
         missing = np.setdiff1d(np.arange(len(rows)), positions)
-        made = self._encode(rows.take(missing)) if len(missing) else [pa.table({})] * len(self.sizes)
+        made = self._encode(rows.take(missing), self.buckets[number]) if len(missing) else [self._none] * len(known)
         for (found, _), encoded in zip(known, made, strict=True):
-            yield merge_rows(found, positions, encoded, missing), len(positions)
+            yield merge_rows(found if len(positions) else self._none, positions, encoded, missing), len(positions)
 
-    def _encode(self, rows: pa.Table) -> list[pa.Table]:
+    @property
+    def _none(self) -> pa.Table:
+        """Return no latents."""
+        return pa.table({name: pa.array([], pa.binary()) for name in self.values})
+
+    def _encode(self, rows: pa.Table, bucket: Bucket) -> list[pa.Table]:
         """Return the rows' latents at each size."""
         batch_size, threads = self.config.batch_size, self.ctx.settings.threads
-        batches = image_batches(rows, rows["flipped"].to_numpy(), batch_size, self.sizes, threads)
+        batches = image_batches(rows, rows["flipped"].to_numpy(), batch_size, bucket.shapes, threads)
         latents = encode_latents(self.codec, batches, batch_size, moments=self.config.latents == "moments")
         return [pa.table(values_to_bytes(values, self.config.dtype)) for values in latents]
+
+
+def _buckets(ctx: StageContext) -> list[Bucket]:
+    """Return the recipe's buckets; only to know their shapes is the autoencoder's configuration read."""
+    stride = 1
+    if ctx.recipe.tokens.buckets:
+        from lightgen_core.encoders.autoencoder import LatentCodec
+
+        stride = LatentCodec.stride_of(ctx.recipe.tokens.codec)
+    return buckets_of(ctx.recipe.tokens, stride)

@@ -11,6 +11,7 @@ from lightgen_core.captioning.config import CaptionFile
 from lightgen_core.captioning.dedup import lexical_dedup
 from lightgen_core.captioning.readers import BadRow, CaptionFileError, read_captions
 from lightgen_core.captioning.select import Caption
+from lightgen_core.images.buckets import bucket_shapes, nearest_bucket
 from lightgen_core.images.sample import ImageSetError
 from lightgen_core.images.survey import Survey, survey
 from lightgen_core.teachers.config import ImageSetConfig
@@ -104,12 +105,20 @@ def _check_images(recipe: Recipe, config: ImageSetConfig) -> list[DataFinding]:
 def _check_sizes(recipe: Recipe, config: ImageSetConfig, result: Survey) -> list[DataFinding]:
     rows = []
     wanted = max((config.size or 0, *recipe.tokens.sizes))
+    ratios, shapes = recipe.tokens.buckets or ("1:1",), _bucket_shapes(recipe, wanted)
+    buckets = [nearest_bucket(ratios, height, width) for _, height, width in result.sizes]
     small = [
-        f"{sample.key} ({width} x {height})" for sample, height, width in result.sizes if min(height, width) < wanted
+        f"{sample.key} ({width} x {height})"
+        for (sample, height, width), bucket in zip(result.sizes, buckets, strict=True)
+        if height < shapes[bucket][0] or width < shapes[bucket][1]
     ]
     if small:
-        text = f"{_of(small, result.sizes)} are smaller than {wanted} px, and enlarged: {_some(small)}"
+        than = "their bucket at " if recipe.tokens.buckets else ""
+        text = f"{_of(small, result.sizes)} are smaller than {than}{wanted} px, and enlarged: {_some(small)}"
         rows.append(DataFinding("images", "note", text))
+    if recipe.tokens.buckets and buckets:
+        counts = ", ".join(f"{buckets.count(number)} of {ratio}" for number, ratio in enumerate(ratios))
+        rows.append(DataFinding("images", "note", f"tokens.buckets of {pluralize(len(buckets), 'image')}: {counts}"))
     sizes = sorted({(height, width) for _, height, width in result.sizes})
     if len(sizes) > 1 and not wanted:
         shown = _some([f"{width} x {height}" for height, width in sizes])
@@ -122,6 +131,15 @@ def _check_sizes(recipe: Recipe, config: ImageSetConfig, result: Survey) -> list
             text = f"sides of {_some(odd)} px are no multiples of {side}, as tokens needs: set synthesis.files.size"
             rows.append(DataFinding("images", "missing", f"{text} or tokens.sizes to one"))
     return rows
+
+
+def _bucket_shapes(recipe: Recipe, size: int) -> Sequence[tuple[int, int]]:
+    """Return height and width of each bucket at a size, px; of a square where these are none or not known."""
+    ratios = recipe.tokens.buckets
+    with suppress(UnknownModelSize, ValueError):  # of a codec that is not here yet; of the recipe, which says it itself
+        if ratios:
+            return bucket_shapes(ratios, size, codec_stride(recipe.tokens.codec) * recipe.tokens.patch)
+    return [(size, size)] * max(1, len(ratios))
 
 
 def _summary(check: str, where: str, count: int, what: str, complete: bool) -> DataFinding:

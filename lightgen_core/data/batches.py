@@ -6,6 +6,8 @@ that of the row whose `id` is its `caption_id`. The schema metadata key `lightge
 ("float16" or "bfloat16"), `channels`, `height`, `width` and `text_width`. With `moments`, `latents` are means, and a
 column `std` of the same form holds their standard deviations.
 
+Files may differ in height and width: rows of one shape are a bucket, and a batch is of one bucket (`bucket_turn`).
+
 Only an index is held in memory (`data/row_reader.py`), and a batch reads only its rows. So a source's only state is the
 step, and sets of any size train alike.
 """
@@ -23,9 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightgen_core.data.row_reader import RowReader
-from lightgen_core.data.shuffle import rows_at
+from lightgen_core.data.shuffle import bucket_turn
+from lightgen_core.data.token_bucket import TokenBucket
 from lightgen_core.data.token_file import DataError, has_moments
-from lightgen_core.model.patchify import patchify
+from lightgen_core.seeds import derive_seed
 
 __all__ = ["Batch", "DataError", "PairBatch", "PairSource", "TokenSource", "prefetch"]
 
@@ -34,9 +37,13 @@ Prepared = TypeVar("Prepared")
 
 @dataclass(frozen=True)
 class _Examples:
-    """Rows of one batch. `ids`, (rows,) int64, stay on the host; tensors have the row as their first dimension."""
+    """Rows of one batch. `ids`, (rows,) int64, stay on the host; tensors have the row as their first dimension.
+
+    grid: (h, w) in tokens, of every image.
+    """
 
     ids: np.ndarray
+    grid: tuple[int, int]
 
     def to(self, device: torch.device) -> Self:
         """Move to a device without waiting, and widen floats to float32 there: half the bytes cross the bus."""
@@ -74,7 +81,7 @@ class PairBatch(_Examples):
 
 
 class _Source:
-    """Base of both sources: the order, the text, and latents as tokens."""
+    """Base of both sources: the order, the text, and the buckets."""
 
     columns: tuple[str, ...]
     moment_columns: tuple[str, ...] = ()
@@ -106,71 +113,35 @@ class _Source:
         """
         if any(has_moments(Path(file)) for file in files[:1]):
             self.columns = (*self.columns, *self.moment_columns)
-        self._rows = RowReader(files, self.columns if texts else (*self.columns, "text"), scratch)
-        self._texts = RowReader(texts, ("text",), scratch) if texts else self._rows
-        self._kept = np.arange(len(self._rows)) if keep is None else _rows_with_ids(self._rows.ids, keep)
-        self._text_rows = self._find_texts()
-        layout = self._rows.layout
-        if layout.height % patch or layout.width % patch:
-            raise DataError(
-                f"latents of {layout.height} x {layout.width} do not divide into patches of {patch} x {patch}"
-            )
-        self.grid = (layout.height // patch, layout.width // patch)
-        self.rows = len(self._kept)
+        readers = RowReader.of_each_shape(files, self.columns if texts else (*self.columns, "text"), scratch)
+        own_texts = RowReader(texts, ("text",), scratch) if texts else None
+        kept = _kept_rows([reader.ids for reader in readers], keep)
+        of_rows = [(reader, rows) for reader, rows in zip(readers, kept, strict=True) if len(rows)]
+        self._buckets = [
+            TokenBucket(reader, own_texts or reader, rows, self.columns, patch, _seed_of(reader, seed, len(of_rows)))
+            for reader, rows in of_rows
+        ]
+        self._bucket_rows = [len(bucket.kept) for bucket in self._buckets]
+        self.rows = sum(self._bucket_rows)
         self.batch_size, self.seed = batch_size, seed
-        self._patch = patch
         self._prefetched: tuple[int, int, int | None] | None = None
-        values = layout.channels * layout.height * layout.width
-        tokens = patchify(torch.arange(values).view(1, layout.channels, layout.height, -1), patch)[0]
-        self._token_shape = tokens.shape
-        # A patch's values lie in runs of `patch`; moving runs whole is ten times as fast as moving values.
-        self._runs = (tokens.reshape(-1)[::patch] // patch).numpy()
 
-    def _find_texts(self) -> NDArray[np.int64]:
-        """Return the row of `_texts` for each row; DataError if there is none."""
-        wanted = self._rows.caption_ids
-        if wanted is None:
-            return np.arange(len(self._rows))
-        dtype, other = self._rows.layout.dtype, self._texts.layout.dtype
-        if dtype != other:
-            raise DataError(f"found latents of {dtype} and text of {other}; expected one type of both")
-        order = np.argsort(self._texts.ids)
-        found = order[np.searchsorted(self._texts.ids, wanted, sorter=order) % len(order)]
-        if (missing := self._texts.ids[found] != wanted).any():
-            raise DataError(
-                f"the text of caption {wanted[missing][0]} is in no file of texts; run the tokens stage again"
-            )
-        return found
+    def _rows_of(self, step: int, start: int, stop: int | None) -> tuple[TokenBucket, NDArray[np.int64]]:
+        """Return the bucket of a step, and its rows start to stop of the batch."""
+        number, turn = bucket_turn(step, self._bucket_rows, self.seed)
+        bucket = self._buckets[number]
+        return bucket, bucket.rows_of(turn, self.batch_size)[start:stop]
 
     def _read(self, step: int, start: int, stop: int | None) -> dict[str, Any]:
         """Return the fields of a batch, and prefetch the rows of the next step."""
-        rows, following = (
-            self._kept[_rows_of(s, self.batch_size, self.rows, self.seed)[start:stop]] for s in (step, step + 1)
-        )
+        bucket, rows = self._rows_of(step, start, stop)
         if self._prefetched != (step, start, stop):
-            self._prefetch(rows)
-        fields: dict[str, Any] = {"ids": self._rows.ids[rows]}
-        text_rows, text_width = self._text_rows[rows], self._texts.layout.text_width
-        lengths = torch.from_numpy(self._texts.text_lengths(text_rows))
-        longest = int(lengths.max())
-        text = _values(self._texts, "text", text_rows, longest * text_width)  # padded with zeros
-        fields["text"] = self._as_tensor(text).view(len(rows), longest, text_width)
-        fields["text_mask"] = torch.arange(longest) < lengths[:, None]
-        for column in self.columns:
-            latents = _values(self._rows, column, rows, self._token_shape.numel())
-            tokens = latents.view(f"V{2 * self._patch}").take(self._runs, axis=1)
-            fields[column] = self._as_tensor(tokens).view(len(rows), *self._token_shape)
-        self._prefetch(following)
+            bucket.prefetch(rows)
+        fields = bucket.read(rows)
+        following, rows = self._rows_of(step + 1, start, stop)
+        following.prefetch(rows)
         self._prefetched = (step + 1, start, stop)
         return fields
-
-    def _prefetch(self, rows: NDArray[np.int64]) -> None:
-        self._rows.prefetch(rows)
-        if self._texts is not self._rows:
-            self._texts.prefetch(self._text_rows[rows])
-
-    def _as_tensor(self, data: np.ndarray) -> Tensor:
-        return torch.from_numpy(data.view(np.int16)).view(self._rows.layout.torch_dtype)
 
 
 class TokenSource(_Source):
@@ -185,7 +156,10 @@ class TokenSource(_Source):
         return "std" in self.columns
 
     def batch(self, step: int, start: int = 0, stop: int | None = None) -> Batch:
-        """Read rows start to stop (default: all) of a step, at step * batch_size and on of the order (`rows_at`)."""
+        """Read rows start to stop (default: all) of a step, of one bucket.
+
+        They are those at n * batch_size and on of the bucket's order (`rows_at`), if n steps before were of the bucket.
+        """
         fields = self._read(step, start, stop)
         return Batch(tokens=fields.pop("latents"), **fields)
 
@@ -200,26 +174,24 @@ class PairSource(_Source):
         return PairBatch(**self._read(step, start, stop))
 
 
-def _values(reader: RowReader, column: str, rows: NDArray[np.int64], values: int) -> NDArray[np.uint8]:
-    """Return a column as bytes, (rows, 2 * values). numpy's memory comes in huge pages on Linux."""
-    content = np.empty((len(rows), 2 * values), dtype=np.uint8)
-    reader.read(column, rows, content)
-    return content
+def _seed_of(reader: RowReader, seed: int, buckets: int) -> int:
+    """Return the key of a bucket's order; that of an only bucket is the source's."""
+    return seed if buckets == 1 else derive_seed(seed, "bucket", reader.layout.height, reader.layout.width)
 
 
-def _rows_with_ids(ids: NDArray[np.int64], keep: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the rows whose ids are to be kept, a flipped one with its original; DataError if an id is in no row."""
-    rows = np.flatnonzero(np.isin(ids, keep))
-    if missing := np.setdiff1d(keep, ids[rows]).tolist():
+def _kept_rows(ids: Sequence[NDArray[np.int64]], keep: NDArray[np.int64] | None) -> list[NDArray[np.int64]]:
+    """Return each bucket's rows whose ids are to be kept (None: all), a flipped one with its original.
+
+    Raises DataError if an id is in no row.
+    """
+    if keep is None:
+        return [np.arange(len(own)) for own in ids]
+    rows = [np.flatnonzero(np.isin(own, keep)) for own in ids]
+    if missing := np.setdiff1d(keep, np.concatenate([own[kept] for own, kept in zip(ids, rows, strict=True)])).tolist():
         raise DataError(f"image {missing[0]} is to be kept and is in no token file; run the tokens stage again")
-    if not len(rows):
+    if not sum(map(len, rows)):
         raise DataError("no row is to be kept; the dedup stage dropped everything")
     return rows
-
-
-def _rows_of(step: int, batch_size: int, rows: int, seed: int) -> np.ndarray:
-    """Return the rows of a step, (batch_size,)."""
-    return rows_at(np.arange(step * batch_size, (step + 1) * batch_size), rows, seed)
 
 
 def prefetch(prepare: Callable[[int], Prepared], steps: range, depth: int = 1) -> Iterator[Prepared]:

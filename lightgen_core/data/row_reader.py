@@ -10,15 +10,16 @@ import struct
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from lightgen_core.data.parquet_pages import LENGTH_PREFIX_BYTES
 from lightgen_core.data.rewrite import rewrite_plain
-from lightgen_core.data.token_file import DataError, check_sizes, open_token_file, wrong_size
+from lightgen_core.data.token_file import DataError, TokenFile, check_sizes, open_token_file, wrong_size
 
 MAPPED_FILES = 256
 """Maximal files that a set keeps mapped and open: those used last."""
@@ -49,22 +50,36 @@ class RowReader:
         Raises:
             DataError: no rows, missing columns or metadata, files that differ in layout, a row of the wrong size.
         """
-        self._temporary: tempfile.TemporaryDirectory | None = None
-        with ThreadPoolExecutor(_OPENING_THREADS, thread_name_prefix="opening") as threads:
-            pieces = list(threads.map(lambda file: open_token_file(Path(file), columns), files))
-            if other := [piece for piece in pieces if not piece.ranges]:
-                if scratch is None:
-                    self._temporary = tempfile.TemporaryDirectory(prefix="lightgen-rows-")
-                    scratch = Path(self._temporary.name)
-                copies = rewrite_plain(other, columns, scratch)
-                pieces = [piece if piece.ranges else open_token_file(copies[piece.file], columns) for piece in pieces]
-            list(threads.map(check_sizes, pieces))
-        if not any(len(piece.ids) for piece in pieces):
-            raise DataError("the token files hold no rows; the stage that wrote them dropped everything")
-        self.layout = pieces[0].layout
+        self._index(*_open(files, columns, scratch), MAPPED_FILES)
+
+    @classmethod
+    def of_each_shape(
+        cls, files: Sequence[str | Path], columns: Sequence[str], scratch: Path | None = None
+    ) -> list[Self]:
+        """Return a reader for each shape of latents that has rows, by ascending (height, width).
+
+        The rows of a shape are numbered in the order of `files`. Arguments and errors as of a reader; files may differ
+        in height and width alone.
+        """
+        pieces, temporary = _open(files, columns, scratch)
         for piece in pieces:
-            if piece.layout != self.layout:
-                raise DataError(f"{piece.file} holds {piece.layout}, {pieces[0].file} {self.layout}; train on one kind")
+            _check_layout(piece, pieces[0], shapes_may_differ=True)
+        shapes = sorted({(piece.layout.height, piece.layout.width) for piece in pieces if len(piece.ids)})
+        readers = []
+        for shape in shapes:
+            of_shape = [piece for piece in pieces if (piece.layout.height, piece.layout.width) == shape]
+            readers.append(cls.__new__(cls))
+            readers[-1]._index(of_shape, temporary, max(1, MAPPED_FILES // len(shapes)))
+        return readers
+
+    def _index(
+        self, pieces: Sequence[TokenFile], temporary: tempfile.TemporaryDirectory | None, mapped_files: int
+    ) -> None:
+        """Fill this reader from open files of one layout."""
+        self.layout, columns = pieces[0].layout, list(pieces[0].ranges)
+        for piece in pieces:
+            _check_layout(piece, pieces[0])
+        self._temporary, self._mapped_files = temporary, mapped_files
         self.ids = np.concatenate([piece.ids for piece in pieces])
         captions = [piece.caption_ids for piece in pieces if piece.caption_ids is not None]
         self.caption_ids = np.concatenate(captions) if captions else None
@@ -73,7 +88,7 @@ class RowReader:
         self._ends = {name: np.concatenate([piece.ranges[name][:, 1] for piece in pieces]) for name in columns}
         self._files = [(str(piece.file), piece.file.stat().st_size) for piece in pieces]
         self._group_files = np.repeat(np.arange(len(pieces)), [len(piece.groups) for piece in pieces])
-        self._map = lru_cache(MAPPED_FILES)(_mapped)
+        self._map = lru_cache(mapped_files)(_mapped)
         self._small = sum(size for _, size in self._files) < SMALL
         for file in self._files if self._small else ():
             self._map(*file).madvise(mmap.MADV_WILLNEED)
@@ -83,7 +98,7 @@ class RowReader:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
-        self._map = lru_cache(MAPPED_FILES)(_mapped)
+        self._map = lru_cache(self._mapped_files)(_mapped)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -124,6 +139,34 @@ class RowReader:
         offsets = self._ends[column][groups] - LENGTH_PREFIX_BYTES * count - self.layout.bytes_of(column, count, tokens)
         files = map(self._files.__getitem__, self._group_files[groups].tolist())
         return zip(files, offsets.tolist(), sizes.tolist(), strict=True)
+
+
+def _open(
+    files: Sequence[str | Path], columns: Sequence[str], scratch: Path | None
+) -> tuple[list[TokenFile], tempfile.TemporaryDirectory | None]:
+    """Open files, or copies of those in another layout; also return the folder that ends with the last reader."""
+    temporary = None
+    with ThreadPoolExecutor(_OPENING_THREADS, thread_name_prefix="opening") as threads:
+        pieces = list(threads.map(lambda file: open_token_file(Path(file), columns), files))
+        if other := [piece for piece in pieces if not piece.ranges]:
+            if scratch is None:
+                temporary = tempfile.TemporaryDirectory(prefix="lightgen-rows-")
+                scratch = Path(temporary.name)
+            copies = rewrite_plain(other, columns, scratch)
+            pieces = [piece if piece.ranges else open_token_file(copies[piece.file], columns) for piece in pieces]
+        list(threads.map(check_sizes, pieces))
+    if not any(len(piece.ids) for piece in pieces):
+        raise DataError("the token files hold no rows; the stage that wrote them dropped everything")
+    return pieces, temporary
+
+
+def _check_layout(piece: TokenFile, first: TokenFile, *, shapes_may_differ: bool = False) -> None:
+    """Raise DataError if two files differ in layout."""
+    layout, expected = piece.layout, first.layout
+    if shapes_may_differ:
+        layout = replace(layout, height=expected.height, width=expected.width)
+    if layout != expected:
+        raise DataError(f"{piece.file} holds {piece.layout}, {first.file} {first.layout}; train on one kind")
 
 
 def _mapped(file: str, size: int) -> mmap.mmap:

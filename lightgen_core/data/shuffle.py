@@ -1,13 +1,26 @@
-"""The order in which training sees the rows: a permutation an epoch, a pure function of the seed."""
+"""The order in which training sees the rows: a permutation an epoch, a pure function of the seed.
 
+Rows of several buckets take turns, each bucket with an order of its own (`bucket_turn`).
+"""
+
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 
 from lightgen_core.seeds import derive_seed
 
+EpochOrder = Callable[[int, int, int], np.ndarray]
+"""Function of epoch, rows and seed to a permutation."""
 
-def rows_at(positions: np.ndarray, rows: int, seed: int) -> np.ndarray:
+_TURN = 2**64
+"""Points of the circle on which `bucket_turn` steps."""
+_STEP = 0x9E3779B97F4A7C15
+"""A golden step: it meets arcs evenly, and, being odd, every point once."""
+
+
+def rows_at(positions: np.ndarray, rows: int, seed: int, order: EpochOrder | None = None) -> np.ndarray:
     """Return the rows at positions of the endless training order.
 
     Epoch e holds positions e * rows to (e + 1) * rows - 1 and visits every row once, in an order of its own. Batch
@@ -16,16 +29,60 @@ def rows_at(positions: np.ndarray, rows: int, seed: int) -> np.ndarray:
     Args:
         positions: int64 array, 0 or more, of any shape.
         rows: number of rows in the set.
+        order: a cached `epoch_order` of the caller's own; None: one that all share.
     """
     epochs, offsets = np.divmod(np.asarray(positions, dtype=np.int64), rows)
-    result = np.empty_like(offsets)
+    result, order = np.empty_like(offsets), order or epoch_order
     for epoch in np.unique(epochs).tolist():
         inside = epochs == epoch
-        result[inside] = epoch_order(epoch, rows, seed)[offsets[inside]]
+        result[inside] = order(epoch, rows, seed)[offsets[inside]]
     return result
 
 
-@lru_cache(maxsize=2)  # of the epoch that ends and of the one that begins
+def new_epoch_order() -> EpochOrder:
+    """Return `epoch_order` with a cache of its own, of the epoch that ends and of the one that begins."""
+    return lru_cache(maxsize=2)(epoch_order.__wrapped__)
+
+
+@lru_cache(maxsize=2)
 def epoch_order(epoch: int, rows: int, seed: int) -> np.ndarray:
     """Return a permutation of range(rows), int64 (rows,): 8 bytes a row, and 8 s for 100 million rows."""
     return np.random.default_rng(derive_seed(seed, "epoch", epoch)).permutation(rows)
+
+
+def bucket_turn(step: int, rows: Sequence[int], seed: int) -> tuple[int, int]:
+    """Return the bucket of a step, and how many steps before it were of that bucket.
+
+    Buckets own arcs of a circle in proportion to their rows. Steps of the golden ratio around it fall into each arc in
+    proportion, and more evenly than chance would: after any number of steps every bucket has had its share up to a few
+    of them. Earlier steps do not depend on later ones, and nothing has to be kept between steps.
+
+    Args:
+        rows: of each bucket; one with none gets no step.
+        seed: gives the point at which the steps begin.
+    """
+    total, begin = sum(rows), 2 * derive_seed(seed, "buckets")
+    ends = [end * _TURN // total for end in accumulate(rows)]
+    point = (begin + step * _STEP) % _TURN
+    bucket = next(number for number, end in enumerate(ends) if point < end)
+    first = ends[bucket - 1] if bucket else 0
+    return bucket, _visits(step, begin, ends[bucket]) - _visits(step, begin, first)
+
+
+def _visits(steps: int, begin: int, end: int) -> int:
+    """Return how many of the first steps fall below a point of the circle.
+
+    For x = begin + step * _STEP and the circle T, floor(x / T) - floor((x - end) / T) is 1 below it and else 0.
+    """
+    return _floor_sum(steps, _STEP, begin) - _floor_sum(steps, _STEP, begin - end)
+
+
+def _floor_sum(count: int, slope: int, offset: int) -> int:
+    """Return the sum of floor((slope * i + offset) / T) over i < count, by Euclid's algorithm."""
+    total, divisor = 0, _TURN
+    while count:
+        total += count * (count - 1) // 2 * (slope // divisor) + count * (offset // divisor)
+        slope, offset = slope % divisor, offset % divisor
+        count, offset = divmod(slope * count + offset, divisor)
+        slope, divisor = divisor, slope
+    return total

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.images.codec import resize_square
+from lightgen_core.images.codec import crop_and_resize
 from lightgen_core.images.flip import is_flip_safe
 from lightgen_core.images.parallel import decode_batches
 
@@ -22,23 +22,27 @@ def add_mirrored_rows(rows: pa.Table) -> tuple[pa.Table, np.ndarray]:
 
 
 def image_batches(
-    rows: pa.Table, mirrored: np.ndarray, batch_size: int, sizes: Sequence[int | None] = (None,), threads: int = 1
+    rows: pa.Table,
+    mirrored: np.ndarray,
+    batch_size: int,
+    shapes: Sequence[tuple[int, int] | None] = (None,),
+    threads: int = 1,
 ) -> Iterator[list[np.ndarray]]:
-    """Yield batches of images decoded once for all sizes: for each size uint8 (n, height, width, 3).
+    """Yield batches of images decoded once for all shapes: for each shape uint8 (n, height, width, 3).
 
     While the caller works on a batch, `threads` decode the next.
 
     Args:
         rows: with columns `id` and `image`, a struct with the encoded `bytes`.
         mirrored: (rows,) bool, True for images to be mirrored.
-        sizes: sides of the squares that images are cropped and resized to, px; None keeps them.
+        shapes: heights and widths that images are cropped and resized to, px; None keeps them.
 
     Raises:
         ValueError: an image cannot be decoded, or it keeps its size and is of another than those before it.
     """
 
     def resize(image: np.ndarray) -> list[np.ndarray]:
-        return [image if size is None else resize_square(image, size) for size in sizes]
+        return [image if shape is None else crop_and_resize(image, *shape) for shape in shapes]
 
     encoded, ids = rows["image"].combine_chunks().field("bytes").to_pylist(), rows["id"].to_pylist()
     start, expected = 0, None
@@ -66,7 +70,7 @@ def _check_shapes(images: Sequence[np.ndarray], expected: Sequence[tuple[int, ..
 def encode_latents(
     codec: "LatentCodec", batches: Iterable[Sequence[np.ndarray]], batch_size: int, *, moments: bool
 ) -> list[dict[str, np.ndarray]]:
-    """Return, for each size, `latents` and with `moments` also `std`: (images, channels, height, width); [] for none.
+    """Return, for each shape, `latents` and with `moments` also `std`: (images, channels, height, width); [] for none.
 
     Every batch is filled up to `batch_size` images, so that an image's latents do not depend on how many others come
     with it: kernels for other shapes round differently. batches: of `image_batches`.
@@ -80,8 +84,8 @@ def encode_latents(
     parts = [[encode(images) for images in batch] for batch in batches]
     names = ("latents", "std")
     return [
-        {name: np.concatenate(values) for name, values in zip(names, zip(*size, strict=True), strict=False)}
-        for size in zip(*parts, strict=True)
+        {name: np.concatenate(values) for name, values in zip(names, zip(*shape, strict=True), strict=False)}
+        for shape in zip(*parts, strict=True)
     ]
 
 

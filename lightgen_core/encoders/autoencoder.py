@@ -1,5 +1,6 @@
 """The frozen image autoencoder: images to normalised latents and back (diffusers AutoencoderKL or AutoencoderDC)."""
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 import diffusers
@@ -34,8 +35,7 @@ class LatentCodec:
         self._shift = float(config.get("shift_factor") or 0.0)
         self.has_moments = isinstance(model, diffusers.AutoencoderKL)
         self.channels = int(config["latent_channels"])
-        stages = config.get("block_out_channels") or config["encoder_block_out_channels"]
-        self.stride = 2 ** (len(stages) - 1)
+        self.stride = _stride(config)
 
     @classmethod
     def load(cls, reference: str, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
@@ -56,6 +56,12 @@ class LatentCodec:
             ref.source, torch_dtype=dtype, use_safetensors=True, low_cpu_mem_usage=False, **ref.options
         )
         return cls(model.to(device))
+
+    @staticmethod
+    def stride_of(reference: str) -> int:
+        """Return px per latent of an autoencoder by its configuration, without its weights; raise as `load`."""
+        ref = parse_model_ref(reference)
+        return _stride(diffusers.AutoencoderDC.load_config(ref.source, **ref.options))
 
     @torch.inference_mode()
     def encode(self, images: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
@@ -101,3 +107,8 @@ class LatentCodec:
         raw = values.to(self.model.device, torch.float32) / self._scale + self._shift
         decoded = self.model.decode(raw.to(self.model.dtype)).sample
         return decoded.float().clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _stride(config: Mapping[str, Any]) -> int:
+    """Return px per latent: every stage but one halves the sides."""
+    return 2 ** (len(config.get("block_out_channels") or config["encoder_block_out_channels"]) - 1)

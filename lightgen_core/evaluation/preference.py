@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 Kind = Literal["teacher", "best_worst", "both"]
-Image = UInt8[np.ndarray, "height width 3"]
+Image = UInt8[np.ndarray, "_ _ 3"]
 Scores = Float[np.ndarray, " images"]
 
 

@@ -48,14 +48,31 @@ def decode_image(data: bytes) -> np.ndarray:
 
 def resize_square(image: np.ndarray, size: int) -> np.ndarray:
     """Center-crop a uint8 image (height, width, 3) and resize to (size, size, 3), Lanczos."""
-    height, width = image.shape[:2]
-    if (height, width) == (size, size):
+    return crop_and_resize(image, size, size)
+
+
+def crop_and_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Center-crop a uint8 image (h, w, 3) to the aspect ratio of (height, width, 3) and resize to it, Lanczos.
+
+    The crop has whole pixels: its ratio is off by half a pixel at most.
+    """
+    own_height, own_width = image.shape[:2]
+    if (own_height, own_width) == (height, width):
         return image
-    side = min(height, width)
-    left, top = (width - side) // 2, (height - side) // 2
+    if own_width * height > own_height * width:
+        crop_height, crop_width = own_height, max(1, round(own_height * width / height))
+    else:
+        crop_height, crop_width = max(1, round(own_width * height / width)), own_width
+    left, top = (own_width - crop_width) // 2, (own_height - crop_height) // 2
     # Cropped first: a filter over a box of the full image would read pixels outside the box.
-    square = Image.fromarray(image[top : top + side, left : left + side])
-    return np.array(square.resize((size, size), Image.Resampling.LANCZOS))
+    crop = Image.fromarray(image[top : top + crop_height, left : left + crop_width])
+    return np.array(crop.resize((width, height), Image.Resampling.LANCZOS))
+
+
+def image_shape(data: bytes) -> tuple[int, int]:
+    """Return height and width, px, of an image that this package wrote, from its header."""
+    with Image.open(io.BytesIO(data)) as image:
+        return image.height, image.width
 
 
 def suffix_of(data: bytes) -> str:

@@ -60,6 +60,6 @@ def _shapes_counted() -> Iterator[None]:
     except FailOnRecompileLimitHit as error:
         raise RecompileLimitError(
             f"a block was compiled for {SHAPES} shapes and meets another one; raise mask.multiple in the recipe "
-            "(for example to an eighth of the tokens) or LIGHTGEN_TRAIN__PAD_TEXT_TO_MULTIPLE_OF, or train without "
-            "compile"
+            "(for example to an eighth of the tokens) or LIGHTGEN_TRAIN__PAD_TEXT_TO_MULTIPLE_OF, take fewer "
+            "tokens.buckets, or train without compile"
         ) from error

@@ -80,7 +80,6 @@ class DpoCriterion:
     """Diffusion-DPO: prefer winner over loser, measured against a frozen reference."""
 
     reference: Student
-    grid: tuple[int, int]
     token_width: int
     objective: Objective
     config: DpoConfig
@@ -90,16 +89,16 @@ class DpoCriterion:
     def create(cls, reference: Student, source: PairSource, config: DpoConfig) -> Self:
         """Build the criterion that fits the reference and the pairs."""
         head = reference.head
-        return cls(reference, source.grid, head.token_width, get_objective(head.config.objective), config)
+        return cls(reference, head.token_width, get_objective(head.config.objective), config)
 
     def prepare(self, model: Student, device: torch.device) -> None:
         """Put policy and reference into evaluation mode, so that their errors differ by the tuning alone."""
         self.reference.to(device).eval().requires_grad_(False)
         model.eval()
 
-    def sample_noise(self, images: tuple[int, int], generator: Generator) -> StepNoise:
+    def sample_noise(self, grid: tuple[int, int], images: tuple[int, int], generator: Generator) -> StepNoise:
         """Sample the noise that winner and loser, policy and reference share; no caption is dropped."""
-        tokens = self.grid[0] * self.grid[1]
+        tokens = grid[0] * grid[1]
         return StepNoise.sample(self.config, (tokens, self.token_width), self.objective, generator, images=images)
 
     def losses(self, model: Student, batch: PairBatch, step_noise: StepNoise) -> LossOutput:
@@ -143,7 +142,7 @@ class DpoCriterion:
         """
         tokens = torch.cat([batch.winner, batch.loser])
         text, mask = (torch.cat([part, part]) for part in (batch.text, batch.text_mask))
-        x0, output = predict(model, tokens, text, mask, self.grid, step_noise)
+        x0, output = predict(model, tokens, text, mask, batch.grid, step_noise)
         residual = step_noise.objective.residual(output, x0, step_noise.timestep, step_noise.noise)
         winner, loser = residual.unflatten(1, (-1, step_noise.num_masked)).chunk(2, dim=1)
         return winner, loser

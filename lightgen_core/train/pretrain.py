@@ -20,7 +20,6 @@ from lightgen_core.train.train_step import LossOutput
 class MaskedDenoisingCriterion:
     """The head's loss at masked tokens, averaged over an image's tokens and noise samples."""
 
-    grid: tuple[int, int]
     token_width: int
     objective: Objective
     config: TrainConfig
@@ -32,17 +31,17 @@ class MaskedDenoisingCriterion:
     def create(cls, student: Student, source: TokenSource, config: TrainConfig) -> Self:
         """Build the criterion that fits a student and its data."""
         head = student.head
-        return cls(source.grid, head.token_width, get_objective(head.config.objective), config, source.moments)
+        return cls(head.token_width, get_objective(head.config.objective), config, source.moments)
 
     def prepare(self, model: Student, device: torch.device) -> None:
         """Put the model into training mode: dropout is active."""
         model.train()
 
-    def sample_noise(self, images: tuple[int, int], generator: Generator) -> StepNoise:
-        """Sample the step noise of images start to stop of a step's batch."""
+    def sample_noise(self, grid: tuple[int, int], images: tuple[int, int], generator: Generator) -> StepNoise:
+        """Sample the step noise of images start to stop of a step's batch, of (h, w) tokens each."""
         return StepNoise.sample(
             self.config,
-            (self.grid[0] * self.grid[1], self.token_width),
+            (grid[0] * grid[1], self.token_width),
             self.objective,
             generator,
             images=images,
@@ -60,7 +59,7 @@ class MaskedDenoisingCriterion:
     def losses(self, model: Student, batch: Batch, step_noise: StepNoise) -> LossOutput:
         """Compute the losses of the images, (rows,)."""
         tokens = self.tokens(batch, step_noise)
-        x0, output = predict(model, tokens, batch.text, batch.text_mask, self.grid, step_noise)
+        x0, output = predict(model, tokens, batch.text, batch.text_mask, batch.grid, step_noise)
         losses = step_noise.objective.loss(output, x0, step_noise.timestep, step_noise.noise)
         return LossOutput(losses.unflatten(1, (-1, step_noise.num_masked)).mean(dim=(0, 2)), {})
 

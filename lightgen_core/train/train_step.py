@@ -29,7 +29,7 @@ class Source(Protocol):
     batch_size: int
 
     def batch(self, step: int, start: int = 0, stop: int | None = None) -> Any:
-        """Return rows `start` to `stop` (all) of a step's batch, with `ids`, `text` and `text_mask`."""
+        """Return rows `start` to `stop` (all) of a step's batch, with `ids`, `grid`, `text` and `text_mask`."""
 
 
 class LossOutput(NamedTuple):
@@ -53,8 +53,11 @@ class Criterion(Protocol):
     def prepare(self, model: Any, device: torch.device) -> None:
         """Set the modes of the model, and move further models to the device."""
 
-    def sample_noise(self, images: tuple[int, int], generator: Generator) -> StepNoise:
-        """Sample the step's randomness (mask, timesteps, noise, dropped captions) for rows [start, stop)."""
+    def sample_noise(self, grid: tuple[int, int], images: tuple[int, int], generator: Generator) -> StepNoise:
+        """Sample a step's randomness (mask, timesteps, noise, dropped captions) for rows [start, stop).
+
+        grid: (h, w) in tokens of every image of the step.
+        """
 
     def losses(self, model: Any, batch: Any, step_noise: StepNoise) -> LossOutput:
         """Compute losses of a batch; called under autocast."""
@@ -100,14 +103,20 @@ class TrainStep:
     def prepare(self, step: int, source: Source) -> list[MicroBatch]:
         """Load this process's rows of a step. Touches no state, so a thread can run ahead."""
         mine = self.ranks.rows(self.config.batch_size)
-        step_noise = self._criterion.sample_noise((mine.start, mine.stop), step_generator(self._seed, step))
-        step_noise = step_noise.to(self._device)
-        size, parts = self._parallel.micro_batch or len(mine), []
-        for part in (mine[start : start + size] for start in range(0, len(mine), size)):
-            batch = self._rows(source, step, part).to(self._device)
-            noise = step_noise.rows(part.start - mine.start, part.stop - mine.start)
-            parts.append(MicroBatch(part.start, len(part) / len(mine), batch, noise))
-        return parts
+        size = self._parallel.micro_batch or len(mine)
+        parts = [mine[start : start + size] for start in range(0, len(mine), size)]
+        batches = [self._rows(source, step, part).to(self._device) for part in parts]
+        images, generator = (mine.start, mine.stop), step_generator(self._seed, step)
+        step_noise = self._criterion.sample_noise(batches[0].grid, images, generator).to(self._device)
+        return [
+            MicroBatch(
+                part.start,
+                len(part) / len(mine),
+                batch,
+                step_noise.rows(part.start - mine.start, part.stop - mine.start),
+            )
+            for part, batch in zip(parts, batches, strict=True)
+        ]
 
     def step(
         self, step: int, parts: Sequence[MicroBatch], before_change: Callable[[], None] = lambda: None

@@ -81,6 +81,23 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _buckets_see_whole_images(self) -> "Recipe":
+        if not self.tokens.buckets:
+            return self
+        buckets, files = ", ".join(self.tokens.buckets), self.synthesis.files
+        if self.synthesis.teacher == "files" and files is not None and files.size is not None:
+            raise ValueError(
+                f"synthesis.files.size={files.size} crops every image to a square before tokens.buckets ({buckets}) "
+                "see it: take the size out, since tokens resizes, or take the buckets out"
+            )
+        if self.pretrain.model.released_positions:
+            raise ValueError(
+                f"tokens.buckets are {buckets}, and pretrain.model.released_positions swaps rows and columns, which is "
+                "right for squares alone; take one of them out"
+            )
+        return self
+
     @property
     def phases(self) -> tuple[tuple[int | None, Pretrain], ...]:
         """Phases of pre-training: image side in px (None if images keep their size), and configuration."""

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from lightgen_core.captioning.config import CaptionEmbedding, CaptionFile, Decontamination, LLMConfig
 from lightgen_core.config import Fraction, HeadConfig, MaskConfig, Positive, Section, TrainConfig
+from lightgen_core.images.buckets import check_ratios
 from lightgen_core.model.presets import PRESETS
 from lightgen_core.teachers.config import DiffusersConfig, ImageEndpointConfig, ImageSetConfig
 from tasks.config.student import DEFAULT_PRESET, StudentConfig
@@ -117,6 +118,12 @@ class Tokens(Section):
     sizes: tuple[Positive, ...] = Field(
         (), description="sides to which images are cropped and resized, px, ascending; none: images as they are"
     )
+    buckets: tuple[str, ...] = Field(
+        (),
+        description="aspect ratios, width:height, such as '4:3': images are cropped to the nearest one, not to the "
+        "square, and resized to about the area of each of sizes; a batch is of one ratio; none: squares",
+        exclude_if=lambda ratios: not ratios,  # keys of recipes without buckets stay
+    )
     pad_text: bool = Field(
         False, description="store max_text_tokens states of each caption, for a student with attend_to_padding"
     )
@@ -125,6 +132,16 @@ class Tokens(Section):
     def _sizes_ascend(self) -> "Tokens":
         if list(self.sizes) != sorted(set(self.sizes)):
             raise ValueError(f"sizes: found {list(self.sizes)}; expected ascending sides, each once")
+        return self
+
+    @model_validator(mode="after")
+    def _buckets_have_sizes(self) -> "Tokens":
+        try:
+            check_ratios(self.buckets)
+        except ValueError as error:
+            raise ValueError(f"buckets: {error}") from error
+        if self.buckets and not self.sizes:
+            raise ValueError(f"buckets {', '.join(self.buckets)} need sizes, whose squares they have the area of")
         return self
 
 

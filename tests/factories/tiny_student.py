@@ -86,3 +86,23 @@ def write_rows(
     metadata = {"lightgen": json.dumps(layout)} if layout else None
     pq.write_table(pa.table(table).replace_schema_metadata(metadata), path, compression="none", use_dictionary=False)
     return path
+
+
+def write_buckets(folder: Path, rows: dict[tuple[int, int], int]) -> list[Path]:
+    """Write `bucket-*.parquet`, a file of so many random rows for each (height, width) of latents; ids go on."""
+    files, first = [], 100
+    for number, ((height, width), count) in enumerate(rows.items()):
+        rng = np.random.default_rng(number)
+        latents = [rng.standard_normal((CHANNELS, height, width)).astype(np.float16).tobytes() for _ in range(count)]
+        files.append(
+            write_rows(
+                folder / f"bucket-{number}.parquet",
+                count,
+                seed=number,
+                layout=LAYOUT | {"height": height, "width": width},
+                id=np.arange(first, first + count),
+                latents=pa.array(latents, pa.binary()),
+            )
+        )
+        first += count
+    return files

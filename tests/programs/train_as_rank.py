@@ -17,7 +17,7 @@ from lightgen_core.train.train_step import NonFiniteLossError
 from tests.factories.tiny_student import PATCH, tiny_student, tiny_training, train
 
 OBJECTIVES = ("ddpm", "v", "flow")
-KINDS = (*OBJECTIVES, "dpo", "muon")
+KINDS = (*OBJECTIVES, "dpo", "muon", "buckets")
 SHARDED = ("ddpm", "dpo")
 DDP, FSDP = ParallelConfig(parallel="ddp"), ParallelConfig(parallel="fsdp")
 FRUGAL = ParallelConfig(parallel="fsdp", micro_batch=1, activation_checkpointing=True, compile=True)
@@ -58,7 +58,7 @@ class UntilStep:
 def fitted(
     data: Path, folder: Path, kind: str, layout: ParallelConfig, dropout: float = 0.1, until: int = 99
 ) -> TrainResult:
-    """Trains on `tokens.parquet` or `pairs.parquet` in the folder `data`; the run ends before step `until`."""
+    """Trains on the tokens, pairs or buckets in the folder `data`; the run ends before step `until`."""
     place = {"seed": 7, "folder": folder, "device": torch.device("cpu"), "parallel": layout}
     student = tiny_student(kind if kind in OBJECTIVES else "v", dropout=dropout)
     reading = {"patch": PATCH, "batch_size": 4, "seed": 7}
@@ -66,7 +66,8 @@ def fitted(
         source = UntilStep(PairSource([data / "pairs.parquet"], **reading), until)
         return train(student, source, DPO, reference=copy.deepcopy(student), **place)
     optimizer = OptimizerConfig(learning_rate=3e-3, warmup_steps=2, name="muon" if kind == "muon" else "adamw")
-    source = UntilStep(TokenSource([data / "tokens.parquet"], **reading), until)
+    files = sorted(data.glob("bucket-*.parquet")) if kind == "buckets" else [data / "tokens.parquet"]
+    source = UntilStep(TokenSource(files, **reading), until)
     return train(student, source, tiny_training(optimizer=optimizer), **place)
 
 

@@ -82,7 +82,7 @@ def test_a_batch_holds_the_values_that_were_written(tmp_path, dtype):
     )
     source = source_of([file], batch_size=5)
     batch = source.batch(0).to(torch.device("cpu"))
-    assert source.grid == GRID and batch.tokens.shape == (5, TOKENS, TOKEN_WIDTH)
+    assert batch.grid == GRID and batch.tokens.shape == (5, TOKENS, TOKEN_WIDTH)
     assert batch.tokens.dtype == batch.text.dtype == torch.float32
     assert batch.text.shape == (5, LONGEST, TEXT_WIDTH) and batch.text_mask.sum(dim=1).tolist() == [
         words[row - 100] for row in batch.ids

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from lightgen_core.config import OptimizerConfig, ParallelConfig
 from lightgen_core.data.batches import TokenSource
 from lightgen_core.train.parallel import DistributedState, check_parallel
-from tests.factories.tiny_student import CHANNELS, PATCH, SIDE, tiny_training, write_rows
+from tests.factories.tiny_student import CHANNELS, PATCH, SIDE, tiny_training, write_buckets, write_rows
 from tests.programs.train_as_rank import DDP, KINDS, SHARDED, Interrupted, fitted
 from tests.support.paths import PROGRAMS, ROOT
 
@@ -27,6 +27,7 @@ def pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair")
     (folder / "broken").mkdir()
     write_rows(folder / "tokens.parquet", rows=10)
+    write_buckets(folder, {(6, 6): 5, (4, 8): 4, (8, 4): 7, (2, 2): 0})
     write_rows(folder / "pairs.parquet", rows=10, images=("winner", "loser"))
     latents = np.random.default_rng(0).standard_normal((10, CHANNELS, SIDE, SIDE)).astype(np.float16)
     latents[7, 1, 2, 3] = np.inf

@@ -135,9 +135,9 @@ def losses_of(model, pairs, **changes):
     config = settings(**changes)
     source = PairSource([pairs], patch=PATCH, batch_size=config.batch_size, seed=7)
     reference = copy.deepcopy(model).eval()
-    criterion = DpoCriterion(reference, source.grid, TOKEN_WIDTH, get_objective("v"), config)
+    criterion = DpoCriterion(reference, TOKEN_WIDTH, get_objective("v"), config)
     batch = source.batch(0).to(CPU)
-    draw = criterion.sample_noise((0, len(batch.ids)), step_generator(7, 0))
+    draw = criterion.sample_noise(batch.grid, (0, len(batch.ids)), step_generator(7, 0))
     return criterion.losses(model.eval(), batch, draw), draw
 
 

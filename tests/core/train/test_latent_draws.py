@@ -80,7 +80,7 @@ def test_files_with_and_without_moments_do_not_train_together(tmp_path, file):
 
 def tokens_at(step: int, source: TokenSource, micro_batch: int | None = None, rank: int = 0, ranks: int = 1) -> Tensor:
     """The tokens on which a process trains its rows of a step, in the order of the batch."""
-    criterion = MaskedDenoisingCriterion(GRID, TOKEN_WIDTH, get_objective("v"), tiny_training(), source.moments)
+    criterion = MaskedDenoisingCriterion(TOKEN_WIDTH, get_objective("v"), tiny_training(), source.moments)
     parallel = ParallelConfig(micro_batch=micro_batch)
     train_step = TrainStep(tiny_student(), criterion, seed=7, device=CPU, parallel=parallel)
     train_step.ranks = DistributedState(rank, ranks)
@@ -106,13 +106,13 @@ def test_micro_batches_processes_and_restarts_draw_equal_tokens(file):
 def test_tokens_of_many_steps_have_the_stored_mean_and_deviation(file):
     """Of 600 draws a mean is off by std / 24 and a deviation by 3 %: five times that is never seen."""
     source = source_of(file, batch_size=10)
-    criterion = MaskedDenoisingCriterion(
-        GRID, TOKEN_WIDTH, get_objective("v"), tiny_training(batch_size=10), source.moments
-    )
+    criterion = MaskedDenoisingCriterion(TOKEN_WIDTH, get_objective("v"), tiny_training(batch_size=10), source.moments)
     seen = torch.empty(600, 10, TOKENS, TOKEN_WIDTH)
     for step in range(600):
         batch = source.batch(step).to(CPU)
-        seen[step, batch.ids - 100] = criterion.tokens(batch, criterion.sample_noise((0, 10), step_generator(7, step)))
+        seen[step, batch.ids - 100] = criterion.tokens(
+            batch, criterion.sample_noise(GRID, (0, 10), step_generator(7, step))
+        )
     mean, std = patchify(MEAN, PATCH).float(), patchify(STD, PATCH).float()
     assert ((seen.mean(dim=0) - mean).abs() <= 5 * std / 600**0.5).all()
     assert torch.allclose(seen.std(dim=0), std, rtol=5 * 0.029)

@@ -92,7 +92,7 @@ def test_recomputation_runs_every_block_twice(tokens, monkeypatch):
 def updater_of(student, tokens, layout):
     config = tiny_training()
     source = TokenSource([tokens], patch=PATCH, batch_size=4, seed=7)
-    criterion = MaskedDenoisingCriterion(source.grid, student.head.token_width, get_objective("v"), config)
+    criterion = MaskedDenoisingCriterion(student.head.token_width, get_objective("v"), config)
     return TrainStep(student.train(), criterion, seed=7, device=CPU, parallel=layout), source
 
 

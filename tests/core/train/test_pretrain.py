@@ -24,7 +24,6 @@ from lightgen_core.train.pretrain import MaskedDenoisingCriterion
 from lightgen_core.train.train_step import NonFiniteLossError, TrainStep
 from tests.factories.tiny_student import (
     CHANNELS,
-    GRID,
     LONGEST,
     PATCH,
     SIDE,
@@ -177,7 +176,7 @@ def test_a_row_that_is_not_finite_is_named_and_changes_no_weight(tmp_path):
 
 def updater_of(student, **changes):
     config = tiny_training(**changes)
-    criterion = MaskedDenoisingCriterion(GRID, TOKEN_WIDTH, get_objective("v"), config)
+    criterion = MaskedDenoisingCriterion(TOKEN_WIDTH, get_objective("v"), config)
     return TrainStep(student.train(), criterion, seed=7, device=CPU)
 
 

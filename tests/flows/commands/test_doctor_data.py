@@ -86,6 +86,19 @@ def test_sizes_that_tokens_refuses_make_the_machine_unready(tmp_path):
     assert ("images", "missing", message) in findings(root, "synthesis.files.size=50")
 
 
+def test_images_are_counted_by_bucket_and_compared_with_it(tmp_path):
+    """At 48 px an image of 64 x 40 px covers 2:1, which is 64 x 32 px, and not 1:1."""
+    root = write_form("txt beside images", tmp_path / "set")
+    covered, short = (
+        [text for _, _, text in findings(root, "tokens.sizes=[48]", f"tokens.buckets=[{ratio}, 1:1]")]
+        for ratio in ("2:1", "4:1")
+    )
+    assert "tokens.buckets of 3 images: 1 of 2:1, 2 of 1:1" in covered
+    assert not any("enlarged" in text for text in covered)
+    assert "tokens.buckets of 3 images: 0 of 4:1, 3 of 1:1" in short
+    assert any("1 of 3 are smaller than their bucket at 48 px, and enlarged" in text for text in short)
+
+
 @pytest.mark.parametrize("what", ["nowhere", "empty"])
 def test_a_set_without_images_is_missing(tmp_path, what):
     if what == "empty":
