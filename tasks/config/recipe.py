@@ -1,12 +1,19 @@
 """The recipe: a section for each stage, and the checks between sections."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from lightgen_core.config import DedupConfig, DpoConfig, SamplerConfig, Section
 from lightgen_core.scene.config import World
 from tasks.config.sections import Captions, Embeddings, Evaluation, Pairs, Pretrain, Report, Synthesis, Tokens
+
+
+GENERAL_COMPONENTS = {
+    "embeddings": {"model": "zoo:clip-general"},
+    "tokens": {"codec": "zoo:autoencoder-general", "text_encoder": "zoo:minilm"},
+}
+"""Components of pictures and captions of any kind, which `lightgen[pictures]` installs; see `docs/zoo.md`."""
 
 
 class Recipe(Section):
@@ -30,6 +37,19 @@ class Recipe(Section):
     dpo: DpoConfig = Field(default_factory=DpoConfig)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     report: Report = Field(default_factory=Report)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _components_fit_teacher(cls, values: Any) -> Any:
+        """Fill in the general components where the pictures are not the scene world's."""
+        if not isinstance(values, dict) or not isinstance(synthesis := values.get("synthesis", {}), dict):
+            return values
+        if synthesis.get("teacher", "scene") == "scene":
+            return values
+        filled = {name: values.get(name, {}) for name in GENERAL_COMPONENTS}
+        return values | {
+            name: GENERAL_COMPONENTS[name] | section for name, section in filled.items() if isinstance(section, dict)
+        }
 
     @model_validator(mode="after")
     def _sampler_fits_objective(self) -> "Recipe":

@@ -89,7 +89,9 @@ class Embeddings(Section):
     """The CLIP space that images are compared in."""
 
     model: str = Field(
-        "zoo:clip", description="CLIP: zoo:clip, open_clip's MODEL/TAG or MODEL/FILE, a folder, or org/name@revision"
+        "zoo:clip",
+        description="CLIP: zoo:clip, zoo:clip-general, open_clip's MODEL/TAG or MODEL/FILE, a folder, or "
+        "org/name@revision; where the teacher is not scene, zoo:clip-general by default",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="number format of its arithmetic")
     batch_size: Positive = Field(256, description="images embedded at once")
@@ -100,9 +102,17 @@ class Tokens(Section):
 
     renamed: ClassVar = {"max_words": "max_text_tokens"}
 
-    codec: str = Field("zoo:autoencoder", description="image autoencoder: zoo:autoencoder, a folder, org/name@revision")
+    codec: str = Field(
+        "zoo:autoencoder",
+        description="image autoencoder: zoo:autoencoder, zoo:autoencoder-general, a folder, or org/name@revision; where "
+        "the teacher is not scene, zoo:autoencoder-general by default",
+    )
     codec_precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="number format of its arithmetic")
-    text_encoder: str = Field("zoo:t5", description="text encoder: zoo:t5, a folder, or org/name@revision")
+    text_encoder: str = Field(
+        "zoo:t5",
+        description="text encoder: zoo:t5, zoo:minilm, a folder, or org/name@revision; where the teacher is not scene, "
+        "zoo:minilm by default",
+    )
     text_precision: Literal["fp32", "bf16"] = Field("fp32", description="number format; T5 overflows in fp16")
     text_layer: int = Field(
         -1, description="layer whose states are kept: 0 before the first, -1 after the last with its norm, -2 before it"
