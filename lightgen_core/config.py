@@ -197,7 +197,7 @@ class DpoOptimizerConfig(OptimizerConfig):
 
 
 class DpoConfig(LoopConfig):
-    """Diffusion-DPO on pairs of images, and the guards that keep the winner likely."""
+    """Preference tuning on pairs of images, and the guards that keep the winner likely."""
 
     renamed: ClassVar = {**LoopConfig.renamed, "guard": "displacement_guard", "tolerance_horizon": "tolerance_window"}
 
@@ -207,9 +207,22 @@ class DpoConfig(LoopConfig):
     ema_decay: float = Field(0.99, ge=0, lt=1, description="decay of the averaged weights; smaller at first")
     log_every: Positive = Field(10, description="steps averaged into one row of the log")
     checkpoint_every: Positive = Field(100, description="steps between checkpoints, a multiple of log_every")
-    beta: float = Field(5000.0, gt=0, description="strength of the preference; larger stays closer to the reference")
+    objective: Literal["dpo", "ipo", "kto", "mapo", "sft", "nft"] = Field(
+        "dpo",
+        description="dpo: Diffusion-DPO, the paper's; ipo: with a margin that ends; kto: winner and loser each on "
+        "their own; mapo: without a reference; sft: the winner alone, as a control; nft: a contrast with the student that "
+        "drew the pair, for pairs of its own samples (pairs.kind: best_worst)",
+    )
+    beta: float = Field(
+        5000.0,
+        gt=0,
+        description="dpo, ipo, kto, mapo: strength of the preference; larger stays closer to the reference",
+    )
+    contrast: float = Field(1.0, gt=0, description="nft: how far the two targets lie from the reference")
     displacement_guard: Literal["none", "sdpo", "anchor", "both"] = Field(
-        "sdpo", description="for the winner's sake, sdpo: scale the loser's gradient; anchor: train on the winner too"
+        "sdpo",
+        description="for the winner's sake, sdpo: scale the loser's gradient (of dpo, ipo, kto, mapo; sft and nft have "
+        "none of it); anchor: train on the winner too, with any objective",
     )
     sdpo_mu: Fraction = Field(0.0, description="sdpo: share of the winner's first-order gain that the loser must leave")
     anchor_weight: float = Field(1.0, ge=0, description="anchor: weight of the winner's error, in units of beta / 2")

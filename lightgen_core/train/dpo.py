@@ -1,53 +1,28 @@
-"""Diffusion-DPO for the per-token head (paper, "DPO", Eq. 7), with guards against likelihood displacement.
+"""Preference tuning of the student on pairs, with guards against likelihood displacement.
 
-The plain loss only asks that the loser's error rises more than the winner's: both may rise, and the images with them
-get worse while the pair accuracy looks best. Two guards act on the gradient, and a third stops the run:
-`sdpo` scales the loser's gradient so that the winner's error does not rise to first order; `anchor` also trains on the
-winner; a rise of the winner's error over the reference's beyond a tolerance brings back the last checkpoint.
+The losses are those of `preference_losses.py`; Diffusion-DPO (paper, "DPO", Eq. 7) is the default. It only asks that the
+loser's error rises more than the winner's: both may rise, and the images with them get worse while the pair accuracy
+looks best. Two guards act on the gradient, and a third stops the run: `sdpo` scales the loser's gradient so that the
+winner's error does not rise to first order; `anchor` also trains on the winner; a rise of the winner's error over the
+reference's beyond a tolerance brings back the last checkpoint.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
-from torch.nn import functional
 
 from lightgen_core.config import DpoConfig
 from lightgen_core.data.batches import PairBatch, PairSource
 from lightgen_core.diffusion.objectives import Objective, get_objective
 from lightgen_core.model.mar import Student
 from lightgen_core.train.losses import predict
+from lightgen_core.train.preference_losses import OF_ERRORS, PairErrors, mean_square, nft
 from lightgen_core.train.step_noise import StepNoise
 from lightgen_core.train.train_step import LossOutput
-
-
-class PairLosses(NamedTuple):
-    """Per pair, (pairs,) each. Deltas are the policy's error minus the reference's; a positive margin is a win."""
-
-    loss: Tensor
-    margin: Tensor
-    winner_delta: Tensor
-    loser_delta: Tensor
-
-
-def dpo_loss(
-    policy_winner: Float[Tensor, " pairs"],
-    policy_loser: Float[Tensor, " pairs"],
-    reference_winner: Float[Tensor, " pairs"],
-    reference_loser: Float[Tensor, " pairs"],
-    beta: float,
-) -> PairLosses:
-    """Compute Eq. 7 from the errors l of both images under policy and reference, at shared step noise.
-
-    -log sigmoid(-beta / 2 * [(l_policy(w) - l_policy(l)) - (l_ref(w) - l_ref(l))]); with a policy that equals its
-    reference it is log 2.
-    """
-    winner_delta, loser_delta = policy_winner - reference_winner, policy_loser - reference_loser
-    margin = loser_delta - winner_delta
-    return PairLosses(-functional.logsigmoid(beta / 2 * margin), margin, winner_delta, loser_delta)
 
 
 def sdpo_scale(
@@ -77,7 +52,7 @@ def repeat_for_pairs(step_noise: StepNoise) -> StepNoise:
 
 @dataclass(frozen=True)
 class DpoCriterion:
-    """Diffusion-DPO: prefer winner over loser, measured against a frozen reference."""
+    """Prefer winner over loser, measured against a frozen reference."""
 
     reference: Student
     token_width: int
@@ -105,28 +80,29 @@ class DpoCriterion:
         """Compute the losses of the pairs, (pairs,), and metrics of the guards."""
         step_noise = repeat_for_pairs(step_noise)
         with torch.no_grad():
-            reference_winner, reference_loser = (
-                _error(part) for part in self._residuals(self.reference, batch, step_noise)
-            )
+            reference = self._residuals(self.reference, batch, step_noise)
         winner, loser = self._residuals(model, batch, step_noise)
-        policy_winner, policy_loser = _error(winner), _error(loser)
-        guard, beta = self.config.displacement_guard, self.config.beta
-        factor = torch.ones_like(policy_loser)
-        if guard in ("sdpo", "both"):
+        policy_winner, policy_loser = mean_square(winner), mean_square(loser)
+        guard, beta, factor = self.config.displacement_guard, self.config.beta, torch.ones_like(policy_loser)
+        if guard in ("sdpo", "both") and self.config.objective not in ("sft", "nft"):
             factor = sdpo_scale(winner.detach(), loser.detach(), self.config.sdpo_mu)
             policy_loser = factor * policy_loser + (1 - factor) * policy_loser.detach()
-        pairs = dpo_loss(policy_winner, policy_loser, reference_winner, reference_loser, beta)
+        errors = PairErrors(policy_winner, policy_loser, mean_square(reference[0]), mean_square(reference[1]))
+        if self.config.objective == "nft":
+            loss = nft(winner, loser, *reference, self.config.contrast)
+        else:
+            loss = OF_ERRORS[self.config.objective](errors, beta)
         anchor = self.config.anchor_weight * beta / 2 * policy_winner if guard in ("anchor", "both") else 0.0
         metrics = {
-            "preference_loss": pairs.loss,
-            "accuracy": (pairs.margin > 0).float(),
-            "margin": pairs.margin,
-            "winner_delta": pairs.winner_delta,
-            "loser_delta": pairs.loser_delta,
-            "reference_error": reference_winner,
+            "preference_loss": loss,
+            "accuracy": (errors.margin > 0).float(),
+            "margin": errors.margin,
+            "winner_delta": errors.winner_delta,
+            "loser_delta": errors.loser_delta,
+            "reference_error": errors.reference_winner,
             "loser_factor": factor,
         }
-        return LossOutput(pairs.loss + anchor, {name: value.detach() for name, value in metrics.items()})
+        return LossOutput(loss + anchor, {name: value.detach() for name, value in metrics.items()})
 
     def should_stop(self, rows: Sequence[dict]) -> str | None:
         """Return the reason to stop if the winner's error rose beyond the tolerance, or None."""
@@ -146,10 +122,6 @@ class DpoCriterion:
         residual = step_noise.objective.residual(output, x0, step_noise.timestep, step_noise.noise)
         winner, loser = residual.unflatten(1, (-1, step_noise.num_masked)).chunk(2, dim=1)
         return winner, loser
-
-
-def _error(residuals: Float[Tensor, "noise_samples pairs tokens values"]) -> Float[Tensor, " pairs"]:
-    return residuals.square().mean(dim=(0, 2, 3))
 
 
 def winner_error_ema(rows: Sequence[dict], horizon: int) -> float:

@@ -8,7 +8,6 @@ from lightgen_core.config import DedupConfig, DpoConfig, SamplerConfig, Section
 from lightgen_core.scene.config import World
 from tasks.config.sections import Captions, Embeddings, Evaluation, Pairs, Pretrain, Report, Synthesis, Tokens
 
-
 GENERAL_COMPONENTS = {
     "embeddings": {"model": "zoo:clip-general"},
     "tokens": {"codec": "zoo:autoencoder-general", "text_encoder": "zoo:minilm"},

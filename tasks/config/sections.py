@@ -104,8 +104,8 @@ class Tokens(Section):
 
     codec: str = Field(
         "zoo:autoencoder",
-        description="image autoencoder: zoo:autoencoder, zoo:autoencoder-general, a folder, or org/name@revision; where "
-        "the teacher is not scene, zoo:autoencoder-general by default",
+        description="image autoencoder: zoo:autoencoder, zoo:autoencoder-general, a folder, or org/name@revision; "
+        "where the teacher is not scene, zoo:autoencoder-general by default",
     )
     codec_precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="number format of its arithmetic")
     text_encoder: str = Field(

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from lightgen_core.config import DpoConfig, DpoOptimizerConfig, MaskConfig
 from lightgen_core.data.batches import PairSource
 from lightgen_core.diffusion.objectives import get_objective
-from lightgen_core.train.dpo import DpoCriterion, dpo_loss, repeat_for_pairs, sdpo_scale, winner_error_ema
+from lightgen_core.train.dpo import DpoCriterion, repeat_for_pairs, sdpo_scale, winner_error_ema
+from lightgen_core.train.preference_losses import PairErrors, dpo
 from lightgen_core.train.step_noise import step_generator
 from tests.factories.tiny_student import PATCH, TOKEN_WIDTH, tiny_student, train, write_rows
 
@@ -61,29 +62,29 @@ def run(pairs, folder, name="v", on_log=None, **changes):
 def test_the_loss_equals_its_formula_at_a_point():
     """beta 4, l_policy 0.30 and 0.50, l_ref 0.40 and 0.45: -log sigmoid(-2 * (-0.20 + 0.05)) = log(1 + exp(-0.3))."""
     values = (torch.tensor([value]) for value in (0.30, 0.50, 0.40, 0.45))
-    pairs = dpo_loss(*values, beta=4.0)
-    assert pairs.loss.item() == pytest.approx(math.log(1 + math.exp(-0.3)), rel=1e-6)
+    pairs = PairErrors(*values)
+    assert dpo(pairs, beta=4.0).item() == pytest.approx(math.log(1 + math.exp(-0.3)), rel=1e-6)
     assert pairs.margin.item() == pytest.approx(0.15) and pairs.winner_delta.item() == pytest.approx(-0.10)
     assert pairs.loser_delta.item() == pytest.approx(0.05)
 
 
 def test_a_policy_equal_to_its_reference_has_loss_log_two():
     errors = torch.rand(5)
-    pairs = dpo_loss(errors, errors + 1, errors, errors + 1, beta=5000.0)
-    torch.testing.assert_close(pairs.loss, torch.full((5,), math.log(2)))
+    loss = dpo(PairErrors(errors, errors + 1, errors, errors + 1), beta=5000.0)
+    torch.testing.assert_close(loss, torch.full((5,), math.log(2)))
 
 
 def test_a_large_margin_neither_overflows_nor_pushes():
     winner, loser = torch.tensor([0.0, 5.0], requires_grad=True), torch.tensor([5.0, 0.0])
-    pairs = dpo_loss(winner, loser, torch.zeros(2), torch.zeros(2), beta=5000.0)
-    pairs.loss.sum().backward()
-    assert pairs.loss.tolist() == [0.0, 12500.0] and winner.grad.tolist() == [0.0, 2500.0]
+    loss = dpo(PairErrors(winner, loser, torch.zeros(2), torch.zeros(2)), beta=5000.0)
+    loss.sum().backward()
+    assert loss.tolist() == [0.0, 12500.0] and winner.grad.tolist() == [0.0, 2500.0]
 
 
 def test_the_gradient_lowers_the_winners_raises_the_losers_error():
     """At equality both have slope beta / 4."""
     winner, loser = (torch.full((3,), 0.4, requires_grad=True) for _ in range(2))
-    dpo_loss(winner, loser, torch.full((3,), 0.4), torch.full((3,), 0.4), beta=8.0).loss.sum().backward()
+    dpo(PairErrors(winner, loser, torch.full((3,), 0.4), torch.full((3,), 0.4)), beta=8.0).sum().backward()
     assert winner.grad.tolist() == [2.0] * 3 and loser.grad.tolist() == [-2.0] * 3
 
 
