@@ -210,8 +210,8 @@ class DpoConfig(LoopConfig):
     objective: Literal["dpo", "ipo", "kto", "mapo", "sft", "nft"] = Field(
         "dpo",
         description="dpo: Diffusion-DPO, the paper's; ipo: with a margin that ends; kto: winner and loser each on "
-        "their own; mapo: without a reference; sft: the winner alone, as a control; nft: a contrast with the student that "
-        "drew the pair, for pairs of its own samples (pairs.kind: best_worst)",
+        "their own; mapo: without a reference; sft: the winner alone, as a control; nft: a contrast with the student "
+        "that drew the pair, for pairs of its own samples (pairs.kind: best_worst)",
     )
     beta: float = Field(
         5000.0,

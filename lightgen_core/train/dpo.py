@@ -1,8 +1,8 @@
 """Preference tuning of the student on pairs, with guards against likelihood displacement.
 
-The losses are those of `preference_losses.py`; Diffusion-DPO (paper, "DPO", Eq. 7) is the default. It only asks that the
-loser's error rises more than the winner's: both may rise, and the images with them get worse while the pair accuracy
-looks best. Two guards act on the gradient, and a third stops the run: `sdpo` scales the loser's gradient so that the
+The losses are those of `preference_losses.py`; Diffusion-DPO (paper, "DPO", Eq. 7) is the default. It only asks that
+the loser's error rises more than the winner's: both may rise, and the images get worse while the pair accuracy looks
+best. Two guards act on the gradient, and a third stops the run: `sdpo` scales the loser's gradient so that the
 winner's error does not rise to first order; `anchor` also trains on the winner; a rise of the winner's error over the
 reference's beyond a tolerance brings back the last checkpoint.
 """
