@@ -112,7 +112,9 @@ def test_weights_are_safetensors_alone() -> None:
 
 
 def test_an_unknown_zoo_model_is_refused() -> None:
-    with pytest.raises(ModelNotFound, match=r"'zoo:vae'; the zoo has zoo:autoencoder, zoo:clip, zoo:t5"):
+    with pytest.raises(
+        ModelNotFound, match=r"'zoo:vae'; the zoo has zoo:autoencoder, zoo:autoencoder-general, zoo:clip, "
+    ):
         resolve("zoo:vae")
 
 
