@@ -56,6 +56,7 @@ def text_features(model: TwoTowers, captions: list[str]) -> Tensor:
 def train(heads: nn.ModuleDict, images: Tensor, texts: Tensor, short: Tensor, ids: Tensor, steps: int) -> None:
     """Train in place. texts, short: of each picture's caption and its shorter form; ids: equal for equal captions."""
     generator, scale = torch.Generator().manual_seed(0), nn.Parameter(torch.tensor(2.5))
+    heads.requires_grad_(True)  # `Clip` froze the whole model
     heads.register_parameter("scale", scale)
 
     def losses(step: int) -> dict[str, Tensor]:
