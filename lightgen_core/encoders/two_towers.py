@@ -44,7 +44,7 @@ class TwoTowers(nn.Module):
             if found[tower] != expected:
                 raise PackageMissing(f"the heads were trained on another {tower} tower; train them again")
         self.visual = _ImageTower(config)
-        self.text = AutoModel.from_pretrained(MINILM.file().parent, add_pooling_layer=False).eval()
+        self.text = AutoModel.from_pretrained(MINILM.file().parent).eval()
         self.text_head = _head(TEXT_WIDTH, config)
 
     def encode_image(self, images: Tensor) -> Tensor:
