@@ -9,7 +9,7 @@ from lightgen_core.scene.config import World
 from tasks.config.sections import Captions, Embeddings, Evaluation, Pairs, Pretrain, Report, Synthesis, Tokens
 
 GENERAL_COMPONENTS = {
-    "embeddings": {"model": "zoo:clip-general"},
+    "embeddings": {"model": "zoo:clip-general", "batch_size": 32},
     "tokens": {"codec": "zoo:autoencoder-general", "text_encoder": "zoo:minilm"},
 }
 """Components of pictures and captions of any kind, which `lightgen[pictures]` installs; see `docs/zoo.md`."""

@@ -56,6 +56,7 @@ def recipe_of(models: Path) -> dict:
             "balance": "captions",
             "shard_size": SHARD,
         },
+        "embeddings": {"model": "zoo:clip"},
         "dedup": {"threshold": 0.93, "recall_queries": 24, "diversity_sample": 24, "clusters": 4, "centres": 2},
         "tokens": {"codec": str(models / "dcae"), "text_encoder": str(models / "t5")},
         "pretrain": small | {"model": student, "head": {"width": 32, "depth": 1, "objective": "flow"}},

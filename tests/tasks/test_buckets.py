@@ -169,7 +169,7 @@ def test_the_manifest_counts_the_rows_of_each_bucket(bucketed):
 def test_latents_are_those_of_the_upright_image_cropped_to_its_bucket(bucketed):
     """Also where EXIF turns it, and where it is mirrored."""
     root, _, artifacts = bucketed
-    codec, checked = LatentCodec.load("zoo:autoencoder"), Counter()
+    codec, checked = LatentCodec.load("zoo:autoencoder-general"), Counter()
     sources = read_table(artifacts["synthesis"], "^images", ["id", "source"]).to_pylist()
     numbers = {row["id"]: int(Path(row["source"]).stem[-3:]) for row in sources}
     for size, shapes in SHAPES.items():
@@ -302,7 +302,7 @@ def test_winners_are_the_teachers_images_in_the_students_shape(bucketed):
     pairs = read_table(artifacts["pairs"], "^pairs").to_pylist()
     layout = layout_metadata(read_table(artifacts["pairs"], "^pairs").schema)
     assert (layout["height"], layout["width"]) == (12, 12) and len(pairs) == 6
-    codec, shapes = LatentCodec.load("zoo:autoencoder"), set()
+    codec, shapes = LatentCodec.load("zoo:autoencoder-general"), set()
     for row in pairs:
         image = decode_image(row["winner_image"]["bytes"])
         shapes.add(image.shape[0] == image.shape[1])
