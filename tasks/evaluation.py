@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from lightgen_core.evaluation.judge import JUDGES, Judge, load_judge
 from lightgen_core.evaluation.prompt import Prompt, mismatched_prompts
+from lightgen_core.evaluation.references import REFERENCE_MODEL, find_references
 from lightgen_core.evaluation.samples import clip_score_samples, compare_samples, sample_row, samples_of, score_samples
 from lightgen_core.images.parallel import encode_images
 from lightgen_core.seeds import derive_seed
@@ -39,7 +40,8 @@ SCHEMA = schema(
 def _frozen_models(recipe: Recipe) -> tuple[str, ...]:
     """Return the frozen models behind the verdicts and metrics."""
     config = recipe.evaluation
-    judges = (config.detector, config.color_model) if config.benchmark == "geneval" else ()
+    judges: tuple[str, ...] = (config.detector, config.color_model) if config.benchmark == "geneval" else ()
+    judges += (REFERENCE_MODEL,) if config.references else ()
     return (*judges, recipe.embeddings.model) if config.clip_score else judges
 
 
@@ -57,6 +59,8 @@ def evaluation(ctx: StageContext, pretrain: Artifact, dpo: Artifact) -> None:
     """
     recipe, config = ctx.recipe, ctx.recipe.evaluation
     prompts, students = evaluation_prompts(recipe), {"pretrain": pretrain, "dpo": dpo}
+    if config.references:
+        find_references(config.references, [prompt.caption for prompt in prompts])  # an error comes before the work
     shards = split_rows(len(STUDENTS) * len(prompts) * config.images, config.shard_size, "samples")
     ctx.run_shards(shards, SamplingWorker, students, prompts)
     options: dict[str, Any] = {"seed": derive_seed(recipe.seed, "bootstrap"), "resamples": config.resamples}

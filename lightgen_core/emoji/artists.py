@@ -1,10 +1,11 @@
-"""What each artist drew: the pictures of a package, with captions, keys and credits."""
+"""The drawings of each artist: pictures out of a package, with captions, keys and credits."""
 
 import io
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -60,16 +61,16 @@ def _icons(artist: Artist, folder: Path, names: Mapping[str, Emoji], side: int) 
         head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
         view = " ".join(map(str, box))
         svg = f'{head} width="{side}" height="{side}" viewBox="{view}">{icon["body"]}</svg>'
-        yield Drawing(artist, names[code], name, lambda svg=svg: on_white(_rasterized(svg), side))  # type: ignore[misc]
+        yield Drawing(artist, names[code], name, partial(_draw_svg, svg, side))
 
 
 _VIEW_BOX = {"left": 0, "top": 0, "width": 16, "height": 16}
 
 
-def _rasterized(svg: str) -> bytes:
+def _draw_svg(svg: str, side: int) -> Image.Image:
     import resvg_py
 
-    return bytes(resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True))
+    return on_white(bytes(resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True)), side)
 
 
 def _files(pattern: str) -> Callable[[Artist, Path, Mapping[str, Emoji], int], Iterator[Drawing]]:
@@ -79,9 +80,13 @@ def _files(pattern: str) -> Callable[[Artist, Path, Mapping[str, Emoji], int], I
         for path in sorted(folder.glob(pattern)):
             code = plain_code(path.stem.replace("_", "-"))
             if code in names:
-                yield Drawing(artist, names[code], path.name, lambda path=path: on_white(path.read_bytes(), side))  # type: ignore[misc]
+                yield Drawing(artist, names[code], path.name, partial(_draw_file, path, side))
 
     return read
+
+
+def _draw_file(path: Path, side: int) -> Image.Image:
+    return on_white(path.read_bytes(), side)
 
 
 def on_white(encoded: bytes, side: int) -> Image.Image:

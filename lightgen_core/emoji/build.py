@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import tarfile
 import tempfile
 from collections import Counter, defaultdict
@@ -26,7 +25,7 @@ from PIL import Image
 
 from lightgen_core.emoji.artists import ARTISTS, NOTO_BITMAPS, NOTO_OLD, Artist, Drawing
 from lightgen_core.emoji.names import CONCRETE, load_names
-from lightgen_core.emoji.packages import NAMES, PACKAGES, PackagesUnavailable, fetch
+from lightgen_core.emoji.packages import NAMES, PACKAGES, PackagesUnavailable, fetch, move_unless_there
 
 VERSION = "1"
 """Of this program; another one builds anew."""
@@ -264,8 +263,7 @@ def build(folder: Path, cache: Path, concepts: int) -> None:
         (new / "held-out" / "prompts.jsonl").write_text("".join(f"{prompt}\n" for prompt in prompts))
         (new / "duplicates.json").write_text(json.dumps(_truth(selection), indent=0))
         (new / "CREDITS.md").write_text(_credits(selection))
-        shutil.rmtree(folder, ignore_errors=True)
-        new.rename(folder)
+        move_unless_there(new, folder)
     logger.info("%d pictures to train on, %d held out, in %s", len(selection.train), len(selection.held_out), folder)
 
 

