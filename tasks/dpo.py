@@ -12,17 +12,17 @@ from tasks.training import count_rows, training_location
 
 
 @stage(version=3, config_sections=("seed", "dpo"), on_device=True)
-def dpo(ctx: StageContext, pretrain: Artifact, pairs: Artifact) -> None:
+def dpo(ctx: StageContext, student: Artifact, pairs: Artifact) -> None:
     """Write the tuned student (raw and EMA weights, config) and `log.json`: accuracy, winner's and loser's error."""
     from lightgen_core.launch.run import launch
 
     config, rows = ctx.recipe.dpo, count_rows(pairs, "^pairs")
     if not rows:
-        _keep_student(ctx, pretrain)
+        _keep_student(ctx, student)
         return
     ctx.log("%s, %s of %d", pluralize(rows, "pair"), pluralize(config.steps, "step"), config.batch_size)
     training = TrainingJob(
-        student=StudentCheckpoint(folder=ctx.local_folder(pretrain, "student/"), weights="ema"),
+        student=StudentCheckpoint(folder=ctx.local_folder(student, "student/"), weights="ema"),
         files=tuple(ctx.local(pairs, name) for name in pairs.names("^pairs")),
         config=config,
         seed=derive_seed(ctx.recipe.seed, "dpo"),
@@ -37,11 +37,11 @@ def dpo(ctx: StageContext, pretrain: Artifact, pairs: Artifact) -> None:
     ctx.metrics = {"stopped": outcome.stopped, "last": outcome.rows[-1] if outcome.rows else {}}
 
 
-def _keep_student(ctx: StageContext, pretrain: Artifact) -> None:
+def _keep_student(ctx: StageContext, student: Artifact) -> None:
     """Write the student as it is: no caption gave a pair."""
     reason = "there is no pair to learn from"
     ctx.log("%s; the student stays as it is", reason)
-    ctx.add_folder(ctx.local_folder(pretrain, "student/"), "student/")
+    ctx.add_folder(ctx.local_folder(student, "student/"), "student/")
     ctx.write("log.json", b"[]")
     ctx.counts = {"rows": 0, "steps": 0}
     ctx.metrics = {"stopped": reason, "last": {}}

@@ -121,7 +121,8 @@ def _training_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     keep = max(config.keep_checkpoints for _, config in phases)
 
     dpo, options = recipe.dpo, {"text_tokens": text_tokens, "noise_samples": recipe.dpo.noise_samples_per_token}
-    dpo_images = 2 * dpo.steps * dpo.batch_size
+    rounds = dpo.rounds * (1 if dpo.control == "none" else 2)
+    dpo_images = 2 * dpo.steps * dpo.batch_size * rounds
     reference = sum(
         share * sum(forward_flops(model, head, tokens=last.tokens, masked=masked, **options).values())
         for masked, share in num_masked_probabilities(last.tokens, dpo.mask).items()
@@ -131,19 +132,20 @@ def _training_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     sampling += last.height * last.width * ((codec and codec.decoder_flops) or 0.0)
     pairs, evaluation, png_bytes = recipe.pairs, recipe.evaluation, _png_bytes(recipe)
     pair_bytes = 2 * last.latent_bytes + 2 * text_tokens * model.text_width + 2 * png_bytes + CAPTION_BYTES
-    pair_samples = pairs.count * pairs.samples
-    samples = 2 * len(CATEGORIES) * evaluation.per_category * evaluation.images
+    pair_bytes = pairs.per_caption * pair_bytes + pairs.samples * (last.latent_bytes + CAPTION_BYTES)
+    pair_samples = pairs.count * pairs.samples * rounds
+    samples = (2 if dpo.control == "none" else 3) * len(CATEGORIES) * evaluation.per_category * evaluation.images
     student, checkpoint = parameters * STUDENT_BYTES, parameters * CHECKPOINT_BYTES
     pair_shard, sample_shard = min(pairs.shard_size, pairs.count) * pairs.samples, min(evaluation.shard_size, samples)
     return {
         "pretrain": StageCost(pretrain_images, "images", student, pretrain_flops, checkpoint * keep),
         "pairs": StageCost(
-            pair_samples, "samples", pairs.count * pair_bytes, pair_samples * sampling, shard=pair_shard
+            pair_samples, "samples", pairs.count * pair_bytes * rounds, pair_samples * sampling, shard=pair_shard
         ),
         "dpo": StageCost(
             dpo_images,
             "images",
-            student,
+            student * rounds,
             dpo_images * (image_flops(last.tokens, dpo) + reference),
             checkpoint * dpo.keep_checkpoints,
             "winner and loser, policy and reference",

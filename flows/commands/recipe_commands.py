@@ -67,8 +67,14 @@ def plan(recipe: str, store_uri: str | None, overrides: tuple[str, ...], as_json
     """
     planner = make_plan(load_recipe(recipe, overrides), open_store(store_uri or Settings().store))
     stages = [
-        {"stage": name, "key": artifact.key, "state": check.state, "why": planner.explain(name)}
-        for name, (artifact, check) in planner.statuses.items()
+        {
+            "stage": artifact.stage,
+            "label": label,
+            "key": artifact.key,
+            "state": check.state,
+            "why": planner.explain(label),
+        }
+        for label, (artifact, check) in planner.statuses.items()
     ]
     result = {"recipe": planner.recipe.name, "store": planner.store.uri, "stages": stages}
     click.echo(json.dumps(result) if as_json else console.describe_plan(result))

@@ -12,7 +12,7 @@ from lightgen_core.intervals import Interval
 ImageArray = npt.NDArray[np.uint8]
 """(height, width, 3) sRGB."""
 
-STUDENTS = {"pretrain": "Pre-trained", "dpo": "After DPO", "shuffled": "Shuffled"}
+STUDENTS = {"pretrain": "Pre-trained", "sft": "SFT control", "dpo": "After DPO", "shuffled": "Shuffled"}
 """Scored image sets and their titles; "shuffled" judges by another caption."""
 
 
@@ -149,6 +149,7 @@ class ReportData:
         prompts: description of the evaluation prompts.
         scorer: such as "the scene detector"; None: no scorer applies, and `scores` is empty.
         scores: student (`STUDENTS`) -> "overall" and categories, in the order to show -> score.
+        differences: "dpo-pretrain" -> as `scores`, of verdicts on the same prompts and seeds.
         clip_scores: student -> mean cosine of image and caption in CLIP's space, with or without a scorer.
         references: student -> top-1 and top-5 retrieval of reference pictures, and the Fréchet distance to them.
         smoke_test: the recipe is too small to learn, as the page says at the top.
@@ -171,6 +172,7 @@ class ReportData:
     prompts: str = ""
     scorer: str | None = None
     scores: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    differences: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
     clip_scores: Mapping[str, Interval] = field(default_factory=dict)
     references: Mapping[str, tuple[Interval, Interval, float]] = field(default_factory=dict)
     smoke_test: bool = False

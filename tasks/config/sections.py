@@ -203,11 +203,13 @@ class Pairs(Section):
     """The preference pairs."""
 
     count: Positive = Field(1000, description="captions for which pairs are sought; some give none")
-    kind: Literal["teacher", "best_worst", "both"] = Field(
+    kind: Literal["teacher", "best_worst", "both", "ranked"] = Field(
         "both",
         description="the winner: the teacher's image (teacher), the student's best sample (best_worst), or the latter "
-        "where it is good enough (both); the loser: the student's worst sample, if it is worse than the winner",
+        "where it is good enough (both); the loser: the student's worst sample, if it is worse than the winner; "
+        "ranked: any two of the student's samples of which one is better, with a detector right against wrong",
     )
+    per_caption: Positive = Field(1, description="ranked: pairs of a caption at most, all different")
     scorer: Literal["detector", "clip", "none"] = Field(
         "detector",
         description="judge of good and bad; detector: the scene world's, right or wrong; clip: cosine of image and "
@@ -224,6 +226,10 @@ class Pairs(Section):
     def _samples_are_compared_by_a_scorer(self) -> "Pairs":
         if self.scorer == "none" and self.kind != "teacher":
             raise ValueError(f"scorer none goes with kind teacher; kind {self.kind} compares samples: detector or clip")
+        if self.per_caption > 1 and self.kind != "ranked":
+            raise ValueError(
+                f"per_caption={self.per_caption} goes with kind ranked; kind {self.kind} gives one pair a caption"
+            )
         return self
 
     @property

@@ -12,7 +12,6 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from flows.distill import distill
 from flows.load import load_recipe
 from lightgen_core.data.batches import DataError, TokenSource
 from lightgen_core.dedup.score_filter import clip_score_mask
@@ -35,6 +34,7 @@ from tasks.embeddings import embeddings
 from tasks.stage import Stage, stage
 from tasks.synthesis import SCHEMA
 from tasks.tokens import tokens
+from tests.factories.made_stages import make_until
 
 CAPTIONS = ["a red circle", "a star to the left of a ring", "a red circle", 'a sign that says "stop"', "two crosses"]
 
@@ -223,14 +223,7 @@ def test_a_student_of_kl_and_llama_components_trains_and_samples(store, componen
             "synthesis.count=40",
         ],
     )
-    places = {}
-
-    def make(what: Stage, *inputs: Artifact) -> Artifact:
-        wanted = what.name in ("captions", "synthesis", "embeddings", "dedup", "tokens", "pretrain")
-        places[what.name] = made(what, store, recipe, *inputs) if wanted else what.artifact(recipe, store, inputs)
-        return places[what.name]
-
-    distill(make)
+    places = make_until(store, recipe, "pretrain")
     table = read_table(places["tokens"], "^tokens")
     assert layout_metadata(table.schema) == {
         "dtype": "bfloat16",
