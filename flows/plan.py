@@ -14,6 +14,12 @@ from tasks.config.rounds import Round
 from tasks.stage import Stage
 
 
+def named(artifact: Artifact) -> dict[str, str]:
+    """Return the fields that name a stage in `--json`; `label` where it is a later round of it."""
+    label = {} if artifact.label == artifact.stage else {"label": artifact.label}
+    return {"stage": artifact.stage, **label, "key": artifact.key}
+
+
 class PlannedStage(NamedTuple):
     """A stage with its recipe, its inputs and the artifact that it makes of them.
 

@@ -17,7 +17,7 @@ from flows.operations.device_limit import device_slot
 from flows.operations.retries import fail_with_message, should_retry
 from flows.pages.live import StagePage, page_key
 from flows.pages.progress_log import StageResult
-from flows.plan import PlannedStage
+from flows.plan import PlannedStage, named
 from flows.request import Request
 from tasks.context.progress import Progress
 from tasks.tracking.report import track_stage
@@ -68,9 +68,7 @@ class Runner:
             raise StageFailed(f"stage {artifact.label} failed: {state.message}") from error
         self.rows.append(
             {
-                "stage": stage.name,
-                "label": artifact.label,
-                "key": artifact.key,
+                **named(artifact),
                 "state": "cached" if state.name == "Cached" else "ran",
                 "seconds": round(time.monotonic() - started, 3),
                 "rows": artifact.manifest().counts["rows"],

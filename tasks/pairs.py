@@ -34,6 +34,7 @@ SAMPLE_COLUMNS = {
     "sample": pa.int32(),
     "seed": pa.int64(),
     "score": pa.float64(),
+    "held_out": pa.float64(),
     "latents": pa.binary(),
 }
 
@@ -56,15 +57,15 @@ PAIR_COLUMNS = {
 @stage(
     version=5,
     config_sections=("seed", "pairs", "sampler", "world", "tokens", "pretrain"),
-    weights=lambda recipe: (recipe.embeddings.model,) if recipe.pairs.scorer == "clip" else (),
+    weights=lambda recipe: (recipe.embeddings.model,) if "clip" in (recipe.pairs.scorer, recipe.pairs.held_out) else (),
     on_device=True,
 )
 def pairs(ctx: StageContext, student: Artifact, tokens: Artifact, dedup: Artifact, synthesis: Artifact) -> None:
     """Write `pairs-*.parquet`: for captions of the training set, an image to prefer and one to avoid.
 
     The loser is always a sample of the student itself, the winner the teacher's image or a better sample. Every sample
-    is a row of `samples-*.parquet`, with its seed, score and latents: captions and seeds of a file, the recipe's sampler
-    and this student draw it again.
+    is a row of `samples-*.parquet`, with its seed, scores and latents: captions and seeds of a file, the recipe's
+    sampler and this student draw it again.
     """
     from lightgen_core.evaluation.pair_rows import choose_caption_rows
 
@@ -87,6 +88,19 @@ def pairs(ctx: StageContext, student: Artifact, tokens: Artifact, dedup: Artifac
             "Lower pretrain.optimizer.learning_rate, or set pretrain.head.objective=v",
             *(counts["diverged"], counts["samples"], ctx.recipe.tokens.dtype),
         )
+    _watch(ctx, student)
+
+
+def _watch(ctx: StageContext, student: Artifact) -> None:
+    """Put into the manifest what the samples say of the student, beside the first round's, and a reason to stop."""
+    from lightgen_core.evaluation.sample_metrics import reward_hacking, sample_metrics
+
+    now = sample_metrics(ctx.iter_output("^samples"), ctx.recipe.tokens.dtype)
+    first = student.manifest().metrics.get("first_round", now)
+    stopped = reward_hacking(now, first, ctx.recipe.pairs.max_drop)
+    ctx.metrics = {"samples": now, "first_round": first, "stopped": stopped}
+    parts = [f"{name} {value:.4f} ({first[name]:.4f})" for name, value in now.items() if value is not None]
+    ctx.log("samples, in brackets those of the first round: %s", "; ".join([*parts, *([stopped] if stopped else [])]))
 
 
 def _token_files(recipe: Recipe) -> str:
@@ -104,7 +118,10 @@ class PairWorker:
 
         self.ctx, self.tokens, self.synthesis, self.chosen = ctx, tokens, synthesis, chosen
         config = ctx.recipe.pairs
-        self.scorer = load_scorer(config.scorer, config.margin, ctx.recipe.embeddings.model, ctx.device())
+        model, device = ctx.recipe.embeddings.model, ctx.device()
+        self.scorer = load_scorer(config.scorer, config.margin, model, device)
+        held_out = config.held_out
+        self.held_out = None if held_out == "none" else load_scorer(held_out, config.margin, model, device)
         self.image_ids = read_table(synthesis, "^images", ["id"])["id"].to_numpy()
         self.text_ids = read_table(tokens, TEXT_FILES, ["id"])["id"].to_numpy()
         folder = ctx.local_folder(student, "student/")
@@ -147,8 +164,10 @@ class PairWorker:
         captions = [row["caption"] for row in rows for _ in range(samples)]
         seeds = [derive_seed(recipe.seed, "pairs", row["id"], sample) for row in rows for sample in range(samples)]
         sampled = self.student.sample(captions, seeds, sampler=recipe.sampler)
-        scores = self.scorer.score_student(list(sampled.images), captions)
-        return JudgedSamples.of(sampled.images, sampled.latents, seeds, scores, samples, dtype)
+        images = list(sampled.images)
+        scores = self.scorer.score_student(images, captions)
+        held_out = None if self.held_out is None else self.held_out.score_student(images, captions)
+        return JudgedSamples.of(sampled.images, sampled.latents, seeds, scores, samples, dtype, held_out)
 
     def _teacher(self, rows: list[dict[str, Any]]) -> tuple[Sequence[bytes | None], np.ndarray]:
         """Return the teacher's images and their scores; none where no pair can have them."""

@@ -21,7 +21,7 @@ format_bytes = partial(naturalsize, format="%.3g")
 def describe_run(result: Mapping[str, Any]) -> str:
     """Return a run's stages, scores and report path as text."""
     rows = [
-        (stage["label"], stage["state"], f"{stage['seconds']:.1f} s", pluralize(stage["rows"], "row"))
+        (_label(stage), stage["state"], f"{stage['seconds']:.1f} s", pluralize(stage["rows"], "row"))
         for stage in result["stages"]
     ]
     lines = table(rows)
@@ -32,6 +32,10 @@ def describe_run(result: Mapping[str, Any]) -> str:
     if result["report"]:
         lines.append(f"report: {result['report']}")
     return "\n".join(lines)
+
+
+def _label(stage: Mapping[str, Any]) -> str:
+    return stage.get("label", stage["stage"])
 
 
 def _score_lines(scores: Mapping[str, Any]) -> list[str]:
@@ -62,7 +66,7 @@ def _interval(score: Mapping[str, float]) -> str:
 
 def describe_plan(result: Mapping[str, Any]) -> str:
     """Return a plan as a table, and the number of stages to run."""
-    rows = [(stage["label"], stage["state"], stage["key"], stage["why"]) for stage in result["stages"]]
+    rows = [(_label(stage), stage["state"], stage["key"], stage["why"]) for stage in result["stages"]]
     pending = sum(stage["state"] != "done" for stage in result["stages"])
     text = f"{pending} of {pluralize(len(rows), 'stage')} to make" if pending else "nothing to do: every stage is done"
     return "\n".join([*table(rows), f"{text}; artifacts in {result['store']}"])

@@ -10,6 +10,7 @@ from flows.commands import console
 from flows.commands.options import POSITIVE, json_option, set_option, store_option
 from flows.environment import quiet_prefect
 from flows.load import load_recipe
+from flows.plan import named
 from flows.plan import plan as make_plan
 from flows.request import hand_over, validate_request
 from storage.store import open_store
@@ -67,13 +68,7 @@ def plan(recipe: str, store_uri: str | None, overrides: tuple[str, ...], as_json
     """
     planner = make_plan(load_recipe(recipe, overrides), open_store(store_uri or Settings().store))
     stages = [
-        {
-            "stage": artifact.stage,
-            "label": label,
-            "key": artifact.key,
-            "state": check.state,
-            "why": planner.explain(label),
-        }
+        {**named(artifact), "state": check.state, "why": planner.explain(label)}
         for label, (artifact, check) in planner.statuses.items()
     ]
     result = {"recipe": planner.recipe.name, "store": planner.store.uri, "stages": stages}

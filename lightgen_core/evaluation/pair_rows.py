@@ -33,6 +33,7 @@ class JudgedSamples:
 
     Attributes:
         seeds: of each sample; with the caption, the sampler and the student it is drawn again.
+        held_out: scores of the scorer that has no say in the choice of pairs; None without one.
         usable: latents fit the stored number format; those of a student that diverged do not, and are in no pair.
     """
 
@@ -40,12 +41,20 @@ class JudgedSamples:
     latents: Float[Tensor, "captions n channels latent_height latent_width"]
     seeds: NDArray[np.int64]
     scores: Float[np.ndarray, "captions n"]
+    held_out: Float[np.ndarray, "captions n"] | None
     usable: Bool[np.ndarray, "captions n"]
     dtype: str
 
     @classmethod
     def of(
-        cls, images: np.ndarray, latents: Tensor, seeds: Sequence[int], scores: np.ndarray, samples: int, dtype: str
+        cls,
+        images: np.ndarray,
+        latents: Tensor,
+        seeds: Sequence[int],
+        scores: np.ndarray,
+        samples: int,
+        dtype: str,
+        held_out: np.ndarray | None = None,
     ) -> "JudgedSamples":
         """Fold flat samples, `samples` in a row of each caption."""
         usable = fits(latents, dtype).numpy().reshape(-1, samples)
@@ -54,6 +63,7 @@ class JudgedSamples:
             latents.unflatten(0, (-1, samples)),
             np.array(seeds, dtype=np.int64).reshape(-1, samples),
             scores.reshape(-1, samples),
+            None if held_out is None else held_out.reshape(-1, samples),
             usable,
             dtype,
         )
@@ -71,6 +81,7 @@ def sample_rows(rows: Sequence[Mapping[str, Any]], judged: JudgedSamples) -> lis
             "sample": sample,
             "seed": int(judged.seeds[index, sample]),
             "score": float(judged.scores[index, sample]),
+            "held_out": None if judged.held_out is None else float(judged.held_out[index, sample]),
             "latents": judged.latent_bytes(index, sample) if judged.usable[index, sample] else None,
         }
         for index, row in enumerate(rows)

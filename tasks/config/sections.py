@@ -219,6 +219,14 @@ class Pairs(Section):
     margin: float = Field(
         0.02, gt=0, le=2, description="clip: cosine by which a winner leads; captions without such a lead give none"
     )
+    held_out: Literal["detector", "clip", "none"] = Field(
+        "none", description="scorer that judges the samples too and has no say in the choice of pairs"
+    )
+    max_drop: Fraction = Field(
+        0.3,
+        description="largest relative fall, since the first round, of the held-out score and of the diversity within a "
+        "prompt; beyond it dpo leaves the student as it is",
+    )
     candidates: int = Field(6, ge=2, description="samples of the student for each caption; without a scorer one")
     shard_size: Positive = Field(200, description="captions of one shard")
 

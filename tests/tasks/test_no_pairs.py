@@ -68,7 +68,11 @@ def made(what: Stage, store: Store, *inputs: Artifact) -> Artifact:
     return artifact
 
 
-def test_without_pairs_the_student_stays_as_it_is(tmp_path):
+@pytest.mark.parametrize(
+    ("rows", "fell", "reason"),
+    [(0, None, "there is no pair to learn from"), (3, "the held-out score fell", "the held-out score fell")],
+)
+def test_without_pairs_or_after_a_fall_the_student_stays_as_it_is(tmp_path, rows, fell, reason):
     @stage(version=1, config_sections=())
     def pretrain(ctx: StageContext) -> None:
         ctx.write("student/config.json", b"{}")
@@ -76,11 +80,11 @@ def test_without_pairs_the_student_stays_as_it_is(tmp_path):
 
     @stage(version=1, config_sections=())
     def pairs(ctx: StageContext) -> None:
-        ctx.write_table("pairs-00000.parquet", pa.table({"id": pa.array([], pa.int64())}))
+        ctx.write_table("pairs-00000.parquet", pa.table({"id": pa.array(range(rows), pa.int64())}))
+        ctx.metrics = {"stopped": fell, "first_round": {"score": 0.25}}
 
     store = open_store(str(tmp_path))
-    tuned = made(dpo, store, made(pretrain, store), made(pairs, store))
-    manifest = tuned.manifest()
+    manifest = (tuned := made(dpo, store, made(pretrain, store), made(pairs, store))).manifest()
     assert tuned.open("student/ema.safetensors").read() == b"weights"
     assert manifest.counts == {"rows": 0, "steps": 0}
-    assert manifest.metrics["stopped"] == "there is no pair to learn from"
+    assert manifest.metrics == {"stopped": reason, "last": {}, "first_round": {"score": 0.25}}

@@ -28,6 +28,7 @@ SMALL = (
     "pairs.candidates=3",
     "pairs.scorer=clip",
     "pairs.margin=0.0001",
+    "pairs.held_out=detector",
     "dpo.steps=4",
     "evaluation.per_category=2",
     "evaluation.shard_size=9",
@@ -176,6 +177,16 @@ def test_ranked_pairs_are_samples_of_the_store(two):
         assert (pair["winner"], pair["loser"]) == (winner["latents"], loser["latents"])
     each = [len([pair for pair in pairs if pair["id"] == id_]) for id_ in {pair["id"] for pair in pairs}]
     assert max(each) == recipe.pairs.per_caption
+
+
+def test_what_the_samples_say_is_compared_with_the_first_round(two):
+    _, made = two
+    first, second = (made[label].manifest().metrics for label in ("pairs", "pairs-2"))
+    assert first["samples"]["held_out"] == 0, "an untrained student draws nothing right"
+    assert first["first_round"] == first["samples"] == second["first_round"] != second["samples"]
+    scores = read_table(made["pairs-2"], "^samples")["score"].to_pylist()
+    assert second["samples"]["score"] == pytest.approx(np.mean(scores))
+    assert made["dpo-2"].manifest().metrics["first_round"] == first["samples"]
 
 
 def test_a_round_that_is_made_again_has_the_same_bytes(two, store):
