@@ -34,6 +34,7 @@ from storage.manifest import Manifest
 from storage.rows import take_rows
 from storage.tables import read_table
 from tasks.config.recipe import Recipe
+from tasks.report_filters import filter_reasons
 
 MAX_TOPICS = 24
 """Topics that are listed; thousands would bury the rest."""
@@ -82,6 +83,7 @@ def build_report_data(run: RunArtifacts) -> ReportData:
         quarantine=manifests["synthesis"].metrics["quarantine"],
         diversity=tuple(Diversity(**manifests["dedup"].metrics["diversity"]).metrics()),
         dedup=dedup_summary(run),
+        filtered=filter_reasons(run),
         pairs=pair_examples(run),
         pair_counts={kind: pairs[kind] for kind in ("teacher", "best_worst") if pairs[kind]},
         captions_without_pair=pairs["without_pair"],

@@ -209,6 +209,7 @@ def _check_endpoints(recipe: Recipe) -> list[dict[str, str]]:
     for name, used in (
         ("llm", recipe.captions.llm is not None and recipe.captions.llm.backend == "endpoint"),
         ("images", recipe.synthesis.teacher == "endpoint"),
+        ("vlm", recipe.dedup.filters is not None and recipe.dedup.filters.judge is not None),
     ):
         if used:
             default = Settings.model_fields[f"{name}_url"].default

@@ -4,8 +4,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from lightgen_core.config import DedupConfig, DpoConfig, SamplerConfig, Section
+from lightgen_core.config import DpoConfig, SamplerConfig, Section
 from lightgen_core.scene.config import World
+from tasks.config.dedup import Dedup
 from tasks.config.sections import Captions, Embeddings, Evaluation, Pairs, Pretrain, Report, Synthesis, Tokens
 
 GENERAL_COMPONENTS: dict[str, dict[str, Any]] = {
@@ -28,7 +29,7 @@ class Recipe(Section):
     captions: Captions = Field(default_factory=Captions)
     synthesis: Synthesis = Field(default_factory=Synthesis)
     embeddings: Embeddings = Field(default_factory=Embeddings)
-    dedup: DedupConfig = Field(default_factory=DedupConfig)
+    dedup: Dedup = Field(default_factory=Dedup)
     tokens: Tokens = Field(default_factory=Tokens)
     pretrain: Pretrain = Field(default_factory=Pretrain)
     sampler: SamplerConfig = Field(default_factory=SamplerConfig, description="how pairs and evaluation sample")

@@ -278,3 +278,9 @@ class Report(Section):
     examples: Positive = Field(4, description="sample captions of each category")
     duplicates: int = Field(8, ge=0, description="dropped images shown beside the one kept")
     pairs: int = Field(8, ge=0, description="preference pairs shown")
+    filtered: int = Field(
+        4,
+        ge=0,
+        description="images shown for each reason of dedup.filters",
+        exclude_if=lambda count: count == 4,  # keys of recipes that do not set it stay
+    )

@@ -86,7 +86,11 @@ class EarlierRows:
     def __init__(self, artifacts: Iterable[Artifact], pattern: str, keys: Sequence[str]) -> None:
         """Read the key columns of the files whose names match a pattern. Keys are of strings and integers."""
         self._pattern, self._keys = pattern, tuple(keys)
-        self._artifacts = [(artifact, self._join(read_table(artifact, pattern, self._keys))) for artifact in artifacts]
+        self._artifacts = [
+            (artifact, self._join(read_table(artifact, pattern, self._keys)))
+            for artifact in artifacts
+            if artifact.names(pattern)  # files that only some recipes ask for
+        ]
 
     def complete(
         self, wanted: pa.Table, columns: Sequence[str], make: Callable[[list[int]], pa.Table]
