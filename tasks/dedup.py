@@ -52,8 +52,8 @@ def _heads(recipe: Recipe) -> tuple[str, ...]:
 @stage(
     version=5,
     config_sections=("seed", "dedup"),
-    count_fields=("seed", "dedup", "weights"),  # no measure of pixels depends on them; a judgement has its judge's hash
-    weights=_heads,
+    count_fields=("seed", "dedup", "files"),  # no measure of pixels depends on them; a judgement has its judge's hash
+    files=_heads,
 )
 def dedup(ctx: StageContext, synthesis: Artifact, embeddings: Artifact) -> None:
     """Write `keep.parquet`, one row for each image; metrics and the recall certificate go into the manifest.

@@ -63,8 +63,9 @@ def check_machine(recipe: Recipe | None, settings: Settings) -> list[dict[str, s
     rows.append(_check_student(recipe))
     rows += _check_shards(recipe)
     from flows.commands.doctor_data import check_data  # late: it loads pyarrow and scipy
+    from flows.commands.doctor_heads import check_heads
 
-    rows += [_row(*finding, defect="unusable") for finding in check_data(recipe)]
+    rows += [_row(*finding, defect="unusable") for finding in (*check_data(recipe), *check_heads(recipe))]
     return [*rows, _check_device_memory(recipe, settings, models), *_check_endpoints(recipe)]
 
 
