@@ -142,7 +142,7 @@ def samples(run: RunArtifacts) -> tuple[SampleRow, ...]:
 
 def _teacher_sample(recipe: Recipe, row: Mapping[str, Any]) -> dict[str, JudgedImage]:
     """Return the scene teacher's image of a caption; {} for other teachers, which never saw it."""
-    if recipe.evaluation.benchmark != "scene" or recipe.synthesis.teacher != "scene":
+    if recipe.evaluation.benchmark != "scene" or any(each.teacher != "scene" for each in recipe.synthesis.each):
         return {}
     seed = derive_seed(recipe.seed, "report", row["prompt"])
     return {"teacher": JudgedImage(SceneTeacher(recipe.world).generate([row["caption"]], [seed])[0])}

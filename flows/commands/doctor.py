@@ -208,8 +208,8 @@ def _check_endpoints(recipe: Recipe) -> list[dict[str, str]]:
     """Report whether each endpoint's environment variables are set, never their values."""
     meanings: dict[str, str] = {}
     for name, used in (
-        ("llm", recipe.captions.llm is not None and recipe.captions.llm.backend == "endpoint"),
-        ("images", recipe.synthesis.teacher == "endpoint"),
+        ("llm", any(each.llm is not None and each.llm.backend == "endpoint" for each in recipe.captions.origins)),
+        ("images", any(each.teacher == "endpoint" for each in recipe.synthesis.each)),
         ("vlm", recipe.dedup.filters is not None and recipe.dedup.filters.judge is not None),
     ):
         if used:

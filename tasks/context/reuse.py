@@ -44,10 +44,16 @@ class RowConfig:
 
     def _shared(self, config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         return {
-            name: self._shared(value, f"{prefix}{name}.") if isinstance(value, Mapping) else value
+            name: self._shared_value(value, f"{prefix}{name}.")
             for name, value in config.items()
             if f"{prefix}{name}" not in self.count_fields
         }
+
+    def _shared_value(self, value: Any, prefix: str) -> Any:
+        """Return a value without count fields; those of a list's sections are named without a number."""
+        if isinstance(value, Mapping):
+            return self._shared(value, prefix)
+        return [self._shared_value(each, prefix) for each in value] if isinstance(value, list) else value
 
 
 class EarlierArtifacts:
