@@ -36,6 +36,7 @@ from storage.rows import take_rows
 from storage.tables import read_table
 from tasks.config.recipe import Recipe
 from tasks.pairs import KINDS
+from tasks.report_filters import filter_reasons
 
 MAX_TOPICS = 24
 """Topics that are listed; thousands would bury the rest."""
@@ -91,6 +92,7 @@ def build_report_data(run: RunArtifacts) -> ReportData:
         quarantine=manifests["synthesis"].metrics["quarantine"],
         diversity=tuple(Diversity(**manifests["dedup"].metrics["diversity"]).metrics()),
         dedup=dedup_summary(run),
+        filtered=filter_reasons(run),
         pairs=pair_examples(run),
         pair_counts={kind: pairs[kind] for kind in KINDS if pairs[kind]},
         captions_without_pair=pairs["without_pair"],
@@ -157,7 +159,7 @@ def samples(run: RunArtifacts) -> tuple[SampleRow, ...]:
 
 def _teacher_sample(recipe: Recipe, row: Mapping[str, Any]) -> dict[str, JudgedImage]:
     """Return the scene teacher's image of a caption; {} for other teachers, which never saw it."""
-    if recipe.evaluation.benchmark != "scene" or recipe.synthesis.teacher != "scene":
+    if recipe.evaluation.benchmark != "scene" or any(each.teacher != "scene" for each in recipe.synthesis.each):
         return {}
     seed = derive_seed(recipe.seed, "report", row["prompt"])
     return {"teacher": JudgedImage(SceneTeacher(recipe.world).generate([row["caption"]], [seed])[0])}

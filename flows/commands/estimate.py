@@ -22,6 +22,7 @@ from lightgen_core.model.flops import (
 )
 from lightgen_core.scene.vocabulary import CATEGORIES
 from tasks.config.recipe import Recipe
+from tasks.config.sources import TeacherSource
 
 CAPTION_BYTES = 200
 """Bytes of a caption with its topic, meaning and ids."""
@@ -70,7 +71,7 @@ def _data_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     """Return the costs of all stages before training, if dedup drops no image."""
     captions, images, tokens = recipe.captions.count, recipe.synthesis.count, recipe.tokens
     shard = min(recipe.synthesis.shard_size, images)
-    from_grammar, width = recipe.captions.source == "scene", embedding_width(recipe.embeddings.model)
+    from_grammar, width = _all_from_grammar(recipe), embedding_width(recipe.embeddings.model)
     writing = "" if from_grammar else "the language model's work depends on its answers"
     drawing, how = _teacher_flops(recipe)
     rows, sizes = images * (2 if tokens.flip else 1), token_sizes(recipe).values()
@@ -190,7 +191,12 @@ def _preference_costs(work: _StudentWork) -> dict[str, StageCost]:
 
 def _png_bytes(recipe: Recipe) -> float:
     height, width = image_size(recipe)
-    return height * width * (SCENE_BYTES if recipe.synthesis.teacher == "scene" else PHOTO_BYTES)
+    drawn = all(each.teacher == "scene" for each in recipe.synthesis.each)
+    return height * width * (SCENE_BYTES if drawn else PHOTO_BYTES)
+
+
+def _all_from_grammar(recipe: Recipe) -> bool:
+    return all(origin.source == "scene" for origin in recipe.captions.origins)
 
 
 def _image_bytes(recipe: Recipe) -> float:
@@ -200,17 +206,28 @@ def _image_bytes(recipe: Recipe) -> float:
 
 
 def _teacher_flops(recipe: Recipe) -> tuple[float | None, str]:
-    """Return the FLOPs of all images (None if unknown) and a note."""
-    config, teacher = recipe.synthesis, recipe.synthesis.diffusers
-    if config.teacher == "scene":
+    """Return the FLOPs of all images (None if unknown) and a note; several teachers have their shares of the images."""
+    teachers, images = recipe.synthesis.teachers, recipe.synthesis.count
+    if not teachers:
+        return _images_flops(recipe, recipe.synthesis, images)
+    total = sum(each.weight for each in teachers)
+    parts = {each.name: _images_flops(recipe, each, images * each.weight / total) for each in teachers}
+    notes = "; ".join(f"{name}: {note}" for name, (_, note) in parts.items())
+    flops = [count for count, _ in parts.values()]
+    return None if None in flops else sum(count for count in flops if count is not None), notes
+
+
+def _images_flops(recipe: Recipe, source: TeacherSource, images: float) -> tuple[float | None, str]:
+    teacher = source.diffusers
+    if source.teacher == "scene":
         return 0.0, "drawn on the CPU"
-    if config.teacher != "diffusers" or teacher is None:
+    if source.teacher != "diffusers" or teacher is None:
         return 0.0, "nothing is drawn here; the pictures' size is a guess where the recipe does not say it"
     model = known_model(teacher.model)
     if model is None or teacher.steps is None:
         return None, "the teacher's FLOPs are not known; give --throughput synthesis=IMAGES_PER_SECOND"
     height, width = image_size(recipe)
-    tokens = config.count * teacher.steps * (height // 16 * (width // 16) + 512)
+    tokens = images * teacher.steps * (height // 16 * (width // 16) + 512)
     note = "2 x parameters x tokens x steps of the teacher; its text encoder is left out"
     return 2 * model.parameters * tokens, note
 

@@ -112,6 +112,25 @@ class DedupSummary:
 
 
 @dataclass(frozen=True)
+class FilteredImage:
+    """Image that a filter dropped, with what was measured (None: nothing could be)."""
+
+    image: ImageArray
+    caption: str
+    value: float | None
+    threshold: float | None
+
+
+@dataclass(frozen=True)
+class FilterReason:
+    """Images dropped for one reason, with examples."""
+
+    name: str
+    count: int
+    examples: tuple[FilteredImage, ...]
+
+
+@dataclass(frozen=True)
 class PairExample:
     """Preference pair with the source of its winner."""
 
@@ -157,6 +176,7 @@ class ReportData:
         repeats: near-duplicate captions (examples), `repeated_captions` of them in all.
         quarantine: reason -> missing images.
         diversity: metrics of the images kept.
+        filtered: reasons of the filters with examples; empty: the recipe has none.
         pairs: preference pairs (examples), `pair_counts` of each kind in all, `captions_without_pair` that gave none.
         stages: in order, without the report's own.
         host: machine and device, name -> value.
@@ -186,6 +206,7 @@ class ReportData:
     quarantine: Mapping[str, int] = field(default_factory=dict)
     diversity: tuple[Metric, ...] = ()
     dedup: DedupSummary | None = None
+    filtered: tuple[FilterReason, ...] = ()
     pairs: tuple[PairExample, ...] = ()
     pair_counts: Mapping[str, int] = field(default_factory=dict)
     captions_without_pair: int = 0

@@ -26,13 +26,13 @@ from lightgen_core.scene.grammar import phrasings
 from lightgen_core.scene.split import split
 from storage.artifact import Artifact
 from storage.store import Store, open_store
-from storage.tables import layout_metadata, read_table, to_parquet
+from storage.tables import layout_metadata, read_table, schema, to_parquet
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.dedup import dedup
 from tasks.embeddings import embeddings
 from tasks.stage import Stage, stage
-from tasks.synthesis import SCHEMA
+from tasks.synthesis import FIELDS
 from tasks.tokens import tokens
 from tests.factories.made_stages import make_until
 
@@ -58,7 +58,7 @@ def rows_of(captions: list[str], pictures: list[np.ndarray], first: int = 0) -> 
         "source": ["test"] * len(ids),
         "sha256": [f"{number:064x}" for number in ids],
     }
-    return pa.table(columns, SCHEMA)
+    return pa.table(columns, schema(FIELDS))
 
 
 def made(what: Stage, store: Store, recipe, *inputs: Artifact) -> Artifact:
