@@ -12,7 +12,7 @@ from flows.environment import quiet_prefect
 from flows.load import load_recipe
 from flows.plan import named
 from flows.plan import plan as make_plan
-from flows.request import hand_over, validate_request
+from flows.start import start
 from storage.store import open_store
 from tasks.config.settings import Settings
 
@@ -42,16 +42,7 @@ def run(
     """
     if engine:
         os.environ["LIGHTGEN_ENGINE"] = engine
-    # What is wrong with the request is said at once, before the minute that a Prefect server may take to start.
-    request = validate_request(recipe, store_uri, overrides, **stages)
-    parameters: dict[str, Any] = {"recipe": recipe, "store": request.store.uri, "overrides": overrides, **stages}
-    hand_over(request, parameters)
-    quiet_prefect()
-    from flows.operations.server import ensure_server
-    from flows.run import run as flow
-
-    ensure_server()
-    result = flow(**parameters)
+    result = start(recipe, store_uri, overrides, **stages)
     click.echo(json.dumps(result) if as_json else console.describe_run(result))
 
 

@@ -1,0 +1,27 @@
+"""Start a run in this process: validate the request, find a Prefect server, call the flow."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flows.environment import quiet_prefect
+from flows.request import hand_over, validate_request
+
+
+def start(
+    recipe: str, store: str | None = None, overrides: Mapping[str, Any] | Sequence[str] | None = None, **stages: Any
+) -> dict[str, Any]:
+    """Run a recipe, or the chosen stages of it; return what `lightgen run --json` prints.
+
+    What is wrong with the request is raised at once, before the minute that a Prefect server may take to start.
+
+    stages: `only`, `from_stage`, `until` and `refresh` of `flows.run.run`.
+    """
+    request = validate_request(recipe, store, overrides, **stages)
+    parameters: dict[str, Any] = {"recipe": recipe, "store": request.store.uri, "overrides": overrides, **stages}
+    hand_over(request, parameters)
+    quiet_prefect()
+    from flows.operations.server import ensure_server
+    from flows.run import run as flow
+
+    ensure_server()
+    return flow(**parameters)
