@@ -1,4 +1,4 @@
-"""Commands on recipes: run, plan, serve, estimate, doctor. Torch and Prefect load late."""
+"""Commands on recipes: run, plan, serve, estimate, doctor."""
 
 import json
 import os
@@ -9,11 +9,6 @@ import click
 from flows.commands import console
 from flows.commands.options import POSITIVE, json_option, set_option, store_option
 from flows.environment import quiet_prefect
-from flows.load import load_recipe
-from flows.plan import plan as make_plan
-from flows.request import hand_over, validate_request
-from storage.store import open_store
-from tasks.config.settings import Settings
 
 
 @click.command()
@@ -39,18 +34,24 @@ def run(
     lightgen run demo --set pretrain.steps=8000     make what depends on it again
     lightgen run demo --only dedup --refresh dedup
     """
+    from flows.operations.configured import is_server_configured
+    from flows.outcome import cached_result
+    from flows.request import hand_over, validate_request
+
     if engine:
         os.environ["LIGHTGEN_ENGINE"] = engine
     # What is wrong with the request is said at once, before the minute that a Prefect server may take to start.
     request = validate_request(recipe, store_uri, overrides, **stages)
     parameters: dict[str, Any] = {"recipe": recipe, "store": request.store.uri, "overrides": overrides, **stages}
-    hand_over(request, parameters)
     quiet_prefect()
-    from flows.operations.server import ensure_server
-    from flows.run import run as flow
+    result = None if is_server_configured() else cached_result(request)
+    if result is None:
+        hand_over(request, parameters)
+        from flows.operations.server import ensure_server
+        from flows.run import run as flow
 
-    ensure_server()
-    result = flow(**parameters)
+        ensure_server()
+        result = flow(**parameters)
     click.echo(json.dumps(result) if as_json else console.describe_run(result))
 
 
@@ -65,6 +66,11 @@ def plan(recipe: str, store_uri: str | None, overrides: tuple[str, ...], as_json
     \b
     lightgen plan demo --set pretrain.steps=8000
     """
+    from flows.load import load_recipe
+    from flows.plan import plan as make_plan
+    from storage.store import open_store
+    from tasks.config.settings import Settings
+
     planner = make_plan(load_recipe(recipe, overrides), open_store(store_uri or Settings().store))
     stages = [
         {"stage": name, "key": artifact.key, "state": check.state, "why": planner.explain(name)}
@@ -131,6 +137,7 @@ def estimate(
     """
     from flows.commands.estimate import Rates, parse_throughput
     from flows.commands.estimate import estimate as make_estimate
+    from flows.load import load_recipe
 
     result = make_estimate(load_recipe(recipe, overrides), Rates(parse_throughput(throughput), **rates), words)
     click.echo(json.dumps(result) if as_json else console.describe_estimate(result))
@@ -145,6 +152,8 @@ def doctor(recipe: str | None, as_json: bool) -> None:
     With a RECIPE also whether its models, disk and device memory are there. Downloads nothing.
     """
     from flows.commands.doctor import check_machine
+    from flows.load import load_recipe
+    from tasks.config.settings import Settings
 
     findings = check_machine(load_recipe(recipe) if recipe else None, Settings())
     click.echo(json.dumps({"checks": findings}) if as_json else console.describe_checks(findings))
