@@ -63,16 +63,16 @@ def main() -> None:
     recipe = load_recipe(arguments.recipe)
     artifacts = plan(recipe, open_store(arguments.store)).artifacts
     pairs, student = artifacts["pairs"], artifacts["pretrain"]
-    files = tuple(pairs.store.local_path(f"{pairs.path}/{name}") for name in pairs.names("^pairs"))
-    folder = student.store.local_path(f"{student.path}/student")
-    assert folder is not None and all(files), "the store is a local folder"
+    pairs_folder, folder = (each.store.local_path(each.path) for each in (pairs, student))
+    assert folder is not None and pairs_folder is not None, "the store is a local folder"
+    files = tuple(pairs_folder / name for name in pairs.names("^pairs"))
     rows: dict[tuple[str, float], list[Outcome]] = defaultdict(list)
     started = time.monotonic()
     grid = list(itertools.product(STRENGTHS, RATES, BATCHES, SEEDS))[:: arguments.every]
     for strength, rate, batch, seed in grid:
         config = _config(recipe.dpo, arguments.steps, rate, batch, strength)
         name = " ".join(str(value) for value in strength.values())
-        rows[name, rate].append(run(folder, tuple(map(Path, files)), config, seed))
+        rows[name, rate].append(run(folder / "student", files, config, seed))
     tolerance = recipe.dpo.tolerance
     print(f"{len(grid)} runs of {arguments.steps} steps in {time.monotonic() - started:.0f} s; tolerance {tolerance:g}")
     print(f"{'objective':10s} {'rate':>8s} {'runs':>5s} {'stopped':>8s} {'escaped':>8s} {'worst rise':>11s}")

@@ -17,6 +17,7 @@ from flows.operations.crash_detection import track_crashes
 from flows.operations.device_limit import require_device_limit
 from flows.operations.form import Overrides, RecipeName, StageName, StageNames, StoreAddress
 from flows.operations.retries import without_traceback
+from flows.outcome import run_result
 from flows.request import Request, peek, take_over
 from flows.runner import Runner
 from tasks.context.scratch import shared_store_lock
@@ -86,17 +87,8 @@ def _run(request: Request, started: float) -> dict[str, Any]:
     with cancel_if_requested(), shared_store_lock(store, request.settings):
         for planned in chosen:
             runner.run(planned)
-    outcome = request.plan.rechecked()
-    result = {
-        "recipe": name,
-        "store": store.uri,
-        "seconds": round(time.monotonic() - started, 3),
-        "stages": runner.rows,
-        "scores": outcome.scores(),
-        "differences": outcome.differences(),
-        "report": outcome.report(),
-    }
+    result = run_result(request, runner.rows, time.monotonic() - started)
     from flows.pages.run_page import show_run_page  # late: it draws
 
-    show_run_page(result, outcome)
+    show_run_page(result, request.plan.rechecked())
     return result

@@ -15,9 +15,10 @@ from prefect.tasks import exponential_backoff
 from flows.errors import StageFailed
 from flows.operations.device_limit import device_slot
 from flows.operations.retries import fail_with_message, should_retry
+from flows.outcome import stage_row
 from flows.pages.live import StagePage, page_key
 from flows.pages.progress_log import StageResult
-from flows.plan import PlannedStage, named
+from flows.plan import PlannedStage
 from flows.request import Request
 from tasks.context.progress import Progress
 from tasks.tracking.report import track_stage
@@ -66,15 +67,8 @@ class Runner:
         if not state.is_completed():
             error: Any = state.result(raise_on_failure=False)
             raise StageFailed(f"stage {artifact.label} failed: {state.message}") from error
-        self.rows.append(
-            {
-                **named(artifact),
-                "state": "cached" if state.name == "Cached" else "ran",
-                "seconds": round(time.monotonic() - started, 3),
-                "rows": artifact.manifest().counts["rows"],
-                "uri": artifact.uri,
-            }
-        )
+        cached = state.name == "Cached"
+        self.rows.append(stage_row(artifact, "cached" if cached else "ran", time.monotonic() - started))
 
     def _run_stage(self, planned: PlannedStage) -> State[None]:
         """Run a stage while its page in the UI shows its progress; return the state of its task run."""

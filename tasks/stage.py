@@ -177,6 +177,15 @@ class Stage:
         )
 
 
+def is_done(artifact: Artifact, settings: Settings) -> bool:
+    """Return whether an artifact is done, as `Stage.run` finds it; remove what a kill after the manifest left there."""
+    with Scratch(artifact, settings).lock():
+        if artifact.check().state != "done":
+            return False
+        artifact.prune()
+        return True
+
+
 def _log_reused(ctx: StageContext) -> None:
     files = ctx.records().values()
     if reused := sum(file.reused for file in files):

@@ -3,13 +3,14 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
 from humanize import naturalsize
 
-from storage.manifest import Manifest
 from storage.plural import pluralize
+
+if TYPE_CHECKING:
+    from storage.manifest import Manifest
 
 FILES_SHOWN = 20
 """Files of an artifact that `store show` lists."""
@@ -72,8 +73,10 @@ def describe_plan(result: Mapping[str, Any]) -> str:
     return "\n".join([*table(rows), f"{text}; artifacts in {result['store']}"])
 
 
-def describe_artifact(uri: str, manifest: Manifest) -> str:
+def describe_artifact(uri: str, manifest: "Manifest") -> str:
     """Return a summary of an artifact's manifest as text."""
+    import yaml
+
     spent = f"{manifest.timings['seconds']:,.1f} s, {manifest.device_seconds:,.1f} s of them with the device"
     facts = [
         ("artifact", f"{manifest.stage}/{manifest.key}"),

@@ -33,6 +33,19 @@ def test_help_and_plan_load_neither_torch_nor_prefect(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
+def test_help_loads_no_large_library(arguments):
+    """So that it answers at once; completion, which asks for the same, too."""
+    large = {"torch", "prefect", "numpy", "pydantic", "pyarrow", "yaml", "httpx"}
+    code = (
+        "import sys; from flows.cli import cli\n"
+        f"try: cli({arguments}, prog_name='lightgen')\n"
+        f"except SystemExit: print(sorted({large} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
 def test_queues_of_prefect_say_nothing_after_the_error():
     """They warn while the process ends, so the last line on standard error would not be the command's own."""
     code = (
