@@ -35,7 +35,7 @@ from storage.manifest import Manifest
 from storage.rows import take_rows
 from storage.tables import read_table
 from tasks.config.recipe import Recipe
-from tasks.pairs import KINDS
+from tasks.pair_worker import KINDS
 from tasks.report_filters import filter_reasons
 
 MAX_TOPICS = 24

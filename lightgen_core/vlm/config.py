@@ -1,7 +1,7 @@
 """Configuration of vision-language models. Imports no torch."""
 
 import json
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -35,17 +35,28 @@ class EndpointModel(Section):
         return request
 
 
-class JudgeConfig(EndpointModel):
-    """A judge of images and captions, and the score that an image needs."""
+class QuestionConfig(EndpointModel):
+    """A judge of images and captions: what it is asked, and the scale of its answers."""
 
     prompt: str = Field(JUDGE_PROMPT, description="what it is asked, with {caption}, {lowest} and {highest}")
     lowest: float = Field(0.0, description="worst score that it may give")
     highest: float = Field(10.0, description="best score that it may give")
+
+    @model_validator(mode="after")
+    def _prompt_and_scale_are_whole(self) -> Self:
+        check_names(self.prompt, "prompt", ("caption", "lowest", "highest"))
+        if not self.lowest < self.highest:
+            raise ValueError(f"lowest {self.lowest:g} is not below highest {self.highest:g}; give a scale")
+        return self
+
+
+class JudgeConfig(QuestionConfig):
+    """A judge, and the score that an image needs."""
+
     min_score: float = Field(description="score below which an image is dropped")
 
     @model_validator(mode="after")
     def _threshold_lies_on_the_scale(self) -> "JudgeConfig":
-        check_names(self.prompt, "prompt", ("caption", "lowest", "highest"))
         if not self.lowest < self.min_score <= self.highest:
             raise ValueError(
                 f"min_score {self.min_score:g} drops all images or none: the scale goes from {self.lowest:g} to "

@@ -68,8 +68,9 @@ class Recipe(Section):
         if not foreign:
             return self
         conflicts = []
-        if self.pairs.scorer == "detector":
-            conflicts.append("pairs.scorer is detector: set it to clip, or to none with pairs.kind=teacher")
+        scorers = [*self.pairs.all_scorers, *([self.pairs.held_out] if self.pairs.held_out else [])]
+        if any(scorer.kind == "detector" for scorer in scorers):
+            conflicts.append("pairs has the scorer detector: set it to clip, or to none with pairs.kind=teacher")
         if self.evaluation.benchmark == "scene":
             conflicts.append("evaluation.benchmark is scene: set it to geneval, or to prompts, which nobody judges")
         if conflicts:

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from lightgen_core.captioning.config import CaptionEmbedding, Decontamination
 from lightgen_core.config import Fraction, HeadConfig, MaskConfig, Positive, Section, TrainConfig
+from lightgen_core.evaluation.scorer_config import ScorerConfig
 from lightgen_core.images.buckets import check_ratios
 from lightgen_core.model.presets import PRESETS
 from tasks.config.sources import CaptionOrigin, TeacherSource, WeightedCaptions, WeightedTeacher, check_sources
@@ -219,10 +220,16 @@ class Pairs(Section):
         "teacher's image wins over the student's only sample, unjudged",
     )
     margin: float = Field(
-        0.02, gt=0, le=2, description="clip: cosine by which a winner leads; captions without such a lead give none"
+        0.02,
+        gt=0,
+        description="clip: cosine by which a winner leads; scorers: the same in their sum; captions without such a "
+        "lead give none",
     )
-    held_out: Literal["detector", "clip", "none"] = Field(
-        "none", description="scorer that judges the samples too and has no say in the choice of pairs"
+    scorers: tuple[ScorerConfig, ...] = Field(
+        (), description="several scorers instead of scorer, by their weighted sum, in which margin then counts"
+    )
+    held_out: ScorerConfig | None = Field(
+        None, description="scorer that judges the samples too and has no say in the choice of pairs; none: no such one"
     )
     max_drop: Fraction = Field(
         0.3,
@@ -234,7 +241,7 @@ class Pairs(Section):
 
     @model_validator(mode="after")
     def _samples_are_compared_by_a_scorer(self) -> "Pairs":
-        if self.scorer == "none" and self.kind != "teacher":
+        if not self.all_scorers and self.kind != "teacher":
             raise ValueError(f"scorer none goes with kind teacher; kind {self.kind} compares samples: detector or clip")
         if self.per_caption > 1 and self.kind != "ranked":
             raise ValueError(
@@ -245,7 +252,19 @@ class Pairs(Section):
     @property
     def samples(self) -> int:
         """Samples of the student for each caption."""
-        return 1 if self.scorer == "none" else self.candidates
+        return self.candidates if self.all_scorers else 1
+
+    @property
+    def all_scorers(self) -> tuple[ScorerConfig, ...]:
+        """The scorers that choose the pairs; none for the paper's pairs."""
+        if self.scorers or self.scorer == "none":
+            return self.scorers
+        return (ScorerConfig(kind=self.scorer),)
+
+    @property
+    def lead(self) -> float:
+        """The lead in the sum of scores that a winner needs; of right over wrong it is 1."""
+        return 1.0 if not self.scorers and self.scorer != "clip" else self.margin
 
 
 class Evaluation(Section):
