@@ -1,9 +1,9 @@
-"""How long OpenMP's threads spin while they wait. Free of torch: its OpenMP reads the environment once, when it loads."""
+"""How long OpenMP's threads spin while they wait. Free of torch, whose OpenMP reads the environment as it loads."""
 
 import os
 
 SPIN_COUNT = 20_000
-"""Turns of the waiting loop, a fraction of a millisecond, until a thread sleeps (`docs/performance.md`, "Shared cores").
+"""Turns of the waiting loop, a fraction of a millisecond, until a thread sleeps; `docs/performance.md` has measurements.
 
 GNU's own 300,000 are milliseconds: beside a busy process the thread that is waited for has no core, and the one that
 waits takes it.

@@ -23,7 +23,7 @@ SENT = (
     "OMP_WAIT_POLICY",
     "GOMP_SPINCOUNT",
 )
-"""Variables that processes on the cluster get too: addresses, and how OpenMP waits. Credentials are each machine's own."""
+"""Variables that processes on the cluster get too: addresses, OpenMP's waiting. Credentials are each machine's own."""
 CONNECT_TIMEOUT = 10
 """Seconds until the cluster's first node must answer; Ray itself would wait for minutes."""
 
