@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 SETTINGS: dict[str, dict[str, str]] = {
     "GOMP's default (300,000)": {},
@@ -91,8 +92,8 @@ def ask(process: subprocess.Popen[str], seconds: float) -> float:
 
 def schedule(pid: int, policy: int) -> None:
     """Set the scheduling policy of all threads of a process."""
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        os.sched_setscheduler(int(thread), policy, os.sched_param(1 if policy == os.SCHED_RR else 0))
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setscheduler(int(thread.name), policy, os.sched_param(1 if policy == os.SCHED_RR else 0))
 
 
 @contextmanager
@@ -172,12 +173,10 @@ def train_on_demand(threads: int, precision: str, images: int) -> None:
 
 def report(chosen: list[str], rates: dict[tuple[str, bool], list[float]], args: argparse.Namespace) -> None:
     """Print a table: images per second and the share of the best, alone and beside the busy process."""
-    print(
-        f"demo, batch {args.images}, {args.precision}, {args.threads} threads; medians of {args.rounds} turns of {args.seconds} s\n"
-    )
-    print(
-        f"| setting | alone | of the best | beside {args.beside} threads | of the best |\n| --- | --- | --- | --- | --- |"
-    )
+    run = f"demo, batch {args.images}, {args.precision}, {args.threads} threads"
+    print(f"{run}; medians of {args.rounds} turns of {args.seconds} s\n")
+    shared_head = f"beside {args.beside} threads" if args.beside else "shared"
+    print(f"| setting | alone | of the best | {shared_head} | of the best |\n| --- | --- | --- | --- | --- |")
     for name in chosen:
         cells = []
         for shared in (False, True):

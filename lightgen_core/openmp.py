@@ -3,7 +3,7 @@
 import os
 
 SPIN_COUNT = 20_000
-"""Turns of the waiting loop, a fraction of a millisecond, until a thread sleeps; `docs/performance.md` has measurements.
+"""Turns of the waiting loop, a fraction of a millisecond, until a thread sleeps; measured in `docs/performance.md`.
 
 GNU's own 300,000 are milliseconds: beside a busy process the thread that is waited for has no core, and the one that
 waits takes it.
