@@ -4,7 +4,7 @@ import logging
 import time
 from typing import Any, Literal
 
-from flows.distill import NAMES
+from flows.plan import named
 from flows.request import Request
 from storage.artifact import Artifact
 from tasks.context.scratch import shared_store_lock
@@ -16,8 +16,7 @@ log = logging.getLogger("lightgen")
 def stage_row(artifact: Artifact, state: Literal["ran", "cached"], seconds: float) -> dict[str, Any]:
     """Return a stage's row of the result."""
     return {
-        "stage": artifact.stage,
-        "key": artifact.key,
+        **named(artifact),
         "state": state,
         "seconds": round(seconds, 3),
         "rows": artifact.manifest().counts["rows"],
@@ -34,6 +33,7 @@ def run_result(request: Request, rows: list[dict[str, Any]], seconds: float) -> 
         "seconds": round(seconds, 3),
         "stages": rows,
         "scores": outcome.scores(),
+        "differences": outcome.differences(),
         "report": outcome.report(),
     }
 
@@ -43,14 +43,14 @@ def cached_result(request: Request) -> dict[str, Any] | None:
 
     Each artifact is compared with its manifest as a stage does it, under the same locks; Prefect is not needed.
     """
-    chosen = [stage for stage in NAMES if stage in request.selection.chosen]
+    chosen = request.plan.chosen(request.selection)
     # first without locks: another run may hold that of a stage which it makes for hours
-    if request.selection.refresh or any(request.plan.check(stage).state != "done" for stage in chosen):
+    if request.selection.refresh or any(request.plan.check(label).state != "done" for label in chosen):
         return None
     begun, rows = time.monotonic(), []
     with shared_store_lock(request.store, request.settings):
-        for stage in chosen:
-            started, artifact = time.monotonic(), request.plan.artifacts[stage]
+        for label in chosen:
+            started, artifact = time.monotonic(), request.plan.artifacts[label]
             if not is_done(artifact, request.settings):
                 return None
             rows.append(stage_row(artifact, "cached", time.monotonic() - started))

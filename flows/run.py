@@ -10,7 +10,6 @@ from prefect import flow
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Failed, State
 
-from flows.distill import NAMES
 from flows.environment import log_to_prefect
 from flows.errors import USER_ERRORS, StageFailed
 from flows.operations.cancellation import RunCancelled, cancel_if_requested
@@ -84,12 +83,12 @@ def _run(request: Request, started: float) -> dict[str, Any]:
     if request.on_device:
         require_device_limit(request.settings.device_limit)
     runner = Runner(request)
-    chosen = [stage for stage in NAMES if stage in request.selection.chosen]
-    log.info("%s: %s; store %s", name, ", ".join(chosen), store.uri)
+    chosen = request.chosen
+    log.info("%s: %s; store %s", name, ", ".join(planned.artifact.label for planned in chosen), store.uri)
     track_crashes()
     with cancel_if_requested(), shared_store_lock(store, request.settings):
-        for stage in chosen:
-            runner.run(request.plan.stages[stage])
+        for planned in chosen:
+            runner.run(planned)
     result = run_result(request, runner.rows, time.monotonic() - started)
     from flows.pages.run_page import show_run_page  # late: it draws
 

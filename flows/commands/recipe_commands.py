@@ -42,26 +42,13 @@ def run(
     lightgen run demo --set pretrain.steps=8000     make what depends on it again
     lightgen run demo --only dedup --refresh dedup
     """
-    from flows.operations.configured import is_server_configured
-    from flows.outcome import cached_result
-    from flows.request import hand_over, validate_request
+    from flows.start import start
 
     if prefect_states:
         show_prefect_states()
     if engine:
         os.environ["LIGHTGEN_ENGINE"] = engine
-    # What is wrong with the request is said at once, before the minute that a Prefect server may take to start.
-    request = validate_request(recipe, store_uri, overrides, **stages)
-    parameters: dict[str, Any] = {"recipe": recipe, "store": request.store.uri, "overrides": overrides, **stages}
-    quiet_prefect()
-    result = None if is_server_configured() else cached_result(request)
-    if result is None:
-        hand_over(request, parameters)
-        from flows.operations.server import ensure_server
-        from flows.run import run as flow
-
-        ensure_server()
-        result = flow(**parameters)
+    result = start(recipe, store_uri, overrides, **stages)
     click.echo(json.dumps(result) if as_json else console.describe_run(result))
 
 
@@ -77,14 +64,15 @@ def plan(recipe: str, store_uri: str | None, overrides: tuple[str, ...], as_json
     lightgen plan demo --set pretrain.steps=8000
     """
     from flows.load import load_recipe
+    from flows.plan import named
     from flows.plan import plan as make_plan
     from storage.store import open_store
     from tasks.config.settings import Settings
 
     planner = make_plan(load_recipe(recipe, overrides), open_store(store_uri or Settings().store))
     stages = [
-        {"stage": name, "key": artifact.key, "state": check.state, "why": planner.explain(name)}
-        for name, (artifact, check) in planner.statuses.items()
+        {**named(artifact), "state": check.state, "why": planner.explain(label)}
+        for label, (artifact, check) in planner.statuses.items()
     ]
     result = {"recipe": planner.recipe.name, "store": planner.store.uri, "stages": stages}
     click.echo(json.dumps(result) if as_json else console.describe_plan(result))

@@ -68,16 +68,16 @@ def fields(section: str | None, as_json: bool) -> None:
             known = [each for each, field in model.model_fields.items() if _section_of(field)]
             raise UserError(f"there is no section {section!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
         model = below
-    rows = list(_rows(model, f"{section}." if section else ""))
+    rows = list(field_rows(model, f"{section}." if section else ""))
     click.echo(json.dumps(rows) if as_json else "\n".join(table([tuple(map(str, row.values())) for row in rows])))
 
 
-def _rows(model: "type[BaseModel]", prefix: str) -> Iterator[dict[str, Any]]:
+def field_rows(model: "type[BaseModel]", prefix: str = "") -> Iterator[dict[str, Any]]:
     """Yield name, default and description of each field, those of sections below included."""
     for name, field in model.model_fields.items():
         below = _section_of(field)
         if below is not None:
-            yield from _rows(below, f"{prefix}{name}.")
+            yield from field_rows(below, f"{prefix}{name}.")
         else:
             yield {"field": f"{prefix}{name}", "default": _default_of(field), "means": field.description or ""}
 

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from flows.commands.sample import changed_sampler, read_overrides
+from flows.commands.sample import read_overrides
 from flows.errors import UserError
+from flows.student import changed_sampler
 from lightgen_core.config import SamplerConfig
 from storage.artifact import Artifact
 from storage.store import open_store
