@@ -48,8 +48,10 @@ def run(
         show_prefect_states()
     if engine:
         os.environ["LIGHTGEN_ENGINE"] = engine
+    given = [word for line in overrides for word in ("--set", line)]
+    given += ["--store", store_uri] if store_uri else []
     result = start(recipe, store_uri, overrides, **stages)
-    click.echo(json.dumps(result) if as_json else console.describe_run(result))
+    click.echo(json.dumps(result) if as_json else console.describe_run(result, [recipe, *given]))
 
 
 @click.command()
