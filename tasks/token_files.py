@@ -22,6 +22,8 @@ COLUMN_TYPES: dict[str, pa.DataType] = {
     "caption_id": pa.int64(),
     "caption": pa.string(),
     "topic": pa.string(),
+    "teacher": pa.string(),
+    "caption_source": pa.string(),
     "sha256": pa.string(),
     "flipped": pa.bool_(),
     "latents": pa.binary(),

@@ -20,6 +20,7 @@ from tasks.context.context import StageContext
 from tasks.context.reuse import merge_rows
 from tasks.context.shards import FileShard, RowRangeShard, shard_per_file, split_rows
 from tasks.stage import stage
+from tasks.synthesis import source_fields
 from tasks.token_files import (
     COLUMN_TYPES,
     Bucket,
@@ -128,7 +129,8 @@ class LatentWorker:
         ]
 
     def __call__(self, shard: FileShard) -> None:
-        images = read_file(self.synthesis, shard.source, ["id", "caption_id", "caption", "topic", "sha256", "image"])
+        columns = ["id", "caption_id", "caption", "topic", *source_fields(self.ctx.recipe), "sha256", "image"]
+        images = read_file(self.synthesis, shard.source, columns)
         example = images["image"][0]["bytes"].as_py()
         if shard.number == 0:
             count = self.synthesis.manifest().counts["rows"] * (2 if self.config.flip else 1)
@@ -139,9 +141,9 @@ class LatentWorker:
         files = iter(shard.files)
         for number, bucket in enumerate(self.buckets):
             chosen = rows.filter(pa.array(numbers == number)) if len(self.buckets) > 1 else rows
-            for shape, (columns, reused) in zip(bucket.shapes, self._latents(chosen, number), strict=True):
+            for shape, (latents, reused) in zip(bucket.shapes, self._latents(chosen, number), strict=True):
                 layout = latent_layout(self.config, self.codec, shape or image_shape(example))
-                self._write(next(files), shard, chosen, columns, layout, reused)
+                self._write(next(files), shard, chosen, latents, layout, reused)
 
     def _write(
         self, name: str, shard: FileShard, rows: pa.Table, columns: pa.Table, layout: dict[str, object], reused: int
