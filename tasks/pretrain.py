@@ -12,7 +12,7 @@ from storage.plural import pluralize
 from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
 from tasks.stage import stage
-from tasks.token_files import TEXT_FILES, token_files_regex
+from tasks.token_files import RECAPTION_TEXT_FILES, TEXT_FILES, token_files_regex
 from tasks.token_shapes import default_layout, layout_of, token_shapes
 from tasks.training import init_checkpoint, training_location
 from tasks.training_weights import keep_list, source_shares
@@ -78,6 +78,7 @@ def _phase(
     shapes = token_shapes(tokens, dedup, size)
     for shape in shapes if recipe.tokens.buckets else ():
         ctx.log("%s: %s kept", shape.prefix, pluralize(shape.kept, "row"))
+    texts = [TEXT_FILES, *([RECAPTION_TEXT_FILES] if recipe.synthesis.recaption is not None else [])]
     layout = default_layout(shapes)
     info = StudentInfo(
         **recipe.tokens.model_dump(include=set(StudentInfo.model_fields)),
@@ -88,7 +89,7 @@ def _phase(
     return TrainingJob(
         student=student,
         files=tuple(ctx.local(tokens, name) for name in files),
-        texts=tuple(ctx.local(tokens, name) for name in tokens.names(TEXT_FILES)),
+        texts=tuple(ctx.local(tokens, name) for pattern in texts for name in tokens.names(pattern)),
         keep=keep_list(ctx, tokens, dedup, token_files_regex(size), number),
         caption_shares=config.caption_shares.columns() if config.caption_shares else {},
         config=TrainConfig(**config.model_dump(include=set(TrainConfig.model_fields))),

@@ -114,6 +114,17 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _shares_are_of_written_captions(self) -> "Recipe":
+        for _, config in self.phases:
+            shares = config.caption_shares
+            if shares is not None and (shares.short or shares.long) and self.synthesis.recaption is None:
+                raise ValueError(
+                    "pretrain.caption_shares asks for short or long captions, and nothing writes them: give "
+                    "synthesis.recaption, with model, or leave the shares out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _phases_match_token_sizes(self) -> "Recipe":
         phases = [phase.size for phase in self.pretrain.phases]
         if missing := [size for size in phases if size not in self.tokens.sizes]:

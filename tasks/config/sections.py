@@ -8,6 +8,7 @@ from lightgen_core.captioning.config import CaptionEmbedding, Decontamination
 from lightgen_core.config import Fraction, HeadConfig, Positive, Section, TrainConfig
 from lightgen_core.images.buckets import check_ratios
 from lightgen_core.model.presets import PRESETS
+from lightgen_core.vlm.config import RecaptionConfig
 from tasks.config.curriculum import CaptionShares, Phase, SourceWeights
 from tasks.config.sources import CaptionOrigin, TeacherSource, WeightedCaptions, WeightedTeacher, check_sources
 from tasks.config.student import DEFAULT_PRESET, StudentConfig
@@ -51,6 +52,12 @@ class Synthesis(TeacherSource):
         (),
         description="several teachers by weight, each with a name, instead of the teacher of this section",
         exclude_if=lambda teachers: not teachers,  # keys of recipes with one teacher stay
+    )
+    recaption: RecaptionConfig | None = Field(
+        None,
+        description="a vision-language model that writes a short and a long caption for each image, for "
+        "pretrain.caption_shares; none: images have the captions that they were made from",
+        exclude_if=lambda recaption: recaption is None,  # keys of recipes without stay
     )
     count: Positive = Field(12000, description="images to make; files: at most")
     balance: Literal["captions", "topics"] = Field(
