@@ -20,6 +20,16 @@ def with_recaption_ids(synthesis: Artifact, images: str, rows: pa.Table) -> pa.T
     return rows
 
 
+def recaption_digests(synthesis: Artifact) -> dict[str, str]:
+    """Return the sha256 of each file of recaptions by that of the file of images that it goes with."""
+    files = {file.name: file.sha256 for file in synthesis.manifest().files}
+    return {
+        sha: files[recaption_file(name)]
+        for name, sha in files.items()
+        if name.startswith("images-") and recaption_file(name) in files
+    }
+
+
 def recaption_texts(synthesis: Artifact, recaptions: str) -> pa.Table:
     """Return `id` and `caption` of all captions in a file of recaptions."""
     rows = read_file(synthesis, recaptions, ["id", *KINDS])

@@ -31,7 +31,7 @@ from tasks.token_files import (
     latent_layout,
     log_disk_estimate,
 )
-from tasks.token_recaptions import mirrors_hold, recaption_texts, with_recaption_ids
+from tasks.token_recaptions import mirrors_hold, recaption_digests, recaption_texts, with_recaption_ids
 
 TEXT_SHARD = 1024
 """Captions of a file of text states: at 120 tokens of 4,096 values, 1 GB."""
@@ -61,12 +61,18 @@ def tokens(ctx: StageContext, synthesis: Artifact) -> None:
         return ctx.row_config.address(captions.slice(start, stop - start).to_pylist())
 
     ctx.run_shards(split_rows(len(captions), TEXT_SHARD, "text", address=address), TextWorker, synthesis)
+    recaptions: dict[str, str] = {}
     if ctx.recipe.synthesis.recaption is not None:
+        recaptions = recaption_digests(synthesis)
         shards = shard_per_file(synthesis, "^recaptions", "recaption-text", address=ctx.row_config.address)
         ctx.run_shards(shards, RecaptionTextWorker, synthesis)
     buckets = _buckets(ctx)
     prefixes = [prefix for bucket in buckets for prefix in bucket.file_prefixes(ctx.recipe.tokens)]
-    shards = shard_per_file(synthesis, "^images", *prefixes, address=ctx.row_config.address)
+
+    def image_address(sha256: str) -> str:
+        return ctx.row_config.address(sha256, *([recaptions[sha256]] if recaptions else []))
+
+    shards = shard_per_file(synthesis, "^images", *prefixes, address=image_address)
     ctx.run_shards(shards, LatentWorker, synthesis)
     records = ctx.records()
     ctx.counts = {"rows": sum(entry.rows for name, entry in records.items() if name.startswith("tokens"))}

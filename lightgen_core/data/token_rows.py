@@ -99,6 +99,8 @@ def encode_captions(
     """Return columns `text` (states as bytes) and `text_length` (tokens), and counts of captions."""
     from lightgen_core.encoders.dtypes import to_bytes  # late: it loads torch, and stages import this module
 
+    if not captions:
+        return {"text": [], "text_length": []}, {"captions_encoded": 0, "captions_truncated": 0}
     states = text_encoder.encode(list(captions), padded=pad)
     counts = {"captions_encoded": len(captions), "captions_truncated": text_encoder.count_truncated(list(captions))}
     return {"text": [to_bytes(state, dtype) for state in states], "text_length": [len(s) for s in states]}, counts

@@ -113,6 +113,20 @@ def test_another_prompt_makes_no_image_and_no_latents_again(tmp_path, monkeypatc
     assert sum(reused.values()) == second["tokens"].manifest().counts["rows"]
 
 
+def test_tokens_with_recaptions_take_over_no_file_without(tmp_path):
+    """The images, and so their files, are the same."""
+    make(tmp_path, until=tokens)
+    with serving(says()) as asked:
+        made = make(tmp_path, ENDPOINT, until=tokens, url=asked.url)["tokens"]
+    assert set(read_table(made, "^tokens", ["short_id", "long_id"])["short_id"].to_pylist()) == {
+        -1 - 2 * n for n in range(12)
+    }
+    assert (
+        sum(file.reused for file in made.manifest().files if file.name.startswith("tokens"))
+        == made.manifest().counts["rows"]
+    )
+
+
 def test_an_endpoint_that_stops_is_asked_the_rest(tmp_path):
     turns = iter(range(100))
 
@@ -128,7 +142,7 @@ def test_an_endpoint_that_stops_is_asked_the_rest(tmp_path):
 
 def test_training_finds_the_texts_of_recaptions_and_the_originals_where_one_lacks(tmp_path):
     server = says(
-        short=lambda turn: "" if turn % 2 else f"left of turn {turn}", long=lambda turn: f"a long text {turn}"
+        short=lambda turn: "" if turn % 2 else f"left of turn {turn}", long=lambda turn: f"a long line {turn}"
     )
     with serving(server) as asked:
         made = make(tmp_path, ENDPOINT, until=tokens, url=asked.url)
