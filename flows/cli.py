@@ -1,4 +1,7 @@
-"""The command line. Results go to standard output, everything else to standard error; torch and Prefect load late."""
+"""The command line. Results go to standard output, everything else to standard error.
+
+What a command needs loads when it runs, so that help and completion answer at once.
+"""
 
 import signal
 import sys
@@ -11,7 +14,6 @@ from flows.commands.recipe_info import RECIPE_INFO
 from flows.commands.store_commands import store as store_group
 from flows.commands.student_commands import STUDENT_COMMANDS
 from flows.environment import log_to_stderr
-from flows.errors import USER_ERRORS
 from storage.store import StoreUnavailable
 
 
@@ -56,11 +58,12 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; what is finished is kept, and the same command goes on from there", err=True)
         sys.exit(128 + signal.SIGINT)
-    except USER_ERRORS as error:  # the message says all; a traceback would tell of the program, not of the mistake
-        _explain(error, debug)
-        sys.exit(1 if isinstance(error, StoreUnavailable) else 2)
     except Exception as error:
+        from flows.errors import USER_ERRORS
+
         _explain(error, debug)
+        if isinstance(error, USER_ERRORS):  # its message says all; a traceback would tell of the program
+            sys.exit(1 if isinstance(error, StoreUnavailable) else 2)
         if not debug:
             click.echo("`lightgen --debug ...` shows the traceback.", err=True)
         sys.exit(1)

@@ -1,14 +1,14 @@
-"""pairs: the student's own samples and the teacher's images -> preference pairs."""
+"""pairs: the student's own samples, judged, and the teacher's images -> preference pairs."""
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lightgen_core.evaluation.preference import load_scorer
+from lightgen_core.evaluation.preference import load_scorer, needs_teacher
 from lightgen_core.images.parallel import decode_images
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
@@ -21,7 +21,24 @@ from tasks.dedup import KEEP_FILE
 from tasks.stage import stage
 from tasks.token_files import TEXT_FILES, token_files_regex
 
-COLUMN_TYPES = {
+if TYPE_CHECKING:
+    from lightgen_core.evaluation.pair_rows import JudgedSamples
+
+KINDS = ("teacher", "best_worst", "ranked")
+"""Origins of a pair's winner, by which pairs are counted."""
+
+SAMPLE_COLUMNS = {
+    "id": pa.int64(),
+    "caption": pa.string(),
+    "topic": pa.string(),
+    "sample": pa.int32(),
+    "seed": pa.int64(),
+    "score": pa.float64(),
+    "held_out": pa.float64(),
+    "latents": pa.binary(),
+}
+
+PAIR_COLUMNS = {
     "id": pa.int64(),
     "caption": pa.string(),
     "topic": pa.string(),
@@ -30,21 +47,25 @@ COLUMN_TYPES = {
     "loser": pa.binary(),
     "text": pa.binary(),
     "text_length": pa.int32(),
+    "winner_sample": pa.int32(),
+    "loser_sample": pa.int32(),
     "winner_image": IMAGE,
     "loser_image": IMAGE,
 }
 
 
 @stage(
-    version=4,
+    version=5,
     config_sections=("seed", "pairs", "sampler", "world", "tokens", "pretrain"),
-    weights=lambda recipe: (recipe.embeddings.model,) if recipe.pairs.scorer == "clip" else (),
+    weights=lambda recipe: (recipe.embeddings.model,) if "clip" in (recipe.pairs.scorer, recipe.pairs.held_out) else (),
     on_device=True,
 )
-def pairs(ctx: StageContext, pretrain: Artifact, tokens: Artifact, dedup: Artifact, synthesis: Artifact) -> None:
+def pairs(ctx: StageContext, student: Artifact, tokens: Artifact, dedup: Artifact, synthesis: Artifact) -> None:
     """Write `pairs-*.parquet`: for captions of the training set, an image to prefer and one to avoid.
 
-    The loser is always a sample of the student itself, the winner the teacher's image or a better sample.
+    The loser is always a sample of the student itself, the winner the teacher's image or a better sample. Every sample
+    is a row of `samples-*.parquet`, with its seed, scores and latents: captions and seeds of a file, the recipe's
+    sampler and this student draw it again.
     """
     from lightgen_core.evaluation.pair_rows import choose_caption_rows
 
@@ -54,17 +75,32 @@ def pairs(ctx: StageContext, pretrain: Artifact, tokens: Artifact, dedup: Artifa
     kept = np.isin(captions["id"], verdicts["id"].filter(verdicts["kept"].combine_chunks()))
     seed = derive_seed(ctx.recipe.seed, "pairs")
     chosen = np.flatnonzero(kept)[choose_caption_rows(captions.filter(pa.array(kept)), config.count, seed)]
-    shards = split_rows(len(chosen), config.shard_size, "pairs")
-    ctx.run_shards(shards, PairWorker, pretrain, tokens, synthesis, chosen)
+    shards = split_rows(len(chosen), config.shard_size, "pairs", "samples")
+    ctx.run_shards(shards, PairWorker, student, tokens, synthesis, chosen)
     counts = Counter[str]()
-    for entry in ctx.records().values():
+    for name, entry in ctx.records().items():
         counts.update(entry.counts)
+        counts["rows"] += entry.rows if name.startswith("pairs") else 0
+    ctx.counts = {"rows": counts["rows"]}
     if counts["diverged"]:
         ctx.log(
             "%d of %d samples hold values beyond %s: the student diverged while it trained, see log.json of pretrain. "
             "Lower pretrain.optimizer.learning_rate, or set pretrain.head.objective=v",
             *(counts["diverged"], counts["samples"], ctx.recipe.tokens.dtype),
         )
+    _watch(ctx, student)
+
+
+def _watch(ctx: StageContext, student: Artifact) -> None:
+    """Put into the manifest what the samples say of the student, beside the first round's, and a reason to stop."""
+    from lightgen_core.evaluation.sample_metrics import reward_hacking, sample_metrics
+
+    now = sample_metrics(ctx.iter_output("^samples"), ctx.recipe.tokens.dtype)
+    first = student.manifest().metrics.get("first_round", now)
+    stopped = reward_hacking(now, first, ctx.recipe.pairs.max_drop)
+    ctx.metrics = {"samples": now, "first_round": first, "stopped": stopped}
+    parts = [f"{name} {value:.4f} ({first[name]:.4f})" for name, value in now.items() if value is not None]
+    ctx.log("samples, in brackets those of the first round: %s", "; ".join([*parts, *([stopped] if stopped else [])]))
 
 
 def _token_files(recipe: Recipe) -> str:
@@ -76,50 +112,73 @@ class PairWorker:
     """Samples the student for a shard of captions, and chooses pairs among its images and the teacher's."""
 
     def __init__(
-        self, ctx: StageContext, pretrain: Artifact, tokens: Artifact, synthesis: Artifact, chosen: NDArray[np.int64]
+        self, ctx: StageContext, student: Artifact, tokens: Artifact, synthesis: Artifact, chosen: NDArray[np.int64]
     ) -> None:
         from lightgen_core.sampling.text_to_image import TextToImage
 
         self.ctx, self.tokens, self.synthesis, self.chosen = ctx, tokens, synthesis, chosen
         config = ctx.recipe.pairs
-        self.scorer = load_scorer(config.scorer, config.margin, ctx.recipe.embeddings.model, ctx.device())
+        model, device = ctx.recipe.embeddings.model, ctx.device()
+        self.scorer = load_scorer(config.scorer, config.margin, model, device)
+        held_out = config.held_out
+        self.held_out = None if held_out == "none" else load_scorer(held_out, config.margin, model, device)
         self.image_ids = read_table(synthesis, "^images", ["id"])["id"].to_numpy()
         self.text_ids = read_table(tokens, TEXT_FILES, ["id"])["id"].to_numpy()
-        folder = ctx.local_folder(pretrain, "student/")
+        folder = ctx.local_folder(student, "student/")
         self.student = TextToImage.load(folder, ctx.device(), head_compile=ctx.head_compile())
 
     def __call__(self, shard: RowRangeShard) -> None:
-        from lightgen_core.encoders.dtypes import fits
-        from lightgen_core.evaluation.pair_rows import pair_rows
+        from lightgen_core.evaluation.pair_rows import pair_rows, sample_rows
 
         recipe, config, threads = self.ctx.recipe, self.ctx.recipe.pairs, self.ctx.settings.threads
         table = take_rows(self.tokens, _token_files(recipe), self.chosen[shard.start : shard.stop])
         rows, layout, info = table.to_pylist(), layout_metadata(table.schema), self.student.info
         layout.pop("moments", None)  # a winner is the mean
         layout |= {"height": info.latent_height, "width": info.latent_width} | self._add_text(rows)
-        teacher_images = self._teacher_images([row["id"] for row in rows])
-        if recipe.tokens.buckets:
-            self._encode_again(rows, teacher_images)
-        samples, originals = range(config.samples), [row["caption"] for row in rows]
-        captions = [caption for caption in originals for _ in samples]
-        seeds = [derive_seed(recipe.seed, "pairs", row["id"], sample) for row in rows for sample in samples]
-        sampled = self.student.sample(captions, seeds, sampler=recipe.sampler)
+        judged = self._sample(rows, str(layout["dtype"]))
+        teacher_images, teacher_scores = self._teacher(rows)
         pairs = pair_rows(
             rows,
+            judged,
             teacher_images,
-            sampled.images,
-            sampled.latents,
-            self.scorer.score_student(list(sampled.images), captions).reshape(len(rows), config.samples),
-            self.scorer.score_teacher(decode_images(teacher_images, [row["id"] for row in rows], threads), originals),
+            teacher_scores,
             kind=config.kind,
             margin=self.scorer.margin,
-            dtype=str(layout["dtype"]),
+            count=config.per_caption,
+            seed=derive_seed(recipe.seed, "ranked"),
             threads=threads,
         )
-        counts = {kind: sum(pair["kind"] == kind for pair in pairs) for kind in ("teacher", "best_worst")}
-        diverged = int((~fits(sampled.latents, str(layout["dtype"]))).sum())
-        counts |= {"samples": len(captions), "without_pair": len(rows) - len(pairs), "diverged": diverged}
-        self.ctx.write_table(shard.name, pa.Table.from_pylist(pairs, schema(COLUMN_TYPES, layout)), counts)
+        counts = {kind: sum(pair["kind"] == kind for pair in pairs) for kind in KINDS}
+        counts["without_pair"] = len(rows) - len({pair["id"] for pair in pairs})
+        counts |= {"samples": judged.usable.size, "diverged": int((~judged.usable).sum())}
+        pairs_file, samples_file = shard.files
+        samples = pa.Table.from_pylist(sample_rows(rows, judged), schema(SAMPLE_COLUMNS, layout))
+        self.ctx.write_table(samples_file, samples)
+        self.ctx.write_table(pairs_file, pa.Table.from_pylist(pairs, schema(PAIR_COLUMNS, layout)), counts)
+
+    def _sample(self, rows: list[dict[str, Any]], dtype: str) -> "JudgedSamples":
+        """Sample the student for each row's caption, and judge what it drew."""
+        from lightgen_core.evaluation.pair_rows import JudgedSamples
+
+        recipe, samples = self.ctx.recipe, self.ctx.recipe.pairs.samples
+        captions = [row["caption"] for row in rows for _ in range(samples)]
+        seeds = [derive_seed(recipe.seed, "pairs", row["id"], sample) for row in rows for sample in range(samples)]
+        sampled = self.student.sample(captions, seeds, sampler=recipe.sampler)
+        images = list(sampled.images)
+        scores = self.scorer.score_student(images, captions)
+        held_out = None if self.held_out is None else self.held_out.score_student(images, captions)
+        return JudgedSamples.of(sampled.images, sampled.latents, seeds, scores, samples, dtype, held_out)
+
+    def _teacher(self, rows: list[dict[str, Any]]) -> tuple[Sequence[bytes | None], np.ndarray]:
+        """Return the teacher's images and their scores; none where no pair can have them."""
+        recipe, ids = self.ctx.recipe, [row["id"] for row in rows]
+        if not needs_teacher(recipe.pairs.kind):
+            return [None] * len(rows), np.zeros(len(rows))
+        encoded = self._teacher_images(ids)
+        if recipe.tokens.buckets:
+            self._encode_again(rows, encoded)
+        images = decode_images(encoded, ids, self.ctx.settings.threads)
+        return encoded, self.scorer.score_teacher(images, [row["caption"] for row in rows])
 
     def _add_text(self, rows: list[dict[str, Any]]) -> dict[str, object]:
         """Add text states and their length to rows of latents; return their part of the layout."""

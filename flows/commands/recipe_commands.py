@@ -1,4 +1,4 @@
-"""Commands on recipes: run, plan, serve, estimate, doctor. Torch and Prefect load late."""
+"""Commands on recipes: run, plan, serve, estimate, doctor."""
 
 import json
 import os
@@ -9,11 +9,6 @@ import click
 from flows.commands import console
 from flows.commands.options import POSITIVE, json_option, set_option, store_option
 from flows.environment import quiet_prefect
-from flows.load import load_recipe
-from flows.plan import plan as make_plan
-from flows.start import start
-from storage.store import open_store
-from tasks.config.settings import Settings
 
 
 @click.command()
@@ -39,6 +34,8 @@ def run(
     lightgen run demo --set pretrain.steps=8000     make what depends on it again
     lightgen run demo --only dedup --refresh dedup
     """
+    from flows.start import start
+
     if engine:
         os.environ["LIGHTGEN_ENGINE"] = engine
     result = start(recipe, store_uri, overrides, **stages)
@@ -56,10 +53,16 @@ def plan(recipe: str, store_uri: str | None, overrides: tuple[str, ...], as_json
     \b
     lightgen plan demo --set pretrain.steps=8000
     """
+    from flows.load import load_recipe
+    from flows.plan import named
+    from flows.plan import plan as make_plan
+    from storage.store import open_store
+    from tasks.config.settings import Settings
+
     planner = make_plan(load_recipe(recipe, overrides), open_store(store_uri or Settings().store))
     stages = [
-        {"stage": name, "key": artifact.key, "state": check.state, "why": planner.explain(name)}
-        for name, (artifact, check) in planner.statuses.items()
+        {**named(artifact), "state": check.state, "why": planner.explain(label)}
+        for label, (artifact, check) in planner.statuses.items()
     ]
     result = {"recipe": planner.recipe.name, "store": planner.store.uri, "stages": stages}
     click.echo(json.dumps(result) if as_json else console.describe_plan(result))
@@ -122,6 +125,7 @@ def estimate(
     """
     from flows.commands.estimate import Rates, parse_throughput
     from flows.commands.estimate import estimate as make_estimate
+    from flows.load import load_recipe
 
     result = make_estimate(load_recipe(recipe, overrides), Rates(parse_throughput(throughput), **rates), words)
     click.echo(json.dumps(result) if as_json else console.describe_estimate(result))
@@ -136,6 +140,8 @@ def doctor(recipe: str | None, as_json: bool) -> None:
     With a RECIPE also whether its models, disk and device memory are there. Downloads nothing.
     """
     from flows.commands.doctor import check_machine
+    from flows.load import load_recipe
+    from tasks.config.settings import Settings
 
     findings = check_machine(load_recipe(recipe) if recipe else None, Settings())
     click.echo(json.dumps({"checks": findings}) if as_json else console.describe_checks(findings))

@@ -1,4 +1,4 @@
-"""Preference pairs: scores of one caption's images, and the choice of two."""
+"""Preference pairs: scores of one caption's images, and the choice of winners and losers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from lightgen_core.evaluation.scene import judge_scenes
 if TYPE_CHECKING:
     import torch
 
-Kind = Literal["teacher", "best_worst", "both"]
+Kind = Literal["teacher", "best_worst", "both", "ranked"]
 Image = UInt8[np.ndarray, "_ _ 3"]
 Scores = Float[np.ndarray, " images"]
 
@@ -50,22 +50,36 @@ def _ones(images: Sequence[Image], captions: Sequence[str]) -> Scores:
     return np.ones(len(captions))
 
 
-def choose_pair(
-    samples: Float[np.ndarray, " samples"], teacher: float, kind: Kind, margin: float
-) -> tuple[int | None, int] | None:
-    """Return the winner and the loser among a caption's samples; a winner of None is the teacher's image.
+def needs_teacher(kind: Kind) -> bool:
+    """Return whether the teacher's image can be a winner."""
+    return kind in ("teacher", "both")
 
-    The loser is the first sample with the lowest score. Returns None if no winner has at least `margin` more.
+
+def choose_pairs(
+    samples: Float[np.ndarray, " samples"], teacher: float, kind: Kind, margin: float, count: int = 1, seed: int = 0
+) -> list[tuple[int | None, int]]:
+    """Return winner and loser of each pair among a caption's samples; a winner of None is the teacher's image.
+
+    The loser is the first sample with the lowest score, but of "ranked". Returns [] if no winner has at least `margin`
+    more.
 
     Args:
-        samples, teacher: scores of the student's samples and of the teacher's image.
-        kind: the winner is the "teacher"; the student's best sample ("best_worst"); or the latter where there is one
-            that much better, and the teacher else ("both").
+        samples, teacher: scores of the student's samples and of the teacher's image, which "best_worst" and "ranked"
+            do not look at.
+        kind: the winner is the "teacher"; the student's best sample ("best_worst"); the latter where there is one that
+            much better, and the teacher else ("both"); or any two of the student's samples that differ so much are a
+            pair ("ranked"): with a detector, each right one against each wrong one.
         margin: positive, or two equal images would be a pair.
+        count: ranked: pairs at most, all different.
+        seed: ranked: of their choice.
     """
+    if kind == "ranked":
+        winners, losers = np.nonzero(samples[:, None] - samples[None, :] >= margin)
+        chosen = np.random.default_rng(seed).permutation(len(winners))[:count]
+        return [(int(winners[pair]), int(losers[pair])) for pair in chosen]
     loser, best = int(np.argmin(samples)), int(np.argmax(samples))
     if kind != "teacher" and samples[best] - samples[loser] >= margin:
-        return best, loser
+        return [(best, loser)]
     if kind != "best_worst" and teacher - samples[loser] >= margin:
-        return None, loser
-    return None
+        return [(None, loser)]
+    return []

@@ -71,6 +71,10 @@ class Settings(BaseSettings):
     )
     llm_url: str = Field("http://localhost:8000/v1", description="address of the language model that writes captions")
     llm_key: SecretStr = Field(SecretStr(""), description="its key; kept out of manifests, logs and errors")
+    vlm_url: str = Field(
+        "http://localhost:8000/v1", description="address of the vision-language model that judges or captions images"
+    )
+    vlm_key: SecretStr = Field(SecretStr(""), description="its key; kept out of manifests, logs and errors")
     images_url: str = Field("https://api.openai.com/v1", description="address of the images endpoint that is a teacher")
     images_key: SecretStr = Field(SecretStr(""), description="its key; kept out of manifests, logs and errors")
 

@@ -7,10 +7,9 @@ import pytest
 
 from flows.commands.console import describe_evaluation, describe_run
 from flows.commands.evaluate import evaluate
-from flows.distill import distill
 from flows.load import load_recipe
 from flows.plan import plan
-from lightgen_core.evaluation.preference import choose_pair
+from lightgen_core.evaluation.preference import choose_pairs
 from lightgen_core.evaluation.prompt import (
     Prompt,
     PromptFileError,
@@ -27,8 +26,8 @@ from storage.artifact import Artifact
 from storage.store import Store, open_store
 from storage.tables import read_table
 from tasks.config.recipe import Recipe
-from tasks.config.settings import Settings
 from tasks.evaluation_prompts import evaluation_captions, evaluation_prompts
+from tests.factories.made_stages import make_until
 from tests.factories.tiny_geneval import save_tiny_detector
 
 CATEGORIES = ["single_object", "two_object", "counting", "colors", "position", "color_attr"]
@@ -57,16 +56,8 @@ def make(store):
     """Makes all that a recipe lacks in one store, without Prefect, and returns the recipe and its artifacts."""
 
     def run(*overrides: str) -> tuple[Recipe, dict[str, Artifact]]:
-        recipe, made = load_recipe("smoke", [*SMALL, *overrides]), {}
-
-        def stage(stage, *inputs):
-            artifact = stage.artifact(recipe, store, inputs)
-            stage.run(recipe, Settings(), inputs, artifact)
-            made[stage.name] = artifact
-            return artifact
-
-        distill(stage)
-        return recipe, made
+        recipe = load_recipe("smoke", [*SMALL, *overrides])
+        return recipe, make_until(store, recipe)
 
     return run
 
@@ -191,7 +182,31 @@ def test_what_training_must_not_see_is_the_whole_benchmark():
 )
 def test_a_pair_is_the_worst_sample_and_a_winner_by_the_margin(samples, teacher, kind, expected):
     margin = 1.0 if 1 in samples or 0 in samples else 0.2
-    assert choose_pair(np.array(samples, float), teacher, kind, margin) == expected
+    assert choose_pairs(np.array(samples, float), teacher, kind, margin) == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize(
+    ("scores", "count", "expected"),
+    [
+        ([1, 0, 1, 0], 9, {(0, 1), (0, 3), (2, 1), (2, 3)}),
+        ([0, 0, 1], 9, {(2, 0), (2, 1)}),
+        ([1, 1], 9, set()),
+        ([0.1, 0.5, 0.75], 9, {(1, 0), (2, 0)}),
+    ],
+)
+def test_ranked_pairs_are_all_that_differ_by_the_margin(scores, count, expected):
+    """The teacher's score, the highest, is not looked at."""
+    margin = 0.3
+    assert set(choose_pairs(np.array(scores, float), 2.0, "ranked", margin, count)) == expected
+
+
+def test_fewer_ranked_pairs_are_drawn_by_a_seed():
+    scores = np.repeat([0.0, 1.0], 10)
+    drawn = [choose_pairs(scores, 0.0, "ranked", 1.0, 5, seed) for seed in range(20)]
+    assert all(len(set(pairs)) == 5 for pairs in drawn)
+    assert all(winner >= 10 > loser for pairs in drawn for winner, loser in pairs)
+    assert len({winner for pairs in drawn for winner, _ in pairs}) == 10
+    assert drawn[3] == choose_pairs(scores, 0.0, "ranked", 1.0, 5, 3) != drawn[4]
 
 
 def test_the_papers_pairs_prefer_the_teacher_to_the_only_sample(unjudged):
@@ -231,7 +246,7 @@ def test_scene_scores_are_those_of_the_images(scene):
     assert samples["correct"].to_pylist() == right.tolist()
     half = len(right) // 2
     scores = scores_of(made)
-    assert list(scores) == ["pretrain", "dpo", "shuffled"]
+    assert list(scores) == ["pretrain", "sft", "dpo", "shuffled"] and scores.pop("sft") is None
     assert [scores[name]["overall"]["value"] for name in ("pretrain", "dpo")] == pytest.approx(
         [right[:half].mean(), right[half:].mean()]
     )
