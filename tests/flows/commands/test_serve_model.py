@@ -155,7 +155,7 @@ def test_our_endpoint_teacher_reads_our_student(student, monkeypatch):
     without_waits(monkeypatch)
     config = ImageEndpointConfig(model="tiny", send_seed=True, size=48)
     prompts, seeds = [f"{count} stars" for count in ("two", "three", "four") for _ in range(4)], list(range(12))
-    with serving(student) as (client, batcher), Endpoint(f"{client.base_url}/v1") as endpoint:
+    with serving(student) as (client, batcher), Endpoint(f"{str(client.base_url).rstrip('/')}/v1") as endpoint:
         images = list(EndpointTeacher(config, endpoint, concurrency=8).generate(prompts, seeds))
         batches = batcher.counts.batches
     expected = student.model.sample(prompts, seeds).images
