@@ -9,11 +9,13 @@ import traceback
 
 import click
 
+from flows.commands.open_report import open_report
 from flows.commands.recipe_commands import RECIPE_COMMANDS
 from flows.commands.recipe_info import RECIPE_INFO
 from flows.commands.store_commands import store as store_group
 from flows.commands.student_commands import STUDENT_COMMANDS
 from flows.environment import log_to_stderr
+from lightgen_core.openmp import bound_spinning
 from storage.store import StoreUnavailable
 
 
@@ -37,7 +39,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (*RECIPE_COMMANDS, *RECIPE_INFO, *STUDENT_COMMANDS, store_group):
+for command in (*RECIPE_COMMANDS, *RECIPE_INFO, *STUDENT_COMMANDS, open_report, store_group):
     cli.add_command(command)
 
 
@@ -48,6 +50,7 @@ def main() -> None:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends a command as Ctrl-C does: with a word
     log_to_stderr()
+    bound_spinning()
     arguments = [word for word in sys.argv[1:] if word != "--debug"]  # it may stand anywhere
     debug = len(arguments) < len(sys.argv) - 1
     try:

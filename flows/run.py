@@ -20,6 +20,7 @@ from flows.operations.retries import without_traceback
 from flows.outcome import run_result
 from flows.request import Request, peek, take_over
 from flows.runner import Runner
+from lightgen_core.openmp import bound_spinning
 from tasks.context.scratch import shared_store_lock
 
 log = logging.getLogger("lightgen")
@@ -67,6 +68,7 @@ def run(
     """
     started, parameters = time.monotonic(), dict(locals())
     log_to_prefect()
+    bound_spinning()
     logging.getLogger("prefect.flow_runs").addFilter(without_traceback)
     try:
         return _run(take_over(parameters), started)

@@ -1,5 +1,6 @@
 """Run the chosen stages in Prefect task runs, with a page for each in the Prefect UI."""
 
+import logging
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,8 +21,11 @@ from flows.pages.live import StagePage, page_key
 from flows.pages.progress_log import StageResult
 from flows.plan import PlannedStage
 from flows.request import Request
+from flows.terminal import stage_bar
 from tasks.context.progress import Progress
 from tasks.tracking.report import track_stage
+
+log = logging.getLogger("lightgen")
 
 
 def _flow_run_created() -> datetime:
@@ -67,6 +71,7 @@ class Runner:
         if not state.is_completed():
             error: Any = state.result(raise_on_failure=False)
             raise StageFailed(f"stage {artifact.label} failed: {state.message}") from error
+        log.info("%s", state.message)
         cached = state.name == "Cached"
         self.rows.append(stage_row(artifact, "cached" if cached else "ran", time.monotonic() - started))
 
@@ -77,10 +82,11 @@ class Runner:
         run = {"flow_run_id": UUID(runtime.flow_run.id), "task_run_id": UUID(runtime.task_run.id)}
         with StagePage(label, artifact.uri, page_key(recipe.name, label), stage.description, **run) as page:
             remake_before = self.created if stage.name in request.selection.refresh else None
-            with track_stage(recipe, settings, stage, artifact) as tracking:
+            with track_stage(recipe, settings, stage, artifact) as tracking, stage_bar(label) as bar:
 
                 def on_progress(progress: Progress) -> None:
                     page.progress(progress)
+                    bar(progress)
                     tracking(progress)
 
                 ran = stage.run(

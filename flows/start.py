@@ -7,6 +7,7 @@ from flows.environment import quiet_prefect
 from flows.operations.configured import is_server_configured
 from flows.outcome import cached_result
 from flows.request import hand_over, validate_request
+from lightgen_core.openmp import bound_spinning
 
 
 def start(
@@ -19,6 +20,7 @@ def start(
 
     stages: `only`, `from_stage`, `until` and `refresh` of `flows.run.run`.
     """
+    bound_spinning()
     request = validate_request(recipe, store, overrides, **stages)
     parameters: dict[str, Any] = {"recipe": recipe, "store": request.store.uri, "overrides": overrides, **stages}
     quiet_prefect()

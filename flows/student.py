@@ -12,6 +12,7 @@ from flows.checkpoint import find_student
 from flows.errors import UserError
 from flows.folders import require_student
 from lightgen_core.config import SamplerConfig
+from lightgen_core.openmp import bound_spinning
 from tasks.config.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Student:
         """
         folder = find_student(checkpoint, store).folder
         require_student(folder)
+        bound_spinning()
         from lightgen_core.device import pick_device
         from lightgen_core.model.save import StudentError
         from lightgen_core.sampling.text_to_image import TextToImage

@@ -1,8 +1,10 @@
 """Text output of the command line."""
 
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from humanize import naturalsize
@@ -19,8 +21,8 @@ format_bytes = partial(naturalsize, format="%.3g")
 """Return a number of bytes with a decimal unit: 23 kB, 1.25 GB."""
 
 
-def describe_run(result: Mapping[str, Any]) -> str:
-    """Return a run's stages, scores and report path as text."""
+def describe_run(result: Mapping[str, Any], request: Sequence[str] = ()) -> str:
+    """Return a run's stages, scores and report as text, and the next commands; `request`: recipe and its options."""
     rows = [
         (_label(stage), stage["state"], f"{stage['seconds']:.1f} s", pluralize(stage["rows"], "row"))
         for stage in result["stages"]
@@ -31,8 +33,27 @@ def describe_run(result: Mapping[str, Any]) -> str:
     lines += _score_lines(result["scores"])
     lines.append(f"{result['seconds']:.0f} s in all; artifacts in {result['store']}")
     if result["report"]:
-        lines.append(f"report: {result['report']}")
+        lines.append(f"report: {_link(result['report'])}")
+        if request:
+            lines += _next_commands(result["report"], request)
     return "\n".join(lines)
+
+
+def _link(address: str) -> str:
+    """Return an address that a terminal opens: a local path as a file URI."""
+    return address if "://" in address else Path(address).as_uri()
+
+
+def _next_commands(report: str, request: Sequence[str]) -> list[str]:
+    """Return what to do with a finished run, as commands; in a remote store the student has no folder to name."""
+    student = shlex.quote(f"{report.rpartition('/')[0]}/model")
+    commands = [f"lightgen open {shlex.join(request)}"]
+    if "://" not in report:
+        commands += [
+            f'lightgen sample {student} "a red circle" -o out',
+            f'lightgen inpaint {student} IMAGE.png MASK.png "a red circle" -o out.png',
+        ]
+    return ["next:", *(f"  {command}" for command in commands)]
 
 
 def _label(stage: Mapping[str, Any]) -> str:

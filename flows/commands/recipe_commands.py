@@ -9,6 +9,7 @@ import click
 from flows.commands import console
 from flows.commands.options import POSITIVE, json_option, set_option, store_option
 from flows.environment import quiet_prefect
+from flows.terminal import show_prefect_states
 
 
 @click.command()
@@ -20,9 +21,16 @@ from flows.environment import quiet_prefect
 @click.option("--until", metavar="STAGE", help="Run all stages up to this one.")
 @click.option("--refresh", multiple=True, metavar="STAGE", help="Make a finished stage again; 'all' for every one.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), help="Who makes shards, and trains.")
+@click.option("--prefect-states", is_flag=True, help="Log Prefect's own states too.")
 @json_option
 def run(
-    recipe: str, store_uri: str | None, overrides: tuple[str, ...], engine: str | None, as_json: bool, **stages: Any
+    recipe: str,
+    store_uri: str | None,
+    overrides: tuple[str, ...],
+    engine: str | None,
+    prefect_states: bool,
+    as_json: bool,
+    **stages: Any,
 ) -> None:
     """Run RECIPE: make what is missing, keep what is done.
 
@@ -36,10 +44,14 @@ def run(
     """
     from flows.start import start
 
+    if prefect_states:
+        show_prefect_states()
     if engine:
         os.environ["LIGHTGEN_ENGINE"] = engine
+    given = [word for line in overrides for word in ("--set", line)]
+    given += ["--store", store_uri] if store_uri else []
     result = start(recipe, store_uri, overrides, **stages)
-    click.echo(json.dumps(result) if as_json else console.describe_run(result))
+    click.echo(json.dumps(result) if as_json else console.describe_run(result, [recipe, *given]))
 
 
 @click.command()

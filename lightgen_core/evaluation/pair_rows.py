@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightgen_core.captioning.select import assign_captions
 from lightgen_core.encoders.dtypes import fits, to_bytes
-from lightgen_core.evaluation.preference import Kind, choose_pairs
+from lightgen_core.evaluation.preference import Kind, Lead, choose_pairs
 from lightgen_core.images.parallel import encode_images
 from lightgen_core.seeds import derive_seed
 
@@ -33,7 +33,8 @@ class JudgedSamples:
 
     Attributes:
         seeds: of each sample; with the caption, the sampler and the student it is drawn again.
-        held_out: scores of the scorer that has no say in the choice of pairs; None without one.
+        scores: what pairs are chosen by.
+        each: scores by scorer, of all that have a say in the choice; held_out: of the one that has none.
         usable: latents fit the stored number format; those of a student that diverged do not, and are in no pair.
     """
 
@@ -41,6 +42,7 @@ class JudgedSamples:
     latents: Float[Tensor, "captions n channels latent_height latent_width"]
     seeds: NDArray[np.int64]
     scores: Float[np.ndarray, "captions n"]
+    each: Mapping[str, Float[np.ndarray, "captions n"]]
     held_out: Float[np.ndarray, "captions n"] | None
     usable: Bool[np.ndarray, "captions n"]
     dtype: str
@@ -54,6 +56,7 @@ class JudgedSamples:
         scores: np.ndarray,
         samples: int,
         dtype: str,
+        each: Mapping[str, np.ndarray] | None = None,
         held_out: np.ndarray | None = None,
     ) -> "JudgedSamples":
         """Fold flat samples, `samples` in a row of each caption."""
@@ -63,6 +66,7 @@ class JudgedSamples:
             latents.unflatten(0, (-1, samples)),
             np.array(seeds, dtype=np.int64).reshape(-1, samples),
             scores.reshape(-1, samples),
+            {name: values.reshape(-1, samples) for name, values in (each or {}).items()},
             None if held_out is None else held_out.reshape(-1, samples),
             usable,
             dtype,
@@ -71,6 +75,11 @@ class JudgedSamples:
     def latent_bytes(self, row: int, sample: int) -> bytes:
         """Return a sample's latents in the stored number format."""
         return to_bytes(self.latents[row, sample], self.dtype)
+
+
+def score_column(scorer: str) -> str:
+    """Return the name of the column that holds a scorer's scores."""
+    return "score_" + scorer.replace(" ", "_")
 
 
 def sample_rows(rows: Sequence[Mapping[str, Any]], judged: JudgedSamples) -> list[dict[str, Any]]:
@@ -84,6 +93,7 @@ def sample_rows(rows: Sequence[Mapping[str, Any]], judged: JudgedSamples) -> lis
             "held_out": None if judged.held_out is None else float(judged.held_out[index, sample]),
             "latents": judged.latent_bytes(index, sample) if judged.usable[index, sample] else None,
         }
+        | {score_column(name): float(values[index, sample]) for name, values in judged.each.items()}
         for index, row in enumerate(rows)
         for sample in range(judged.scores.shape[1])
     ]
@@ -94,9 +104,11 @@ def pair_rows(
     judged: JudgedSamples,
     teacher_images: Sequence[bytes | None],
     teacher_scores: Float[np.ndarray, " captions"],
+    teacher_each: Mapping[str, Float[np.ndarray, " captions"]] | None = None,
     *,
     kind: Kind,
     margin: float,
+    agreement: Mapping[str, float] | None = None,
     count: int = 1,
     seed: int = 0,
     threads: int = 1,
@@ -106,6 +118,8 @@ def pair_rows(
     Args:
         rows: of `tokens`, one for each caption; `latents` are the teacher's.
         teacher_images: encoded, one for each row; None where no pair has them.
+        teacher_scores, teacher_each: of the teacher's images, as `scores` and `each` of samples.
+        margin: by which a winner leads in `scores`; agreement: and in single scorers.
         count, seed: pairs of a caption, and what they are drawn by.
         threads: that encode images.
     """
@@ -114,8 +128,12 @@ def pair_rows(
         kept = np.flatnonzero(judged.usable[index])
         if len(kept):
             drawn = derive_seed(seed, row["id"])
-            found = choose_pairs(judged.scores[index][kept], teacher_scores[index], kind, margin, count, drawn)
-            for winner, loser in found:
+            score = Lead(judged.scores[index][kept], float(teacher_scores[index]), margin)
+            single = [
+                Lead(judged.each[name][index][kept], float((teacher_each or {})[name][index]), lead)
+                for name, lead in (agreement or {}).items()
+            ]
+            for winner, loser in choose_pairs(score, kind, count=count, seed=drawn, agreement=single):
                 chosen.append((index, None if winner is None else int(kept[winner]), int(kept[loser])))
     shown = sorted({(index, sample) for index, *pair in chosen for sample in pair if sample is not None})
     png = dict(zip(shown, encode_images((judged.images[sample] for sample in shown), threads), strict=True))

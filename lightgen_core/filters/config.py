@@ -9,7 +9,7 @@ from lightgen_core.config import Section
 from lightgen_core.vlm.config import JudgeConfig
 
 
-class HeadFilter(Section):
+class HeadConfig(Section):
     """A head on unit CLIP embeddings that scores images, such as an aesthetic or a safety predictor."""
 
     name: str = Field(
@@ -22,6 +22,11 @@ class HeadFilter(Section):
         "none", description="between the layers; none: as LAION's aesthetic predictor"
     )
     output: Literal["identity", "sigmoid"] = Field("identity", description="sigmoid: the score is a probability")
+
+
+class HeadFilter(HeadConfig):
+    """A head whose scores drop images."""
+
     min: float | None = Field(None, description="score below which an image is dropped; none: no such rule")
     max: float | None = Field(None, description="score above which an image is dropped; none: no such rule")
 

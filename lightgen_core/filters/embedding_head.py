@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from scipy.special import erf, expit
 
-from lightgen_core.filters.config import HeadFilter
+from lightgen_core.filters.config import HeadConfig
 
 _NUMBER = re.compile(r"\d+")
 
@@ -27,18 +27,18 @@ class EmbeddingHead:
         width: values of an embedding.
     """
 
-    def __init__(self, config: HeadFilter, layers: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+    def __init__(self, config: HeadConfig, layers: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
         self._config, self._layers = config, list(layers)
         self.width = self._layers[0][0].shape[1]
 
     @classmethod
-    def load(cls, config: HeadFilter) -> Self:
+    def load(cls, config: HeadConfig) -> Self:
         """Load tensors `<name>.weight` (out, in) and `<name>.bias` (out,), in the order of the numbers in the names.
 
         Raises:
             HeadError: the file cannot be read, or its tensors are not such layers.
         """
-        field = f"dedup.filters.heads: {config.name}: {config.weights}"
+        field = f"head {config.name}: {config.weights}"
         try:
             tensors = {
                 name: np.asarray(tensor) for name, tensor in load_file(Path(config.weights).expanduser()).items()
@@ -68,8 +68,8 @@ class EmbeddingHead:
         """Return the score of each unit embedding. Raises HeadError if their width is another."""
         if embeddings.shape[1] != self.width:
             raise HeadError(
-                f"dedup.filters.heads: {self._config.name} takes embeddings of {self.width} values, embeddings.model "
-                f"gives {embeddings.shape[1]}; set the CLIP that the head was trained on"
+                f"head {self._config.name} takes embeddings of {self.width} values, the CLIP gives "
+                f"{embeddings.shape[1]}; set the one that the head was trained on"
             )
         values = embeddings
         for number, (weight, bias) in enumerate(self._layers):

@@ -3,18 +3,18 @@
 import re
 
 from lightgen_core.captioning.parse import Answer
-from lightgen_core.vlm.config import JudgeConfig
+from lightgen_core.vlm.config import QuestionConfig
 
 _THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?")
 
 
-def judge_prompt(config: JudgeConfig, caption: str) -> str:
+def judge_prompt(config: QuestionConfig, caption: str) -> str:
     """Return what the judge is asked about an image with a caption."""
     return config.prompt.format(caption=caption, lowest=f"{config.lowest:g}", highest=f"{config.highest:g}")
 
 
-def parse_score(answer: Answer, config: JudgeConfig) -> float | None:
+def parse_score(answer: Answer, config: QuestionConfig) -> float | None:
     """Return the first number of an answer, thinking left out; None if there is none on the judge's scale."""
     text = _THINKING.sub("", answer.text)
     number = None if answer.error or "<think>" in text else _NUMBER.search(text)

@@ -68,8 +68,9 @@ class Recipe(Section):
         if not foreign:
             return self
         conflicts = []
-        if self.pairs.scorer == "detector":
-            conflicts.append("pairs.scorer is detector: set it to clip, or to none with pairs.kind=teacher")
+        scorers = [*self.pairs.all_scorers, *([self.pairs.held_out] if self.pairs.held_out else [])]
+        if any(scorer.kind == "detector" for scorer in scorers):
+            conflicts.append("pairs has the scorer detector: set it to clip, or to none with pairs.kind=teacher")
         if self.evaluation.benchmark == "scene":
             conflicts.append("evaluation.benchmark is scene: set it to geneval, or to prompts, which nobody judges")
         if conflicts:
@@ -93,6 +94,34 @@ class Recipe(Section):
                 raise ValueError(
                     f"synthesis.teachers: {teacher.name} draws captions of the scene world only, and would get those "
                     f"of source {foreign[0]}: set its captions to the names of scene sources"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_name_sources(self) -> "Recipe":
+        known = {
+            "teachers": [each.name for each in self.synthesis.teachers],
+            "captions": [each.name for each in self.captions.sources],
+        }
+        lists = {"teachers": "synthesis.teachers", "captions": "captions.sources"}
+        for _, config in self.phases:
+            for field, names in known.items():
+                given = getattr(config.weights, field) if config.weights else {}
+                if unknown := [name for name in given if name not in names]:
+                    raise ValueError(
+                        f"pretrain.weights.{field} names {unknown[0]!r}; {lists[field]} are "
+                        f"{', '.join(names) or 'not given'}"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _shares_are_of_written_captions(self) -> "Recipe":
+        for _, config in self.phases:
+            shares = config.caption_shares
+            if shares is not None and (shares.short or shares.long) and self.synthesis.recaption is None:
+                raise ValueError(
+                    "pretrain.caption_shares asks for short or long captions, and nothing writes them: give "
+                    "synthesis.recaption, with model, or leave the shares out"
                 )
         return self
 

@@ -9,7 +9,7 @@ from flows.commands.console import describe_evaluation, describe_run
 from flows.commands.evaluate import evaluate
 from flows.load import load_recipe
 from flows.plan import plan
-from lightgen_core.evaluation.preference import choose_pairs
+from lightgen_core.evaluation.preference import Lead, choose_pairs
 from lightgen_core.evaluation.prompt import (
     Prompt,
     PromptFileError,
@@ -182,7 +182,7 @@ def test_what_training_must_not_see_is_the_whole_benchmark():
 )
 def test_a_pair_is_the_worst_sample_and_a_winner_by_the_margin(samples, teacher, kind, expected):
     margin = 1.0 if 1 in samples or 0 in samples else 0.2
-    assert choose_pairs(np.array(samples, float), teacher, kind, margin) == ([expected] if expected else [])
+    assert choose_pairs(Lead(np.array(samples, float), teacher, margin), kind) == ([expected] if expected else [])
 
 
 @pytest.mark.parametrize(
@@ -196,17 +196,34 @@ def test_a_pair_is_the_worst_sample_and_a_winner_by_the_margin(samples, teacher,
 )
 def test_ranked_pairs_are_all_that_differ_by_the_margin(scores, count, expected):
     """The teacher's score, the highest, is not looked at."""
-    margin = 0.3
-    assert set(choose_pairs(np.array(scores, float), 2.0, "ranked", margin, count)) == expected
+    assert set(choose_pairs(Lead(np.array(scores, float), 2.0, 0.3), "ranked", count=count)) == expected
 
 
 def test_fewer_ranked_pairs_are_drawn_by_a_seed():
-    scores = np.repeat([0.0, 1.0], 10)
-    drawn = [choose_pairs(scores, 0.0, "ranked", 1.0, 5, seed) for seed in range(20)]
+    score = Lead(np.repeat([0.0, 1.0], 10), 0.0, 1.0)
+    drawn = [choose_pairs(score, "ranked", count=5, seed=seed) for seed in range(20)]
     assert all(len(set(pairs)) == 5 for pairs in drawn)
     assert all(winner >= 10 > loser for pairs in drawn for winner, loser in pairs)
     assert len({winner for pairs in drawn for winner, _ in pairs}) == 10
-    assert drawn[3] == choose_pairs(scores, 0.0, "ranked", 1.0, 5, 3) != drawn[4]
+    assert drawn[3] == choose_pairs(score, "ranked", count=5, seed=3) != drawn[4]
+
+
+@pytest.mark.parametrize(
+    ("kind", "margin", "expected"),
+    [
+        ("ranked", 0.0, {(0, 2)}),
+        ("ranked", -1.0, {(0, 2), (1, 2)}),
+        ("best_worst", 0.0, {(0, 2)}),
+        ("best_worst", 0.5, set()),
+        ("teacher", 0.5, {(None, 2)}),
+        ("both", 0.5, {(None, 2)}),
+    ],
+)
+def test_winners_lead_in_a_second_score_too_where_it_has_a_margin(kind, margin, expected):
+    """In the second score sample 0 leads the loser by 0.25, sample 1 is behind it, and the teacher leads by 0.75."""
+    score = Lead(np.array([1.0, 1.0, 0.0]), 1.0, 1.0)
+    second = Lead(np.array([0.5, 0.0, 0.25]), 1.0, margin)
+    assert set(choose_pairs(score, kind, count=9, agreement=[second])) == expected
 
 
 def test_the_papers_pairs_prefer_the_teacher_to_the_only_sample(unjudged):
