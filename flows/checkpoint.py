@@ -9,7 +9,7 @@ from pathlib import Path
 from flows.distill import NAMES
 from flows.errors import UserError
 from flows.load import load_recipe, recipe_names
-from flows.plan import plan
+from flows.plan import Planner, plan
 from storage.artifact import Artifact, CorruptArtifact
 from storage.manifest import MANIFEST, Manifest
 from storage.store import Store, open_store
@@ -83,9 +83,8 @@ def _of_key(store: Store, stage: str, start: str) -> Checkpoint:
 
 def _of_recipe(recipe: str, store: Store) -> Checkpoint:
     planner = plan(load_recipe(recipe), store)
-    for stage in STUDENTS:
-        if planner.check(stage).state == "done":
-            return student_of(planner.artifacts[stage])
+    if done := finished_students(planner):
+        return student_of(done[0])
     name = planner.recipe.name
     if reported := sorted(_reports_of(store, name), key=lambda found: found[1].created_at):
         artifact, manifest = reported[-1]
@@ -98,6 +97,16 @@ def _of_recipe(recipe: str, store: Store) -> Checkpoint:
         f"{name} has no student in {store.uri}: {planner.explain('pretrain')}. Make it with `lightgen run {recipe}`, "
         "or name another store with --store or LIGHTGEN_STORE"
     )
+
+
+def finished_students(planner: Planner) -> list[Artifact]:
+    """Return the artifacts of a plan that are done and hold a student, the most finished first.
+
+    The last round of preference tuning comes before earlier ones; the control of preference tuning is none of them.
+    """
+    rounds = [label for label in planner.stages if re.fullmatch(r"dpo(-\d+)?", label)]
+    labels = ["report", *reversed(rounds), "pretrain"]
+    return [planner.artifacts[label] for label in labels if planner.check(label).state == "done"]
 
 
 def _of_hub(name: str) -> Path:

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from flows.checkpoint import STUDENTS, student_of
-from flows.distill import NAMES
+from flows.checkpoint import STUDENTS, finished_students, student_of
 from flows.errors import UserError
 from flows.plan import Planner
 from flows.selection import require_stage
@@ -59,8 +58,11 @@ class Run:
 
     @property
     def states(self) -> dict[str, str]:
-        """State of each stage's artifact: done, missing, partial or damaged."""
-        return {stage: self._planner.check(stage).state for stage in NAMES}
+        """State of each stage's artifact: done, missing, partial or damaged.
+
+        Later rounds of preference tuning are stages of their own: pairs-2, dpo-2.
+        """
+        return {stage: self._planner.check(stage).state for stage in self._planner.stages}
 
     @property
     def artifacts(self) -> dict[str, Artifact]:
@@ -82,7 +84,8 @@ class Run:
 
     def artifact(self, stage: str) -> Artifact:
         """Return a finished stage's artifact. Raises UserError for an unknown stage, or one that is not done."""
-        require_stage(stage)
+        if stage not in self._planner.stages:
+            require_stage(stage)
         if (state := self._planner.check(stage).state) != "done":
             raise UserError(
                 f"{stage} of {self.recipe.name} is {state} in {self.store} ({self._planner.explain(stage)}); "
@@ -104,7 +107,7 @@ class Run:
         from storage.tables import read_table
 
         artifact = self.artifact(stage)
-        start = files or TABLES.get(stage, "")
+        start = files or TABLES.get(artifact.stage, "")
         pattern = rf"^{start}.*\.parquet$"
         if not artifact.names(pattern):
             kinds = sorted({name.split("-")[0].removesuffix(".parquet") for name in artifact.names(r"\.parquet$")})
@@ -127,15 +130,15 @@ class Run:
 
         from storage.rows import take_rows
 
-        if stage not in _IMAGES:
+        if (kind := stage.partition("-")[0]) not in _IMAGES:
             raise UserError(f"{stage} stores no images; {', '.join(_IMAGES)} do")
-        columns, labels = _IMAGES[stage]
+        columns, labels = _IMAGES[kind]
         if unknown := where.keys() - set(labels):
             raise UserError(f"images of {stage} have no {sorted(unknown)[0]!r}; they have {', '.join(labels)}")
         read = self.table(stage, columns=list(labels)).to_pylist()
         rows = [n for n, row in enumerate(read) if all(row[name] == value for name, value in where.items())]
         chosen = rows[: -(-limit // len(columns))]
-        images = take_rows(self.artifact(stage), f"^{TABLES[stage]}", np.array(chosen, dtype=np.int64), list(columns))
+        images = take_rows(self.artifact(stage), f"^{TABLES[kind]}", np.array(chosen, dtype=np.int64), list(columns))
         found = []
         for index, row in zip(chosen, images.to_pylist(), strict=True):
             for column in columns:
@@ -146,15 +149,17 @@ class Run:
         return found[:limit]
 
     def student(self, stage: str | None = None, device: str | None = None) -> Student:
-        """Load the most finished student, or the one of a stage: pretrain, dpo, or report with the recipe's sampler.
+        """Load the most finished student, or the one of a stage: pretrain, dpo, dpo-2, report.
+
+        That of the report samples as the recipe says; the others have their head's default sampler.
 
         Raises:
             UserError: there is none yet.
         """
-        if stage is not None and stage not in STUDENTS:
+        if stage is not None and stage.partition("-")[0] not in STUDENTS:
             raise UserError(f"{stage} has no student; {', '.join(STUDENTS)} have")
-        done = [name for name in STUDENTS if self._planner.check(name).state == "done"]
-        artifact = self.artifact(stage or (done or ["pretrain"])[0])
+        done = finished_students(self._planner)
+        artifact = done[0] if done and stage is None else self.artifact(stage or "pretrain")
         return Student.from_pretrained(student_of(artifact).folder, device=device)
 
     def __repr__(self) -> str:

@@ -9,7 +9,6 @@ import yaml
 from flows.commands.console import format_bytes
 from flows.commands.licences import Source
 from flows.commands.lineage import Lineage
-from flows.distill import NAMES
 from storage.manifest import Manifest
 from storage.plural import pluralize
 
@@ -120,7 +119,7 @@ def _scores(data: CardData) -> Iterator[str]:
     if evaluation is None or data.lineage is None:
         yield "Not evaluated.\n"
         return
-    metrics, student = evaluation.metrics, data.lineage.evaluated
+    metrics, student = evaluation.metrics, data.lineage.student
     scores = (metrics["scores"] or {}).get(student)
     prompts, images = evaluation.counts["prompts"], evaluation.config["evaluation"]["images"]
     if scores:
@@ -143,10 +142,11 @@ def _origin(data: CardData) -> Iterator[str]:
     if data.lineage is None:
         yield _UNKNOWN_ORIGIN
         return
-    manifests = [data.lineage.manifests[stage] for stage in NAMES if stage in data.lineage.manifests]
+    labelled = data.lineage.ordered
+    manifests = list(labelled.values())
     yield "| stage | key | made | rows | bytes | seconds | device seconds |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
-    yield from map(_stage_row, manifests)
+    yield from (_stage_row(label, manifest) for label, manifest in labelled.items())
     seconds = sum(manifest.timings["seconds"] for manifest in manifests)
     device = sum(manifest.device_seconds for manifest in manifests)
     yield f"| all | | | | | {seconds:,.1f} | {device:,.1f} |\n"
@@ -158,9 +158,9 @@ def _origin(data: CardData) -> Iterator[str]:
     yield "`lineage.json` holds every stage's configuration; [DATA_CARD.md](DATA_CARD.md) describes the data.\n"
 
 
-def _stage_row(manifest: Manifest) -> str:
+def _stage_row(label: str, manifest: Manifest) -> str:
     size = format_bytes(sum(file.bytes for file in manifest.files))
-    cells = [manifest.stage, f"`{manifest.key}`", manifest.created_at[:10], f"{manifest.counts['rows']:,}", size]
+    cells = [label, f"`{manifest.key}`", manifest.created_at[:10], f"{manifest.counts['rows']:,}", size]
     return f"| {' | '.join(cells)} | {manifest.timings['seconds']:,.1f} | {manifest.device_seconds:,.1f} |"
 
 
@@ -191,9 +191,11 @@ def _dropped(lineage: Lineage) -> Iterator[str]:
 
 
 def _preferences(lineage: Lineage) -> Iterator[str]:
-    if (pairs := lineage.manifests.get("pairs")) is not None:
+    for label, pairs in lineage.ordered.items():
+        if pairs.stage != "pairs":
+            continue
         teacher, own = pairs.counts["teacher"], pairs.counts["best_worst"]
-        yield "## Preference pairs\n"
+        yield f"## Preference {label}\n"
         yield f"{teacher:,} with the teacher's image as winner, {own:,} among the student's own.\n"
 
 

@@ -176,7 +176,7 @@ def _grid(size: str | None, model: TextToImage) -> tuple[int, int]:
 
 
 def _has_key(request: Request, key: str) -> bool:
-    sent = request.headers.get("authorization", "").encode()
+    sent = request.headers.get("authorization", "").encode("latin-1")  # the bytes that came
     return hmac.compare_digest(sent, f"Bearer {key}".encode())
 
 

@@ -73,7 +73,14 @@ def model_hub() -> Iterator[ModelHub]:
                     hub.files[value["path"]] = base64.b64decode(value["content"])
                 elif line["key"] == "lfsFile":
                     hub.files[value["path"]] = hub.objects[value["oid"]]
-            self.send(200, {"commitUrl": f"{hub.url}/commit/{COMMIT}", "commitOid": COMMIT, "success": True})
+            self.send(
+                200,
+                {
+                    "commitUrl": f"{hub.url}/{next(iter(hub.repositories))}/commit/{COMMIT}",
+                    "commitOid": COMMIT,
+                    "success": True,
+                },
+            )
 
         def do_PUT(self) -> None:
             data = self.rfile.read(int(self.headers["Content-Length"]))

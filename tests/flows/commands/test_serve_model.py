@@ -153,11 +153,12 @@ def test_a_full_queue_answers_429_and_says_when_to_ask_again(student):
 def test_our_endpoint_teacher_reads_our_student(student, monkeypatch):
     """Eight at once, in batches: the images of `lightgen sample`, but for a rounding of one in 255."""
     without_waits(monkeypatch)
-    config = ImageEndpointConfig(model="tiny", send_seed=True, size=48)
+    config = ImageEndpointConfig(model="tiny", send_seed=True, request_size=None, size=48)
     prompts, seeds = [f"{count} stars" for count in ("two", "three", "four") for _ in range(4)], list(range(12))
-    with serving(student) as (client, batcher), Endpoint(f"{client.base_url}/v1") as endpoint:
+    with serving(student) as (client, batcher), Endpoint(f"{str(client.base_url).rstrip('/')}/v1") as endpoint:
         images = list(EndpointTeacher(config, endpoint, concurrency=8).generate(prompts, seeds))
         batches = batcher.counts.batches
+    assert [image for image in images if isinstance(image, Exception)] == []
     expected = student.model.sample(prompts, seeds).images
     assert np.abs(np.stack(images).astype(int) - expected).max() <= 1
     assert batches < 12
