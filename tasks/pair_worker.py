@@ -35,7 +35,6 @@ SAMPLE_COLUMNS = {
     "sample": pa.int32(),
     "seed": pa.int64(),
     "score": pa.float64(),
-    "scores": pa.map_(pa.string(), pa.float64()),
     "held_out": pa.float64(),
     "latents": pa.binary(),
 }
@@ -83,7 +82,7 @@ class PairWorker:
         self.student = TextToImage.load(folder, ctx.device(), head_compile=ctx.head_compile())
 
     def __call__(self, shard: RowRangeShard) -> None:
-        from lightgen_core.evaluation.pair_rows import pair_rows, sample_rows
+        from lightgen_core.evaluation.pair_rows import pair_rows, sample_rows, score_column
 
         recipe, config, threads = self.ctx.recipe, self.ctx.recipe.pairs, self.ctx.settings.threads
         table = take_rows(self.tokens, token_files(recipe), self.chosen[shard.start : shard.stop])
@@ -109,7 +108,8 @@ class PairWorker:
         counts["without_pair"] = len(rows) - len({pair["id"] for pair in pairs})
         counts |= {"samples": judged.usable.size, "diverged": int((~judged.usable).sum())}
         pairs_file, samples_file = shard.files
-        samples = pa.Table.from_pylist(sample_rows(rows, judged), schema(SAMPLE_COLUMNS, layout))
+        columns = SAMPLE_COLUMNS | dict.fromkeys(map(score_column, judged.each), pa.float64())
+        samples = pa.Table.from_pylist(sample_rows(rows, judged), schema(columns, layout))
         self.ctx.write_table(samples_file, samples)
         self.ctx.write_table(pairs_file, pa.Table.from_pylist(pairs, schema(PAIR_COLUMNS, layout)), counts)
 

@@ -77,6 +77,11 @@ class JudgedSamples:
         return to_bytes(self.latents[row, sample], self.dtype)
 
 
+def score_column(scorer: str) -> str:
+    """Return the name of the column that holds a scorer's scores."""
+    return "score_" + scorer.replace(" ", "_")
+
+
 def sample_rows(rows: Sequence[Mapping[str, Any]], judged: JudgedSamples) -> list[dict[str, Any]]:
     """Return the row of every sample; one that is not usable has no latents."""
     return [
@@ -85,10 +90,10 @@ def sample_rows(rows: Sequence[Mapping[str, Any]], judged: JudgedSamples) -> lis
             "sample": sample,
             "seed": int(judged.seeds[index, sample]),
             "score": float(judged.scores[index, sample]),
-            "scores": [(name, float(values[index, sample])) for name, values in judged.each.items()],
             "held_out": None if judged.held_out is None else float(judged.held_out[index, sample]),
             "latents": judged.latent_bytes(index, sample) if judged.usable[index, sample] else None,
         }
+        | {score_column(name): float(values[index, sample]) for name, values in judged.each.items()}
         for index, row in enumerate(rows)
         for sample in range(judged.scores.shape[1])
     ]

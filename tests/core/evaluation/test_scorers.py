@@ -16,7 +16,7 @@ from lightgen_core.evaluation.scorers import ScorerError, load_scorers
 from lightgen_core.scene.config import World
 from lightgen_core.teachers.scene import SceneTeacher
 
-CAPTIONS = ["a red circle", "two blue squares"]
+CAPTIONS = ["a red circle", "a blue square"]
 CPU = torch.device("cpu")
 
 
