@@ -1,4 +1,4 @@
-"""Standard error: a bar on a terminal, plain lines elsewhere, and Prefect's own states only where they are asked for."""
+"""Standard error: a bar on a terminal, plain lines elsewhere, Prefect's own states only where they are asked for."""
 
 import logging
 import os
