@@ -1,6 +1,7 @@
 """Find the folder of a student: by path, by the short key of an artifact, or by the recipe that made it."""
 
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,9 @@ def find_student(checkpoint: str | Path, store: str | None = None) -> Checkpoint
     """Return a student's folder; whether it holds one is not looked at.
 
     Args:
-        checkpoint: a folder; STAGE/KEY of a store, of which KEY's first digits are enough; or a recipe, which means the
-            most finished student of what it makes as it stands, else the newest that was reported under its name.
+        checkpoint: a folder; STAGE/KEY of a store, of which KEY's first digits are enough; a recipe, which means the
+            most finished student of what it makes as it stands, else the newest that was reported under its name; or
+            org/name@revision of the hub, to which `lightgen export` pushed it.
         store: address of the store; that of the settings by default.
 
     Raises:
@@ -47,6 +49,8 @@ def find_student(checkpoint: str | Path, store: str | None = None) -> Checkpoint
         return _of_key(open_store(store or Settings().store), stage, key)
     if name in recipe_names() or (folder.is_file() and folder.suffix in (".yaml", ".yml")):
         return _of_recipe(name, open_store(store or Settings().store))
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?", name):
+        return Checkpoint(_of_hub(name), None)
     raise UserError(
         f"{name} holds no student: there is no such folder, and no such recipe. Give a folder such as "
         "STORE/report/KEY/model, the short key of an artifact such as report/8cf2, or a recipe "
@@ -94,6 +98,21 @@ def _of_recipe(recipe: str, store: Store) -> Checkpoint:
         f"{name} has no student in {store.uri}: {planner.explain('pretrain')}. Make it with `lightgen run {recipe}`, "
         "or name another store with --store or LIGHTGEN_STORE"
     )
+
+
+def _of_hub(name: str) -> Path:
+    """Return the folder of an exported student of the Hugging Face hub, downloaded once. Raises UserError."""
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(snapshot_download(repository, revision=revision or None))
+    except (OSError, ValueError, RuntimeError) as error:  # HTTP and connection errors, names, offline mode
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(
+            f"{name} holds no student: there is no such folder, and the hub gives no model of that name ({reason}). "
+            "Correct the path or the name; a private model needs HF_TOKEN"
+        ) from error
 
 
 def _reports_of(store: Store, recipe: str) -> Iterator[tuple[Artifact, Manifest]]:

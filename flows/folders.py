@@ -17,9 +17,17 @@ def student_config(folder: Path) -> dict[str, Any] | None:
     return config if isinstance(config, dict) and {"mar", "head", "info"} <= config.keys() else None
 
 
+def is_exported(folder: Path) -> bool:
+    """Return whether a folder was written by `lightgen export`."""
+    try:
+        return json.loads((folder / "model_index.json").read_bytes())["_class_name"][-1] == "LightGenPipeline"
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return False
+
+
 def require_student(folder: Path) -> None:
     """Raise UserError if a folder holds no student; name a subfolder that does, if there is one."""
-    if student_config(folder) is not None:
+    if student_config(folder) is not None or is_exported(folder):
         return
     why = "its config.json is not a student's" if (folder / "config.json").exists() else "no config.json"
     if not folder.is_dir():

@@ -11,11 +11,11 @@ from storage.artifact import Artifact
 from storage.plural import pluralize
 from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
-from tasks.dedup import KEEP_FILE
 from tasks.stage import stage
-from tasks.token_files import TEXT_FILES, token_files_regex
+from tasks.token_files import RECAPTION_TEXT_FILES, TEXT_FILES, token_files_regex
 from tasks.token_shapes import default_layout, layout_of, token_shapes
 from tasks.training import init_checkpoint, training_location
+from tasks.training_weights import keep_list, source_shares
 
 
 @stage(version=6, config_sections=("seed", "pretrain", "tokens"), weights=init_checkpoint, on_device=True)
@@ -33,10 +33,14 @@ def pretrain(ctx: StageContext, tokens: Artifact, dedup: Artifact) -> None:
         init_from=next(map(Path, init_checkpoint(recipe)), None),
     )
     rows: list[dict[str, Any]] = []
+    shares: list[dict[str, dict]] = []
     for number in range(len(recipe.phases)):
         done = rows[-1]["step"] if rows else 0
         phase = _phase(ctx, tokens, dedup, student, number)
         ctx.log("phase %d: %s of %d", number + 1, pluralize(phase.config.steps, "step"), phase.config.batch_size)
+        shares.append(source_shares(ctx, tokens, dedup, token_files_regex(recipe.phases[number][0]), number))
+        for column, by_name in shares[-1].items():
+            ctx.log("%s: %s", column, ", ".join(f"{name} {share:.1%}" for name, share in by_name.items()))
 
         def log_step(row: dict[str, Any], done: int = done) -> None:
             on_log(row | {"step": done + row["step"]})
@@ -47,7 +51,7 @@ def pretrain(ctx: StageContext, tokens: Artifact, dedup: Artifact) -> None:
     ctx.add_folder(phase.location.output_dir, "student/")
     ctx.write("log.json", json.dumps(rows, sort_keys=True).encode())
     ctx.counts = {"rows": outcome.examples, "steps": rows[-1]["step"], "parameters": outcome.parameters}
-    ctx.metrics = {"final_loss": rows[-1]["loss"]}
+    ctx.metrics = {"final_loss": rows[-1]["loss"]} | ({"source_shares": shares} if any(shares) else {})
 
 
 def _student_config(recipe: Recipe, tokens: Artifact, dedup: Artifact) -> MarConfig:
@@ -74,6 +78,7 @@ def _phase(
     shapes = token_shapes(tokens, dedup, size)
     for shape in shapes if recipe.tokens.buckets else ():
         ctx.log("%s: %s kept", shape.prefix, pluralize(shape.kept, "row"))
+    texts = [TEXT_FILES, *([RECAPTION_TEXT_FILES] if recipe.synthesis.recaption is not None else [])]
     layout = default_layout(shapes)
     info = StudentInfo(
         **recipe.tokens.model_dump(include=set(StudentInfo.model_fields)),
@@ -84,8 +89,9 @@ def _phase(
     return TrainingJob(
         student=student,
         files=tuple(ctx.local(tokens, name) for name in files),
-        texts=tuple(ctx.local(tokens, name) for name in tokens.names(TEXT_FILES)),
-        keep=ctx.local(dedup, KEEP_FILE),
+        texts=tuple(ctx.local(tokens, name) for pattern in texts for name in tokens.names(pattern)),
+        keep=keep_list(ctx, tokens, dedup, token_files_regex(size), number),
+        caption_shares=config.caption_shares.columns() if config.caption_shares else {},
         config=TrainConfig(**config.model_dump(include=set(TrainConfig.model_fields))),
         seed=derive_seed(recipe.seed, "pretrain", *suffix),
         info=info.model_dump(mode="json"),

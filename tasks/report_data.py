@@ -37,6 +37,7 @@ from storage.tables import read_table
 from tasks.config.recipe import Recipe
 from tasks.pair_worker import KINDS
 from tasks.report_filters import filter_reasons
+from tasks.report_sources import recaption_counts, source_tables
 
 MAX_TOPICS = 24
 """Topics that are listed; thousands would bury the rest."""
@@ -92,6 +93,8 @@ def build_report_data(run: RunArtifacts) -> ReportData:
         quarantine=manifests["synthesis"].metrics["quarantine"],
         diversity=tuple(Diversity(**manifests["dedup"].metrics["diversity"]).metrics()),
         dedup=dedup_summary(run),
+        sources=source_tables(run),
+        recaptions=recaption_counts(run),
         filtered=filter_reasons(run),
         pairs=pair_examples(run),
         pair_counts={kind: pairs[kind] for kind in KINDS if pairs[kind]},

@@ -41,7 +41,7 @@ class Stage:
     name: str
     version: int
     config_sections: tuple[str, ...]
-    count_fields: tuple[str, ...]
+    count_fields: Callable[[Recipe], tuple[str, ...]]
     body: Callable[..., None]
     weights: Callable[[Recipe], tuple[str, ...]]
     files: Callable[[Recipe], tuple[str, ...]]
@@ -114,7 +114,7 @@ class Stage:
                         recipe,
                         settings,
                         artifact,
-                        RowConfig(self.version, self.config(recipe), self.count_fields),
+                        RowConfig(self.version, self.config(recipe), self.count_fields(recipe)),
                         reuse=remake_before is None,
                         on_progress=on_progress,
                         on_device=on_device,
@@ -211,7 +211,7 @@ def stage(
     config_sections: tuple[str, ...],
     weights: Callable[[Recipe], tuple[str, ...]] = lambda recipe: (),
     files: Callable[[Recipe], tuple[str, ...]] = lambda recipe: (),
-    count_fields: tuple[str, ...] = (),
+    count_fields: tuple[str, ...] | Callable[[Recipe], tuple[str, ...]] = (),
     on_device: bool | Callable[[Recipe], bool] = False,
 ) -> Callable[[Callable[..., None]], Stage]:
     """Turn a function `(ctx, *input artifacts)` into the stage of its name.
@@ -226,4 +226,5 @@ def stage(
         on_device: whether it holds the accelerator, for the cost ledger.
     """
     holds = on_device if callable(on_device) else lambda recipe: on_device
-    return lambda body: Stage(body.__name__, version, config_sections, count_fields, body, weights, files, holds)
+    counts = count_fields if callable(count_fields) else lambda recipe: count_fields
+    return lambda body: Stage(body.__name__, version, config_sections, counts, body, weights, files, holds)

@@ -14,6 +14,8 @@ from storage.tables import IMAGE, read_file, schema
 from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
 from tasks.context.shards import RowRangeShard, split_rows
+from tasks.evaluation_prompts import prompt_files
+from tasks.recaptions import recaption_metrics, write_recaptions
 from tasks.stage import stage
 from tasks.synthesis_mix import SynthesisPlan, plan_synthesis
 
@@ -43,30 +45,44 @@ class NoImagesError(Exception):
     """The teacher gave not one image."""
 
 
-def _weights(recipe: Recipe) -> tuple[str, ...]:
+def _teachers(recipe: Recipe) -> tuple[str, ...]:
     return tuple(
         each.diffusers.model for each in recipe.synthesis.each if each.teacher == "diffusers" and each.diffusers
     )
 
 
+def _weights(recipe: Recipe) -> tuple[str, ...]:
+    recaption = recipe.synthesis.recaption
+    return (*_teachers(recipe), *((recaption.model,) if recaption and recaption.backend == "transformers" else ()))
+
+
 def _files(recipe: Recipe) -> tuple[str, ...]:
-    return tuple(each.files.path for each in recipe.synthesis.each if each.teacher == "files" and each.files)
+    sets = [each.files.path for each in recipe.synthesis.each if each.teacher == "files" and each.files]
+    return (*sets, *(prompt_files(recipe) if recipe.synthesis.recaption else ()))
 
 
-@stage(
-    version=5,
-    config_sections=("seed", "world", "synthesis"),
-    count_fields=(
+def _count_fields(recipe: Recipe) -> tuple[str, ...]:
+    """Return the fields that leave each image as it is; a recaption has the hash of what decides it."""
+    other_models = [f"weights.{name}" for name in _weights(recipe) if name not in _teachers(recipe)]
+    return (
         "synthesis.count",
         "synthesis.balance",
         "synthesis.shard_size",
         "synthesis.teachers.weight",
         "synthesis.teachers.captions",
+        "synthesis.recaption",
         "files",  # images of a set are taken from no earlier artifact
-    ),
+        *other_models,
+    )
+
+
+@stage(
+    version=5,
+    config_sections=("seed", "world", "synthesis"),
+    count_fields=_count_fields,
     weights=_weights,
     files=_files,
-    on_device=lambda recipe: any(each.teacher == "diffusers" for each in recipe.synthesis.each),
+    on_device=lambda recipe: bool(_weights(recipe)),
 )
 def synthesis(ctx: StageContext, captions: Artifact) -> None:
     """Write `images-*.parquet`, and in `quarantine-*.parquet` the images that failed, with the reason.
@@ -86,9 +102,11 @@ def synthesis(ctx: StageContext, captions: Artifact) -> None:
         return ctx.row_config.address(plan.rows(start, stop))
 
     size = ctx.recipe.synthesis.shard_size
-    addressed = plan.reusable and not _files(ctx.recipe)
+    addressed = plan.reusable and not any(each.teacher == "files" for each in ctx.recipe.synthesis.each)
     shards = split_rows(len(plan), size, "images", "quarantine", address=address if addressed else None)
     ctx.run_shards(shards, SynthesisWorker, plan)
+    if ctx.recipe.synthesis.recaption is not None:
+        write_recaptions(ctx)
     _summarize(ctx, plan)
 
 
@@ -154,6 +172,8 @@ def _summarize(ctx: StageContext, plan: SynthesisPlan) -> None:
         names = sorted(name for name in records if name.startswith("images"))
         rows = pa.concat_tables(read_file(ctx.artifact, name, fields) for name in names)
         ctx.metrics |= {f"images_by_{name}": dict(sorted(Counter(rows[name].to_pylist()).items())) for name in fields}
+    if ctx.recipe.synthesis.recaption is not None:
+        ctx.metrics["recaptions"] = recaption_metrics(ctx)
     for name, planned in ctx.metrics.get("teachers", {}).items():
         if planned["planned"] < planned["wanted"]:
             ctx.log("%s ran dry: %d of the %d images of its weight", name, planned["planned"], planned["wanted"])

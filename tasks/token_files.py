@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 COLUMN_TYPES: dict[str, pa.DataType] = {
     "id": pa.int64(),
     "caption_id": pa.int64(),
+    "short_id": pa.int64(),
+    "long_id": pa.int64(),
     "caption": pa.string(),
     "topic": pa.string(),
+    "teacher": pa.string(),
+    "caption_source": pa.string(),
     "sha256": pa.string(),
     "flipped": pa.bool_(),
     "latents": pa.binary(),
@@ -80,6 +84,10 @@ def file_prefix(size: int | None, shape: tuple[int, int] | None = None) -> str:
 
 TEXT_FILES = r"^text-\d+\."
 """Pattern for the names of the files with the text states of captions."""
+
+
+RECAPTION_TEXT_FILES = r"^recaption-text-\d+\."
+"""Pattern for the names of the files with the text states of recaptions."""
 
 
 def token_files_regex(size: int | None, shape: tuple[int, int] | None = None) -> str:

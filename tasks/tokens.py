@@ -18,8 +18,9 @@ from storage.plural import pluralize
 from storage.tables import read_file, read_table, schema
 from tasks.context.context import StageContext
 from tasks.context.reuse import merge_rows
-from tasks.context.shards import FileShard, RowRangeShard, shard_per_file, split_rows
+from tasks.context.shards import FileShard, RowRangeShard, Shard, shard_per_file, split_rows
 from tasks.stage import stage
+from tasks.synthesis import source_fields
 from tasks.token_files import (
     COLUMN_TYPES,
     Bucket,
@@ -30,6 +31,7 @@ from tasks.token_files import (
     latent_layout,
     log_disk_estimate,
 )
+from tasks.token_recaptions import mirrors_hold, recaption_texts, with_recaption_ids
 
 TEXT_SHARD = 1024
 """Captions of a file of text states: at 120 tokens of 4,096 values, 1 GB."""
@@ -59,12 +61,15 @@ def tokens(ctx: StageContext, synthesis: Artifact) -> None:
         return ctx.row_config.address(captions.slice(start, stop - start).to_pylist())
 
     ctx.run_shards(split_rows(len(captions), TEXT_SHARD, "text", address=address), TextWorker, synthesis)
+    if ctx.recipe.synthesis.recaption is not None:
+        shards = shard_per_file(synthesis, "^recaptions", "recaption-text", address=ctx.row_config.address)
+        ctx.run_shards(shards, RecaptionTextWorker, synthesis)
     buckets = _buckets(ctx)
     prefixes = [prefix for bucket in buckets for prefix in bucket.file_prefixes(ctx.recipe.tokens)]
     shards = shard_per_file(synthesis, "^images", *prefixes, address=ctx.row_config.address)
     ctx.run_shards(shards, LatentWorker, synthesis)
     records = ctx.records()
-    ctx.counts = {"rows": sum(entry.rows for name, entry in records.items() if not name.startswith("text"))}
+    ctx.counts = {"rows": sum(entry.rows for name, entry in records.items() if name.startswith("tokens"))}
     for bucket in buckets if ctx.recipe.tokens.buckets else ():
         prefix = bucket.file_prefixes(ctx.recipe.tokens)[0]
         rows = sum(entry.rows for name, entry in records.items() if name.startswith(f"{prefix}-"))
@@ -99,14 +104,28 @@ class TextWorker:
         )
 
     def __call__(self, shard: RowRangeShard) -> None:
-        rows, config = self.captions.slice(shard.start, shard.rows), self.config
-        text, counts = encode_captions(
-            self.text_encoder, rows["caption"].to_pylist(), pad=config.pad_text, dtype=config.dtype
-        )
+        self.write(shard, self.captions.slice(shard.start, shard.rows))
+
+    def write(self, shard: Shard, rows: pa.Table) -> None:
+        """Write the text states of captions, with columns `id` and `caption`."""
+        config, captions = self.config, rows["caption"].to_pylist()
+        text, counts = encode_captions(self.text_encoder, captions, pad=config.pad_text, dtype=config.dtype)
         columns = {"id": rows["id"], "caption": rows["caption"], **text}
         layout = {"dtype": config.dtype, "text_width": self.text_encoder.width}
         table = pa.table(columns, schema({name: COLUMN_TYPES[name] for name in columns}, layout))
         self.ctx.write_table(shard.name, table, counts, address=shard.address)
+
+
+class RecaptionTextWorker(TextWorker):
+    """Encodes a shard of recaptions."""
+
+    def __init__(self, ctx: StageContext, synthesis: Artifact) -> None:
+        super().__init__(ctx, synthesis)
+        self.synthesis = synthesis
+
+    def __call__(self, shard: Shard) -> None:
+        assert isinstance(shard, FileShard), "one for each file of recaptions"
+        self.write(shard, recaption_texts(self.synthesis, shard.source))
 
 
 class LatentWorker:
@@ -128,20 +147,26 @@ class LatentWorker:
         ]
 
     def __call__(self, shard: FileShard) -> None:
-        images = read_file(self.synthesis, shard.source, ["id", "caption_id", "caption", "topic", "sha256", "image"])
+        columns = ["id", "caption_id", "caption", "topic", *source_fields(self.ctx.recipe), "sha256", "image"]
+        images, mirrors = read_file(self.synthesis, shard.source, columns), None
+        if self.ctx.recipe.synthesis.recaption is not None:
+            images = with_recaption_ids(self.synthesis, shard.source, images)
+            mirrors = mirrors_hold(self.synthesis, shard.source) if self.config.flip else None
         example = images["image"][0]["bytes"].as_py()
         if shard.number == 0:
             count = self.synthesis.manifest().counts["rows"] * (2 if self.config.flip else 1)
             log_disk_estimate(self.ctx, example, count, self.codec)
-        rows, flipped = add_mirrored_rows(images) if self.config.flip else (images, np.zeros(len(images), bool))
+        rows, flipped = (
+            add_mirrored_rows(images, mirrors) if self.config.flip else (images, np.zeros(len(images), bool))
+        )
         rows = rows.append_column("flipped", pa.array(flipped))
         numbers = bucket_numbers(self.config, rows["image"].combine_chunks().field("bytes").to_pylist())
         files = iter(shard.files)
         for number, bucket in enumerate(self.buckets):
             chosen = rows.filter(pa.array(numbers == number)) if len(self.buckets) > 1 else rows
-            for shape, (columns, reused) in zip(bucket.shapes, self._latents(chosen, number), strict=True):
+            for shape, (latents, reused) in zip(bucket.shapes, self._latents(chosen, number), strict=True):
                 layout = latent_layout(self.config, self.codec, shape or image_shape(example))
-                self._write(next(files), shard, chosen, columns, layout, reused)
+                self._write(next(files), shard, chosen, latents, layout, reused)
 
     def _write(
         self, name: str, shard: FileShard, rows: pa.Table, columns: pa.Table, layout: dict[str, object], reused: int

@@ -210,7 +210,7 @@ def _check_endpoints(recipe: Recipe) -> list[dict[str, str]]:
     for name, used in (
         ("llm", any(each.llm is not None and each.llm.backend == "endpoint" for each in recipe.captions.origins)),
         ("images", any(each.teacher == "endpoint" for each in recipe.synthesis.each)),
-        ("vlm", recipe.dedup.filters is not None and recipe.dedup.filters.judge is not None),
+        ("vlm", _asks_vlm(recipe)),
     ):
         if used:
             default = Settings.model_fields[f"{name}_url"].default
@@ -221,3 +221,10 @@ def _check_endpoints(recipe: Recipe) -> list[dict[str, str]]:
         state, text = ("ok", "set") if os.environ.get(variable) else ("note", "not set")
         rows.append(_row(variable, state, f"{meaning}: {text}"))
     return rows
+
+
+def _asks_vlm(recipe: Recipe) -> bool:
+    filters, recaption = recipe.dedup.filters, recipe.synthesis.recaption
+    return (filters is not None and filters.judge is not None) or (
+        recaption is not None and recaption.backend == "endpoint"
+    )

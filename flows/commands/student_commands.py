@@ -1,4 +1,4 @@
-"""Commands for a student: `lightgen sample`, `inpaint`, `eval` and `import-upstream`."""
+"""Commands for a student: `lightgen sample`, `inpaint`, `eval`, `import-upstream`, `export` and `serve-model`."""
 
 import json
 from pathlib import Path
@@ -129,4 +129,54 @@ def import_upstream(file: Path, **options: Any) -> None:
     click.echo(import_to_folder(file, **options))
 
 
-STUDENT_COMMANDS = (sample, inpaint, evaluate, import_upstream)
+@click.command()
+@click.argument("checkpoint")
+@click.argument("folder", type=FOLDER)
+@click.option("--push", metavar="ORG/NAME", help="Also upload it to this model repository of the hub.")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
+@click.option(
+    "--components",
+    type=click.Choice(["auto", "all", "none"]),
+    default="auto",
+    help="Autoencoder and text encoder inside the folder; auto: those that have no name on the hub.",
+)
+@click.option("--licence", metavar="ID", help="Of the model card; by default it follows from the sources.")
+@store_option
+def export(checkpoint: str, folder: Path, **options: Any) -> None:
+    """Write the student in CHECKPOINT to FOLDER for diffusers.
+
+    With a model card and a data card from its lineage. `lightgen sample FOLDER` gives the same images as CHECKPOINT.
+
+    \b
+    lightgen export demo tiny-student
+    lightgen export report/8cf2 tiny-student --push someone/tiny-student
+    """
+    from flows.commands.export import export as write
+
+    click.echo(write(checkpoint, folder, **options))
+
+
+@click.command("serve-model")
+@click.argument("checkpoint")
+@click.option("--host", default="127.0.0.1", help="Any but this machine's needs LIGHTGEN_SERVE_KEY.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0: any that is free.")
+@click.option("--name", help="Of the model, for requests; CHECKPOINT's last part by default.")
+@click.option("--max-batch", type=POSITIVE, default=16, help="Images sampled at once.")
+@click.option("--max-queue", type=POSITIVE, default=64, help="Images that may wait; more are refused with 429.")
+@store_option
+def serve_model(checkpoint: str, **options: Any) -> None:
+    """Serve the student in CHECKPOINT over HTTP.
+
+    Clients made for OpenAI's images can use it, and so can `synthesis.teacher: endpoint` of another recipe. SIGTERM
+    ends it once all that was accepted is answered.
+
+    \b
+    lightgen serve-model demo
+    curl 127.0.0.1:8000/v1/images/generations --json '{"prompt": "a red circle", "seed": 0}'
+    """
+    from flows.commands.serve_model import serve_model as serve
+
+    serve(checkpoint, **options)
+
+
+STUDENT_COMMANDS = (sample, inpaint, evaluate, import_upstream, export, serve_model)

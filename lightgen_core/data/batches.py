@@ -2,9 +2,9 @@
 
 Rows hold `id` (int64) and `latents` (or `winner` and `loser`), which are channels x height x width values as bytes. A
 row's text is tokens x width values as bytes, ragged, in columns `text` and `text_length`: its own, or in other files
-that of the row whose `id` is its `caption_id`. The schema metadata key `lightgen` is a JSON object with `dtype`
-("float16" or "bfloat16"), `channels`, `height`, `width` and `text_width`. With `moments`, `latents` are means, and a
-column `std` of the same form holds their standard deviations.
+that of the row whose `id` is its `caption_id`, or the value of another such column. The schema metadata key `lightgen`
+is a JSON object with `dtype` ("float16" or "bfloat16"), `channels`, `height`, `width` and `text_width`. With `moments`,
+`latents` are means, and a column `std` of the same form holds their standard deviations.
 
 Files may differ in height and width: rows of one shape are a bucket, and a batch is of one bucket (`bucket_turn`).
 
@@ -13,7 +13,7 @@ step, and sets of any size train alike.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -24,15 +24,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightgen_core.data.row_order import RowOrder
 from lightgen_core.data.row_reader import RowReader
 from lightgen_core.data.shuffle import bucket_turn
 from lightgen_core.data.token_bucket import TokenBucket
-from lightgen_core.data.token_file import DataError, has_moments
+from lightgen_core.data.token_file import CAPTION_ID, DataError, has_moments
 from lightgen_core.seeds import derive_seed
 
 __all__ = ["Batch", "DataError", "PairBatch", "PairSource", "TokenSource", "prefetch"]
 
 Prepared = TypeVar("Prepared")
+
+_SUMS = 1 << 20
+"""Parts of a row of weight 1 in the sums of weights by which buckets take turns."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ class _Source:
         seed: int,
         texts: Sequence[str | Path] = (),
         keep: NDArray[np.int64] | None = None,
+        weights: NDArray[np.float64] | None = None,
+        caption_shares: Mapping[str, float] | None = None,
         scratch: Path | None = None,
     ):
         """Open the files; see `RowReader`.
@@ -106,6 +112,9 @@ class _Source:
             seed: key of the order.
             texts: files of the text, unless each row holds its own.
             keep: ids of the rows to train on; None: all.
+            weights: (keep,), how often a row comes compared with others; 0: never. None: all alike.
+            caption_shares: share of the rows of a batch that come with the text of each column of ids of texts, over
+                the sum of all; None: all with that of `caption_id`.
 
         Raises:
             DataError: no rows, missing columns or metadata, a row of the wrong size, latents that do not divide, an id
@@ -113,33 +122,45 @@ class _Source:
         """
         if any(has_moments(Path(file)) for file in files[:1]):
             self.columns = (*self.columns, *self.moment_columns)
-        readers = RowReader.of_each_shape(files, self.columns if texts else (*self.columns, "text"), scratch)
+        shares = {name: share for name, share in (caption_shares or {CAPTION_ID: 1.0}).items() if share > 0}
+        columns = self.columns if texts else (*self.columns, "text")
+        readers = RowReader.of_each_shape(files, columns, scratch, tuple(shares))
         own_texts = RowReader(texts, ("text",), scratch) if texts else None
-        kept = _kept_rows([reader.ids for reader in readers], keep)
-        of_rows = [(reader, rows) for reader, rows in zip(readers, kept, strict=True) if len(rows)]
+        kept = _kept_rows([reader.ids for reader in readers], keep, weights)
+        of_rows = [(reader, *rows) for reader, rows in zip(readers, kept, strict=True) if len(rows[0])]
         self._buckets = [
-            TokenBucket(reader, own_texts or reader, rows, self.columns, patch, _seed_of(reader, seed, len(of_rows)))
-            for reader, rows in of_rows
+            TokenBucket(
+                reader,
+                own_texts or reader,
+                self.columns,
+                patch,
+                RowOrder(rows, weight, _seed_of(reader, seed, len(of_rows))),
+            )
+            for reader, rows, weight in of_rows
         ]
-        self._bucket_rows = [len(bucket.kept) for bucket in self._buckets]
-        self.rows = sum(self._bucket_rows)
+        self._bucket_sums = [round(_SUMS * bucket.order.total) for bucket in self._buckets]
+        self.rows = sum(bucket.order.rows for bucket in self._buckets)
+        self._ends = np.cumsum(list(shares.values()))[:-1] / sum(shares.values())
         self.batch_size, self.seed = batch_size, seed
         self._prefetched: tuple[int, int, int | None] | None = None
 
-    def _rows_of(self, step: int, start: int, stop: int | None) -> tuple[TokenBucket, NDArray[np.int64]]:
-        """Return the bucket of a step, and its rows start to stop of the batch."""
-        number, turn = bucket_turn(step, self._bucket_rows, self.seed)
-        bucket = self._buckets[number]
-        return bucket, bucket.rows_of(turn, self.batch_size)[start:stop]
+    def _rows_of(self, step: int, start: int, stop: int | None) -> tuple[TokenBucket, NDArray[np.int64], Any]:
+        """Return the bucket of a step, its rows start to stop of the batch, and the number of each row's caption."""
+        number, turn = bucket_turn(step, self._bucket_sums, self.seed)
+        bucket, captions = self._buckets[number], np.zeros(self.batch_size, np.int64)
+        if len(self._ends):
+            uniform = np.random.default_rng(derive_seed(self.seed, "caption", step)).random(self.batch_size)
+            captions = np.searchsorted(self._ends, uniform, side="right")
+        return bucket, bucket.rows_of(turn, self.batch_size)[start:stop], captions[start:stop]
 
     def _read(self, step: int, start: int, stop: int | None) -> dict[str, Any]:
         """Return the fields of a batch, and prefetch the rows of the next step."""
-        bucket, rows = self._rows_of(step, start, stop)
+        bucket, *rows = self._rows_of(step, start, stop)
         if self._prefetched != (step, start, stop):
-            bucket.prefetch(rows)
-        fields = bucket.read(rows)
-        following, rows = self._rows_of(step + 1, start, stop)
-        following.prefetch(rows)
+            bucket.prefetch(*rows)
+        fields = bucket.read(*rows)
+        following, *rows = self._rows_of(step + 1, start, stop)
+        following.prefetch(*rows)
         self._prefetched = (step + 1, start, stop)
         return fields
 
@@ -179,19 +200,33 @@ def _seed_of(reader: RowReader, seed: int, buckets: int) -> int:
     return seed if buckets == 1 else derive_seed(seed, "bucket", reader.layout.height, reader.layout.width)
 
 
-def _kept_rows(ids: Sequence[NDArray[np.int64]], keep: NDArray[np.int64] | None) -> list[NDArray[np.int64]]:
-    """Return each bucket's rows whose ids are to be kept (None: all), a flipped one with its original.
+Rows = tuple[NDArray[np.int64], NDArray[np.float64] | None]
 
-    Raises DataError if an id is in no row.
+
+def _kept_rows(
+    ids: Sequence[NDArray[np.int64]], keep: NDArray[np.int64] | None, weights: NDArray[np.float64] | None
+) -> list[Rows]:
+    """Return each bucket's rows whose ids are to be kept (None: all), a flipped one with its original, and weights.
+
+    Raises DataError if an id is in no row, or no row has a weight.
     """
     if keep is None:
-        return [np.arange(len(own)) for own in ids]
+        return [(np.arange(len(own)), None) for own in ids]
     rows = [np.flatnonzero(np.isin(own, keep)) for own in ids]
     if missing := np.setdiff1d(keep, np.concatenate([own[kept] for own, kept in zip(ids, rows, strict=True)])).tolist():
         raise DataError(f"image {missing[0]} is to be kept and is in no token file; run the tokens stage again")
     if not sum(map(len, rows)):
         raise DataError("no row is to be kept; the dedup stage dropped everything")
-    return rows
+    if weights is None:
+        return [(kept, None) for kept in rows]
+    order = np.argsort(keep)
+    weighted: list[Rows] = []
+    for own, kept in zip(ids, rows, strict=True):
+        of_rows = weights[order[np.searchsorted(keep, own[kept], sorter=order)]]
+        weighted.append((kept[of_rows > 0], of_rows[of_rows > 0]))
+    if not sum(len(kept) for kept, _ in weighted):
+        raise DataError("every row that is kept has weight 0; give one of its sources a weight above 0")
+    return weighted
 
 
 def prefetch(prepare: Callable[[int], Prepared], steps: range, depth: int = 1) -> Iterator[Prepared]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lightgen_core.data.token_file import DataError, TokenFile, small_columns
+from lightgen_core.data.token_file import CAPTION_ID, DataError, TokenFile, small_columns
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,9 @@ _ROWS = 64
 """Rows held in memory at once, and of a row group of the copy."""
 
 
-def rewrite_plain(pieces: Sequence[TokenFile], columns: Sequence[str], folder: Path) -> dict[Path, Path]:
+def rewrite_plain(
+    pieces: Sequence[TokenFile], columns: Sequence[str], folder: Path, captions: Sequence[str] = (CAPTION_ID,)
+) -> dict[Path, Path]:
     """Return by file a copy of its small columns and columns of values in plain pages.
 
     A copy is named after the file's path, size and time of change, and reused. It appears whole or not at all, so
@@ -27,7 +29,10 @@ def rewrite_plain(pieces: Sequence[TokenFile], columns: Sequence[str], folder: P
     Raises:
         DataError: a column does not hold bytes, or the folder's disk has no room.
     """
-    copies = {piece.file: folder / f"{piece.file.stem}-{_identity(piece.file, columns)}.parquet" for piece in pieces}
+    copies = {
+        piece.file: folder / f"{piece.file.stem}-{_identity(piece.file, (*columns, *captions))}.parquet"
+        for piece in pieces
+    }
     missing = [piece for piece in pieces if not copies[piece.file].exists()]
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +46,7 @@ def rewrite_plain(pieces: Sequence[TokenFile], columns: Sequence[str], folder: P
     for file in (piece.file for piece in missing):
         partial = copies[file].with_suffix(f".{os.getpid()}.partial")
         try:
-            _copy(file, columns, partial)
+            _copy(file, columns, partial, captions)
             partial.replace(copies[file])
         finally:
             partial.unlink(missing_ok=True)
@@ -67,10 +72,10 @@ def _check_room(pieces: Sequence[TokenFile], columns: Sequence[str], folder: Pat
     return needed
 
 
-def _copy(file: Path, columns: Sequence[str], target: Path) -> None:
+def _copy(file: Path, columns: Sequence[str], target: Path, captions: Sequence[str]) -> None:
     plain = {"compression": "none", "use_dictionary": False, "write_statistics": False, "data_page_size": 1 << 30}
     with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as parquet:
-        small = [(name, pa.int64()) for name in small_columns(columns)]
+        small = [(name, pa.int64()) for name in small_columns(columns, captions)]
         fields = small + [(name, pa.large_binary()) for name in columns]
         schema = pa.schema(fields, metadata=parquet.schema_arrow.metadata)
         with pq.ParquetWriter(target, schema, **plain) as writer:

@@ -19,7 +19,7 @@ import numpy as np
 
 from lightgen_core.data.parquet_pages import LENGTH_PREFIX_BYTES
 from lightgen_core.data.rewrite import rewrite_plain
-from lightgen_core.data.token_file import DataError, TokenFile, check_sizes, open_token_file, wrong_size
+from lightgen_core.data.token_file import CAPTION_ID, DataError, TokenFile, check_sizes, open_token_file, wrong_size
 
 MAPPED_FILES = 256
 """Maximal files that a set keeps mapped and open: those used last."""
@@ -37,31 +37,42 @@ class RowReader:
     Attributes:
         layout: of every file.
         ids: (rows,) int64.
-        caption_ids: (rows,) int64, the ids of rows of text; None where each row holds its own.
+        caption_ids: by column, (rows,) int64, the ids of rows of text; empty where each row holds its own.
     """
 
-    def __init__(self, files: Sequence[str | Path], columns: Sequence[str], scratch: Path | None = None):
+    def __init__(
+        self,
+        files: Sequence[str | Path],
+        columns: Sequence[str],
+        scratch: Path | None = None,
+        captions: Sequence[str] = (CAPTION_ID,),
+    ):
         """Open the files: read footers, page headers and two small columns.
 
         Args:
             files: local Parquet files, in the order that numbers the rows.
             scratch: folder for copies of files in another layout, kept for the next time; None: a temporary one.
+            captions: columns of ids of rows of text, of files without text.
 
         Raises:
             DataError: no rows, missing columns or metadata, files that differ in layout, a row of the wrong size.
         """
-        self._index(*_open(files, columns, scratch), MAPPED_FILES)
+        self._index(*_open(files, columns, scratch, captions), MAPPED_FILES)
 
     @classmethod
     def of_each_shape(
-        cls, files: Sequence[str | Path], columns: Sequence[str], scratch: Path | None = None
+        cls,
+        files: Sequence[str | Path],
+        columns: Sequence[str],
+        scratch: Path | None = None,
+        captions: Sequence[str] = (CAPTION_ID,),
     ) -> list[Self]:
         """Return a reader for each shape of latents that has rows, by ascending (height, width).
 
         The rows of a shape are numbered in the order of `files`. Arguments and errors as of a reader; files may differ
         in height and width alone.
         """
-        pieces, temporary = _open(files, columns, scratch)
+        pieces, temporary = _open(files, columns, scratch, captions)
         for piece in pieces:
             _check_layout(piece, pieces[0], shapes_may_differ=True)
         shapes = sorted({(piece.layout.height, piece.layout.width) for piece in pieces if len(piece.ids)})
@@ -81,8 +92,9 @@ class RowReader:
             _check_layout(piece, pieces[0])
         self._temporary, self._mapped_files = temporary, mapped_files
         self.ids = np.concatenate([piece.ids for piece in pieces])
-        captions = [piece.caption_ids for piece in pieces if piece.caption_ids is not None]
-        self.caption_ids = np.concatenate(captions) if captions else None
+        self.caption_ids = {
+            name: np.concatenate([piece.caption_ids[name] for piece in pieces]) for name in pieces[0].caption_ids
+        }
         self._text_starts = np.concatenate([[0], *(piece.text_lengths for piece in pieces)]).cumsum()
         self._group_starts = np.concatenate([[0], *(piece.groups for piece in pieces)]).cumsum()
         self._ends = {name: np.concatenate([piece.ranges[name][:, 1] for piece in pieces]) for name in columns}
@@ -142,18 +154,18 @@ class RowReader:
 
 
 def _open(
-    files: Sequence[str | Path], columns: Sequence[str], scratch: Path | None
+    files: Sequence[str | Path], columns: Sequence[str], scratch: Path | None, captions: Sequence[str]
 ) -> tuple[list[TokenFile], tempfile.TemporaryDirectory | None]:
     """Open files, or copies of those in another layout; also return the folder that ends with the last reader."""
     temporary = None
     with ThreadPoolExecutor(_OPENING_THREADS, thread_name_prefix="opening") as threads:
-        pieces = list(threads.map(lambda file: open_token_file(Path(file), columns), files))
+        pieces = list(threads.map(lambda file: open_token_file(Path(file), columns, captions), files))
         if other := [piece for piece in pieces if not piece.ranges]:
             if scratch is None:
                 temporary = tempfile.TemporaryDirectory(prefix="lightgen-rows-")
                 scratch = Path(temporary.name)
-            copies = rewrite_plain(other, columns, scratch)
-            pieces = [piece if piece.ranges else open_token_file(copies[piece.file], columns) for piece in pieces]
+            copies = rewrite_plain(other, columns, scratch, captions)
+            pieces = [p if p.ranges else open_token_file(copies[p.file], columns, captions) for p in pieces]
         list(threads.map(check_sizes, pieces))
     if not any(len(piece.ids) for piece in pieces):
         raise DataError("the token files hold no rows; the stage that wrote them dropped everything")

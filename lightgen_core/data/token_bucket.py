@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightgen_core.data.row_order import RowOrder
 from lightgen_core.data.row_reader import RowReader
-from lightgen_core.data.shuffle import new_epoch_order, rows_at
 from lightgen_core.data.token_file import DataError
 from lightgen_core.model.patchify import patchify
 
@@ -21,20 +21,18 @@ class TokenBucket:
         self,
         rows: RowReader,
         texts: RowReader,
-        kept: NDArray[np.int64],
         columns: Sequence[str],
         patch: int,
-        seed: int,
+        order: RowOrder,
     ):
         """Find the rows' text; raise as a source.
 
         Args:
             texts: `rows` itself where each row holds its own.
-            kept: rows to train on, one or more.
             columns: of latents.
-            seed: key of the order.
+            order: of the rows to train on, one or more.
         """
-        self._rows, self._texts, self.kept, self.columns, self._patch = rows, texts, kept, columns, patch
+        self._rows, self._texts, self.order, self.columns, self._patch = rows, texts, order, columns, patch
         self._text_rows = self._find_texts()
         layout = rows.layout
         if layout.height % patch or layout.width % patch:
@@ -42,28 +40,20 @@ class TokenBucket:
                 f"latents of {layout.height} x {layout.width} do not divide into patches of {patch} x {patch}"
             )
         self.grid = (layout.height // patch, layout.width // patch)
-        self._seed, self._order = seed, new_epoch_order()
         values = layout.channels * layout.height * layout.width
         tokens = patchify(torch.arange(values).view(1, layout.channels, layout.height, -1), patch)[0]
         self._token_shape = tokens.shape
         # A patch's values lie in runs of `patch`; moving runs whole is ten times as fast as moving values.
         self._runs = (tokens.reshape(-1)[::patch] // patch).numpy()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_order"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state
-        self._order = new_epoch_order()
-
     def _find_texts(self) -> NDArray[np.int64]:
-        """Return the row of `_texts` for each row; DataError if there is none."""
-        wanted = self._rows.caption_ids
-        if wanted is None:
-            return np.arange(len(self._rows))
+        """Return the rows of `_texts`, (captions, rows), for each caption of each row; DataError if there is none."""
         dtype, other = self._rows.layout.dtype, self._texts.layout.dtype
+        if not self._rows.caption_ids:
+            return np.arange(len(self._rows))[None]
         if dtype != other:
             raise DataError(f"found latents of {dtype} and text of {other}; expected one type of both")
+        wanted = np.stack(list(self._rows.caption_ids.values()))
         order = np.argsort(self._texts.ids)
         found = order[np.searchsorted(self._texts.ids, wanted, sorter=order) % len(order)]
         if (missing := self._texts.ids[found] != wanted).any():
@@ -74,13 +64,12 @@ class TokenBucket:
 
     def rows_of(self, turn: int, batch_size: int) -> NDArray[np.int64]:
         """Return the rows of the bucket's own step `turn`, (batch_size,)."""
-        positions = np.arange(turn * batch_size, (turn + 1) * batch_size)
-        return self.kept[rows_at(positions, len(self.kept), self._seed, self._order)]
+        return self.order[range(turn * batch_size, (turn + 1) * batch_size)]
 
-    def read(self, rows: NDArray[np.int64]) -> dict[str, Any]:
-        """Return the fields of a batch of these rows."""
+    def read(self, rows: NDArray[np.int64], captions: NDArray[np.int64]) -> dict[str, Any]:
+        """Return the fields of a batch of these rows, each with one of its captions, by number."""
         fields: dict[str, Any] = {"ids": self._rows.ids[rows], "grid": self.grid}
-        text_rows, text_width = self._text_rows[rows], self._texts.layout.text_width
+        text_rows, text_width = self._text_rows[captions, rows], self._texts.layout.text_width
         lengths = torch.from_numpy(self._texts.text_lengths(text_rows))
         longest = int(lengths.max())
         text = _values(self._texts, "text", text_rows, longest * text_width)  # padded with zeros
@@ -92,11 +81,11 @@ class TokenBucket:
             fields[column] = self._as_tensor(tokens).view(len(rows), *self._token_shape)
         return fields
 
-    def prefetch(self, rows: NDArray[np.int64]) -> None:
-        """Make the operating system load these rows."""
+    def prefetch(self, rows: NDArray[np.int64], captions: NDArray[np.int64]) -> None:
+        """Make the operating system load these rows, each with one of its captions."""
         self._rows.prefetch(rows)
         if self._texts is not self._rows:
-            self._texts.prefetch(self._text_rows[rows])
+            self._texts.prefetch(self._text_rows[captions, rows])
 
     def _as_tensor(self, data: np.ndarray) -> Tensor:
         return torch.from_numpy(data.view(np.int16)).view(self._rows.layout.torch_dtype)

@@ -15,6 +15,9 @@ import torch
 from lightgen_core.data.parquet_pages import LENGTH_PREFIX_BYTES, plain_ranges
 from lightgen_core.encoders.dtypes import DTYPES
 
+CAPTION_ID = "caption_id"
+"""Column of the row of text that goes with an image, unless another caption is chosen."""
+
 
 class DataError(ValueError):
     """The files are not what training reads: says which file or row, and what was expected."""
@@ -49,44 +52,45 @@ class TokenLayout:
 class TokenFile:
     """The rows of one file.
 
-    ids, text_lengths: (rows,) int64, lengths 0 without text; caption_ids: (rows,) int64, None if rows have text;
-    groups: (row groups,) int64, rows of each; ranges: for each column of values, (row groups, 2) int64, where its
-    values begin and end in the file; empty if the pages are not plain.
+    ids, text_lengths: (rows,) int64, lengths 0 without text; caption_ids: by column, (rows,) int64 ids of rows of text,
+    empty if rows have text; groups: (row groups,) int64, rows of each; ranges: for each column of values, (row groups,
+    2) int64, where its values begin and end in the file; empty if the pages are not plain.
     """
 
     file: Path
     layout: TokenLayout
     ids: np.ndarray
     text_lengths: np.ndarray
-    caption_ids: np.ndarray | None
+    caption_ids: Mapping[str, np.ndarray]
     groups: np.ndarray
     ranges: Mapping[str, np.ndarray]
 
 
-def small_columns(columns: Sequence[str]) -> list[str]:
-    """Return the integer columns that go with columns of values: `text_length` with text, `caption_id` without."""
-    return ["id", "text_length" if "text" in columns else "caption_id"]
+def small_columns(columns: Sequence[str], captions: Sequence[str] = (CAPTION_ID,)) -> list[str]:
+    """Return the integer columns that go with columns of values: `text_length` with text, `captions` without."""
+    return ["id", *(["text_length"] if "text" in columns else captions)]
 
 
-def open_token_file(file: Path, columns: Sequence[str]) -> TokenFile:
-    """Read a file's footer, page headers of `columns`, and its small columns.
+def open_token_file(file: Path, columns: Sequence[str], captions: Sequence[str] = (CAPTION_ID,)) -> TokenFile:
+    """Read a file's footer, page headers of `columns`, and its small columns, `captions` among them.
 
     Raises:
         DataError: missing columns or metadata, an id or a text length that is none.
     """
-    names = small_columns(columns)
+    names = small_columns(columns, captions)
     with _opened(file) as parquet:
         layout = _layout(parquet.schema_arrow, (*names, *columns), file)
         small = parquet.read(columns=names, use_threads=False)
         metadata = parquet.metadata
-    ids, numbers = (_integers(small[name], name, file) for name in names)
+    ids, *numbers = (_integers(small[name], name, file) for name in names)
     has_text = "text" in columns
-    lengths = numbers if has_text else np.zeros_like(ids)
+    lengths = numbers[0] if has_text else np.zeros_like(ids)
     if has_text and len(lengths) and lengths.min() < 1:
         raise DataError(f"{file}: row {ids[lengths.argmin()]} has no words; expected one or more")
     groups = np.array([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)], dtype=np.int64)
     ranges = plain_ranges(file, metadata, columns)
-    return TokenFile(file, layout, ids, lengths, None if has_text else numbers, groups, ranges)
+    of_captions = {} if has_text else dict(zip(captions, numbers, strict=True))
+    return TokenFile(file, layout, ids, lengths, of_captions, groups, ranges)
 
 
 def has_moments(file: Path) -> bool:
@@ -95,13 +99,25 @@ def has_moments(file: Path) -> bool:
         return _layout(parquet.schema_arrow, (), file).moments
 
 
-def kept_ids(file: Path) -> np.ndarray:
-    """Return the ids (rows,) int64 of a keep list whose `kept` is true; DataError if the file is none."""
+def kept_ids(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the ids (rows,) int64 of a keep list whose `kept` is true, and their weights (rows,) float64.
+
+    Weights are None of a list without the column `weight`. Raises DataError if the file is none, or a weight is no
+    finite number of 0 or more.
+    """
     with _opened(file) as parquet:
-        if missing := {"id", "kept"} - set(parquet.schema_arrow.names):
+        names = parquet.schema_arrow.names
+        if missing := {"id", "kept"} - set(names):
             raise DataError(f"{file}: without column {', '.join(sorted(missing))}; the dedup stage did not write it")
-        table = parquet.read(columns=["id", "kept"])
-    return _integers(table.filter(table["kept"])["id"], "id", file)
+        table = parquet.read(columns=["id", "kept", *(["weight"] if "weight" in names else [])])
+    table = table.filter(table["kept"])
+    ids = _integers(table["id"], "id", file)
+    if "weight" not in names:
+        return ids, None
+    weights = table["weight"].to_numpy().astype(np.float64)
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise DataError(f"{file}: column weight holds {weights.min()} to {weights.max()}; expected 0 or more, finite")
+    return ids, weights
 
 
 @contextmanager

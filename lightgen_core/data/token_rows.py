@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from lightgen_core.encoders.text_encoder import TextEncoder
 
 
-def add_mirrored_rows(rows: pa.Table) -> tuple[pa.Table, np.ndarray]:
-    """Append the rows whose `caption` holds for the mirror image. Return the table, and which rows are mirrored."""
-    mirrored = rows.filter(pa.array([is_flip_safe(caption) for caption in rows["caption"].to_pylist()], pa.bool_()))
+def add_mirrored_rows(rows: pa.Table, allowed: np.ndarray | None = None) -> tuple[pa.Table, np.ndarray]:
+    """Append the rows whose `caption` holds for the mirror image. Return the table, and which rows are mirrored.
+
+    allowed: (rows,) bool, rows whose other captions hold for it too; None: there are none.
+    """
+    safe = np.array([is_flip_safe(caption) for caption in rows["caption"].to_pylist()], bool)
+    mirrored = rows.filter(pa.array(safe if allowed is None else safe & allowed))
     return pa.concat_tables([rows, mirrored]), np.arange(len(rows) + len(mirrored)) >= len(rows)
 
 

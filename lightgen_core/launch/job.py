@@ -46,7 +46,12 @@ class TrainingJob(Section):
     student: NewStudent | StudentCheckpoint = Field(description="what training starts from; for DPO also the reference")
     files: tuple[Path, ...] = Field(description="Parquet files of tokens or of pairs, in the order that numbers rows")
     texts: tuple[Path, ...] = Field((), description="Parquet files of the rows' text; none: each row holds its own")
-    keep: Path | None = Field(None, description="Parquet file that says by id which rows to train on; none: all")
+    keep: Path | None = Field(
+        None, description="Parquet file that says by id which rows to train on, and maybe their weight; none: all"
+    )
+    caption_shares: dict[str, float] = Field(
+        {}, description="share of the rows of a batch by column of ids of texts; none: all with that of `caption_id`"
+    )
     config: TrainConfig | DpoConfig = Field(description="pre-training, or DPO")
     seed: int = Field(description="of the order of rows and of all step noise")
     info: dict[str, Any] | None = Field(

@@ -56,8 +56,9 @@ def train(job: TrainingJob, on_log: Callable[[dict], None] | None = None) -> Tra
         source = PairSource(job.files, **data)
         criterion = DpoCriterion.create(_student(job)[0], source, config)
     else:
-        keep = None if job.keep is None else kept_ids(job.keep)
-        source = TokenSource(job.files, texts=job.texts, keep=keep, **data)
+        keep, weights = (None, None) if job.keep is None else kept_ids(job.keep)
+        data |= {"keep": keep, "weights": weights, "caption_shares": job.caption_shares or None}
+        source = TokenSource(job.files, texts=job.texts, **data)
         criterion = MaskedDenoisingCriterion.create(student, source, config)
     result = fit(student, source, criterion, run)
     with torch.device("meta"):

@@ -131,6 +131,33 @@ class FilterReason:
 
 
 @dataclass(frozen=True)
+class SourceRow:
+    """Source with what it gave, and its share of the images that each phase of training sees."""
+
+    name: str
+    count: int
+    shares: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """Several teachers, or several sources of captions; `unit` is what they gave."""
+
+    title: str
+    unit: str
+    rows: tuple[SourceRow, ...]
+
+
+@dataclass(frozen=True)
+class RecaptionCount:
+    """Captions of a kind that a model wrote for the images, and the reasons for missing ones."""
+
+    kind: str
+    captions: int
+    reasons: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class PairExample:
     """Preference pair with the source of its winner."""
 
@@ -176,6 +203,7 @@ class ReportData:
         repeats: near-duplicate captions (examples), `repeated_captions` of them in all.
         quarantine: reason -> missing images.
         diversity: metrics of the images kept.
+        sources: of captions and images, where there are several; recaptions: empty where none were asked for.
         filtered: reasons of the filters with examples; empty: the recipe has none.
         pairs: preference pairs (examples), `pair_counts` of each kind in all, `captions_without_pair` that gave none.
         stages: in order, without the report's own.
@@ -206,6 +234,8 @@ class ReportData:
     quarantine: Mapping[str, int] = field(default_factory=dict)
     diversity: tuple[Metric, ...] = ()
     dedup: DedupSummary | None = None
+    sources: tuple[SourceTable, ...] = ()
+    recaptions: tuple[RecaptionCount, ...] = ()
     filtered: tuple[FilterReason, ...] = ()
     pairs: tuple[PairExample, ...] = ()
     pair_counts: Mapping[str, int] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -84,12 +84,18 @@ class TextToImage:
         weights: Literal["ema", "raw"] = "ema",
         head_compile: HeadCompileConfig | None = None,
     ) -> Self:
-        """Load a student checkpoint and the components it names.
+        """Load a student checkpoint and the components it names, or what `LightGenPipeline.save_pretrained` wrote.
 
         Raises:
             StudentError: the folder holds no student, or a component does not fit it.
             FileNotFoundError: a component that the student names is not there.
         """
+        if (folder / "model_index.json").is_file():
+            from lightgen_core.sampling.pipeline import load_exported  # late: it builds on this module
+
+            if weights != "ema":
+                raise StudentError(f"{folder} was exported and holds the averaged weights alone, not {weights!r}")
+            return cast(Self, load_exported(folder, device, head_compile))
         student, raw = load_student(folder, weights=weights, device=device)
         info = StudentInfo.model_validate(raw)
         codec = LatentCodec.load(info.codec, device=device, dtype=PRECISIONS[info.codec_precision])

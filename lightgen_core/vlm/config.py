@@ -1,16 +1,21 @@
 """Configuration of vision-language models. Imports no torch."""
 
 import json
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from lightgen_core.captioning.config import check_names
+from lightgen_core.captioning.config import AnswerFilters, check_names
 from lightgen_core.config import Positive, Section
 
 JUDGE_PROMPT = (
     "How well does this picture show the caption, and how well is it made? Answer with one number from {lowest} (not "
     "at all) to {highest} (perfectly), and nothing else.\nCaption: {caption}"
+)
+SHORT_PROMPT = "Describe this picture in one short sentence of at most twelve words. Answer with the sentence alone."
+LONG_PROMPT = (
+    "Describe this picture in two to four sentences: what is shown, where it is, its colours, its style. Answer with "
+    "the description alone, in one paragraph."
 )
 
 
@@ -68,3 +73,32 @@ class JudgeConfig(QuestionConfig):
     def identity(self) -> str:
         """All that decides its answers, as JSON; the threshold does not."""
         return json.dumps(self.model_dump(mode="json", exclude={"min_score"}), sort_keys=True)
+
+
+class RecaptionConfig(EndpointModel):
+    """A vision-language model that writes a short and a long caption for each image."""
+
+    backend: Literal["transformers", "endpoint"] = Field(
+        "transformers",
+        description="transformers: an image-text-to-text model with a chat template, in this process; endpoint: an "
+        "OpenAI-compatible server, at LIGHTGEN_VLM_URL with LIGHTGEN_VLM_KEY",
+    )
+    model: str = Field(description="transformers: a folder or org/name@revision; endpoint: its name on the server")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="transformers: of the weights")
+    batch_size: Positive = Field(8, description="transformers: images captioned at once")
+    top_p: float = Field(1.0, gt=0, le=1, description="transformers: share of probability that tokens are sampled from")
+    max_new_tokens: Positive = Field(160, description="longest answer, tokens")
+    short_prompt: str = Field(SHORT_PROMPT, description="what is asked for the short caption; {caption}: the original")
+    long_prompt: str = Field(LONG_PROMPT, description="what is asked for the long caption; {caption}: the original")
+    short_filters: AnswerFilters = Field(
+        default_factory=lambda: AnswerFilters(min_words=2, max_words=20), description="which answers are short captions"
+    )
+    long_filters: AnswerFilters = Field(
+        default_factory=lambda: AnswerFilters(min_words=8, max_words=200), description="which answers are long captions"
+    )
+
+    @model_validator(mode="after")
+    def _prompts_know_the_caption(self) -> "RecaptionConfig":
+        for field in ("short_prompt", "long_prompt"):
+            check_names(getattr(self, field), field, ("caption",))
+        return self

@@ -98,6 +98,34 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _weights_name_sources(self) -> "Recipe":
+        known = {
+            "teachers": [each.name for each in self.synthesis.teachers],
+            "captions": [each.name for each in self.captions.sources],
+        }
+        lists = {"teachers": "synthesis.teachers", "captions": "captions.sources"}
+        for _, config in self.phases:
+            for field, names in known.items():
+                given = getattr(config.weights, field) if config.weights else {}
+                if unknown := [name for name in given if name not in names]:
+                    raise ValueError(
+                        f"pretrain.weights.{field} names {unknown[0]!r}; {lists[field]} are "
+                        f"{', '.join(names) or 'not given'}"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _shares_are_of_written_captions(self) -> "Recipe":
+        for _, config in self.phases:
+            shares = config.caption_shares
+            if shares is not None and (shares.short or shares.long) and self.synthesis.recaption is None:
+                raise ValueError(
+                    "pretrain.caption_shares asks for short or long captions, and nothing writes them: give "
+                    "synthesis.recaption, with model, or leave the shares out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _phases_match_token_sizes(self) -> "Recipe":
         phases = [phase.size for phase in self.pretrain.phases]
         if missing := [size for size in phases if size not in self.tokens.sizes]:

@@ -5,10 +5,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from lightgen_core.captioning.config import CaptionEmbedding, Decontamination
-from lightgen_core.config import Fraction, HeadConfig, MaskConfig, Positive, Section, TrainConfig
+from lightgen_core.config import Fraction, HeadConfig, Positive, Section, TrainConfig
 from lightgen_core.evaluation.scorer_config import ScorerConfig
 from lightgen_core.images.buckets import check_ratios
 from lightgen_core.model.presets import PRESETS
+from lightgen_core.vlm.config import RecaptionConfig
+from tasks.config.curriculum import CaptionShares, Phase, SourceWeights
 from tasks.config.sources import CaptionOrigin, TeacherSource, WeightedCaptions, WeightedTeacher, check_sources
 from tasks.config.student import DEFAULT_PRESET, StudentConfig
 
@@ -51,6 +53,12 @@ class Synthesis(TeacherSource):
         (),
         description="several teachers by weight, each with a name, instead of the teacher of this section",
         exclude_if=lambda teachers: not teachers,  # keys of recipes with one teacher stay
+    )
+    recaption: RecaptionConfig | None = Field(
+        None,
+        description="a vision-language model that writes a short and a long caption for each image, for "
+        "pretrain.caption_shares; none: images have the captions that they were made from",
+        exclude_if=lambda recaption: recaption is None,  # keys of recipes without stay
     )
     count: Positive = Field(12000, description="images to make; files: at most")
     balance: Literal["captions", "topics"] = Field(
@@ -158,16 +166,6 @@ class Tokens(Section):
         return self
 
 
-class Phase(Section):
-    """A later phase of pre-training: on larger images, from the weights of the phase before."""
-
-    size: Positive = Field(description="side of its images, px; one of tokens.sizes")
-    steps: Positive = Field(description="optimizer updates")
-    batch_size: Positive = Field(description="images of one update")
-    learning_rate: float | None = Field(None, gt=0, description="peak learning rate; none: as in the first phase")
-    mask: MaskConfig | None = Field(None, description="how many tokens are masked; none: as in the first phase")
-
-
 class Pretrain(TrainConfig):
     """The student and its training."""
 
@@ -180,6 +178,16 @@ class Pretrain(TrainConfig):
     head: HeadConfig = Field(default_factory=HeadConfig, description="the per-token diffusion head; as the preset says")
     init_from: str | None = Field(
         None, description="folder of a student whose averaged weights training starts from; none: fresh weights"
+    )
+    weights: SourceWeights | None = Field(
+        None,
+        description="how often training sees which source; none: all images equally often",
+        exclude_if=lambda weights: weights is None,
+    )
+    caption_shares: CaptionShares | None = Field(
+        None,
+        description="which caption an image comes with; none: always the original",
+        exclude_if=lambda shares: shares is None,
     )
     phases: tuple[Phase, ...] = Field(
         (), description="phases after the first, which is this section itself on the smallest of tokens.sizes"
@@ -199,6 +207,8 @@ class Pretrain(TrainConfig):
         rate = phase.learning_rate or self.optimizer.learning_rate
         optimizer = self.optimizer.model_copy(update={"learning_rate": rate})
         changes = {"steps": phase.steps, "batch_size": phase.batch_size, "mask": phase.mask or self.mask}
+        changes |= {"weights": phase.weights or self.weights}
+        changes |= {"caption_shares": phase.caption_shares or self.caption_shares}
         return self.model_copy(update=changes | {"optimizer": optimizer})
 
 

@@ -1,0 +1,1 @@
+"""A student behind HTTP: requests in batches, and OpenAI's interface for images."""

@@ -1,0 +1,187 @@
+"""OpenAI's interface for images, `POST /v1/images/generations`, over a student."""
+
+import asyncio
+import base64
+import hmac
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Any, Literal
+
+import numpy as np
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from lightgen_core.config import SamplerConfig
+from lightgen_core.images.codec import encode_png
+from lightgen_core.sampling.text_to_image import TextToImage
+from lightgen_core.serving.batcher import Batcher, Closed, ImageRequest, QueueFull
+
+MAX_BODY = 65_536
+"""Bytes of a request."""
+MAX_IMAGES = 10
+"""Images of one request, as at OpenAI."""
+MAX_AREA = 4
+"""Largest image, in areas of those that the student was trained on."""
+RETRY_SECONDS = {429: 1, 503: 5}
+
+
+class RequestError(Exception):
+    """A request that cannot be served, with its HTTP status and OpenAI's code."""
+
+    def __init__(self, status: int, message: str, code: str) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+class GenerationRequest(BaseModel):
+    """Body of a request; unknown fields are refused. steps, guidance_scale and seed are not OpenAI's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str = Field(min_length=1, max_length=4000, pattern=r"\S")
+    model: str | None = None
+    n: int = Field(1, ge=1, le=MAX_IMAGES)
+    size: str | None = Field(None, pattern=r"^(auto|[1-9]\d{0,4}x[1-9]\d{0,4})$", description="WIDTHxHEIGHT, px")
+    response_format: Literal["b64_json"] | None = None
+    output_format: Literal["png"] | None = None
+    seed: int | None = Field(None, ge=0, lt=2**63 - MAX_IMAGES, description="of the first image; each further adds 1")
+    steps: int | None = Field(None, ge=1, le=1024, description="iterations")
+    guidance_scale: float | None = Field(None, ge=1, le=100)
+    # Without meaning here, and sent by clients made for OpenAI.
+    background: str | None = None
+    moderation: str | None = None
+    quality: str | None = None
+    style: str | None = None
+    user: str | None = None
+
+
+def batch_sampler(model: TextToImage) -> Callable[[Sequence[ImageRequest]], np.ndarray]:
+    """Return the `sample` of a `Batcher`."""
+
+    def sample(requests: Sequence[ImageRequest]) -> np.ndarray:
+        sampler = SamplerConfig.model_validate_json(requests[0].sampler)
+        prompts, seeds = [request.prompt for request in requests], [request.seed for request in requests]
+        return model.sample(prompts, seeds, sampler=sampler, grid=requests[0].grid).images
+
+    return sample
+
+
+def create_app(model: TextToImage, batcher: Batcher, name: str, key: str = "", hosts: Sequence[str] = ()) -> FastAPI:
+    """Return the application.
+
+    Args:
+        name: of the model, as `/v1/models` lists it; a request may name it, or none.
+        key: that requests below /v1 must bring as bearer token; empty: none.
+        hosts: names by which it may be called, so that no web page of another name reaches it; empty: any.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(batcher.close)
+
+    app = FastAPI(title="LightGen", lifespan=lifespan, openapi_url=None)
+    started = int(time.time())
+
+    @app.middleware("http")
+    async def guard(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Refuse strangers and large bodies before a body is read."""
+        if key and request.url.path.startswith("/v1/") and not _has_key(request, key):
+            return _error(401, "the API key is missing or wrong: send Authorization: Bearer KEY", "invalid_api_key")
+        length = request.headers.get("content-length", "0" if request.method == "GET" else "")
+        if not length.isdecimal() or int(length) > MAX_BODY:
+            return _error(413, f"a request has a Content-Length of at most {MAX_BODY} bytes", "request_too_large")
+        return await proceed(request)
+
+    if hosts:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+
+    @app.exception_handler(RequestError)
+    async def refused(request: Request, error: RequestError) -> Response:
+        return _error(error.status, str(error), error.code)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        faults = [f"{'.'.join(map(str, each['loc'][1:])) or 'body'}: {each['msg']}" for each in error.errors()]
+        return _error(400, "; ".join(faults), "invalid_request")
+
+    @app.get("/health")
+    async def health() -> Response:
+        state = "ending" if batcher.closed else "ok"
+        counts = {"status": state, "model": name, "waiting": batcher.waiting, **asdict(batcher.counts)}
+        return JSONResponse(counts, 503 if batcher.closed else 200)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        entry = {"id": name, "object": "model", "created": started, "owned_by": "lightgen"}
+        return {"object": "list", "data": [entry]}
+
+    @app.post("/v1/images/generations")
+    async def generate(asked: GenerationRequest) -> dict[str, Any]:
+        if asked.model not in (None, name):
+            raise RequestError(404, f"there is no model {asked.model!r}; this server has {name!r}", "model_not_found")
+        seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
+        images = await _sample(batcher, _requests(asked, model, seed))
+        encoded = [base64.b64encode(await asyncio.to_thread(encode_png, image)).decode() for image in images]
+        data = [{"b64_json": image, "seed": seed + number} for number, image in enumerate(encoded)]
+        return {"created": int(time.time()), "output_format": "png", "data": data}
+
+    return app
+
+
+async def _sample(batcher: Batcher, requests: list[ImageRequest]) -> list[np.ndarray]:
+    """Return images; if the client leaves, those that wait are dropped."""
+    try:
+        futures = batcher.submit(requests)
+    except QueueFull as error:
+        raise RequestError(429, f"{error}; ask again later", "rate_limit_exceeded") from error
+    except Closed as error:
+        raise RequestError(503, str(error), "server_ending") from error
+    try:
+        return await asyncio.gather(*map(asyncio.wrap_future, futures))
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:
+        raise RequestError(500, f"the image failed: {type(error).__name__}; see the server's log", "failed") from error
+
+
+def _requests(asked: GenerationRequest, model: TextToImage, seed: int) -> list[ImageRequest]:
+    changes = {"iterations": asked.steps, "guidance_scale": asked.guidance_scale}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    sampler, grid = model.sampler.model_copy(update=changes).model_dump_json(), _grid(asked.size, model)
+    return [ImageRequest(asked.prompt, seed + number, sampler, grid) for number in range(asked.n)]
+
+
+def _grid(size: str | None, model: TextToImage) -> tuple[int, int]:
+    """Return rows and columns of tokens of a size. Raises RequestError."""
+    rows, columns = model.info.grid
+    if size in (None, "auto"):
+        return rows, columns
+    side = model.codec.stride * model.info.patch
+    width, height = map(int, str(size).split("x"))
+    if width % side or height % side or width * height > MAX_AREA * rows * columns * side**2:
+        raise RequestError(
+            400,
+            f"size {size}: give multiples of {side} px, and at most {MAX_AREA} times the area of "
+            f"{columns * side}x{rows * side}, for which the student was trained",
+            "invalid_size",
+        )
+    return height // side, width // side
+
+
+def _has_key(request: Request, key: str) -> bool:
+    sent = request.headers.get("authorization", "").encode()
+    return hmac.compare_digest(sent, f"Bearer {key}".encode())
+
+
+def _error(status: int, message: str, code: str) -> Response:
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    headers = {"Retry-After": str(RETRY_SECONDS[status])} if status in RETRY_SECONDS else {}
+    return JSONResponse(body, status, headers)

@@ -1,0 +1,260 @@
+"""`lightgen export`: the folder, its images, its cards, the hub, and the way back."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+import lightgen
+from flows.cli import cli
+from flows.commands.cards import CardData, data_card, model_card
+from flows.commands.export import export
+from flows.commands.licences import Source, sources_of, student_licence
+from flows.commands.lineage import Lineage
+from flows.errors import UserError
+from lightgen_core.sampling.pipeline import LightGenPipeline
+from lightgen_core.sampling.text_to_image import TextToImage
+from storage.manifest import Manifest
+from tests.factories.finished_run import finished_run
+from tests.support.model_hub import model_hub
+from tests.support.paths import ROOT
+
+pytestmark = [pytest.mark.slow(rank=15), pytest.mark.usefixtures("one_thread")]
+
+PROMPTS = ["a red circle", "two blue stars"]
+
+
+@pytest.fixture(scope="module")
+def made():
+    return finished_run()
+
+
+@pytest.fixture(scope="module")
+def exported(made, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "tiny"
+    export(made.student, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sampled(made):
+    """Images of the prompts with seed 3, as `lightgen sample` writes them."""
+    return [np.asarray(image) for image in lightgen.Student.from_pretrained(made.student)(PROMPTS, seed=3)]
+
+
+def lightgen_command(*arguments: object):
+    return CliRunner().invoke(cli, [str(each) for each in arguments], catch_exceptions=False)
+
+
+def test_the_pipeline_gives_the_images_of_sample(exported, sampled):
+    images = LightGenPipeline.from_pretrained(exported)(PROMPTS, seed=3).images
+    assert [np.array_equal(image, other) for image, other in zip(images, sampled, strict=True)] == [True, True]
+
+
+def test_diffusers_loads_the_folder_where_its_code_is_trusted(exported, sampled, monkeypatch, tmp_path):
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        DiffusionPipeline.from_pretrained(exported)
+    pipeline = DiffusionPipeline.from_pretrained(exported, trust_remote_code=True)
+    generator = torch.Generator().manual_seed(3)
+    assert type(pipeline) is LightGenPipeline
+    assert np.array_equal(pipeline(PROMPTS[0], generator=generator).images[0], sampled[0])
+
+
+def test_without_lightgen_the_folder_says_what_is_needed(exported):
+    code = f"import runpy, sys; sys.modules['lightgen_core'] = None; runpy.run_path({str(exported / 'pipeline.py')!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "this model needs the package lightgen" in done.stderr.splitlines()[-1]
+
+
+def test_the_command_samples_from_the_exported_folder(exported, sampled, tmp_path):
+    result = lightgen_command("sample", exported, *PROMPTS, "--seed", 3, "-o", tmp_path)
+    images = [np.asarray(Image.open(path)) for path in result.stdout.split()]
+    assert all(np.array_equal(image, other) for image, other in zip(images, sampled, strict=True))
+
+
+def test_an_export_of_an_export_is_the_same_but_for_the_cards(exported, tmp_path):
+    export(exported, tmp_path / "tiny")
+    cards = {"README.md", "DATA_CARD.md", "lineage.json"}
+    names = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()} - cards
+    assert len(names) == 10
+    assert all((tmp_path / "tiny" / name).read_bytes() == (exported / name).read_bytes() for name in names)
+
+
+def test_no_path_of_this_machine_is_in_the_folder(made, exported):
+    texts = [path.read_text() for path in exported.rglob("*") if path.suffix in (".json", ".md", ".py")]
+    assert [text for text in texts if str(ROOT) in text or made.store in text] == []
+
+
+def test_half_precision_components_keep_their_images(made, tmp_path):
+    """An autoencoder and a text encoder in bfloat16 are exported and loaded as such."""
+    student = tmp_path / "student"
+    student.mkdir()
+    config = json.loads((made.student / "config.json").read_text())
+    config["info"] |= {"codec_precision": "bf16", "text_precision": "bf16"}
+    from lightgen_core.model.save import load_student, save_student
+
+    loaded, _ = load_student(made.student)
+    save_student(student, loaded, loaded.state_dict(), config["info"])
+    expected = TextToImage.load(student, torch.device("cpu")).sample(PROMPTS, [0, 1]).images
+    export(student, tmp_path / "tiny")
+    pipeline = LightGenPipeline.from_pretrained(tmp_path / "tiny")
+    assert (pipeline.vae.dtype, pipeline.text_encoder.dtype) == (torch.bfloat16, torch.bfloat16)
+    assert np.array_equal(
+        pipeline(PROMPTS, generator=[torch.Generator().manual_seed(n) for n in (0, 1)], output_type="np").images,
+        expected,
+    )
+    again = TextToImage.load(tmp_path / "tiny", torch.device("cpu")).sample(PROMPTS, [0, 1]).images
+    assert np.array_equal(again, expected)
+    assert "Not known: the student was exported from a folder" in (tmp_path / "tiny/README.md").read_text()
+
+
+def test_the_model_card_says_what_the_manifests_say(made, exported):
+    card = (exported / "README.md").read_text()
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert (metadata["library_name"], metadata["pipeline_tag"], metadata["license"]) == (
+        "diffusers",
+        "text-to-image",
+        "apache-2.0",
+    )
+    overall = made.artifact("evaluation").manifest().metrics["scores"]["dpo"]["overall"]
+    assert (
+        f"| overall | {overall['value']:.3f} | {overall['low']:.3f} to {overall['high']:.3f} | {overall['n']} |" in card
+    )
+    rows = re.findall(r"^\| (\w+) \| `(\w+)`", card, re.M)
+    assert rows == [(stage, made.artifact(stage).key) for stage, _ in rows] and len(rows) == 10
+    seconds = sum(made.artifact(stage).manifest().timings["seconds"] for stage, _ in rows)
+    assert f"| all | | | | | {seconds:,.1f} |" in card
+    assert 'lightgen sample tiny "a prompt"' in card and "too small to learn" in card
+
+
+def test_the_data_card_counts_what_was_dropped(made, exported):
+    card = (exported / "DATA_CARD.md").read_text()
+    captions, dedup = made.artifact("captions").manifest().counts, made.artifact("dedup").manifest().counts
+    assert f"{captions['rows']} captions of 6 topics" in card
+    assert f"{dedup['kept']} of {dedup['rows']} images are trained on" in card
+    assert f"Dropped: {dedup['dropped']} (" in card or dedup["dropped"] == 0
+
+
+def manifest(stage: str, **config) -> Manifest:
+    """The manifest of a stage whose metrics do not matter."""
+    counts = {"rows": 1, "dropped": 0, "quarantined": 0}
+    metrics = {"captions_by_topic": {"cats": 1}, "quarantine": {}}
+    made = {"timings": {"seconds": 1.0}, "device_seconds": 0, "software": {}, "host": {}, "created_at": "2026-01-01"}
+    return Manifest(
+        stage=stage,
+        key="0" * 20,
+        stage_version=1,
+        config=config,
+        inputs={},
+        files=(),
+        counts=counts,
+        metrics=metrics,
+        **made,
+    )
+
+
+def test_licences_travel_from_teacher_and_data_to_the_student(tmp_path):
+    """Of hub models that are known, of a folder's own card, and not of an endpoint."""
+    (tmp_path / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# A set\n")
+    captions = {"source": "file", "file": {"path": str(tmp_path / "captions.txt")}, "llm": None}
+    (tmp_path / "captions.txt").write_text("a cat\n")
+    synthesis = {"teacher": "diffusers", "diffusers": {"model": "black-forest-labs/FLUX.1-dev@0123"}}
+    manifests = {
+        "captions": manifest("captions", captions=captions),
+        "synthesis": manifest("synthesis", synthesis=synthesis),
+    }
+    info = {"codec": "stabilityai/stable-diffusion-3.5-large/vae", "text_encoder": "someone/unheard-of"}
+    found = sources_of(Lineage("dpo", manifests, ()), info)
+    assert [source.licence for source in found] == [
+        "cc-by-4.0", "FLUX.1 [dev] Non-Commercial License", "Stability AI Community License", "not known: see its page",
+    ]  # fmt: skip
+    assert student_licence(found) == "other"
+    data = CardData("x", "other", info, 1, (48, 48), (), found, Lineage("dpo", manifests, ("pairs/1",)))
+    card = model_card(data)
+    assert (
+        "not known to allow any use: " in card
+        and "FLUX.1-dev@0123](https://huggingface.co/black-forest-labs/FLUX.1-dev)" in card
+    )
+    assert "No longer in the store, so not counted: pairs/1" in card
+    assert "not part of this folder: `stabilityai/stable-diffusion-3.5-large/vae`, `someone/unheard-of`" in card
+    assert data_card(data).count("| captions | ") == 1
+
+
+def test_an_endpoints_images_have_its_providers_terms():
+    synthesis = {"teacher": "endpoint", "endpoint": {"model": "dall-e-3"}}
+    lineage = Lineage("dpo", {"synthesis": manifest("synthesis", synthesis=synthesis)}, ())
+    source = sources_of(lineage, {"codec": "zoo:autoencoder", "text_encoder": "zoo:t5"})[0]
+    assert (source.name, source.licence) == ("dall-e-3 behind an endpoint", "not known: the terms of its provider")
+
+
+def test_permissive_sources_alone_make_a_permissive_card():
+    assert student_licence([Source("a", "b", "Apache-2.0"), Source("c", "d", "MIT")]) == "apache-2.0"
+    assert student_licence([Source("a", "b", "Apache-2.0"), Source("c", "d", "CC-BY-NC-4.0")]) == "other"
+
+
+def test_a_folder_with_other_things_is_refused_and_kept(made, tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="holds something else than an exported student"):
+        export(made.student, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"push": "tiny"}, "expected ORG/NAME"),
+        ({"components": "none"}, "zoo:autoencoder, zoo:t5 have no name on the hub"),
+    ],
+)
+def test_an_export_that_nobody_could_use_is_refused(made, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        export(made.student, tmp_path / "tiny", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub for this process, with a cache of its own."""
+    with model_hub() as served:
+        for name, value in (("ENDPOINT", served.url), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True)):
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        template = served.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield served
+
+
+def test_a_pushed_model_comes_back_with_the_same_images(made, hub, sampled, tmp_path):
+    pushed = lightgen_command("export", made.student, tmp_path / "tiny", "--push", "someone/tiny", "--private")
+    assert pushed.stdout == f"{hub.url}/someone/tiny\n"
+    assert hub.repositories["someone/tiny"]["visibility"] == "private" and hub.tokens == {"Bearer hf_secret"}
+    files = [path for path in (tmp_path / "tiny").rglob("*") if path.is_file()]
+    written = {path.relative_to(tmp_path / "tiny").as_posix(): path.read_bytes() for path in files}
+    assert hub.files == written
+    assert 'lightgen sample someone/tiny "a prompt"' in hub.files["README.md"].decode()
+    images = lightgen.Student.from_pretrained("someone/tiny")(PROMPTS, seed=3)
+    assert [np.array_equal(image, other) for image, other in zip(images, sampled, strict=True)] == [True, True]
+
+
+def test_a_hub_that_refuses_leaves_the_folder_and_says_why(made, hub, tmp_path):
+    hub.refused = 403
+    with pytest.raises(UserError, match=r"refuses someone/tiny with status 403; log in with .* is complete"):
+        export(made.student, tmp_path / "tiny", push="someone/tiny")
+    assert (tmp_path / "tiny/model_index.json").is_file()
+
+
+def test_a_name_that_the_hub_does_not_know_is_an_error(hub):
+    with pytest.raises(UserError, match=r"someone/else holds no student: .* hub gives no model of that name"):
+        lightgen.Student.from_pretrained("someone/else")
