@@ -1,9 +1,9 @@
 """After a run: its report is opened, and the commands it prints are those that work."""
 
 import shlex
+import webbrowser
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
 
@@ -18,7 +18,7 @@ from tests.support.stores import commit
 
 def test_the_report_of_a_recipe_is_opened_once_it_is_done(tmp_path, monkeypatch):
     opened: list[str] = []
-    monkeypatch.setattr(click, "launch", opened.append)
+    monkeypatch.setattr(webbrowser, "open", opened.append)
     arguments = ["open", "smoke", "--store", str(tmp_path), "--set", "seed=3"]
     refused = CliRunner().invoke(cli, arguments).exception
     assert isinstance(refused, UserError) and "the report of smoke is missing" in str(refused)
