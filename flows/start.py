@@ -7,6 +7,7 @@ from flows.environment import quiet_prefect
 from flows.operations.configured import is_server_configured
 from flows.outcome import cached_result
 from flows.request import hand_over, validate_request
+from flows.terminal import stage_bar
 from lightgen_core.openmp import bound_spinning
 
 
@@ -30,5 +31,6 @@ def start(
     from flows.operations.server import ensure_server
     from flows.run import run as flow
 
-    ensure_server()
+    with stage_bar("server"):
+        ensure_server()
     return flow(**parameters)

@@ -1,5 +1,7 @@
 """`lightgen open`: show a recipe's report in the browser."""
 
+import webbrowser
+
 import click
 
 from flows.commands.options import set_option, store_option
@@ -33,4 +35,4 @@ def open_report(recipe: str, store_uri: str | None, overrides: tuple[str, ...]) 
         )
     page = planner.artifacts["report"].local("report.html", Path(settings.scratch).expanduser() / "inputs")
     click.echo(page.as_uri())
-    click.launch(page.as_uri())
+    webbrowser.open(page.as_uri())

@@ -7,7 +7,6 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from lightgen_core.config import ParallelConfig
-from lightgen_core.openmp import SPIN_COUNT
 
 
 class InvalidSettings(ValueError):
@@ -43,11 +42,12 @@ class Settings(BaseSettings):
         "makes shards has as many. On a CPU, equal bytes need equal threads, so give it where they matter. Left out: "
         "all cores, which local workers share; on Ray shard_cpus, rounded down",
     )
-    spin_count: int = Field(
-        SPIN_COUNT,
+    spin_count: int | None = Field(
+        None,
         ge=0,
         description="turns of OpenMP's waiting loop until a thread sleeps: more pay on idle cores, fewer on those that "
-        "others use; OMP_WAIT_POLICY or GOMP_SPINCOUNT, where set, count instead",
+        "others use; none: 10000, or 0 where at the start more than twice as many processes as cores want to run. "
+        "OMP_WAIT_POLICY or GOMP_SPINCOUNT, where set, count instead",
     )
     device_limit: str | None = Field(
         None, description="Prefect's global concurrency limit that a stage on the device holds; none: it does not wait"

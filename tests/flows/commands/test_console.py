@@ -29,6 +29,7 @@ VERBS = [
     "inpaint",
     "eval",
     "import-upstream",
+    "open",
     "store",
 ]
 
