@@ -43,7 +43,7 @@ def with_half_weights(head: TokenDenoiser) -> TokenDenoiser:
     half = copy.deepcopy(head).requires_grad_(False)
     for layer in half.modules():
         if isinstance(layer, nn.Linear):
-            layer.bfloat16()
+            layer.weight, layer.bias = (nn.Parameter(part.bfloat16(), False) for part in (layer.weight, layer.bias))
     return half
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 
 from lightgen_core.diffusion.schedule import schedule_on
+from lightgen_core.model.positions import interpolation_matrix
 from lightgen_core.sampling import head_samplers, token_sampler, unmask
 from lightgen_core.train.step_noise import StepNoise
 from tests.fake_cuda.backward import SavedTensors, backward
@@ -80,7 +81,7 @@ class FakeCuda:
 @contextmanager
 def fake_cuda() -> Iterator[FakeCuda]:
     """Enter the mode: tensors made in here are fakes, on "cuda" or on "cpu"."""
-    schedule_on.cache_clear()
+    _forget_constants()
     mode = FakeTensorMode()
     cuda = FakeCuda(mode)
 
@@ -119,7 +120,13 @@ def fake_cuda() -> Iterator[FakeCuda]:
         try:
             yield cuda
         finally:
-            schedule_on.cache_clear()
+            _forget_constants()
+
+
+def _forget_constants() -> None:
+    """Forget constants that are copied to a device once: in the mode they are fakes."""
+    schedule_on.cache_clear()
+    interpolation_matrix.cache_clear()
 
 
 def attention_of_a_gpu(

@@ -34,8 +34,9 @@ class Kernel(NamedTuple):
 class Watch(TorchDispatchMode):
     """Records operators on fake CUDA tensors while it is entered.
 
-    waits: places where the host waits for the device, "file:line what", with their number; kernels; peak: bytes alive
-    on the device at most, those of `resident` tensors included.
+    waits: places where the host waits for the device, "file:line what", with their number; kernels; converted: storages
+    (their `_cdata`) that were copied to another dtype or device; peak: bytes alive on the device at most, those of
+    `resident` tensors included.
     """
 
     def __init__(self, *resident: Any, pinned: set[int] = frozenset()) -> None:  # type: ignore[assignment]
@@ -43,6 +44,7 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self.waits: Counter[str] = Counter()
         self.kernels: list[Kernel] = []
+        self.converted: set[int] = set()
         self._pinned = pinned
         self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
         self._alive = self.peak = 0
@@ -63,6 +65,8 @@ class Watch(TorchDispatchMode):
             return func(*args, **kwargs)
         name = func._schema.name.removeprefix("aten::")
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if name == "_to_copy":
+            self.converted.add(given[0].untyped_storage()._cdata)
         if wait := self._wait(name, given, args, kwargs):
             self.waits[f"{_place()} {wait}"] += 1
         result = func(*args, **kwargs)

@@ -21,7 +21,8 @@ from tests.fake_cuda.mode import CUDA, fake_cuda
 pytestmark = pytest.mark.usefixtures("one_thread", "unchecked_shapes")
 
 FOLDER = Path(__file__).parents[2] / "flows/recipes"
-RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml") if "GB" in path.read_text() and "GPU" in path.read_text())
+GPU = re.compile(r"^# hardware .*?GPUs? of ([0-9]+) GB", re.MULTILINE)
+RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml") if GPU.search(path.read_text()))
 PAPERS = [name for name in RECIPES if name.startswith("lightgen-0.7b")]
 SHARED_OUT = 256
 """Images that `TextToImage.sample` draws at once."""
@@ -29,8 +30,8 @@ SHARED_OUT = 256
 
 def memory_of(recipe: str) -> int:
     """Bytes of the smallest GPU that the header of a recipe names."""
-    (line,) = re.findall(r"^# hardware .*$", (FOLDER / f"{recipe}.yaml").read_text(), re.MULTILINE)
-    return int(re.findall(r"(\d+) GB", line)[0]) * 10**9
+    (gigabytes,) = GPU.findall((FOLDER / f"{recipe}.yaml").read_text())
+    return int(gigabytes) * 10**9
 
 
 def test_these_recipes_name_a_gpu():
