@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,10 +50,10 @@ def apply_compile_and_ac(model: nn.Module, parallel: ParallelConfig) -> Iterator
             del vars(block)["forward"]
 
 
-def _with_dynamic_lengths(compiled: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+def _with_dynamic_lengths(compiled: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """Call a compiled block on inputs whose second dimension, a length, is not part of the compiled shape."""
     for tensor in inputs:
-        if tensor is not None:
+        if isinstance(tensor, Tensor):
             torch._dynamo.maybe_mark_dynamic(tensor, 1)
     return compiled(*inputs)
 
