@@ -15,7 +15,7 @@ extras = [project['optional-dependencies'][name] for name in sys.argv[1].split('
 print(*project['dependencies'], *sum(extras, []), sep='\n')" "$EXTRAS" > /tmp/requirements.txt \
     && pip install --constraint constraints.txt --requirement /tmp/requirements.txt
 
-COPY README.md LICENSE prefect.yaml prefect.toml ./
+COPY README.md LICENSE prefect.yaml prefect.toml lightgen.py ./
 COPY flows flows
 COPY tasks tasks
 COPY storage storage

@@ -1,4 +1,7 @@
-"""The command line. Results go to standard output, everything else to standard error; torch and Prefect load late."""
+"""The command line. Results go to standard output, everything else to standard error.
+
+What a command needs loads when it runs, so that help and completion answer at once.
+"""
 
 import signal
 import sys
@@ -6,12 +9,13 @@ import traceback
 
 import click
 
+from flows.commands.open_report import open_report
 from flows.commands.recipe_commands import RECIPE_COMMANDS
 from flows.commands.recipe_info import RECIPE_INFO
 from flows.commands.store_commands import store as store_group
 from flows.commands.student_commands import STUDENT_COMMANDS
 from flows.environment import log_to_stderr
-from flows.errors import USER_ERRORS
+from lightgen_core.openmp import bound_spinning
 from storage.store import StoreUnavailable
 
 
@@ -35,7 +39,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (*RECIPE_COMMANDS, *RECIPE_INFO, *STUDENT_COMMANDS, store_group):
+for command in (*RECIPE_COMMANDS, *RECIPE_INFO, *STUDENT_COMMANDS, open_report, store_group):
     cli.add_command(command)
 
 
@@ -46,6 +50,7 @@ def main() -> None:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends a command as Ctrl-C does: with a word
     log_to_stderr()
+    bound_spinning()
     arguments = [word for word in sys.argv[1:] if word != "--debug"]  # it may stand anywhere
     debug = len(arguments) < len(sys.argv) - 1
     try:
@@ -56,11 +61,12 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; what is finished is kept, and the same command goes on from there", err=True)
         sys.exit(128 + signal.SIGINT)
-    except USER_ERRORS as error:  # the message says all; a traceback would tell of the program, not of the mistake
-        _explain(error, debug)
-        sys.exit(1 if isinstance(error, StoreUnavailable) else 2)
     except Exception as error:
+        from flows.errors import USER_ERRORS
+
         _explain(error, debug)
+        if isinstance(error, USER_ERRORS):  # its message says all; a traceback would tell of the program
+            sys.exit(1 if isinstance(error, StoreUnavailable) else 2)
         if not debug:
             click.echo("`lightgen --debug ...` shows the traceback.", err=True)
         sys.exit(1)

@@ -1,9 +1,11 @@
 """The pipeline of the paper, one line per stage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from storage.artifact import Artifact
 from tasks.captions import captions
+from tasks.config.recipe import Recipe
+from tasks.config.rounds import Round, control_rounds, tuning_rounds
 from tasks.dedup import dedup
 from tasks.dpo import dpo
 from tasks.embeddings import embeddings
@@ -17,8 +19,10 @@ from tasks.tokens import tokens
 STAGES = (captions, synthesis, embeddings, dedup, tokens, pretrain, pairs, dpo, evaluation, report)
 NAMES = tuple(stage.name for stage in STAGES)
 
+Run = Callable[..., Artifact]
 
-def distill(run: Callable[..., Artifact]) -> None:
+
+def distill(run: Run, recipe: Recipe) -> None:
     """Distil a teacher into a student. `run` takes a stage and its inputs and returns its artifact, `name_`."""
     captions_ = run(captions)
     synthesis_ = run(synthesis, captions_)
@@ -26,7 +30,17 @@ def distill(run: Callable[..., Artifact]) -> None:
     dedup_ = run(dedup, synthesis_, embeddings_)
     tokens_ = run(tokens, synthesis_)
     pretrain_ = run(pretrain, tokens_, dedup_)
-    pairs_ = run(pairs, pretrain_, tokens_, dedup_, synthesis_)
-    dpo_ = run(dpo, pretrain_, pairs_)
-    evaluation_ = run(evaluation, pretrain_, dpo_)
-    run(report, captions_, synthesis_, embeddings_, dedup_, tokens_, pretrain_, pairs_, dpo_, evaluation_)
+    tuned = tune(run, tuning_rounds(recipe), pretrain_, tokens_, dedup_, synthesis_)
+    controls = tune(run, control_rounds(recipe), pretrain_, tokens_, dedup_, synthesis_)
+    evaluation_ = run(evaluation, pretrain_, *tuned[-1:], *controls[-1:])
+    run(report, captions_, synthesis_, embeddings_, dedup_, tokens_, pretrain_, *tuned, *controls, evaluation_)
+
+
+def tune(run: Run, rounds: Sequence[Round], student_: Artifact, *data: Artifact) -> list[Artifact]:
+    """Tune a student on preferences in rounds, each on pairs of the student of the one before. Return all artifacts."""
+    made = []
+    for round_ in rounds:
+        pairs_ = run(pairs, student_, *data, round_=round_)
+        student_ = run(dpo, student_, pairs_, round_=round_)
+        made += [pairs_, student_]
+    return made

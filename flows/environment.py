@@ -2,11 +2,11 @@
 
 import logging
 import os
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
+from flows.terminal import StderrHandler
 from tasks.context.software import LOGGERS
 
 
@@ -49,7 +49,7 @@ def log_to_prefect() -> None:
 def log_to_stderr() -> None:
     """Send the program's own messages, and warnings of all others, to standard error; no bars of libraries."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # progress goes through the log; bars only tear it
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(handlers=[StderrHandler()], level=logging.WARNING)
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.INFO)
     for name in PREFECT_QUEUES:

@@ -1,5 +1,6 @@
 """From a recipe's name or path and overrides to a validated `Recipe`, or to an error a person can act on."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -117,6 +118,39 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     except YAMLError as error:
         raise UserError(f"--set {override!r}: {text!r} is not a YAML value") from error
     _set_field(raw, tuple(name.split(".")), value, f"--set {override!r}")
+
+
+def override_lines(overrides: Mapping[str, Any]) -> list[str]:
+    """Return overrides as lines `section.field=value`.
+
+    Args:
+        overrides: fields by dotted name, in sections or both: {"pretrain.steps": 100}, {"pretrain": {"steps": 100}}.
+
+    Raises:
+        UserError: a value that is not plain data.
+    """
+    lines = []
+    for name, value in _flat_fields(overrides, Recipe):
+        try:
+            lines.append(f"{name}={json.dumps(value, ensure_ascii=False, allow_nan=False)}")
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{name} is set to {value!r}: {error}; a field takes a number, a text, true or false, a list or a "
+                "mapping"
+            ) from error
+    return lines
+
+
+def _flat_fields(fields: Mapping[str, Any], model: type[BaseModel] | None) -> Iterator[tuple[str, Any]]:
+    """Yield dotted name and value of every field; a mapping that is no section is a value."""
+    for name, value in fields.items():
+        section = model
+        for part in name.split("."):
+            section = _section(section, part)
+        if section is not None and isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", below) for inner, below in _flat_fields(value, section))
+        else:
+            yield name, str(value) if isinstance(value, Path) else value
 
 
 def _form_fields(form: Mapping[str, Any], model: type[BaseModel] | None) -> Iterator[tuple[tuple[str, ...], Any]]:

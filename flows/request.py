@@ -7,7 +7,7 @@ from typing import Any
 
 from flows.distill import NAMES, STAGES
 from flows.load import load_recipe
-from flows.plan import Planner, plan, require_inputs
+from flows.plan import PlannedStage, Planner, plan, require_inputs
 from flows.selection import Selection, select
 from storage.store import Store, open_store
 from tasks.config.recipe import Recipe
@@ -35,14 +35,19 @@ class Request:
         return any(stage.on_device(self.recipe) for stage in STAGES if stage.name in self.selection.chosen)
 
     @property
+    def chosen(self) -> list[PlannedStage]:
+        """The stages that run, in order."""
+        return [self.plan.stages[label] for label in self.plan.chosen(self.selection)]
+
+    @property
     def run_name(self) -> str:
         """Recipe and key: `demo-1a2b3c4d` by the report, `demo-tokens-1a2b3c4d` by the last stage that runs.
 
         Equal names mean equal results.
         """
-        last = max(self.selection.chosen, key=NAMES.index)
-        stage = [] if last == NAMES[-1] else [last]
-        return "-".join([self.recipe.name, *stage, self.plan.artifacts[last].key[:KEY_DIGITS]])
+        artifact = self.chosen[-1].artifact
+        stage = [] if artifact.stage == NAMES[-1] else [artifact.label]
+        return "-".join([self.recipe.name, *stage, artifact.key[:KEY_DIGITS]])
 
 
 def validate_request(

@@ -10,7 +10,6 @@ from prefect import flow
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Failed, State
 
-from flows.distill import NAMES
 from flows.environment import log_to_prefect
 from flows.errors import USER_ERRORS, StageFailed
 from flows.operations.cancellation import RunCancelled, cancel_if_requested
@@ -18,8 +17,10 @@ from flows.operations.crash_detection import track_crashes
 from flows.operations.device_limit import require_device_limit
 from flows.operations.form import Overrides, RecipeName, StageName, StageNames, StoreAddress
 from flows.operations.retries import without_traceback
+from flows.outcome import run_result
 from flows.request import Request, peek, take_over
 from flows.runner import Runner
+from lightgen_core.openmp import bound_spinning
 from tasks.context.scratch import shared_store_lock
 
 log = logging.getLogger("lightgen")
@@ -67,6 +68,7 @@ def run(
     """
     started, parameters = time.monotonic(), dict(locals())
     log_to_prefect()
+    bound_spinning()
     logging.getLogger("prefect.flow_runs").addFilter(without_traceback)
     try:
         return _run(take_over(parameters), started)
@@ -81,22 +83,14 @@ def _run(request: Request, started: float) -> dict[str, Any]:
     if request.on_device:
         require_device_limit(request.settings.device_limit)
     runner = Runner(request)
-    chosen = [stage for stage in NAMES if stage in request.selection.chosen]
-    log.info("%s: %s; store %s", name, ", ".join(chosen), store.uri)
+    chosen = request.chosen
+    log.info("%s: %s; store %s", name, ", ".join(planned.artifact.label for planned in chosen), store.uri)
     track_crashes()
     with cancel_if_requested(), shared_store_lock(store, request.settings):
-        for stage in chosen:
-            runner.run(request.plan.stages[stage])
-    outcome = request.plan.rechecked()
-    result = {
-        "recipe": name,
-        "store": store.uri,
-        "seconds": round(time.monotonic() - started, 3),
-        "stages": runner.rows,
-        "scores": outcome.scores(),
-        "report": outcome.report(),
-    }
+        for planned in chosen:
+            runner.run(planned)
+    result = run_result(request, runner.rows, time.monotonic() - started)
     from flows.pages.run_page import show_run_page  # late: it draws
 
-    show_run_page(result, outcome)
+    show_run_page(result, request.plan.rechecked())
     return result

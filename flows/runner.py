@@ -1,5 +1,6 @@
 """Run the chosen stages in Prefect task runs, with a page for each in the Prefect UI."""
 
+import logging
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,12 +16,16 @@ from prefect.tasks import exponential_backoff
 from flows.errors import StageFailed
 from flows.operations.device_limit import device_slot
 from flows.operations.retries import fail_with_message, should_retry
+from flows.outcome import stage_row
 from flows.pages.live import StagePage, page_key
 from flows.pages.progress_log import StageResult
 from flows.plan import PlannedStage
 from flows.request import Request
+from flows.terminal import stage_bar
 from tasks.context.progress import Progress
 from tasks.tracking.report import track_stage
+
+log = logging.getLogger("lightgen")
 
 
 def _flow_run_created() -> datetime:
@@ -44,13 +49,13 @@ class Runner:
 
     def run(self, planned: PlannedStage) -> None:
         """Run a stage, or find it cached. Raises StageFailed with the error as its cause."""
-        stage, _, artifact = planned
+        stage, artifact = planned.stage, planned.artifact
         settings = self.request.settings
 
         @task(
             name=stage.name,
             description=stage.description,
-            task_run_name=f"{stage.name} {artifact.key[:8]}",
+            task_run_name=f"{artifact.label} {artifact.key[:8]}",
             cache_policy=NO_CACHE,
             persist_result=False,
             retries=settings.retries,
@@ -65,29 +70,23 @@ class Runner:
         state = run_stage(return_state=True)
         if not state.is_completed():
             error: Any = state.result(raise_on_failure=False)
-            raise StageFailed(f"stage {stage.name} failed: {state.message}") from error
-        self.rows.append(
-            {
-                "stage": stage.name,
-                "key": artifact.key,
-                "state": "cached" if state.name == "Cached" else "ran",
-                "seconds": round(time.monotonic() - started, 3),
-                "rows": artifact.manifest().counts["rows"],
-                "uri": artifact.uri,
-            }
-        )
+            raise StageFailed(f"stage {artifact.label} failed: {state.message}") from error
+        log.info("%s", state.message)
+        cached = state.name == "Cached"
+        self.rows.append(stage_row(artifact, "cached" if cached else "ran", time.monotonic() - started))
 
     def _run_stage(self, planned: PlannedStage) -> State[None]:
         """Run a stage while its page in the UI shows its progress; return the state of its task run."""
-        (stage, inputs, artifact), request = planned, self.request
-        recipe, settings = request.recipe, request.settings
+        (stage, recipe, inputs, artifact), request = planned, self.request
+        settings, label = request.settings, artifact.label
         run = {"flow_run_id": UUID(runtime.flow_run.id), "task_run_id": UUID(runtime.task_run.id)}
-        with StagePage(stage.name, artifact.uri, page_key(recipe.name, stage.name), stage.description, **run) as page:
+        with StagePage(label, artifact.uri, page_key(recipe.name, label), stage.description, **run) as page:
             remake_before = self.created if stage.name in request.selection.refresh else None
-            with track_stage(recipe, settings, stage, artifact) as tracking:
+            with track_stage(recipe, settings, stage, artifact) as tracking, stage_bar(label) as bar:
 
                 def on_progress(progress: Progress) -> None:
                     page.progress(progress)
+                    bar(progress)
                     tracking(progress)
 
                 ran = stage.run(
@@ -103,5 +102,5 @@ class Runner:
                 page.result = StageResult(artifact, inputs, recipe)
         manifest = artifact.manifest()
         if not ran:
-            return Completed(name="Cached", message=f"{stage.name} was done already: {manifest.summary}")
-        return Completed(message=f"{stage.name} made {manifest.summary} in {manifest.timings['seconds']:.1f} s")
+            return Completed(name="Cached", message=f"{label} was done already: {manifest.summary}")
+        return Completed(message=f"{label} made {manifest.summary} in {manifest.timings['seconds']:.1f} s")

@@ -12,6 +12,7 @@ from lightgen_core.config import MarConfig
 from lightgen_core.encoders.model_ref import parse_model_ref
 from lightgen_core.images.buckets import bucket_shapes
 from tasks.config.recipe import Recipe
+from tasks.config.sources import TeacherSource
 
 DEFAULT_SIDE = 1024
 """Side of an image, px, if neither recipe nor teacher sets it; current pipelines generate this."""
@@ -40,10 +41,14 @@ class Size:
 
 
 def image_size(recipe: Recipe) -> tuple[int, int]:
-    """Return height and width of the teacher's images, px."""
-    if recipe.synthesis.teacher == "scene":
+    """Return height and width of the teacher's images, px; of several teachers, those of the largest."""
+    return max((_teacher_size(recipe, each) for each in recipe.synthesis.each), key=lambda size: size[0] * size[1])
+
+
+def _teacher_size(recipe: Recipe, source: TeacherSource) -> tuple[int, int]:
+    if source.teacher == "scene":
         return recipe.world.image_size, recipe.world.image_size
-    section = getattr(recipe.synthesis, recipe.synthesis.teacher)
+    section = getattr(source, source.teacher)
     side = getattr(section, "size", None) or DEFAULT_SIDE
     return getattr(section, "height", None) or side, getattr(section, "width", None) or side
 
@@ -98,7 +103,7 @@ def check_sizes(recipe: Recipe) -> None:
         return
     except ValueError as error:
         raise UserError(str(error)) from error
-    if not recipe.tokens.sizes and recipe.synthesis.teacher not in ("scene", "diffusers"):
+    if not recipe.tokens.sizes and any(each.teacher not in ("scene", "diffusers") for each in recipe.synthesis.each):
         return  # only the images tell
     for size in sizes:
         side = size.stride * size.patch

@@ -221,6 +221,18 @@ class DpoConfig(LoopConfig):
         description="dpo, ipo, kto, mapo: strength of the preference; larger stays closer to the reference",
     )
     contrast: float = Field(1.0, gt=0, description="nft: how far the two targets lie from the reference")
+    rounds: Positive = Field(
+        1,
+        description="times that the student is sampled for pairs, judged and tuned; each round begins with the student "
+        "of the one before, and is an artifact of its own",
+        exclude_if=lambda rounds: rounds == 1,  # keys of recipes without it stay
+    )
+    control: Literal["none", "sft"] = Field(
+        "none",
+        description="sft: tune a second student in as many rounds and steps, on the winners of its own pairs alone, "
+        "and score it beside the first",
+        exclude_if=lambda control: control == "none",
+    )
     displacement_guard: Literal["none", "sdpo", "anchor", "both"] = Field(
         "sdpo",
         description="for the winner's sake, sdpo: scale the loser's gradient (of dpo, ipo, kto, mapo; sft and nft have "

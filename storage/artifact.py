@@ -55,10 +55,13 @@ class ArtifactStatus:
 
 
 class Artifact:
-    """The artifact of one stage and key in a store, whether or not it exists yet."""
+    """The artifact of one stage and key in a store, whether or not it exists yet.
 
-    def __init__(self, store: Store, stage: str, key: str) -> None:
-        self.store, self.stage, self.key = store, stage, key
+    `label` names it among the inputs of another: the stage, or one of several artifacts of that stage (`dpo-2`).
+    """
+
+    def __init__(self, store: Store, stage: str, key: str, label: str = "") -> None:
+        self.store, self.stage, self.key, self.label = store, stage, key, label or stage
         self.path = f"{stage}/{key}"
         self._entries: dict[str, FileEntry] = {}
 

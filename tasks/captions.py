@@ -6,11 +6,12 @@ from typing import Any
 import pyarrow as pa
 
 from lightgen_core.captioning.coverage import coverage, dropped_rows
+from lightgen_core.captioning.mix import select_mixed
 from lightgen_core.captioning.scene import held_out_captions
 from lightgen_core.captioning.select import CaptionSelection, chain, select_captions
 from lightgen_core.seeds import derive_seed
 from storage.tables import schema
-from tasks.captions_sources import Topics, load_candidates
+from tasks.captions_sources import Topics, load_candidates, source_turns
 from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
 from tasks.evaluation_prompts import evaluation_captions, prompt_files
@@ -39,20 +40,28 @@ COUNT_FIELDS = (
     "captions.decontamination",
     "captions.llm.oversampling",
     "captions.llm.shard_size",
+    "captions.sources.weight",
+    "captions.sources.llm.oversampling",
+    "captions.sources.llm.shard_size",
 )
 """Fields that leave an LLM's answers as they are."""
 
 
 def _models(recipe: Recipe) -> tuple[str, ...]:
     config = recipe.captions
-    writer = (config.llm.model,) if config.llm and config.llm.backend == "transformers" else ()
-    return (*writer, *((config.embedding.model,) if config.embedding else ()))
+    writers = [each.llm.model for each in config.origins if each.llm and each.llm.backend == "transformers"]
+    return (*writers, *((config.embedding.model,) if config.embedding else ()))
 
 
 def _files(recipe: Recipe) -> tuple[str, ...]:
     """Return the files of captions, and of the prompts that these must not repeat."""
-    config = recipe.captions
-    return (*((config.file.path,) if config.file else ()), *(() if config.source == "scene" else prompt_files(recipe)))
+    files = [each.file.path for each in recipe.captions.origins if each.file]
+    return (*files, *(() if _scene_only(recipe) else prompt_files(recipe)))
+
+
+def _scene_only(recipe: Recipe) -> bool:
+    """Return whether all captions are the scene world's, whose meanings are certain."""
+    return all(origin.source == "scene" for origin in recipe.captions.origins)
 
 
 @stage(
@@ -66,16 +75,18 @@ def _files(recipe: Recipe) -> tuple[str, ...]:
 def captions(ctx: StageContext) -> None:
     """Write `captions.parquet` (kept), `dropped.parquet` (with reasons) and an LLM's `answers-*`."""
     config, seed = ctx.recipe.captions, derive_seed(ctx.recipe.seed, "captions")
-    topics, damaged = load_candidates(ctx, seed)
-    choice, proof = _choose(ctx, topics, seed)
+    sources, damaged = load_candidates(ctx, seed)
+    choice, proof = _choose(ctx, sources, seed)
     dropped = [*damaged, *dropped_rows(choice)]
     reasons = dict(Counter(row["reason"] for row in dropped).most_common())
     if not choice.chosen:
-        raise ValueError(f"source {config.source} gave no usable caption; dropped: {reasons or 'none, it is empty'}")
+        names = ", ".join(name or config.source for name in sources)
+        raise ValueError(f"source {names} gave no usable caption; dropped: {reasons or 'none, it is empty'}")
     if len(choice.chosen) < config.count:
         ctx.log("the source ran dry: %d captions of %d wanted", len(choice.chosen), config.count)
     rows = [
-        {"id": i, "caption": caption.text, "topic": caption.topic, "meaning": caption.meaning, "source": config.source}
+        {"id": i, "caption": caption.text, "topic": caption.topic, "meaning": caption.meaning}
+        | {"source": caption.source or config.source}
         for i, caption in enumerate(choice.chosen)
     ]
     ctx.write_table("captions.parquet", pa.Table.from_pylist(rows, SCHEMA))
@@ -84,9 +95,15 @@ def captions(ctx: StageContext) -> None:
     ctx.counts = {"rows": len(rows), "dropped": len(dropped), "repeated": repeated}
     covered = coverage(choice.chosen, config.llm.taxonomy.axes if config.llm else None)
     ctx.metrics = covered | {"dropped_by_reason": reasons, "evaluation_prompts": proof}
+    if config.sources:
+        chosen, wanted = Counter(row["source"] for row in rows), Counter(source_turns(ctx.recipe))
+        ctx.metrics["captions_by_source"] = {each.name: chosen[each.name] for each in config.sources}
+        for name, count in wanted.items():
+            if chosen[name] < count:
+                ctx.log("%s ran dry: %d of the %d captions of its weight", name, chosen[name], count)
 
 
-def _choose(ctx: StageContext, topics: Topics, seed: int) -> tuple[CaptionSelection, dict[str, Any]]:
+def _choose(ctx: StageContext, sources: dict[str, Topics], seed: int) -> tuple[CaptionSelection, dict[str, Any]]:
     """Return the chosen captions, and the proof that none of them is an evaluation prompt."""
     from lightgen_core.captioning.contamination import EvaluationPrompts
     from lightgen_core.captioning.dedup import lexical_dedup, semantic_dedup
@@ -94,7 +111,7 @@ def _choose(ctx: StageContext, topics: Topics, seed: int) -> tuple[CaptionSelect
 
     config, space = ctx.recipe.captions, ctx.recipe.captions.embedding
     embed = caption_embedder(space, ctx.device()) if space else None
-    scene = config.source == "scene"  # its meanings are known, and those of the evaluation are held out
+    scene = _scene_only(ctx.recipe)  # its meanings are known, and those of the evaluation are held out
     prompts = held_out_captions(ctx.recipe.world) if scene else evaluation_captions(ctx.recipe)
     if scene or not space:
         held_out = EvaluationPrompts(prompts, None if scene else config.decontamination)
@@ -104,5 +121,8 @@ def _choose(ctx: StageContext, topics: Topics, seed: int) -> tuple[CaptionSelect
     screens = [held_out.filter, lexical_dedup(config.near_duplicate, seed, within_meaning=scene, threads=threads)]
     if space and embed:
         screens.append(semantic_dedup(space.near_duplicate, embed, within_meaning=scene, threads=threads))
-    choice = select_captions(topics, config.count, chain(*screens))
+    if config.sources:
+        choice = select_mixed(sources, source_turns(ctx.recipe), chain(*screens))
+    else:
+        choice = select_captions(sources[""], config.count, chain(*screens))
     return choice, held_out.contamination_report([caption.text for caption in choice.chosen])

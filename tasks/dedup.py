@@ -4,20 +4,22 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from lightgen_core.dedup.score_filter import clip_score_mask
+from lightgen_core.filters.verdicts import LOW_SCORE, Verdicts
 from lightgen_core.images.codec import decode_image
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
 from storage.rows import take_rows
 from storage.tables import read_table, schema
+from tasks.config.recipe import Recipe
 from tasks.context.context import LOG_INTERVAL_SECONDS, StageContext
 from tasks.context.progress import Progress
+from tasks.dedup_filters import filter_images
 from tasks.dedup_inputs import ScoredImages, gather
 from tasks.stage import stage
 
@@ -26,37 +28,50 @@ if TYPE_CHECKING:
     from lightgen_core.dedup.images import Deduplication
     from lightgen_core.dedup.planted import PlantedCopies
 
-SCHEMA = schema(
-    {
-        "id": pa.int64(),
-        "kept": pa.bool_(),
-        "reason": pa.string(),
-        "duplicate_of": pa.int64(),
-        "similarity": pa.float32(),
-    }
-)
+FIELDS = {
+    "id": pa.int64(),
+    "kept": pa.bool_(),
+    "reason": pa.string(),
+    "duplicate_of": pa.int64(),
+    "similarity": pa.float32(),
+}
+FILTER_FIELDS = {"value": pa.float32(), "threshold": pa.float32()}
+"""Columns of recipes with `dedup.filters`: what was measured, of a duplicate its cosine, and what was asked."""
 
 
 KEEP_FILE = "keep.parquet"
-LOW_SCORE = "low text-image score"
 PLANTED_AMONG = 10_000
 """Images among which planted copies are searched, at most."""
 
 
-@stage(version=5, config_sections=("seed", "dedup"))
+def _heads(recipe: Recipe) -> tuple[str, ...]:
+    """Return the files of the filters' heads."""
+    return tuple(head.weights for head in recipe.dedup.filters.heads) if recipe.dedup.filters else ()
+
+
+@stage(
+    version=5,
+    config_sections=("seed", "dedup"),
+    count_fields=("seed", "dedup", "files"),  # no measure of pixels depends on them; a judgement has its judge's hash
+    files=_heads,
+)
 def dedup(ctx: StageContext, synthesis: Artifact, embeddings: Artifact) -> None:
     """Write `keep.parquet`, one row for each image; metrics and the recall certificate go into the manifest.
 
-    An image that does not show its caption is dropped first, and is then nobody's duplicate. A run that was killed
-    continues after the last block of rows it has decided.
+    An image that a filter drops, or that does not show its caption, is dropped first, and is then nobody's duplicate.
+    A run that was killed continues after the last block of rows it has decided.
     """
     from lightgen_core.dedup.diversity import diversity
     from lightgen_core.dedup.images import find_duplicates
     from lightgen_core.dedup.search import Subset
 
     config = ctx.recipe.dedup
-    show = partial(clip_score_mask, least=config.min_clip_score, drop_lowest_fraction=config.drop_lowest_fraction)
-    images = gather(ctx, embeddings, show, copies=config.compare == "all")
+    scored = read_table(embeddings, "^embeddings", ["id", "score"])
+    ids, scores = scored["id"].to_numpy(), scored["score"].to_numpy()
+    shown = clip_score_mask(scores, ids, config.min_clip_score, config.drop_lowest_fraction)
+    verdicts = filter_images(ctx, synthesis, embeddings, scores, shown) if config.filters else None
+    shown = verdicts.passed if verdicts else shown
+    images = gather(ctx, embeddings, ids, scores, shown, copies=config.compare == "all")
     described = read_table(synthesis, "^images", ["topic", "meaning", "caption"])
     chosen = described.filter(pa.array(images.shown))
     matcher, planted = None, None
@@ -77,10 +92,10 @@ def dedup(ctx: StageContext, synthesis: Artifact, embeddings: Artifact) -> None:
     )
     if crowded := duplicates.certificate.crowded:
         ctx.log("%d images have more near images, or near hashes, than were looked at", crowded)
-    rows = _verdict_table(images.ids, images.shown, duplicates)
+    rows = _verdict_table(images.ids, images.shown, duplicates, verdicts, config.threshold)
     ctx.write_table(KEEP_FILE, rows)
     kept = np.flatnonzero(duplicates.kept)
-    ctx.counts = {"kept": len(kept), "dropped": len(images.ids) - len(kept)}
+    ctx.counts = {"rows": len(rows), "kept": len(kept), "dropped": len(images.ids) - len(kept)}
     topics, meanings = (chosen[name].take(kept).to_pylist() for name in ("topic", "meaning"))
     ctx.metrics = {
         "reasons": dict(Counter(reason for reason in rows["reason"].to_pylist() if reason)),
@@ -134,11 +149,17 @@ def _copies(
     return matcher, find_planted_copies(originals, decoded, hashes[some], thumbnails[some], words, config, seed)
 
 
-def _verdict_table(ids: np.ndarray, shown: np.ndarray, duplicates: "Deduplication") -> pa.Table:
-    """Return a row for each image: the search's verdict if it shows its caption, else the low score."""
+def _verdict_table(
+    ids: np.ndarray,
+    shown: np.ndarray,
+    duplicates: "Deduplication",
+    verdicts: Verdicts | None,
+    threshold: float,
+) -> pa.Table:
+    """Return a row for each image: the search's verdict if it passed the filters, else theirs."""
     kept, similarity = np.zeros(len(ids), bool), np.full(len(ids), np.nan, np.float32)
     kept[shown], similarity[shown] = duplicates.kept, duplicates.similarity
-    reason = np.full(len(ids), LOW_SCORE, object)
+    reason = np.full(len(ids), LOW_SCORE, object) if verdicts is None else verdicts.reason.copy()
     duplicate_of = np.full(len(ids), None, object)
     reason[shown], duplicate_of[shown] = duplicates.reason, duplicates.duplicate_of
     columns = {
@@ -148,4 +169,9 @@ def _verdict_table(ids: np.ndarray, shown: np.ndarray, duplicates: "Deduplicatio
         "duplicate_of": duplicate_of,
         "similarity": pa.array(similarity, from_pandas=True),
     }
-    return pa.table(columns, SCHEMA)
+    if verdicts is None:
+        return pa.table(columns, schema(FIELDS))
+    value, least = (np.where(shown, similarity, verdicts.value), verdicts.threshold.copy())
+    least[np.isin(reason.astype(str), ("exact copy", "near duplicate"))] = threshold
+    columns["value"], columns["threshold"] = (pa.array(column, from_pandas=True) for column in (value, least))
+    return pa.table(columns, schema(FIELDS | FILTER_FIELDS))

@@ -1,6 +1,5 @@
 """The columns that the stage dedup compares, gathered into memory-mapped files of its scratch folder."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ class ScoredImages:
     ids: np.ndarray
     scores: np.ndarray
     shown: np.ndarray
-    """(n,) bool: images that show their caption; the following are of these only."""
+    """(n,) bool: images that pass the filters; the following are of these only."""
     vectors: np.ndarray
     pixels: list[str]
     hashes: np.ndarray | None
@@ -28,14 +27,17 @@ class ScoredImages:
 
 
 def gather(
-    ctx: StageContext, embeddings: Artifact, show: Callable[[np.ndarray, np.ndarray], np.ndarray], *, copies: bool
+    ctx: StageContext,
+    embeddings: Artifact,
+    ids: np.ndarray,
+    scores: np.ndarray,
+    shown: np.ndarray,
+    *,
+    copies: bool,
 ) -> ScoredImages:
-    """Gather the images that `show`, called with scores and ids, selects; with `copies` hashes and thumbnails too."""
+    """Gather the images that are `shown`, of all ids and scores, (n,) each; with `copies` hashes and thumbnails too."""
     from lightgen_core.dedup.copy_features import HASH_BYTES, THUMBNAIL, VIEWS
 
-    scored = read_table(embeddings, "^embeddings", ["id", "score"])
-    ids, scores = scored["id"].to_numpy(), scored["score"].to_numpy()
-    shown = show(scores, ids)
     columns = {"image": np.dtype(np.float32)} | ({"hashes": np.uint8, "thumbnail": np.uint8} if copies else {})
     arrays = {
         name: _mapped(ctx.scratch / f"{name}.npy", embeddings, name, shown, dtype) for name, dtype in columns.items()
@@ -57,7 +59,7 @@ def _mapped(path: Path, embeddings: Artifact, column: str, shown: np.ndarray, dt
                 out = np.lib.format.open_memmap(part, "w+", dtype, (int(shown.sum()), values.shape[1]))
             out[start : start + len(values)] = values
             start, row = start + len(values), row + len(table)
-        assert out is not None, "clip_score_mask leaves at least one image"
+        assert out is not None, "the filters leave at least one image"
         out.flush()
         part.replace(path)
     return np.load(path, mmap_mode="r")

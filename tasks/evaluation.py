@@ -21,7 +21,8 @@ from tasks.stage import stage
 if TYPE_CHECKING:
     from lightgen_core.sampling.text_to_image import TextToImage
 
-STUDENTS = ("pretrain", "dpo")
+STUDENTS = ("pretrain", "sft", "dpo")
+"""The students that can be scored; `sft` is the control of preference tuning, if one was asked for."""
 SCHEMA = schema(
     {
         "id": pa.int64(),
@@ -46,40 +47,44 @@ def _frozen_models(recipe: Recipe) -> tuple[str, ...]:
 
 
 @stage(
-    version=5,
+    version=6,
     config_sections=("seed", "world", "sampler", "evaluation"),
     weights=_frozen_models,
     files=evaluation_files,
     on_device=True,
 )
-def evaluation(ctx: StageContext, pretrain: Artifact, dpo: Artifact) -> None:
-    """Write `samples-*.parquet`, both students on the same captions and seeds; the scores go into the manifest.
+def evaluation(ctx: StageContext, pretrain: Artifact, dpo: Artifact, *control: Artifact) -> None:
+    """Write `samples-*.parquet`, all students on the same captions and seeds; the scores go into the manifest.
 
     Where nobody can judge, `correct` is null and every score is null: images and, on request, CLIP's score remain.
     """
     recipe, config = ctx.recipe, ctx.recipe.evaluation
     prompts, students = evaluation_prompts(recipe), {"pretrain": pretrain, "dpo": dpo}
+    if control:
+        (students["sft"],) = control
     if config.references:
         find_references(config.references, [prompt.caption for prompt in prompts])  # an error comes before the work
-    shards = split_rows(len(STUDENTS) * len(prompts) * config.images, config.shard_size, "samples")
+    shards = split_rows(len(students) * len(prompts) * config.images, config.shard_size, "samples")
     ctx.run_shards(shards, SamplingWorker, students, prompts)
     options: dict[str, Any] = {"seed": derive_seed(recipe.seed, "bootstrap"), "resamples": config.resamples}
     options["threads"] = ctx.settings.threads
-    scores: dict[str, Any] = dict.fromkeys((*STUDENTS, "shuffled"))
+    names = tuple(name for name in STUDENTS if name in students)
+    scored: dict[str, Any] = {"scores": {}, "differences": {}}
     if judge := _load_judge(ctx):
         others = mismatched_prompts(prompts, derive_seed(recipe.seed, "shuffled")).tolist()
         tables = ctx.iter_output("^samples")
-        scores = score_samples(tables, STUDENTS, prompts, others, judge, images=config.images, **options)
+        scored = score_samples(tables, names, prompts, others, judge, images=config.images, **options)
+    scored["scores"] = dict.fromkeys((*STUDENTS, "shuffled")) | scored["scores"]
     ctx.counts = {"prompts": len(prompts)}
-    ctx.metrics = {"judge": JUDGES.get(config.benchmark), "scores": scores}
+    ctx.metrics = {"judge": JUDGES.get(config.benchmark), **scored}
     if config.clip_score:
         from lightgen_core.encoders.clip import Clip
 
         clip = Clip.load(recipe.embeddings.model, device=ctx.device())
-        ctx.metrics["clip_score"] = clip_score_samples(ctx.iter_output("^samples"), STUDENTS, clip, **options)
+        ctx.metrics["clip_score"] = clip_score_samples(ctx.iter_output("^samples"), names, clip, **options)
     if config.references:
         tables = ctx.iter_output("^samples")
-        ctx.metrics["references"] = compare_samples(tables, STUDENTS, config.references, ctx.device(), **options)
+        ctx.metrics["references"] = compare_samples(tables, names, config.references, ctx.device(), **options)
 
 
 def _load_judge(ctx: StageContext) -> Judge | None:

@@ -1,152 +1,82 @@
-"""pairs: the student's own samples and the teacher's images -> preference pairs."""
+"""pairs: the student's own samples, judged, and the teacher's images -> preference pairs."""
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from lightgen_core.evaluation.preference import load_scorer
-from lightgen_core.images.parallel import decode_images
+from lightgen_core.evaluation.scorer_config import ScorerConfig
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
-from storage.rows import take_rows
-from storage.tables import IMAGE, layout_metadata, read_table, schema
+from storage.tables import read_table
 from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
-from tasks.context.shards import RowRangeShard, split_rows
+from tasks.context.shards import split_rows
 from tasks.dedup import KEEP_FILE
+from tasks.pair_worker import PairWorker, token_files
 from tasks.stage import stage
-from tasks.token_files import TEXT_FILES, token_files_regex
 
-COLUMN_TYPES = {
-    "id": pa.int64(),
-    "caption": pa.string(),
-    "topic": pa.string(),
-    "kind": pa.string(),
-    "winner": pa.binary(),
-    "loser": pa.binary(),
-    "text": pa.binary(),
-    "text_length": pa.int32(),
-    "winner_image": IMAGE,
-    "loser_image": IMAGE,
-}
+
+def _scorers(recipe: Recipe) -> list[ScorerConfig]:
+    """Return all scorers, the one without a say last."""
+    return [*recipe.pairs.all_scorers, *([recipe.pairs.held_out] if recipe.pairs.held_out else [])]
+
+
+def _models(recipe: Recipe) -> tuple[str, ...]:
+    """Return the frozen models of the scorers."""
+    return tuple(dict.fromkeys(name for scorer in _scorers(recipe) for name in scorer.models(recipe.embeddings.model)))
+
+
+def _heads(recipe: Recipe) -> tuple[str, ...]:
+    """Return the files of the scorers' heads."""
+    return tuple(scorer.head.weights for scorer in _scorers(recipe) if scorer.head is not None)
 
 
 @stage(
-    version=4,
+    version=5,
     config_sections=("seed", "pairs", "sampler", "world", "tokens", "pretrain"),
-    weights=lambda recipe: (recipe.embeddings.model,) if recipe.pairs.scorer == "clip" else (),
+    weights=_models,
+    files=_heads,
     on_device=True,
 )
-def pairs(ctx: StageContext, pretrain: Artifact, tokens: Artifact, dedup: Artifact, synthesis: Artifact) -> None:
+def pairs(ctx: StageContext, student: Artifact, tokens: Artifact, dedup: Artifact, synthesis: Artifact) -> None:
     """Write `pairs-*.parquet`: for captions of the training set, an image to prefer and one to avoid.
 
-    The loser is always a sample of the student itself, the winner the teacher's image or a better sample.
+    The loser is always a sample of the student itself, the winner the teacher's image or a better sample. Every sample
+    is a row of `samples-*.parquet`, with its seed, scores and latents: captions and seeds of a file, the recipe's
+    sampler and this student draw it again.
     """
     from lightgen_core.evaluation.pair_rows import choose_caption_rows
 
     config = ctx.recipe.pairs
-    captions = read_table(tokens, _token_files(ctx.recipe), ["id", "caption", "topic", "flipped"])
+    captions = read_table(tokens, token_files(ctx.recipe), ["id", "caption", "topic", "flipped"])
     verdicts = read_table(dedup, KEEP_FILE, ["id", "kept"])
     kept = np.isin(captions["id"], verdicts["id"].filter(verdicts["kept"].combine_chunks()))
     seed = derive_seed(ctx.recipe.seed, "pairs")
     chosen = np.flatnonzero(kept)[choose_caption_rows(captions.filter(pa.array(kept)), config.count, seed)]
-    shards = split_rows(len(chosen), config.shard_size, "pairs")
-    ctx.run_shards(shards, PairWorker, pretrain, tokens, synthesis, chosen)
+    shards = split_rows(len(chosen), config.shard_size, "pairs", "samples")
+    ctx.run_shards(shards, PairWorker, student, tokens, synthesis, chosen)
     counts = Counter[str]()
-    for entry in ctx.records().values():
+    for name, entry in ctx.records().items():
         counts.update(entry.counts)
+        counts["rows"] += entry.rows if name.startswith("pairs") else 0
+    ctx.counts = {"rows": counts["rows"]}
     if counts["diverged"]:
         ctx.log(
             "%d of %d samples hold values beyond %s: the student diverged while it trained, see log.json of pretrain. "
             "Lower pretrain.optimizer.learning_rate, or set pretrain.head.objective=v",
             *(counts["diverged"], counts["samples"], ctx.recipe.tokens.dtype),
         )
+    _watch(ctx, student)
 
 
-def _token_files(recipe: Recipe) -> str:
-    """Return a pattern for the token files of the last phase's size, at which the student samples."""
-    return token_files_regex(recipe.phases[-1][0])
+def _watch(ctx: StageContext, student: Artifact) -> None:
+    """Put into the manifest what the samples say of the student, beside the first round's, and a reason to stop."""
+    from lightgen_core.evaluation.sample_metrics import reward_hacking, sample_metrics
 
-
-class PairWorker:
-    """Samples the student for a shard of captions, and chooses pairs among its images and the teacher's."""
-
-    def __init__(
-        self, ctx: StageContext, pretrain: Artifact, tokens: Artifact, synthesis: Artifact, chosen: NDArray[np.int64]
-    ) -> None:
-        from lightgen_core.sampling.text_to_image import TextToImage
-
-        self.ctx, self.tokens, self.synthesis, self.chosen = ctx, tokens, synthesis, chosen
-        config = ctx.recipe.pairs
-        self.scorer = load_scorer(config.scorer, config.margin, ctx.recipe.embeddings.model, ctx.device())
-        self.image_ids = read_table(synthesis, "^images", ["id"])["id"].to_numpy()
-        self.text_ids = read_table(tokens, TEXT_FILES, ["id"])["id"].to_numpy()
-        folder = ctx.local_folder(pretrain, "student/")
-        self.student = TextToImage.load(folder, ctx.device(), head_compile=ctx.head_compile())
-
-    def __call__(self, shard: RowRangeShard) -> None:
-        from lightgen_core.encoders.dtypes import fits
-        from lightgen_core.evaluation.pair_rows import pair_rows
-
-        recipe, config, threads = self.ctx.recipe, self.ctx.recipe.pairs, self.ctx.settings.threads
-        table = take_rows(self.tokens, _token_files(recipe), self.chosen[shard.start : shard.stop])
-        rows, layout, info = table.to_pylist(), layout_metadata(table.schema), self.student.info
-        layout.pop("moments", None)  # a winner is the mean
-        layout |= {"height": info.latent_height, "width": info.latent_width} | self._add_text(rows)
-        teacher_images = self._teacher_images([row["id"] for row in rows])
-        if recipe.tokens.buckets:
-            self._encode_again(rows, teacher_images)
-        samples, originals = range(config.samples), [row["caption"] for row in rows]
-        captions = [caption for caption in originals for _ in samples]
-        seeds = [derive_seed(recipe.seed, "pairs", row["id"], sample) for row in rows for sample in samples]
-        sampled = self.student.sample(captions, seeds, sampler=recipe.sampler)
-        pairs = pair_rows(
-            rows,
-            teacher_images,
-            sampled.images,
-            sampled.latents,
-            self.scorer.score_student(list(sampled.images), captions).reshape(len(rows), config.samples),
-            self.scorer.score_teacher(decode_images(teacher_images, [row["id"] for row in rows], threads), originals),
-            kind=config.kind,
-            margin=self.scorer.margin,
-            dtype=str(layout["dtype"]),
-            threads=threads,
-        )
-        counts = {kind: sum(pair["kind"] == kind for pair in pairs) for kind in ("teacher", "best_worst")}
-        diverged = int((~fits(sampled.latents, str(layout["dtype"]))).sum())
-        counts |= {"samples": len(captions), "without_pair": len(rows) - len(pairs), "diverged": diverged}
-        self.ctx.write_table(shard.name, pa.Table.from_pylist(pairs, schema(COLUMN_TYPES, layout)), counts)
-
-    def _add_text(self, rows: list[dict[str, Any]]) -> dict[str, object]:
-        """Add text states and their length to rows of latents; return their part of the layout."""
-        indices, inverse = np.unique(
-            np.searchsorted(self.text_ids, [row["caption_id"] for row in rows]), return_inverse=True
-        )
-        texts = take_rows(self.tokens, TEXT_FILES, indices, ["text", "text_length"])
-        text = texts.to_pylist()
-        for row, index in zip(rows, inverse.tolist(), strict=True):
-            row |= text[index]
-        return {"text_width": layout_metadata(texts.schema)["text_width"]}
-
-    def _encode_again(self, rows: list[dict[str, Any]], images: Sequence[bytes]) -> None:
-        """Replace latents of buckets' shapes by those of the images cropped to the shape that the student samples."""
-        from lightgen_core.data.token_rows import encode_latents, image_batches, values_to_bytes
-
-        info, config = self.student.info, self.ctx.recipe.tokens
-        stride, size = self.student.codec.stride, config.batch_size
-        shape = info.latent_height * stride, info.latent_width * stride
-        table = pa.table({"id": [row["id"] for row in rows], "image": pa.array([{"bytes": image} for image in images])})
-        batches = image_batches(table, np.zeros(len(rows), bool), size, (shape,), self.ctx.settings.threads)
-        (values,) = encode_latents(self.student.codec, batches, size, moments=False)
-        for row, latents in zip(rows, values_to_bytes(values, config.dtype)["latents"].to_pylist(), strict=True):
-            row["latents"] = latents
-
-    def _teacher_images(self, ids: Sequence[int]) -> list[bytes]:
-        """Return the teacher's encoded images of some ids; those in the table ascend."""
-        indices, inverse = np.unique(np.searchsorted(self.image_ids, ids), return_inverse=True)
-        images = take_rows(self.synthesis, "^images", indices, ["image"])["image"].to_pylist()
-        return [images[index]["bytes"] for index in inverse]
+    now = sample_metrics(ctx.iter_output("^samples"), ctx.recipe.tokens.dtype)
+    first = student.manifest().metrics.get("first_round", now)
+    stopped = reward_hacking(now, first, ctx.recipe.pairs.max_drop)
+    ctx.metrics = {"samples": now, "first_round": first, "stopped": stopped}
+    parts = [f"{name} {value:.4f} ({first[name]:.4f})" for name, value in now.items() if value is not None]
+    ctx.log("samples, in brackets those of the first round: %s", "; ".join([*parts, *([stopped] if stopped else [])]))

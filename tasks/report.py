@@ -7,15 +7,15 @@ from tasks.context.context import StageContext
 from tasks.stage import stage
 
 
-@stage(version=8, config_sections=("name", "purpose", "smoke_test", "seed", "world", "sampler", "report", "dedup"))
+@stage(version=9, config_sections=("name", "purpose", "smoke_test", "seed", "world", "sampler", "report", "dedup"))
 def report(ctx: StageContext, *inputs: Artifact) -> None:
     """Write `report.html`, `ledger.json` (seconds, device seconds, rows and bytes by stage) and `model/`."""
     from lightgen_core.model.save import load_student, save_student
     from lightgen_core.report.page import render_report
     from tasks.report_data import RunArtifacts, build_report_data
 
-    run = RunArtifacts({artifact.stage: artifact for artifact in inputs}, ctx.recipe)
-    folder, saved = ctx.scratch / "model", ctx.local_folder(run.artifacts["dpo"], "student/")
+    run = RunArtifacts.of(inputs, ctx.recipe)
+    folder, saved = ctx.scratch / "model", ctx.local_folder(run.last("dpo"), "student/")
     student, info = load_student(saved, weights="raw")
     averaged, _ = load_student(saved, weights="ema")
     sampler = ctx.recipe.sampler.model_dump(mode="json")

@@ -1,12 +1,13 @@
 """Report data of a run from its artifacts, for the report and the stage pages of the Prefect UI."""
 
 import datetime
+import itertools
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow.compute as pc
@@ -34,6 +35,8 @@ from storage.manifest import Manifest
 from storage.rows import take_rows
 from storage.tables import read_table
 from tasks.config.recipe import Recipe
+from tasks.pair_worker import KINDS
+from tasks.report_filters import filter_reasons
 
 MAX_TOPICS = 24
 """Topics that are listed; thousands would bury the rest."""
@@ -41,10 +44,20 @@ MAX_TOPICS = 24
 
 @dataclass(frozen=True)
 class RunArtifacts:
-    """The artifacts of a run, by stage, and the recipe they were made from."""
+    """The artifacts of a run, by label, and the recipe they were made from."""
 
     artifacts: Mapping[str, Artifact]
     recipe: Recipe
+
+    @classmethod
+    def of(cls, artifacts: Iterable[Artifact], recipe: Recipe) -> Self:
+        """Put artifacts under their labels."""
+        return cls({artifact.label: artifact for artifact in artifacts}, recipe)
+
+    def last(self, stage: str) -> Artifact:
+        """Return a stage's artifact; of `pairs` and `dpo` that of the last round."""
+        rounds = [artifact for label, artifact in self.artifacts.items() if re.fullmatch(rf"{stage}(-\d+)?", label)]
+        return rounds[-1]
 
 
 def build_report_data(run: RunArtifacts) -> ReportData:
@@ -52,21 +65,18 @@ def build_report_data(run: RunArtifacts) -> ReportData:
     recipe, artifacts = run.recipe, run.artifacts
     manifests = {name: artifact.manifest() for name, artifact in artifacts.items()}
     evaluation = manifests["evaluation"]
-    scored, pairs = evaluation.metrics, manifests["pairs"].counts
+    scored, pairs = evaluation.metrics, run.last("pairs").manifest().counts
     topics = manifests["captions"].metrics["captions_by_topic"]
     return ReportData(
         name=recipe.name,
         purpose=recipe.purpose,
         recipe=yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
-        stages=tuple(map(_stage_row, manifests.values())),
+        stages=tuple(itertools.starmap(_stage_row, manifests.items())),
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         prompts=_describe_prompts(recipe, evaluation.counts["prompts"]),
         scorer=scored["judge"],
-        scores={
-            student: {name: Interval(**score) for name, score in table.items()}
-            for student, table in scored["scores"].items()
-            if table is not None
-        },
+        scores=_score_tables(scored["scores"]),
+        differences=_score_tables(scored["differences"]),
         clip_scores={student: Interval(**score) for student, score in scored.get("clip_score", {}).items()},
         references={
             student: (Interval(**found["top_1"]), Interval(**found["top_5"]), found["frechet_distance"])
@@ -74,7 +84,7 @@ def build_report_data(run: RunArtifacts) -> ReportData:
         },
         smoke_test=recipe.smoke_test,
         samples=samples(run),
-        curves=(loss_curve(artifacts["pretrain"]), *preference_curves(artifacts["dpo"])),
+        curves=(loss_curve(artifacts["pretrain"]), *preference_curves(run.last("dpo"))),
         topics=topics_of(artifacts["captions"]),
         other_topics=max(0, len(topics) - MAX_TOPICS),
         repeats=_repeated_captions(artifacts["captions"]),
@@ -82,17 +92,26 @@ def build_report_data(run: RunArtifacts) -> ReportData:
         quarantine=manifests["synthesis"].metrics["quarantine"],
         diversity=tuple(Diversity(**manifests["dedup"].metrics["diversity"]).metrics()),
         dedup=dedup_summary(run),
+        filtered=filter_reasons(run),
         pairs=pair_examples(run),
-        pair_counts={kind: pairs[kind] for kind in ("teacher", "best_worst") if pairs[kind]},
+        pair_counts={kind: pairs[kind] for kind in KINDS if pairs[kind]},
         captions_without_pair=pairs["without_pair"],
         host=evaluation.host,
         software=evaluation.software,
     )
 
 
-def _stage_row(manifest: Manifest) -> StageRow:
+def _score_tables(tables: Mapping[str, Any]) -> dict[str, dict[str, Interval]]:
+    return {
+        student: {name: Interval(**score) for name, score in table.items()}
+        for student, table in tables.items()
+        if table is not None
+    }
+
+
+def _stage_row(label: str, manifest: Manifest) -> StageRow:
     return StageRow(
-        stage=manifest.stage,
+        stage=label,
         key=manifest.key,
         inputs=tuple(manifest.inputs),
         rows=manifest.counts["rows"],
@@ -140,7 +159,7 @@ def samples(run: RunArtifacts) -> tuple[SampleRow, ...]:
 
 def _teacher_sample(recipe: Recipe, row: Mapping[str, Any]) -> dict[str, JudgedImage]:
     """Return the scene teacher's image of a caption; {} for other teachers, which never saw it."""
-    if recipe.evaluation.benchmark != "scene" or recipe.synthesis.teacher != "scene":
+    if recipe.evaluation.benchmark != "scene" or any(each.teacher != "scene" for each in recipe.synthesis.each):
         return {}
     seed = derive_seed(recipe.seed, "report", row["prompt"])
     return {"teacher": JudgedImage(SceneTeacher(recipe.world).generate([row["caption"]], [seed])[0])}
@@ -149,7 +168,7 @@ def _teacher_sample(recipe: Recipe, row: Mapping[str, Any]) -> dict[str, JudgedI
 def loss_curve(pretrain: Artifact) -> Curve:
     """Return the loss over all phases of the pre-training."""
     rows, meaning = _read_log(pretrain), "mean over masked tokens; lower is better"
-    ends = [str(row["step"]) for row, following in pairwise(rows) if following["phase"] != row["phase"]]
+    ends = [str(row["step"]) for row, following in itertools.pairwise(rows) if following["phase"] != row["phase"]]
     if ends:
         meaning += f"; the next phase begins after step {', '.join(ends)}"
     return Curve("pre-training loss", *_series(rows, "loss"), meaning=meaning)
@@ -239,8 +258,8 @@ def dedup_summary(run: RunArtifacts) -> DedupSummary:
 
 
 def pair_examples(run: RunArtifacts) -> tuple[PairExample, ...]:
-    """Return the first pairs; needs `pairs`."""
-    pairs = run.artifacts["pairs"]
+    """Return the first pairs, of the last round; needs `pairs`."""
+    pairs = run.last("pairs")
     count = min(run.recipe.report.pairs, pairs.manifest().counts["rows"])
     rows = take_rows(pairs, "^pairs", range(count), ["caption", "kind", "winner_image", "loser_image"]).to_pylist()
     examples = []

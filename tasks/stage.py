@@ -59,9 +59,10 @@ class Stage:
         files = {path: content_digest(path) for path in self.files(recipe)}
         return sections | {"weights": weights} | ({"files": files} if files else {})
 
-    def artifact(self, recipe: Recipe, store: Store, inputs: tuple[Artifact, ...]) -> Artifact:
-        """Return this stage's artifact for a recipe and inputs, finished or not."""
-        return Artifact(store, self.name, artifact_key(self.name, self.version, self.config(recipe), _keys(inputs)))
+    def artifact(self, recipe: Recipe, store: Store, inputs: tuple[Artifact, ...], suffix: str = "") -> Artifact:
+        """Return this stage's artifact for a recipe and inputs, finished or not; `suffix` ends its label."""
+        key = artifact_key(self.name, self.version, self.config(recipe), _keys(inputs))
+        return Artifact(store, self.name, key, self.name + suffix)
 
     def explain_missing(self, recipe: Recipe, inputs: tuple[Artifact, ...], artifact: Artifact) -> str:
         """Return a sentence on how a missing artifact differs from the nearest finished one."""
@@ -176,6 +177,15 @@ class Stage:
         )
 
 
+def is_done(artifact: Artifact, settings: Settings) -> bool:
+    """Return whether an artifact is done, as `Stage.run` finds it; remove what a kill after the manifest left there."""
+    with Scratch(artifact, settings).lock():
+        if artifact.check().state != "done":
+            return False
+        artifact.prune()
+        return True
+
+
 def _log_reused(ctx: StageContext) -> None:
     files = ctx.records().values()
     if reused := sum(file.reused for file in files):
@@ -183,7 +193,7 @@ def _log_reused(ctx: StageContext) -> None:
 
 
 def _keys(inputs: tuple[Artifact, ...]) -> dict[str, str]:
-    return {artifact.stage: artifact.key for artifact in inputs}
+    return {artifact.label: artifact.key for artifact in inputs}
 
 
 def _is_older(artifact: Artifact, moment: datetime.datetime) -> bool:

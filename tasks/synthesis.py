@@ -10,29 +10,33 @@ from lightgen_core.images.codec import suffix_of
 from lightgen_core.rejected import Rejected
 from storage.artifact import Artifact
 from storage.plural import pluralize
-from storage.tables import IMAGE, schema
+from storage.tables import IMAGE, read_file, schema
 from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
 from tasks.context.shards import RowRangeShard, split_rows
 from tasks.stage import stage
-from tasks.synthesis_plan import SynthesisPlan, plan_synthesis
+from tasks.synthesis_mix import SynthesisPlan, plan_synthesis
 
-SCHEMA = schema(
-    {
-        "id": pa.int64(),
-        "image": IMAGE,
-        "caption": pa.string(),
-        "topic": pa.string(),
-        "meaning": pa.string(),
-        "caption_id": pa.int64(),
-        "seed": pa.int64(),
-        "source": pa.string(),
-        "sha256": pa.string(),
-    }
-)
+FIELDS = {
+    "id": pa.int64(),
+    "image": IMAGE,
+    "caption": pa.string(),
+    "topic": pa.string(),
+    "meaning": pa.string(),
+    "caption_id": pa.int64(),
+    "seed": pa.int64(),
+    "source": pa.string(),
+    "sha256": pa.string(),
+}
 QUARANTINE = schema(
     {"id": pa.int64(), "source": pa.string(), "caption": pa.string(), "reason": pa.string(), "detail": pa.string()}
 )
+
+
+def source_fields(recipe: Recipe) -> list[str]:
+    """Return the columns that name a row's teacher and source of captions, of recipes with several."""
+    sources = {"teacher": recipe.synthesis.teachers, "caption_source": recipe.captions.sources}
+    return [name for name, several in sources.items() if several]
 
 
 class NoImagesError(Exception):
@@ -40,22 +44,29 @@ class NoImagesError(Exception):
 
 
 def _weights(recipe: Recipe) -> tuple[str, ...]:
-    config = recipe.synthesis
-    return (config.diffusers.model,) if config.teacher == "diffusers" and config.diffusers else ()
+    return tuple(
+        each.diffusers.model for each in recipe.synthesis.each if each.teacher == "diffusers" and each.diffusers
+    )
 
 
 def _files(recipe: Recipe) -> tuple[str, ...]:
-    config = recipe.synthesis
-    return (config.files.path,) if config.teacher == "files" and config.files else ()
+    return tuple(each.files.path for each in recipe.synthesis.each if each.teacher == "files" and each.files)
 
 
 @stage(
     version=5,
     config_sections=("seed", "world", "synthesis"),
-    count_fields=("synthesis.count", "synthesis.balance", "synthesis.shard_size"),
+    count_fields=(
+        "synthesis.count",
+        "synthesis.balance",
+        "synthesis.shard_size",
+        "synthesis.teachers.weight",
+        "synthesis.teachers.captions",
+        "files",  # images of a set are taken from no earlier artifact
+    ),
     weights=_weights,
     files=_files,
-    on_device=lambda recipe: recipe.synthesis.teacher == "diffusers",
+    on_device=lambda recipe: any(each.teacher == "diffusers" for each in recipe.synthesis.each),
 )
 def synthesis(ctx: StageContext, captions: Artifact) -> None:
     """Write `images-*.parquet`, and in `quarantine-*.parquet` the images that failed, with the reason.
@@ -75,7 +86,8 @@ def synthesis(ctx: StageContext, captions: Artifact) -> None:
         return ctx.row_config.address(plan.rows(start, stop))
 
     size = ctx.recipe.synthesis.shard_size
-    shards = split_rows(len(plan), size, "images", "quarantine", address=address if plan.reusable else None)
+    addressed = plan.reusable and not _files(ctx.recipe)
+    shards = split_rows(len(plan), size, "images", "quarantine", address=address if addressed else None)
     ctx.run_shards(shards, SynthesisWorker, plan)
     _summarize(ctx, plan)
 
@@ -86,6 +98,7 @@ class SynthesisWorker:
     def __init__(self, ctx: StageContext, plan: SynthesisPlan) -> None:
         self.ctx, self.plan, self.images = ctx, plan, plan.load_source(ctx)
         self.earlier = ctx.earlier_rows("^images", ("caption", "seed")) if plan.reusable else None
+        self.schema = schema(FIELDS | dict.fromkeys(source_fields(ctx.recipe), pa.string()))
 
     def __call__(self, shard: RowRangeShard) -> None:
         images, quarantine = [], []
@@ -102,14 +115,16 @@ class SynthesisWorker:
                 images.append(row | {"image": image, "sha256": hashlib.sha256(result).hexdigest()})
         images_file, quarantine_file = shard.files
         self.ctx.write_table(quarantine_file, pa.Table.from_pylist(quarantine, QUARANTINE), address=shard.address)
-        table = pa.Table.from_pylist(images, SCHEMA)
+        table = pa.Table.from_pylist(images, self.schema)
         self.ctx.write_table(images_file, table, address=shard.address, reused=len(known))
 
     def _known(self, rows: list[dict[str, Any]]) -> dict[int, bytes]:
         """Return the encoded images, by id, that earlier artifacts hold."""
         if self.earlier is None:
             return {}
-        wanted = pa.Table.from_pylist([{"caption": row["caption"], "seed": row["seed"]} for row in rows])
+        rows = [row for row in rows if row["seed"] is not None]  # without those of an image set
+        types = {"caption": pa.string(), "seed": pa.int64()}
+        wanted = pa.Table.from_pylist([{name: row[name] for name in types} for row in rows], pa.schema(types))
         found, positions = self.earlier.take(wanted, ["image"])
         images = found["image"].to_pylist() if len(positions) else []
         return {rows[position]["id"]: image["bytes"] for position, image in zip(positions, images, strict=True)}
@@ -135,6 +150,13 @@ def _summarize(ctx: StageContext, plan: SynthesisPlan) -> None:
         )
     ctx.counts = {"rows": images, "quarantined": quarantined} | plan.counts
     ctx.metrics = {"quarantine": dict(sorted(reasons.items())), **plan.metrics}
+    if fields := source_fields(ctx.recipe):
+        names = sorted(name for name in records if name.startswith("images"))
+        rows = pa.concat_tables(read_file(ctx.artifact, name, fields) for name in names)
+        ctx.metrics |= {f"images_by_{name}": dict(sorted(Counter(rows[name].to_pylist()).items())) for name in fields}
+    for name, planned in ctx.metrics.get("teachers", {}).items():
+        if planned["planned"] < planned["wanted"]:
+            ctx.log("%s ran dry: %d of the %d images of its weight", name, planned["planned"], planned["wanted"])
     if quarantined:
         summary = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
         ctx.log("%s, %d in quarantine: %s", pluralize(images, "image"), quarantined, summary)

@@ -16,6 +16,7 @@ from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
 from storage.tables import read_table
 from tasks.config.recipe import Recipe
+from tasks.config.sources import TeacherSource
 from tasks.context.context import StageContext
 
 if TYPE_CHECKING:
@@ -27,9 +28,11 @@ ImageSource = Callable[[Sequence[int]], Iterator[bytes | Rejected]]
 """Yields the encoded images of some ids, ascending, or why there is none."""
 
 
-def _read_captions(captions: Artifact) -> pa.Table:
-    table = read_table(captions, "^captions")
-    return table.rename_columns([{"id": "caption_id"}.get(name, name) for name in table.column_names])
+def read_kept_captions(recipe: Recipe, captions: Artifact) -> pa.Table:
+    """Return `COLUMNS` of the kept captions; of several sources, also `caption_source`."""
+    columns = ["caption", "topic", "meaning", "id", *(["source"] if recipe.captions.sources else [])]
+    renamed = {"id": "caption_id", "source": "caption_source"}
+    return read_table(captions, "^captions", columns).rename_columns([renamed.get(name, name) for name in columns])
 
 
 class PromptPlan:
@@ -46,7 +49,7 @@ class PromptPlan:
     def __init__(self, recipe: Recipe, captions: Artifact) -> None:
         config = recipe.synthesis
         self._arguments = recipe, captions
-        self._captions, self._seed, self._source = _read_captions(captions), recipe.seed, config.teacher
+        self._captions, self._seed, self._source = read_kept_captions(recipe, captions), recipe.seed, config.teacher
         topics = self._captions["topic"].to_pylist()
         self._caption_indices, self._repeats = assign_captions(topics, config.count, config.balance)
         self.rejected: Sequence[BadSample] = ()
@@ -73,7 +76,7 @@ class PromptPlan:
         return self._rows(range(start, stop))
 
     def _rows(self, ids: Sequence[int]) -> list[dict[str, Any]]:
-        captions = self._captions.take(self._caption_indices[ids]).select(COLUMNS).to_pylist()
+        captions = self._captions.take(self._caption_indices[ids]).to_pylist()
         seeds = [
             derive_seed(self._seed, "synthesis", row["caption"], repeat)
             for row, repeat in zip(captions, self._repeats[ids].tolist(), strict=True)
@@ -85,7 +88,7 @@ class PromptPlan:
 
     def load_source(self, ctx: StageContext) -> ImageSource:
         """Load the teacher."""
-        teacher, encode = _load_teacher(ctx), _encoder(ctx.recipe)
+        teacher, encode = load_teacher(ctx, ctx.recipe.synthesis), image_encoder(ctx.recipe)
 
         def generate(ids: Sequence[int]) -> Iterator[bytes | Rejected]:
             rows = self._rows(ids)
@@ -95,13 +98,14 @@ class PromptPlan:
         return generate
 
 
-def _encoder(recipe: Recipe) -> Callable[[np.ndarray], bytes]:
+def image_encoder(recipe: Recipe) -> Callable[[np.ndarray], bytes]:
     config = recipe.synthesis
     return partial(encode_image, format=config.image_format, quality=config.image_quality)
 
 
-def _load_teacher(ctx: StageContext) -> "Teacher":
-    config, settings = ctx.recipe.synthesis, ctx.settings
+def load_teacher(ctx: StageContext, config: TeacherSource) -> "Teacher":
+    """Load a teacher that generates images."""
+    settings = ctx.settings
     if config.teacher == "diffusers" and config.diffusers:
         from lightgen_core.teachers.diffusers_teacher import DiffusersTeacher
 
@@ -131,9 +135,9 @@ class ImageSetPlan:
         config = recipe.synthesis
         assert config.files is not None  # the recipe's own check
         self._arguments = recipe, captions
-        kept = _read_captions(captions).select(COLUMNS).to_pylist()
+        kept = read_kept_captions(recipe, captions).to_pylist()
         self._row_of = {normalize_whitespace(row["caption"]): row for row in reversed(kept)}
-        self._set = ImageSetTeacher(config.files, self._row_of, config.count, _encoder(recipe))
+        self._set = ImageSetTeacher(config.files, self._row_of, config.count, image_encoder(recipe))
         self.rejected: Sequence[BadSample] = self._set.bad_samples
         self.counts = {"caption_filtered_out": self._set.unmatched, "surplus": self._set.surplus}
 
@@ -153,11 +157,3 @@ class ImageSetPlan:
     def load_source(self, ctx: StageContext) -> ImageSource:
         """Return the reader of the images, of all ids between the first and the last."""
         return lambda ids: self._set.images(ids[0], ids[-1] + 1, ctx.settings.threads)
-
-
-SynthesisPlan = PromptPlan | ImageSetPlan
-
-
-def plan_synthesis(recipe: Recipe, captions: Artifact) -> SynthesisPlan:
-    """Return the plan of a recipe's teacher for the kept captions."""
-    return ImageSetPlan(recipe, captions) if recipe.synthesis.teacher == "files" else PromptPlan(recipe, captions)

@@ -1,15 +1,18 @@
 """Text output of the command line."""
 
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import yaml
 from humanize import naturalsize
 
-from storage.manifest import Manifest
 from storage.plural import pluralize
+
+if TYPE_CHECKING:
+    from storage.manifest import Manifest
 
 FILES_SHOWN = 20
 """Files of an artifact that `store show` lists."""
@@ -18,10 +21,10 @@ format_bytes = partial(naturalsize, format="%.3g")
 """Return a number of bytes with a decimal unit: 23 kB, 1.25 GB."""
 
 
-def describe_run(result: Mapping[str, Any]) -> str:
-    """Return a run's stages, scores and report path as text."""
+def describe_run(result: Mapping[str, Any], request: Sequence[str] = ()) -> str:
+    """Return a run's stages, scores and report as text, and the next commands; `request`: recipe and its options."""
     rows = [
-        (stage["stage"], stage["state"], f"{stage['seconds']:.1f} s", pluralize(stage["rows"], "row"))
+        (_label(stage), stage["state"], f"{stage['seconds']:.1f} s", pluralize(stage["rows"], "row"))
         for stage in result["stages"]
     ]
     lines = table(rows)
@@ -30,14 +33,38 @@ def describe_run(result: Mapping[str, Any]) -> str:
     lines += _score_lines(result["scores"])
     lines.append(f"{result['seconds']:.0f} s in all; artifacts in {result['store']}")
     if result["report"]:
-        lines.append(f"report: {result['report']}")
+        lines.append(f"report: {_link(result['report'])}")
+        if request:
+            lines += _next_commands(result["report"], request)
     return "\n".join(lines)
+
+
+def _link(address: str) -> str:
+    """Return an address that a terminal opens: a local path as a file URI."""
+    return address if "://" in address else Path(address).as_uri()
+
+
+def _next_commands(report: str, request: Sequence[str]) -> list[str]:
+    """Return what to do with a finished run, as commands; in a remote store the student has no folder to name."""
+    student = shlex.quote(f"{report.rpartition('/')[0]}/model")
+    commands = [f"lightgen open {shlex.join(request)}"]
+    if "://" not in report:
+        commands += [
+            f'lightgen sample {student} "a red circle" -o out',
+            f'lightgen inpaint {student} IMAGE.png MASK.png "a red circle" -o out.png',
+        ]
+    return ["next:", *(f"  {command}" for command in commands)]
+
+
+def _label(stage: Mapping[str, Any]) -> str:
+    return stage.get("label", stage["stage"])
 
 
 def _score_lines(scores: Mapping[str, Any]) -> list[str]:
     if not scores:  # not evaluated yet
         return []
-    if None in scores.values():
+    scores = {student: table for student, table in scores.items() if table is not None}
+    if not scores:
         return ["", "no scorer applies: nothing here can judge pictures of these captions; the report shows them", ""]
     rows = [("score", *scores)]
     for name in next(iter(scores.values())):
@@ -61,14 +88,16 @@ def _interval(score: Mapping[str, float]) -> str:
 
 def describe_plan(result: Mapping[str, Any]) -> str:
     """Return a plan as a table, and the number of stages to run."""
-    rows = [(stage["stage"], stage["state"], stage["key"], stage["why"]) for stage in result["stages"]]
+    rows = [(_label(stage), stage["state"], stage["key"], stage["why"]) for stage in result["stages"]]
     pending = sum(stage["state"] != "done" for stage in result["stages"])
     text = f"{pending} of {pluralize(len(rows), 'stage')} to make" if pending else "nothing to do: every stage is done"
     return "\n".join([*table(rows), f"{text}; artifacts in {result['store']}"])
 
 
-def describe_artifact(uri: str, manifest: Manifest) -> str:
+def describe_artifact(uri: str, manifest: "Manifest") -> str:
     """Return a summary of an artifact's manifest as text."""
+    import yaml
+
     spent = f"{manifest.timings['seconds']:,.1f} s, {manifest.device_seconds:,.1f} s of them with the device"
     facts = [
         ("artifact", f"{manifest.stage}/{manifest.key}"),
@@ -77,7 +106,11 @@ def describe_artifact(uri: str, manifest: Manifest) -> str:
         ("by", f"lightgen {manifest.software.get('lightgen', '?')}, stage version {manifest.stage_version}"),
         ("with", ", ".join(f"{name} {version}" for name, version in manifest.software.items() if name != "lightgen")),
         ("on", ", ".join(f"{name} {what}" for name, what in manifest.host.items())),
-        ("from", ", ".join(f"{stage}/{key}" for stage, key in manifest.inputs.items()) or "the recipe alone"),
+        (
+            "from",
+            ", ".join(f"{label.partition('-')[0]}/{key}" for label, key in manifest.inputs.items())
+            or "the recipe alone",
+        ),
         ("counts", ", ".join(f"{name} {count:,}" for name, count in manifest.counts.items())),
         ("figures", f"{', '.join(manifest.metrics)}; --json shows them" if manifest.metrics else ""),
     ]

@@ -64,8 +64,9 @@ def check_machine(recipe: Recipe | None, settings: Settings) -> list[dict[str, s
     rows.append(_check_student(recipe))
     rows += _check_shards(recipe)
     from flows.commands.doctor_data import check_data  # late: it loads pyarrow and scipy
+    from flows.commands.doctor_heads import check_heads
 
-    rows += [_row(*finding, defect="unusable") for finding in check_data(recipe)]
+    rows += [_row(*finding, defect="unusable") for finding in (*check_data(recipe), *check_heads(recipe))]
     return [*rows, _check_device_memory(recipe, settings, models), *_check_endpoints(recipe)]
 
 
@@ -220,8 +221,9 @@ def _check_endpoints(recipe: Recipe) -> list[dict[str, str]]:
     """Report whether each endpoint's environment variables are set, never their values."""
     meanings: dict[str, str] = {}
     for name, used in (
-        ("llm", recipe.captions.llm is not None and recipe.captions.llm.backend == "endpoint"),
-        ("images", recipe.synthesis.teacher == "endpoint"),
+        ("llm", any(each.llm is not None and each.llm.backend == "endpoint" for each in recipe.captions.origins)),
+        ("images", any(each.teacher == "endpoint" for each in recipe.synthesis.each)),
+        ("vlm", recipe.dedup.filters is not None and recipe.dedup.filters.judge is not None),
     ):
         if used:
             default = Settings.model_fields[f"{name}_url"].default

@@ -34,10 +34,10 @@ class DataFinding(NamedTuple):
 
 def check_data(recipe: Recipe) -> list[DataFinding]:
     """Return the findings about the captions and images that a recipe reads."""
-    rows = _check_captions(recipe, recipe.captions.file) if recipe.captions.file else []
-    if recipe.synthesis.teacher == "files" and recipe.synthesis.files:
-        rows += _check_images(recipe, recipe.synthesis.files)
-    return rows
+    files = [origin.file for origin in recipe.captions.origins if origin.file]
+    rows = [row for file in files for row in _check_captions(recipe, file)]
+    sets = [each.files for each in recipe.synthesis.each if each.teacher == "files" and each.files]
+    return [*rows, *(row for images in sets for row in _check_images(recipe, images))]
 
 
 def _check_captions(recipe: Recipe, source: CaptionFile) -> list[DataFinding]:

@@ -11,8 +11,8 @@ from flows.did_you_mean import did_you_mean
 from flows.distill import NAMES
 from flows.errors import UserError
 from flows.known_models import known_model
-from flows.sizes import embedding_width, image_size, student_config, text_width, token_sizes
-from lightgen_core.config import LoopConfig
+from flows.sizes import Size, embedding_width, image_size, student_config, text_width, token_sizes
+from lightgen_core.config import LoopConfig, MarConfig
 from lightgen_core.model.flops import (
     expected_training_flops,
     forward_flops,
@@ -22,6 +22,7 @@ from lightgen_core.model.flops import (
 )
 from lightgen_core.scene.vocabulary import CATEGORIES
 from tasks.config.recipe import Recipe
+from tasks.config.sources import TeacherSource
 
 CAPTION_BYTES = 200
 """Bytes of a caption with its topic, meaning and ids."""
@@ -70,7 +71,7 @@ def _data_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     """Return the costs of all stages before training, if dedup drops no image."""
     captions, images, tokens = recipe.captions.count, recipe.synthesis.count, recipe.tokens
     shard = min(recipe.synthesis.shard_size, images)
-    from_grammar, width = recipe.captions.source == "scene", embedding_width(recipe.embeddings.model)
+    from_grammar, width = _all_from_grammar(recipe), embedding_width(recipe.embeddings.model)
     writing = "" if from_grammar else "the language model's work depends on its answers"
     drawing, how = _teacher_flops(recipe)
     rows, sizes = images * (2 if tokens.flip else 1), token_sizes(recipe).values()
@@ -103,59 +104,99 @@ def _data_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     }
 
 
-def _training_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
-    """Return the costs of training and all stages after it."""
-    model, head, sampler = student_config(recipe), recipe.pretrain.head, recipe.sampler
-    parameters, sizes, phases = student_parameters(model, head), token_sizes(recipe), recipe.phases
-    last, codec = sizes[phases[-1][0]], known_model(recipe.tokens.codec)
+@dataclass(frozen=True)
+class _StudentWork:
+    """FLOPs and bytes of the recipe's student."""
 
-    def image_flops(tokens: int, config: LoopConfig) -> float:
+    recipe: Recipe
+    text_tokens: int
+
+    @property
+    def model(self) -> MarConfig:
+        """Its sizes."""
+        return student_config(self.recipe)
+
+    @property
+    def last(self) -> Size:
+        """The token grid that it samples."""
+        return token_sizes(self.recipe)[self.recipe.phases[-1][0]]
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return student_parameters(self.model, self.recipe.pretrain.head)
+
+    def training(self, tokens: int, config: LoopConfig) -> float:
         """Return FLOPs of one image, forward and backward, averaged over masks."""
-        options = {"tokens": tokens, "text_tokens": text_tokens, "noise_samples": config.noise_samples_per_token}
-        return expected_training_flops(model, head, config.mask, **options)
+        options = {"tokens": tokens, "text_tokens": self.text_tokens, "noise_samples": config.noise_samples_per_token}
+        return expected_training_flops(self.model, self.recipe.pretrain.head, config.mask, **options)
 
-    pretrain_images = sum(config.steps * config.batch_size for _, config in phases)
-    pretrain_flops = sum(
-        config.steps * config.batch_size * image_flops(sizes[size].tokens, config) for size, config in phases
-    )
+    def reference(self) -> float:
+        """Return FLOPs of one image in the reference of preference tuning: forward alone."""
+        dpo, options = self.recipe.dpo, {"tokens": self.last.tokens, "text_tokens": self.text_tokens}
+        options["noise_samples"] = dpo.noise_samples_per_token
+        return sum(
+            share * sum(forward_flops(self.model, self.recipe.pretrain.head, masked=masked, **options).values())
+            for masked, share in num_masked_probabilities(self.last.tokens, dpo.mask).items()
+        )
+
+    def sampling(self) -> float:
+        """Return FLOPs of one sample, decoded."""
+        head, codec, last = self.recipe.pretrain.head, known_model(self.recipe.tokens.codec), self.last
+        options = {"tokens": last.tokens, "text_tokens": self.text_tokens}
+        drawing = sampling_flops(self.model, head, self.recipe.sampler, **options)
+        return drawing + last.height * last.width * ((codec and codec.decoder_flops) or 0.0)
+
+
+def _training_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
+    """Return the costs of training and all stages after it; those of preference tuning for all rounds."""
+    work, sizes, phases = _StudentWork(recipe, text_tokens), token_sizes(recipe), recipe.phases
+    student, checkpoint = work.parameters * STUDENT_BYTES, work.parameters * CHECKPOINT_BYTES
+    images = sum(config.steps * config.batch_size for _, config in phases)
+    flops = sum(config.steps * config.batch_size * work.training(sizes[size].tokens, config) for size, config in phases)
     keep = max(config.keep_checkpoints for _, config in phases)
-
-    dpo, options = recipe.dpo, {"text_tokens": text_tokens, "noise_samples": recipe.dpo.noise_samples_per_token}
-    dpo_images = 2 * dpo.steps * dpo.batch_size
-    reference = sum(
-        share * sum(forward_flops(model, head, tokens=last.tokens, masked=masked, **options).values())
-        for masked, share in num_masked_probabilities(last.tokens, dpo.mask).items()
-    )
-
-    sampling = sampling_flops(model, head, sampler, tokens=last.tokens, text_tokens=text_tokens)
-    sampling += last.height * last.width * ((codec and codec.decoder_flops) or 0.0)
-    pairs, evaluation, png_bytes = recipe.pairs, recipe.evaluation, _png_bytes(recipe)
-    pair_bytes = 2 * last.latent_bytes + 2 * text_tokens * model.text_width + 2 * png_bytes + CAPTION_BYTES
-    pair_samples = pairs.count * pairs.samples
-    samples = 2 * len(CATEGORIES) * evaluation.per_category * evaluation.images
-    student, checkpoint = parameters * STUDENT_BYTES, parameters * CHECKPOINT_BYTES
-    pair_shard, sample_shard = min(pairs.shard_size, pairs.count) * pairs.samples, min(evaluation.shard_size, samples)
+    students, evaluation = 2 if recipe.dpo.control == "none" else 3, recipe.evaluation
+    samples = students * len(CATEGORIES) * evaluation.per_category * evaluation.images
+    shard = min(evaluation.shard_size, samples)
     return {
-        "pretrain": StageCost(pretrain_images, "images", student, pretrain_flops, checkpoint * keep),
-        "pairs": StageCost(
-            pair_samples, "samples", pairs.count * pair_bytes, pair_samples * sampling, shard=pair_shard
+        "pretrain": StageCost(images, "images", student, flops, checkpoint * keep),
+        **_preference_costs(work),
+        "evaluation": StageCost(
+            samples, "samples", samples * _png_bytes(recipe), samples * work.sampling(), shard=shard
         ),
+        "report": StageCost(1, "pages", student + 1e6, note="the tuned student, exported"),
+    }
+
+
+def _preference_costs(work: _StudentWork) -> dict[str, StageCost]:
+    recipe, last, model = work.recipe, work.last, work.model
+    pairs, dpo, png_bytes = recipe.pairs, recipe.dpo, _png_bytes(recipe)
+    rounds = dpo.rounds * (1 if dpo.control == "none" else 2)
+    samples, images = pairs.count * pairs.samples * rounds, 2 * dpo.steps * dpo.batch_size * rounds
+    pair_bytes = 2 * last.latent_bytes + 2 * work.text_tokens * model.text_width + 2 * png_bytes + CAPTION_BYTES
+    bytes_ = pairs.per_caption * pair_bytes + pairs.samples * (last.latent_bytes + CAPTION_BYTES)
+    shard = min(pairs.shard_size, pairs.count) * pairs.samples
+    return {
+        "pairs": StageCost(samples, "samples", pairs.count * bytes_ * rounds, samples * work.sampling(), shard=shard),
         "dpo": StageCost(
-            dpo_images,
+            images,
             "images",
-            student,
-            dpo_images * (image_flops(last.tokens, dpo) + reference),
-            checkpoint * dpo.keep_checkpoints,
+            work.parameters * STUDENT_BYTES * rounds,
+            images * (work.training(last.tokens, dpo) + work.reference()),
+            work.parameters * CHECKPOINT_BYTES * dpo.keep_checkpoints,
             "winner and loser, policy and reference",
         ),
-        "evaluation": StageCost(samples, "samples", samples * png_bytes, samples * sampling, shard=sample_shard),
-        "report": StageCost(1, "pages", student + 1e6, note="the tuned student, exported"),
     }
 
 
 def _png_bytes(recipe: Recipe) -> float:
     height, width = image_size(recipe)
-    return height * width * (SCENE_BYTES if recipe.synthesis.teacher == "scene" else PHOTO_BYTES)
+    drawn = all(each.teacher == "scene" for each in recipe.synthesis.each)
+    return height * width * (SCENE_BYTES if drawn else PHOTO_BYTES)
+
+
+def _all_from_grammar(recipe: Recipe) -> bool:
+    return all(origin.source == "scene" for origin in recipe.captions.origins)
 
 
 def _image_bytes(recipe: Recipe) -> float:
@@ -165,17 +206,28 @@ def _image_bytes(recipe: Recipe) -> float:
 
 
 def _teacher_flops(recipe: Recipe) -> tuple[float | None, str]:
-    """Return the FLOPs of all images (None if unknown) and a note."""
-    config, teacher = recipe.synthesis, recipe.synthesis.diffusers
-    if config.teacher == "scene":
+    """Return the FLOPs of all images (None if unknown) and a note; several teachers have their shares of the images."""
+    teachers, images = recipe.synthesis.teachers, recipe.synthesis.count
+    if not teachers:
+        return _images_flops(recipe, recipe.synthesis, images)
+    total = sum(each.weight for each in teachers)
+    parts = {each.name: _images_flops(recipe, each, images * each.weight / total) for each in teachers}
+    notes = "; ".join(f"{name}: {note}" for name, (_, note) in parts.items())
+    flops = [count for count, _ in parts.values()]
+    return None if None in flops else sum(count for count in flops if count is not None), notes
+
+
+def _images_flops(recipe: Recipe, source: TeacherSource, images: float) -> tuple[float | None, str]:
+    teacher = source.diffusers
+    if source.teacher == "scene":
         return 0.0, "drawn on the CPU"
-    if config.teacher != "diffusers" or teacher is None:
+    if source.teacher != "diffusers" or teacher is None:
         return 0.0, "nothing is drawn here; the pictures' size is a guess where the recipe does not say it"
     model = known_model(teacher.model)
     if model is None or teacher.steps is None:
         return None, "the teacher's FLOPs are not known; give --throughput synthesis=IMAGES_PER_SECOND"
     height, width = image_size(recipe)
-    tokens = config.count * teacher.steps * (height // 16 * (width // 16) + 512)
+    tokens = images * teacher.steps * (height // 16 * (width // 16) + 512)
     note = "2 x parameters x tokens x steps of the teacher; its text encoder is left out"
     return 2 * model.parameters * tokens, note
 

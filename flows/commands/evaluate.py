@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from flows.commands.folders import require_student, require_writable
+from flows.checkpoint import find_student
 from flows.commands.options import drop_unset
 from flows.errors import UserError
+from flows.folders import require_student, require_writable
 from flows.load import load_recipe
 from lightgen_core.config import SamplerConfig
 from lightgen_core.encoders.model_ref import parse_model_ref
@@ -91,7 +92,8 @@ def evaluate(
     if pipeline:
         parse_model_ref(reference)
     else:
-        require_student(Path(model))
+        folder = find_student(model).folder
+        require_student(folder)
     if output is not None:
         require_writable(output)
     from lightgen_core.device import pick_device
@@ -102,7 +104,7 @@ def evaluate(
         if pipeline:
             generate = _load_pipeline(reference, device, settings.offload, steps, cfg)
         else:
-            generate = _load_student(Path(model), device, config.sampler if recipe else None, steps, cfg)
+            generate = _load_student(folder, device, config.sampler if recipe else None, steps, cfg)
     except (OSError, ValueError) as error:  # what loaders raise for a name that holds no such model
         raise UserError(str(error)) from error
     try:

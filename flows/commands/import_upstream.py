@@ -4,8 +4,8 @@ import logging
 from pathlib import Path
 from typing import Literal
 
-from flows.commands.folders import require_writable, student_config
 from flows.errors import UserError
+from flows.folders import require_writable, student_config
 
 log = logging.getLogger("lightgen")
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from flows.commands.folders import require_student, require_writable
+from flows.checkpoint import find_student
 from flows.commands.options import drop_unset
 from flows.errors import UserError
+from flows.folders import require_student, require_writable
 from lightgen_core.config import SamplerConfig
 from tasks.config.settings import Settings
 
@@ -38,6 +39,7 @@ def inpaint_to_file(
         raise UserError(f"{target} does not end in .png: the result is a PNG, so that kept pixels stay as they are")
     pixels = np.array(_open(image).convert("RGB"))
     masked = np.asarray(_open(mask).convert("L")) >= MASK_THRESHOLD
+    checkpoint = find_student(checkpoint).folder
     require_student(checkpoint)
     require_writable(target.parent)
     from lightgen_core.device import pick_device

@@ -1,4 +1,4 @@
-"""Commands on recipes: run, plan, serve, estimate, doctor. Torch and Prefect load late."""
+"""Commands on recipes: run, plan, serve, estimate, doctor."""
 
 import json
 import os
@@ -9,11 +9,7 @@ import click
 from flows.commands import console
 from flows.commands.options import POSITIVE, json_option, set_option, store_option
 from flows.environment import quiet_prefect
-from flows.load import load_recipe
-from flows.plan import plan as make_plan
-from flows.request import hand_over, validate_request
-from storage.store import open_store
-from tasks.config.settings import Settings
+from flows.terminal import show_prefect_states
 
 
 @click.command()
@@ -25,9 +21,16 @@ from tasks.config.settings import Settings
 @click.option("--until", metavar="STAGE", help="Run all stages up to this one.")
 @click.option("--refresh", multiple=True, metavar="STAGE", help="Make a finished stage again; 'all' for every one.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), help="Who makes shards, and trains.")
+@click.option("--prefect-states", is_flag=True, help="Log Prefect's own states too.")
 @json_option
 def run(
-    recipe: str, store_uri: str | None, overrides: tuple[str, ...], engine: str | None, as_json: bool, **stages: Any
+    recipe: str,
+    store_uri: str | None,
+    overrides: tuple[str, ...],
+    engine: str | None,
+    prefect_states: bool,
+    as_json: bool,
+    **stages: Any,
 ) -> None:
     """Run RECIPE: make what is missing, keep what is done.
 
@@ -39,19 +42,16 @@ def run(
     lightgen run demo --set pretrain.steps=8000     make what depends on it again
     lightgen run demo --only dedup --refresh dedup
     """
+    from flows.start import start
+
+    if prefect_states:
+        show_prefect_states()
     if engine:
         os.environ["LIGHTGEN_ENGINE"] = engine
-    # What is wrong with the request is said at once, before the minute that a Prefect server may take to start.
-    request = validate_request(recipe, store_uri, overrides, **stages)
-    parameters: dict[str, Any] = {"recipe": recipe, "store": request.store.uri, "overrides": overrides, **stages}
-    hand_over(request, parameters)
-    quiet_prefect()
-    from flows.operations.server import ensure_server
-    from flows.run import run as flow
-
-    ensure_server()
-    result = flow(**parameters)
-    click.echo(json.dumps(result) if as_json else console.describe_run(result))
+    given = [word for line in overrides for word in ("--set", line)]
+    given += ["--store", store_uri] if store_uri else []
+    result = start(recipe, store_uri, overrides, **stages)
+    click.echo(json.dumps(result) if as_json else console.describe_run(result, [recipe, *given]))
 
 
 @click.command()
@@ -65,10 +65,16 @@ def plan(recipe: str, store_uri: str | None, overrides: tuple[str, ...], as_json
     \b
     lightgen plan demo --set pretrain.steps=8000
     """
+    from flows.load import load_recipe
+    from flows.plan import named
+    from flows.plan import plan as make_plan
+    from storage.store import open_store
+    from tasks.config.settings import Settings
+
     planner = make_plan(load_recipe(recipe, overrides), open_store(store_uri or Settings().store))
     stages = [
-        {"stage": name, "key": artifact.key, "state": check.state, "why": planner.explain(name)}
-        for name, (artifact, check) in planner.statuses.items()
+        {**named(artifact), "state": check.state, "why": planner.explain(label)}
+        for label, (artifact, check) in planner.statuses.items()
     ]
     result = {"recipe": planner.recipe.name, "store": planner.store.uri, "stages": stages}
     click.echo(json.dumps(result) if as_json else console.describe_plan(result))
@@ -131,6 +137,7 @@ def estimate(
     """
     from flows.commands.estimate import Rates, parse_throughput
     from flows.commands.estimate import estimate as make_estimate
+    from flows.load import load_recipe
 
     result = make_estimate(load_recipe(recipe, overrides), Rates(parse_throughput(throughput), **rates), words)
     click.echo(json.dumps(result) if as_json else console.describe_estimate(result))
@@ -145,6 +152,8 @@ def doctor(recipe: str | None, as_json: bool) -> None:
     With a RECIPE also whether its models, disk and device memory are there. Downloads nothing.
     """
     from flows.commands.doctor import check_machine
+    from flows.load import load_recipe
+    from tasks.config.settings import Settings
 
     findings = check_machine(load_recipe(recipe) if recipe else None, Settings())
     click.echo(json.dumps({"checks": findings}) if as_json else console.describe_checks(findings))

@@ -3,26 +3,24 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
-import yaml
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from flows.commands.console import table
 from flows.commands.options import json_option, set_option
-from flows.did_you_mean import did_you_mean
-from flows.errors import UserError
-from flows.load import load_recipe, recipe_names
-from tasks.config.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
 
 
 @click.command()
 @json_option
 def recipes(as_json: bool) -> None:
     """List the recipes that come along."""
+    from flows.load import load_recipe, recipe_names
+
     found = [{"name": name, "purpose": load_recipe(name).purpose} for name in recipe_names()]
     click.echo(json.dumps(found) if as_json else "\n".join(table([tuple(row.values()) for row in found])))
 
@@ -40,6 +38,10 @@ def show(recipe: str, overrides: tuple[str, ...], everything: bool, as_json: boo
     \b
     lightgen show demo > mine.yaml
     """
+    import yaml
+
+    from flows.load import load_recipe
+
     loaded = load_recipe(recipe, overrides)
     fields = {"name": loaded.name} | loaded.model_dump(mode="json", exclude_defaults=not everything)
     student = {part: getattr(loaded.pretrain, part).model_dump(exclude_none=True) for part in ("model", "head")}
@@ -55,6 +57,10 @@ def fields(section: str | None, as_json: bool) -> None:
 
     Each with its default and what it means; of one SECTION, such as pretrain or pretrain.optimizer, or of all.
     """
+    from flows.did_you_mean import did_you_mean
+    from flows.errors import UserError
+    from tasks.config.recipe import Recipe
+
     model: type[BaseModel] = Recipe
     for name in section.split(".") if section else ():
         below = _section_of(model.model_fields[name]) if name in model.model_fields else None
@@ -62,26 +68,30 @@ def fields(section: str | None, as_json: bool) -> None:
             known = [each for each, field in model.model_fields.items() if _section_of(field)]
             raise UserError(f"there is no section {section!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
         model = below
-    rows = list(_rows(model, f"{section}." if section else ""))
+    rows = list(field_rows(model, f"{section}." if section else ""))
     click.echo(json.dumps(rows) if as_json else "\n".join(table([tuple(map(str, row.values())) for row in rows])))
 
 
-def _rows(model: type[BaseModel], prefix: str) -> Iterator[dict[str, Any]]:
+def field_rows(model: "type[BaseModel]", prefix: str = "") -> Iterator[dict[str, Any]]:
     """Yield name, default and description of each field, those of sections below included."""
     for name, field in model.model_fields.items():
         below = _section_of(field)
         if below is not None:
-            yield from _rows(below, f"{prefix}{name}.")
+            yield from field_rows(below, f"{prefix}{name}.")
         else:
             yield {"field": f"{prefix}{name}", "default": _default_of(field), "means": field.description or ""}
 
 
-def _section_of(field: FieldInfo) -> type[BaseModel] | None:
+def _section_of(field: "FieldInfo") -> "type[BaseModel] | None":
+    from pydantic import BaseModel
+
     types = [each for each in (field.annotation, *get_args(field.annotation)) if isinstance(each, type)]
     return next((each for each in types if issubclass(each, BaseModel)), None)
 
 
-def _default_of(field: FieldInfo) -> str:
+def _default_of(field: "FieldInfo") -> str:
+    from pydantic_core import PydanticUndefined
+
     value = field.get_default(call_default_factory=True, validated_data={})
     return "required" if value is PydanticUndefined else json.dumps(value, default=str)
 
@@ -94,6 +104,8 @@ def schema() -> None:
     lightgen schema > recipe.schema.json
     # yaml-language-server: $schema=recipe.schema.json      as a recipe's first line
     """
+    from tasks.config.recipe import Recipe
+
     described = Recipe.model_json_schema()
     described["properties"]["extends"] = {"type": "string", "description": "recipe whose fields hold unless set here"}
     described["required"] = [name for name in described.get("required", []) if name != "name"]
@@ -112,7 +124,9 @@ def init(pictures: str | None, captions: str | None, base: str | None, output: P
     lightgen init --pictures photos -o photos.yaml     looks at sizes, captions and their number
     lightgen init --from demo -o mine.yaml             extends a recipe that there is
     """
-    from flows.commands.init import recipe_from, recipe_of_images  # late: it loads pyarrow
+    from flows.commands.init import recipe_from, recipe_of_images
+    from flows.errors import UserError
+    from flows.load import load_recipe
 
     if (pictures is None) == (base is None):
         raise UserError("give --pictures LOCATION for a recipe of own images, or --from RECIPE for one that extends it")

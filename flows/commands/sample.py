@@ -1,27 +1,23 @@
 """`lightgen sample`: generate images of prompts with a student."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pydantic import ValidationError
 from ruamel.yaml import YAMLError
 
-from flows.commands.folders import require_student, require_writable
+from flows.checkpoint import find_student
 from flows.commands.options import drop_unset
 from flows.did_you_mean import did_you_mean
 from flows.errors import UserError
+from flows.folders import require_student, require_writable
 from flows.load import parse_yaml
+from flows.student import Student, require_prompts
 from lightgen_core.config import SamplerConfig
-from tasks.config.settings import Settings
-
-if TYPE_CHECKING:
-    from lightgen_core.sampling.text_to_image import TextToImage
 
 
 def sample_to_files(
-    checkpoint: Path,
+    checkpoint: str | Path,
     prompts: tuple[str, ...],
     output: Path | None,
     seed: int,
@@ -31,6 +27,7 @@ def sample_to_files(
     height: int | None,
     width: int | None,
     overrides: tuple[str, ...] = (),
+    store_uri: str | None = None,
 ) -> list[Path]:
     """Sample `num_images` images of each prompt into a folder.
 
@@ -41,29 +38,16 @@ def sample_to_files(
             sampler, or an output folder that cannot be written.
     """
     output = output or Path()
-    if not all(prompt.strip() for prompt in prompts):
-        raise UserError("a prompt is empty: say what to draw")
+    require_prompts(prompts)
     changes = drop_unset(iterations=steps, guidance_scale=cfg) | read_overrides(overrides)
-    require_student(checkpoint)
+    folder = find_student(checkpoint, store_uri).folder
+    require_student(folder)
     require_writable(output)
-    from lightgen_core.device import pick_device
     from lightgen_core.images.codec import encode_png
-    from lightgen_core.model.save import StudentError
-    from lightgen_core.sampling.head_samplers import IncompatibleSamplerError
-    from lightgen_core.sampling.text_to_image import TextToImage
-    from lightgen_core.sampling.token_sampler import HeadCompileConfig
 
-    settings = Settings()
-    head_compile = HeadCompileConfig(settings.compile_head, settings.cuda_graphs)
+    student = Student.from_pretrained(folder)
+    images = student.sample(prompts, seed, num_images, changes, height, width)
     captions = [prompt for prompt in prompts for _ in range(num_images)]
-    seeds = [seed + k for _ in prompts for k in range(num_images)]
-    try:
-        device = pick_device(settings.device, settings.threads)
-        student = TextToImage.load(checkpoint, device, head_compile=head_compile)
-        sampler, grid = changed_sampler(student.sampler, changes), _grid(student, height, width)
-        images = student.sample(captions, seeds, sampler=sampler, grid=grid).images
-    except (StudentError, IncompatibleSamplerError) as error:
-        raise UserError(str(error)) from error
     paths = []
     for number, (caption, image) in enumerate(zip(captions, images, strict=True)):
         slug = re.sub(r"[^a-z0-9]+", "-", caption.lower()).strip("-")[:60]
@@ -85,24 +69,3 @@ def read_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
         except YAMLError as error:
             raise UserError(f"--set {override!r}: {text!r} is not a YAML value") from error
     return values
-
-
-def changed_sampler(sampler: SamplerConfig, changes: Mapping[str, Any]) -> SamplerConfig:
-    """Return the sampler with changed fields. Raises UserError if one does not accept its value."""
-    try:
-        return SamplerConfig.model_validate(sampler.model_dump() | dict(changes))
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise UserError(f"this sampler is not valid: {faults}") from error
-
-
-def _grid(student: "TextToImage", height: int | None, width: int | None) -> tuple[int, int]:
-    side = student.codec.stride * student.info.patch
-    rows, columns = student.info.grid
-    height, width = height or rows * side, width or columns * side
-    if height % side or width % side:
-        raise UserError(
-            f"a picture of {height} x {width} px is not made of whole tokens of {side} px: "
-            f"give multiples of {side} for height and width"
-        )
-    return height // side, width // side

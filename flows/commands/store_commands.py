@@ -2,22 +2,17 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flows.commands.console import describe_artifact, format_bytes, format_time, table
 from flows.commands.options import json_option, set_option, store_option
-from flows.distill import NAMES
-from flows.errors import UserError
-from flows.load import load_recipe
-from flows.plan import plan
-from flows.selection import require_stage
-from storage.artifact import Artifact, CorruptArtifact
 from storage.plural import pluralize
 from storage.store import Store, open_store
-from tasks.config.settings import Settings
-from tasks.context.scratch import try_exclusive_store_lock
+
+if TYPE_CHECKING:
+    from storage.artifact import Artifact
 
 
 @click.group("store")
@@ -26,6 +21,9 @@ def store() -> None:
 
 
 def _open(uri: str | None) -> Store:
+    from flows.errors import UserError
+    from tasks.config.settings import Settings
+
     store = open_store(uri or Settings().store)
     folder = store.local_path("")
     if folder is not None and not folder.is_dir():
@@ -36,7 +34,10 @@ def _open(uri: str | None) -> Store:
     return store
 
 
-def _artifacts(store: Store) -> Iterator[Artifact]:
+def _artifacts(store: Store) -> "Iterator[Artifact]":
+    from flows.distill import NAMES
+    from storage.artifact import Artifact
+
     for stage in NAMES:
         for key in store.folders(stage):
             yield Artifact(store, stage, key)
@@ -84,6 +85,10 @@ def show(artifact: str, store_uri: str | None, as_json: bool) -> None:
     \b
     lightgen store show pretrain/90ec
     """
+    from flows.errors import UserError
+    from flows.selection import require_stage
+    from storage.artifact import Artifact, CorruptArtifact
+
     stage, _, start = artifact.partition("/")
     require_stage(stage)
     store = _open(store_uri)
@@ -152,6 +157,12 @@ def gc(
     lightgen store gc --keep demo              list what would be deleted
     lightgen store gc --keep demo --delete     delete it
     """
+    from flows.errors import UserError
+    from flows.load import load_recipe
+    from flows.plan import plan
+    from tasks.config.settings import Settings
+    from tasks.context.scratch import try_exclusive_store_lock
+
     store, settings = _open(store_uri), Settings()
     plans = [plan(load_recipe(recipe, overrides), store) for recipe in recipes]
     needed = {artifact.path for planner in plans for artifact in planner.artifacts.values()}

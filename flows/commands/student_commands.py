@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from flows.commands import console
-from flows.commands.options import FILE, FOLDER, POSITIVE, SEED, json_option
+from flows.commands.options import FILE, FOLDER, POSITIVE, SEED, json_option, store_option
 
 
 @click.command()
@@ -23,14 +23,16 @@ from flows.commands.options import FILE, FOLDER, POSITIVE, SEED, json_option
 @click.option(
     "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field of the sampler: head_steps=12."
 )
+@store_option
 def sample(checkpoint: Path, prompts: tuple[str, ...], **options: Any) -> None:
     """Draw prompts with the student in CHECKPOINT.
 
-    CHECKPOINT is a folder such as STORE/report/KEY/model; `lightgen run` prints where its report is, and
-    `lightgen store ls` lists the keys.
+    CHECKPOINT is a recipe (its newest student), the short key of an artifact (`lightgen store ls` lists them), or a
+    folder such as STORE/report/KEY/model.
 
     \b
-    lightgen sample STORE/report/KEY/model "a red circle" "two blue stars" -o out
+    lightgen sample demo "a red circle" "two blue stars" -o out
+    lightgen sample pretrain/ce55 "a red circle" --num-images 4
     """
     from flows.commands.sample import sample_to_files
 

@@ -48,7 +48,8 @@ class _RecipeSchema:
     """Schema of a recipe with every field optional, or lines `section.field=value`."""
 
     def __get_pydantic_json_schema__(self, given: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        recipe = handler(_Changes.__pydantic_core_schema__)["properties"]["recipe"]
+        changes = handler.resolve_ref_schema(handler(_Changes.__pydantic_core_schema__))
+        recipe = changes["properties"]["recipe"]
         whole = _loosen(recipe, handler, set())
         whole["title"] = "form"
         for name in DESCRIPTIVE_FIELDS:

@@ -40,9 +40,13 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]], right: bool = Fals
 
 def scores_markdown(scores: Mapping[str, Any]) -> list[str]:
     """Return a manifest's scores as a table and bars, or a sentence if no scorer applies."""
-    if None in scores.values():
+    typed = {
+        student: {name: Interval(**score) for name, score in rows.items()}
+        for student, rows in scores.items()
+        if rows is not None
+    }
+    if not typed:
         return ["No scorer applies: nothing here can judge pictures of these captions."]
-    typed = {student: {name: Interval(**score) for name, score in rows.items()} for student, rows in scores.items()}
     students = [name for name in STUDENTS if name in typed]
     cells = []
     for category in typed[students[0]]:

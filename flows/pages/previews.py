@@ -94,8 +94,7 @@ def _evaluation(result: StageResult) -> list[str]:
 
 
 def _run_artifacts(result: StageResult) -> report_data.RunArtifacts:
-    artifacts = {artifact.stage: artifact for artifact in (*result.inputs, result.artifact)}
-    return report_data.RunArtifacts(artifacts, result.recipe)
+    return report_data.RunArtifacts.of((*result.inputs, result.artifact), result.recipe)
 
 
 def _curves(curves: Iterable[Curve]) -> list[str]:

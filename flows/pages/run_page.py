@@ -47,7 +47,7 @@ def _pages(recipe: str, outcome: Planner) -> dict[str, str]:
 
 def run_page(result: Mapping[str, Any], outcome: Planner, pages: Mapping[str, str]) -> str:
     """Return the page of a run, from the object that `lightgen run --json` prints and each stage's page in the UI."""
-    states = {row["stage"]: row["state"] for row in result["stages"]}
+    states = {row.get("label", row["stage"]): row["state"] for row in result["stages"]}
     blocks = [f"### {result['recipe']}: {_summarize(result)}"]
     if result["report"]:
         blocks.append(f"Report: `{result['report']}`")

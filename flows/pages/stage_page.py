@@ -88,7 +88,7 @@ def done_page(result: StageResult) -> str:
         "size": f"{format_bytes(sum(file.bytes for file in manifest.files))}, {pluralize(len(manifest.files), 'file')}",
     }
     counts = table(facts, [facts.values()])
-    return "\n\n".join([f"### {result.artifact.stage} is done", counts, f"`{result.artifact.uri}`", *preview(result)])
+    return "\n\n".join([f"### {result.artifact.label} is done", counts, f"`{result.artifact.uri}`", *preview(result)])
 
 
 def _rate(per_second: float, unit: str) -> str:

@@ -87,7 +87,7 @@ class Taxonomy(Section):
             raise ValueError(f"axes without a value: {', '.join(empty)}; give one each, or leave the axis out")
         if self.topic not in self.axes:
             raise ValueError(f"topic is {self.topic!r}; expected one of the axes: {', '.join(self.axes)}")
-        _check_names(self.template, "taxonomy.template", self.axes)
+        check_names(self.template, "taxonomy.template", self.axes)
         return self
 
 
@@ -101,8 +101,8 @@ class Rewriting(Section):
     )
 
 
-def _check_names(template: str, field: str, known: Iterable[str]) -> None:
-    """Raise ValueError unless a template is one and names known fields only."""
+def check_names(template: str, field: str, known: Iterable[str]) -> None:
+    """Raise ValueError unless a template of a field is one and names known values only."""
     try:
         names = [name for _, name, *_ in Formatter().parse(template) if name is not None]
     except ValueError as error:
@@ -164,7 +164,7 @@ class LLMConfig(Section):
     @model_validator(mode="after")
     def _rewriting_knows_the_axes(self) -> "LLMConfig":
         if self.rewrite is not None:
-            _check_names(self.rewrite.template, "rewrite.template", {*self.taxonomy.axes, "caption"})
+            check_names(self.rewrite.template, "rewrite.template", {*self.taxonomy.axes, "caption"})
             if "{caption}" not in self.rewrite.template:
                 raise ValueError("rewrite.template does not say {caption}, so the model would not see what to rewrite")
         return self

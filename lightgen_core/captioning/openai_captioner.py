@@ -46,14 +46,7 @@ class OpenAICaptioner:
             )
         except RequestFailed as error:
             return Answer("", error=str(error))
-        match reply:
-            case {"choices": [{"message": {"content": content}, **choice}, *_]} if text := _text_of(content):
-                return Answer(text, truncated=str(choice.get("finish_reason")).lower() in _TRUNCATED)
-            case {"choices": [{"message": {"refusal": str(refusal)}}, *_]} if refusal:
-                return Answer("", error=f"refused: {refusal[:200]!r}")
-            case {"choices": [{"finish_reason": str(reason)}, *_]}:
-                return Answer("", error=f"no text; finish_reason {reason[:100]!r}")
-        return Answer("", error=f"no chat completion: {ascii(reply)[:200]}")
+        return parse_reply(reply)
 
     def _body(self, instruction: str, seed: int) -> dict[str, Any]:
         body = {
@@ -65,6 +58,18 @@ class OpenAICaptioner:
             "seed": seed % _SEEDS,
         } | self._config.request
         return {name: value for name, value in body.items() if value is not None}
+
+
+def parse_reply(reply: Any) -> Answer:
+    """Return the answer in a chat completion, or the error for none."""
+    match reply:
+        case {"choices": [{"message": {"content": content}, **choice}, *_]} if text := _text_of(content):
+            return Answer(text, truncated=str(choice.get("finish_reason")).lower() in _TRUNCATED)
+        case {"choices": [{"message": {"refusal": str(refusal)}}, *_]} if refusal:
+            return Answer("", error=f"refused: {refusal[:200]!r}")
+        case {"choices": [{"finish_reason": str(reason)}, *_]}:
+            return Answer("", error=f"no text; finish_reason {reason[:100]!r}")
+    return Answer("", error=f"no chat completion: {ascii(reply)[:200]}")
 
 
 def _text_of(content: Any) -> str:

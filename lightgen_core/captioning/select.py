@@ -16,12 +16,13 @@ _NONE: Any = object()
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption with topic, meaning apart from the wording, and labels."""
+    """A caption with topic, meaning apart from the wording, labels, and the name of its source if there are several."""
 
     text: str
     topic: str
     meaning: str
     labels: Mapping[str, str] = field(default_factory=dict, compare=False)
+    source: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def select_captions(topics: Mapping[str, list[Caption]], count: int, caption_fil
 
     A larger count adds captions behind those of a smaller one, if the filter judges each by earlier ones alone.
     """
-    order = _in_turn(topics.values())
+    order = in_turn(topics.values())
     offer = count + count // 3  # to replace what is rejected
     while True:
         candidates = order[:offer]
@@ -91,22 +92,23 @@ def select_captions(topics: Mapping[str, list[Caption]], count: int, caption_fil
         for index, (caption, rejection) in enumerate(zip(candidates, rejections, strict=True)):
             if rejection is None:
                 accepted[caption.topic].append(index)
-        chosen = _in_turn(accepted.values())[:count]
+        chosen = in_turn(accepted.values())[:count]
         turns = max(Counter(candidates[index].topic for index in chosen).values(), default=0)
         offered = Counter(caption.topic for caption in candidates)
         # of a topic with fewer accepted captions than turns, one behind the offer could have its turn
         short = [topic for topic in topics if len(accepted[topic]) < turns and offered[topic] < len(topics[topic])]
         if offer >= len(order) or (len(chosen) == count and not short):
-            return _select(candidates, rejections, chosen)
+            return selection_of(candidates, rejections, chosen)
         offer *= 2
 
 
-def _in_turn(lists: Iterable[Sequence[Item]]) -> list[Item]:
+def in_turn(lists: Iterable[Sequence[Item]]) -> list[Item]:
     """Return the first item of each list, then the second of each, and so on."""
     return [item for turn in zip_longest(*lists, fillvalue=_NONE) for item in turn if item is not _NONE]
 
 
-def _select(candidates: list[Caption], rejections: list[Rejection | None], chosen: list[int]) -> CaptionSelection:
+def selection_of(candidates: list[Caption], rejections: list[Rejection | None], chosen: list[int]) -> CaptionSelection:
+    """Return the selection of some candidates, by index and in order, and of those that were rejected."""
     position_of = {index: position for position, index in enumerate(chosen)}
     dropped = []
     for caption, rejection in zip(candidates, rejections, strict=True):

@@ -1,11 +1,13 @@
 """The order in which training sees the rows: a permutation an epoch, a pure function of the seed.
 
-Rows of several buckets take turns, each bucket with an order of its own (`bucket_turn`).
+Rows of several buckets take turns, each bucket with an order of its own (`bucket_turn`), and so do classes of rows with
+a weight (`weighted_turns`).
 """
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -67,6 +69,31 @@ def bucket_turn(step: int, rows: Sequence[int], seed: int) -> tuple[int, int]:
     bucket = next(number for number, end in enumerate(ends) if point < end)
     first = ends[bucket - 1] if bucket else 0
     return bucket, _visits(step, begin, ends[bucket]) - _visits(step, begin, first)
+
+
+def weighted_turns(start: int, stop: int, weights: Sequence[float], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return for positions start to stop the class whose turn it is, and how many positions before were of that class.
+
+    As `bucket_turn`, at many positions at once: (stop - start,) int64 each. Weights need not add up to 1; a class of
+    weight 0 has no turn. Positions do not depend on `stop`, nor on how many are asked for at once.
+
+    Raises:
+        ValueError: no weight is above 0.
+    """
+    classes = [number for number, weight in enumerate(weights) if weight > 0]
+    if not classes:
+        raise ValueError(f"weights {list(weights)}: expected one above 0")
+    total, begin = sum(Fraction(weights[number]) for number in classes), 2 * derive_seed(seed, "turns")
+    ends = [int(end * _TURN / total) for end in accumulate(Fraction(weights[number]) for number in classes)]
+    positions = np.arange(start, stop, dtype=np.uint64)
+    points = np.uint64(begin % _TURN) + positions * np.uint64(_STEP)  # of a circle: what overflows is meant to
+    places = np.searchsorted(np.array(ends[:-1], np.uint64), points, side="right")
+    turns = np.empty(len(places), np.int64)
+    for place, (first, end) in enumerate(pairwise([0, *ends])):
+        own = places == place
+        before = _visits(start, begin, end) - _visits(start, begin, first)
+        turns[own] = np.arange(before, before + int(own.sum()))
+    return np.array(classes)[places], turns
 
 
 def _visits(steps: int, begin: int, end: int) -> int:

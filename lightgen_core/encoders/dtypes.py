@@ -25,3 +25,8 @@ def to_bytes(values: np.ndarray | torch.Tensor, dtype: str) -> bytes:
     if not torch.isfinite(rounded).all():
         raise ValueError("a value does not fit float16 (largest 65504); set tokens.dtype=bfloat16")
     return rounded.view(torch.int16).numpy().tobytes()
+
+
+def from_bytes(values: bytes, dtype: str) -> torch.Tensor:
+    """Return what `to_bytes` stored, flat, as float32."""
+    return torch.frombuffer(bytearray(values), dtype=torch.int16).view(DTYPES[dtype]).float()

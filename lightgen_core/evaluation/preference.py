@@ -1,71 +1,62 @@
-"""Preference pairs: scores of one caption's images, and the choice of two."""
+"""Preference pairs: the choice of winners and losers among one caption's images, by their scores."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
-from lightgen_core.evaluation.scene import judge_scenes
-
-if TYPE_CHECKING:
-    import torch
-
-Kind = Literal["teacher", "best_worst", "both"]
-Image = UInt8[np.ndarray, "_ _ 3"]
-Scores = Float[np.ndarray, " images"]
+Kind = Literal["teacher", "best_worst", "both", "ranked"]
 
 
-Score = Callable[[Sequence[Image], Sequence[str]], Scores]
-"""Images and their captions to scores."""
+class Lead(NamedTuple):
+    """Scores of the student's samples and of the teacher's image, and by how much a winner has to lead.
 
-
-@dataclass(frozen=True)
-class Scorer:
-    """Scores of the student's and of the teacher's images; differences below `margin` count as ties."""
-
-    score_student: Score
-    score_teacher: Score
-    margin: float = 1.0
-
-
-def load_scorer(name: Literal["detector", "clip", "none"], margin: float, model: str, device: "torch.device") -> Scorer:
-    """Return a scorer by name; `margin`, `model` and `device` are those of "clip", the cosine of image and caption.
-
-    "detector" gives 1 to an image that shows exactly its caption, as the teacher's always does, and raises CaptionError
-    for a caption outside the scene grammar. "none" always prefers the teacher's image (paper, Sec. 3.4).
+    margin: 0: a winner may not be worse.
     """
-    if name == "clip":
-        from lightgen_core.encoders.clip import Clip
 
-        clip = Clip.load(model, device=device)
-        return Scorer(clip.scores, clip.scores, margin)
-    if name == "detector":
-        return Scorer(lambda images, captions: judge_scenes(images, captions).astype(float), _ones)
-    return Scorer(lambda images, captions: np.zeros(len(captions)), _ones)
+    samples: Float[np.ndarray, " samples"]
+    teacher: float
+    margin: float
 
 
-def _ones(images: Sequence[Image], captions: Sequence[str]) -> Scores:
-    return np.ones(len(captions))
+def needs_teacher(kind: Kind) -> bool:
+    """Return whether the teacher's image can be a winner."""
+    return kind in ("teacher", "both")
 
 
-def choose_pair(
-    samples: Float[np.ndarray, " samples"], teacher: float, kind: Kind, margin: float
-) -> tuple[int | None, int] | None:
-    """Return the winner and the loser among a caption's samples; a winner of None is the teacher's image.
+def choose_pairs(
+    score: Lead, kind: Kind, *, count: int = 1, seed: int = 0, agreement: Sequence[Lead] = ()
+) -> list[tuple[int | None, int]]:
+    """Return winner and loser of each pair among a caption's samples; a winner of None is the teacher's image.
 
-    The loser is the first sample with the lowest score. Returns None if no winner has at least `margin` more.
+    The loser is the first sample with the lowest score, but of "ranked". Returns [] if no winner leads.
 
     Args:
-        samples, teacher: scores of the student's samples and of the teacher's image.
-        kind: the winner is the "teacher"; the student's best sample ("best_worst"); or the latter where there is one
-            that much better, and the teacher else ("both").
-        margin: positive, or two equal images would be a pair.
+        score: what pairs are chosen by; its margin is positive, or two equal images would be a pair. "best_worst" and
+            "ranked" do not look at the teacher's.
+        kind: the winner is the "teacher"; the student's best sample ("best_worst"); the latter where there is one that
+            much better, and the teacher else ("both"); or any two of the student's samples that differ so much are a
+            pair ("ranked"): with a detector, each right one against each wrong one.
+        count, seed: ranked: pairs at most, all different, and the seed of their choice.
+        agreement: further scores in which a winner has to lead too.
     """
-    loser, best = int(np.argmin(samples)), int(np.argmax(samples))
-    if kind != "teacher" and samples[best] - samples[loser] >= margin:
-        return best, loser
-    if kind != "best_worst" and teacher - samples[loser] >= margin:
-        return None, loser
-    return None
+    leads = [score, *agreement]
+
+    def wins(winner: int | None, loser: int) -> bool:
+        return all(
+            (lead.teacher if winner is None else lead.samples[winner]) - lead.samples[loser] >= lead.margin
+            for lead in leads
+        )
+
+    if kind == "ranked":
+        better = [lead.samples[:, None] - lead.samples[None, :] >= lead.margin for lead in leads]
+        winners, losers = np.nonzero(np.logical_and.reduce(better))
+        chosen = np.random.default_rng(seed).permutation(len(winners))[:count]
+        return [(int(winners[pair]), int(losers[pair])) for pair in chosen]
+    loser, best = int(np.argmin(score.samples)), int(np.argmax(score.samples))
+    if kind != "teacher" and wins(best, loser):
+        return [(best, loser)]
+    if kind != "best_worst" and wins(None, loser):
+        return [(None, loser)]
+    return []

@@ -1,6 +1,7 @@
 """Evaluation samples as rows of a table, and the scores over them."""
 
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +57,9 @@ def score_samples(
 ) -> dict[str, Any]:
     """Score each student, and as `shuffled` the first student's images against other prompts: the chance level.
 
+    Returns `scores` by student, and `differences` by `dpo-pretrain`, with an interval over prompts of the difference of
+    verdicts on the same prompt and seed.
+
     Args:
         tables: of `sample_row`s; each student's rows come in the order of prompts.
         mismatched_prompts: (prompts,) index of the other prompt for each.
@@ -72,10 +76,16 @@ def score_samples(
         first = _rows_of(samples, students[0])
         targets = [others[index] for index in first["prompt"].to_pylist()]
         verdicts["shuffled"] += judge(_decode(first, threads), targets).tolist() if targets else []
-    shape = (len(prompts), images)
+    correct = {name: np.array(each, dtype=np.int8).reshape(len(prompts), images) for name, each in verdicts.items()}
     return {
-        name: score_table(np.array(correct).reshape(shape), others if name == "shuffled" else prompts, seed, resamples)
-        for name, correct in verdicts.items()
+        "scores": {
+            name: score_table(each, others if name == "shuffled" else prompts, seed, resamples)
+            for name, each in correct.items()
+        },
+        "differences": {
+            f"{later}-{earlier}": score_table(correct[later] - correct[earlier], prompts, seed, resamples)
+            for earlier, later in combinations(students, 2)
+        },
     }
 
 

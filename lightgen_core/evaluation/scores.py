@@ -11,7 +11,10 @@ from lightgen_core.intervals import bootstrap_mean, macro_mean
 def score_table(
     correct: np.ndarray, prompts: Sequence[Prompt], seed: int, resamples: int
 ) -> dict[str, dict[str, float | int]]:
-    """Return `overall` and each category's score of `correct` (prompts, images), bootstrapped over prompts."""
+    """Return `overall` and each category's score of `correct` (prompts, images), bootstrapped over prompts.
+
+    Of a difference of two students' verdicts on the same prompts and seeds it is the paired difference.
+    """
     images = correct.shape[1]
     by_category: dict[str, tuple[np.ndarray, list[str]]] = {}
     for category in dict.fromkeys(prompt.category for prompt in prompts):

@@ -15,8 +15,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 OBJECT_STORE = 256 * 2**20
 """Bytes of shared memory for objects on the way between processes. Files go through the store, so these are small."""
-SENT = ("HF_HUB_OFFLINE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION")
-"""Variables that processes on the cluster get too: addresses. Credentials are each machine's own."""
+SENT = (
+    "HF_HUB_OFFLINE",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_DEFAULT_REGION",
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
+)
+"""Variables that processes on the cluster get too: addresses, OpenMP's waiting. Credentials are each machine's own."""
 CONNECT_TIMEOUT = 10
 """Seconds until the cluster's first node must answer; Ray itself would wait for minutes."""
 

@@ -12,7 +12,7 @@ from lightgen_core.intervals import Interval
 ImageArray = npt.NDArray[np.uint8]
 """(height, width, 3) sRGB."""
 
-STUDENTS = {"pretrain": "Pre-trained", "dpo": "After DPO", "shuffled": "Shuffled"}
+STUDENTS = {"pretrain": "Pre-trained", "sft": "SFT control", "dpo": "After DPO", "shuffled": "Shuffled"}
 """Scored image sets and their titles; "shuffled" judges by another caption."""
 
 
@@ -112,6 +112,25 @@ class DedupSummary:
 
 
 @dataclass(frozen=True)
+class FilteredImage:
+    """Image that a filter dropped, with what was measured (None: nothing could be)."""
+
+    image: ImageArray
+    caption: str
+    value: float | None
+    threshold: float | None
+
+
+@dataclass(frozen=True)
+class FilterReason:
+    """Images dropped for one reason, with examples."""
+
+    name: str
+    count: int
+    examples: tuple[FilteredImage, ...]
+
+
+@dataclass(frozen=True)
 class PairExample:
     """Preference pair with the source of its winner."""
 
@@ -149,6 +168,7 @@ class ReportData:
         prompts: description of the evaluation prompts.
         scorer: such as "the scene detector"; None: no scorer applies, and `scores` is empty.
         scores: student (`STUDENTS`) -> "overall" and categories, in the order to show -> score.
+        differences: "dpo-pretrain" -> as `scores`, of verdicts on the same prompts and seeds.
         clip_scores: student -> mean cosine of image and caption in CLIP's space, with or without a scorer.
         references: student -> top-1 and top-5 retrieval of reference pictures, and the Fréchet distance to them.
         smoke_test: the recipe is too small to learn, as the page says at the top.
@@ -156,6 +176,7 @@ class ReportData:
         repeats: near-duplicate captions (examples), `repeated_captions` of them in all.
         quarantine: reason -> missing images.
         diversity: metrics of the images kept.
+        filtered: reasons of the filters with examples; empty: the recipe has none.
         pairs: preference pairs (examples), `pair_counts` of each kind in all, `captions_without_pair` that gave none.
         stages: in order, without the report's own.
         host: machine and device, name -> value.
@@ -171,6 +192,7 @@ class ReportData:
     prompts: str = ""
     scorer: str | None = None
     scores: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    differences: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
     clip_scores: Mapping[str, Interval] = field(default_factory=dict)
     references: Mapping[str, tuple[Interval, Interval, float]] = field(default_factory=dict)
     smoke_test: bool = False
@@ -184,6 +206,7 @@ class ReportData:
     quarantine: Mapping[str, int] = field(default_factory=dict)
     diversity: tuple[Metric, ...] = ()
     dedup: DedupSummary | None = None
+    filtered: tuple[FilterReason, ...] = ()
     pairs: tuple[PairExample, ...] = ()
     pair_counts: Mapping[str, int] = field(default_factory=dict)
     captions_without_pair: int = 0

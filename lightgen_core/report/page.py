@@ -38,7 +38,7 @@ def render_report(data: ReportData) -> str:
     return environment.get_template("page.html.j2").render(
         data=data,
         style=Markup(svg.style() + (_HERE / "page.css").read_text(encoding="utf-8")),
-        headline=headline(data.scores),
+        headline=headline(data.scores, data.differences),
         titles=STUDENTS | {"teacher": "Teacher"},
         students=[name for name in STUDENTS if name in data.scores],
         categories=list(next(iter(data.scores.values()), ())),
@@ -48,7 +48,9 @@ def render_report(data: ReportData) -> str:
     )
 
 
-def headline(scores: Mapping[str, Mapping[str, Interval]]) -> str:
+def headline(
+    scores: Mapping[str, Mapping[str, Interval]], differences: Mapping[str, Mapping[str, Interval]] | None = None
+) -> str:
     """Return the overall scores in a sentence or two, empty without scores."""
     overall = {name: scores[name]["overall"] for name in STUDENTS if name in scores}
     clauses = []
@@ -61,11 +63,15 @@ def headline(scores: Mapping[str, Mapping[str, Interval]]) -> str:
     sentence = "On captions that training never saw, " + ", and ".join(clauses)
     if "shuffled" in overall:
         sentence += f"; the same pictures judged by another caption score {overall['shuffled'].value:.2f}"
-    if "pretrain" in overall and "dpo" in overall:
+    if change := (differences or {}).get("dpo-pretrain", {}).get("overall"):
+        interval = f"{change.low:+.3f} to {change.high:+.3f}"
+        sentence += f". The change, on the same captions and seeds, is {change.value:+.3f} ({interval})"
+    elif "pretrain" in overall and "dpo" in overall:
         before, after = overall["pretrain"], overall["dpo"].value
         where = "within" if before.low <= after <= before.high else "outside"
-        sentence += f". The change of {after - before.value:+.2f} lies {where} the interval"
-    return sentence.replace("-0.00", "+0.00") + "."
+        rounded = f"{after - before.value:+.2f}".replace("-0.00", "+0.00")
+        sentence += f". The change of {rounded} lies {where} the interval"
+    return sentence + "."
 
 
 def _score(score: Interval) -> str:

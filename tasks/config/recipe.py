@@ -4,8 +4,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from lightgen_core.config import DedupConfig, DpoConfig, SamplerConfig, Section
+from lightgen_core.config import DpoConfig, SamplerConfig, Section
 from lightgen_core.scene.config import World
+from tasks.config.dedup import Dedup
 from tasks.config.sections import Captions, Embeddings, Evaluation, Pairs, Pretrain, Report, Synthesis, Tokens
 
 GENERAL_COMPONENTS: dict[str, dict[str, Any]] = {
@@ -28,7 +29,7 @@ class Recipe(Section):
     captions: Captions = Field(default_factory=Captions)
     synthesis: Synthesis = Field(default_factory=Synthesis)
     embeddings: Embeddings = Field(default_factory=Embeddings)
-    dedup: DedupConfig = Field(default_factory=DedupConfig)
+    dedup: Dedup = Field(default_factory=Dedup)
     tokens: Tokens = Field(default_factory=Tokens)
     pretrain: Pretrain = Field(default_factory=Pretrain)
     sampler: SamplerConfig = Field(default_factory=SamplerConfig, description="how pairs and evaluation sample")
@@ -43,7 +44,8 @@ class Recipe(Section):
         """Fill in the general components where the pictures are not the scene world's."""
         if not isinstance(values, dict) or not isinstance(synthesis := values.get("synthesis", {}), dict):
             return values
-        if synthesis.get("teacher", "scene") == "scene":
+        listed = [each for each in synthesis.get("teachers") or () if isinstance(each, dict)]
+        if all(each.get("teacher", "scene") == "scene" for each in (synthesis, *listed)):
             return values
         filled = {name: values.get(name, {}) for name in GENERAL_COMPONENTS}
         return values | {
@@ -62,18 +64,37 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _detector_fits_captions(self) -> "Recipe":
-        if self.captions.source == "scene":
+        foreign = [origin.source for origin in self.captions.origins if origin.source != "scene"]
+        if not foreign:
             return self
         conflicts = []
-        if self.pairs.scorer == "detector":
-            conflicts.append("pairs.scorer is detector: set it to clip, or to none with pairs.kind=teacher")
+        scorers = [*self.pairs.all_scorers, *([self.pairs.held_out] if self.pairs.held_out else [])]
+        if any(scorer.kind == "detector" for scorer in scorers):
+            conflicts.append("pairs has the scorer detector: set it to clip, or to none with pairs.kind=teacher")
         if self.evaluation.benchmark == "scene":
             conflicts.append("evaluation.benchmark is scene: set it to geneval, or to prompts, which nobody judges")
         if conflicts:
             raise ValueError(
-                f"captions.source is {self.captions.source}, but the scene world's detector knows its own captions "
+                f"captions.source is {foreign[0]}, but the scene world's detector knows its own captions "
                 f"only; {'; '.join(conflicts)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_know_their_captions(self) -> "Recipe":
+        names = {source.name: source for source in self.captions.sources}
+        for teacher in self.synthesis.teachers:
+            if unknown := [name for name in teacher.captions if name not in names]:
+                raise ValueError(
+                    f"synthesis.teachers: {teacher.name} takes captions of {unknown[0]!r}; captions.sources are "
+                    f"{', '.join(names) or 'not given'}"
+                )
+            taken = [names[name] for name in teacher.captions] or self.captions.origins
+            if teacher.teacher == "scene" and (foreign := [each.source for each in taken if each.source != "scene"]):
+                raise ValueError(
+                    f"synthesis.teachers: {teacher.name} draws captions of the scene world only, and would get those "
+                    f"of source {foreign[0]}: set its captions to the names of scene sources"
+                )
         return self
 
     @model_validator(mode="after")
@@ -104,8 +125,10 @@ class Recipe(Section):
     def _buckets_see_whole_images(self) -> "Recipe":
         if not self.tokens.buckets:
             return self
-        buckets, files = ", ".join(self.tokens.buckets), self.synthesis.files
-        if self.synthesis.teacher == "files" and files is not None and files.size is not None:
+        buckets = ", ".join(self.tokens.buckets)
+        for files in (each.files for each in self.synthesis.each if each.teacher == "files"):
+            if files is None or files.size is None:
+                continue
             raise ValueError(
                 f"synthesis.files.size={files.size} crops every image to a square before tokens.buckets ({buckets}) "
                 "see it: take the size out, since tokens resizes, or take the buckets out"

@@ -4,21 +4,22 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lightgen_core.captioning.config import CaptionEmbedding, CaptionFile, Decontamination, LLMConfig
+from lightgen_core.captioning.config import CaptionEmbedding, Decontamination
 from lightgen_core.config import Fraction, HeadConfig, MaskConfig, Positive, Section, TrainConfig
+from lightgen_core.evaluation.scorer_config import ScorerConfig
 from lightgen_core.images.buckets import check_ratios
 from lightgen_core.model.presets import PRESETS
-from lightgen_core.teachers.config import DiffusersConfig, ImageEndpointConfig, ImageSetConfig
+from tasks.config.sources import CaptionOrigin, TeacherSource, WeightedCaptions, WeightedTeacher, check_sources
 from tasks.config.student import DEFAULT_PRESET, StudentConfig
 
 
-class Captions(Section):
+class Captions(CaptionOrigin):
     """The captions and their source."""
 
-    source: Literal["scene", "file", "llm"] = Field(
-        "scene",
-        description="scene: the embedded grammar over the world's training meanings; file: captions that exist; llm: a "
-        "language model that follows a taxonomy, or rewrites captions of a file",
+    sources: tuple[WeightedCaptions, ...] = Field(
+        (),
+        description="several sources by weight, each with a name, instead of source, file and llm of this section",
+        exclude_if=lambda sources: not sources,  # keys of recipes with one source stay
     )
     count: Positive = Field(4000, description="captions after deduplication; fewer if the source runs dry")
     near_duplicate: Fraction = Field(0.95, description="word-shingle Jaccard similarity that drops the later caption")
@@ -26,35 +27,31 @@ class Captions(Section):
     decontamination: Decontamination = Field(
         default_factory=Decontamination, description="which captions give an evaluation prompt away"
     )
-    file: CaptionFile | None = Field(None, description="source file: the captions; source llm: those to rewrite")
-    llm: LLMConfig | None = Field(None, description="source llm: the model and what it is asked")
 
     @model_validator(mode="after")
-    def _source_is_described(self) -> "Captions":
-        rewrites = self.source == "llm" and self.llm is not None and self.llm.rewrite is not None
-        used = {"llm": self.source == "llm", "file": self.source == "file" or rewrites}
-        for section, least in (("llm", "model"), ("file", "path")):
-            present = getattr(self, section) is not None
-            if used[section] and not present:
-                why = "captions.llm.rewrite" if rewrites else f"source {self.source}"
-                raise ValueError(f"{why} needs a section captions.{section} with {least}")
-            if present and not used[section]:
-                raise ValueError(f"source {self.source} does not use the section captions.{section}; take it out")
+    def _sources_are_given_once(self) -> "Captions":
+        check_sources("sources", self.sources)
+        if self.sources and self.source != "scene":
+            raise ValueError(
+                f"source is {self.source}, and sources are given; make it one of them, and leave source out (where the "
+                "recipe extends one that sets it: source: scene, file: null, llm: null)"
+            )
         return self
 
+    @property
+    def origins(self) -> tuple[CaptionOrigin, ...]:
+        """All sources: the listed ones, or this section's only one."""
+        return self.sources or (self,)
 
-class Synthesis(Section):
+
+class Synthesis(TeacherSource):
     """The teacher and its images."""
 
-    teacher: Literal["scene", "diffusers", "files", "endpoint"] = Field(
-        "scene",
-        description="scene: the embedded procedural teacher; diffusers: a text-to-image pipeline; "
-        "files: an existing set of images; endpoint: an OpenAI-compatible server, at LIGHTGEN_IMAGES_URL with "
-        "LIGHTGEN_IMAGES_KEY",
+    teachers: tuple[WeightedTeacher, ...] = Field(
+        (),
+        description="several teachers by weight, each with a name, instead of the teacher of this section",
+        exclude_if=lambda teachers: not teachers,  # keys of recipes with one teacher stay
     )
-    diffusers: DiffusersConfig | None = Field(None, description="the pipeline, where the teacher is diffusers")
-    files: ImageSetConfig | None = Field(None, description="the set of images, where the teacher is files")
-    endpoint: ImageEndpointConfig | None = Field(None, description="what is asked, where the teacher is endpoint")
     count: Positive = Field(12000, description="images to make; files: at most")
     balance: Literal["captions", "topics"] = Field(
         "topics", description="captions: every caption gets equally many images; topics: every topic does"
@@ -76,13 +73,19 @@ class Synthesis(Section):
         return self
 
     @model_validator(mode="after")
-    def _teacher_is_described(self) -> "Synthesis":
-        if self.teacher != "scene" and getattr(self, self.teacher) is None:
-            needed = {"diffusers": "model", "files": "path", "endpoint": "model"}[self.teacher]
+    def _teachers_are_given_once(self) -> "Synthesis":
+        check_sources("teachers", self.teachers)
+        if self.teachers and self.teacher != "scene":
             raise ValueError(
-                f"teacher is {self.teacher}, and section synthesis.{self.teacher} is missing; give it, with {needed}"
+                f"teacher is {self.teacher}, and teachers are given; make it one of them, and leave teacher out (where "
+                "the recipe extends one that sets it: teacher: scene)"
             )
         return self
+
+    @property
+    def each(self) -> tuple[TeacherSource, ...]:
+        """All teachers: the listed ones, or this section's only one."""
+        return self.teachers or (self,)
 
 
 class Embeddings(Section):
@@ -203,11 +206,13 @@ class Pairs(Section):
     """The preference pairs."""
 
     count: Positive = Field(1000, description="captions for which pairs are sought; some give none")
-    kind: Literal["teacher", "best_worst", "both"] = Field(
+    kind: Literal["teacher", "best_worst", "both", "ranked"] = Field(
         "both",
         description="the winner: the teacher's image (teacher), the student's best sample (best_worst), or the latter "
-        "where it is good enough (both); the loser: the student's worst sample, if it is worse than the winner",
+        "where it is good enough (both); the loser: the student's worst sample, if it is worse than the winner; "
+        "ranked: any two of the student's samples of which one is better, with a detector right against wrong",
     )
+    per_caption: Positive = Field(1, description="ranked: pairs of a caption at most, all different")
     scorer: Literal["detector", "clip", "none"] = Field(
         "detector",
         description="judge of good and bad; detector: the scene world's, right or wrong; clip: cosine of image and "
@@ -215,21 +220,51 @@ class Pairs(Section):
         "teacher's image wins over the student's only sample, unjudged",
     )
     margin: float = Field(
-        0.02, gt=0, le=2, description="clip: cosine by which a winner leads; captions without such a lead give none"
+        0.02,
+        gt=0,
+        description="clip: cosine by which a winner leads; scorers: the same in their sum; captions without such a "
+        "lead give none",
+    )
+    scorers: tuple[ScorerConfig, ...] = Field(
+        (), description="several scorers instead of scorer, by their weighted sum, in which margin then counts"
+    )
+    held_out: ScorerConfig | None = Field(
+        None, description="scorer that judges the samples too and has no say in the choice of pairs; none: no such one"
+    )
+    max_drop: Fraction = Field(
+        0.3,
+        description="largest relative fall, since the first round, of the held-out score and of the diversity within a "
+        "prompt; beyond it dpo leaves the student as it is",
     )
     candidates: int = Field(6, ge=2, description="samples of the student for each caption; without a scorer one")
     shard_size: Positive = Field(200, description="captions of one shard")
 
     @model_validator(mode="after")
     def _samples_are_compared_by_a_scorer(self) -> "Pairs":
-        if self.scorer == "none" and self.kind != "teacher":
+        if not self.all_scorers and self.kind != "teacher":
             raise ValueError(f"scorer none goes with kind teacher; kind {self.kind} compares samples: detector or clip")
+        if self.per_caption > 1 and self.kind != "ranked":
+            raise ValueError(
+                f"per_caption={self.per_caption} goes with kind ranked; kind {self.kind} gives one pair a caption"
+            )
         return self
 
     @property
     def samples(self) -> int:
         """Samples of the student for each caption."""
-        return 1 if self.scorer == "none" else self.candidates
+        return self.candidates if self.all_scorers else 1
+
+    @property
+    def all_scorers(self) -> tuple[ScorerConfig, ...]:
+        """The scorers that choose the pairs; none for the paper's pairs."""
+        if self.scorers or self.scorer == "none":
+            return self.scorers
+        return (ScorerConfig(kind=self.scorer),)
+
+    @property
+    def lead(self) -> float:
+        """The lead in the sum of scores that a winner needs; of right over wrong it is 1."""
+        return 1.0 if not self.scorers and self.scorer != "clip" else self.margin
 
 
 class Evaluation(Section):
@@ -278,3 +313,9 @@ class Report(Section):
     examples: Positive = Field(4, description="sample captions of each category")
     duplicates: int = Field(8, ge=0, description="dropped images shown beside the one kept")
     pairs: int = Field(8, ge=0, description="preference pairs shown")
+    filtered: int = Field(
+        4,
+        ge=0,
+        description="images shown for each reason of dedup.filters",
+        exclude_if=lambda count: count == 4,  # keys of recipes that do not set it stay
+    )

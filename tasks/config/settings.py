@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from lightgen_core.config import ParallelConfig
+from lightgen_core.openmp import SPIN_COUNT
 
 
 class InvalidSettings(ValueError):
@@ -42,6 +43,12 @@ class Settings(BaseSettings):
         "makes shards has as many. On a CPU, equal bytes need equal threads, so give it where they matter. Left out: "
         "all cores, which local workers share; on Ray shard_cpus, rounded down",
     )
+    spin_count: int = Field(
+        SPIN_COUNT,
+        ge=0,
+        description="turns of OpenMP's waiting loop until a thread sleeps: more pay on idle cores, fewer on those that "
+        "others use; OMP_WAIT_POLICY or GOMP_SPINCOUNT, where set, count instead",
+    )
     device_limit: str | None = Field(
         None, description="Prefect's global concurrency limit that a stage on the device holds; none: it does not wait"
     )
@@ -71,6 +78,10 @@ class Settings(BaseSettings):
     )
     llm_url: str = Field("http://localhost:8000/v1", description="address of the language model that writes captions")
     llm_key: SecretStr = Field(SecretStr(""), description="its key; kept out of manifests, logs and errors")
+    vlm_url: str = Field(
+        "http://localhost:8000/v1", description="address of the vision-language model that judges or captions images"
+    )
+    vlm_key: SecretStr = Field(SecretStr(""), description="its key; kept out of manifests, logs and errors")
     images_url: str = Field("https://api.openai.com/v1", description="address of the images endpoint that is a teacher")
     images_key: SecretStr = Field(SecretStr(""), description="its key; kept out of manifests, logs and errors")
 

@@ -83,9 +83,9 @@ class StageContext:
             worker=True,
         )
 
-    def log(self, message: str, *values: object) -> None:
-        """Log an INFO line that starts with the stage's name."""
-        logger.info(f"{self.artifact.stage}: {message}", *values)
+    def log(self, message: str, *values: object, shown_by_bar: bool = False) -> None:
+        """Log an INFO line that starts with the stage's name; `shown_by_bar`: a progress bar says the same."""
+        logger.info(f"{self.artifact.stage}: {message}", *values, extra={"shown_by_bar": shown_by_bar})
 
     @property
     def scratch(self) -> Path:
@@ -182,7 +182,7 @@ class StageContext:
             yield shard
             done, rows = done + 1, rows + shard.rows
             remaining = (time.monotonic() - started) / (done - before) * (total - done)
-            self.log("shard %d of %d, %.0f s left", done, total, remaining)
+            self.log("shard %d of %d, %.0f s left", done, total, remaining, shown_by_bar=True)
             self.on_progress(Progress(done, total, "shards", remaining, rows=rows))
 
     def records(self) -> dict[str, FileEntry]:
@@ -220,7 +220,8 @@ class StageContext:
             if before is not None and seconds < LOG_INTERVAL_SECONDS and step < steps:
                 return
             values = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
-            self.log("step %d of %d, %s%s", step, steps, values, "" if left is None else f"; {left:.0f} s left")
+            values += "" if left is None else f"; {left:.0f} s left"
+            self.log("step %d of %d, %s", step, steps, values, shown_by_bar=True)
             logged, before = time.monotonic(), step
 
         return on_log

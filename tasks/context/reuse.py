@@ -44,10 +44,16 @@ class RowConfig:
 
     def _shared(self, config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         return {
-            name: self._shared(value, f"{prefix}{name}.") if isinstance(value, Mapping) else value
+            name: self._shared_value(value, f"{prefix}{name}.")
             for name, value in config.items()
             if f"{prefix}{name}" not in self.count_fields
         }
+
+    def _shared_value(self, value: Any, prefix: str) -> Any:
+        """Return a value without count fields; those of a list's sections are named without a number."""
+        if isinstance(value, Mapping):
+            return self._shared(value, prefix)
+        return [self._shared_value(each, prefix) for each in value] if isinstance(value, list) else value
 
 
 class EarlierArtifacts:
@@ -86,7 +92,11 @@ class EarlierRows:
     def __init__(self, artifacts: Iterable[Artifact], pattern: str, keys: Sequence[str]) -> None:
         """Read the key columns of the files whose names match a pattern. Keys are of strings and integers."""
         self._pattern, self._keys = pattern, tuple(keys)
-        self._artifacts = [(artifact, self._join(read_table(artifact, pattern, self._keys))) for artifact in artifacts]
+        self._artifacts = [
+            (artifact, self._join(read_table(artifact, pattern, self._keys)))
+            for artifact in artifacts
+            if artifact.names(pattern)  # files that only some recipes ask for
+        ]
 
     def complete(
         self, wanted: pa.Table, columns: Sequence[str], make: Callable[[list[int]], pa.Table]

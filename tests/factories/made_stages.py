@@ -1,6 +1,6 @@
 """Stages made in this process, without Prefect."""
 
-from flows.distill import STAGES
+from flows.distill import NAMES
 from flows.plan import plan
 from storage.artifact import Artifact
 from storage.store import Store
@@ -9,11 +9,14 @@ from tasks.config.settings import Settings
 
 
 def make_stages(store: Store, recipe: Recipe, *names: str) -> dict[str, Artifact]:
-    """Make some stages of a recipe; return all artifacts by stage."""
+    """Make some stages of a recipe, in every round; return all artifacts by label."""
     planner = plan(recipe, store)
-    artifacts = {name: artifact for name, (artifact, _) in planner.statuses.items()}
-    for stage in STAGES:
-        if stage.name in names:
-            inputs = tuple(artifacts[name] for name in planner.inputs[stage.name])
-            stage.run(recipe, Settings(), inputs, artifacts[stage.name])
-    return artifacts
+    for planned in planner.stages.values():
+        if planned.stage.name in names:
+            planned.stage.run(planned.recipe, Settings(), planned.inputs, planned.artifact)
+    return planner.artifacts
+
+
+def make_until(store: Store, recipe: Recipe, last: str = NAMES[-1]) -> dict[str, Artifact]:
+    """Make all stages of a recipe up to one; return all artifacts by label."""
+    return make_stages(store, recipe, *NAMES[: NAMES.index(last) + 1])

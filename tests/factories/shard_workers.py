@@ -21,7 +21,7 @@ from tasks.context.progress import ProgressCallback, ignore_progress
 from tasks.context.shards import RowRangeShard, ShardWorker, split_rows
 from tasks.stage import stage
 from tasks.synthesis import SynthesisWorker
-from tasks.synthesis_plan import SynthesisPlan
+from tasks.synthesis_mix import SynthesisPlan
 from tests.support.waiting import wait_until
 
 RECIPE = load_recipe("smoke")

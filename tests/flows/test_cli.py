@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from flows.commands.sample import changed_sampler, read_overrides
+from flows.commands.sample import read_overrides
 from flows.errors import UserError
+from flows.student import changed_sampler
 from lightgen_core.config import SamplerConfig
 from storage.artifact import Artifact
 from storage.store import open_store
@@ -31,6 +32,19 @@ def test_help_and_plan_load_neither_torch_nor_prefect(tmp_path):
         "sys.exit(bool({'torch', 'prefect'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
+def test_help_loads_no_large_library(arguments):
+    """So that it answers at once; completion, which asks for the same, too."""
+    large = {"torch", "prefect", "numpy", "pydantic", "pyarrow", "yaml", "httpx"}
+    code = (
+        "import sys; from flows.cli import cli\n"
+        f"try: cli({arguments}, prog_name='lightgen')\n"
+        f"except SystemExit: print(sorted({large} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
 def test_queues_of_prefect_say_nothing_after_the_error():

@@ -12,7 +12,6 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from flows.distill import distill
 from flows.load import load_recipe
 from lightgen_core.data.batches import DataError, TokenSource
 from lightgen_core.dedup.score_filter import clip_score_mask
@@ -27,14 +26,15 @@ from lightgen_core.scene.grammar import phrasings
 from lightgen_core.scene.split import split
 from storage.artifact import Artifact
 from storage.store import Store, open_store
-from storage.tables import layout_metadata, read_table, to_parquet
+from storage.tables import layout_metadata, read_table, schema, to_parquet
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.dedup import dedup
 from tasks.embeddings import embeddings
 from tasks.stage import Stage, stage
-from tasks.synthesis import SCHEMA
+from tasks.synthesis import FIELDS
 from tasks.tokens import tokens
+from tests.factories.made_stages import make_until
 
 CAPTIONS = ["a red circle", "a star to the left of a ring", "a red circle", 'a sign that says "stop"', "two crosses"]
 
@@ -58,7 +58,7 @@ def rows_of(captions: list[str], pictures: list[np.ndarray], first: int = 0) -> 
         "source": ["test"] * len(ids),
         "sha256": [f"{number:064x}" for number in ids],
     }
-    return pa.table(columns, SCHEMA)
+    return pa.table(columns, schema(FIELDS))
 
 
 def made(what: Stage, store: Store, recipe, *inputs: Artifact) -> Artifact:
@@ -223,14 +223,7 @@ def test_a_student_of_kl_and_llama_components_trains_and_samples(store, componen
             "synthesis.count=40",
         ],
     )
-    places = {}
-
-    def make(what: Stage, *inputs: Artifact) -> Artifact:
-        wanted = what.name in ("captions", "synthesis", "embeddings", "dedup", "tokens", "pretrain")
-        places[what.name] = made(what, store, recipe, *inputs) if wanted else what.artifact(recipe, store, inputs)
-        return places[what.name]
-
-    distill(make)
+    places = make_until(store, recipe, "pretrain")
     table = read_table(places["tokens"], "^tokens")
     assert layout_metadata(table.schema) == {
         "dtype": "bfloat16",

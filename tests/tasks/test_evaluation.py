@@ -7,10 +7,9 @@ import pytest
 
 from flows.commands.console import describe_evaluation, describe_run
 from flows.commands.evaluate import evaluate
-from flows.distill import distill
 from flows.load import load_recipe
 from flows.plan import plan
-from lightgen_core.evaluation.preference import choose_pair
+from lightgen_core.evaluation.preference import Lead, choose_pairs
 from lightgen_core.evaluation.prompt import (
     Prompt,
     PromptFileError,
@@ -27,8 +26,8 @@ from storage.artifact import Artifact
 from storage.store import Store, open_store
 from storage.tables import read_table
 from tasks.config.recipe import Recipe
-from tasks.config.settings import Settings
 from tasks.evaluation_prompts import evaluation_captions, evaluation_prompts
+from tests.factories.made_stages import make_until
 from tests.factories.tiny_geneval import save_tiny_detector
 
 CATEGORIES = ["single_object", "two_object", "counting", "colors", "position", "color_attr"]
@@ -57,16 +56,8 @@ def make(store):
     """Makes all that a recipe lacks in one store, without Prefect, and returns the recipe and its artifacts."""
 
     def run(*overrides: str) -> tuple[Recipe, dict[str, Artifact]]:
-        recipe, made = load_recipe("smoke", [*SMALL, *overrides]), {}
-
-        def stage(stage, *inputs):
-            artifact = stage.artifact(recipe, store, inputs)
-            stage.run(recipe, Settings(), inputs, artifact)
-            made[stage.name] = artifact
-            return artifact
-
-        distill(stage)
-        return recipe, made
+        recipe = load_recipe("smoke", [*SMALL, *overrides])
+        return recipe, make_until(store, recipe)
 
     return run
 
@@ -191,7 +182,48 @@ def test_what_training_must_not_see_is_the_whole_benchmark():
 )
 def test_a_pair_is_the_worst_sample_and_a_winner_by_the_margin(samples, teacher, kind, expected):
     margin = 1.0 if 1 in samples or 0 in samples else 0.2
-    assert choose_pair(np.array(samples, float), teacher, kind, margin) == expected
+    assert choose_pairs(Lead(np.array(samples, float), teacher, margin), kind) == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize(
+    ("scores", "count", "expected"),
+    [
+        ([1, 0, 1, 0], 9, {(0, 1), (0, 3), (2, 1), (2, 3)}),
+        ([0, 0, 1], 9, {(2, 0), (2, 1)}),
+        ([1, 1], 9, set()),
+        ([0.1, 0.5, 0.75], 9, {(1, 0), (2, 0)}),
+    ],
+)
+def test_ranked_pairs_are_all_that_differ_by_the_margin(scores, count, expected):
+    """The teacher's score, the highest, is not looked at."""
+    assert set(choose_pairs(Lead(np.array(scores, float), 2.0, 0.3), "ranked", count=count)) == expected
+
+
+def test_fewer_ranked_pairs_are_drawn_by_a_seed():
+    score = Lead(np.repeat([0.0, 1.0], 10), 0.0, 1.0)
+    drawn = [choose_pairs(score, "ranked", count=5, seed=seed) for seed in range(20)]
+    assert all(len(set(pairs)) == 5 for pairs in drawn)
+    assert all(winner >= 10 > loser for pairs in drawn for winner, loser in pairs)
+    assert len({winner for pairs in drawn for winner, _ in pairs}) == 10
+    assert drawn[3] == choose_pairs(score, "ranked", count=5, seed=3) != drawn[4]
+
+
+@pytest.mark.parametrize(
+    ("kind", "margin", "expected"),
+    [
+        ("ranked", 0.0, {(0, 2)}),
+        ("ranked", -1.0, {(0, 2), (1, 2)}),
+        ("best_worst", 0.0, {(0, 2)}),
+        ("best_worst", 0.5, set()),
+        ("teacher", 0.5, {(None, 2)}),
+        ("both", 0.5, {(None, 2)}),
+    ],
+)
+def test_winners_lead_in_a_second_score_too_where_it_has_a_margin(kind, margin, expected):
+    """In the second score sample 0 leads the loser by 0.25, sample 1 is behind it, and the teacher leads by 0.75."""
+    score = Lead(np.array([1.0, 1.0, 0.0]), 1.0, 1.0)
+    second = Lead(np.array([0.5, 0.0, 0.25]), 1.0, margin)
+    assert set(choose_pairs(score, kind, count=9, agreement=[second])) == expected
 
 
 def test_the_papers_pairs_prefer_the_teacher_to_the_only_sample(unjudged):
@@ -231,7 +263,7 @@ def test_scene_scores_are_those_of_the_images(scene):
     assert samples["correct"].to_pylist() == right.tolist()
     half = len(right) // 2
     scores = scores_of(made)
-    assert list(scores) == ["pretrain", "dpo", "shuffled"]
+    assert list(scores) == ["pretrain", "sft", "dpo", "shuffled"] and scores.pop("sft") is None
     assert [scores[name]["overall"]["value"] for name in ("pretrain", "dpo")] == pytest.approx(
         [right[:half].mean(), right[half:].mean()]
     )

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from flows.distill import distill
 from flows.load import load_recipe
+from flows.plan import plan
 from lightgen_core.images.codec import encode_png
 from lightgen_core.teachers.scene import SceneTeacher
 from storage.artifact import Artifact
@@ -37,14 +37,10 @@ def run_until_tokens(store: Store, recipe: Recipe, again: datetime.datetime | No
     """Run the stages up to tokens, those of `ROWS` again on request."""
     made: dict[str, Artifact] = {}
 
-    def run(stage: Stage, *inputs: Artifact) -> Artifact:
-        artifact = stage.artifact(recipe, store, inputs)
+    for each, _, inputs, artifact in plan(recipe, store).stages.values():
         if "tokens" not in made:
-            stage.run(recipe, Settings(), inputs, artifact, remake_before=again if stage.name in ROWS else None)
-            made[stage.name] = artifact
-        return artifact
-
-    distill(run)
+            each.run(recipe, Settings(), inputs, artifact, remake_before=again if each.name in ROWS else None)
+            made[each.name] = artifact
     return made
 
 

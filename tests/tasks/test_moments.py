@@ -10,7 +10,6 @@ import torch
 from diffusers import AutoencoderKL
 
 from flows.commands.estimate import Rates, estimate
-from flows.distill import distill
 from flows.load import load_recipe
 from lightgen_core.data.batches import TokenSource
 from lightgen_core.encoders.autoencoder import CodecError, LatentCodec
@@ -21,6 +20,7 @@ from storage.tables import layout_metadata, read_table
 from tasks.config.settings import Settings
 from tasks.stage import Stage, StageContext, stage
 from tasks.tokens import tokens
+from tests.factories.made_stages import make_until
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
 
@@ -142,14 +142,8 @@ def test_a_student_trains_on_moments_and_tunes_on_pairs_of_means(tmp_path, kl):
             "dpo.steps=2",
         ],
     )
-    store, places = open_store(str(tmp_path)), {}
-
-    def make(what: Stage, *inputs: Artifact) -> Artifact:
-        wanted = what.name not in ("evaluation", "report")
-        places[what.name] = made(what, store, recipe, *inputs) if wanted else what.artifact(recipe, store, inputs)
-        return places[what.name]
-
-    distill(make)
+    store = open_store(str(tmp_path))
+    places = make_until(store, recipe, "dpo")
     images, pairs = read_table(places["tokens"], "^tokens"), read_table(places["pairs"], "^pairs")
     assert layout_metadata(images.schema)["moments"] is True and "moments" not in layout_metadata(pairs.schema)
     means = dict(zip(images["id"].to_pylist(), images["latents"].to_pylist(), strict=True))

@@ -9,7 +9,7 @@ import torch
 
 from flows.load import load_recipe
 from lightgen_core.encoders.dtypes import fits
-from lightgen_core.evaluation.pair_rows import pair_rows
+from lightgen_core.evaluation.pair_rows import JudgedSamples, pair_rows, sample_rows
 from lightgen_core.images.codec import encode_png
 from storage.artifact import Artifact
 from storage.store import Store, open_store
@@ -26,9 +26,8 @@ def pairs_of(latents: torch.Tensor, scores: list[float], kind="best_worst") -> l
     """The pair of one caption whose samples have these latents and scores; sample i is an image of grey level i."""
     images = np.stack([np.full((8, 8, 3), level, np.uint8) for level in range(len(scores))])
     teacher = [encode_png(np.full((8, 8, 3), 255, np.uint8))]
-    return pair_rows(
-        [ROW], teacher, images, latents, np.array([scores]), np.ones(1), kind=kind, margin=0.5, dtype="float16"
-    )
+    judged = JudgedSamples.of(images, latents, range(len(scores)), np.array([scores]), len(scores), "float16")
+    return pair_rows([ROW], judged, teacher, np.ones(1), kind=kind, margin=0.5)
 
 
 def images_of(pair: dict) -> list[bytes]:
@@ -43,7 +42,16 @@ def test_samples_beyond_the_stored_format_are_in_no_pair():
     assert images_of(pair) == [encode_png(np.full((8, 8, 3), level, np.uint8)) for level in (2, 1)]
 
 
-@pytest.mark.parametrize("kind", ["teacher", "best_worst", "both"])
+def test_a_sample_beyond_the_stored_format_is_kept_without_latents():
+    latents = torch.zeros(2, 1, 2, 2)
+    latents[1, 0, 0, 0] = float("inf")
+    judged = JudgedSamples.of(np.zeros((2, 8, 8, 3), np.uint8), latents, [5, 6], np.array([0.0, 1.0]), 2, "float16")
+    kept, lost = sample_rows([ROW], judged)
+    assert (kept["latents"], kept["seed"], kept["score"]) == (bytes(8), 5, 0.0)
+    assert (lost["latents"], lost["seed"], lost["score"], lost["sample"]) == (None, 6, 1.0, 1)
+
+
+@pytest.mark.parametrize("kind", ["teacher", "best_worst", "both", "ranked"])
 def test_a_caption_whose_samples_all_diverged_gives_no_pair(kind):
     assert pairs_of(torch.full((2, 1, 2, 2), float("inf")), [0.0, 1.0], kind) == []
 
@@ -60,7 +68,11 @@ def made(what: Stage, store: Store, *inputs: Artifact) -> Artifact:
     return artifact
 
 
-def test_without_pairs_the_student_stays_as_it_is(tmp_path):
+@pytest.mark.parametrize(
+    ("rows", "fell", "reason"),
+    [(0, None, "there is no pair to learn from"), (3, "the held-out score fell", "the held-out score fell")],
+)
+def test_without_pairs_or_after_a_fall_the_student_stays_as_it_is(tmp_path, rows, fell, reason):
     @stage(version=1, config_sections=())
     def pretrain(ctx: StageContext) -> None:
         ctx.write("student/config.json", b"{}")
@@ -68,11 +80,11 @@ def test_without_pairs_the_student_stays_as_it_is(tmp_path):
 
     @stage(version=1, config_sections=())
     def pairs(ctx: StageContext) -> None:
-        ctx.write_table("pairs-00000.parquet", pa.table({"id": pa.array([], pa.int64())}))
+        ctx.write_table("pairs-00000.parquet", pa.table({"id": pa.array(range(rows), pa.int64())}))
+        ctx.metrics = {"stopped": fell, "first_round": {"score": 0.25}}
 
     store = open_store(str(tmp_path))
-    tuned = made(dpo, store, made(pretrain, store), made(pairs, store))
-    manifest = tuned.manifest()
+    manifest = (tuned := made(dpo, store, made(pretrain, store), made(pairs, store))).manifest()
     assert tuned.open("student/ema.safetensors").read() == b"weights"
     assert manifest.counts == {"rows": 0, "steps": 0}
-    assert manifest.metrics["stopped"] == "there is no pair to learn from"
+    assert manifest.metrics == {"stopped": reason, "last": {}, "first_round": {"score": 0.25}}

@@ -8,7 +8,6 @@ import yaml
 from click.testing import CliRunner
 
 from flows.cli import cli, main
-from flows.commands import recipe_commands
 from flows.commands.console import describe_checks, describe_estimate, describe_plan
 from flows.commands.estimate import Rates, estimate
 from flows.errors import UserError
@@ -97,7 +96,7 @@ def test_ctrl_c_ends_with_130(monkeypatch, capsys):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipe_commands, "make_plan", interrupted)
+    monkeypatch.setattr("flows.plan.plan", interrupted)
     monkeypatch.setattr(sys, "argv", ["lightgen", "plan", "smoke"])
     with pytest.raises(SystemExit) as end:
         main()

@@ -16,7 +16,7 @@ from tasks.executors.ray_actors import resources_per_worker
 from tasks.executors.worker import EngineError
 from tasks.stage import stage
 from tasks.synthesis import synthesis
-from tasks.synthesis_plan import plan_synthesis
+from tasks.synthesis_mix import plan_synthesis
 from tests.factories.shard_workers import (
     FailsAtTwo,
     HeldSynthesisWorker,

@@ -1,0 +1,116 @@
+"""Find the folder of a student: by path, by the short key of an artifact, or by the recipe that made it."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.distill import NAMES
+from flows.errors import UserError
+from flows.load import load_recipe, recipe_names
+from flows.plan import plan
+from storage.artifact import Artifact, CorruptArtifact
+from storage.manifest import MANIFEST, Manifest
+from storage.store import Store, open_store
+from tasks.config.settings import Settings
+
+log = logging.getLogger("lightgen")
+
+STUDENTS = {"report": "model/", "dpo": "student/", "pretrain": "student/"}
+"""Stages whose artifacts hold a student, the most finished first, and its folder there."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A student's folder on this machine, and the artifact that it is of, unless it was copied out of its store."""
+
+    folder: Path
+    artifact: Artifact | None
+
+
+def find_student(checkpoint: str | Path, store: str | None = None) -> Checkpoint:
+    """Return a student's folder; whether it holds one is not looked at.
+
+    Args:
+        checkpoint: a folder; STAGE/KEY of a store, of which KEY's first digits are enough; or a recipe, which means the
+            most finished student of what it makes as it stands, else the newest that was reported under its name.
+        store: address of the store; that of the settings by default.
+
+    Raises:
+        UserError: nothing of these, or several.
+    """
+    name, folder = str(checkpoint), Path(checkpoint).expanduser()
+    if folder.is_dir():
+        return Checkpoint(folder, _artifact_of(folder.absolute()))
+    stage, slash, key = name.partition("/")
+    if slash and stage in NAMES and "/" not in key:
+        return _of_key(open_store(store or Settings().store), stage, key)
+    if name in recipe_names() or (folder.is_file() and folder.suffix in (".yaml", ".yml")):
+        return _of_recipe(name, open_store(store or Settings().store))
+    raise UserError(
+        f"{name} holds no student: there is no such folder, and no such recipe. Give a folder such as "
+        "STORE/report/KEY/model, the short key of an artifact such as report/8cf2, or a recipe "
+        f"({', '.join(recipe_names())}, or a YAML file)"
+    )
+
+
+def _artifact_of(folder: Path) -> Artifact | None:
+    """Return the artifact of a local store that a student's folder is part of."""
+    artifact = folder.parent
+    if f"{folder.name}/" != STUDENTS.get(artifact.parent.name) or not (artifact / MANIFEST).is_file():
+        return None
+    return Artifact(open_store(str(artifact.parents[1])), artifact.parent.name, artifact.name)
+
+
+def _of_key(store: Store, stage: str, start: str) -> Checkpoint:
+    if stage not in STUDENTS:
+        raise UserError(f"an artifact of {stage} holds no student; those of {', '.join(STUDENTS)} do")
+    keys = [key for key in store.folders(stage) if key.startswith(start)]
+    if len(keys) != 1:
+        listed = f": {', '.join(keys)}" if keys else ""
+        raise UserError(
+            f"{stage}/{start} names {len(keys) or 'no'} artifacts of {store.uri}{listed}; see `lightgen store ls`"
+        )
+    try:
+        return student_of(Artifact(store, stage, keys[0]))
+    except CorruptArtifact as error:
+        raise UserError(f"{error}. Run its recipe again to finish it.") from error
+
+
+def _of_recipe(recipe: str, store: Store) -> Checkpoint:
+    planner = plan(load_recipe(recipe), store)
+    for stage in STUDENTS:
+        if planner.check(stage).state == "done":
+            return student_of(planner.artifacts[stage])
+    name = planner.recipe.name
+    if reported := sorted(_reports_of(store, name), key=lambda found: found[1].created_at):
+        artifact, manifest = reported[-1]
+        log.info(
+            "%s as it stands has no student in %s; this is the newest of its name, report/%s of %s",
+            *(name, store.uri, artifact.key[:8], manifest.created_at),
+        )
+        return student_of(artifact)
+    raise UserError(
+        f"{name} has no student in {store.uri}: {planner.explain('pretrain')}. Make it with `lightgen run {recipe}`, "
+        "or name another store with --store or LIGHTGEN_STORE"
+    )
+
+
+def _reports_of(store: Store, recipe: str) -> Iterator[tuple[Artifact, Manifest]]:
+    for key in store.folders("report"):
+        artifact = Artifact(store, "report", key)
+        try:
+            manifest = artifact.manifest()
+        except CorruptArtifact:  # unfinished
+            continue
+        if manifest.config.get("name") == recipe:
+            yield artifact, manifest
+
+
+def student_of(artifact: Artifact) -> Checkpoint:
+    """Return the student of an artifact, copied from a remote store. Raises CorruptArtifact if it has none."""
+    copies = Path(Settings().scratch).expanduser() / "inputs"
+    files = [artifact.local(name, copies) for name in artifact.names(f"^{STUDENTS[artifact.stage]}")]
+    if not files:
+        raise CorruptArtifact(f"{artifact.uri} holds no student")
+    return Checkpoint(files[0].parent, artifact)

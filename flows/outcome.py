@@ -1,0 +1,59 @@
+"""The result of a run: what `lightgen run --json` prints, with or without Prefect."""
+
+import logging
+import time
+from typing import Any, Literal
+
+from flows.plan import named
+from flows.request import Request
+from storage.artifact import Artifact
+from tasks.context.scratch import shared_store_lock
+from tasks.stage import is_done
+
+log = logging.getLogger("lightgen")
+
+
+def stage_row(artifact: Artifact, state: Literal["ran", "cached"], seconds: float) -> dict[str, Any]:
+    """Return a stage's row of the result."""
+    return {
+        **named(artifact),
+        "state": state,
+        "seconds": round(seconds, 3),
+        "rows": artifact.manifest().counts["rows"],
+        "uri": artifact.uri,
+    }
+
+
+def run_result(request: Request, rows: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """Return the result of a run that has ended, from the rows of its stages."""
+    outcome = request.plan.rechecked()
+    return {
+        "recipe": request.recipe.name,
+        "store": request.store.uri,
+        "seconds": round(seconds, 3),
+        "stages": rows,
+        "scores": outcome.scores(),
+        "differences": outcome.differences(),
+        "report": outcome.report(),
+    }
+
+
+def cached_result(request: Request) -> dict[str, Any] | None:
+    """Return the result of a run with nothing to do, or None if it has to make a stage.
+
+    Each artifact is compared with its manifest as a stage does it, under the same locks; Prefect is not needed.
+    """
+    chosen = request.plan.chosen(request.selection)
+    # first without locks: another run may hold that of a stage which it makes for hours
+    if request.selection.refresh or any(request.plan.check(label).state != "done" for label in chosen):
+        return None
+    begun, rows = time.monotonic(), []
+    with shared_store_lock(request.store, request.settings):
+        for label in chosen:
+            started, artifact = time.monotonic(), request.plan.artifacts[label]
+            if not is_done(artifact, request.settings):
+                return None
+            rows.append(stage_row(artifact, "cached", time.monotonic() - started))
+    result = run_result(request, rows, time.monotonic() - begun)
+    log.info("%s: nothing to do; no Prefect server is configured, so this run is not recorded", result["recipe"])
+    return result

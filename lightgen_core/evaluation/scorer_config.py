@@ -1,0 +1,60 @@
+"""Configuration of the scorers of preference pairs. Imports no torch."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from lightgen_core.config import Section
+from lightgen_core.filters.config import HeadConfig
+from lightgen_core.vlm.config import QuestionConfig
+
+
+class ScorerConfig(Section):
+    """A scorer of images and their captions, and its part in the score that pairs are chosen by."""
+
+    kind: Literal["detector", "clip", "pickscore", "head", "judge"] = Field(
+        description="detector: the scene world's, 1 for right and 0 for wrong; clip: cosine of image and caption; "
+        "pickscore: a CLIPModel of transformers, its cosine times its scale; head: linear layers on the image's CLIP "
+        "embedding, such as an aesthetic predictor; judge: a vision-language model behind LIGHTGEN_VLM_URL"
+    )
+    weight: float = Field(1.0, gt=0, description="factor in the sum of several scorers")
+    margin: float | None = Field(
+        None,
+        ge=0,
+        description="lead in this score alone that a winner needs beside that in the sum; 0: it may not be worse; "
+        "none: the sum alone counts",
+    )
+    model: str | None = Field(
+        None,
+        description="clip, head: a CLIP as embeddings.model; none: embeddings.model itself; pickscore: a CLIPModel, as "
+        "yuvalkirstain/PickScore_v1@<commit>",
+    )
+    processor: str | None = Field(
+        None, description="pickscore: folder or hub id of its processor; none: beside the model"
+    )
+    head: HeadConfig | None = Field(None, description="head: its file of weights")
+    judge: QuestionConfig | None = Field(None, description="judge: model, question and scale")
+
+    @model_validator(mode="after")
+    def _has_what_its_kind_needs(self) -> "ScorerConfig":
+        needed = {"head": ("head",), "judge": ("judge",), "pickscore": ("model",)}.get(self.kind, ())
+        further = {"clip": ("model",), "head": ("model",), "pickscore": ("processor",)}.get(self.kind, ())
+        allowed = {*needed, *further}
+        for name in ("model", "processor", "head", "judge"):
+            given = getattr(self, name) is not None
+            if given and name not in allowed:
+                raise ValueError(f"a scorer of kind {self.kind} takes no {name}; leave it out")
+            if not given and name in needed:
+                raise ValueError(f"a scorer of kind {self.kind} needs {name}; see docs/preference.md")
+        return self
+
+    def models(self, clip: str) -> tuple[str, ...]:
+        """Return the frozen models that it loads; clip: the one of those that name none."""
+        if self.kind in ("clip", "head"):
+            return (self.model or clip,)
+        return (self.model,) if self.model is not None else ()
+
+    @property
+    def name(self) -> str:
+        """Name in tables and logs."""
+        return self.head.name if self.head is not None else self.kind

@@ -1,0 +1,126 @@
+"""Scorers of images and their captions: one, or several by a weighted sum."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from lightgen_core.evaluation.scene import judge_scenes
+from lightgen_core.evaluation.scorer_config import ScorerConfig
+from lightgen_core.vlm.config import QuestionConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from lightgen_core.vlm.endpoint import EndpointVlm
+
+Image = UInt8[np.ndarray, "_ _ 3"]
+Scores = Float[np.ndarray, " images"]
+Score = Callable[[Sequence[Image], Sequence[str]], Scores]
+"""Images and their captions to scores, higher for better."""
+
+
+class ScorerError(ValueError):
+    """A scorer that cannot be used on these images."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A scorer, its weight in the sum, and the lead that a winner needs in it alone."""
+
+    score: Score
+    weight: float = 1.0
+    margin: float | None = None
+
+
+@dataclass(frozen=True)
+class Scorers:
+    """Scorers by name."""
+
+    parts: Mapping[str, Part]
+
+    def __call__(self, images: Sequence[Image], captions: Sequence[str]) -> dict[str, Scores]:
+        """Return each scorer's scores of images with their captions."""
+        return {name: np.asarray(part.score(images, captions), float) for name, part in self.parts.items()}
+
+    def total(self, scores: Mapping[str, Scores]) -> Scores:
+        """Return the weighted sum of each image's scores."""
+        return np.sum([part.weight * scores[name] for name, part in self.parts.items()], axis=0)
+
+    @property
+    def margins(self) -> dict[str, float]:
+        """The leads that winners need in single scores, by scorer."""
+        return {name: part.margin for name, part in self.parts.items() if part.margin is not None}
+
+
+def load_scorers(
+    configs: Sequence[ScorerConfig],
+    model: str,
+    device: "torch.device",
+    vlm: Callable[[QuestionConfig], "EndpointVlm"] | None = None,
+) -> Scorers:
+    """Load scorers; a name that two of them have gets a number.
+
+    Args:
+        model: the CLIP of those that name none.
+        vlm: opens the connection to a judge.
+
+    Raises:
+        ClipError, HeadError, ModelNotFound: a model that is not there, or not of that kind.
+    """
+    parts: dict[str, Part] = {}
+    for config in configs:
+        number = sum(name.split("-")[0] == config.name for name in parts)
+        name = f"{config.name}-{number + 1}" if number else config.name
+        parts[name] = Part(_load(config, model, device, vlm), config.weight, config.margin)
+    return Scorers(parts)
+
+
+def _load(
+    config: ScorerConfig,
+    model: str,
+    device: "torch.device",
+    vlm: Callable[[QuestionConfig], "EndpointVlm"] | None,
+) -> Score:
+    """Return a scorer. The detector raises CaptionError for a caption outside the scene grammar."""
+    if config.kind == "detector":
+        return lambda images, captions: judge_scenes(images, captions).astype(float)
+    if config.kind == "judge":
+        assert vlm is not None and config.judge is not None, "the configuration names a judge"
+        return _judge(vlm(config.judge), config.judge)
+    if config.kind == "pickscore":
+        from lightgen_core.encoders.clip_model import ClipModel
+
+        assert config.model is not None, "the configuration names a model"
+        return ClipModel.load(config.model, processor=config.processor, device=device).scores
+    from lightgen_core.encoders.clip import Clip
+
+    clip = Clip.load(config.model or model, device=device)
+    if config.head is None:
+        return clip.scores
+    from lightgen_core.filters.embedding_head import EmbeddingHead
+
+    head = EmbeddingHead.load(config.head)
+    return lambda images, captions: head.scores(clip.embed_image_list(images))
+
+
+def _judge(model: "EndpointVlm", judge: QuestionConfig) -> Score:
+    """Return a scorer that asks a vision-language model; its answers are scaled to 0..1."""
+    from lightgen_core.images.codec import encode_png
+    from lightgen_core.vlm.judge import judge_prompt, parse_score
+
+    def score(images: Sequence[Image], captions: Sequence[str]) -> Scores:
+        texts = [judge_prompt(judge, caption) for caption in captions]
+        answers = model.write([encode_png(image) for image in images], texts, [0] * len(texts))
+        scores = [parse_score(answer, judge) for answer in answers]
+        if missing := [row for row, value in enumerate(scores) if value is None]:
+            first = answers[missing[0]]
+            raise ScorerError(
+                f"{len(missing)} of {len(scores)} answers of {judge.model} hold no number from {judge.lowest:g} to "
+                f"{judge.highest:g}; the first: {first.error or first.text!r}; change the judge's prompt"
+            )
+        return (np.array(scores, float) - judge.lowest) / (judge.highest - judge.lowest)
+
+    return score

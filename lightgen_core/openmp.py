@@ -1,0 +1,21 @@
+"""How long OpenMP's threads spin while they wait. Free of torch, whose OpenMP reads the environment as it loads."""
+
+import os
+
+SPIN_COUNT = 20_000
+"""Turns of the waiting loop, a fraction of a millisecond, until a thread sleeps; measured in `docs/performance.md`.
+
+GNU's own 300,000 are milliseconds: beside a busy process the thread that is waited for has no core, and the one that
+waits takes it.
+"""
+
+_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+
+
+def bound_spinning() -> None:
+    """Set `GOMP_SPINCOUNT` for this process and those that it starts; call it before torch is imported.
+
+    `LIGHTGEN_SPIN_COUNT` gives another number. What the caller's environment says of OpenMP's waiting stays as it is.
+    """
+    if not any(name in os.environ for name in _VARIABLES):
+        os.environ["GOMP_SPINCOUNT"] = os.environ.get("LIGHTGEN_SPIN_COUNT", str(SPIN_COUNT))

@@ -1,0 +1,56 @@
+"""The report's part on filters: the reasons of dedup's drops, each with examples."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightgen_core.images.codec import decode_image
+from lightgen_core.report.data import FilteredImage, FilterReason
+from storage.rows import take_rows
+from storage.tables import read_table
+
+if TYPE_CHECKING:
+    from tasks.report_data import RunArtifacts
+
+_COLUMNS = ("id", "reason", "value", "threshold")
+
+
+def filter_reasons(run: "RunArtifacts") -> tuple[FilterReason, ...]:
+    """Return the reasons of images that filters dropped, the commonest first; needs `synthesis` and `dedup`.
+
+    Examples are spread evenly over an order by value, so that the mildest and the clearest case are among them.
+    """
+    if run.recipe.dedup.filters is None:
+        return ()
+    verdicts = read_table(run.artifacts["dedup"], "^keep", [*_COLUMNS, "kept", "duplicate_of"]).to_pylist()
+    by_reason: dict[str, list[dict]] = {}
+    for row in verdicts:
+        if not row["kept"] and row["duplicate_of"] is None:
+            by_reason.setdefault(row["reason"], []).append(row)
+    chosen = {reason: _spread(rows, run.recipe.report.filtered) for reason, rows in by_reason.items()}
+    images = _images(run, [row["id"] for rows in chosen.values() for row in rows])
+    return tuple(
+        FilterReason(
+            reason,
+            len(rows),
+            tuple(FilteredImage(*images[row["id"]], row["value"], row["threshold"]) for row in chosen[reason]),
+        )
+        for reason, rows in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
+    )
+
+
+def _spread(rows: list[dict], count: int) -> list[dict]:
+    """Return at most `count` rows, evenly over their order by value."""
+    ordered = sorted(rows, key=lambda row: (row["value"] is None, row["value"] or 0.0, row["id"]))
+    places = np.unique(np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int))
+    return [ordered[place] for place in places.tolist()]
+
+
+def _images(run: "RunArtifacts", ids: list[int]) -> dict[int, tuple[np.ndarray, str]]:
+    """Return picture and caption of some images, by id."""
+    synthesis = run.artifacts["synthesis"]
+    rows = np.flatnonzero(np.isin(read_table(synthesis, "^images", ["id"])["id"].to_numpy(), ids))
+    return {
+        row["id"]: (decode_image(row["image"]["bytes"]), row["caption"])
+        for row in take_rows(synthesis, "^images", rows, ["id", "image", "caption"]).to_pylist()
+    }

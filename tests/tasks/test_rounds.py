@@ -1,0 +1,198 @@
+"""Rounds of preference tuning: each is an artifact of its own, and more of them leave the earlier ones alone."""
+
+import json
+
+import numpy as np
+import pytest
+
+from flows.distill import NAMES
+from flows.errors import UserError
+from flows.load import load_recipe
+from flows.plan import plan, require_inputs
+from flows.selection import select
+from storage.store import Store, open_store
+from storage.tables import read_table
+from tests.factories.made_stages import make_stages, make_until
+from tests.support.contents import contents
+
+SMALL = (
+    "captions.count=48",
+    "synthesis.count=64",
+    "synthesis.shard_size=32",
+    "dedup.clusters=4",
+    "pretrain.steps=10",
+    "pairs.count=8",
+    "pairs.shard_size=5",
+    "pairs.kind=ranked",
+    "pairs.per_caption=2",
+    "pairs.candidates=3",
+    "pairs.scorer=clip",
+    "pairs.margin=0.0001",
+    "pairs.held_out={kind: detector}",
+    "dpo.steps=4",
+    "evaluation.per_category=2",
+    "evaluation.shard_size=9",
+    "evaluation.resamples=50",
+)
+
+
+def recipe_of(*changes: str):
+    return load_recipe("smoke", [*SMALL, *changes])
+
+
+def labels(*changes: str) -> list[str]:
+    return list(plan(recipe_of(*changes), open_store("/nowhere")).stages)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Store:
+    return open_store(str(tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture(scope="module")
+def two(store):
+    """Two rounds and their control, with all artifacts by label."""
+    recipe = recipe_of("dpo.rounds=2", "dpo.objective=nft", "dpo.control=sft")
+    return recipe, make_until(store, recipe)
+
+
+def test_rounds_and_the_control_are_stages_of_the_plan():
+    before, after = list(NAMES[:6]), ["evaluation", "report"]
+    assert labels() == list(NAMES)
+    assert labels("dpo.rounds=2") == [*before, "pairs", "dpo", "pairs-2", "dpo-2", *after]
+    assert labels("dpo.control=sft") == [*before, "pairs", "dpo", "dpo-sft", *after]
+    assert labels("dpo.rounds=2", "dpo.control=sft", "dpo.objective=nft") == [
+        *before,
+        *("pairs", "dpo", "pairs-2", "dpo-2"),
+        *("dpo-sft", "pairs-sft-2", "dpo-sft-2"),
+        *after,
+    ]
+
+
+def test_more_rounds_leave_the_earlier_ones_alone(tmp_path):
+    one, four, six = (
+        plan(recipe_of(f"dpo.rounds={rounds}"), open_store(str(tmp_path))).artifacts for rounds in (1, 4, 6)
+    )
+    shared = [name for name in four if name not in ("evaluation", "report")]
+    assert [six[name].key for name in shared] == [four[name].key for name in shared]
+    assert len(six) == len(four) + 4 == len(one) + 10
+    assert len({artifact.path for artifact in six.values()}) == len(six)
+    assert one["dpo"].key == six["dpo"].key
+
+
+@pytest.mark.parametrize(
+    ("selection", "chosen"),
+    [
+        ({"only": "pairs"}, ["pairs", "pairs-2", "pairs-3"]),
+        ({"from_stage": "dpo", "until": "evaluation"}, ["dpo", "pairs-2", "dpo-2", "pairs-3", "dpo-3", "evaluation"]),
+        ({"from_stage": "pretrain", "until": "pairs"}, ["pretrain", "pairs", "dpo", "pairs-2", "dpo-2", "pairs-3"]),
+        ({"only": "report"}, ["report"]),
+    ],
+)
+def test_a_range_of_stages_reaches_over_all_rounds(tmp_path, selection, chosen):
+    planner = plan(recipe_of("dpo.rounds=3"), open_store(str(tmp_path)))
+    assert planner.chosen(select(**selection)) == chosen
+
+
+def test_a_missing_round_is_named_with_the_stage_to_run(two):
+    recipe, made = two
+    planner = plan(recipe.model_copy(update={"dpo": recipe.dpo.model_copy(update={"rounds": 3})}), made["dpo"].store)
+    with pytest.raises(UserError, match=r"(?s)^dpo-3 needs pairs-3 .*--until pairs;"):
+        require_inputs(planner, select(only="dpo"))
+    with pytest.raises(UserError, match=r"(?s)^evaluation needs dpo-3 .*--until dpo;"):
+        require_inputs(planner, select(only="evaluation"))
+
+
+def test_each_round_starts_from_the_student_of_the_one_before(two):
+    _, made = two
+    lineage = {label: made[label].manifest().inputs for label in made}
+    assert lineage["pairs-2"]["dpo"] == made["dpo"].key and "pretrain" not in lineage["pairs-2"]
+    assert lineage["dpo-2"] == {"dpo": made["dpo"].key, "pairs-2": made["pairs-2"].key}
+    assert lineage["dpo-sft"] == {"pretrain": made["pretrain"].key, "pairs": made["pairs"].key}
+    assert lineage["dpo-sft-2"] == {"dpo-sft": made["dpo-sft"].key, "pairs-sft-2": made["pairs-sft-2"].key}
+    assert lineage["evaluation"] == {name: made[name].key for name in ("pretrain", "dpo-2", "dpo-sft-2")}
+    log = json.load(made["dpo-2"].open("log.json"))
+    assert log[0]["winner_delta"] == pytest.approx(0, abs=1e-3), "policy and reference start equal"
+
+
+def test_rounds_draw_other_captions_and_seeds(two):
+    _, made = two
+    first, second = (read_table(made[label], "^samples").to_pylist() for label in ("pairs", "pairs-2"))
+    assert len(first) == len(second) == 24
+    assert not {row["seed"] for row in first} & {row["seed"] for row in second}
+    assert {row["caption"] for row in first} != {row["caption"] for row in second}
+
+
+def test_the_control_is_scored_beside_both_students(two):
+    _, made = two
+    metrics = made["evaluation"].manifest().metrics
+    assert list(metrics["scores"]) == ["pretrain", "sft", "dpo", "shuffled"]
+    assert list(metrics["differences"]) == ["sft-pretrain", "dpo-pretrain", "dpo-sft"]
+    rows = read_table(made["evaluation"], "^samples")
+    verdicts = {
+        name: np.array([row["correct"] for row in rows.to_pylist() if row["student"] == name]) * 1.0
+        for name in ("pretrain", "sft", "dpo")
+    }
+    for pair, table in metrics["differences"].items():
+        later, earlier = pair.split("-")
+        assert table["overall"]["value"] == pytest.approx((verdicts[later] - verdicts[earlier]).mean())
+    seeds = [row["seed"] for row in rows.to_pylist()]
+    assert seeds[:12] == seeds[12:24] == seeds[24:], "the same seeds for all"
+
+
+def test_the_report_exports_the_last_rounds_student_and_counts_every_round(two):
+    _, made = two
+    report, last = made["report"], made["dpo-2"]
+    assert report.open("model/ema.safetensors").read() == last.open("student/ema.safetensors").read()
+    ledger = json.load(report.open("ledger.json"))
+    assert [row["stage"] for row in ledger] == [label for label in made if label != "report"]
+    page = report.open("report.html").read().decode()
+    assert "SFT control" in page and "Differences on the same captions and seeds" in page
+
+
+def test_a_file_of_samples_can_be_drawn_again_bit_for_bit(two):
+    """Of the second round, by the student that its lineage names; a sample alone is the same but for rounding."""
+    from lightgen_core.encoders.dtypes import to_bytes
+    from lightgen_core.sampling.text_to_image import TextToImage
+
+    recipe, made = two
+    student = TextToImage.load(made["dpo"].store.local_path(made["dpo"].path) / "student", "cpu")
+    rows = read_table(made["pairs-2"], "^samples-00001").to_pylist()
+    assert len(rows) == 9
+    drawn = student.sample([row["caption"] for row in rows], [row["seed"] for row in rows], sampler=recipe.sampler)
+    assert [to_bytes(latents, "float16") for latents in drawn.latents] == [row["latents"] for row in rows]
+    alone = student.sample([rows[4]["caption"]], [rows[4]["seed"]], sampler=recipe.sampler)
+    assert (alone.latents[0] - drawn.latents[4]).abs().max() < 2e-3
+
+
+def test_ranked_pairs_are_samples_of_the_store(two):
+    recipe, made = two
+    samples = {(row["id"], row["sample"]): row for row in read_table(made["pairs"], "^samples").to_pylist()}
+    pairs = read_table(made["pairs"], "^pairs").to_pylist()
+    counts = made["pairs"].manifest().counts
+    assert counts["rows"] == counts["ranked"] == len(pairs) > 8
+    for pair in pairs:
+        winner, loser = samples[pair["id"], pair["winner_sample"]], samples[pair["id"], pair["loser_sample"]]
+        assert winner["score"] - loser["score"] >= recipe.pairs.margin
+        assert (pair["winner"], pair["loser"]) == (winner["latents"], loser["latents"])
+    each = [len([pair for pair in pairs if pair["id"] == id_]) for id_ in {pair["id"] for pair in pairs}]
+    assert max(each) == recipe.pairs.per_caption
+
+
+def test_what_the_samples_say_is_compared_with_the_first_round(two):
+    _, made = two
+    first, second = (made[label].manifest().metrics for label in ("pairs", "pairs-2"))
+    assert first["samples"]["held_out"] == 0, "an untrained student draws nothing right"
+    assert first["first_round"] == first["samples"] == second["first_round"] != second["samples"]
+    scores = read_table(made["pairs-2"], "^samples")["score"].to_pylist()
+    assert second["samples"]["score"] == pytest.approx(np.mean(scores))
+    assert made["dpo-2"].manifest().metrics["first_round"] == first["samples"]
+
+
+def test_a_round_that_is_made_again_has_the_same_bytes(two, store):
+    recipe, made = two
+    before = {label: contents(made[label]) for label in ("pairs-2", "dpo-2")}
+    for label in before:
+        made[label].remove()
+    make_stages(store, recipe, "pairs", "dpo")
+    assert {label: contents(made[label]) for label in before} == before
