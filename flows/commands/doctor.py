@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -203,12 +204,15 @@ def _check_device_memory(recipe: Recipe, settings: Settings, models: dict[str, F
 def _training_bytes(recipe: Recipe, settings: Settings) -> int:
     """Return what training takes at least: weights, their gradients and averages, and one row's activations."""
     mar, head, sizes = student_config(recipe), recipe.pretrain.head, token_sizes(recipe)
-    options = {
-        "text_tokens": recipe.tokens.max_text_tokens,
-        "checkpointing": settings.train.activation_checkpointing,
-    }
+    row = partial(
+        row_bytes,
+        mar,
+        head,
+        text_tokens=recipe.tokens.max_text_tokens,
+        checkpointing=settings.train.activation_checkpointing,
+    )
     return max(
-        static_bytes(mar, head, config) + row_bytes(mar, head, config, tokens=sizes[size].tokens, **options)
+        static_bytes(mar, head, config) + row(config, tokens=sizes[size].tokens)
         for size, config in (*recipe.phases, (recipe.phases[-1][0], recipe.dpo))
     )
 

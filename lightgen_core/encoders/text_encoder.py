@@ -44,6 +44,7 @@ class TextEncoder:
         batch_words: int = 16_384,
     ) -> None:
         self.model = model.eval().requires_grad_(False).to(device)
+        self.model.config.use_cache = False  # a causal model would keep keys and values for tokens that never come
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.device = torch.device(device)

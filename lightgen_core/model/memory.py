@@ -55,11 +55,11 @@ def activation_bytes(
     text_kv = shape.text_tokens * width * (4 + 3 * value)  # a norm's input and output, keys and values
     if checkpointing:
         inputs = dict.fromkeys(blocks, 4 * width) | {"head": value * head.width}
-        kept = sum(depth * rows * inputs[name] for name, (depth, rows, _) in blocks.items())
+        kept = 1.0 * sum(depth * rows * inputs[name] for name, (depth, rows, _) in blocks.items())
         recomputed = max(rows * each for _, rows, each in blocks.values()) + text_kv
     else:
         kept = sum(depth * rows * each for depth, rows, each in blocks.values()) + mar.text_depth * text_kv
-        recomputed = 0
+        recomputed = 0.0
     return round(kept + recomputed + _outside_blocks(mar, head, shape, value))
 
 

