@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: install demo test check stack clean
+.PHONY: install demo test gpu-test check stack clean
 
 install: $(READY)
 
@@ -18,6 +18,9 @@ demo: $(READY)
 
 test: $(READY) check
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+gpu-test: $(READY)
+	LIGHTGEN_REQUIRE_GPU=1 $(BIN)/python -m pytest -m cuda
 
 check: $(READY)
 	$(BIN)/ruff check .

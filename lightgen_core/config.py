@@ -169,8 +169,10 @@ class ParallelConfig(Section):
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="ddp: every process holds the whole model; fsdp: its share of weights and optimizer (AdamW)"
     )
-    micro_batch: Positive | None = Field(
-        None, description="rows of one forward and backward pass; none: all rows of the process at once"
+    micro_batch: Positive | Literal["auto"] | None = Field(
+        "auto",
+        description="rows of one forward and backward pass; auto: on a GPU as many as its memory holds, fewer after it "
+        "ran out, on a CPU all; none: all rows of the process at once",
     )
     activation_checkpointing: bool = Field(
         False, description="keep no activations inside blocks, compute them again in the backward pass: less memory"

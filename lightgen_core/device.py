@@ -4,12 +4,15 @@ import logging
 import os
 
 import torch
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
 
 def pick_device(name: str, threads: int) -> torch.device:
     """Return the device of a name ("auto": a GPU if there is one), and set torch's CPU threads.
+
+    A GPU by its number becomes this process's current one: streams and recorded graphs are of the current device.
 
     Raises:
         ValueError: the device is not on this machine.
@@ -26,7 +29,17 @@ def pick_device(name: str, threads: int) -> torch.device:
         raise ValueError(
             f"device {name!r} is not usable here: {error}. Set LIGHTGEN_DEVICE to auto, cpu or cuda."
         ) from error
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    return device
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device without waiting: to a GPU from page-locked memory."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def visible_gpus() -> list[str]:

@@ -46,6 +46,16 @@ def take_rows(artifact: Artifact, pattern: str, rows: npt.ArrayLike, columns: Se
     return pa.Table.from_batches(batches, schema)
 
 
+def rows_at(table: pa.Table, positions: npt.ArrayLike) -> pa.Table:
+    """Return a table's rows at ascending positions, chunk by chunk.
+
+    `Table.take` joins a column's chunks first, which beyond 2 GiB of binary values is an error.
+    """
+    chosen = np.zeros(len(table), bool)
+    chosen[np.asarray(positions, dtype=np.int64)] = True
+    return table.filter(pa.array(chosen))
+
+
 def _between(indices: npt.NDArray[np.int64], start: int, stop: int) -> npt.NDArray[np.int64]:
     """Return those of ascending indices in `[start, stop)`."""
     first, last = np.searchsorted(indices, [start, stop])

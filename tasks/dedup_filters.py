@@ -15,10 +15,11 @@ from lightgen_core.filters.verdicts import (
     apply_pixel_filters,
     apply_text_image_score,
 )
-from lightgen_core.images.parallel import decode_batches
+from lightgen_core.images.parallel import decode_batches, encoded_bytes
 from lightgen_core.seeds import derive_seed
 from lightgen_core.vlm.config import JudgeConfig
 from storage.artifact import Artifact
+from storage.rows import rows_at
 from storage.tables import iter_tables, read_file, read_table, schema
 from tasks.context.context import StageContext
 from tasks.context.shards import FileShard, shard_per_file
@@ -93,7 +94,7 @@ class MeasureWorker:
     def __call__(self, shard: FileShard) -> None:
         rows = read_file(self.synthesis, shard.source, ["id", "sha256", "image"])
         values, reused = self.earlier.complete(
-            rows.select(["sha256"]), MEASURES.names[2:], lambda positions: self._measure(rows.take(positions))
+            rows.select(["sha256"]), MEASURES.names[2:], lambda positions: self._measure(rows_at(rows, positions))
         )
         columns = {name: rows[name] for name in ("id", "sha256")} | {name: values[name] for name in MEASURES.names[2:]}
         self.ctx.write_table(shard.name, pa.table(columns, MEASURES), address=shard.address, reused=reused)
@@ -101,7 +102,7 @@ class MeasureWorker:
     def _measure(self, rows: pa.Table) -> pa.Table:
         from lightgen_core.filters.pixels import measure_pixels
 
-        encoded = rows["image"].combine_chunks().field("bytes").to_pylist()
+        encoded = encoded_bytes(rows["image"])
         batches = decode_batches(encoded, rows["id"].to_pylist(), _AT_ONCE, self.ctx.settings.threads, measure_pixels)
         measures = [measure._asdict() for batch in batches for measure in batch]
         return pa.Table.from_pylist(measures, pa.schema([MEASURES.field(name) for name in MEASURES.names[2:]]))
@@ -138,7 +139,7 @@ def _judge(ctx: StageContext, synthesis: Artifact, judge: JudgeConfig, passed: n
             def ask(positions: list[int], rows: pa.Table = rows) -> pa.Table:
                 nonlocal vlm
                 vlm = vlm or load_endpoint_vlm(ctx, judge, stack)
-                batch = rows.take(positions).to_pylist()
+                batch = rows_at(rows, positions).to_pylist()
                 answers = vlm.write(
                     [row["image"]["bytes"] for row in batch],
                     [judge_prompt(judge, row["caption"]) for row in batch],

@@ -5,9 +5,10 @@ import time
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.images.parallel import decode_batches
+from lightgen_core.images.parallel import decode_batches, encoded_bytes
 from storage.artifact import Artifact
 from storage.plural import pluralize
+from storage.rows import rows_at
 from storage.tables import read_file, schema
 from tasks.context.context import StageContext
 from tasks.context.shards import FileShard, shard_per_file
@@ -55,7 +56,7 @@ class EmbeddingWorker:
         types = schema(fields | {"score": pa.float32()} | COPY_FEATURES)
         columns = [name for name in types.names if name not in ("id", *KEYS)]
         values, reused = self.earlier.complete(
-            rows.select(KEYS), columns, lambda positions: self._embed(rows.take(positions))
+            rows.select(KEYS), columns, lambda positions: self._embed(rows_at(rows, positions))
         )
         columns_of = {name: rows[name] for name in ("id", *KEYS)} | {name: values[name] for name in columns}
         self.ctx.write_table(shard.name, pa.table(columns_of, types), address=shard.address, reused=reused)
@@ -66,7 +67,7 @@ class EmbeddingWorker:
         """Return vectors, scores and copy features of images and captions."""
         from lightgen_core.dedup.copy_features import copy_features
 
-        encoded = rows["image"].combine_chunks().field("bytes").to_pylist()
+        encoded = encoded_bytes(rows["image"])
         ids, threads = rows["id"].to_pylist(), self.ctx.settings.threads
         vectors, copies = [], []
         for batch in decode_batches(

@@ -121,5 +121,8 @@ class SamplingWorker:
 
         if name not in self.loaded:
             folder = self.ctx.local_folder(self.students[name], "student/")
-            self.loaded[name] = TextToImage.load(folder, self.ctx.device(), head_compile=self.ctx.head_compile())
+            beside = next(iter(self.loaded.values()), None)  # both students share one codec and text encoder
+            self.loaded[name] = TextToImage.load(
+                folder, self.ctx.device(), head_compile=self.ctx.head_compile(), beside=beside
+            )
         return self.loaded[name]

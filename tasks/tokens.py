@@ -13,8 +13,10 @@ from lightgen_core.data.token_rows import (
     values_to_bytes,
 )
 from lightgen_core.images.codec import image_shape
+from lightgen_core.images.parallel import encoded_bytes
 from storage.artifact import Artifact
 from storage.plural import pluralize
+from storage.rows import rows_at
 from storage.tables import read_file, read_table, schema
 from tasks.context.context import StageContext
 from tasks.context.reuse import merge_rows
@@ -166,7 +168,7 @@ class LatentWorker:
             add_mirrored_rows(images, mirrors) if self.config.flip else (images, np.zeros(len(images), bool))
         )
         rows = rows.append_column("flipped", pa.array(flipped))
-        numbers = bucket_numbers(self.config, rows["image"].combine_chunks().field("bytes").to_pylist())
+        numbers = bucket_numbers(self.config, encoded_bytes(rows["image"]))
         files = iter(shard.files)
         for number, bucket in enumerate(self.buckets):
             chosen = rows.filter(pa.array(numbers == number)) if len(self.buckets) > 1 else rows
@@ -194,7 +196,7 @@ class LatentWorker:
         known = [earlier.take(rows.select(KEYS), self.values) for earlier in self.earlier[number]]
         positions = known[0][1]  # an artifact of this configuration has every size of an image
         missing = np.setdiff1d(np.arange(len(rows)), positions)
-        made = self._encode(rows.take(missing), self.buckets[number]) if len(missing) else [self._none] * len(known)
+        made = self._encode(rows_at(rows, missing), self.buckets[number]) if len(missing) else [self._none] * len(known)
         for (found, _), encoded in zip(known, made, strict=True):
             yield merge_rows(found if len(positions) else self._none, positions, encoded, missing), len(positions)
 

@@ -6,15 +6,17 @@ import os
 import platform
 import shutil
 import sys
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from flows.commands.console import format_bytes
 from flows.commands.doctor_models import Finding, check_model, models_of
-from flows.commands.estimate import CHECKPOINT_BYTES, Rates, estimate
+from flows.commands.estimate import Rates, estimate
 from flows.errors import UnknownModelSize, UserError
-from flows.sizes import check_sizes, student_config
+from flows.sizes import check_sizes, student_config, token_sizes
 from lightgen_core.model.flops import student_parameters
+from lightgen_core.model.memory import row_bytes, static_bytes
 from storage.plural import pluralize
 from storage.store import StoreError, open_store
 from tasks.config.recipe import Recipe
@@ -179,17 +181,16 @@ def _check_device(settings: Settings) -> dict[str, str]:
 
 
 def _check_device_memory(recipe: Recipe, settings: Settings, models: dict[str, Finding]) -> dict[str, str]:
-    """Compare the largest model or training state, without activations, with device memory."""
+    """Compare the largest model, or training on one row at a time, with device memory."""
     import torch
 
     from lightgen_core.device import pick_device
 
     sizes = {name: model.bytes for name, model in models.items()}
     with contextlib.suppress(UnknownModelSize):  # the row of the student reports it
-        training = student_parameters(student_config(recipe), recipe.pretrain.head) * CHECKPOINT_BYTES
-        sizes["training state"] = float(training)
+        sizes["training, one row at a time"] = float(_training_bytes(recipe, settings))
     largest = max(sizes, key=lambda name: sizes[name])
-    text = f"{format_bytes(sizes[largest])} for {largest}, the largest thing as stored; activations come on top"
+    text = f"{format_bytes(sizes[largest])} for {largest}, the largest thing"
     try:
         device = pick_device(settings.device, settings.threads)
     except ValueError:
@@ -198,6 +199,22 @@ def _check_device_memory(recipe: Recipe, settings: Settings, models: dict[str, F
     enough = sizes[largest] <= memory
     hint = "" if enough else "; a pipeline can be offloaded (LIGHTGEN_OFFLOAD), other models want a larger device"
     return _row("device memory", "ok" if enough else "note", f"{text}; {format_bytes(memory)} on {device}{hint}")
+
+
+def _training_bytes(recipe: Recipe, settings: Settings) -> int:
+    """Return what training takes at least: weights, their gradients and averages, and one row's activations."""
+    mar, head, sizes = student_config(recipe), recipe.pretrain.head, token_sizes(recipe)
+    row = partial(
+        row_bytes,
+        mar,
+        head,
+        text_tokens=recipe.tokens.max_text_tokens,
+        checkpointing=settings.train.activation_checkpointing,
+    )
+    return max(
+        static_bytes(mar, head, config) + row(config, tokens=sizes[size].tokens)
+        for size, config in (*recipe.phases, (recipe.phases[-1][0], recipe.dpo))
+    )
 
 
 def _memory() -> int:

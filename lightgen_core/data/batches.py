@@ -29,6 +29,7 @@ from lightgen_core.data.row_reader import RowReader
 from lightgen_core.data.shuffle import bucket_turn
 from lightgen_core.data.token_bucket import TokenBucket
 from lightgen_core.data.token_file import CAPTION_ID, DataError, has_moments
+from lightgen_core.device import to_device
 from lightgen_core.seeds import derive_seed
 
 __all__ = ["Batch", "DataError", "PairBatch", "PairSource", "TokenSource", "prefetch"]
@@ -51,14 +52,22 @@ class _Examples:
 
     def to(self, device: torch.device) -> Self:
         """Move to a device without waiting, and widen floats to float32 there: half the bytes cross the bus."""
-        moved: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                value = value.pin_memory() if device.type == "cuda" else value
-                value = value.to(device, non_blocking=True)
-                moved[field.name] = value.float() if value.is_floating_point() else value
-        return replace(self, **moved)
+        moved = self._tensors(lambda tensor: to_device(tensor, device))
+        return moved._tensors(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
+
+    def pin_memory(self) -> Self:
+        """Copy to page-locked memory."""
+        return self._tensors(lambda tensor: tensor.contiguous().pin_memory())
+
+    def rows(self, start: int, stop: int) -> Self:
+        """Return rows `start` to `stop`."""
+        return replace(self._tensors(lambda tensor: tensor[start:stop]), ids=self.ids[start:stop])
+
+    def _tensors(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Return a copy with every tensor changed."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        changes: dict[str, Any] = {name: change(value) for name, value in found.items() if isinstance(value, Tensor)}
+        return replace(self, **changes)
 
 
 @dataclass(frozen=True)
@@ -143,6 +152,11 @@ class _Source:
         self._ends = np.cumsum(list(shares.values()))[:-1] / sum(shares.values())
         self.batch_size, self.seed = batch_size, seed
         self._prefetched: tuple[int, int, int | None] | None = None
+
+    def largest(self, step: int) -> tuple[tuple[int, int], int]:
+        """Return the grid of a step's images, (h, w) in tokens, and the longest text of their bucket, text tokens."""
+        bucket = self._rows_of(step, 0, 1)[0]
+        return bucket.grid, bucket.longest_text
 
     def _rows_of(self, step: int, start: int, stop: int | None) -> tuple[TokenBucket, NDArray[np.int64], Any]:
         """Return the bucket of a step, its rows start to stop of the batch, and the number of each row's caption."""

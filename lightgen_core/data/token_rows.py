@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from lightgen_core.images.codec import crop_and_resize
 from lightgen_core.images.flip import is_flip_safe
-from lightgen_core.images.parallel import decode_batches
+from lightgen_core.images.parallel import decode_batches, encoded_bytes
 
 if TYPE_CHECKING:
     from lightgen_core.encoders.autoencoder import LatentCodec
@@ -48,7 +48,7 @@ def image_batches(
     def resize(image: np.ndarray) -> list[np.ndarray]:
         return [image if shape is None else crop_and_resize(image, *shape) for shape in shapes]
 
-    encoded, ids = rows["image"].combine_chunks().field("bytes").to_pylist(), rows["id"].to_pylist()
+    encoded, ids = encoded_bytes(rows["image"]), rows["id"].to_pylist()
     start, expected = 0, None
     for batch in decode_batches(encoded, ids, batch_size, threads, resize):
         expected = expected or [image.shape for image in batch[0]]

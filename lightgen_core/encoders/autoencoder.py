@@ -1,6 +1,6 @@
 """The frozen image autoencoder: images to normalised latents and back (diffusers AutoencoderKL or AutoencoderDC)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import diffusers
@@ -9,10 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightgen_core.device import to_device
 from lightgen_core.encoders.model_ref import parse_model_ref
 
 CLASSES = ("AutoencoderKL", "AutoencoderDC")
 """diffusers classes that can be loaded; a folder's config.json names its own."""
+
+PIXELS_AT_ONCE = 1 << 22
+"""Pixels that pass through an autoencoder together, 16 images of 512 px: SD3.5's takes 12 GiB for them in fp32."""
 
 
 class CodecError(ValueError):
@@ -70,9 +74,8 @@ class LatentCodec:
         Raises:
             CodecError: not uint8, not (n, height, width, 3), or sides that are not multiples of the stride.
         """
-        encoded = self._encoded(images)
-        raw = encoded.latent_dist.mean if self.has_moments else encoded.latent
-        return ((raw.float() - self._shift) * self._scale).cpu().numpy()
+        encoded = [part.latent_dist.mean if self.has_moments else part.latent for part in self._encoded(images)]
+        return ((torch.cat(encoded).float() - self._shift) * self._scale).cpu().numpy()
 
     @torch.inference_mode()
     def moments(self, images: NDArray[np.uint8] | Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -83,11 +86,12 @@ class LatentCodec:
         """
         if not self.has_moments:
             raise CodecError(f"{type(self.model).__name__} gives one latent and no standard deviation of it")
-        latents = self._encoded(images).latent_dist
-        mean, std = (latents.mean.float() - self._shift) * self._scale, latents.std.float() * self._scale
-        return mean.cpu().numpy(), std.cpu().numpy()
+        moments = [(part.latent_dist.mean, part.latent_dist.std) for part in self._encoded(images)]
+        means, stds = (torch.cat(parts).float() for parts in zip(*moments, strict=True))
+        return ((means - self._shift) * self._scale).cpu().numpy(), (stds * self._scale).cpu().numpy()
 
-    def _encoded(self, images: NDArray[np.uint8] | Tensor) -> Any:
+    def _encoded(self, images: NDArray[np.uint8] | Tensor) -> Iterator[Any]:
+        """Yield the model's outputs for images, so many at once as `PIXELS_AT_ONCE` allows; raise as `encode`."""
         images = torch.as_tensor(images)
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
             found = f"{images.dtype} {tuple(images.shape)}"
@@ -95,8 +99,9 @@ class LatentCodec:
         if images.shape[1] % self.stride or images.shape[2] % self.stride:
             found = f"{images.shape[1]} x {images.shape[2]} px"
             raise CodecError(f"found images of {found}, expected sides that are multiples of {self.stride} px")
-        values = images.to(self.model.device).permute(0, 3, 1, 2).to(self.model.dtype).div(127.5).sub(1)
-        return self.model.encode(values)
+        for part in images.split(_at_once(images.shape[1] * images.shape[2])):
+            values = to_device(part, self.model.device).permute(0, 3, 1, 2).to(self.model.dtype).div(127.5).sub(1)
+            yield self.model.encode(values)
 
     @torch.inference_mode()
     def decode(self, latents: NDArray[np.float32] | Tensor) -> NDArray[np.uint8]:
@@ -104,9 +109,19 @@ class LatentCodec:
         values = torch.as_tensor(latents)
         if values.ndim != 4 or values.shape[1] != self.channels:
             raise CodecError(f"found latents {tuple(values.shape)}, expected (n, {self.channels}, height, width)")
-        raw = values.to(self.model.device, torch.float32) / self._scale + self._shift
+        parts = values.split(_at_once(values.shape[2] * values.shape[3] * self.stride**2))
+        return torch.cat([self._decoded(part) for part in parts]).cpu().numpy()
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        """Decode latents to uint8 (n, height, width, 3) on the model's device."""
+        raw = to_device(latents, self.model.device).float() / self._scale + self._shift
         decoded = self.model.decode(raw.to(self.model.dtype)).sample
-        return decoded.float().clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return decoded.float().clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1)
+
+
+def _at_once(pixels: int) -> int:
+    """Return how many images of so many pixels pass through the model together."""
+    return max(1, PIXELS_AT_ONCE // pixels)
 
 
 def _stride(config: Mapping[str, Any]) -> int:

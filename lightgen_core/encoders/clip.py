@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
+from lightgen_core.device import to_device
 from lightgen_core.encoders.dtypes import PRECISIONS
 from lightgen_core.encoders.model_ref import ModelRef, parse_model_ref
 from lightgen_core.encoders.two_towers import CONFIG, load_two_towers
@@ -47,6 +48,8 @@ class Clip:
         self.batch_size, self.fill_batches = batch_size, fill_batches
         self._dtype = PRECISIONS[precision]
         self.preprocessing = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
+        of_channels = (self.preprocessing.mean, self.preprocessing.std)
+        self._mean, self._deviation = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in of_channels)
         self.width = int(self.embed_texts(["an image"]).shape[1])
 
     @classmethod
@@ -115,7 +118,7 @@ class Clip:
     @torch.inference_mode()
     def embed_texts(self, captions: list[str]) -> NDArray[np.float32]:
         """Return unit vectors (n, width) of captions."""
-        return self._unit(self.tokenizer(captions).to(self.device), self.model.encode_text)
+        return self._unit(to_device(self.tokenizer(captions), self.device), self.model.encode_text)
 
     def _unit(self, values: Tensor, encode: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:
         """Encode in batches; normalise vectors to norm 1 in fp32, whatever they were computed in."""
@@ -133,12 +136,11 @@ class Clip:
     def preprocess(self, images: Tensor) -> Tensor:
         """Resize, crop and normalise a batch as the model's configuration says: (n, 3, side, side)."""
         config = self.preprocessing
-        values = images.to(self.device).permute(0, 3, 1, 2)
+        values = to_device(images, self.device).permute(0, 3, 1, 2)
         size = [config.size, config.size] if isinstance(config.size, int) else list(config.size)
         if list(values.shape[2:]) != size:
             values = resized(values, size, config)
-        mean, deviation = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (config.mean, config.std))
-        return ((values.float() / 255 - mean) / deviation).to(self._dtype)
+        return ((values.float() / 255 - self._mean) / self._deviation).to(self._dtype)
 
 
 def resized(values: Tensor, size: list[int], config: open_clip.transform.PreprocessCfg) -> Tensor:

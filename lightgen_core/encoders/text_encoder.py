@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lightgen_core.device import to_device
 from lightgen_core.encoders.model_ref import parse_model_ref
 
 
@@ -43,6 +44,7 @@ class TextEncoder:
         batch_words: int = 16_384,
     ) -> None:
         self.model = model.eval().requires_grad_(False).to(device)
+        self.model.config.use_cache = False  # a causal model would keep keys and values for tokens that never come
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.device = torch.device(device)
@@ -120,7 +122,8 @@ class TextEncoder:
             step = max(1, self._batch_words // length)
             for start in range(0, len(rows), step):
                 chosen = rows[start : start + step]
-                batch, mask = (torch.tensor([of[row] for row in chosen], device=self.device) for of in (ids, masks))
+                rows_of = (torch.tensor([of[row] for row in chosen]) for of in (ids, masks))
+                batch, mask = (to_device(tensor, self.device) for tensor in rows_of)
                 encoded = self._states(batch, mask).float().cpu().numpy()
                 states |= {unique[row]: encoded[i] for i, row in enumerate(chosen)}
         return [states[caption] for caption in captions]

@@ -10,7 +10,7 @@ import pyarrow as pa
 from lightgen_core.evaluation.judge import Judge
 from lightgen_core.evaluation.prompt import Prompt
 from lightgen_core.evaluation.scores import score_table
-from lightgen_core.images.parallel import decode_images
+from lightgen_core.images.parallel import decode_images, encoded_bytes
 from lightgen_core.intervals import bootstrap_mean
 
 if TYPE_CHECKING:
@@ -144,5 +144,4 @@ def _rows_of(samples: pa.Table, student: str) -> pa.Table:
 
 
 def _decode(samples: pa.Table, threads: int) -> list[np.ndarray]:
-    encoded = samples["image"].combine_chunks().field("bytes").to_pylist()
-    return decode_images(encoded, samples["id"].to_pylist(), threads)
+    return decode_images(encoded_bytes(samples["image"]), samples["id"].to_pylist(), threads)

@@ -88,9 +88,11 @@ def _student(job: TrainingJob) -> tuple[Student, dict[str, Any]]:
 
 def _device(location: RunLocation) -> torch.device:
     """Return the device; of several processes on a machine with GPUs each takes its own."""
+    local_rank, alone = int(os.environ.get("LOCAL_RANK", 0)), DistributedState.current().world_size == 1
+    if not alone and location.device != "cpu" and local_rank < torch.cuda.device_count():
+        torch.cuda.set_device(local_rank)  # before any tensor: each would take memory on the first GPU
     device = pick_device(location.device, location.threads)
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    if device.type != "cuda" or DistributedState.current().world_size == 1:
+    if device.type != "cuda" or alone:
         return device
     if local_rank >= torch.cuda.device_count():
         raise ValueError(

@@ -11,6 +11,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from lightgen_core.config import Positive, SamplerConfig, Section
+from lightgen_core.device import to_device
 from lightgen_core.encoders.autoencoder import LatentCodec
 from lightgen_core.encoders.dtypes import PRECISIONS
 from lightgen_core.encoders.text_encoder import TextEncoder
@@ -45,6 +46,12 @@ class StudentInfo(Section):
         if isinstance(sampler := values.get("sampler"), Mapping):
             values["sampler"] = SamplerConfig.with_new_names(sampler)
         return values
+
+    @property
+    def components(self) -> tuple[Any, ...]:
+        """Everything that decides which codec and text encoder are loaded."""
+        codec = (self.codec, self.codec_precision)
+        return (*codec, self.text_encoder, self.text_precision, self.text_layer, self.max_text_tokens)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -83,8 +90,11 @@ class TextToImage:
         device: torch.device,
         weights: Literal["ema", "raw"] = "ema",
         head_compile: HeadCompileConfig | None = None,
+        beside: Self | None = None,
     ) -> Self:
         """Load a student checkpoint and the components it names, or what `LightGenPipeline.save_pretrained` wrote.
+
+        beside: a loaded student whose components serve this one too, where both name the same.
 
         Raises:
             StudentError: the folder holds no student, or a component does not fit it.
@@ -98,10 +108,13 @@ class TextToImage:
             return cast(Self, load_exported(folder, device, head_compile))
         student, raw = load_student(folder, weights=weights, device=device)
         info = StudentInfo.model_validate(raw)
-        codec = LatentCodec.load(info.codec, device=device, dtype=PRECISIONS[info.codec_precision])
-        states = {"max_length": info.max_text_tokens, "layer": info.text_layer}
-        dtype = PRECISIONS[info.text_precision]
-        text_encoder = TextEncoder.load(info.text_encoder, **states, device=device, dtype=dtype)
+        if beside is not None and beside.info.components == info.components and beside.device == device:
+            codec, text_encoder = beside.codec, beside.text_encoder
+        else:
+            codec = LatentCodec.load(info.codec, device=device, dtype=PRECISIONS[info.codec_precision])
+            states = {"max_length": info.max_text_tokens, "layer": info.text_layer}
+            dtype = PRECISIONS[info.text_precision]
+            text_encoder = TextEncoder.load(info.text_encoder, **states, device=device, dtype=dtype)
         width = student.mar.config.text_width
         for component, found, expected in (
             (f"autoencoder {info.codec} has latent channels", codec.channels, info.channels),
@@ -150,4 +163,4 @@ class TextToImage:
         """Return text states (n, text tokens, width) and mask, on the device; padded for students that attend to it."""
         states = self.text_encoder.encode(list(captions), padded=self.student.mar.config.attend_to_padding)
         text, mask = pad_text([torch.from_numpy(rows).float() for rows in states])
-        return text.to(self.device), mask.to(self.device)
+        return to_device(text, self.device), to_device(mask, self.device)

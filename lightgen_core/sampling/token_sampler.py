@@ -3,18 +3,24 @@
 The results are the same but for the rounding of sums, so the choice is no part of a recipe.
 """
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightgen_core.config import SamplerConfig
+from lightgen_core.device import to_device
 from lightgen_core.diffusion.objectives import get_objective
 from lightgen_core.model.head import TokenDenoiser
 from lightgen_core.sampling.head_samplers import SamplerStep, head_steps, sample_head
+
+Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""denoise(noisy tokens, time, embedded conditions) -> the head's outputs."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +34,32 @@ class HeadCompileConfig:
     graphs: bool = False
 
 
+def with_half_weights(head: TokenDenoiser) -> TokenDenoiser:
+    """Copy a head with the weights of its linear layers in bf16: to the bit what autocast computes with.
+
+    Autocast casts weights when they are first used, and frees the copies when it ends. A recorded graph would go on
+    reading that memory, and a compiled step casts all weights again.
+    """
+    half = copy.deepcopy(head, {id(weight): weight for weight in head.parameters()})  # other weights are shared
+    for layer in half.modules():
+        if isinstance(layer, nn.Linear):
+            layer.weight, layer.bias = (nn.Parameter(part.bfloat16(), False) for part in (layer.weight, layer.bias))
+    return half
+
+
 class TokenSampler:
-    """Sampler of tokens with a head; keep it for `sample`, as it holds what was compiled and recorded."""
+    """Sampler of tokens with a head; keep it for `sample`, as it holds what was compiled and recorded.
+
+    What is compiled or recorded works on a copy of the weights in the sampler's precision, made once.
+    """
 
     def __init__(self, head: TokenDenoiser, head_compile: HeadCompileConfig | None = None):
         self._head = head
         self._objective = get_objective(head.config.objective)
         self._head_compile = head_compile or HeadCompileConfig()
-        # Dynamic, since an iteration's tokens differ in number: one compilation for all of them.
-        self._denoise = (
-            torch.compile(head.forward_embedded, dynamic=True) if self._head_compile.compile else head.forward_embedded
-        )
+        self._denoisers: dict[str, Denoise] = {}
         self._graphs: dict[tuple, CudaGraph] = {}
+        self._pool: Any = None
 
     @torch.no_grad()
     def tokens(
@@ -51,16 +71,28 @@ class TokenSampler:
         guidance: float,
     ) -> Float[Tensor, "rows values"]:
         """Sample tokens for states that attended to the caption and, in any second branch, to the null text."""
-        head, along = self._head, head_steps(self._objective.name, config.head_sampler, steps)
-        times = head.embed_time(torch.tensor([step.timestep for step in along]).to(noises.device))
-        strength = torch.tensor(guidance).to(noises.device)
-        inputs = (head.condition(conditions), times, noises, strength)
+        along = head_steps(self._objective.name, config.head_sampler, steps)
+        timesteps = to_device(torch.tensor([step.timestep for step in along]), noises.device)
+        strength = torch.full((), guidance, device=noises.device)
+        inputs = (self._head.condition(conditions), self._head.embed_time(timesteps), noises, strength)
         if not self._head_compile.graphs:
             return self._loop(along, config, *inputs)
-        key = (config.head_sampler, config.temperature, *(given.shape for given in inputs))
+        sizes = ((given.shape, given.dtype) for given in inputs)
+        key = (config.head_sampler, config.temperature, config.precision, *sizes)
         if key not in self._graphs:
-            self._graphs[key] = CudaGraph(functools.partial(self._loop, along, config), inputs)
+            self._pool = self._pool or torch.cuda.graph_pool_handle()  # graphs run in turn, so they share memory
+            self._graphs[key] = CudaGraph(functools.partial(self._loop, along, config), inputs, self._pool)
         return self._graphs[key](*inputs)
+
+    def _denoise(self, precision: str) -> Denoise:
+        """Return the head's step in a precision, compiled if asked for."""
+        if precision not in self._denoisers:
+            compiled, graphs = self._head_compile.compile, self._head_compile.graphs
+            head = with_half_weights(self._head) if precision == "bf16" and (compiled or graphs) else self._head
+            # Dynamic, since an iteration's tokens differ in number: one compilation for all of them.
+            step = torch.compile(head.forward_embedded, dynamic=True) if compiled else head.forward_embedded
+            self._denoisers[precision] = step
+        return self._denoisers[precision]
 
     def _loop(
         self,
@@ -72,10 +104,10 @@ class TokenSampler:
         strength: Float[Tensor, ""],
     ) -> Float[Tensor, "rows values"]:
         """Run all steps; the prediction is guided, and a learned variance the caption's, as in the released code."""
-        objective = self._objective
+        objective, denoise = self._objective, self._denoise(config.precision)
 
         def denoiser(noisy: Tensor, index: int) -> Tensor:
-            outputs = self._denoise(noisy, times[index], embedded).float()
+            outputs = denoise(noisy, times[index], embedded).float()
             if len(outputs) == 1:
                 return outputs[0]
             (with_text, variance), (without, _) = (objective.split_variance(output) for output in outputs)
@@ -88,7 +120,8 @@ class TokenSampler:
 class CudaGraph:
     """A function of tensors as a CUDA graph, for inputs of the shapes it was recorded with."""
 
-    def __init__(self, function: Callable[..., Tensor], inputs: Sequence[Tensor]):
+    def __init__(self, function: Callable[..., Tensor], inputs: Sequence[Tensor], pool: Any = None):
+        """pool: memory that graphs share which never run at once (`torch.cuda.graph_pool_handle`)."""
         if inputs[0].device.type != "cuda":
             raise ValueError(
                 f"CUDA graphs need a CUDA device, found {inputs[0].device}: switch graphs (LIGHTGEN_CUDA_GRAPHS) off"
@@ -102,7 +135,7 @@ class CudaGraph:
                 function(*self._inputs)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, pool=pool):
             self._output = function(*self._inputs)
 
     def __call__(self, *inputs: Tensor) -> Tensor:

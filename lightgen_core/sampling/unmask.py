@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lightgen_core.config import SamplerConfig
+from lightgen_core.device import to_device
 from lightgen_core.diffusion.objectives import get_objective
 from lightgen_core.model.mar import Mar, Student
 from lightgen_core.sampling.head_samplers import check_sampler, head_steps_for, noises_per_token
@@ -104,12 +105,13 @@ def _sample_tokens(
 ) -> Tensor:
     """Run the iterations: image states, cross-attention, then the head at the tokens to unmask.
 
-    Keys and values of the texts are computed once; those of the null text serve iterations with guidance only.
+    Keys and values of the texts are computed once; those of the null text serve iterations with guidance only. What
+    the host draws is copied from page-locked memory, so that the host never waits for the device.
     """
-    batch, length = len(text), grid[0] * grid[1]
-    tokens, mask = _start(batch, length, mar.config.token_width, known, keep, text.device)
+    batch, length, device = len(text), grid[0] * grid[1], text.device
+    tokens, mask, masked = _start(batch, length, mar.config.token_width, known, keep, device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    order = _orders(mask[0].cpu(), generators).to(text.device)
+    order = to_device(_orders(masked, generators), device)
     branches = [(mar.text_kv(mar.align(text, text_mask)), text_mask)]
     if config.guidance_scale > 1:
         branches.append((mar.text_kv(mar.null_states(batch)), None))
@@ -122,8 +124,8 @@ def _sample_tokens(
             mar.cross_attend(states, kv, kv_mask, grid, at=chosen).flatten(0, 1)
             for kv, kv_mask in (branches if guidance > 1 else branches[:1])
         ]
-        noises = _noises(generators, noises_per_token(config.head_sampler, steps), count, tokens.shape[2])
-        unmasked = head.tokens(torch.stack(conditions), noises.to(text.device), config, steps, guidance)
+        noises = _noises(generators, noises_per_token(config.head_sampler, steps), count, mar.config.token_width)
+        unmasked = head.tokens(torch.stack(conditions), to_device(noises, device), config, steps, guidance)
         unmasked = unmasked.unflatten(0, (batch, count))
         tokens.scatter_(1, chosen[..., None].expand_as(unmasked), unmasked)
         mask.scatter_(1, chosen, False)
@@ -133,22 +135,26 @@ def _sample_tokens(
 
 def _start(
     batch: int, length: int, width: int, known: Tensor | None, keep: Tensor | None, device: torch.device
-) -> tuple[Float[Tensor, "batch tokens values"], Bool[Tensor, "batch tokens"]]:
-    """Return the tokens before the first iteration, and their mask."""
+) -> tuple[Float[Tensor, "batch tokens values"], Bool[Tensor, "batch tokens"], int | Bool[Tensor, " tokens"]]:
+    """Return the tokens before the first iteration, their mask, and on the host which tokens of an image are masked.
+
+    An int: so many, all of them.
+    """
     if known is None or keep is None:
         everywhere = torch.ones(batch, length, dtype=torch.bool, device=device)
-        return torch.zeros(batch, length, width, device=device), everywhere
+        return torch.zeros(batch, length, width, device=device), everywhere, length
     if known.shape != (batch, length, width) or keep.shape != (length,):
         raise ValueError(
             f"known is {tuple(known.shape)} and keep {tuple(keep.shape)}; "
             f"expected {(batch, length, width)} and {(length,)}: tokens of the grid, and one mask for all images"
         )
-    return known.float().to(device, copy=True), ~keep.to(device).expand(batch, -1)
+    tokens = to_device(known, device).float().clone()
+    return tokens, ~to_device(keep, device).repeat(batch, 1), ~keep.cpu()
 
 
-def _orders(mask: Bool[Tensor, " tokens"], generators: Sequence[Generator]) -> Int[Tensor, "batch num_masked"]:
-    """Sample each image's order of its masked tokens with its own generator."""
-    where = mask.nonzero()[:, 0]
+def _orders(masked: int | Bool[Tensor, " tokens"], generators: Sequence[Generator]) -> Int[Tensor, "batch num_masked"]:
+    """Sample each image's order of its masked tokens, so many or those where true, with its own generator."""
+    where = torch.arange(masked) if isinstance(masked, int) else masked.nonzero()[:, 0]
     return torch.stack([where[torch.randperm(len(where), generator=generator)] for generator in generators])
 
 

@@ -23,7 +23,7 @@ class AsyncCheckpointWriter:
 
     def __init__(self, folder: Path, keep: int, device: torch.device, asynchronous: bool | None = None):
         """asynchronous: None asks the device; True on a CPU copies first and writes in the thread."""
-        self._folder, self._keep = folder, keep
+        self._folder, self._keep, self._device = folder, keep, device
         self._asynchronous = device.type == "cuda" if asynchronous is None else asynchronous
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._copied: torch.cuda.Event | None = None
@@ -63,7 +63,7 @@ class AsyncCheckpointWriter:
     def wait_for_copy(self) -> None:
         """Make the device wait for the copy of tensors that are about to change."""
         if self._copied is not None:
-            torch.cuda.current_stream().wait_event(self._copied)
+            torch.cuda.current_stream(self._device).wait_event(self._copied)
             self._copied = None
 
     def _copy(self, checkpoint: Checkpoint) -> tuple[Checkpoint, torch.cuda.Event | None]:
@@ -76,7 +76,7 @@ class AsyncCheckpointWriter:
             return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
 
         if stream is not None:
-            stream.wait_stream(torch.cuda.current_stream())
+            stream.wait_stream(torch.cuda.current_stream(self._device))
         with contextlib.nullcontext() if stream is None else torch.cuda.stream(stream), torch.no_grad():
             tensors = {
                 part: {name: to_host(tensor) for name, tensor in group.items()}

@@ -1,19 +1,20 @@
 """Compilation and activation checkpointing of a model's blocks in training."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lightgen_core.config import ParallelConfig
 from lightgen_core.model.blocks import Block, CrossAttentionBlock
 from lightgen_core.model.head import AdaLNBlock
 
-SHAPES = 128
-"""Maximal shapes for which one kind of block is compiled; some ten are normal."""
+SHAPES = 16
+"""Maximal shapes for which one kind of block is compiled; some five are normal."""
 
 
 class RecompileLimitError(RuntimeError):
@@ -29,14 +30,15 @@ def blocks_of(model: nn.Module) -> Sequence[nn.Module]:
 def apply_compile_and_ac(model: nn.Module, parallel: ParallelConfig) -> Iterator[None]:
     """Apply compile and activation checkpointing to the blocks; undo both on exit.
 
-    A kind of block is one compiled function for each shape: the 0.7B student compiles three and not 54. Shapes are
-    static, and few by `mask.multiple` and `pad_text_to_multiple_of`.
+    A kind of block is one compiled function for each shape: the 0.7B student compiles three and not 54. Lengths, of
+    tokens and of text, are dynamic: how many tokens are masked differs at every step, and neither 0 nor 1 of them left
+    visible has another kernel than n but for a graph of its own.
     """
     blocks = blocks_of(model) if parallel.compile or parallel.activation_checkpointing else []
     for block in blocks:
         forward = block.forward
         if parallel.compile:
-            forward = torch.compile(forward, dynamic=False)
+            forward = partial(_with_dynamic_lengths, torch.compile(forward, dynamic=False))
         if parallel.activation_checkpointing:
             forward = partial(checkpoint, forward, use_reentrant=False)
         vars(block)["forward"] = forward
@@ -46,6 +48,14 @@ def apply_compile_and_ac(model: nn.Module, parallel: ParallelConfig) -> Iterator
     finally:
         for block in blocks:
             del vars(block)["forward"]
+
+
+def _with_dynamic_lengths(compiled: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """Call a compiled block on inputs whose second dimension, a length, is not part of the compiled shape."""
+    for tensor in inputs:
+        if isinstance(tensor, Tensor):
+            torch._dynamo.maybe_mark_dynamic(tensor, 1)
+    return compiled(*inputs)
 
 
 @contextlib.contextmanager
@@ -59,7 +69,6 @@ def _shapes_counted() -> Iterator[None]:
             yield
     except FailOnRecompileLimitHit as error:
         raise RecompileLimitError(
-            f"a block was compiled for {SHAPES} shapes and meets another one; raise mask.multiple in the recipe "
-            "(for example to an eighth of the tokens) or LIGHTGEN_TRAIN__PAD_TEXT_TO_MULTIPLE_OF, take fewer "
-            "tokens.buckets, or train without compile"
+            f"a block was compiled for {SHAPES} shapes and meets another one; set LIGHTGEN_TRAIN__MICRO_BATCH to a "
+            "number that divides the rows of a process, or train without compile"
         ) from error

@@ -66,7 +66,10 @@ class Muon(torch.optim.Optimizer):
         gradients = torch.stack([weight.grad for weight in weights if weight.grad is not None])
         go = torch.ones((), device=gradients.device) if self.found_inf is None else 1 - self.found_inf
         gradients = torch.where(go > 0, gradients if self.grad_scale is None else gradients / self.grad_scale, 0)
-        averages = [self.state[weight].setdefault("average", torch.zeros_like(weight)) for weight in weights]
+        for weight in weights:
+            if "average" not in self.state[weight]:
+                self.state[weight]["average"] = torch.zeros_like(weight)
+        averages = [self.state[weight]["average"] for weight in weights]
         average = torch.stack(averages)
         average = torch.where(go > 0, average.lerp(gradients, 1 - self.momentum), average)
         update = orthogonalize(gradients.lerp(average, self.momentum))

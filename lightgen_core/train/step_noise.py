@@ -6,6 +6,7 @@ winner and loser, policy and reference the same mask, timesteps and noise.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from lightgen_core.config import LoopConfig, MaskConfig
+from lightgen_core.device import to_device
 from lightgen_core.diffusion.objectives import Objective
 from lightgen_core.seeds import derive_seed
 
@@ -103,12 +105,17 @@ class StepNoise:
 
     def to(self, device: torch.device) -> "StepNoise":
         """Move to a device, from pinned memory without waiting."""
-        moved: dict[str, Any] = {}
-        for field in fields(self):
-            if isinstance(value := getattr(self, field.name), Tensor):
-                value = value.pin_memory() if device.type == "cuda" else value
-                moved[field.name] = value.to(device, non_blocking=True)
-        return replace(self, **moved)
+        return self._tensors(lambda tensor: to_device(tensor, device))
+
+    def pin_memory(self) -> "StepNoise":
+        """Copy to page-locked memory, each tensor contiguous."""
+        return self._tensors(lambda tensor: tensor.contiguous().pin_memory())
+
+    def _tensors(self, change: Callable[[Tensor], Tensor]) -> "StepNoise":
+        """Return a copy with every tensor changed."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        changes: dict[str, Any] = {name: change(value) for name, value in found.items() if isinstance(value, Tensor)}
+        return replace(self, **changes)
 
 
 def step_generator(seed: int, step: int) -> Generator:

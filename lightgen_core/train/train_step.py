@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -15,6 +15,7 @@ from lightgen_core.config import LoopConfig, ParallelConfig
 from lightgen_core.model.mar import Mar
 from lightgen_core.seeds import derive_seed
 from lightgen_core.train.compile import blocks_of
+from lightgen_core.train.micro_batch import MicroBatch, MicroBatchSize
 from lightgen_core.train.optimizer import learning_rate
 from lightgen_core.train.parallel import DistributedState, check_parallel, parallelize, total_norm
 from lightgen_core.train.state import TrainingState
@@ -70,16 +71,6 @@ class NonFiniteLossError(RuntimeError):
     """A loss or a gradient that is not finite. The weights are those before that update."""
 
 
-@dataclass(frozen=True)
-class MicroBatch:
-    """Rows of a step that pass through the model together; `weight` is their fraction of this process's rows."""
-
-    row_offset: int
-    weight: float
-    batch: Any
-    step_noise: StepNoise
-
-
 class TrainStep:
     """Updates of a model, each a pure function of the state, the batch and (seed, step)."""
 
@@ -99,16 +90,17 @@ class TrainStep:
         self.state = TrainingState(model, self.config)
         self._criterion, self._seed, self._device, self._parallel = criterion, seed, device, parallel
         self._nonfinite_at = torch.full((), -1, device=device)
+        self._micro_batch = MicroBatchSize(model, self.config, parallel, self.ranks, device)
 
     def prepare(self, step: int, source: Source) -> list[MicroBatch]:
-        """Load this process's rows of a step. Touches no state, so a thread can run ahead."""
+        """Load this process's rows of a step, for a GPU to page-locked memory. So a thread can run ahead."""
         mine = self.ranks.rows(self.config.batch_size)
-        size = self._parallel.micro_batch or len(mine)
+        size = self._micro_batch.of(len(mine), step, source)
         parts = [mine[start : start + size] for start in range(0, len(mine), size)]
-        batches = [self._rows(source, step, part).to(self._device) for part in parts]
+        batches = [self._rows(source, step, part) for part in parts]
         images, generator = (mine.start, mine.stop), step_generator(self._seed, step)
-        step_noise = self._criterion.sample_noise(batches[0].grid, images, generator).to(self._device)
-        return [
+        step_noise = self._criterion.sample_noise(batches[0].grid, images, generator)
+        loaded = [
             MicroBatch(
                 part.start,
                 len(part) / len(mine),
@@ -117,6 +109,8 @@ class TrainStep:
             )
             for part, batch in zip(parts, batches, strict=True)
         ]
+        cuda = self._device.type == "cuda"
+        return [part.pin_memory() if cuda else part.to(self._device) for part in loaded]
 
     def step(
         self, step: int, parts: Sequence[MicroBatch], before_change: Callable[[], None] = lambda: None
@@ -132,7 +126,7 @@ class TrainStep:
         optimizer = self.state.optimizer
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, self.config.steps, self.config.optimizer)
-        metrics = self._backward(step, parts)
+        metrics = self._backward_in_memory(step, parts)
         norm = total_norm([weight.grad for weight in self.state.module.parameters() if weight.grad is not None])
         self._nonfinite_at = torch.where(torch.isfinite(norm) | (self._nonfinite_at >= 0), self._nonfinite_at, step)
         before_change()
@@ -184,6 +178,25 @@ class TrainStep:
             )
         return batch
 
+    def _backward_in_memory(self, step: int, parts: Sequence[MicroBatch]) -> dict[str, Tensor]:
+        """Run the backward pass, and again in smaller parts where the device runs out of memory."""
+        while True:
+            try:
+                return self._backward(step, parts)
+            except torch.OutOfMemoryError as error:
+                out_of_memory = error
+            if (smaller := self._micro_batch.halve(parts)) is None:
+                raise torch.OutOfMemoryError(
+                    f"{out_of_memory}\nTraining ran out of memory at {len(parts[0].batch.ids)} rows at once. Set "
+                    "LIGHTGEN_TRAIN__MICRO_BATCH to fewer, or LIGHTGEN_TRAIN__ACTIVATION_CHECKPOINTING=true; a rerun "
+                    "goes on from the last checkpoint"
+                ) from out_of_memory
+            del out_of_memory  # its traceback holds the activations
+            parts = smaller
+            self.state.module.zero_grad()
+            self.state.optimizer.zero_grad()
+            torch.cuda.empty_cache()  # does nothing where there is no GPU
+
     def _backward(self, step: int, parts: Sequence[MicroBatch]) -> dict[str, Tensor]:
         """Leave the mean loss's gradient in the weights. Return means of loss and metrics."""
         means: dict[str, Tensor] = {}
@@ -201,7 +214,11 @@ class TrainStep:
         return means
 
     def _losses(self, step: int, part: MicroBatch, model: nn.Module) -> LossOutput:
-        """Compute losses; dropout follows from (seed, step, first row), whatever the process."""
+        """Compute losses; dropout follows from (seed, step, first row), whatever the process.
+
+        Only now the rows move to the device: one part's inputs are there at a time.
+        """
+        part = part.to(self._device)
         torch.manual_seed(derive_seed(self._seed, "dropout", step, *([part.row_offset] if part.row_offset else [])))
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             return self._criterion.losses(model, part.batch, part.step_noise)

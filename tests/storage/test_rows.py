@@ -7,7 +7,7 @@ import pytest
 
 from storage.artifact import Artifact
 from storage.manifest import Manifest
-from storage.rows import take_rows
+from storage.rows import rows_at, take_rows
 from storage.store import open_store
 from storage.tables import IMAGE, ROW_GROUP, layout_metadata, schema, to_parquet
 
@@ -70,3 +70,11 @@ def test_indices_out_of_order_are_refused(artifact, rows, error):
 def test_an_index_beyond_the_last_row_is_an_error(artifact):
     with pytest.raises(IndexError, match=f"has {ROWS} rows"):
         take_rows(artifact, "^images", [ROWS])
+
+
+def test_rows_of_more_than_two_gibibytes_are_chosen_chunk_by_chunk():
+    """`Table.take` would join the chunks first: here 40 views of one image of 64 MiB, 2.5 GiB in all."""
+    chunk = pa.array([{"bytes": bytes(64 << 20), "path": None}], IMAGE)
+    table = pa.table({"id": range(40), "image": pa.chunked_array([chunk] * 40)})
+    chosen = rows_at(table, [0, 39])
+    assert chosen["id"].to_pylist() == [0, 39] and chosen["image"].num_chunks >= 2

@@ -3,10 +3,11 @@
 import threading
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from lightgen_core.images.codec import decode_image, encode_image, encode_png
-from lightgen_core.images.parallel import decode_batches, decode_images, encode_images
+from lightgen_core.images.parallel import decode_batches, decode_images, encode_images, encoded_bytes
 from lightgen_core.rejected import Reason, Rejected
 
 IMAGES = [np.random.default_rng(number).integers(0, 256, (9, 7 + number, 3), np.uint8) for number in range(11)]
@@ -59,3 +60,10 @@ def test_lossless_formats_return_every_pixel(format, quality):
 def test_a_higher_quality_is_larger(format):
     sizes = [len(encode_image(IMAGES[0], format, quality)) for quality in (10, 50, 90)]
     assert sizes == sorted(set(sizes))
+
+
+def test_encoded_images_are_read_chunk_by_chunk():
+    """A column beyond 2 GiB cannot be one array; `combine_chunks` is an error there."""
+    chunks = [pa.array([{"bytes": png, "path": None} for png in part]) for part in (PNGS[:4], PNGS[4:9], PNGS[9:])]
+    column = pa.chunked_array([chunks[0].slice(1), chunks[1], chunks[2].slice(0, 0), chunks[2]])
+    assert encoded_bytes(column) == PNGS[1:]

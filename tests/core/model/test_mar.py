@@ -7,7 +7,7 @@ from lightgen_core.config import HeadConfig, MarConfig
 from lightgen_core.model.blocks import attention
 from lightgen_core.model.mar import Mar, new_student
 from lightgen_core.model.patchify import patchify, unpatchify
-from lightgen_core.model.positions import positions_for
+from lightgen_core.model.positions import interpolation_matrix, positions_for
 
 GRID, TOKENS, WORDS = (3, 4), 12, 5
 SIZES = {
@@ -234,6 +234,14 @@ def test_positions_follow_rows_and_columns_of_any_grid():
     places = positions_for(table, (4, 16)).view(4, 16, 2)
     assert (places[1:3, :, 0] - torch.tensor([2.5, 4.5])[:, None]).abs().max() <= 1e-5
     assert (places[:, 4:12, 1] - (torch.arange(4, 12) - 0.5) / 2).abs().max() <= 0.05
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_interpolation_is_a_product_with_a_constant_matrix(released):
+    """That is how a GPU computes it, so that its gradient has one order of sums."""
+    table = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+    product = interpolation_matrix(4, (6, 10), released, torch.device("cpu")) @ table
+    torch.testing.assert_close(product, positions_for(table, (6, 10), released), rtol=0, atol=1e-5)
 
 
 def test_released_positions_are_swapped_on_oblong_grids():

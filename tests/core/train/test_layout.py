@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from lightgen_core.config import MarConfig, MaskConfig, OptimizerConfig, ParallelConfig
+from lightgen_core.config import MarConfig, OptimizerConfig, ParallelConfig
 from lightgen_core.data.batches import TokenSource
 from lightgen_core.device import check_bf16
 from lightgen_core.diffusion.objectives import get_objective
@@ -23,7 +23,6 @@ from tests.factories.tiny_student import LONGEST, PATCH, TEXT_WIDTH, tiny_studen
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
-BUCKETS = MaskConfig(distribution="uniform", min_ratio=0.3, multiple=3)
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +95,12 @@ def updater_of(student, tokens, layout):
     return TrainStep(student.train(), criterion, seed=7, device=CPU, parallel=layout), source
 
 
-def test_nothing_is_compiled_once_the_buckets_have_been_seen(tmp_path, tokens, graphs):
-    """Hidden are 3, 6 or 9 of 9 tokens, words 2, 4 or 6: seven shapes for Block, three for TextBlock and the head's."""
+def test_few_graphs_serve_any_number_of_masked_tokens(tmp_path, tokens, graphs):
+    """None, one or more of 9 tokens are visible, and texts have 1 to 5 text tokens, padded to 2, 4 or 6."""
     seen, layout = [], ParallelConfig(compile=True, pad_text_to_multiple_of=2)
-    settings = {"steps": 24, "checkpoint_every": 24, "mask": BUCKETS, "batch_size": 1}
+    settings = {"steps": 24, "checkpoint_every": 24, "batch_size": 2}
     _, found = run(tokens, tmp_path / "first", layout, on_log=lambda row: seen.append(graphs()), **settings)
-    assert seen[-1] == seen[len(seen) // 2] == 13
+    assert seen[-1] <= 8
     run(tokens, tmp_path / "again", layout, **settings)
     assert graphs() == seen[-1]
     _, expected = run(tokens, tmp_path / "plain", ParallelConfig(), **settings)
@@ -155,7 +154,7 @@ def test_a_student_that_reads_padding_is_cut_where_there_is_none(tmp_path, token
 
 def test_ever_new_shapes_are_an_error_that_names_the_knobs(tmp_path, tokens, graphs, monkeypatch):
     monkeypatch.setattr(blocks, "SHAPES", 2)
-    with pytest.raises(RecompileLimitError, match=r"compiled for 2 shapes .* mask\.multiple"):
+    with pytest.raises(RecompileLimitError, match=r"compiled for 2 shapes .*MICRO_BATCH"):
         run(tokens, tmp_path, ParallelConfig(compile=True, pad_text_to_multiple_of=1), steps=12, checkpoint_every=12)
 
 

@@ -1,0 +1,119 @@
+"""Device memory of training, from a student's configuration: what is there always, and what each image adds.
+
+Activations are the tensors that autograd keeps between the forward and the backward pass; the terms follow
+`model/blocks.py` and `model/head.py` line by line, and tests hold them within 5 % of what a step keeps on fake CUDA
+tensors. Free of torch, like `model/flops.py`, for `lightgen doctor`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lightgen_core.config import DpoConfig, HeadConfig, LoopConfig, MarConfig
+from lightgen_core.model.flops import TIME_FEATURES, student_parameters
+
+STATIC_BYTES = 20
+"""Bytes of a trained parameter in fp32: weight, gradient, two moments, average."""
+MUON_BYTES = 24
+"""Muon's updates beside that: copies of all matrices of one shape, at most of all parameters."""
+RESERVED = 0.08
+"""Share of the device kept free: CUDA's context, libraries' workspaces, what the allocator cannot use."""
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """Sizes of one image of a training step: image tokens, masked ones, text tokens with padding, noise samples."""
+
+    tokens: int
+    masked: int
+    text_tokens: int
+    noise_samples: int
+
+
+def static_bytes(mar: MarConfig, head: HeadConfig, config: LoopConfig) -> int:
+    """Return the bytes of training without images; in preference tuning a second, frozen student is there."""
+    half, each = 2 if config.precision == "bf16" else 0, STATIC_BYTES
+    each += half + (4 + half if isinstance(config, DpoConfig) else 0)
+    each += MUON_BYTES if config.optimizer.name == "muon" else 0
+    return student_parameters(mar, head) * each
+
+
+def activation_bytes(
+    mar: MarConfig, head: HeadConfig, shape: ImageShape, precision: Literal["fp32", "bf16"], checkpointing: bool = False
+) -> int:
+    """Return the bytes that one image's forward pass keeps for the backward pass.
+
+    checkpointing: blocks keep their input alone, and one block at a time computes the rest again.
+    """
+    width, value = mar.width, 2 if precision == "bf16" else 4
+    blocks = {
+        "aligner": (mar.aligner_depth, shape.text_tokens, _block(mar, value)),
+        "encoder": (mar.encoder_depth, shape.tokens - shape.masked, _block(mar, value)),
+        "decoder": (mar.decoder_depth, shape.tokens, _block(mar, value)),
+        "cross": (mar.text_depth, shape.tokens if mar.text_self_attention else shape.masked, _cross_block(mar, value)),
+        "head": (head.depth, shape.noise_samples * shape.masked, _head_block(head, value)),
+    }
+    text_kv = shape.text_tokens * width * (4 + 3 * value)  # a norm's input and output, keys and values
+    if checkpointing:
+        inputs = dict.fromkeys(blocks, 4 * width) | {"head": value * head.width}
+        kept = 1.0 * sum(depth * rows * inputs[name] for name, (depth, rows, _) in blocks.items())
+        recomputed = max(rows * each for _, rows, each in blocks.values()) + text_kv
+    else:
+        kept = sum(depth * rows * each for depth, rows, each in blocks.values()) + mar.text_depth * text_kv
+        recomputed = 0.0
+    return round(kept + recomputed + _outside_blocks(mar, head, shape, value))
+
+
+def row_bytes(
+    mar: MarConfig, head: HeadConfig, config: LoopConfig, *, tokens: int, text_tokens: int, checkpointing: bool
+) -> int:
+    """Return what a row of a batch, an image or a pair, adds at most: with every token masked, and as fp32 inputs."""
+    images = 2 if isinstance(config, DpoConfig) else 1
+    shape = ImageShape(tokens, tokens, text_tokens, config.noise_samples_per_token)
+    inputs = 4 * (text_tokens * mar.text_width + tokens * mar.token_width * (1 + config.noise_samples_per_token))
+    return images * (activation_bytes(mar, head, shape, config.precision, checkpointing) + inputs)
+
+
+def rows_that_fit(memory: int, static: int, row: int) -> int:
+    """Return how many rows pass through a model together on a device of `memory` bytes; one at least."""
+    return max(1, int((memory * (1 - RESERVED) - static) // row))
+
+
+def _block(mar: MarConfig, value: int) -> float:
+    """Return a token's bytes in a transformer block: self-attention, then MLP."""
+    return _self_attention(mar, value) + _mlp(mar, value)
+
+
+def _norm(width: int, value: int) -> float:
+    """Return a token's bytes of a norm before a linear layer: its fp32 input, two moments, its output as multiplied."""
+    return (4 + value) * width + 8
+
+
+def _self_attention(mar: MarConfig, value: int) -> float:
+    width, dropped = mar.width, 1 if mar.dropout else 0
+    return _norm(width, value) + 4 * value * width + 4 * mar.heads + dropped * width
+
+
+def _mlp(mar: MarConfig, value: int) -> float:
+    width, inner, dropped = mar.width, mar.width * mar.mlp_ratio, 1 if mar.dropout else 0
+    return _norm(width, value) + (2 * value + dropped) * inner + dropped * width
+
+
+def _cross_block(mar: MarConfig, value: int) -> float:
+    """Return a token's bytes in a text block, keys and values of the text aside."""
+    width, dropped = mar.width, 1 if mar.dropout else 0
+    own = _self_attention(mar, value) if mar.text_self_attention else 0
+    return own + _norm(width, value) + 2 * value * width + 4 * mar.heads + dropped * width + _mlp(mar, value)
+
+
+def _head_block(head: HeadConfig, value: int) -> float:
+    """Return a row's bytes in a block of the head: norm, modulation of three parts, two linear layers."""
+    return head.width * (8 + 8 * value) + 8
+
+
+def _outside_blocks(mar: MarConfig, head: HeadConfig, shape: ImageShape, value: int) -> float:
+    """Return the bytes of inputs, projections, norms, time embedding and loss."""
+    rows = shape.noise_samples * shape.masked
+    text = shape.text_tokens * (mar.text_width * (4 if value == 4 else 6) + 3 * value * mar.width)
+    image = shape.tokens * mar.width * (5 * value + 8)
+    per_row = TIME_FEATURES * 2 * value + head.width * (12 + 4 * value) + mar.token_width * 12 * 4
+    return text + image + rows * per_row

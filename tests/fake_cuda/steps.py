@@ -1,0 +1,129 @@
+"""Training steps on fake CUDA tensors: students, rows without values, and what a step did."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightgen_core.config import DpoConfig, HeadConfig, LoopConfig, MarConfig, ParallelConfig, TrainConfig
+from lightgen_core.data.batches import Batch, PairBatch
+from lightgen_core.diffusion.objectives import get_objective
+from lightgen_core.model.mar import Student
+from lightgen_core.train.compile import apply_compile_and_ac
+from lightgen_core.train.dpo import DpoCriterion
+from lightgen_core.train.pretrain import MaskedDenoisingCriterion
+from lightgen_core.train.train_step import TrainStep
+from tests.fake_cuda.backward import backward
+from tests.fake_cuda.mode import CUDA, FakeCuda
+from tests.fake_cuda.watch import Watch
+
+TINY = MarConfig(
+    token_width=8,
+    text_width=24,
+    width=32,
+    heads=4,
+    aligner_depth=1,
+    encoder_depth=1,
+    decoder_depth=1,
+    text_depth=1,
+    position_grid=4,
+)
+TINY_HEAD = HeadConfig(width=48, depth=1)
+
+
+@dataclass
+class FakeRows:
+    """A source whose every batch has the same sizes, and fp16 values as a set stores them."""
+
+    mar: MarConfig
+    grid: tuple[int, int]
+    text_tokens: int
+    batch_size: int
+    pairs: bool = False
+    moments: bool = False
+
+    def batch(self, step: int, start: int = 0, stop: int | None = None) -> Any:
+        rows = (self.batch_size if stop is None else stop) - start
+        tokens = self.grid[0] * self.grid[1]
+
+        def images() -> Tensor:
+            return torch.empty(rows, tokens, self.mar.token_width, dtype=torch.float16)
+
+        text = torch.empty(rows, self.text_tokens, self.mar.text_width, dtype=torch.float16)
+        mask, ids = torch.ones(rows, self.text_tokens, dtype=torch.bool), np.arange(rows)
+        if self.pairs:
+            return PairBatch(ids, self.grid, images(), images(), text, mask)
+        return Batch(ids, self.grid, images(), text, mask, images() if self.moments else None)
+
+    def largest(self, step: int) -> tuple[tuple[int, int], int]:
+        return self.grid, self.text_tokens
+
+
+@dataclass
+class FakeTraining:
+    """A training on fake tensors; `saved` are the bytes that the last step's forward passes kept, weights left out."""
+
+    cuda: FakeCuda
+    student: Student
+    step: TrainStep
+    rows: FakeRows
+    parallel: ParallelConfig
+    saved: int = 0
+    forward_kernels: int = 0
+
+    @classmethod
+    def start(
+        cls,
+        cuda: FakeCuda,
+        mar: MarConfig = TINY,
+        head: HeadConfig = TINY_HEAD,
+        *,
+        config: LoopConfig | None = None,
+        grid: tuple[int, int] = (4, 4),
+        text_tokens: int = 5,
+        moments: bool = False,
+        **parallel: Any,
+    ) -> "FakeTraining":
+        """Build student, state and criterion: preference tuning for a `DpoConfig`, else pre-training."""
+        config = config or TrainConfig(batch_size=4)
+        rows = FakeRows(mar, grid, text_tokens, config.batch_size, isinstance(config, DpoConfig), moments)
+        student, goal = cuda.build(lambda: Student(mar, head)), get_objective(head.objective)
+        criterion: Any
+        if isinstance(config, DpoConfig):
+            criterion = DpoCriterion(cuda.build(lambda: Student(mar, head)), mar.token_width, goal, config)
+        else:
+            assert isinstance(config, TrainConfig)
+            criterion = MaskedDenoisingCriterion(mar.token_width, goal, config, moments)
+        criterion.prepare(student, CUDA)
+        layout = ParallelConfig(micro_batch=None, **parallel)
+        return cls(cuda, student, TrainStep(student, criterion, 0, CUDA, layout), rows, layout)
+
+    def resident(self) -> list[Any]:
+        """Return what is on the device between steps."""
+        state, criterion = self.step.state, self.step._criterion
+        moments = [value for of in state.optimizer.state.values() for value in of.values()]
+        reference = [criterion.reference] if isinstance(criterion, DpoCriterion) else []
+        return [self.student, *state.ema.state_dict().values(), *moments, *reference]
+
+    def run(self, number: int, masked: int | None = None) -> Watch:
+        """Make an update, of `masked` masked tokens, and return what was seen of it."""
+        weights = {weight.untyped_storage()._cdata for weight in self.student.parameters()}
+        with ExitStack() as stack:
+            if masked is not None:
+                stack.enter_context(mock.patch("lightgen_core.train.step_noise.sample_num_masked", lambda *_: masked))
+            parts = self.step.prepare(number, self.rows)
+            watch = self.cuda.watch(*self.resident())
+
+            def counted(loss: Tensor) -> None:
+                self.saved, self.forward_kernels = self.cuda.saved.bytes(weights), len(watch.kernels)
+                backward(loss, self.cuda.saved)
+
+            stack.enter_context(mock.patch.object(Tensor, "backward", counted))
+            stack.enter_context(apply_compile_and_ac(self.student, self.parallel))
+            with watch:
+                self.step.step(number, parts)
+        return watch

@@ -1,0 +1,155 @@
+"""Training on fake CUDA tensors: nothing on the wrong device, no wait for the device, and what a step costs."""
+
+from unittest import mock
+
+import pytest
+import torch
+
+from lightgen_core.config import DpoConfig, HeadConfig, MarConfig, OptimizerConfig, TrainConfig
+from lightgen_core.model import mar as student_module
+from lightgen_core.model.flops import student_parameters, training_flops
+from lightgen_core.model.memory import ImageShape, activation_bytes, row_bytes, static_bytes
+from lightgen_core.train import train_step
+from tests.fake_cuda.mode import fake_cuda
+from tests.fake_cuda.steps import FakeTraining
+
+pytestmark = pytest.mark.usefixtures("one_thread", "unchecked_shapes")
+
+MUON = OptimizerConfig(name="muon")
+
+
+def waits(**training):
+    """The places at which the host waits in the second step."""
+    with fake_cuda() as cuda:
+        running = FakeTraining.start(cuda, **training)
+        running.run(0)
+        return dict(running.run(1).waits)
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {},
+        {"grid": (6, 8), "moments": True, "head": HeadConfig(width=48, depth=1, objective="flow")},
+        {"config": TrainConfig(batch_size=4, precision="fp32", optimizer=MUON), "activation_checkpointing": True},
+        {"config": DpoConfig(batch_size=2, displacement_guard="both")},
+        {"config": DpoConfig(batch_size=2, objective="nft")},
+    ],
+    ids=["ddpm", "flow, moments, another grid", "fp32, muon, checkpointing", "dpo", "nft"],
+)
+def test_a_step_is_on_one_device_and_never_waits(training):
+    assert waits(**training) == {}
+
+
+def test_losses_of_all_objectives_never_wait():
+    from lightgen_core.train.preference_losses import OF_ERRORS
+
+    with fake_cuda() as cuda:
+        running = FakeTraining.start(cuda, config=DpoConfig(batch_size=2))
+        for objective in OF_ERRORS:
+            changed = DpoConfig(batch_size=2, objective=objective)
+            object.__setattr__(running.step._criterion, "config", changed)
+            running.run(0)
+            assert dict(running.run(1).waits) == {}, objective
+
+
+def test_a_step_in_which_all_tokens_are_masked_runs():
+    with fake_cuda() as cuda:
+        running = FakeTraining.start(cuda)
+        running.run(0, masked=16)
+        assert running.student.head.out.weight.grad is None  # the update was made
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "broken", "caught"),
+    [
+        (
+            student_module,
+            "visible_first",
+            lambda mask: torch.arange(mask.shape[1]).expand(len(mask), -1),
+            "different devices|two devices|cpu",
+        ),
+        (
+            student_module,
+            "unmask_empty_rows",
+            lambda mask: mask if mask.all() else mask | ~mask.any(dim=1, keepdim=True),
+            "_local_scalar_dense",
+        ),
+        (
+            student_module,
+            "gather_tokens",
+            lambda values, index: values[torch.ones_like(values[..., 0], dtype=torch.bool)].view(len(values), -1, 1),
+            "nonzero|aten.index",
+        ),
+        (
+            train_step,
+            "total_norm",
+            lambda tensors: torch.full((), torch.stack(tensors[:1]).sum().item()),
+            "_local_scal",
+        ),
+    ],
+    ids=["an index made on the host", "a branch on a tensor", "an index of booleans", "an item"],
+)
+def test_a_planted_fault_is_an_error(owner, name, broken, caught):
+    with fake_cuda() as cuda, mock.patch.object(owner, name, broken), pytest.raises(Exception, match=caught):
+        FakeTraining.start(cuda).run(0)
+
+
+def test_a_planted_copy_over_the_host_is_named_by_line():
+    norm = train_step.total_norm
+    with mock.patch.object(train_step, "total_norm", lambda tensors: norm(tensors).cpu().to("cuda")):
+        found = waits()
+    assert sorted(found.values()) == [1, 1]
+    assert all(place.startswith("tests/gpu/test_fake_training.py:") for place in found)
+
+
+def test_the_paper_sized_step_keeps_to_its_budget():
+    """0.7B at 256 px, 222 of 256 tokens masked, 128 text tokens, bf16, 16 images."""
+    mar, head, images = MarConfig(), HeadConfig(), 16
+    config = TrainConfig(batch_size=images)
+    with fake_cuda() as cuda:
+        running = FakeTraining.start(cuda, mar, head, config=config, grid=(16, 16), text_tokens=128)
+        running.run(0, masked=222)
+        watch, saved = running.run(1, masked=222), running.saved
+    sizes = ImageShape(tokens=256, masked=222, text_tokens=128, noise_samples=4)
+    parameters = student_parameters(mar, head)
+    flops = training_flops(mar, head, tokens=256, masked=222, text_tokens=128, noise_samples=4)
+    assert len(watch.kernels) <= 5200
+    assert sum(kernel.flops for kernel in watch.kernels) / images == pytest.approx(flops, rel=0.01)
+    halves = 2 * parameters  # autocast's copies of the weights
+    assert (saved - halves) / images == pytest.approx(activation_bytes(mar, head, sizes, "bf16"), rel=0.05)
+    upper = static_bytes(mar, head, config)
+    upper += images * row_bytes(mar, head, config, tokens=256, text_tokens=128, checkpointing=False)
+    assert 0.8 * upper < watch.peak <= upper
+
+
+SMALL = MarConfig(width=256, heads=4, text_width=1024, aligner_depth=1, encoder_depth=1, decoder_depth=2, text_depth=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "precision", "checkpointing"),
+    [
+        ({}, "bf16", True),
+        ({}, "fp32", False),
+        ({"text_self_attention": True, "dropout": 0.0}, "bf16", False),
+    ],
+    ids=["checkpointing", "fp32", "self-attention without dropout"],
+)
+def test_the_bytes_of_an_image_are_as_computed(changes, precision, checkpointing):
+    mar, head = SMALL.model_copy(update=changes), HeadConfig(width=384, depth=2)
+    config = TrainConfig(batch_size=16, precision=precision)
+    with fake_cuda() as cuda:
+        running = FakeTraining.start(
+            cuda, mar, head, config=config, grid=(16, 16), text_tokens=64, activation_checkpointing=checkpointing
+        )
+        running.run(0, masked=200)
+        watch = running.run(1, masked=200)
+        saved = running.saved
+    sizes = ImageShape(tokens=256, masked=200, text_tokens=64, noise_samples=4)
+    computed = 16 * activation_bytes(mar, head, sizes, precision, checkpointing)
+    if not checkpointing:
+        halves = 2 * student_parameters(mar, head) if precision == "bf16" else 0
+        assert saved - halves == pytest.approx(computed, rel=0.06)
+    upper = static_bytes(mar, head, config)
+    upper += 16 * row_bytes(mar, head, config, tokens=256, text_tokens=64, checkpointing=checkpointing)
+    assert 0.6 * upper < watch.peak <= upper
