@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import yaml
 
 from lightgen_core.dedup.diversity import Diversity
+from lightgen_core.emoji.credits import credits_of
 from lightgen_core.images.codec import decode_image
 from lightgen_core.intervals import Interval
 from lightgen_core.report.data import (
@@ -85,6 +86,7 @@ def build_report_data(run: RunArtifacts) -> ReportData:
         pairs=pair_examples(run),
         pair_counts={kind: pairs[kind] for kind in ("teacher", "best_worst") if pairs[kind]},
         captions_without_pair=pairs["without_pair"],
+        credits=credits_of([recipe.synthesis.files.path] if recipe.synthesis.teacher == "files" else []),
         host=evaluation.host,
         software=evaluation.software,
     )
