@@ -54,7 +54,7 @@ def build_report_data(run: RunArtifacts) -> ReportData:
     manifests = {name: artifact.manifest() for name, artifact in artifacts.items()}
     evaluation = manifests["evaluation"]
     scored, pairs = evaluation.metrics, manifests["pairs"].counts
-    topics = manifests["captions"].metrics["captions_by_topic"]
+    topics, files = manifests["captions"].metrics["captions_by_topic"], recipe.synthesis.files
     return ReportData(
         name=recipe.name,
         purpose=recipe.purpose,
@@ -86,7 +86,7 @@ def build_report_data(run: RunArtifacts) -> ReportData:
         pairs=pair_examples(run),
         pair_counts={kind: pairs[kind] for kind in ("teacher", "best_worst") if pairs[kind]},
         captions_without_pair=pairs["without_pair"],
-        credits=credits_of([recipe.synthesis.files.path] if recipe.synthesis.teacher == "files" else []),
+        credits=credits_of([files.path] if files and recipe.synthesis.teacher == "files" else []),
         host=evaluation.host,
         software=evaluation.software,
     )
