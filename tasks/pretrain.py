@@ -18,7 +18,7 @@ from tasks.training import init_checkpoint, training_location
 from tasks.training_weights import keep_list, source_shares
 
 
-@stage(version=6, config_sections=("seed", "pretrain", "tokens"), weights=init_checkpoint, on_device=True)
+@stage(version=7, config_sections=("seed", "pretrain", "tokens"), weights=init_checkpoint, on_device=True)
 def pretrain(ctx: StageContext, tokens: Artifact, dedup: Artifact) -> None:
     """Write the student (raw and EMA weights, config) and `log.json`, the loss curve over all phases."""
     from lightgen_core.launch.run import launch

@@ -10,6 +10,7 @@ from tasks.stage import stage
 @stage(version=9, config_sections=("name", "purpose", "smoke_test", "seed", "world", "sampler", "report", "dedup"))
 def report(ctx: StageContext, *inputs: Artifact) -> None:
     """Write `report.html`, `ledger.json` (seconds, device seconds, rows and bytes by stage) and `model/`."""
+    from lightgen_core.emoji.credits import credits_page
     from lightgen_core.model.save import load_student, save_student
     from lightgen_core.report.page import render_report
     from tasks.report_data import RunArtifacts, build_report_data
@@ -20,8 +21,10 @@ def report(ctx: StageContext, *inputs: Artifact) -> None:
     averaged, _ = load_student(saved, weights="ema")
     sampler = ctx.recipe.sampler.model_dump(mode="json")
     save_student(folder, student, averaged.state_dict(), info | {"sampler": sampler})
-    ctx.add_folder(folder, "model/")
     data = build_report_data(run)
+    if data.credits:
+        (folder / "CREDITS.md").write_text(credits_page(data.credits), encoding="utf-8")
+    ctx.add_folder(folder, "model/")
     columns = ("stage", "seconds", "device_seconds", "rows", "bytes")
     ledger = [{name: getattr(row, name) for name in columns} for row in data.stages]
     ctx.write("ledger.json", json.dumps(ledger, indent=1).encode())

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import yaml
 
 from lightgen_core.dedup.diversity import Diversity
+from lightgen_core.emoji.credits import credits_of
 from lightgen_core.images.codec import decode_image
 from lightgen_core.intervals import Interval
 from lightgen_core.report.data import (
@@ -68,6 +69,7 @@ def build_report_data(run: RunArtifacts) -> ReportData:
     evaluation = manifests["evaluation"]
     scored, pairs = evaluation.metrics, run.last("pairs").manifest().counts
     topics = manifests["captions"].metrics["captions_by_topic"]
+    teachers = recipe.synthesis.teachers or (recipe.synthesis,)
     return ReportData(
         name=recipe.name,
         purpose=recipe.purpose,
@@ -99,6 +101,7 @@ def build_report_data(run: RunArtifacts) -> ReportData:
         pairs=pair_examples(run),
         pair_counts={kind: pairs[kind] for kind in KINDS if pairs[kind]},
         captions_without_pair=pairs["without_pair"],
+        credits=credits_of(teacher.files.path for teacher in teachers if teacher.files is not None),
         host=evaluation.host,
         software=evaluation.software,
     )

@@ -30,6 +30,11 @@ class RowOrder:
         self.rows, self.total, self._seed = sum(map(len, self._classes)), sum(self._sums), seed
         self._orders = [new_epoch_order() for _ in self._classes]
 
+    @property
+    def visited(self) -> NDArray[np.int64]:
+        """The rows that are visited at all."""
+        return np.concatenate(self._classes)
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_orders"}
 

@@ -34,7 +34,7 @@ class TokenBucket:
         """
         self._rows, self._texts, self.order, self.columns, self._patch = rows, texts, order, columns, patch
         self._text_rows = self._find_texts()
-        self.longest_text = int(texts.text_lengths(self._text_rows[kept]).max())
+        self.longest_text = int(texts.text_lengths(self._text_rows[:, order.visited].ravel()).max())
         layout = rows.layout
         if layout.height % patch or layout.width % patch:
             raise DataError(

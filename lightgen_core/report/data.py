@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightgen_core.dedup.diversity import Metric
+from lightgen_core.emoji.credits import Credit
 from lightgen_core.intervals import Interval
 
 ImageArray = npt.NDArray[np.uint8]
@@ -207,6 +208,7 @@ class ReportData:
         filtered: reasons of the filters with examples; empty: the recipe has none.
         pairs: preference pairs (examples), `pair_counts` of each kind in all, `captions_without_pair` that gave none.
         stages: in order, without the report's own.
+        credits: artists of the pictures to learn from, with style, artist, licence and package of each.
         host: machine and device, name -> value.
         software: distribution -> version.
         created_at: of the page, ISO 8601 with its time zone.
@@ -240,5 +242,6 @@ class ReportData:
     pairs: tuple[PairExample, ...] = ()
     pair_counts: Mapping[str, int] = field(default_factory=dict)
     captions_without_pair: int = 0
+    credits: tuple[Credit, ...] = ()
     host: Mapping[str, str] = field(default_factory=dict)
     software: Mapping[str, str] = field(default_factory=dict)

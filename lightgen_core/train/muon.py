@@ -83,12 +83,36 @@ def orthogonalize(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n
     """Approximate the nearest (semi-)orthogonal matrices: singular values end between 0.7 and 1.2."""
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonalize(matrices.mT).mT
-    a, b, c = NEWTON_SCHULZ
     norms = matrices.norm(dim=(1, 2), keepdim=True)
     matrices = matrices / (norms + 1e-7)
     if matrices.is_cuda:  # rough is enough; most CPUs emulate bfloat16, many times slower
         matrices = matrices.bfloat16()
+    elif matrices.shape[2] >= 2 * matrices.shape[1]:
+        return _iterate_on_gram(matrices)
+    return _iterate(matrices).float()
+
+
+def _iterate(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
+    """Run the iteration on the matrices themselves."""
+    a, b, c = NEWTON_SCHULZ
     for _ in range(ITERATIONS):
         gram = matrices @ matrices.mT
         matrices = a * matrices + (b * gram + c * gram @ gram) @ matrices
-    return matrices.float()
+    return matrices
+
+
+def _iterate_on_gram(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
+    """Run the iteration on rows x rows matrices alone: the same up to rounding, and for long rows half the arithmetic.
+
+    Each factor a + b G + c G^2 is a polynomial of the first Gram matrix, so all of them commute with it.
+    """
+    a, b, c = NEWTON_SCHULZ
+    gram = matrices @ matrices.mT
+    identity = torch.eye(gram.shape[1], device=gram.device)
+    product = identity
+    for iteration in range(ITERATIONS):
+        factor = a * identity + b * gram + c * gram @ gram
+        product = factor @ product if iteration else factor
+        if iteration < ITERATIONS - 1:
+            gram = factor @ gram @ factor
+    return product @ matrices

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from lightgen_core.dedup.diversity import Metric
+from lightgen_core.emoji.credits import credits_of
 from lightgen_core.intervals import Interval
 from lightgen_core.report.charts import loss_curve, running_mean, score_bars, time_bars
 from lightgen_core.report.data import (
@@ -365,3 +366,10 @@ def test_numbers_are_short_and_have_units():
     ]
     assert [percent(share) for share in (0, 0.004, 0.42, 1)] == ["0 %", "0.4 %", "42 %", "100 %"]
     assert when("2026-01-02T05:04:59.9+02:00") == "2026-01-02 03:04"
+
+
+def test_credits_name_artist_licence_and_package():
+    page = render_report(report(credits=credits_of(["zoo:emoji/train"])))
+    for credit in credits_of(["zoo:emoji/train"]):
+        assert all(part in page for part in (credit.artist, credit.licence, credit.package))
+    assert "Credits" not in render_report(report())
