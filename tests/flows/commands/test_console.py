@@ -29,6 +29,8 @@ VERBS = [
     "inpaint",
     "eval",
     "import-upstream",
+    "export",
+    "serve-model",
     "open",
     "store",
 ]
