@@ -2,8 +2,8 @@
 
 import os
 
-SPIN_COUNT = 10_000
-"""Turns of the waiting loop, about a tenth of a millisecond, until a thread sleeps; measured in `docs/performance.md`.
+SPIN_COUNT = 50_000
+"""Turns of the waiting loop, a fraction of GNU's, until a thread sleeps; measured in `docs/performance.md`.
 
 GNU's own 300,000 are milliseconds: beside a busy process the thread that is waited for has no core, and the one that
 waits takes it.

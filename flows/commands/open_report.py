@@ -12,7 +12,7 @@ from flows.commands.options import set_option, store_option
 @store_option
 @set_option
 def open_report(recipe: str, store_uri: str | None, overrides: tuple[str, ...]) -> None:
-    """Open the report of RECIPE in a browser, and print its address.
+    """Open the report of RECIPE in a browser.
 
     \b
     lightgen open demo

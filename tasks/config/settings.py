@@ -46,7 +46,7 @@ class Settings(BaseSettings):
         None,
         ge=0,
         description="turns of OpenMP's waiting loop until a thread sleeps: more pay on idle cores, fewer on those that "
-        "others use; none: 10000, or 0 where at the start more than twice as many processes as cores want to run. "
+        "others use; none: 50000, or 0 where at the start more than twice as many processes as cores want to run. "
         "OMP_WAIT_POLICY or GOMP_SPINCOUNT, where set, count instead",
     )
     device_limit: str | None = Field(

@@ -29,6 +29,8 @@ VERBS = [
     "inpaint",
     "eval",
     "import-upstream",
+    "export",
+    "serve-model",
     "open",
     "store",
 ]
@@ -135,7 +137,7 @@ def test_mistakes_with_a_student_are_errors_before_torch_loads(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     said = done.stdout.splitlines()
     assert (done.returncode, len(said)) == (0, 8), done.stderr
-    assert sum("holds no student (there is no such folder)" in line for line in said) == 3
+    assert sum("holds no student: there is no such folder" in line for line in said) == 3
     assert sum("nothing can be written to" in line for line in said) == 3
     assert "Did you mean 'head_steps'?" in said[1] and "there is nothing at /nosuch/folder" in said[7]
 
