@@ -42,8 +42,9 @@ def check_first_run(stack: Stack) -> None:
     run_recipe(stack, "Completed")
     made = plan(load_recipe(RECIPE), open_store(stack.variables["LIGHTGEN_STORE"]))
     assert {name: check.state for name, (_, check) in made.statuses.items()} == dict.fromkeys(NAMES, "done")
-    assert made.scores().keys() == {"pretrain", "dpo", "shuffled"}
-    assert all(score["n"] > 0 for scores in made.scores().values() for score in scores.values())
+    tables = made.scores()
+    assert tables.keys() == {"pretrain", "sft", "dpo", "shuffled"} and tables.pop("sft") is None
+    assert all(score["n"] > 0 for scores in tables.values() for score in scores.values())
 
 
 def check_second_run(stack: Stack) -> None:
