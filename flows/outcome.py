@@ -33,7 +33,7 @@ def run_result(request: Request, rows: list[dict[str, Any]], seconds: float) -> 
         "seconds": round(seconds, 3),
         "stages": rows,
         "scores": outcome.scores(),
-        "differences": outcome.differences(),
+        **({"differences": outcome.differences()} if request.recipe.dpo.control != "none" else {}),
         "report": outcome.report(),
     }
 

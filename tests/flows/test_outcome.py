@@ -44,7 +44,7 @@ def test_the_command_answers_without_prefect_and_torch(finished, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert list(result) == ["recipe", "store", "seconds", "stages", "scores", "differences", "report"]
+    assert list(result) == ["recipe", "store", "seconds", "stages", "scores", "report"]
     assert [(row["stage"], row["state"], row["rows"]) for row in result["stages"]] == [(n, "cached", 3) for n in NAMES]
     report = result["stages"][-1]
     assert (result["scores"], result["report"]) == (SCORES, f"{report['uri']}/report.html")

@@ -274,7 +274,7 @@ def test_without_a_judge_every_score_is_null(unjudged):
     """Images and CLIP's cosine remain."""
     _, made = unjudged
     figures, samples = made["evaluation"].manifest().metrics, read_table(made["evaluation"], "^samples")
-    assert figures["scores"] == {"pretrain": None, "dpo": None, "shuffled": None}
+    assert figures["scores"] == dict.fromkeys(("pretrain", "sft", "dpo", "shuffled"))
     assert figures["judge"] is None
     assert samples["correct"].null_count == len(samples) == 2 * 2  # two students, the first two of three prompts
     assert figures["clip_score"].keys() == {"pretrain", "dpo"}
