@@ -7,17 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from flows.commands.student_work import StudentWork
 from flows.did_you_mean import did_you_mean
 from flows.distill import NAMES
 from flows.errors import UserError
 from flows.known_models import known_model
-from flows.sizes import Size, embedding_width, image_size, student_config, text_width, token_sizes
-from lightgen_core.config import LoopConfig, MarConfig
+from flows.sizes import embedding_width, image_size, student_config, text_width, token_sizes
 from lightgen_core.model.flops import (
-    expected_training_flops,
-    forward_flops,
-    num_masked_probabilities,
-    sampling_flops,
     student_parameters,
 )
 from lightgen_core.scene.vocabulary import CATEGORIES
@@ -104,53 +100,9 @@ def _data_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     }
 
 
-@dataclass(frozen=True)
-class _StudentWork:
-    """FLOPs and bytes of the recipe's student."""
-
-    recipe: Recipe
-    text_tokens: int
-
-    @property
-    def model(self) -> MarConfig:
-        """Its sizes."""
-        return student_config(self.recipe)
-
-    @property
-    def last(self) -> Size:
-        """The token grid that it samples."""
-        return token_sizes(self.recipe)[self.recipe.phases[-1][0]]
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights."""
-        return student_parameters(self.model, self.recipe.pretrain.head)
-
-    def training(self, tokens: int, config: LoopConfig) -> float:
-        """Return FLOPs of one image, forward and backward, averaged over masks."""
-        options = {"tokens": tokens, "text_tokens": self.text_tokens, "noise_samples": config.noise_samples_per_token}
-        return expected_training_flops(self.model, self.recipe.pretrain.head, config.mask, **options)
-
-    def reference(self) -> float:
-        """Return FLOPs of one image in the reference of preference tuning: forward alone."""
-        dpo, options = self.recipe.dpo, {"tokens": self.last.tokens, "text_tokens": self.text_tokens}
-        options["noise_samples"] = dpo.noise_samples_per_token
-        return sum(
-            share * sum(forward_flops(self.model, self.recipe.pretrain.head, masked=masked, **options).values())
-            for masked, share in num_masked_probabilities(self.last.tokens, dpo.mask).items()
-        )
-
-    def sampling(self) -> float:
-        """Return FLOPs of one sample, decoded."""
-        head, codec, last = self.recipe.pretrain.head, known_model(self.recipe.tokens.codec), self.last
-        options = {"tokens": last.tokens, "text_tokens": self.text_tokens}
-        drawing = sampling_flops(self.model, head, self.recipe.sampler, **options)
-        return drawing + last.height * last.width * ((codec and codec.decoder_flops) or 0.0)
-
-
 def _training_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     """Return the costs of training and all stages after it; those of preference tuning for all rounds."""
-    work, sizes, phases = _StudentWork(recipe, text_tokens), token_sizes(recipe), recipe.phases
+    work, sizes, phases = StudentWork(recipe, text_tokens), token_sizes(recipe), recipe.phases
     student, checkpoint = work.parameters * STUDENT_BYTES, work.parameters * CHECKPOINT_BYTES
     images = sum(config.steps * config.batch_size for _, config in phases)
     flops = sum(config.steps * config.batch_size * work.training(sizes[size].tokens, config) for size, config in phases)
@@ -168,7 +120,7 @@ def _training_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     }
 
 
-def _preference_costs(work: _StudentWork) -> dict[str, StageCost]:
+def _preference_costs(work: StudentWork) -> dict[str, StageCost]:
     recipe, last, model = work.recipe, work.last, work.model
     pairs, dpo, png_bytes = recipe.pairs, recipe.dpo, _png_bytes(recipe)
     rounds = dpo.rounds * (1 if dpo.control == "none" else 2)

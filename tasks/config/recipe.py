@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 from lightgen_core.config import DpoConfig, SamplerConfig, Section
 from lightgen_core.scene.config import World
 from tasks.config.dedup import Dedup
-from tasks.config.sections import Captions, Embeddings, Evaluation, Pairs, Pretrain, Report, Synthesis, Tokens
+from tasks.config.pairs import Pairs
+from tasks.config.sections import Captions, Embeddings, Evaluation, Pretrain, Report, Synthesis, Tokens
 
 GENERAL_COMPONENTS: dict[str, dict[str, Any]] = {
     "embeddings": {"model": "zoo:clip-general", "batch_size": 32},
