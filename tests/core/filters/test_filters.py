@@ -87,7 +87,7 @@ def test_a_file_that_is_no_head_is_refused(tmp_path, tensors, message):
 
 def test_a_head_for_another_clip_names_both_widths(tmp_path):
     tensors = {"weight": np.ones((1, 4), np.float32), "bias": np.ones(1, np.float32)}
-    with pytest.raises(HeadError, match=r"embeddings of 4 values, embeddings\.model gives 6"):
+    with pytest.raises(HeadError, match=r"embeddings of 4 values, the CLIP gives 6"):
         head(tmp_path / "head.safetensors", tensors).scores(np.ones((1, 6), np.float32))
 
 
