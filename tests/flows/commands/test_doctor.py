@@ -79,7 +79,7 @@ def cached(tmp_path, weights: bytes) -> None:
 
 def test_the_models_of_a_recipe_are_those_that_its_stages_use():
     assert models_of(load_recipe("demo")) == {
-        "zoo:clip": ["embeddings", "evaluation"],
+        "zoo:clip": ["embeddings", "pairs", "evaluation"],
         "zoo:autoencoder": ["tokens"],
         "zoo:t5": ["tokens"],
     }
