@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from lightgen_core.config import Section
-from lightgen_core.filters.config import HeadConfig
+from lightgen_core.filters.config import EmbeddingHeadConfig
 from lightgen_core.vlm.config import QuestionConfig
 
 
@@ -32,7 +32,7 @@ class ScorerConfig(Section):
     processor: str | None = Field(
         None, description="pickscore: folder or hub id of its processor; none: beside the model"
     )
-    head: HeadConfig | None = Field(None, description="head: its file of weights")
+    head: EmbeddingHeadConfig | None = Field(None, description="head: its file of weights")
     judge: QuestionConfig | None = Field(None, description="judge: model, question and scale")
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from lightgen_core.config import Section
 from lightgen_core.vlm.config import JudgeConfig
 
 
-class HeadConfig(Section):
+class EmbeddingHeadConfig(Section):
     """A head on unit CLIP embeddings that scores images, such as an aesthetic or a safety predictor."""
 
     name: str = Field(
@@ -24,7 +24,7 @@ class HeadConfig(Section):
     output: Literal["identity", "sigmoid"] = Field("identity", description="sigmoid: the score is a probability")
 
 
-class HeadFilter(HeadConfig):
+class HeadFilter(EmbeddingHeadConfig):
     """A head whose scores drop images."""
 
     min: float | None = Field(None, description="score below which an image is dropped; none: no such rule")

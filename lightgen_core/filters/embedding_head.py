@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from scipy.special import erf, expit
 
-from lightgen_core.filters.config import HeadConfig
+from lightgen_core.filters.config import EmbeddingHeadConfig
 
 _NUMBER = re.compile(r"\d+")
 
@@ -27,12 +27,12 @@ class EmbeddingHead:
         width: values of an embedding.
     """
 
-    def __init__(self, config: HeadConfig, layers: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+    def __init__(self, config: EmbeddingHeadConfig, layers: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
         self._config, self._layers = config, list(layers)
         self.width = self._layers[0][0].shape[1]
 
     @classmethod
-    def load(cls, config: HeadConfig) -> Self:
+    def load(cls, config: EmbeddingHeadConfig) -> Self:
         """Load tensors `<name>.weight` (out, in) and `<name>.bias` (out,), in the order of the numbers in the names.
 
         Raises:
