@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from flows.distill import NAMES
 from flows.errors import UserError
@@ -156,7 +157,7 @@ def test_a_file_of_samples_can_be_drawn_again_bit_for_bit(two):
     from lightgen_core.sampling.text_to_image import TextToImage
 
     recipe, made = two
-    student = TextToImage.load(made["dpo"].store.local_path(made["dpo"].path) / "student", "cpu")
+    student = TextToImage.load(made["dpo"].store.local_path(made["dpo"].path) / "student", torch.device("cpu"))
     rows = read_table(made["pairs-2"], "^samples-00001").to_pylist()
     assert len(rows) == 9
     drawn = student.sample([row["caption"] for row in rows], [row["seed"] for row in rows], sampler=recipe.sampler)
