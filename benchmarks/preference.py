@@ -46,7 +46,7 @@ MEASURED_PAIRS = 128
 
 
 class Outcome(NamedTuple):
-    """What became of a run: the guard's reason to end it, and the winners' relative rise of error."""
+    """End of a run: the guard's reason, None without one, and the winners' relative rise of error."""
 
     stopped: str | None
     rise: float

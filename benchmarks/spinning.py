@@ -1,4 +1,4 @@
-"""How long OpenMP's threads spin while they wait: images per second of the demo's training, alone and on shared cores.
+"""Spinning of OpenMP's waiting threads: images per second of the demo's training, alone and on shared cores.
 
     python -m benchmarks.spinning
     python -m benchmarks.spinning --beside 2 --rounds 9     as many busy threads of another process

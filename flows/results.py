@@ -1,4 +1,4 @@
-"""What a run has made, to look at from Python: states, tables, images, scores, the student."""
+"""Results of a run, to look at from Python: states, tables, images, scores, the student."""
 
 import io
 from collections.abc import Mapping

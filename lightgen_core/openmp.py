@@ -1,4 +1,4 @@
-"""How long OpenMP's threads spin while they wait. Free of torch, whose OpenMP reads the environment as it loads."""
+"""Spinning of OpenMP's waiting threads. Free of torch, whose OpenMP reads the environment as it loads."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Whether a Prefect server is configured, without Prefect where none can be: its import takes seconds."""
+"""Detection of a configured Prefect server, without Prefect where none can be: its import takes seconds."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What the student's samples say of it from round to round: score, diversity within a prompt, a scorer without a say.
+"""Metrics of the student's samples from round to round: score, diversity within a prompt, a scorer without a say.
 
 A student that is tuned on a score can learn the score instead of what it stands for. The score then rises while another
 scorer's falls, or every sample of a prompt becomes the same image.

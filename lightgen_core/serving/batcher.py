@@ -32,7 +32,7 @@ class ImageRequest:
 
     @property
     def group(self) -> Hashable:
-        """What is equal for all images of a batch."""
+        """Fields that all images of a batch share."""
         return self.sampler, self.grid
 
 

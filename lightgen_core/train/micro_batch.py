@@ -49,7 +49,7 @@ class MicroBatch:
 
 
 class MicroBatchSize:
-    """How many rows pass through the model together.
+    """Number of rows that pass through the model together.
 
     "auto": on a GPU as many as fit its memory by `model/memory.py`, all masked and with the set's longest text, as many
     in every process; on a CPU all. After `halve` never more than half of what ran out of memory.
