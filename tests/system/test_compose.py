@@ -113,7 +113,14 @@ def test_prefect_reads_the_settings_of_the_command_line(tmp_path):
     assert len(PREFECT_DEFAULTS) == 10
     assert re.search(r"^ENV .*DO_NOT_TRACK=1", DOCKERFILE, re.M)
     assert re.search(r"^WORKDIR /lightgen$", DOCKERFILE, re.M)
-    assert re.search(r"^COPY .*\bprefect.toml \./$", DOCKERFILE, re.M)
+    assert re.search(r"^COPY .*\bprefect.toml\b.* \./$", DOCKERFILE, re.M)
+
+
+def test_the_image_holds_every_package_and_module_of_the_project():
+    copied = set(" ".join(re.findall(r"^COPY (.*) \S+$", DOCKERFILE, re.M)).split())
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert {f"{name}.py" for name in built["py-modules"]} <= copied
+    assert {name.rstrip("*") for name in built["packages"]["find"]["include"]} - copied == set()
 
 
 def test_the_worker_has_the_gpu_and_its_twin_only_lacks_it():
