@@ -41,7 +41,7 @@ def describe_run(result: Mapping[str, Any], request: Sequence[str] = ()) -> str:
 
 def _link(address: str) -> str:
     """Return an address that a terminal opens: a local path as a file URI."""
-    return address if "://" in address else Path(address).as_uri()
+    return address if "://" in address else Path(address).absolute().as_uri()
 
 
 def _next_commands(report: str, request: Sequence[str]) -> list[str]:
@@ -84,6 +84,62 @@ def describe_evaluation(result: Mapping[str, Any]) -> str:
 
 def _interval(score: Mapping[str, float]) -> str:
     return f"{score['value']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
+
+
+def describe_comparison(result: Mapping[str, Any]) -> str:
+    """Return two students' cost, recipes, shared stages and scores as tables."""
+    a, b = result["a"], result["b"]
+    lines = table([("", "student", "seconds", "with the device"), _side_row("A", a), _side_row("B", b)])
+    fields = _field_rows(result["fields"])
+    lines += ["", *table([("field", "A", "B"), *fields])] if fields else ["", "no field of the recipes differs"]
+    shared = [stage["stage"] for stage in result["stages"] if stage["shared"]]
+    lines += ["", f"shared stages: {', '.join(shared) or 'none'}", ""]
+    if a["scores"] and b["scores"]:
+        lines += _compared_scores(a["scores"], b["scores"], result["difference"])
+    else:
+        lines.append("no scores to compare: a student was not evaluated, or nobody judges its captions")
+    return "\n".join([*lines, *([f"images: {_link(result['images'])}"] if result["images"] else [])])
+
+
+def _side_row(side: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
+    seconds = f"{summary['seconds']:,.0f}" + (f", {len(summary['lost'])} artifacts lost" if summary["lost"] else "")
+    return side, f"{summary['name']} ({summary['student']})", seconds, f"{summary['device_seconds']:,.0f}"
+
+
+def _field_rows(fields: Mapping[str, Sequence[Any]]) -> list[tuple[str, ...]]:
+    """Return a row for each field, and one for a whole section that only one of the recipes has."""
+    sections: dict[str, list[str]] = {}
+    for name in fields:
+        sections.setdefault(name.partition(".")[0], []).append(name)
+    rows = []
+    for section, names in sections.items():
+        given = [any(fields[name][side] is not None for name in names) for side in (0, 1)]
+        if all(given) or len(names) == 1:
+            rows += [(name, *map(_value, fields[name])) for name in names]
+        else:
+            rows.append((f"{section}.*", *(pluralize(len(names), "field") if side else "-" for side in given)))
+    return rows
+
+
+def _value(value: Any) -> str:
+    return "-" if value is None else textwrap.shorten(str(value), 40, placeholder=" ...")
+
+
+def _compared_scores(a: Mapping[str, Any], b: Mapping[str, Any], difference: Mapping[str, Any] | None) -> list[str]:
+    rows = [("score", "A", "B", "B - A")]
+    for name in dict.fromkeys((*a, *b)):
+        cells = [_interval(score[name]) if name in score else "-" for score in (a, b)]
+        rows.append((name, *cells, _signed(difference[name]) if difference and name in difference else "-"))
+    note = (
+        "B - A is paired over captions and seeds"
+        if difference
+        else "B - A has no interval: captions or seeds differ, or an exported folder lists no images"
+    )
+    return [*table(rows), "", f"95 % intervals; {note}"]
+
+
+def _signed(score: Mapping[str, float]) -> str:
+    return f"{score['value']:+.3f} [{score['low']:+.3f}, {score['high']:+.3f}]"
 
 
 def describe_plan(result: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Commands for a student: `lightgen sample`, `inpaint`, `eval`, `import-upstream`, `export` and `serve-model`."""
+"""Commands for students: `sample`, `inpaint`, `eval`, `compare`, `import-upstream`, `export` and `serve-model`."""
 
 import json
 from pathlib import Path
@@ -179,4 +179,29 @@ def serve_model(checkpoint: str, **options: Any) -> None:
     serve(checkpoint, **options)
 
 
-STUDENT_COMMANDS = (sample, inpaint, evaluate, import_upstream, export, serve_model)
+@click.command()
+@click.argument("first")
+@click.argument("second")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="SVG of their images side by side."
+)
+@store_option
+@json_option
+def compare(first: str, second: str, store_uri: str | None, output: Path | None, as_json: bool) -> None:
+    """Compare the students FIRST and SECOND.
+
+    By the fields of their recipes, the stages that they share, scores with paired intervals, time. Each is a recipe,
+    STAGE/KEY, or a folder.
+
+    \b
+    lightgen compare demo mine.yaml -o images.svg
+    lightgen compare pretrain/3f2a report/8cf2
+    """
+    from flows.commands.compare import compare as run
+    from flows.commands.console import describe_comparison
+
+    result = run(first, second, store_uri, output)
+    click.echo(json.dumps(result) if as_json else describe_comparison(result))
+
+
+STUDENT_COMMANDS = (sample, inpaint, evaluate, compare, import_upstream, export, serve_model)

@@ -28,6 +28,7 @@ VERBS = [
     "sample",
     "inpaint",
     "eval",
+    "compare",
     "import-upstream",
     "export",
     "serve-model",

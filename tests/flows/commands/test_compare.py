@@ -1,0 +1,108 @@
+"""`lightgen compare`: fields, shared stages, paired differences, images."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from flows.cli import cli
+from flows.commands.compare import compare
+from flows.commands.console import describe_comparison
+from flows.commands.export import export
+from flows.errors import UserError
+from storage.tables import read_table
+from tests.factories.finished_run import finished_run
+from tests.support.paths import ROOT
+
+pytestmark = [pytest.mark.slow(rank=16), pytest.mark.usefixtures("one_thread")]
+
+
+@pytest.fixture(scope="module")
+def made():
+    return finished_run()
+
+
+@pytest.fixture(scope="module")
+def result(made, tmp_path_factory):
+    """The pre-trained student beside the tuned one of the same run."""
+    before = f"pretrain/{made.artifact('pretrain').key}"
+    return compare(before, made.recipe, made.store, tmp_path_factory.mktemp("compare") / "images.svg")
+
+
+def test_students_of_one_run_share_all_stages_but_the_tuning(result):
+    own = {row["stage"] for row in result["stages"] if not row["shared"]}
+    assert own == {"pairs", "dpo", "report"}
+    assert [result[side]["student"] for side in "ab"] == ["pretrain", "dpo"]
+
+
+def test_only_sections_of_the_later_stages_differ(result):
+    """None stands for what is not in a lineage."""
+    sections = {name.partition(".")[0] for name in result["fields"]}
+    assert {"pairs", "dpo"} <= sections and not sections & {"captions", "synthesis", "pretrain", "sampler"}
+    assert result["fields"]["dpo.steps"] == [None, 2]
+
+
+def test_the_difference_is_that_of_the_paired_verdicts(made, result):
+    rows = read_table(made.artifact("evaluation"), "^samples").to_pylist()
+    verdicts = {}
+    for row in rows:
+        verdicts.setdefault((row["prompt"], row["category"], row["caption"], row["seed"]), {})[row["student"]] = row
+    changes = [int(pair["dpo"]["correct"]) - int(pair["pretrain"]["correct"]) for pair in verdicts.values()]
+    assert result["difference"]["overall"]["n"] == len(changes) == len(rows) / 2
+    expected = result["b"]["scores"]["overall"]["value"] - result["a"]["scores"]["overall"]["value"]
+    assert result["difference"]["overall"]["value"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_cost_is_the_sum_over_the_lineage(made, result):
+    stages = ("captions", "synthesis", "embeddings", "dedup", "tokens", "pretrain")
+    expected = sum(made.artifact(stage).manifest().timings["seconds"] for stage in stages)
+    assert result["a"]["seconds"] == pytest.approx(expected)
+    assert result["b"]["seconds"] > result["a"]["seconds"]
+
+
+def test_images_of_both_stand_side_by_side(result):
+    drawn = Path(result["images"]).read_text()
+    assert drawn.startswith("<svg xmlns=") and drawn.endswith("</svg>")
+    captions = 12  # two of each of six categories
+    assert drawn.count("<image ") == 2 * captions
+    assert drawn.count(">A</text>") == drawn.count(">B</text>") == captions
+
+
+def test_an_exported_folder_compares_by_its_record(made, tmp_path):
+    export(made.student, tmp_path / "exported")
+    result = compare(str(tmp_path / "exported"), made.recipe, made.store)
+    assert result["a"]["scores"] == result["b"]["scores"] and result["fields"] == {}
+    assert result["difference"] is None
+    with pytest.raises(UserError, match=r"images of .*exported are not at hand: it is an exported folder"):
+        compare(str(tmp_path / "exported"), made.recipe, made.store, tmp_path / "images.svg")
+
+
+def test_a_folder_without_a_record_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no lineage\.json"):
+        compare(str(tmp_path), str(tmp_path))
+
+
+def test_the_command_prints_the_table_or_json(made):
+    arguments = ["compare", made.recipe, made.recipe, "--store", made.store]
+    shown = CliRunner().invoke(cli, arguments, catch_exceptions=False).output
+    assert "no field of the recipes differs" in shown and "+0.000 [+0.000, +0.000]" in shown
+    read = json.loads(CliRunner().invoke(cli, [*arguments, "--json"], catch_exceptions=False).stdout)
+    assert set(read) == {"a", "b", "fields", "stages", "difference", "images"}
+
+
+def test_a_section_of_one_recipe_alone_is_one_row(result):
+    lines = describe_comparison(result).splitlines()
+    (row,) = [line.split() for line in lines if line.startswith("pairs.")]
+    assert row == ["pairs.*", "-", str(sum(name.startswith("pairs.") for name in result["fields"])), "fields"]
+
+
+def test_the_difference_needs_no_torch(made):
+    code = (
+        "import sys; from flows.commands.compare import compare; "
+        f"compare({made.recipe!r}, {made.recipe!r}, {made.store!r}); "
+        "sys.exit('torch' in sys.modules or 'prefect' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
