@@ -1,8 +1,11 @@
 """`lightgen notify`: messages about runs, by Prefect's notification blocks."""
 
+from typing import Literal, get_args
+
 import click
 
-OCCASIONS = ("done", "failed", "stopped-early", "over-budget")
+Occasion = Literal["done", "failed", "stopped-early", "over-budget"]
+OCCASIONS: tuple[Occasion, ...] = get_args(Occasion)
 
 
 @click.command()
@@ -12,10 +15,10 @@ OCCASIONS = ("done", "failed", "stopped-early", "over-budget")
     "--budget-hours", type=click.FloatRange(min=0.01), help="A run that takes longer is over-budget; 24 by default."
 )
 @click.option("--off", is_flag=True, help="Send none of these any more.")
-def notify(block: str | None, occasions: tuple[str, ...], budget_hours: float | None, off: bool) -> None:
-    """Send a message when a run is done, failed, stopped by a guard, or over its budget of time.
+def notify(block: str | None, occasions: tuple[Occasion, ...], budget_hours: float | None, off: bool) -> None:
+    """Send messages about runs: done, failed, over budget.
 
-    TYPE/NAME is a notification block of the Prefect server in PREFECT_API_URL: Slack, Teams, Discord, e-mail by
+    Also when a guard stopped a stage. TYPE/NAME is a notification block of the Prefect server in PREFECT_API_URL: Slack, Teams, Discord, e-mail by
     SendGrid, any webhook (page Blocks of its UI). The server sends, so it must stay.
 
     \b

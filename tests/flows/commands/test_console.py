@@ -31,7 +31,9 @@ VERBS = [
     "import-upstream",
     "export",
     "serve-model",
+    "gallery",
     "open",
+    "notify",
     "store",
 ]
 

@@ -148,10 +148,13 @@ def unfit_files(state: dict[str, torch.Tensor], whole: bytes, folder: Path) -> d
         "no_ema": ({"model": None, "model_ema": None}, "holds no raw or ema weights"),
         "truncated": (whole[:-2000], "cannot be read safely"),
         "empty": (b"", "cannot be read safely"),
+        "opcode": (b"h\xff.", "its pickle is damaged or of another kind. Fetch the file again"),
     }
 
 
-@pytest.mark.parametrize("name", ["missing", "shape", "extra", "other", "hostile", "no_ema", "truncated", "empty"])
+@pytest.mark.parametrize(
+    "name", ["missing", "shape", "extra", "other", "hostile", "no_ema", "truncated", "empty", "opcode"]
+)
 def test_what_does_not_fit_is_refused_in_few_lines_that_say_what(lightgen, state, checkpoint_file, tmp_path, name):
     content, message = unfit_files(state, checkpoint_file.read_bytes(), tmp_path)[name]
     file = tmp_path / f"{name}.pth"
