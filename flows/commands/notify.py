@@ -18,8 +18,8 @@ OCCASIONS: tuple[Occasion, ...] = get_args(Occasion)
 def notify(block: str | None, occasions: tuple[Occasion, ...], budget_hours: float | None, off: bool) -> None:
     """Send messages about runs: done, failed, over budget.
 
-    Also when a guard stopped a stage. TYPE/NAME is a notification block of the Prefect server in PREFECT_API_URL: Slack, Teams, Discord, e-mail by
-    SendGrid, any webhook (page Blocks of its UI). The server sends, so it must stay.
+    Also when a guard stopped a stage. TYPE/NAME is a notification block of the Prefect server in PREFECT_API_URL:
+    Slack, Teams, Discord, e-mail by SendGrid, any webhook (page Blocks of its UI). The server sends, so it must stay.
 
     \b
     lightgen notify slack-webhook/team
