@@ -8,12 +8,14 @@ RUN useradd --uid 1000 --create-home lightgen && install --directory --owner lig
 WORKDIR /lightgen
 # Dependencies before code: this layer holds gigabytes of CUDA wheels, and changes only when these two files do.
 ARG EXTRAS=ray,s3,server
+# PyTorch without CUDA: https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX=
 COPY pyproject.toml constraints.txt ./
 RUN python -c "import sys, tomllib; \
 project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 extras = [project['optional-dependencies'][name] for name in sys.argv[1].split(',')]; \
 print(*project['dependencies'], *sum(extras, []), sep='\n')" "$EXTRAS" > /tmp/requirements.txt \
-    && pip install --constraint constraints.txt --requirement /tmp/requirements.txt
+    && pip install --constraint constraints.txt --requirement /tmp/requirements.txt ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX}
 
 COPY README.md LICENSE prefect.yaml prefect.toml lightgen.py ./
 COPY flows flows

@@ -51,8 +51,9 @@ def find_student(checkpoint: str | Path, store: str | None = None) -> Checkpoint
         return _of_recipe(name, open_store(store or Settings().store))
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?", name):
         return Checkpoint(_of_hub(name), None)
+    why = "it is a file, not a folder" if folder.is_file() else "there is no such folder, and no such recipe"
     raise UserError(
-        f"{name} holds no student: there is no such folder, and no such recipe. Give a folder such as "
+        f"{name} holds no student: {why}. Give a folder such as "
         "STORE/report/KEY/model, the short key of an artifact such as report/8cf2, or a recipe "
         f"({', '.join(recipe_names())}, or a YAML file)"
     )

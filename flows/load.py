@@ -184,8 +184,10 @@ def _explain(origin: str, error: ValidationError) -> str:
         elif fault["type"] == "missing":
             lines.append(f"  {name}: is missing, and has no default")
         else:
-            found = f"found {fault['input']!r}; " if fault["loc"] else ""
-            lines.append(f"  {name}: {found}{fault['msg'][:1].lower() + fault['msg'][1:]}")
+            # Of a whole section the message names the fields that do not fit; the others would bury it.
+            found = "" if _names_section(fault["loc"]) else f"found {fault['input']!r}; "
+            message = fault["msg"].removeprefix("Value error, ")
+            lines.append(f"  {name}: {found}{message[:1].lower() + message[1:]}")
     return "\n".join(lines)
 
 
@@ -199,7 +201,23 @@ def _nearest(location: tuple[int | str, ...]) -> str:
     if new := getattr(model, "renamed", {}).get(location[-1]):
         return f" It is now called {new}."
     fields = model.model_fields
+    if len(location) == 1 and (homes := _sections_with(str(location[0]))):
+        return f" Did you mean {' or '.join(homes)}?"
     return did_you_mean(str(location[-1]), fields) or f" Known here: {', '.join(fields)}."
+
+
+def _sections_with(field: str) -> list[str]:
+    """Return the fields of this name in the sections of a recipe, as section.field."""
+    sections = {name: _section(Recipe, name) for name in Recipe.model_fields}
+    return [f"{name}.{field}" for name, section in sections.items() if section and field in section.model_fields]
+
+
+def _names_section(location: tuple[int | str, ...]) -> bool:
+    """Return whether a location is the recipe or a section of it."""
+    model: type[BaseModel] | None = Recipe
+    for part in location:
+        model = _section(model, str(part))
+    return model is not None
 
 
 def _section(model: type[BaseModel] | None, name: str) -> type[BaseModel] | None:

@@ -27,6 +27,8 @@ def stage_row(artifact: Artifact, state: Literal["ran", "cached"], seconds: floa
 def run_result(request: Request, rows: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
     """Return the result of a run that has ended, from the rows of its stages."""
     outcome = request.plan.rechecked()
+    if request.recipe.smoke_test and outcome.scores():
+        log.warning("%s is too small to learn from: its scores mean nothing", request.recipe.name)
     return {
         "recipe": request.recipe.name,
         "store": request.store.uri,

@@ -103,4 +103,7 @@ class Runner:
         manifest = artifact.manifest()
         if not ran:
             return Completed(name="Cached", message=f"{label} was done already: {manifest.summary}")
-        return Completed(message=f"{label} made {manifest.summary} in {manifest.timings['seconds']:.1f} s")
+        made = f"{label} made {manifest.summary} in {manifest.timings['seconds']:.1f} s"
+        if stopped := manifest.metrics.get("stopped"):
+            return Completed(name="StoppedEarly", message=f"{made}; stopped early: {stopped}")
+        return Completed(message=made)

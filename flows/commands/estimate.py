@@ -67,8 +67,8 @@ def _data_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     """Return the costs of all stages before training, if dedup drops no image."""
     captions, images, tokens = recipe.captions.count, recipe.synthesis.count, recipe.tokens
     shard = min(recipe.synthesis.shard_size, images)
-    from_grammar, width = _all_from_grammar(recipe), embedding_width(recipe.embeddings.model)
-    writing = "" if from_grammar else "the language model's work depends on its answers"
+    written, width = _has_written_captions(recipe), embedding_width(recipe.embeddings.model)
+    writing = "the language model's work depends on its answers" if written else ""
     drawing, how = _teacher_flops(recipe)
     rows, sizes = images * (2 if tokens.flip else 1), token_sizes(recipe).values()
     latents = 2 if tokens.latents == "moments" else 1
@@ -81,9 +81,7 @@ def _data_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
         pixels = rows * sum(size.height * size.width for size in sizes)
         encoding, lacking = codec.encoder_flops * pixels + 2 * text.parameters * text_tokens * captions, ""
     return {
-        "captions": StageCost(
-            captions, "captions", captions * CAPTION_BYTES, 0.0 if from_grammar else None, note=writing
-        ),
+        "captions": StageCost(captions, "captions", captions * CAPTION_BYTES, None if written else 0.0, note=writing),
         "synthesis": StageCost(
             images, "images", images * (_image_bytes(recipe) + CAPTION_BYTES), drawing, note=how, shard=shard
         ),
@@ -147,8 +145,9 @@ def _png_bytes(recipe: Recipe) -> float:
     return height * width * (SCENE_BYTES if drawn else PHOTO_BYTES)
 
 
-def _all_from_grammar(recipe: Recipe) -> bool:
-    return all(origin.source == "scene" for origin in recipe.captions.origins)
+def _has_written_captions(recipe: Recipe) -> bool:
+    """Return whether a language model writes captions; those of a grammar or a file cost no arithmetic."""
+    return any(origin.source == "llm" for origin in recipe.captions.origins)
 
 
 def _image_bytes(recipe: Recipe) -> float:

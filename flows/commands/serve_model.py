@@ -1,4 +1,4 @@
-"""`lightgen serve-model`: a student as an OpenAI-compatible images endpoint."""
+"""`lightgen serve-model` and `gallery`: a student as an OpenAI-compatible images endpoint, and a page to try it in."""
 
 import ipaddress
 import logging
@@ -20,8 +20,11 @@ def serve_model(
     max_batch: int,
     max_queue: int,
     store_uri: str | None,
+    page: bool = False,
 ) -> None:
     """Serve a student until SIGTERM or Ctrl-C, then answer what was accepted and return.
+
+    page: also the gallery.
 
     Raises:
         UserError: no student, a port that is taken, or an address beyond this machine without LIGHTGEN_SERVE_KEY.
@@ -42,13 +45,18 @@ def serve_model(
     hosts = ("127.0.0.1", "localhost") if loopback and not key else ()
     served = name or Path(checkpoint).stem
     app = create_app(student.model, batcher, served, key, hosts)
+    if page:
+        from lightgen_core.serving.gallery import add_gallery
+
+        add_gallery(app, student.model, batcher, served, key=bool(key))
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, server_header=False)
     try:
         socket = config.bind_socket()
     except SystemExit as error:  # uvicorn has logged the reason
         raise UserError(f"{host}:{port} cannot be served at; give another --port, or 0 for any that is free") from error
     address = socket.getsockname()
-    log.info("%s is served at http://%s:%d/v1; Ctrl-C or SIGTERM ends it", served, host, address[1])
+    path = "" if page else "v1"
+    log.info("%s is served at http://%s:%d/%s; Ctrl-C or SIGTERM ends it", served, host, address[1], path)
     try:
         uvicorn.Server(config).run(sockets=[socket])
     except KeyboardInterrupt:  # uvicorn raises the signal again after its orderly end

@@ -1,4 +1,4 @@
-"""Commands for students: `sample`, `inpaint`, `eval`, `compare`, `import-upstream`, `export` and `serve-model`."""
+"""Commands for students: `sample`, `inpaint`, `eval`, `compare`, `import-upstream`, `export`, `serve-model`, `gallery`."""
 
 import json
 from pathlib import Path
@@ -204,4 +204,23 @@ def compare(first: str, second: str, store_uri: str | None, output: Path | None,
     click.echo(json.dumps(result) if as_json else describe_comparison(result))
 
 
-STUDENT_COMMANDS = (sample, inpaint, evaluate, compare, import_upstream, export, serve_model)
+@click.command()
+@click.argument("checkpoint")
+@click.option("--host", default="127.0.0.1", help="Any but this machine's needs LIGHTGEN_SERVE_KEY.")
+@click.option("--port", type=click.IntRange(0, 65535), default=7860, help="0: any that is free.")
+@store_option
+def gallery(checkpoint: str, host: str, port: int, store_uri: str | None) -> None:
+    """Try the student in CHECKPOINT on a page in the browser.
+
+    Prompts, seeds, steps and guidance; a brush marks what is to be drawn anew, and an image can be continued beyond its
+    edges. The page loads nothing from elsewhere.
+
+    \b
+    lightgen gallery demo
+    """
+    from flows.commands.serve_model import serve_model as serve
+
+    serve(checkpoint, host, port, None, max_batch=16, max_queue=64, store_uri=store_uri, page=True)
+
+
+STUDENT_COMMANDS = (sample, inpaint, evaluate, compare, import_upstream, export, serve_model, gallery)

@@ -52,6 +52,8 @@ def run_page(result: Mapping[str, Any], outcome: Planner, pages: Mapping[str, st
     if result["report"]:
         blocks.append(f"Report: `{result['report']}`")
     if result["scores"]:
+        if outcome.recipe.smoke_test:
+            blocks.append("**The scores mean nothing**: the recipe is too small to learn from.")
         blocks += scores_markdown(result["scores"])
     return "\n\n".join([*blocks, _costs(outcome, states, pages), f"Store: `{result['store']}`"])
 

@@ -53,13 +53,14 @@ def _content(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except _UNREADABLE as error:
-        raise UpstreamError(f"{path} cannot be read safely: {_why_unreadable(str(error))}") from error
+        raise UpstreamError(f"{path} cannot be read safely: {_why_unreadable(error)}") from error
 
 
-def _why_unreadable(message: str) -> str:
+def _why_unreadable(error: Exception) -> str:
     """Summarise an error without torch's advice to read the file unsafely."""
+    message = str(error)
     if called := re.search(r"GLOBAL ([\w.]+)", message):
         return f"it holds {called[1]}, which is no tensor and could run code. Save its weights alone, and import those"
-    if "weights_only" in message or not message:
+    if "weights_only" in message or not message or isinstance(error, LookupError):  # of a pickle's opcode or memo
         return "its pickle is damaged or of another kind. Fetch the file again"
     return f"neither .pth nor .safetensors can be made of it ({message.splitlines()[0]}). Is it cut? Fetch it again"

@@ -46,8 +46,9 @@ def number(value: float) -> str:
 
 
 def interval(score: Interval) -> str:
-    """Format the ends of a score's interval: 0.71 to 0.77 with an en dash."""
-    return f"{score.low:.2f}\N{EN DASH}{score.high:.2f}"
+    """Format the ends of a score's interval: 0.71 to 0.77 with an en dash, or "to" beside a minus."""
+    between = " to " if score.low < 0 else "\N{EN DASH}"
+    return f"{score.low:.2f}{between}{score.high:.2f}"
 
 
 def percent(fraction: float) -> str:

@@ -52,14 +52,7 @@ def inpaint(
         InpaintError: sizes that differ or are not whole tokens, a mask that touches no token or every one.
     """
     patch, side = student.info.patch, student.codec.stride * student.info.patch
-    _check(image, mask, side)
-    renewed = renewed_tokens(mask, side)
-    if renewed.all() or not renewed.any():
-        raise InpaintError(
-            f"the mask touches {renewed.sum()} of {renewed.size} tokens of {side} x {side} px: "
-            + ("nothing would be kept; sample an image instead" if renewed.all() else "there is nothing to sample")
-            + ". White is where new pixels are wanted"
-        )
+    renewed = require_mask(image, mask, side)
     known = patchify(torch.from_numpy(student.codec.encode(image[None])), patch)
     text, text_mask = student.encode_text([caption])
     tokens = sample(
@@ -75,6 +68,21 @@ def inpaint(
     decoded = student.codec.decode(unpatchify(tokens, renewed.shape, student.info.channels, patch).float())[0]
     new = renewed.repeat(side, axis=0).repeat(side, axis=1)
     return Inpainted(tokens, renewed, decoded, np.where(new[..., None], decoded, image))
+
+
+def require_mask(
+    image: UInt8[np.ndarray, "height width 3"], mask: Bool[np.ndarray, "mask_height mask_width"], side: int
+) -> Bool[np.ndarray, "rows columns"]:
+    """Return the tokens to sample. Raises InpaintError as `inpaint` does."""
+    _check(image, mask, side)
+    renewed = renewed_tokens(mask, side)
+    if renewed.all() or not renewed.any():
+        raise InpaintError(
+            f"the mask touches {renewed.sum()} of {renewed.size} tokens of {side} x {side} px: "
+            + ("nothing would be kept; sample an image instead" if renewed.all() else "there is nothing to sample")
+            + ". White is where new pixels are wanted"
+        )
+    return renewed
 
 
 def _check(image: np.ndarray, mask: np.ndarray, side: int) -> None:

@@ -19,11 +19,12 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from lightgen_core.config import SamplerConfig
 from lightgen_core.images.codec import encode_png
+from lightgen_core.sampling.inpaint import inpaint
 from lightgen_core.sampling.text_to_image import TextToImage
-from lightgen_core.serving.batcher import Batcher, Closed, ImageRequest, QueueFull
+from lightgen_core.serving.batcher import Batcher, Closed, ImageRequest, Masked, QueueFull
 
 MAX_BODY = 65_536
-"""Bytes of a request."""
+"""Bytes of a request without images."""
 MAX_IMAGES = 10
 """Images of one request, as at OpenAI."""
 MAX_AREA = 4
@@ -39,20 +40,25 @@ class RequestError(Exception):
         self.status, self.code = status, code
 
 
-class GenerationRequest(BaseModel):
-    """Body of a request; unknown fields are refused. steps, guidance_scale and seed are not OpenAI's."""
+class SamplingRequest(BaseModel):
+    """What to sample and how; unknown fields are refused. steps, guidance_scale and seed are not OpenAI's."""
 
     model_config = ConfigDict(extra="forbid")
 
     prompt: str = Field(min_length=1, max_length=4000, pattern=r"\S")
-    model: str | None = None
     n: int = Field(1, ge=1, le=MAX_IMAGES)
-    size: str | None = Field(None, pattern=r"^(auto|[1-9]\d{0,4}x[1-9]\d{0,4})$", description="WIDTHxHEIGHT, px")
-    response_format: Literal["b64_json"] | None = None
-    output_format: Literal["png"] | None = None
     seed: int | None = Field(None, ge=0, lt=2**63 - MAX_IMAGES, description="of the first image; each further adds 1")
     steps: int | None = Field(None, ge=1, le=1024, description="iterations")
     guidance_scale: float | None = Field(None, ge=1, le=100)
+
+
+class GenerationRequest(SamplingRequest):
+    """Body of a request for images."""
+
+    model: str | None = None
+    size: str | None = Field(None, pattern=r"^(auto|[1-9]\d{0,4}x[1-9]\d{0,4})$", description="WIDTHxHEIGHT, px")
+    response_format: Literal["b64_json"] | None = None
+    output_format: Literal["png"] | None = None
     # Without meaning here, and sent by clients made for OpenAI.
     background: str | None = None
     moderation: str | None = None
@@ -61,11 +67,14 @@ class GenerationRequest(BaseModel):
     user: str | None = None
 
 
-def batch_sampler(model: TextToImage) -> Callable[[Sequence[ImageRequest]], np.ndarray]:
+def batch_sampler(model: TextToImage) -> Callable[[Sequence[ImageRequest]], Sequence[np.ndarray] | np.ndarray]:
     """Return the `sample` of a `Batcher`."""
 
-    def sample(requests: Sequence[ImageRequest]) -> np.ndarray:
+    def sample(requests: Sequence[ImageRequest]) -> Sequence[np.ndarray] | np.ndarray:
         sampler = SamplerConfig.model_validate_json(requests[0].sampler)
+        if masked := requests[0].masked:
+            given = (model, masked.image, masked.mask)
+            return [inpaint(*given, each.prompt, each.seed, sampler).pasted for each in requests]
         prompts, seeds = [request.prompt for request in requests], [request.seed for request in requests]
         return model.sample(prompts, seeds, sampler=sampler, grid=requests[0].grid).images
 
@@ -87,6 +96,7 @@ def create_app(model: TextToImage, batcher: Batcher, name: str, key: str = "", h
         await asyncio.to_thread(batcher.close)
 
     app = FastAPI(title="LightGen", lifespan=lifespan, openapi_url=None)
+    app.state.max_bodies = {}  # bytes by path, where not MAX_BODY
     started = int(time.time())
 
     @app.middleware("http")
@@ -95,8 +105,9 @@ def create_app(model: TextToImage, batcher: Batcher, name: str, key: str = "", h
         if key and request.url.path.startswith("/v1/") and not _has_key(request, key):
             return _error(401, "the API key is missing or wrong: send Authorization: Bearer KEY", "invalid_api_key")
         length = request.headers.get("content-length", "0" if request.method == "GET" else "")
-        if not length.isdecimal() or int(length) > MAX_BODY:
-            return _error(413, f"a request has a Content-Length of at most {MAX_BODY} bytes", "request_too_large")
+        most = app.state.max_bodies.get(request.url.path, MAX_BODY)
+        if not length.isdecimal() or int(length) > most:
+            return _error(413, f"a request has a Content-Length of at most {most} bytes", "request_too_large")
         return await proceed(request)
 
     if hosts:
@@ -126,13 +137,28 @@ def create_app(model: TextToImage, batcher: Batcher, name: str, key: str = "", h
     async def generate(asked: GenerationRequest) -> dict[str, Any]:
         if asked.model not in (None, name):
             raise RequestError(404, f"there is no model {asked.model!r}; this server has {name!r}", "model_not_found")
-        seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
-        images = await _sample(batcher, _requests(asked, model, seed))
-        encoded = [base64.b64encode(await asyncio.to_thread(encode_png, image)).decode() for image in images]
-        data = [{"b64_json": image, "seed": seed + number} for number, image in enumerate(encoded)]
-        return {"created": int(time.time()), "output_format": "png", "data": data}
+        return await answer_images(batcher, model, asked, token_grid(asked.size, model))
 
     return app
+
+
+async def answer_images(
+    batcher: Batcher,
+    model: TextToImage,
+    asked: SamplingRequest,
+    grid: tuple[int, int],
+    masked: Masked | None = None,
+) -> dict[str, Any]:
+    """Return the answer to a request: PNG images in base64, each with its seed. Raises RequestError."""
+    seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
+    changes = {"iterations": asked.steps, "guidance_scale": asked.guidance_scale}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    sampler = model.sampler.model_copy(update=changes).model_dump_json()
+    requests = [ImageRequest(asked.prompt, seed + number, sampler, grid, masked) for number in range(asked.n)]
+    images = await _sample(batcher, requests)
+    encoded = [base64.b64encode(await asyncio.to_thread(encode_png, image)).decode() for image in images]
+    data = [{"b64_json": image, "seed": seed + number} for number, image in enumerate(encoded)]
+    return {"created": int(time.time()), "output_format": "png", "data": data}
 
 
 async def _sample(batcher: Batcher, requests: list[ImageRequest]) -> list[np.ndarray]:
@@ -151,14 +177,7 @@ async def _sample(batcher: Batcher, requests: list[ImageRequest]) -> list[np.nda
         raise RequestError(500, f"the image failed: {type(error).__name__}; see the server's log", "failed") from error
 
 
-def _requests(asked: GenerationRequest, model: TextToImage, seed: int) -> list[ImageRequest]:
-    changes = {"iterations": asked.steps, "guidance_scale": asked.guidance_scale}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    sampler, grid = model.sampler.model_copy(update=changes).model_dump_json(), _grid(asked.size, model)
-    return [ImageRequest(asked.prompt, seed + number, sampler, grid) for number in range(asked.n)]
-
-
-def _grid(size: str | None, model: TextToImage) -> tuple[int, int]:
+def token_grid(size: str | None, model: TextToImage) -> tuple[int, int]:
     """Return rows and columns of tokens of a size. Raises RequestError."""
     rows, columns = model.info.grid
     if size in (None, "auto"):

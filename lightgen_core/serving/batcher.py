@@ -21,19 +21,31 @@ class Closed(Exception):
     """Nothing is accepted any more: the server ends."""
 
 
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """An image uint8 (height, width, 3), of which the tokens that a mask (height, width) touches are sampled anew."""
+
+    image: np.ndarray
+    mask: np.ndarray
+
+
 @dataclass(frozen=True)
 class ImageRequest:
-    """One image; those with equal samplers (`SamplerConfig` as JSON) and grids (tokens) may be sampled together."""
+    """One image; those with equal samplers (`SamplerConfig` as JSON) and grids (tokens) may be sampled together.
+
+    masked: to be inpainted; then only the images of one `Masked` are sampled together.
+    """
 
     prompt: str
     seed: int
     sampler: str
     grid: tuple[int, int]
+    masked: Masked | None = None
 
     @property
     def group(self) -> Hashable:
         """Fields that all images of a batch share."""
-        return self.sampler, self.grid
+        return self.sampler, self.grid, self.masked
 
 
 @dataclass

@@ -158,6 +158,7 @@ def test_a_recipe_that_changed_gives_the_newest_student_of_its_name(made, tmp_pa
         ("dpo/zz", "dpo/zz names no artifacts"),
         ("demo", "demo has no student in"),
         ("docs", "docs holds no student"),
+        ("README.md", "README.md holds no student: it is a file, not a folder"),
     ],
 )
 def test_what_is_no_checkpoint_is_an_error_that_says_so(made, monkeypatch, checkpoint, message):

@@ -1,30 +1,18 @@
 """The Prefect UI in a real browser: two runs of the smoke recipe, the second one cached."""
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
 from flows.distill import NAMES
 from flows.pages.markdown import escape, quote, table
+from tests.support.browser import browser_page, needs_browser
 from tests.support.prefect_api import PrefectApi
 from tests.support.prefect_server import PrefectServer, prefect_server
 from tests.support.processes import Process, stop
 from tests.support.waiting import PATIENCE
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 SMALL = ("captions.count=120", "synthesis.count=160", "synthesis.shard_size=80", "pairs.count=8")
 ARGUMENTS = ("run", "smoke", *(word for count in SMALL for word in ("--set", count)))
 # The command line, with a training that waits at its thirtieth step until it was looked at.
@@ -46,14 +34,10 @@ ProgressLog.__call__ = hold
 del sys.argv[0]
 main()
 """
-WAIT_MS = 1000 * PATIENCE
-
 pytestmark = [
     pytest.mark.slow(rank=7),
     pytest.mark.browser,
-    pytest.mark.skipif(
-        CHROMIUM is None, reason="no `chromium` on PATH: the Prefect UI is not looked at (Debian: apt install chromium)"
-    ),
+    needs_browser,
 ]
 
 
@@ -78,17 +62,8 @@ def asked() -> list[str]:
 @pytest.fixture(scope="module")
 def browser(asked, tmp_path_factory):
     """A page of a fresh browser."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        profile, size = tmp_path_factory.mktemp("profile"), {"width": 1400, "height": 1000}
-        context = playwright.chromium.launch_persistent_context(
-            profile, executable_path=CHROMIUM, args=FLAGS, viewport=size, timeout=WAIT_MS
-        )
-        context.set_default_timeout(WAIT_MS)
-        context.on("request", lambda request: asked.append(urlsplit(request.url).hostname or ""))
-        yield context.new_page()
-        context.close()
+    with browser_page(tmp_path_factory.mktemp("profile"), asked) as page:
+        yield page
 
 
 def see(page, *texts: str) -> None:

@@ -333,7 +333,7 @@ def test_keys_of_recipes_without_buckets_stay():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["tokens.buckets=['1:1']"], "value error, buckets 1:1 need sizes"),
+        (["tokens.buckets=['1:1']"], "buckets 1:1 need sizes"),
         (["tokens.sizes=[48]", "tokens.buckets=['4:3', '8:6']"], "buckets: 4:3 and 8:6 are one aspect ratio"),
         (["tokens.sizes=[48]", "tokens.buckets=[wide]"], "buckets: found 'wide'; expected an aspect ratio"),
         (

@@ -26,7 +26,7 @@ from lightgen_core.report.data import (
     StageRow,
     Topic,
 )
-from lightgen_core.report.formats import format_bytes, format_duration, image_data_uri, number, percent, when
+from lightgen_core.report.formats import format_bytes, format_duration, image_data_uri, interval, number, percent, when
 from lightgen_core.report.page import headline, render_report
 from lightgen_core.report.svg import log_ticks, round_ticks
 
@@ -373,3 +373,8 @@ def test_credits_name_artist_licence_and_package():
     for credit in credits_of(["zoo:emoji/train"]):
         assert all(part in page for part in (credit.artist, credit.licence, credit.package))
     assert "Credits" not in render_report(report())
+
+
+def test_an_interval_with_a_minus_has_a_word_between_its_ends():
+    ends = [interval(Interval(0.5, low, high, 10)) for low, high in ((0.41, 0.6), (-0.269, -0.067), (-0.217, 0.048))]
+    assert ends == ["0.41\N{EN DASH}0.60", "-0.27 to -0.07", "-0.22 to 0.05"]

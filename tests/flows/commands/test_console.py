@@ -32,7 +32,9 @@ VERBS = [
     "import-upstream",
     "export",
     "serve-model",
+    "gallery",
     "open",
+    "notify",
     "store",
 ]
 

@@ -158,3 +158,13 @@ def test_an_estimate_loads_neither_torch_nor_prefect():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0
     assert re.search(r"pretrain +249,600 images", done.stdout)
+
+
+def test_captions_of_a_file_cost_nothing_and_no_language_model(tmp_path):
+    (tmp_path / "captions.txt").write_text("a house by the sea\n")
+    path = f"{tmp_path / 'captions.txt'}"
+    file = ["captions.source=file", f"captions.file={{path: {path}, format: txt}}"]
+    asked = ["synthesis.teacher=files", f"synthesis.files={{path: {tmp_path}, format: folder}}"]
+    rest = ["pairs.scorer=none", "pairs.kind=teacher", "evaluation.benchmark=prompts", "tokens.sizes=[48]"]
+    result = rows(estimate(load_recipe("smoke", [*file, *asked, *rest]), Rates()))["captions"]
+    assert (result["flops"], result["note"]) == (0.0, "")

@@ -15,18 +15,18 @@ from PIL import Image
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from flows.cli import main
-from lightgen_core.config import HeadConfig, MarConfig, SamplerConfig
+from lightgen_core.config import SamplerConfig
 from lightgen_core.encoders.autoencoder import LatentCodec
 from lightgen_core.encoders.model_ref import resolve
 from lightgen_core.encoders.text_encoder import TextEncoder
-from lightgen_core.model.mar import new_student
 from lightgen_core.model.patchify import patchify
-from lightgen_core.model.save import load_student, save_student
+from lightgen_core.model.save import load_student
 from lightgen_core.model.upstream import upstream_student
 from lightgen_core.sampling.inpaint import inpaint
 from lightgen_core.sampling.text_to_image import StudentInfo, TextToImage
 from lightgen_core.sampling.unmask import sample
 from tests.factories import released_formula as released
+from tests.factories.tiny_checkpoint import save_tiny_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -148,10 +148,13 @@ def unfit_files(state: dict[str, torch.Tensor], whole: bytes, folder: Path) -> d
         "no_ema": ({"model": None, "model_ema": None}, "holds no raw or ema weights"),
         "truncated": (whole[:-2000], "cannot be read safely"),
         "empty": (b"", "cannot be read safely"),
+        "opcode": (b"h\xff.", "its pickle is damaged or of another kind. Fetch the file again"),
     }
 
 
-@pytest.mark.parametrize("name", ["missing", "shape", "extra", "other", "hostile", "no_ema", "truncated", "empty"])
+@pytest.mark.parametrize(
+    "name", ["missing", "shape", "extra", "other", "hostile", "no_ema", "truncated", "empty", "opcode"]
+)
 def test_what_does_not_fit_is_refused_in_few_lines_that_say_what(lightgen, state, checkpoint_file, tmp_path, name):
     content, message = unfit_files(state, checkpoint_file.read_bytes(), tmp_path)[name]
     file = tmp_path / f"{name}.pth"
@@ -212,16 +215,7 @@ def test_components_that_do_not_fit_the_student_are_named(lightgen, checkpoint_f
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory) -> Path:
-    """A small student of the scene world's geometry: 3 x 3 tokens of 16 px."""
-    sizes = {"token_width": 64, "text_width": 128, "width": 32, "heads": 2, "position_grid": 3}
-    depths = {"aligner_depth": 1, "encoder_depth": 1, "decoder_depth": 1, "text_depth": 1}
-    made = new_student(MarConfig(**sizes, **depths), HeadConfig(width=32, depth=1, objective="v"), seed=0)
-    frozen = {"codec": "zoo:autoencoder", "text_encoder": "zoo:t5", "max_text_tokens": 16}
-    sampler = SamplerConfig(iterations=3, head_steps=3, head_sampler="ddim")
-    info = StudentInfo(**frozen, patch=2, channels=16, latent_height=6, latent_width=6, sampler=sampler)
-    folder = tmp_path_factory.mktemp("student")
-    save_student(folder, made, made.state_dict(), info.model_dump(mode="json"))
-    return folder
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("student"))
 
 
 def picture_of(height: int, width: int) -> np.ndarray:

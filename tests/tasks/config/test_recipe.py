@@ -38,6 +38,8 @@ def test_every_field_of_a_recipe_is_documented():
     ("override", "message"),
     [
         ("pretrain.stepz=5", r"pretrain.stepz: unknown field. Did you mean 'steps'\?"),
+        ("steps=5", r"steps: unknown field. Did you mean pretrain.steps or dpo.steps\?"),
+        ("pretrain.log_every=3", r"valid:\n  pretrain: checkpoint_every 10 is no multiple of log_every 3$"),
         ("pretain.steps=5", r"pretain: unknown field. Did you mean 'pretrain'\?"),
         ("pretrain.steps=many", "pretrain.steps: found 'many'; input should be a valid integer"),
         ("synthesis.files={pth: x}", r"synthesis.files.pth: unknown field. Did you mean 'path'\?"),
@@ -57,7 +59,7 @@ def test_every_field_of_a_recipe_is_documented():
         ("pretrain.mask.mean=.nan", "pretrain.mask.mean: found nan; input should be a finite number"),
         ("pretrain.optimizer.betas=[0.9, .nan]", "optimizer.betas.1: found nan; input should be a finite number"),
         ("dpo.beta=1e999", "dpo.beta: found inf; input should be a finite number"),
-        ("captions.llm={model: m, request: {top_k: [.inf]}}", "request: found .*Out of range float values"),
+        ("captions.llm={model: m, request: {top_k: [.inf]}}", "request: found .*out of range float values"),
         ("captions.llm={model: m, request: {date: 2026-01-02}}", "request: found .*date is not JSON.*put it in quotes"),
         ("captions.count=true", "captions.count: found True; this field takes no booleans"),
         ("captions.count=yes", "captions.count: found 'yes'; input should be a valid integer"),
