@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.interleaved import table
-from lightgen_core.intervals import Interval, bootstrap_mean, crossed_mean, macro_mean, wilson_interval
+from lightgen_core.intervals import Interval, bootstrap_mean, crossed_mean, crossed_rate, macro_mean, wilson_interval
 
 Array = npt.NDArray[np.float64]
 
@@ -77,8 +77,15 @@ def bootstrap(world: World, verdicts: Array, repetition: int) -> dict[str, Inter
     seeds = verdicts.shape[1]
     groups = world.groups * seeds
     values = {name: (each.reshape(-1), groups) for name, each in zip(DEMO_RATES, verdicts, strict=True)}
-    by_category = {name: bootstrap_mean(*pair, repetition, resamples=500) for name, pair in values.items()}
-    return {"overall": macro_mean(values, repetition, resamples=500), **by_category}
+    by_category = {name: bootstrap_mean(*pair, repetition, resamples=300) for name, pair in values.items()}
+    return {"overall": macro_mean(values, repetition, resamples=300), **by_category}
+
+
+def bootstrap_overall(world: World, verdicts: Array, repetition: int) -> dict[str, Interval]:
+    """Resample prompts, overall alone."""
+    groups = world.groups * verdicts.shape[1]
+    values = {name: (each.reshape(-1), groups) for name, each in zip(DEMO_RATES, verdicts, strict=True)}
+    return {"overall": macro_mean(values, repetition, resamples=300)}
 
 
 def wilson_over_images(world: World, verdicts: Array, repetition: int) -> dict[str, Interval]:
@@ -96,10 +103,12 @@ def crossed(world: World, verdicts: Array, repetition: int) -> dict[str, Interva
 def crossed_categories(world: World, verdicts: Array, repetition: int) -> dict[str, Interval]:
     """Cross seeds and prompts of each category."""
     groups = world.groups
-    return {
-        name: crossed_mean({name: (each.reshape(len(each), -1), groups)})
-        for name, each in zip(DEMO_RATES, verdicts, strict=True)
-    }
+    paired = verdicts.min() < 0
+    found = {}
+    for name, each in zip(DEMO_RATES, verdicts, strict=True):
+        values = each.reshape(len(each), -1)
+        found[name] = crossed_mean({name: (values, groups)}) if paired else crossed_rate(values, groups)
+    return found
 
 
 def coverage(
@@ -128,37 +137,54 @@ def _sigmoid(values: Array) -> Array:
     return 1 / (1 + np.exp(-values))
 
 
+def one_seed(repetitions: int) -> str:
+    """Return the coverage of intervals of one student, overall and by category."""
+    rows = []
+    for prompts in (80, 160):
+        for name, methods, paired in (
+            ("bootstrap over prompts", (bootstrap,), False),
+            ("bootstrap, paired difference", (bootstrap,), True),
+            ("Wilson over images", (wilson_over_images,), False),
+            ("crossed, Wilson by effective number", (crossed, crossed_categories), False),
+            ("crossed, paired difference", (crossed, crossed_categories), True),
+        ):
+            found: dict[str, tuple[float, float]] = {}
+            for method in methods:
+                found |= coverage(World(prompts), method, paired=paired, repetitions=repetitions)
+            cells = [f"{found[each][0]:.3f}" if each in found else "" for each in ("overall", *DEMO_RATES)]
+            rows.append((str(6 * prompts), name, *cells))
+    return table(("prompts", "one seed", "overall", *DEMO_RATES), rows)
+
+
+def several_seeds(repetitions: int) -> str:
+    """Return the coverage of intervals over seeds and prompts, and of the bootstrap over prompts alone."""
+    rows = []
+    for prompts in (80, 160):
+        for seeds in (3, 5):
+            for deviation in (0.0, 0.1, 0.2, 0.4):
+                world, cells = World(prompts, seed=deviation), []
+                for paired in (False, True):
+                    overall = coverage(world, crossed, seeds=seeds, paired=paired, repetitions=repetitions)["overall"]
+                    each = coverage(
+                        world, crossed_categories, seeds=seeds, paired=paired, repetitions=repetitions // 2
+                    ).values()
+                    naive = coverage(
+                        world, bootstrap_overall, seeds=seeds, paired=paired, repetitions=repetitions // 5
+                    )["overall"]
+                    lowest, highest = min(each)[0], max(each)[0]
+                    cells += [f"{overall[0]:.3f}", f"{lowest:.3f} to {highest:.3f}", f"{naive[0]:.3f}"]
+                rows.append((str(6 * prompts), str(seeds), f"{deviation:g}", *cells))
+    kinds = ("overall", "categories", "bootstrap over prompts")
+    return table(("prompts", "seeds", "seed deviation", *kinds, *(f"paired {kind}" for kind in kinds)), rows)
+
+
 def main() -> None:
     """Print a table of one seed, and one of several."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=2000)
     repetitions = parser.parse_args().repetitions
-    rows = []
-    for prompts in (80, 160):
-        for name, method, paired in (
-            ("bootstrap over prompts", bootstrap, False),
-            ("its paired difference", bootstrap, True),
-            ("Wilson over images", wilson_over_images, False),
-        ):
-            found = coverage(World(prompts), method, paired=paired, repetitions=repetitions)
-            cells = [f"{found[each][0]:.3f}" if each in found else "" for each in ("overall", *DEMO_RATES)]
-            rows.append((str(6 * prompts), name, *cells))
-    print(table(("prompts", "one seed", "overall", *DEMO_RATES), rows), flush=True)
-    rows = []
-    for prompts in (80, 160):
-        for seeds in (2, 3, 5):
-            for deviation in (0.0, 0.1, 0.2, 0.4):
-                world = World(prompts, seed=deviation)
-                kinds = ((crossed, False), (crossed, True), (bootstrap, False), (bootstrap, True))
-                found = [
-                    coverage(world, method, seeds=seeds, paired=paired, repetitions=repetitions // 2)
-                    for method, paired in kinds
-                ]
-                cells = [f"{each['overall'][0]:.3f}" for each in found]
-                low = min(each[0] for name, each in found[0].items())
-                rows.append((str(6 * prompts), str(seeds), f"{deviation:g}", *cells[:2], f"{low:.3f}", *cells[2:]))
-    head = ("crossed", "paired", "lowest category", "bootstrap", "its paired")
-    print(table(("prompts", "seeds", "seed deviation, logits", *head), rows))
+    print(one_seed(repetitions), flush=True)
+    print(several_seeds(repetitions))
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def crossed_mean(by_category: Mapping[str, tuple[npt.ArrayLike, Sequence[object]
     z^2 max(0, V_prompts - V_interaction), t with one degree of freedom less than seeds: for means whose variances are
     known that differently well, squared half widths add (Howe 1974, JASA 69). With one seed it is V_prompts alone, and
     says nothing about another training. Of differences of two students on the same prompts and seeds it is the paired
-    difference.
+    difference. A category whose values are all the same counts as if one of its prompts might differ by one.
 
     Args:
         by_category: category -> (values (seeds, n), groups (n,) of prompts).
@@ -117,6 +117,8 @@ def crossed_mean(by_category: Mapping[str, tuple[npt.ArrayLike, Sequence[object]
     for sums, counts in tables:
         influence = weight * (sums - counts * (sums.sum(1, keepdims=True) / counts.sum())) / counts.sum()
         correction = len(counts) / max(1, len(counts) - 1)
+        if np.ptp(sums / counts) == 0:
+            prompts += (weight / len(counts)) ** 2
         prompts += correction * float((influence.mean(0) ** 2).sum())
         interaction += correction * float(((influence - influence.mean(0)) ** 2).sum()) / (seeds * max(1, seeds - 1))
     tail = (1 + level) / 2
@@ -126,6 +128,27 @@ def crossed_mean(by_category: Mapping[str, tuple[npt.ArrayLike, Sequence[object]
     value, half = float(means.mean()), float(np.sqrt(square))
     observations = sum(np.size(values) for values, _ in by_category.values())
     return Interval(value, value - half, value + half, observations)
+
+
+def crossed_rate(values: npt.ArrayLike, groups: Sequence[object], level: float = 0.95) -> Interval:
+    """Return a rate's mean over seeds and prompts with Wilson's interval at the effective number of observations.
+
+    That number is what a rate of independent observations with `crossed_mean`'s variance would have (Korn & Graubard
+    1998, Survey Methodology 24), so that images of one prompt count as much as they say, and the interval stays within
+    0 to 1 and has a width at its ends.
+
+    Args:
+        values: (seeds, n) of 0 and 1.
+        groups: (n,) prompts.
+    """
+    from scipy.stats import norm  # late, as above
+
+    mean = crossed_mean({"": (values, groups)}, level)
+    rate, half, z2 = mean.value, mean.high - mean.value, norm.ppf((1 + level) / 2) ** 2
+    n = float(len(set(groups))) if rate in (0, 1) else min(mean.n, z2 * rate * (1 - rate) / half**2)
+    middle, spread = rate + z2 / (2 * n), np.sqrt(z2 * (rate * (1 - rate) / n + z2 / (4 * n**2)))
+    low, high = (middle - spread) / (1 + z2 / n), (middle + spread) / (1 + z2 / n)
+    return Interval(rate, max(0.0, min(float(low), rate)), min(1.0, max(float(high), rate)), mean.n)
 
 
 def _seed_sums(values: npt.ArrayLike, groups: Sequence[object]) -> _Group:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lightgen_core.evaluation.prompt import Prompt
-from lightgen_core.intervals import Interval, crossed_mean, wilson_interval
+from lightgen_core.intervals import Interval, crossed_mean, crossed_rate
 
 Verdicts = Int[np.ndarray, "seeds prompts images"]
 """1 where a student's image shows its prompt, 0 where not; every seed has the same prompts and image seeds."""
@@ -27,34 +27,18 @@ class Difference:
 def seed_scores(verdicts: Verdicts, prompts: Sequence[Prompt]) -> dict[str, Interval]:
     """Return `overall` and each category's score, with intervals for new seeds and new prompts.
 
-    A category that is all right, or all wrong, has Wilson's interval with one observation for each prompt.
+    Those of categories are Wilson's, by the effective number of observations.
     """
     by_category = _by_category(verdicts, prompts)
-    scores = {"overall": crossed_mean(by_category)}
-    for category, (values, groups) in by_category.items():
-        score = crossed_mean({category: (values, groups)})
-        if score.value in (0, 1):
-            count = len(set(groups))
-            ends = wilson_interval(count if score.value else 0, count)
-            score = Interval(score.value, ends.low, ends.high, score.n)
-        scores[category] = _within(score, 0, 1)
-    return scores | {"overall": _within(scores["overall"], 0, 1)}
+    categories = {name: crossed_rate(*pair) for name, pair in by_category.items()}
+    return {"overall": _within(crossed_mean(by_category), 0, 1), **categories}
 
 
 def paired_difference(later: Verdicts, earlier: Verdicts, prompts: Sequence[Prompt]) -> dict[str, Interval]:
-    """Return the difference of two points on the same prompts and seeds, overall and by category.
-
-    Where every verdict is the same in a category, the interval reaches as far as Wilson's of no change in any prompt.
-    """
+    """Return the difference of two points on the same prompts and seeds, overall and by category."""
     by_category = _by_category(later.astype(np.int64) - earlier, prompts)
-    differences = {"overall": crossed_mean(by_category)}
-    for category, (values, groups) in by_category.items():
-        difference = crossed_mean({category: (values, groups)})
-        if not values.any():
-            reach = wilson_interval(0, len(set(groups))).high
-            difference = Interval(0.0, -reach, reach, difference.n)
-        differences[category] = _within(difference, -1, 1)
-    return differences | {"overall": _within(differences["overall"], -1, 1)}
+    parts = {"overall": by_category, **{name: {name: pair} for name, pair in by_category.items()}}
+    return {name: _within(crossed_mean(part), -1, 1) for name, part in parts.items()}
 
 
 def paired_differences(points: Sequence[Verdicts], prompts: Sequence[Prompt]) -> list[Difference]:

@@ -6,7 +6,7 @@ from scipy.stats import t
 
 from lightgen_core.evaluation.ablation import paired_difference, paired_differences, seed_scores, single_scores
 from lightgen_core.evaluation.prompt import Prompt
-from lightgen_core.intervals import crossed_mean, wilson_interval
+from lightgen_core.intervals import crossed_mean, crossed_rate, wilson_interval
 
 PROMPTS = [Prompt(f"{category} {number}", category, "") for category in ("counting", "colors") for number in range(20)]
 
@@ -56,13 +56,24 @@ def test_overall_is_the_mean_of_categories_and_of_seeds():
 
 def test_a_category_at_the_end_has_wilsons_interval_over_prompts():
     score = seed_scores(np.ones((3, 40, 2), np.int64), PROMPTS)["colors"]
-    assert (score.low, score.high) == (wilson_interval(20, 20).low, 1)
+    assert (score.low, score.high) == (pytest.approx(wilson_interval(20, 20).low), 1)
+
+
+def test_independent_images_have_wilsons_interval_and_copies_that_of_prompts():
+    rng = np.random.default_rng(4)
+    alone = (rng.random((1, 400)) < 0.1).astype(int)
+    score, expected = crossed_rate(alone, range(400)), wilson_interval(int(alone.sum()), 400)
+    assert (score.low, score.high) == pytest.approx((expected.low, expected.high), abs=1e-4)
+    copies = crossed_rate(np.repeat(alone, 2, axis=1), np.repeat(np.arange(400), 2).tolist())
+    assert (copies.low, copies.high) == pytest.approx((score.low, score.high)) and copies.n == 800
 
 
 def test_equal_verdicts_leave_a_difference_uncertain_on_both_sides():
+    """As if one prompt of 20 might have changed."""
     table = np.ones((2, 40, 2), np.int64)
-    difference = paired_difference(table, table, PROMPTS)["colors"]
-    assert (difference.value, difference.low, difference.high) == (0, -difference.high, wilson_interval(0, 20).high)
+    difference = paired_difference(table, table, PROMPTS)
+    assert difference["colors"].high == -difference["colors"].low == pytest.approx(1.959964 / 20)
+    assert difference["overall"].high == pytest.approx(1.959964 / 20 / np.sqrt(2))
 
 
 def test_pairing_takes_out_what_prompts_share():
