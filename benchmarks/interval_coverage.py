@@ -137,10 +137,10 @@ def _sigmoid(values: Array) -> Array:
     return 1 / (1 + np.exp(-values))
 
 
-def one_seed(repetitions: int) -> str:
+def one_seed(sizes: tuple[int, ...], repetitions: int) -> str:
     """Return the coverage of intervals of one student, overall and by category."""
     rows = []
-    for prompts in (80, 160):
+    for prompts in sizes:
         for name, methods, paired in (
             ("bootstrap over prompts", (bootstrap,), False),
             ("bootstrap, paired difference", (bootstrap,), True),
@@ -156,17 +156,17 @@ def one_seed(repetitions: int) -> str:
     return table(("prompts", "one seed", "overall", *DEMO_RATES), rows)
 
 
-def several_seeds(repetitions: int) -> str:
+def several_seeds(sizes: tuple[int, ...], repetitions: int) -> str:
     """Return the coverage of intervals over seeds and prompts, and of the bootstrap over prompts alone."""
     rows = []
-    for prompts in (80, 160):
+    for prompts in sizes:
         for seeds in (3, 5):
             for deviation in (0.0, 0.1, 0.2, 0.4):
                 world, cells = World(prompts, seed=deviation), []
                 for paired in (False, True):
                     overall = coverage(world, crossed, seeds=seeds, paired=paired, repetitions=repetitions)["overall"]
                     each = coverage(
-                        world, crossed_categories, seeds=seeds, paired=paired, repetitions=repetitions // 2
+                        world, crossed_categories, seeds=seeds, paired=paired, repetitions=repetitions // 4
                     ).values()
                     naive = coverage(
                         world, bootstrap_overall, seeds=seeds, paired=paired, repetitions=repetitions // 5
@@ -182,9 +182,11 @@ def main() -> None:
     """Print a table of one seed, and one of several."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=2000)
-    repetitions = parser.parse_args().repetitions
-    print(one_seed(repetitions), flush=True)
-    print(several_seeds(repetitions))
+    parser.add_argument("--prompts", type=int, nargs="+", default=[80, 160], help="prompts of each category")
+    arguments = parser.parse_args()
+    sizes = tuple(arguments.prompts)
+    print(one_seed(sizes, arguments.repetitions), flush=True)
+    print(several_seeds(sizes, arguments.repetitions))
 
 
 if __name__ == "__main__":
