@@ -13,7 +13,7 @@ def ablation_table(result: Mapping[str, Any]) -> str:
     """Return the scores of each point, and the paired differences; `result` as in `results.json`."""
     points, axes = result["points"], result["axes"]
     categories = list(points[0]["scores"])
-    head = [*axes, "captions", "images kept", "steps", "overall (95 %)", *categories[1:]]
+    head = [*axes, "unique captions", "images kept", "steps", "overall (95 %)", *categories[1:]]
     rows = []
     for point in points:
         data, scores = point["data"], point["scores"]
