@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from storage.artifact import Artifact
 from tasks.captions import captions
 from tasks.config.recipe import Recipe
-from tasks.config.rounds import Round, control_rounds, tuning_rounds
+from tasks.config.rounds import Round, control_rounds, pretraining, tuning_rounds
 from tasks.dedup import dedup
 from tasks.dpo import dpo
 from tasks.embeddings import embeddings
@@ -29,7 +29,7 @@ def distill(run: Run, recipe: Recipe) -> None:
     embeddings_ = run(embeddings, synthesis_)
     dedup_ = run(dedup, synthesis_, embeddings_)
     tokens_ = run(tokens, synthesis_)
-    pretrain_ = run(pretrain, tokens_, dedup_)
+    pretrain_ = run(pretrain, tokens_, dedup_, round_=pretraining(recipe))
     tuned = tune(run, tuning_rounds(recipe), pretrain_, tokens_, dedup_, synthesis_)
     controls = tune(run, control_rounds(recipe), pretrain_, tokens_, dedup_, synthesis_)
     evaluation_ = run(evaluation, pretrain_, *tuned[-1:], *controls[-1:])

@@ -40,6 +40,18 @@ def run_result(request: Request, rows: list[dict[str, Any]], seconds: float) -> 
     }
 
 
+def cached_rows(request: Request) -> list[dict[str, Any]] | None:
+    """Return the rows of stages that are all done, or None if one has to be made; under the locks of a run."""
+    rows = []
+    with shared_store_lock(request.store, request.settings):
+        for planned in request.chosen:
+            started = time.monotonic()
+            if not is_done(planned.artifact, request.settings):
+                return None
+            rows.append(stage_row(planned.artifact, "cached", time.monotonic() - started))
+    return rows
+
+
 def cached_result(request: Request) -> dict[str, Any] | None:
     """Return the result of a run with nothing to do, or None if it has to make a stage.
 
@@ -49,13 +61,9 @@ def cached_result(request: Request) -> dict[str, Any] | None:
     # first without locks: another run may hold that of a stage which it makes for hours
     if request.selection.refresh or any(request.plan.check(label).state != "done" for label in chosen):
         return None
-    begun, rows = time.monotonic(), []
-    with shared_store_lock(request.store, request.settings):
-        for label in chosen:
-            started, artifact = time.monotonic(), request.plan.artifacts[label]
-            if not is_done(artifact, request.settings):
-                return None
-            rows.append(stage_row(artifact, "cached", time.monotonic() - started))
+    begun = time.monotonic()
+    if (rows := cached_rows(request)) is None:
+        return None
     result = run_result(request, rows, time.monotonic() - begun)
     log.info("%s: nothing to do; no Prefect server is configured, so this run is not recorded", result["recipe"])
     return result

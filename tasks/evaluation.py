@@ -1,4 +1,4 @@
-"""evaluation: both students -> images of captions they never saw, and scores with intervals where a judge applies."""
+"""evaluation: the students -> images of captions they never saw, and scores with intervals where a judge applies."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -53,15 +53,15 @@ def _frozen_models(recipe: Recipe) -> tuple[str, ...]:
     files=evaluation_files,
     on_device=True,
 )
-def evaluation(ctx: StageContext, pretrain: Artifact, dpo: Artifact, *control: Artifact) -> None:
+def evaluation(ctx: StageContext, pretrain: Artifact, *tuned: Artifact) -> None:
     """Write `samples-*.parquet`, all students on the same captions and seeds; the scores go into the manifest.
 
-    Where nobody can judge, `correct` is null and every score is null: images and, on request, CLIP's score remain.
+    `tuned` is the tuned student and its control, as far as they were asked for. Where nobody can judge, `correct` is
+    null and every score is null: images and, on request, CLIP's score remain.
     """
     recipe, config = ctx.recipe, ctx.recipe.evaluation
-    prompts, students = evaluation_prompts(recipe), {"pretrain": pretrain, "dpo": dpo}
-    if control:
-        (students["sft"],) = control
+    prompts = evaluation_prompts(recipe)
+    students = dict(zip(("pretrain", "dpo", "sft"), (pretrain, *tuned), strict=False))
     if config.references:
         find_references(config.references, [prompt.caption for prompt in prompts])  # an error comes before the work
     shards = split_rows(len(students) * len(prompts) * config.images, config.shard_size, "samples")

@@ -200,6 +200,12 @@ def parse_throughput(arguments: Sequence[str]) -> dict[str, float]:
     return rates
 
 
+def stage_costs(recipe: Recipe, text_tokens: int | None = None) -> dict[str, StageCost]:
+    """Return the cost of each stage, all rounds of preference tuning together; arguments and errors as `estimate`."""
+    text_tokens = min(text_tokens or recipe.tokens.max_text_tokens, recipe.tokens.max_text_tokens)
+    return _data_costs(recipe, text_tokens) | _training_costs(recipe, text_tokens)
+
+
 def estimate(recipe: Recipe, rates: Rates, text_tokens: int | None = None) -> dict[str, Any]:
     """Estimate a recipe: a row for each stage, and the totals.
 
@@ -210,7 +216,7 @@ def estimate(recipe: Recipe, rates: Rates, text_tokens: int | None = None) -> di
         UnknownModelSize: the size of a component is unknown until it is downloaded.
     """
     text_tokens = min(text_tokens or recipe.tokens.max_text_tokens, recipe.tokens.max_text_tokens)
-    costs = _data_costs(recipe, text_tokens) | _training_costs(recipe, text_tokens)
+    costs = stage_costs(recipe, text_tokens)
     rows = [_row(name, costs[name], rates) for name in NAMES]
     hours = sum(row["device_hours"] for row in rows if row["device_hours"] is not None)
     return {

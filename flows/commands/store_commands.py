@@ -34,11 +34,11 @@ def _open(uri: str | None) -> Store:
     return store
 
 
-def _artifacts(store: Store) -> "Iterator[Artifact]":
+def _artifacts(store: Store, *, ablations: bool = True) -> "Iterator[Artifact]":
     from flows.distill import NAMES
     from storage.artifact import Artifact
 
-    for stage in NAMES:
+    for stage in (*NAMES, *(["ablation"] if ablations else [])):
         for key in store.folders(stage):
             yield Artifact(store, stage, key)
 
@@ -90,7 +90,8 @@ def show(artifact: str, store_uri: str | None, as_json: bool) -> None:
     from storage.artifact import Artifact, CorruptArtifact
 
     stage, _, start = artifact.partition("/")
-    require_stage(stage)
+    if stage != "ablation":
+        require_stage(stage)
     store = _open(store_uri)
     keys = [key for key in store.folders(stage) if key.startswith(start)]
     if len(keys) != 1:
@@ -151,7 +152,8 @@ def gc(
 
     Deletes nothing while a run of this machine uses the store. Runs of other machines in a remote store cannot be
     detected: there unfinished artifacts are kept unless --unfinished is given, and only --keep protects what those
-    runs have finished and still need. --set applies to each of the recipes.
+    runs have finished and still need. Results of ablations are kept; their students are not. --set applies to each of
+    the recipes.
 
     \b
     lightgen store gc --keep demo              list what would be deleted
@@ -173,7 +175,7 @@ def gc(
                 f"a run of this machine is at work in {store.uri}, and may need what would go: nothing was deleted.\n"
                 "Give the command again when that run has ended."
             )
-        for artifact in _artifacts(store):
+        for artifact in _artifacts(store, ablations=False):
             if artifact.path in needed:
                 continue
             if not (unfinished or store.supports_locking or artifact.is_committed()):

@@ -1,4 +1,4 @@
-"""Commands for students: `sample`, `inpaint`, `eval`, `compare`, `import-upstream`, `export`, `serve-model`, `gallery`."""
+"""Commands for students: sample, inpaint, eval, compare, import-upstream, export, serve-model, gallery."""
 
 import json
 from pathlib import Path

@@ -9,6 +9,7 @@ from lightgen_core.report.charts import loss_curve
 from lightgen_core.report.data import STUDENTS, Curve, JudgedImage, SampleRow
 from lightgen_core.report.formats import humanize_identifier, interval, number, percent, sentence
 from lightgen_core.report.grid import image_grid
+from lightgen_core.report.svg import file_uri
 from storage.artifact import Artifact
 from storage.rows import take_rows
 from tasks import report_data
@@ -93,6 +94,11 @@ def _evaluation(result: StageResult) -> list[str]:
     return [*_grid("the same captions, drawn by each", rows), *scores_markdown(scores)]
 
 
+def _ablation(result: StageResult) -> list[str]:
+    table_, figure = (result.artifact.open(name).read().decode() for name in ("table.md", "figure.svg"))
+    return [f"![scores of the points]({file_uri(figure)})", table_]
+
+
 def _run_artifacts(result: StageResult) -> report_data.RunArtifacts:
     return report_data.RunArtifacts.of((*result.inputs, result.artifact), result.recipe)
 
@@ -122,4 +128,5 @@ PREVIEWS: Mapping[str, Callable[[StageResult], list[str]]] = {
     "pairs": _pairs,
     "dpo": _dpo,
     "evaluation": _evaluation,
+    "ablation": _ablation,
 }

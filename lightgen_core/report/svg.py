@@ -31,8 +31,8 @@ def style() -> str:
     return (Path(__file__).parent / "charts.css").read_text(encoding="utf-8")
 
 
-def standalone(chart: Markup) -> str:
-    """Return a chart on a styled card as an SVG document of its own."""
+def standalone(chart: Markup, css: str = "") -> Markup:
+    """Return a chart on a styled card as an SVG file; `css`: rules beside those of all charts."""
     size = re.match(r'<svg width="([\d.]+)" height="([\d.]+)"', chart)
     assert size, "not a chart that svg() made"
     width, height = (_short(float(side) + 2 * _MARGIN) for side in size.groups())
@@ -40,16 +40,21 @@ def standalone(chart: Markup) -> str:
         '<svg xmlns="http://www.w3.org/2000/svg" width="{0}" height="{1}" viewBox="-{2} -{2} {0} {1}">'
         '<style>{3}</style><rect x="-{2}" y="-{2}" width="{0}" height="{1}" rx="10" fill="var(--card)"/>'
         '<g font-family="var(--sans)">'
-    ).format(width, height, _MARGIN, Markup(style()))
-    return str(head + chart + Markup("</g></svg>"))
+    ).format(width, height, _MARGIN, Markup(style() + css))
+    return head + chart + Markup("</g></svg>")
 
 
 def image_uri(chart: Markup) -> str:
-    """Return a chart on a styled card as a data URI.
+    """Return a chart on a styled card as a data URI."""
+    return file_uri(standalone(chart))
+
+
+def file_uri(file: str) -> str:
+    """Return an SVG file as a data URI.
 
     Its characters are safe inside Markdown's parentheses, and base64 would make images in it a third larger.
     """
-    return "data:image/svg+xml," + quote(standalone(chart), safe="/:;,=+-.")
+    return "data:image/svg+xml," + quote(file, safe="/:;,=+-.")
 
 
 def rect(x: float, y: float, width: float, height: float, css_class: str) -> Markup:

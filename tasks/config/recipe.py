@@ -26,6 +26,14 @@ class Recipe(Section):
     purpose: str = Field("", description="one line for the report")
     smoke_test: bool = Field(False, description="true for recipes too small to learn; the report then says so")
     seed: int = Field(0, ge=0, lt=2**31, description="every draw of a run follows from it")
+    training_seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**31,
+        description="seed of pre-training and preference tuning, where it is another than seed: one more training on "
+        "the same captions, images, tokens and evaluation",
+        exclude_if=lambda seed: seed is None,
+    )
     world: World = Field(default_factory=World)
     captions: Captions = Field(default_factory=Captions)
     synthesis: Synthesis = Field(default_factory=Synthesis)
@@ -52,6 +60,14 @@ class Recipe(Section):
         return values | {
             name: GENERAL_COMPONENTS[name] | section for name, section in filled.items() if isinstance(section, dict)
         }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _training_seed_differs(cls, values: Any) -> Any:
+        """Leave a training seed out that equals the seed, so that one recipe is written in one way."""
+        if isinstance(values, dict) and values.get("training_seed", -1) == values.get("seed", 0):
+            return {name: value for name, value in values.items() if name != "training_seed"}
+        return values
 
     @model_validator(mode="after")
     def _sampler_fits_objective(self) -> "Recipe":
@@ -168,6 +184,13 @@ class Recipe(Section):
                 "right for squares alone; take one of them out"
             )
         return self
+
+    @property
+    def training(self) -> "Recipe":
+        """This recipe as the training stages read it: its seed is that of training."""
+        if self.training_seed is None:
+            return self
+        return self.model_copy(update={"seed": self.training_seed, "training_seed": None})
 
     @property
     def phases(self) -> tuple[tuple[int | None, Pretrain], ...]:

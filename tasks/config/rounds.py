@@ -7,7 +7,7 @@ from tasks.config.recipe import Recipe
 
 
 class Round(NamedTuple):
-    """One round of `pairs` and `dpo`.
+    """One round of `pairs` and `dpo`, or pre-training before them.
 
     Attributes:
         recipe: the recipe of both stages. It does not hold the number of rounds: more of them leave earlier ones alone.
@@ -16,6 +16,11 @@ class Round(NamedTuple):
 
     recipe: Recipe
     suffix: str
+
+
+def pretraining(recipe: Recipe) -> Round:
+    """Return pre-training as a round: with the seed of training, and no suffix."""
+    return Round(recipe.training, "")
 
 
 def tuning_rounds(recipe: Recipe) -> tuple[Round, ...]:
@@ -30,9 +35,10 @@ def control_rounds(recipe: Recipe) -> tuple[Round, ...]:
 
 def _rounds(recipe: Recipe, objective: str, suffix: str) -> tuple[Round, ...]:
     dpo = recipe.dpo.model_copy(update={"rounds": 1, "control": "none", "objective": objective})
+    training = recipe.training
     return tuple(
         Round(
-            recipe.model_copy(update={"dpo": dpo, "seed": _seed(recipe.seed, number)}),
+            training.model_copy(update={"dpo": dpo, "seed": _seed(training.seed, number)}),
             suffix if number == 1 else f"{suffix}-{number}",
         )
         for number in range(1, recipe.dpo.rounds + 1)
