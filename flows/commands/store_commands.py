@@ -35,10 +35,10 @@ def _open(uri: str | None) -> Store:
 
 
 def _artifacts(store: Store) -> "Iterator[Artifact]":
-    from flows.distill import NAMES
+    from flows.distill import ALL_NAMES
     from storage.artifact import Artifact
 
-    for stage in NAMES:
+    for stage in ALL_NAMES:
         for key in store.folders(stage):
             yield Artifact(store, stage, key)
 
