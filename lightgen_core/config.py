@@ -141,13 +141,25 @@ class SamplerConfig(Section):
         return self
 
 
-class FitConfig(Section):
-    """The training loop: updates, averages, log and checkpoints of any model."""
+class UpdatesConfig(Section):
+    """The updates of a training, and the average of its weights."""
 
     steps: Positive = Field(100_000, description="optimizer updates")
     batch_size: Positive = Field(2048, description="rows of one update: images, or pairs of images")
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="AdamW and its learning rate")
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged weights; smaller at first")
+
+
+class MaskedUpdatesConfig(UpdatesConfig):
+    """Updates of a student, from masked tokens."""
+
+    noise_samples_per_token: Positive = Field(4, description="time steps and noises sampled for each masked token")
+    mask: MaskConfig = Field(default_factory=MaskConfig, description="how many tokens are masked")
+
+
+class RecordsConfig(Section):
+    """Precision, log and checkpoints of a training."""
+
     precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast of the forward pass; weights stay fp32")
     log_every: Positive = Field(50, description="steps averaged into one row of the log")
     checkpoint_every: Positive = Field(1000, description="steps between checkpoints, a multiple of log_every")
@@ -160,13 +172,14 @@ class FitConfig(Section):
         return self
 
 
-class LoopConfig(FitConfig):
-    """The training loop of a student, shared by pre-training and preference tuning."""
+class FitConfig(RecordsConfig, UpdatesConfig):
+    """The training loop, of any model."""
+
+
+class LoopConfig(FitConfig, MaskedUpdatesConfig):
+    """The training loop, shared by pre-training and preference tuning; the bases' order is that of the fields."""
 
     renamed: ClassVar = {"draws_per_token": "noise_samples_per_token", "keep": "keep_checkpoints"}
-
-    noise_samples_per_token: Positive = Field(4, description="time steps and noises sampled for each masked token")
-    mask: MaskConfig = Field(default_factory=MaskConfig, description="how many tokens are masked")
 
 
 class ParallelConfig(Section):

@@ -21,15 +21,15 @@ class DistilOptimizerConfig(OptimizerConfig):
 class DistilHead(FitConfig):
     """Distillation of the full sampler into a head that needs one evaluation a token, the transformer frozen."""
 
-    images: Positive = Field(4000, description="images that the full sampler draws for training captions")
+    images: Positive = Field(2000, description="images that the full sampler draws for training captions")
     tokens_per_image: Positive = Field(16, description="tokens of an image that the head learns from, at most")
     noise_samples_per_token: Positive = Field(
-        4, description="noises of each of these tokens, each sampled to the end by the full sampler"
+        16, description="noises of each of these tokens, each sampled to the end by the full sampler"
     )
     width: Positive | None = Field(None, description="width of the head's residual MLP; none: that of pretrain.head")
     depth: Positive | None = Field(None, description="residual blocks of the head; none: as many as pretrain.head has")
-    steps: Positive = Field(3000, description="optimizer updates")
-    batch_size: Positive = Field(512, description="tokens of one update, each with all its noises")
+    steps: Positive = Field(4000, description="optimizer updates")
+    batch_size: Positive = Field(128, description="tokens of one update, each with all its noises")
     optimizer: DistilOptimizerConfig = Field(
         default_factory=DistilOptimizerConfig, description="Muon and its learning rate"
     )
