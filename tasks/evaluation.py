@@ -55,14 +55,14 @@ def _frozen_models(recipe: Recipe) -> tuple[str, ...]:
     files=evaluation_files,
     on_device=True,
 )
-def evaluation(ctx: StageContext, pretrain: Artifact, dpo: Artifact, *others: Artifact) -> None:
+def evaluation(ctx: StageContext, pretrain: Artifact, dpo: Artifact, *further: Artifact) -> None:
     """Write `samples-*.parquet`, all students on the same captions and seeds; the scores go into the manifest.
 
     Where nobody can judge, `correct` is null and every score is null: images and, on request, CLIP's score remain.
     """
     recipe, config = ctx.recipe, ctx.recipe.evaluation
     prompts, students = evaluation_prompts(recipe), {"pretrain": pretrain, "dpo": dpo}
-    students |= {FEW_STEP if other.stage == "distil_head" else "sft": other for other in others}
+    students |= {FEW_STEP if each.stage == "distil_head" else "sft": each for each in further}
     if config.references:
         find_references(config.references, [prompt.caption for prompt in prompts])  # an error comes before the work
     shards = split_rows(len(students) * len(prompts) * config.images, config.shard_size, "samples")
