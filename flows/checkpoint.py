@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.distill import NAMES
+from flows.distill import ALL_NAMES
 from flows.errors import UserError
 from flows.load import load_recipe, recipe_names
 from flows.plan import Planner, plan
@@ -17,7 +17,7 @@ from tasks.config.settings import Settings
 
 log = logging.getLogger("lightgen")
 
-STUDENTS = {"report": "model/", "dpo": "student/", "pretrain": "student/"}
+STUDENTS = {"report": "model/", "distil_head": "student/", "dpo": "student/", "pretrain": "student/"}
 """Stages whose artifacts hold a student, the most finished first, and its folder there."""
 
 
@@ -45,7 +45,7 @@ def find_student(checkpoint: str | Path, store: str | None = None) -> Checkpoint
     if folder.is_dir():
         return Checkpoint(folder, _artifact_of(folder.absolute()))
     stage, slash, key = name.partition("/")
-    if slash and stage in NAMES and "/" not in key:
+    if slash and stage in ALL_NAMES and "/" not in key:
         return _of_key(open_store(store or Settings().store), stage, key)
     if name in recipe_names() or (folder.is_file() and folder.suffix in (".yaml", ".yml")):
         return _of_recipe(name, open_store(store or Settings().store))
@@ -106,7 +106,7 @@ def finished_students(planner: Planner) -> list[Artifact]:
     The last round of preference tuning comes before earlier ones; the control of preference tuning is none of them.
     """
     rounds = [label for label in planner.stages if re.fullmatch(r"dpo(-\d+)?", label)]
-    labels = ["report", *reversed(rounds), "pretrain"]
+    labels = ["report", *(["distil_head"] if "distil_head" in planner.stages else []), *reversed(rounds), "pretrain"]
     return [planner.artifacts[label] for label in labels if planner.check(label).state == "done"]
 
 

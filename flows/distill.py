@@ -7,6 +7,7 @@ from tasks.captions import captions
 from tasks.config.recipe import Recipe
 from tasks.config.rounds import Round, control_rounds, pretraining, tuning_rounds
 from tasks.dedup import dedup
+from tasks.distil_head import distil_head
 from tasks.dpo import dpo
 from tasks.embeddings import embeddings
 from tasks.evaluation import evaluation
@@ -18,6 +19,9 @@ from tasks.tokens import tokens
 
 STAGES = (captions, synthesis, embeddings, dedup, tokens, pretrain, pairs, dpo, evaluation, report)
 NAMES = tuple(stage.name for stage in STAGES)
+ALL_STAGES = (*STAGES[:-2], distil_head, *STAGES[-2:])
+"""The stages, with those that a recipe switches on by a section of their name."""
+ALL_NAMES = tuple(stage.name for stage in ALL_STAGES)
 
 Run = Callable[..., Artifact]
 
@@ -32,8 +36,9 @@ def distill(run: Run, recipe: Recipe) -> None:
     pretrain_ = run(pretrain, tokens_, dedup_, round_=pretraining(recipe))
     tuned = tune(run, tuning_rounds(recipe), pretrain_, tokens_, dedup_, synthesis_)
     controls = tune(run, control_rounds(recipe), pretrain_, tokens_, dedup_, synthesis_)
-    evaluation_ = run(evaluation, pretrain_, *tuned[-1:], *controls[-1:])
-    run(report, captions_, synthesis_, embeddings_, dedup_, tokens_, pretrain_, *tuned, *controls, evaluation_)
+    heads = [run(distil_head, [pretrain_, *tuned][-1], tokens_)] if recipe.distil_head else []
+    evaluation_ = run(evaluation, pretrain_, *tuned[-1:], *controls[-1:], *heads)
+    run(report, captions_, synthesis_, embeddings_, dedup_, tokens_, pretrain_, *tuned, *controls, *heads, evaluation_)
 
 
 def tune(run: Run, rounds: Sequence[Round], student_: Artifact, *data: Artifact) -> list[Artifact]:

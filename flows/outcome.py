@@ -7,6 +7,7 @@ from typing import Any, Literal
 from flows.plan import named
 from flows.request import Request
 from storage.artifact import Artifact
+from tasks.config.recipe import Recipe
 from tasks.context.scratch import shared_store_lock
 from tasks.stage import is_done
 
@@ -35,7 +36,7 @@ def run_result(request: Request, rows: list[dict[str, Any]], seconds: float) -> 
         "seconds": round(seconds, 3),
         "stages": rows,
         "scores": outcome.scores(),
-        **({"differences": outcome.differences()} if request.recipe.dpo.control != "none" else {}),
+        **({"differences": outcome.differences()} if _has_differences(request.recipe) else {}),
         "report": outcome.report(),
     }
 
@@ -67,3 +68,8 @@ def cached_result(request: Request) -> dict[str, Any] | None:
     result = run_result(request, rows, time.monotonic() - begun)
     log.info("%s: nothing to do; no Prefect server is configured, so this run is not recorded", result["recipe"])
     return result
+
+
+def _has_differences(recipe: Recipe) -> bool:
+    """Return whether a recipe scores more students than the pre-trained and the tuned one."""
+    return recipe.dpo.control != "none" or recipe.distil_head is not None

@@ -66,9 +66,18 @@ class Planner:
         """Return the labels of the stages that run, in order.
 
         A range reaches from the first round of its first stage to the last round of its last one.
+
+        Raises:
+            UserError: the only stage that was asked for is one that the recipe does not have.
         """
         labels = list(self.stages)
         rows = [row for row, label in enumerate(labels) if self.stages[label].stage.name in selection.chosen]
+        if not rows:
+            (name,) = selection.chosen
+            raise UserError(
+                f"{self.recipe.name} has no stage {name}; switch it on by its section: --set '{name}={{}}', or "
+                f"{name}: {{}} in the recipe"
+            )
         if len(selection.chosen) == 1:
             return [labels[row] for row in rows]
         return labels[rows[0] : rows[-1] + 1]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flows.distill import NAMES, STAGES
+from flows.distill import ALL_STAGES, NAMES
 from flows.load import load_recipe
 from flows.plan import PlannedStage, Planner, plan, require_inputs
 from flows.selection import Selection, select
@@ -32,7 +32,7 @@ class Request:
     @property
     def on_device(self) -> bool:
         """True if one of the chosen stages uses the accelerator."""
-        return any(stage.on_device(self.recipe) for stage in STAGES if stage.name in self.selection.chosen)
+        return any(stage.on_device(self.recipe) for stage in ALL_STAGES if stage.name in self.selection.chosen)
 
     @property
     def chosen(self) -> list[PlannedStage]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flows.did_you_mean import did_you_mean
-from flows.distill import NAMES
+from flows.distill import ALL_NAMES
 from flows.errors import UserError
 
 
@@ -25,20 +25,20 @@ def select(
             require_stage(name)
     if only and (from_stage or until):
         raise UserError("--only runs one stage; it does not go with --from or --until")
-    first, last = NAMES.index(from_stage or only or NAMES[0]), NAMES.index(until or only or NAMES[-1])
+    first, last = ALL_NAMES.index(from_stage or only or ALL_NAMES[0]), ALL_NAMES.index(until or only or ALL_NAMES[-1])
     if first > last:
         raise UserError(
-            f"--from {from_stage} comes after --until {until}: no stage is left. Order: {', '.join(NAMES)}."
+            f"--from {from_stage} comes after --until {until}: no stage is left. Order: {', '.join(ALL_NAMES)}."
         )
-    chosen = frozenset(NAMES[first : last + 1])
+    chosen = frozenset(ALL_NAMES[first : last + 1])
     again = chosen if "all" in refresh else frozenset(refresh)
     if again - chosen:
-        left_out, runs = ", ".join(sorted(again - chosen)), ", ".join(NAMES[first : last + 1])
+        left_out, runs = ", ".join(sorted(again - chosen)), ", ".join(ALL_NAMES[first : last + 1])
         raise UserError(f"--refresh {left_out} names a stage that this run leaves out; it runs {runs}")
     return Selection(chosen, again)
 
 
 def require_stage(name: str) -> None:
     """Raise UserError, with the nearest right name, where there is no stage of this name."""
-    if name not in NAMES:
-        raise UserError(f"there is no stage {name!r}.{did_you_mean(name, NAMES)} Stages: {', '.join(NAMES)}.")
+    if name not in ALL_NAMES:
+        raise UserError(f"there is no stage {name!r}.{did_you_mean(name, ALL_NAMES)} Stages: {', '.join(ALL_NAMES)}.")

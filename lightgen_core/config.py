@@ -117,7 +117,11 @@ class SamplerConfig(Section):
     head_steps_last: Positive | None = Field(
         None, description="head steps where all tokens are known, fewer in proportion on the way; none: head_steps"
     )
-    head_sampler: Literal["ddpm", "ddim", "euler"] = Field("ddpm", description="for flow: euler; for others: the rest")
+    head_sampler: Literal["ddpm", "ddim", "euler", "few_step"] = Field(
+        "ddpm",
+        description="for flow: euler; for others ddpm or ddim; few_step: the head of stage distil_head, evaluated once "
+        "for each token instead of head_steps times",
+    )
     guidance_scale: float = Field(4.0, ge=1, description="classifier-free guidance; 1 is none")
     guidance_schedule: Literal["constant", "linear", "interval"] = Field(
         "constant", description="linear: grows with the known share of tokens; interval: only in guidance_interval"
@@ -137,27 +141,45 @@ class SamplerConfig(Section):
         return self
 
 
-class LoopConfig(Section):
-    """The training loop, shared by pre-training and preference tuning."""
-
-    renamed: ClassVar = {"draws_per_token": "noise_samples_per_token", "keep": "keep_checkpoints"}
+class UpdatesConfig(Section):
+    """The updates of a training, and the average of its weights."""
 
     steps: Positive = Field(100_000, description="optimizer updates")
     batch_size: Positive = Field(2048, description="rows of one update: images, or pairs of images")
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="AdamW and its learning rate")
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged weights; smaller at first")
+
+
+class MaskedUpdatesConfig(UpdatesConfig):
+    """Updates of a student, from masked tokens."""
+
     noise_samples_per_token: Positive = Field(4, description="time steps and noises sampled for each masked token")
     mask: MaskConfig = Field(default_factory=MaskConfig, description="how many tokens are masked")
+
+
+class RecordsConfig(Section):
+    """Precision, log and checkpoints of a training."""
+
     precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast of the forward pass; weights stay fp32")
     log_every: Positive = Field(50, description="steps averaged into one row of the log")
     checkpoint_every: Positive = Field(1000, description="steps between checkpoints, a multiple of log_every")
     keep_checkpoints: Positive = Field(2, description="checkpoints kept; with two a damaged one costs little")
 
     @model_validator(mode="after")
-    def _checkpoints_fall_on_log_rows(self) -> "LoopConfig":
+    def _checkpoints_fall_on_log_rows(self) -> Self:
         if self.checkpoint_every % self.log_every:
             raise ValueError(f"checkpoint_every {self.checkpoint_every} is no multiple of log_every {self.log_every}")
         return self
+
+
+class FitConfig(RecordsConfig, UpdatesConfig):
+    """The training loop, of any model."""
+
+
+class LoopConfig(FitConfig, MaskedUpdatesConfig):
+    """The training loop, shared by pre-training and preference tuning; the bases' order is that of the fields."""
+
+    renamed: ClassVar = {"draws_per_token": "noise_samples_per_token", "keep": "keep_checkpoints"}
 
 
 class ParallelConfig(Section):
@@ -242,6 +264,13 @@ class DpoConfig(LoopConfig):
     anchor_weight: float = Field(1.0, ge=0, description="anchor: weight of the winner's error, in units of beta / 2")
     tolerance: float = Field(0.05, gt=0, description="largest relative rise of the winner's error over the reference's")
     tolerance_window: Positive = Field(5, description="log rows over which that rise is averaged before it is judged")
+
+
+class FewStepConfig(Section):
+    """The few-step head: a residual MLP from noise, a token's state and the guidance to the token."""
+
+    width: Positive = Field(description="width of the residual MLP")
+    depth: Positive = Field(description="residual blocks")
 
 
 class CopyConfig(Section):

@@ -1,5 +1,6 @@
 """evaluation: the students -> images of captions they never saw, and scores with intervals where a judge applies."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from lightgen_core.sampling.text_to_image import TextToImage
 
 STUDENTS = ("pretrain", "sft", "dpo")
-"""The students that can be scored; `sft` is the control of preference tuning, if one was asked for."""
+"""The students whose scores every evaluation names; `sft` is the control of preference tuning, None without one."""
+FEW_STEP = "few_step"
+"""The last student with its few-step head, scored where the recipe has one."""
 SCHEMA = schema(
     {
         "id": pa.int64(),
@@ -56,25 +59,24 @@ def _frozen_models(recipe: Recipe) -> tuple[str, ...]:
 def evaluation(ctx: StageContext, pretrain: Artifact, *tuned: Artifact) -> None:
     """Write `samples-*.parquet`, all students on the same captions and seeds; the scores go into the manifest.
 
-    `tuned` is the tuned student and its control, as far as they were asked for. Where nobody can judge, `correct` is
-    null and every score is null: images and, on request, CLIP's score remain.
+    `tuned`: the tuned student, its control and the one with a few-step head, as far as they were asked for. Where
+    nobody can judge, `correct` is null and every score is null: images and, on request, CLIP's score remain.
     """
     recipe, config = ctx.recipe, ctx.recipe.evaluation
-    prompts = evaluation_prompts(recipe)
-    students = dict(zip(("pretrain", "dpo", "sft"), (pretrain, *tuned), strict=False))
+    prompts, students = evaluation_prompts(recipe), _students(pretrain, tuned)
     if config.references:
         find_references(config.references, [prompt.caption for prompt in prompts])  # an error comes before the work
     shards = split_rows(len(students) * len(prompts) * config.images, config.shard_size, "samples")
     ctx.run_shards(shards, SamplingWorker, students, prompts)
     options: dict[str, Any] = {"seed": derive_seed(recipe.seed, "bootstrap"), "resamples": config.resamples}
     options["threads"] = ctx.settings.threads
-    names = tuple(name for name in STUDENTS if name in students)
+    names = tuple(name for name in (*STUDENTS, FEW_STEP) if name in students)
     scored: dict[str, Any] = {"scores": {}, "differences": {}}
     if judge := _load_judge(ctx):
         others = mismatched_prompts(prompts, derive_seed(recipe.seed, "shuffled")).tolist()
         tables = ctx.iter_output("^samples")
         scored = score_samples(tables, names, prompts, others, judge, images=config.images, **options)
-    scored["scores"] = dict.fromkeys((*STUDENTS, "shuffled")) | scored["scores"]
+    scored["scores"] = dict.fromkeys((*dict.fromkeys((*STUDENTS, *names)), "shuffled")) | scored["scores"]
     ctx.counts = {"prompts": len(prompts)}
     ctx.metrics = {"judge": JUDGES.get(config.benchmark), **scored}
     if config.clip_score:
@@ -85,6 +87,14 @@ def evaluation(ctx: StageContext, pretrain: Artifact, *tuned: Artifact) -> None:
     if config.references:
         tables = ctx.iter_output("^samples")
         ctx.metrics["references"] = compare_samples(tables, names, config.references, ctx.device(), **options)
+
+
+def _students(pretrain: Artifact, tuned: Sequence[Artifact]) -> dict[str, Artifact]:
+    """Return the students by their names in the scores."""
+    names = ("dpo", "sft")  # of tuned students, in the order in which they are given
+    full = [each for each in tuned if each.stage != "distil_head"]
+    few_step = [each for each in tuned if each.stage == "distil_head"]
+    return {"pretrain": pretrain} | dict(zip(names, full, strict=False)) | dict(zip([FEW_STEP], few_step, strict=False))
 
 
 def _load_judge(ctx: StageContext) -> Judge | None:
@@ -109,7 +119,9 @@ class SamplingWorker:
             prompts = [self.prompts[index] for _, index, _ in samples]
             seeds = [derive_seed(recipe.seed, "evaluation", index, image) for _, index, image in samples]
             captions = [prompt.caption for prompt in prompts]
-            images = self._load_student(name).sample(captions, seeds, sampler=recipe.sampler).images
+            few_step = recipe.sampler.model_copy(update={"head_sampler": "few_step"})
+            sampler = few_step if name == FEW_STEP else recipe.sampler
+            images = self._load_student(name).sample(captions, seeds, sampler=sampler).images
             verdicts = [None] * len(prompts) if self.judge is None else self.judge(list(images), prompts).tolist()
             encoded = encode_images(images, self.ctx.settings.threads)
             for (row, index, _), *fields in zip(samples, prompts, seeds, encoded, verdicts, strict=True):

@@ -11,16 +11,17 @@ from tasks.stage import stage
 def report(ctx: StageContext, *inputs: Artifact) -> None:
     """Write `report.html`, `ledger.json` (seconds, device seconds, rows and bytes by stage) and `model/`."""
     from lightgen_core.emoji.credits import credits_page
-    from lightgen_core.model.save import load_student, save_student
+    from lightgen_core.model.save import load_few_step, load_student, save_student
     from lightgen_core.report.page import render_report
     from tasks.report_data import RunArtifacts, build_report_data
 
     run = RunArtifacts.of(inputs, ctx.recipe)
-    folder, saved = ctx.scratch / "model", ctx.local_folder(run.last("dpo"), "student/")
+    last = run.artifacts.get("distil_head") or run.last("dpo")
+    folder, saved = ctx.scratch / "model", ctx.local_folder(last, "student/")
     student, info = load_student(saved, weights="raw")
     averaged, _ = load_student(saved, weights="ema")
-    sampler = ctx.recipe.sampler.model_dump(mode="json")
-    save_student(folder, student, averaged.state_dict(), info | {"sampler": sampler})
+    sampler = info["sampler"] if last.stage == "distil_head" else ctx.recipe.sampler.model_dump(mode="json")
+    save_student(folder, student, averaged.state_dict(), info | {"sampler": sampler}, load_few_step(saved))
     data = build_report_data(run)
     if data.credits:
         (folder / "CREDITS.md").write_text(credits_page(data.credits), encoding="utf-8")

@@ -87,7 +87,11 @@ def build_report_data(run: RunArtifacts) -> ReportData:
         },
         smoke_test=recipe.smoke_test,
         samples=samples(run),
-        curves=(loss_curve(artifacts["pretrain"]), *preference_curves(run.last("dpo"))),
+        curves=(
+            loss_curve(artifacts["pretrain"]),
+            *preference_curves(run.last("dpo")),
+            *([few_step_curve(artifacts["distil_head"])] if "distil_head" in artifacts else []),
+        ),
         topics=topics_of(artifacts["captions"]),
         other_topics=max(0, len(topics) - MAX_TOPICS),
         repeats=_repeated_captions(artifacts["captions"]),
@@ -191,6 +195,13 @@ def preference_curves(dpo: Artifact) -> tuple[Curve, ...]:
         Curve("preference accuracy", *accuracy, meaning=chance, reference=0.5),
         Curve("error above the reference", *errors, meaning=rule, reference=0.0),
     )
+
+
+def few_step_curve(distil_head: Artifact) -> Curve:
+    """Return the loss of the few-step head over its training."""
+    within = distil_head.manifest().metrics["variance_of_noises"]
+    meaning = f"squared error of the full sampler's tokens, which vary by {within:.3g} over the noises of one state"
+    return Curve("few-step head loss", *_series(_read_log(distil_head), "loss"), meaning=meaning)
 
 
 def _read_log(artifact: Artifact) -> list[dict[str, float]]:

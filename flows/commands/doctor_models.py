@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.commands.console import format_bytes
-from flows.distill import STAGES
+from flows.distill import ALL_STAGES
 from flows.known_models import KnownModel, known_model
 from lightgen_core.encoders.model_ref import ModelNotFound, ModelRef, parse_model_ref
 from tasks.config.recipe import Recipe
@@ -42,7 +42,7 @@ class Finding:
 def models_of(recipe: Recipe) -> dict[str, list[str]]:
     """Return a recipe's frozen models with the stages that use them; raise ModelNotFound if a checkpoint is missing."""
     users: dict[str, list[str]] = {}
-    for stage in STAGES:
+    for stage in ALL_STAGES:
         for name in stage.weights(recipe):
             users.setdefault(name, []).append(stage.name)
     return users

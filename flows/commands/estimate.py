@@ -9,14 +9,13 @@ from typing import Any
 
 from flows.commands.student_work import StudentWork
 from flows.did_you_mean import did_you_mean
-from flows.distill import NAMES
+from flows.distill import ALL_NAMES
 from flows.errors import UserError
 from flows.known_models import known_model
 from flows.sizes import embedding_width, image_size, student_config, text_width, token_sizes
-from lightgen_core.model.flops import (
-    student_parameters,
-)
+from lightgen_core.model.flops import few_step_head, head_parameters, student_parameters
 from lightgen_core.scene.vocabulary import CATEGORIES
+from tasks.config.distil_head import DistilHead
 from tasks.config.recipe import Recipe
 from tasks.config.sources import TeacherSource
 
@@ -106,14 +105,18 @@ def _training_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     flops = sum(config.steps * config.batch_size * work.training(sizes[size].tokens, config) for size, config in phases)
     keep = max(config.keep_checkpoints for _, config in phases)
     students, evaluation = 2 if recipe.dpo.control == "none" else 3, recipe.evaluation
-    samples = students * len(CATEGORIES) * evaluation.per_category * evaluation.images
+    each = len(CATEGORIES) * evaluation.per_category * evaluation.images
+    samples, sampling = students * each, students * each * work.sampling()
+    distilling = {}
+    if section := recipe.distil_head:
+        distilling = {"distil_head": _distil_cost(work, section)}
+        samples, sampling = samples + each, sampling + each * work.few_step_sampling(section)
     shard = min(evaluation.shard_size, samples)
     return {
         "pretrain": StageCost(images, "images", student, flops, checkpoint * keep),
         **_preference_costs(work),
-        "evaluation": StageCost(
-            samples, "samples", samples * _png_bytes(recipe), samples * work.sampling(), shard=shard
-        ),
+        **distilling,
+        "evaluation": StageCost(samples, "samples", samples * _png_bytes(recipe), sampling, shard=shard),
         "report": StageCost(1, "pages", student + 1e6, note="the tuned student, exported"),
     }
 
@@ -137,6 +140,22 @@ def _preference_costs(work: StudentWork) -> dict[str, StageCost]:
             "winner and loser, policy and reference",
         ),
     }
+
+
+def _distil_cost(work: StudentWork, section: DistilHead) -> StageCost:
+    """Return the cost of the few-step head, its teacher's images included."""
+    rows = section.images * min(section.tokens_per_image, work.last.tokens)
+    values = work.model.width + 2 * section.noise_samples_per_token * work.model.token_width
+    head = head_parameters(work.model, few_step_head(section.head(work.recipe.pretrain.head)))
+    return StageCost(
+        section.images,
+        "images",
+        work.parameters * STUDENT_BYTES + 4 * head + 2 * rows * values,
+        work.distilling(section),
+        head * CHECKPOINT_BYTES * section.keep_checkpoints,
+        f"{rows:,} tokens, held in memory while the head trains",
+        shard=min(section.shard_size, section.images),
+    )
 
 
 def _png_bytes(recipe: Recipe) -> float:
@@ -192,10 +211,10 @@ def parse_throughput(arguments: Sequence[str]) -> dict[str, float]:
             rates[stage] = float(number)
         except ValueError:
             rates[stage] = 0.0
-        if stage not in NAMES or not rates[stage] > 0:
+        if stage not in ALL_NAMES or not rates[stage] > 0:
             raise UserError(
                 f"--throughput {text!r} is not of the form STAGE=ITEMS_PER_SECOND, for example pretrain=420."
-                f"{'' if stage in NAMES else did_you_mean(stage, NAMES)} Stages: {', '.join(NAMES)}."
+                f"{'' if stage in ALL_NAMES else did_you_mean(stage, ALL_NAMES)} Stages: {', '.join(ALL_NAMES)}."
             )
     return rates
 
@@ -217,7 +236,7 @@ def estimate(recipe: Recipe, rates: Rates, text_tokens: int | None = None) -> di
     """
     text_tokens = min(text_tokens or recipe.tokens.max_text_tokens, recipe.tokens.max_text_tokens)
     costs = stage_costs(recipe, text_tokens)
-    rows = [_row(name, costs[name], rates) for name in NAMES]
+    rows = [_row(name, costs[name], rates) for name in ALL_NAMES if name in costs]
     hours = sum(row["device_hours"] for row in rows if row["device_hours"] is not None)
     return {
         "recipe": recipe.name,

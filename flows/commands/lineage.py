@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from flows.distill import NAMES
+from flows.distill import ALL_NAMES
 from storage.artifact import Artifact, CorruptArtifact
 from storage.manifest import Manifest
 
@@ -14,7 +14,8 @@ class Lineage:
     """Manifests of a student's artifact, of all that it was made from, and of the evaluation of it, by label.
 
     A label is the stage, and in later rounds of preference tuning `pairs-2`, `dpo-2` (`storage.artifact.Artifact`).
-    student: its name in the scores (pretrain, sft, dpo). lost: stage/key of inputs that are no longer in the store.
+    student: its name in the scores (pretrain, sft, dpo, few_step).
+    lost: stage/key of inputs that are no longer in the store.
     """
 
     student: str
@@ -36,7 +37,7 @@ class Lineage:
     def ordered(self) -> dict[str, Manifest]:
         """The manifests in the order of the pipeline, and within a stage of their making."""
         items = self.manifests.items()
-        return dict(sorted(items, key=lambda item: (NAMES.index(item[1].stage), item[1].created_at, item[0])))
+        return dict(sorted(items, key=lambda item: (ALL_NAMES.index(item[1].stage), item[1].created_at, item[0])))
 
 
 def trace_lineage(artifact: Artifact) -> Lineage:
@@ -75,7 +76,8 @@ def _name_in(evaluation: Manifest | None, artifact: Artifact) -> str:
     """Return a student's name in the scores of its evaluation."""
     labels = [label for label, key in evaluation.inputs.items() if key == artifact.key] if evaluation else []
     label = labels[0] if labels else artifact.stage
-    return "pretrain" if label == "pretrain" else "sft" if label.startswith("dpo-sft") else "dpo"
+    names = {"pretrain": "pretrain", "distil_head": "few_step"}
+    return names.get(label, "sft" if label.startswith("dpo-sft") else "dpo")
 
 
 def _evaluation_of(artifact: Artifact) -> Manifest | None:

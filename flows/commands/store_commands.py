@@ -35,10 +35,10 @@ def _open(uri: str | None) -> Store:
 
 
 def _artifacts(store: Store, *, ablations: bool = True) -> "Iterator[Artifact]":
-    from flows.distill import NAMES
+    from flows.distill import ALL_NAMES
     from storage.artifact import Artifact
 
-    for stage in (*NAMES, *(["ablation"] if ablations else [])):
+    for stage in (*ALL_NAMES, *(["ablation"] if ablations else [])):
         for key in store.folders(stage):
             yield Artifact(store, stage, key)
 

@@ -4,14 +4,18 @@ from dataclasses import dataclass
 
 from flows.known_models import known_model
 from flows.sizes import Size, student_config, token_sizes
-from lightgen_core.config import LoopConfig, MarConfig
+from lightgen_core.config import HeadConfig, LoopConfig, MarConfig, SamplerConfig
 from lightgen_core.model.flops import (
+    denoising_flops,
+    distillation_flops,
     expected_training_flops,
+    few_step_head,
     forward_flops,
     num_masked_probabilities,
     sampling_flops,
     student_parameters,
 )
+from tasks.config.distil_head import DistilHead
 from tasks.config.recipe import Recipe
 
 
@@ -53,7 +57,29 @@ class StudentWork:
 
     def sampling(self) -> float:
         """Return FLOPs of one sample, decoded."""
-        head, codec, last = self.recipe.pretrain.head, known_model(self.recipe.tokens.codec), self.last
-        options = {"tokens": last.tokens, "text_tokens": self.text_tokens}
-        drawing = sampling_flops(self.model, head, self.recipe.sampler, **options)
-        return drawing + last.height * last.width * ((codec and codec.decoder_flops) or 0.0)
+        return self._drawing(self.recipe.pretrain.head, self.recipe.sampler) + self._decoding
+
+    def few_step_sampling(self, section: DistilHead) -> float:
+        """Return FLOPs of one sample of the few-step head, decoded."""
+        sampler = self.recipe.sampler.model_copy(update={"head_sampler": "few_step"})
+        return self._drawing(few_step_head(section.head(self.recipe.pretrain.head)), sampler) + self._decoding
+
+    def distilling(self, section: DistilHead) -> float:
+        """Return FLOPs of the stage distil_head: images, further noises of their tokens, and the head's training."""
+        head, sampler, samples = self.recipe.pretrain.head, self.recipe.sampler, section.noise_samples_per_token
+        branches = 2 if sampler.guidance_scale > 1 else 1
+        tokens = min(section.tokens_per_image, self.last.tokens)
+        each = self._drawing(head, sampler) + tokens * sampler.head_steps * branches * denoising_flops(
+            self.model, head, noise_samples=samples
+        )
+        rows = section.steps * section.batch_size
+        return section.images * each + rows * distillation_flops(self.model, section.head(head), noise_samples=samples)
+
+    def _drawing(self, head: HeadConfig, sampler: SamplerConfig) -> float:
+        options = {"tokens": self.last.tokens, "text_tokens": self.text_tokens}
+        return sampling_flops(self.model, head, sampler, **options)
+
+    @property
+    def _decoding(self) -> float:
+        codec = known_model(self.recipe.tokens.codec)
+        return self.last.height * self.last.width * ((codec and codec.decoder_flops) or 0.0)

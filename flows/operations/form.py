@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import GetJsonSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema
 
-from flows.distill import NAMES
+from flows.distill import ALL_NAMES
 from flows.load import recipe_names
 from lightgen_core.config import Section
 from tasks.config.recipe import Recipe
@@ -29,8 +29,8 @@ def _tab(title: str, kind: str, **fields: Any) -> dict[str, Any]:
 
 
 _INCLUDED = _tab("comes with LightGen", "string", enum=recipe_names())
-_STAGE = _tab("stage", "string", enum=list(NAMES))
-_STAGES = {"type": "string", "enum": ["all", *NAMES]}
+_STAGE = _tab("stage", "string", enum=list(ALL_NAMES))
+_STAGES = {"type": "string", "enum": ["all", *ALL_NAMES]}
 
 RecipeName = Annotated[str, WithJsonSchema({"anyOf": [_INCLUDED, _tab("path of a YAML file", "string")]})]
 StoreAddress = Annotated[

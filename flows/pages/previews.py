@@ -127,6 +127,7 @@ PREVIEWS: Mapping[str, Callable[[StageResult], list[str]]] = {
     "pretrain": lambda result: _curves([report_data.loss_curve(result.artifact)]),
     "pairs": _pairs,
     "dpo": _dpo,
+    "distil_head": lambda result: _curves([report_data.few_step_curve(result.artifact)]),
     "evaluation": _evaluation,
     "ablation": _ablation,
 }

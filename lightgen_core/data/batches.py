@@ -32,7 +32,7 @@ from lightgen_core.data.token_file import CAPTION_ID, DataError, has_moments
 from lightgen_core.device import to_device
 from lightgen_core.seeds import derive_seed
 
-__all__ = ["Batch", "DataError", "PairBatch", "PairSource", "TokenSource", "prefetch"]
+__all__ = ["Batch", "DataError", "Examples", "PairBatch", "PairSource", "TokenSource", "prefetch"]
 
 Prepared = TypeVar("Prepared")
 
@@ -41,7 +41,7 @@ _SUMS = 1 << 20
 
 
 @dataclass(frozen=True)
-class _Examples:
+class Examples:
     """Rows of one batch. `ids`, (rows,) int64, stay on the host; tensors have the row as their first dimension.
 
     grid: (h, w) in tokens, of every image.
@@ -71,7 +71,7 @@ class _Examples:
 
 
 @dataclass(frozen=True)
-class Batch(_Examples):
+class Batch(Examples):
     """tokens (rows, h*w, token width), text (rows, text tokens, text width), text_mask (rows, text tokens) bool.
 
     std: as `tokens`, which are means then; None of a set without standard deviations.
@@ -84,7 +84,7 @@ class Batch(_Examples):
 
 
 @dataclass(frozen=True)
-class PairBatch(_Examples):
+class PairBatch(Examples):
     """As `Batch`, with the tokens of the preferred image and of the other one for the same text."""
 
     winner: Tensor

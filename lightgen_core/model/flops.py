@@ -7,7 +7,7 @@ activation checkpointing computes a second time. So these are *model* FLOPs, the
 
 import math
 
-from lightgen_core.config import HeadConfig, MarConfig, MaskConfig, SamplerConfig
+from lightgen_core.config import FewStepConfig, HeadConfig, MarConfig, MaskConfig, SamplerConfig
 
 TIME_FEATURES = 256
 """Features of a time step (`lightgen_core.model.head.time_features`)."""
@@ -66,11 +66,18 @@ def expected_training_flops(
 
 
 def sampling_flops(mar: MarConfig, head: HeadConfig, sampler: SamplerConfig, *, tokens: int, text_tokens: int) -> float:
-    """Count the sampling of one image; the cosine schedule is not rounded to whole tokens."""
-    branches = 2 if sampler.guidance_scale > 1 else 1
+    """Count the sampling of one image; the cosine schedule is not rounded to whole tokens.
+
+    head: for `head_sampler` few_step that of the few-step head.
+    """
+    few_step = sampler.head_sampler == "few_step"  # one evaluation, with guidance inside: no second branch
+    branches, head_steps = (
+        (2 if sampler.guidance_scale > 1 and not few_step else 1),
+        1 if few_step else sampler.head_steps,
+    )
     iterations = min(sampler.iterations, tokens)
     once = forward_flops(mar, head, tokens=tokens, masked=tokens, text_tokens=text_tokens, noise_samples=0)
-    denoising = sampler.head_steps * (tokens * branches * _denoising(mar, head) + iterations * _time(head))
+    denoising = head_steps * (tokens * branches * _denoising(mar, head) + iterations * _time(head))
     text_kv = mar.text_depth * _text_kv(mar, text_tokens)
     total = once["aligner"] + text_kv + branches * once["head"] + denoising
     for done in range(iterations):
@@ -189,6 +196,25 @@ def head_parameters(mar: MarConfig, head: HeadConfig) -> int:
         + _linear_parameters(width, 2 * width)
         + _linear_parameters(width, outputs)
     )
+
+
+def few_step_head(sizes: FewStepConfig) -> HeadConfig:
+    """Return the diffusion head with the layers of a few-step head, which has one output a value."""
+    return HeadConfig(width=sizes.width, depth=sizes.depth, objective="flow")
+
+
+def denoising_flops(mar: MarConfig, head: HeadConfig, *, noise_samples: int) -> float:
+    """Count the head at several noises of one state and time; its modulations are computed once."""
+    modulations = linear(1, head.width, 3 * head.width) * head.depth + linear(1, head.width, 2 * head.width)
+    return modulations + noise_samples * (_denoising(mar, head) - modulations)
+
+
+def distillation_flops(mar: MarConfig, sizes: FewStepConfig, *, noise_samples: int) -> float:
+    """Count the forward and backward pass of a few-step head on a token's state with its noises."""
+    head = few_step_head(sizes)
+    forward = linear(1, mar.width, head.width) + _time(head) + denoising_flops(mar, head, noise_samples=noise_samples)
+    data = linear(1, mar.width, head.width) + linear(1, TIME_FEATURES, head.width)
+    return 3 * forward - data - noise_samples * linear(1, mar.token_width, head.width)
 
 
 def student_parameters(mar: MarConfig, head: HeadConfig) -> int:

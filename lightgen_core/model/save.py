@@ -1,10 +1,13 @@
-"""A finished student on disk: `config.json`, `model.safetensors` (raw weights) and `ema.safetensors` (averaged)."""
+"""A finished student on disk: `config.json`, `model.safetensors` (raw weights) and `ema.safetensors` (averaged).
+
+A student whose head was distilled has `few_step.safetensors` beside them, and its sizes in `config.json`.
+"""
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -12,11 +15,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lightgen_core.config import HeadConfig, MarConfig
+from lightgen_core.config import FewStepConfig, HeadConfig, MarConfig
 from lightgen_core.model.atomic_folder import DamagedFolderError, verify_folder, write_folder
+from lightgen_core.model.few_step import FewStepHead
 from lightgen_core.model.mar import Student
 
+Loaded = TypeVar("Loaded")
+
 FORMAT = 1
+FEW_STEP = "few_step"
+"""Name of the few-step head's file, and of its sizes in `config.json`."""
 _FILES = {"raw": "model.safetensors", "ema": "ema.safetensors"}
 _FORMER_NAMES = {"null_word": "null_text", "reader_": "cross_", r"reader\.": "cross_blocks."}
 """Beginnings of parameter names in `mar` of earlier versions, and of today."""
@@ -26,13 +34,20 @@ class StudentError(ValueError):
     """A folder that does not hold a student this version can load."""
 
 
-def save_student(folder: Path, student: Student, ema: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+def save_student(
+    folder: Path,
+    student: Student,
+    ema: Mapping[str, Tensor],
+    info: Mapping[str, Any],
+    few_step: FewStepHead | None = None,
+) -> None:
     """Write or replace a student, whole or not at all; equal students give equal bytes.
 
     Args:
         student: its own weights are the raw ones.
         ema: the averaged weights, a complete state dict.
         info: plain JSON for a sampler (patch, grid, codec, text encoder, sampler defaults).
+        few_step: the head that was distilled from the averaged student, if any.
 
     Raises:
         StudentError: `ema` is of another student.
@@ -40,13 +55,17 @@ def save_student(folder: Path, student: Student, ema: Mapping[str, Tensor], info
     raw = student.state_dict()
     if ema.keys() != raw.keys():
         raise StudentError(f"averaged weights do not match the student's: {sorted(ema.keys() ^ raw.keys())[:5]}")
-    config = {
+    config: dict[str, Any] = {
         "format": FORMAT,
         "mar": student.mar.config.model_dump(mode="json"),
         "head": student.head.config.model_dump(mode="json"),
         "info": dict(info),
     }
-    write_folder(Path(folder), {"model": raw, "ema": ema}, {"config": config})
+    tensors: dict[str, Mapping[str, Tensor]] = {"model": raw, "ema": ema}
+    if few_step is not None:
+        config[FEW_STEP] = few_step.sizes.model_dump(mode="json")
+        tensors[FEW_STEP] = few_step.state_dict()
+    write_folder(Path(folder), tensors, {"config": config})
 
 
 def load_student(
@@ -57,9 +76,42 @@ def load_student(
     Raises:
         StudentError: no student there, a damaged file, another format, or weights that do not fit the configuration.
     """
-    folder = Path(folder)
     if weights not in _FILES:
         raise StudentError(f"weights {weights!r} are unknown; choose ema or raw")
+
+    def load(config: dict[str, Any]) -> tuple[Student, dict[str, Any]]:
+        with torch.device("meta"):
+            student = Student(MarConfig(**config["mar"]), HeadConfig(**config["head"]))
+        saved = load_file(Path(folder) / _FILES[weights], device=str(device))
+        for former, current in _FORMER_NAMES.items():
+            saved = {re.sub(rf"^mar\.{former}", f"mar.{current}", name): tensor for name, tensor in saved.items()}
+        student.load_state_dict(saved, assign=True)
+        return student.eval(), config["info"]
+
+    return _load(Path(folder), load)
+
+
+def load_few_step(folder: Path, device: torch.device | str = "cpu") -> FewStepHead | None:
+    """Load the few-step head that was saved with a student, in evaluation mode; None where there is none.
+
+    Raises:
+        StudentError: as `load_student`.
+    """
+
+    def load(config: dict[str, Any]) -> FewStepHead | None:
+        if FEW_STEP not in config:
+            return None
+        mar = MarConfig(**config["mar"])
+        with torch.device("meta"):
+            head = FewStepHead(FewStepConfig(**config[FEW_STEP]), mar.token_width, mar.width)
+        head.load_state_dict(load_file(Path(folder) / f"{FEW_STEP}.safetensors", device=str(device)), assign=True)
+        return head.eval()
+
+    return _load(Path(folder), load)
+
+
+def _load(folder: Path, load: Callable[[dict[str, Any]], Loaded]) -> Loaded:
+    """Return what `load` makes of a verified folder's configuration. Raises StudentError."""
     if not (folder / "config.json").is_file():
         raise StudentError(f"{folder} holds no student (no config.json); give a folder such as STORE/report/KEY/model")
     try:
@@ -67,14 +119,8 @@ def load_student(
         config = json.loads((folder / "config.json").read_bytes())
         if config["format"] != FORMAT:
             raise StudentError(f"{folder} has format {config['format']}; this version reads {FORMAT}")
-        with torch.device("meta"):
-            student = Student(MarConfig(**config["mar"]), HeadConfig(**config["head"]))
-        saved = load_file(folder / _FILES[weights], device=str(device))
-        for former, current in _FORMER_NAMES.items():
-            saved = {re.sub(rf"^mar\.{former}", f"mar.{current}", name): tensor for name, tensor in saved.items()}
-        student.load_state_dict(saved, assign=True)
+        return load(config)
     except DamagedFolderError as error:
         raise StudentError(f"damaged student: {error}; copy it again, or run the stage that made it again") from error
-    except (KeyError, ValidationError, RuntimeError, SafetensorError) as error:
+    except (KeyError, ValidationError, RuntimeError, SafetensorError, FileNotFoundError) as error:
         raise StudentError(f"{folder} holds a student that does not fit its config.json: {error}") from error
-    return student.eval(), config["info"]

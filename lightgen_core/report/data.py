@@ -13,7 +13,13 @@ from lightgen_core.intervals import Interval
 ImageArray = npt.NDArray[np.uint8]
 """(height, width, 3) sRGB."""
 
-STUDENTS = {"pretrain": "Pre-trained", "sft": "SFT control", "dpo": "After DPO", "shuffled": "Shuffled"}
+STUDENTS = {
+    "pretrain": "Pre-trained",
+    "sft": "SFT control",
+    "dpo": "After DPO",
+    "few_step": "Few-step head",
+    "shuffled": "Shuffled",
+}
 """Scored image sets and their titles; "shuffled" judges by another caption."""
 
 

@@ -58,6 +58,8 @@ def headline(
         clauses.append(f"the pre-trained student scores {_score(overall['pretrain'])}")
     if "dpo" in overall:
         clauses.append(f"after DPO it scores {_score(overall['dpo'])}")
+    if "few_step" in overall:
+        clauses.append(f"with one evaluation of the head for each token it scores {_score(overall['few_step'])}")
     if not clauses:
         return ""
     sentence = "On captions that training never saw, " + ", and ".join(clauses)

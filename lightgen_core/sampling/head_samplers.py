@@ -23,7 +23,8 @@ from lightgen_core.diffusion.schedule import NUM_TRAIN_STEPS, cosine_alpha_bar, 
 Denoiser = Callable[[Tensor, int], Tensor]
 """denoiser(noisy (rows, values), which of the sampler's steps) -> the head's output (rows, outputs)."""
 
-_SAMPLERS = {"ddpm": ("ddpm", "ddim"), "v": ("ddpm", "ddim"), "flow": ("euler",)}
+SAMPLERS = {"ddpm": ("ddpm", "ddim"), "v": ("ddpm", "ddim"), "flow": ("euler",)}
+"""Samplers of a diffusion head, by its objective."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,10 @@ class IncompatibleSamplerError(ValueError):
 
 
 def check_sampler(config: SamplerConfig, objective: Objective) -> None:
-    """Raise IncompatibleSamplerError if a head cannot be sampled so."""
-    allowed = _SAMPLERS[objective.name]
+    """Raise IncompatibleSamplerError if a head cannot be sampled so; a few-step head has no steps to check."""
+    if config.head_sampler == "few_step":
+        return
+    allowed = SAMPLERS[objective.name]
     if config.head_sampler not in allowed:
         raise IncompatibleSamplerError(
             f"head_sampler {config.head_sampler!r} does not fit a head trained with objective {objective.name!r}; "
@@ -135,8 +138,8 @@ def sample_head(
     objective: Objective,
     config: SamplerConfig,
     steps: Sequence[SamplerStep],
-    noises: Float[Tensor, "noises rows values"],
-) -> Float[Tensor, "rows values"]:
+    noises: Float[Tensor, "noises *samples rows values"],
+) -> Float[Tensor, "*samples rows values"]:
     """Sample tokens from noise, without a wait for the device or a copy to it.
 
     Args:

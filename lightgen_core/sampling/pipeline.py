@@ -12,10 +12,11 @@ from PIL import Image
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lightgen_core.config import HeadConfig, MarConfig, SamplerConfig
+from lightgen_core.config import FewStepConfig, HeadConfig, MarConfig, SamplerConfig
 from lightgen_core.encoders.autoencoder import LatentCodec
 from lightgen_core.encoders.dtypes import PRECISIONS
 from lightgen_core.encoders.text_encoder import TextEncoder
+from lightgen_core.model.few_step import FewStepHead
 from lightgen_core.model.mar import Student
 from lightgen_core.model.save import StudentError
 from lightgen_core.sampling.text_to_image import StudentInfo, TextToImage
@@ -29,13 +30,13 @@ FROZEN = ("vae", "text_encoder")
 _PIPELINE_CODE = '''"""The pipeline of this model is part of the package lightgen; see README.md."""
 
 try:
-    from lightgen_core.sampling.pipeline import LightGenPipeline, StudentModel
+    from lightgen_core.sampling.pipeline import FewStepModel, LightGenPipeline, StudentModel
 except ImportError as error:
     raise ImportError(
         f"this model needs the package lightgen, and {error}. Install it as README.md says, then load the model again"
     ) from error
 
-__all__ = ["LightGenPipeline", "StudentModel"]
+__all__ = ["FewStepModel", "LightGenPipeline", "StudentModel"]
 '''
 
 
@@ -58,6 +59,23 @@ class StudentModel(Student, ModelMixin, ConfigMixin):
         return made.eval()
 
 
+class FewStepModel(FewStepHead, ModelMixin, ConfigMixin):
+    """The few-step head with the configuration and the files that diffusers gives its models."""
+
+    @register_to_config
+    def __init__(self, sizes: dict[str, Any], token_width: int, condition_width: int) -> None:
+        FewStepHead.__init__(self, FewStepConfig(**sizes), token_width, condition_width)
+
+    @classmethod
+    def of(cls, head: FewStepHead) -> "FewStepModel":
+        """Return a head with the same weights."""
+        sizes = head.sizes.model_dump(mode="json")
+        with torch.device("meta"):
+            made = cls(sizes, head.mlp.token_width, head.mlp.condition.in_features)
+        made.load_state_dict(head.state_dict(), assign=True)
+        return made.eval()
+
+
 class LightGenPipeline(DiffusionPipeline):
     """Text to image with a student.
 
@@ -68,10 +86,11 @@ class LightGenPipeline(DiffusionPipeline):
         info: `StudentInfo`: geometry, names and precisions of the frozen components, default sampler.
         vae: image autoencoder.
         text_encoder: with its `tokenizer`.
+        few_step: head that was distilled, if any.
     """
 
     model_cpu_offload_seq = "text_encoder->student->vae"
-    _optional_components = (*FROZEN, "tokenizer")
+    _optional_components = (*FROZEN, "tokenizer", "few_step")
 
     def __init__(
         self,
@@ -80,12 +99,14 @@ class LightGenPipeline(DiffusionPipeline):
         text_encoder: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         info: Mapping[str, Any] | None = None,
+        few_step: FewStepModel | None = None,
     ) -> None:
         super().__init__()
         self.info = StudentInfo.model_validate(dict(info or {}))
         if vae is not None and vae.dtype != (dtype := PRECISIONS[self.info.codec_precision]):
             vae = vae.to(dtype)
         self.register_modules(student=student, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
+        self.register_modules(few_step=few_step)
         self.register_to_config(info=self.info.model_dump(mode="json"))
         self._model: TextToImage | None = None
 
@@ -95,6 +116,7 @@ class LightGenPipeline(DiffusionPipeline):
         frozen: dict[str, Any] = {"vae": model.codec.model} if "vae" in inside else {}
         if "text_encoder" in inside:
             frozen |= {"text_encoder": model.text_encoder.model, "tokenizer": model.text_encoder.tokenizer}
+        frozen |= {} if model.few_step is None else {"few_step": FewStepModel.of(model.few_step)}
         info = model.info.model_copy(update={"sampler": model.sampler})
         return cls(StudentModel.of(model.student), **frozen, info=info.model_dump(mode="json"))
 
@@ -136,7 +158,7 @@ class LightGenPipeline(DiffusionPipeline):
                 encoder = TextEncoder.load(info.text_encoder, **states, device=device, dtype=dtype)
             else:
                 encoder = TextEncoder(self.text_encoder, self.tokenizer, device=device, **states)
-            self._model = TextToImage(self.student, info, codec, encoder, device)
+            self._model = TextToImage(self.student, info, codec, encoder, device, few_step=self.few_step)
         return self._model
 
     @torch.no_grad()
@@ -207,4 +229,5 @@ def load_exported(folder: Path, device: torch.device, head_compile: HeadCompileC
     except (OSError, ValueError, SafetensorError) as error:
         raise StudentError(f"{folder} holds no whole exported student: {error}; export or copy it again") from error
     model = pipeline.model
-    return TextToImage(pipeline.student, model.info, model.codec, model.text_encoder, device, head_compile)
+    parts = (pipeline.student, model.info, model.codec, model.text_encoder)
+    return TextToImage(*parts, device, head_compile, pipeline.few_step)

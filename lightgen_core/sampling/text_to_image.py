@@ -15,9 +15,10 @@ from lightgen_core.device import to_device
 from lightgen_core.encoders.autoencoder import LatentCodec
 from lightgen_core.encoders.dtypes import PRECISIONS
 from lightgen_core.encoders.text_encoder import TextEncoder
+from lightgen_core.model.few_step import FewStepHead
 from lightgen_core.model.mar import Student
 from lightgen_core.model.patchify import unpatchify
-from lightgen_core.model.save import StudentError, load_student
+from lightgen_core.model.save import StudentError, load_few_step, load_student
 from lightgen_core.sampling.token_sampler import HeadCompileConfig, TokenSampler
 from lightgen_core.sampling.unmask import pad_text, sample
 
@@ -78,9 +79,11 @@ class TextToImage:
         text_encoder: TextEncoder,
         device: torch.device,
         head_compile: HeadCompileConfig | None = None,
+        few_step: FewStepHead | None = None,
     ) -> None:
         self.student = student.to(device).eval()
-        self.head = TokenSampler(self.student.head, head_compile)
+        self.few_step = None if few_step is None else few_step.to(device).eval()
+        self.head = TokenSampler(self.student.head, head_compile, self.few_step)
         self.info, self.codec, self.text_encoder, self.device = info, codec, text_encoder, device
 
     @classmethod
@@ -124,7 +127,8 @@ class TextToImage:
                 raise StudentError(
                     f"{component} {found}, the student in {folder} reads {expected}: it was trained on another"
                 )
-        return cls(student, info, codec, text_encoder, device, head_compile)
+        few_step = load_few_step(folder, device) if weights == "ema" else None  # made from the averaged weights
+        return cls(student, info, codec, text_encoder, device, head_compile, few_step)
 
     @property
     def sampler(self) -> SamplerConfig:

@@ -73,7 +73,7 @@ def sample(
         grid: (h, w) in tokens.
         known, keep: zero-shot inpainting: tokens of `known` where `keep` is true (row-major, one mask for the batch)
             stay bit for bit and condition the rest.
-        head: any compiled or recorded loop of the student's head.
+        head: any compiled or recorded loop of the student's head, or its few-step head.
 
     Raises:
         ValueError: a sampler that does not fit the head, or inputs whose sizes do not fit each other.
@@ -113,7 +113,7 @@ def _sample_tokens(
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     order = to_device(_orders(masked, generators), device)
     branches = [(mar.text_kv(mar.align(text, text_mask)), text_mask)]
-    if config.guidance_scale > 1:
+    if config.guidance_scale > 1 and config.head_sampler != "few_step":  # whose guidance is inside
         branches.append((mar.text_kv(mar.null_states(batch)), None))
     left = order.shape[1]
     for count in cosine_unmask_schedule(left, config.iterations):

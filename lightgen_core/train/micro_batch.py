@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lightgen_core.config import LoopConfig, ParallelConfig
+from lightgen_core.config import FitConfig, LoopConfig, ParallelConfig
 from lightgen_core.model.mar import Student
 from lightgen_core.model.memory import row_bytes, rows_that_fit, static_bytes
 from lightgen_core.train.parallel import DistributedState
@@ -56,7 +56,7 @@ class MicroBatchSize:
     """
 
     def __init__(
-        self, model: Any, config: LoopConfig, parallel: ParallelConfig, ranks: DistributedState, device: torch.device
+        self, model: Any, config: FitConfig, parallel: ParallelConfig, ranks: DistributedState, device: torch.device
     ) -> None:
         self._model, self._config, self._parallel, self._ranks = model, config, parallel, ranks
         self._limit: int | None = None
@@ -68,7 +68,7 @@ class MicroBatchSize:
     def of(self, rows: int, step: int, source: Any) -> int:
         """Return the size for a step of so many rows of this process."""
         size = rows if isinstance(self._parallel.micro_batch, str | None) else self._parallel.micro_batch
-        if self._memory is not None:
+        if self._memory is not None and isinstance(self._config, LoopConfig):
             grid, text_tokens = source.largest(step)
             mar, head = self._model.mar.config, self._model.head.config
             static = static_bytes(mar, head, self._config)

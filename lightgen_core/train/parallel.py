@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lightgen_core.config import LoopConfig, ParallelConfig
+from lightgen_core.config import FitConfig, ParallelConfig
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class DistributedState:
         return values
 
 
-def check_parallel(config: LoopConfig, parallel: ParallelConfig, processes: int) -> None:
+def check_parallel(config: FitConfig, parallel: ParallelConfig, processes: int) -> None:
     """Raise ValueError if so many processes cannot train a configuration in this way."""
     if config.batch_size % processes:
         raise ValueError(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lightgen_core.config import LoopConfig
+from lightgen_core.config import FitConfig
 from lightgen_core.train.ema import Ema
 from lightgen_core.train.optimizer import make_optimizer
 from lightgen_core.train.parallel import distribute_like, full_tensor, local_parameters, local_tensor
@@ -17,7 +17,7 @@ Tensors = dict[str, dict[str, Tensor]]
 class TrainingState:
     """The state of a run; optimizer and average work on `weights`, this process's part of the trained parameters."""
 
-    def __init__(self, module: nn.Module, config: LoopConfig):
+    def __init__(self, module: nn.Module, config: FitConfig):
         """module: the model itself, not a wrapper."""
         self.module = module
         self._parameters = dict(module.named_parameters())

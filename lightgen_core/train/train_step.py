@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from lightgen_core.config import LoopConfig, ParallelConfig
+from lightgen_core.config import FitConfig, ParallelConfig
 from lightgen_core.model.mar import Mar
 from lightgen_core.seeds import derive_seed
 from lightgen_core.train.compile import blocks_of
@@ -48,7 +48,7 @@ class Criterion(Protocol):
         """True if `should_stop` may end a run, which then needs a checkpoint before its first step."""
 
     @property
-    def config(self) -> LoopConfig:
+    def config(self) -> FitConfig:
         """The run's configuration."""
 
     def prepare(self, model: Any, device: torch.device) -> None:

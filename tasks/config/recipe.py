@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from lightgen_core.config import DpoConfig, SamplerConfig, Section
 from lightgen_core.scene.config import World
 from tasks.config.dedup import Dedup
+from tasks.config.distil_head import DistilHead
 from tasks.config.pairs import Pairs
 from tasks.config.sections import Captions, Embeddings, Evaluation, Pretrain, Report, Synthesis, Tokens
 
@@ -44,6 +45,11 @@ class Recipe(Section):
     sampler: SamplerConfig = Field(default_factory=SamplerConfig, description="how pairs and evaluation sample")
     pairs: Pairs = Field(default_factory=Pairs)
     dpo: DpoConfig = Field(default_factory=DpoConfig)
+    distil_head: DistilHead | None = Field(
+        None,
+        description="after dpo, distil the head into one that needs one evaluation a token; none: no such stage",
+        exclude_if=lambda section: section is None,
+    )
     evaluation: Evaluation = Field(default_factory=Evaluation)
     report: Report = Field(default_factory=Report)
 
@@ -71,6 +77,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _sampler_fits_objective(self) -> "Recipe":
+        if self.sampler.head_sampler == "few_step":
+            raise ValueError(
+                "sampler.head_sampler is few_step, which is learned from the full sampler: give that one here, and "
+                "switch on the section distil_head, whose student samples with few_step"
+            )
         flow_head, flow_sampler = self.pretrain.head.objective == "flow", self.sampler.head_sampler == "euler"
         if flow_head != flow_sampler:
             raise ValueError(

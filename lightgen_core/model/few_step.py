@@ -1,0 +1,45 @@
+"""The few-step head: from noise to a token in one evaluation, with guidance inside.
+
+The full sampler's deterministic steps are a function of the noise, the token's states with and without the caption, and
+the guidance. This head learns that function (`tasks/distil_head.py`; the idea is that of guided distillation, Meng et
+al. 2023, and of regression on a sampler's pairs of noise and data, Luhman and Luhman 2021). It sees the state with the
+caption alone, so that sampling needs no second branch either.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightgen_core.config import FewStepConfig, HeadConfig
+from lightgen_core.model.head import TokenDenoiser
+
+GUIDANCE_UNIT = 0.1
+"""Time that a guidance of 1 is embedded as: guidance 1 to 10 over the range of a diffusion head's times."""
+
+
+class FewStepHead(nn.Module):
+    """The residual MLP of a diffusion head; its time is the guidance, and its output the token itself."""
+
+    def __init__(self, sizes: FewStepConfig, token_width: int, condition_width: int):
+        super().__init__()
+        self.sizes = sizes
+        config = HeadConfig(width=sizes.width, depth=sizes.depth, objective="flow")
+        self.mlp = TokenDenoiser(config, token_width, condition_width)
+
+    def forward(
+        self,
+        noise: Float[Tensor, "*noise_samples rows token_width"],
+        guidance: Float[Tensor, "*#rows"],
+        states: Float[Tensor, "rows condition_width"],
+    ) -> Float[Tensor, "*noise_samples rows token_width"]:
+        """Return the token that the full sampler would reach from a noise, for states that attended to the caption."""
+        return self.mlp(noise, guidance * GUIDANCE_UNIT, states)
+
+
+def new_few_step_head(sizes: FewStepConfig, token_width: int, condition_width: int, seed: int) -> FewStepHead:
+    """Create a head on the CPU with fresh weights from ``seed``; global randomness is untouched."""
+    with torch.device("meta"):
+        head = FewStepHead(sizes, token_width, condition_width)
+    head.to_empty(device="cpu")
+    head.mlp.reset_parameters(torch.Generator().manual_seed(seed))
+    return head

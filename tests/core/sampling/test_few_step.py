@@ -1,0 +1,129 @@
+"""The few-step head: what it learns from is where the full sampler ends, and it replaces all of its evaluations."""
+
+import pytest
+import torch
+
+from lightgen_core.config import FewStepConfig
+from lightgen_core.model.few_step import FewStepHead, new_few_step_head
+from lightgen_core.model.head import TokenDenoiser
+from lightgen_core.model.mar import Mar
+from lightgen_core.sampling.distillation import deterministic, sample_pairs
+from lightgen_core.sampling.head_samplers import IncompatibleSamplerError
+from lightgen_core.sampling.token_sampler import TokenSampler
+from lightgen_core.sampling.unmask import sample
+from tests.factories.tiny_sampling import captions, settings, trained_looking
+from tests.factories.tiny_student import GRID, TOKEN_WIDTH, TOKENS
+
+DETERMINISTIC = [("ddpm", "ddim"), ("v", "ddim"), ("flow", "euler")]
+TEXT, TEXT_MASK = captions(3, 5)
+
+
+def few_step_head(seed=0) -> FewStepHead:
+    """A head whose output layer and modulations are not zero, as they are at the start."""
+    head, generator = new_few_step_head(FewStepConfig(width=16, depth=1), TOKEN_WIDTH, 16, seed), torch.Generator()
+    with torch.no_grad():
+        for weight in head.parameters():
+            weight += 0.1 * torch.randn(weight.shape, generator=generator.manual_seed(1))
+    return head.eval()
+
+
+def pairs_of(student, config, **changes):
+    asked = {"tokens_per_image": TOKENS, "noise_samples": 3} | changes
+    return sample_pairs(student, TEXT, TEXT_MASK, GRID, config, [5, 6], **asked)
+
+
+@pytest.mark.parametrize(("name", "sampler"), DETERMINISTIC)
+def test_a_target_is_where_the_full_sampler_ends(name, sampler, monkeypatch):
+    """From the recorded noise, with the conditions of its iteration and their guidance."""
+    student, config = trained_looking(name), settings(sampler, guidance_schedule="linear", temperature=0.9)
+    seen, plain = [], TokenSampler.tokens
+
+    def spy(self, conditions, noises, config, steps, guidance):
+        seen.append((conditions, steps, guidance))
+        return plain(self, conditions, noises, config, steps, guidance)
+
+    monkeypatch.setattr(TokenSampler, "tokens", spy)
+    pairs = pairs_of(student, config)
+    assert len(pairs.image) == 2 * TOKENS and pairs.tokens.shape == (2 * TOKENS, 3, TOKEN_WIDTH)
+    start, whole, head = 0, config.model_copy(update={"temperature": 1.0}), TokenSampler(student.head)
+    for conditions, steps, guidance in seen:
+        rows = slice(start, start := start + conditions.shape[1])
+        assert torch.equal(pairs.states[rows], conditions[0]) and (pairs.guidance[rows] == guidance).all()
+        for k in range(3):
+            ended = plain(head, conditions, pairs.noise[rows, k][None], whole, steps, guidance)
+            assert torch.allclose(ended, pairs.tokens[rows, k], atol=1e-4, rtol=1e-4)
+    assert start == 2 * TOKENS and len(seen) == 4
+
+
+def test_one_step_of_the_full_sampler_is_its_heads_prediction():
+    """At time 1 a v head's clean token is its prediction, negated."""
+    student, config = trained_looking("v"), settings(head_steps=1, guidance_scale=1.0)
+    pairs = pairs_of(student, config)
+    with torch.no_grad():
+        predicted = student.head(pairs.noise.transpose(0, 1), torch.tensor(1.0), pairs.states)
+    assert torch.allclose(-predicted.transpose(0, 1), pairs.tokens, atol=1e-5)
+
+
+def test_recording_changes_no_image(monkeypatch):
+    student, config, ended = trained_looking("v"), settings(), []
+    plain = sample(student, TEXT, TEXT_MASK, GRID, config, [5, 6])
+    monkeypatch.setattr("lightgen_core.sampling.distillation.sample", lambda *a, **k: ended.append(sample(*a, **k)))
+    pairs_of(student, config)
+    assert torch.equal(ended[0], plain)
+
+
+def test_so_many_tokens_of_each_image_are_recorded():
+    pairs = pairs_of(trained_looking("v"), settings(), tokens_per_image=4)
+    assert pairs.image.bincount().tolist() == [4, 4]
+    assert torch.equal(pairs.noise, pairs.noise.half().float()), "stored without a loss"
+    again = pairs_of(trained_looking("v"), settings(), tokens_per_image=4)
+    assert torch.equal(again.noise, pairs.noise) and torch.equal(again.tokens, pairs.tokens)
+
+
+def test_ancestral_steps_are_taught_by_their_deterministic_form():
+    assert deterministic(settings("ddpm")).head_sampler == "ddim"
+    assert deterministic(settings("euler")) == settings("euler")
+
+
+def test_a_token_costs_one_evaluation_and_an_iteration_one_branch(monkeypatch):
+    """24 times fewer of the head than 12 steps with guidance, and half of the cross-attention."""
+    evaluations, branches = [], []
+    student, few_step = trained_looking("v"), few_step_head()
+    of_head, attend = TokenDenoiser.forward_embedded, Mar.cross_attend
+
+    def head(self, noisy, time, embedded):
+        out = of_head(self, noisy, time, embedded)
+        evaluations.append(out[..., 0].numel())
+        return out
+
+    def cross_attend(self, *inputs, **options):
+        branches.append(1)
+        return attend(self, *inputs, **options)
+
+    monkeypatch.setattr(TokenDenoiser, "forward_embedded", head)
+    monkeypatch.setattr(Mar, "cross_attend", cross_attend)
+    counts = {}
+    for name in ("ddim", "few_step"):
+        evaluations.clear(), branches.clear()
+        sampler = TokenSampler(student.head, few_step=few_step)
+        sample(student, TEXT, TEXT_MASK, GRID, settings(name, head_steps=12), [5, 6], head=sampler)
+        counts[name] = (sum(evaluations), sum(branches))
+    assert counts == {"ddim": (2 * TOKENS * 24, 8), "few_step": (2 * TOKENS, 4)}
+
+
+def test_the_token_is_what_the_few_step_head_gives():
+    student, few_step, generator = trained_looking("v"), few_step_head(), torch.Generator().manual_seed(3)
+    conditions, noises = (torch.randn(1, 4, width, generator=generator) for width in (16, TOKEN_WIDTH))
+    config = settings("few_step", temperature=0.5)
+    drawn = TokenSampler(student.head, few_step=few_step).tokens(conditions, noises, config, 5, 2.0)
+    with torch.no_grad():
+        expected = few_step(0.5 * noises[0], torch.tensor(2.0), conditions[0])
+        other = few_step(0.5 * noises[0], torch.tensor(3.0), conditions[0])
+    assert torch.equal(drawn, expected)
+    assert (other - expected).abs().max() > 1e-3, "guidance is inside"
+
+
+def test_a_student_without_a_few_step_head_says_so():
+    student = trained_looking("v")
+    with pytest.raises(IncompatibleSamplerError, match=r"stage distil_head\); this one has none: choose ddpm or ddim"):
+        sample(student, TEXT, TEXT_MASK, GRID, settings("few_step"), [5, 6])

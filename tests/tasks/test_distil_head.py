@@ -1,0 +1,148 @@
+"""The stage distil_head: off it changes nothing, on it adds one student, scored, exported and resumed as any other."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from flows.commands.estimate import Rates, estimate
+from flows.commands.export import export
+from flows.distill import ALL_NAMES, NAMES
+from flows.errors import UserError
+from flows.load import load_recipe
+from flows.plan import plan
+from flows.selection import select
+from lightgen_core.sampling.text_to_image import TextToImage
+from storage.store import Store, open_store
+from storage.tables import read_table
+from tests.factories.made_stages import make_stages
+from tests.support.contents import contents
+
+SMALL = (
+    "captions.count=48",
+    "synthesis.count=64",
+    "synthesis.shard_size=64",
+    "dedup.clusters=4",
+    "pretrain.steps=10",
+    "pairs.count=8",
+    "pairs.shard_size=8",
+    "dpo.steps=4",
+    "evaluation.per_category=1",
+    "evaluation.resamples=50",
+)
+HEAD = "distil_head={images: 12, shard_size: 8, tokens_per_image: 4, steps: 8, log_every: 4, checkpoint_every: 4}"
+
+
+def recipe_of(*changes: str):
+    return load_recipe("smoke", [*SMALL, *changes])
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Store:
+    return open_store(str(tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture(scope="module")
+def made(store):
+    """All artifacts of a recipe with a few-step head, by label."""
+    return make_stages(store, recipe_of(HEAD), *ALL_NAMES)
+
+
+def folder_of(artifact, name):
+    return artifact.store.local_path(artifact.path) / name
+
+
+def test_without_its_section_the_pipeline_is_the_one_of_ten_stages():
+    without, with_head = (plan(recipe_of(*on), open_store("/nowhere")).artifacts for on in ((), (HEAD,)))
+    assert list(without) == list(NAMES) and "distil_head" not in recipe_of().model_dump()
+    assert list(with_head) == list(ALL_NAMES) == [*NAMES[:8], "distil_head", *NAMES[8:]]
+    assert [with_head[name].key for name in NAMES[:8]] == [without[name].key for name in NAMES[:8]]
+    assert with_head["evaluation"].key != without["evaluation"].key
+
+
+def test_a_stage_that_a_recipe_lacks_is_named_with_its_switch():
+    planner = plan(recipe_of(), open_store("/nowhere"))
+    with pytest.raises(UserError, match=r"^smoke has no stage distil_head; switch it on .*--set 'distil_head=\{\}'"):
+        planner.chosen(select(only="distil_head"))
+    assert planner.chosen(select(from_stage="distil_head")) == ["evaluation", "report"]
+
+
+def test_a_recipe_whose_sampler_is_few_step_is_refused():
+    with pytest.raises(UserError, match=r"head_sampler is few_step, which is learned from the full sampler"):
+        recipe_of("sampler.head_sampler=few_step")
+
+
+def test_the_student_is_the_last_rounds_with_one_file_more(made):
+    before, after = (contents(made[label]) for label in ("dpo", "distil_head"))
+    for name in ("student/model.safetensors", "student/ema.safetensors"):
+        assert after[name] == before[name]
+    assert {name for name in after if name.startswith("student/")} == {
+        *(name for name in before if name.startswith("student/")),
+        "student/few_step.safetensors",
+    }
+    counts = made["distil_head"].manifest().counts
+    assert (counts["rows"], counts["steps"]) == (48, 8)
+    assert len(read_table(made["distil_head"], "^targets")) == 48
+    log = json.load(made["distil_head"].open("log.json"))
+    assert [row["step"] for row in log] == [4, 8] and log[1]["loss"] < log[0]["loss"]
+
+
+def test_it_is_scored_beside_the_other_students(made):
+    metrics = made["evaluation"].manifest().metrics
+    assert list(metrics["scores"]) == ["pretrain", "sft", "dpo", "few_step", "shuffled"]
+    assert list(metrics["differences"]) == ["dpo-pretrain", "few_step-pretrain", "few_step-dpo"]
+    rows = read_table(made["evaluation"], "^samples").to_pylist()
+    seeds = {name: [row["seed"] for row in rows if row["student"] == name] for name in ("dpo", "few_step")}
+    assert seeds["dpo"] == seeds["few_step"] and len(seeds["dpo"]) == 6
+    assert "Few-step head" in made["report"].open("report.html").read().decode()
+
+
+def test_the_reports_student_samples_with_it_by_default(made, tmp_path):
+    """And so does its export; another head_sampler gives the images of the full sampler."""
+    tuned, head = (
+        TextToImage.load(folder, torch.device("cpu"))
+        for folder in (folder_of(made["dpo"], "student"), folder_of(made["report"], "model"))
+    )
+    sampler = recipe_of().sampler
+    assert head.sampler == sampler.model_copy(update={"head_sampler": "few_step"})
+    images = {
+        "few_step": head.sample(["a red circle"], [1]).images,
+        "full": head.sample(["a red circle"], [1], sampler=sampler).images,
+        "tuned": tuned.sample(["a red circle"], [1], sampler=sampler).images,
+    }
+    assert np.array_equal(images["full"], images["tuned"])
+    export(folder_of(made["report"], "model"), tmp_path / "out")
+    exported = TextToImage.load(tmp_path / "out", torch.device("cpu"))
+    assert exported.sampler == head.sampler
+    assert np.array_equal(exported.sample(["a red circle"], [1]).images, images["few_step"])
+
+
+def test_made_again_after_a_kill_it_has_the_same_bytes(made, store):
+    """The first shard is there, the second is not, and no student."""
+    artifact = made["distil_head"]
+    before = contents(artifact)
+    folder = artifact.store.local_path(artifact.path)
+    for name in ("manifest.json", "targets-00001.parquet", "student/few_step.safetensors"):
+        (folder / name).unlink()
+    make_stages(store, recipe_of(HEAD), "distil_head")
+    assert contents(artifact) == before
+
+
+def test_another_training_takes_over_the_targets(made, store):
+    again = make_stages(store, recipe_of(HEAD, "distil_head.steps=4"), "distil_head")["distil_head"]
+    assert again.key != made["distil_head"].key
+    old, new = ({file.name: file.sha256 for file in each.manifest().files} for each in (made["distil_head"], again))
+    assert [new[f"targets-0000{n}.parquet"] == old[f"targets-0000{n}.parquet"] for n in (0, 1)] == [True, True]
+    assert new["student/few_step.safetensors"] != old["student/few_step.safetensors"]
+
+
+def test_its_cost_is_estimated():
+    without, with_head = (estimate(recipe_of(*on), Rates()) for on in ((), (HEAD,)))
+    assert [row["stage"] for row in without["stages"]] == list(NAMES)
+    rows = {row["stage"]: row for row in with_head["stages"]}
+    assert list(rows) == list(ALL_NAMES)
+    assert (rows["distil_head"]["items"], rows["evaluation"]["items"]) == (12, 18)
+    drawn = [rows[name]["flops"] / rows[name]["items"] for name in ("pairs", "evaluation")]
+    assert drawn[1] < drawn[0], "a third of the evaluation's samples are the few-step head's"
+    assert rows["distil_head"]["flops"] > 12 * drawn[0], "images, further noises and training"
