@@ -126,7 +126,7 @@ def _value(value: Any) -> str:
 
 
 def _compared_scores(a: Mapping[str, Any], b: Mapping[str, Any], difference: Mapping[str, Any] | None) -> list[str]:
-    rows = [("score", "A", "B", "B - A")]
+    rows: list[tuple[str, ...]] = [("score", "A", "B", "B - A")]
     for name in dict.fromkeys((*a, *b)):
         cells = [_interval(score[name]) if name in score else "-" for score in (a, b)]
         rows.append((name, *cells, _signed(difference[name]) if difference and name in difference else "-"))
