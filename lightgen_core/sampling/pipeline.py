@@ -90,7 +90,7 @@ class LightGenPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "text_encoder->student->vae"
-    _optional_components = (*FROZEN, "tokenizer", "few_step")
+    _optional_components = [*FROZEN, "tokenizer", "few_step"]  # noqa: RUF012  diffusers joins it to a list
 
     def __init__(
         self,
