@@ -125,6 +125,8 @@ def crossed_mean(by_category: Mapping[str, tuple[npt.ArrayLike, Sequence[object]
     square = norm.ppf(tail) ** 2 * max(0.0, prompts - interaction)
     if seeds > 1:
         square += t.ppf(tail, seeds - 1) ** 2 * float(means.var(ddof=1)) / seeds
+    if square == 0:  # seeds that happen to agree are not certain
+        square = norm.ppf(tail) ** 2 * max(prompts, interaction)
     value, half = float(means.mean()), float(np.sqrt(square))
     observations = sum(np.size(values) for values, _ in by_category.values())
     return Interval(value, value - half, value + half, observations)

@@ -38,6 +38,14 @@ def test_one_seed_has_the_interval_over_prompts_alone():
     assert crossed_mean({"": (values, range(100))}).high == pytest.approx(values.mean() + half)
 
 
+def test_seeds_that_agree_by_chance_are_not_certain():
+    """Two seeds of one score, each right where the other is wrong: no variance between seeds, nor of prompts' means."""
+    values = np.array([[1, 0] * 20, [0, 1] * 20])
+    assert crossed_mean({"": (values, range(40))}).high > 0.5
+    score = crossed_rate(values, range(40))
+    assert 0.3 < score.low < score.value == 0.5 < score.high < 0.7
+
+
 def test_copies_of_a_prompt_narrow_nothing():
     values = np.random.default_rng(2).random((3, 50))
     once = crossed_mean({"": (values, range(50))})

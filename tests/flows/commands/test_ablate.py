@@ -39,4 +39,5 @@ def test_a_given_speed_takes_the_place_of_the_cores():
 
 @pytest.mark.parametrize("value", ["0", "many"])
 def test_a_point_is_trained_once_or_more(value):
-    assert "--seeds" in str(invoke("--axis", "captions", "--values", "1", "--seeds", value).exception)
+    refused = invoke("--axis", "captions", "--values", "1", "--seeds", value)
+    assert (refused.exit_code, "Invalid value for '--seeds'" in refused.output) == (2, True)
