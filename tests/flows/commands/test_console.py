@@ -24,6 +24,7 @@ VERBS = [
     "serve",
     "estimate",
     "doctor",
+    "ablate",
     *RECIPES,
     "sample",
     "inpaint",

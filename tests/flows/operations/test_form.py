@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from prefect.utilities.callables import parameter_schema
 
-from flows.distill import NAMES
+from flows.distill import ALL_NAMES
 from flows.errors import UserError
 from flows.load import load_recipe, recipe_names
 from flows.operations.form import DESCRIPTIVE_FIELDS
@@ -48,8 +48,8 @@ def test_recipes_and_stages_are_choices_and_a_path_may_be_given(schema):
     shipped, path = schema["properties"]["recipe"]["anyOf"]
     assert (shipped["enum"], path["type"]) == (recipe_names(), "string")
     for name in ("only", "from_stage", "until"):
-        assert schema["properties"][name]["anyOf"][1]["enum"] == list(NAMES)
-    assert schema["properties"]["refresh"]["items"]["enum"] == ["all", *NAMES]
+        assert schema["properties"][name]["anyOf"][1]["enum"] == list(ALL_NAMES)
+    assert schema["properties"]["refresh"]["items"]["enum"] == ["all", *ALL_NAMES]
 
 
 def test_every_field_of_a_recipe_is_in_the_form_and_described(sections):
