@@ -50,7 +50,7 @@ def ablate(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Compare variants of RECIPE, each trained from several seeds.
+    """Compare variants of RECIPE over seeds.
 
     What runs have in common is made once, what is done is kept, and an ablation that was killed goes on where it
     stopped. Prints a time estimate, then scores and paired differences with 95 % intervals.

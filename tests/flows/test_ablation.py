@@ -21,6 +21,8 @@ from storage.tables import read_table
 from tests.factories.finished_run import RECIPE
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow(rank=17)
+
 CAPTIONS = [{"axis": "captions", "values": [40, 240]}]
 ITERATIONS = [{"axis": "iterations", "values": [2, 4]}]
 TUNED = ["pairs.scorer=clip", "pairs.margin=0.0001"]

@@ -19,6 +19,8 @@ from storage.tables import read_table
 from tests.factories.made_stages import make_stages
 from tests.support.contents import contents
 
+pytestmark = pytest.mark.slow(rank=18)
+
 SMALL = (
     "captions.count=48",
     "synthesis.count=64",
