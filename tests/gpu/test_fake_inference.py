@@ -179,7 +179,8 @@ def test_what_a_graph_records_casts_no_weight_and_never_waits(monkeypatch, preci
         loop, given = TokenSampler(head, HeadCompileConfig(graphs=True)), torch.empty(2, 6, 8, device=CUDA)
         with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
             loop.tokens(torch.empty(2, 6, 32, device=CUDA), given, config, 2, 4.0)
-        recorded = loop._denoisers[precision].__self__
+        ((_, step),) = loop._denoisers.items()
+        recorded = step.__self__
         weights = {weight.untyped_storage()._cdata for weight in recorded.parameters()}
         products = [kernel for kernel in Recorded.watch.kernels if kernel.name == "addmm"]
     assert len(products) >= 2 * 8 and Recorded.watch.waits == {}
