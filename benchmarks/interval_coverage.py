@@ -1,4 +1,4 @@
-"""How often the 95 % intervals of scores hold the truth, by simulation.
+"""Coverage of the 95 % intervals of scores, by simulation: the share of them that hold the truth.
 
 python -m benchmarks.interval_coverage --repetitions 2000
 
@@ -24,7 +24,7 @@ DEMO_RATES |= {"color_attr": 0.35}
 _FLATTENING = 0.346
 """(16 sqrt(3) / 15 pi)^2: a logit is flattened by sqrt(1 + this x variance) when averaged over a normal deviation."""
 GAIN = 0.5
-"""What the better one of two students has more, in logits: on these rates 0.02 to 0.08."""
+"""Lead of the better one of two students, in logits: on these rates 0.02 to 0.08."""
 
 
 @dataclass(frozen=True)

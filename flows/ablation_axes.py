@@ -29,7 +29,7 @@ DEDUP_OFF = {
     "dedup.copies.correlation": 1,
     "dedup.copies.semantic_correlation": 1,
 }
-"""What `--axis dedup --values off` sets: only exact repetitions are dropped."""
+"""Overrides of `--axis dedup --values off`: only exact repetitions are dropped."""
 OBJECTIVES: tuple[str, ...] = get_args(DpoConfig.model_fields["objective"].annotation)
 TUNING = ("dpo", "pairs")
 """Sections that pre-training does not read: an axis on one of them scores the tuned student."""
@@ -98,7 +98,7 @@ def field_of(name: str) -> str:
 
 def _overrides(name: str, value: Any) -> list[str]:
     """Return the lines of `--set` that an axis' value means."""
-    if name == "dedup" and value in ("off", False):
+    if name == "dedup" and (value == "off" or value is False):  # 0 is a threshold
         return [f"{field}={json.dumps(each)}" for field, each in DEDUP_OFF.items()]
     if name == "preference":
         if value not in ("none", *OBJECTIVES):

@@ -39,7 +39,7 @@ class Side:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What the evaluation measured; {} before it."""
+        """Metrics of the evaluation; {} before it."""
         manifest = self.lineage.manifests.get("evaluation")
         return manifest.metrics if manifest else {}
 

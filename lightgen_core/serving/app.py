@@ -41,7 +41,7 @@ class RequestError(Exception):
 
 
 class SamplingRequest(BaseModel):
-    """What to sample and how; unknown fields are refused. steps, guidance_scale and seed are not OpenAI's."""
+    """Fields of every request for images; unknown ones are refused. steps, guidance_scale and seed are not OpenAI's."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,4 +1,4 @@
-"""What training sees how often, and when: weights of sources, shares of captions, and phases."""
+"""Shares of images and captions in training: weights of sources, shares of captions, and phases."""
 
 from pydantic import Field, field_validator, model_validator
 
@@ -6,7 +6,7 @@ from lightgen_core.config import MaskConfig, Positive, Section
 
 
 class SourceWeights(Section):
-    """How often training sees images of a source: one of weight 2 twice as often as one of weight 1, of 0 never.
+    """Weight of a source in training: images of weight 2 are seen twice as often as one of weight 1, of 0 never.
 
     An image's weight is the product of its teacher's and its caption's.
     """
@@ -29,7 +29,7 @@ class SourceWeights(Section):
 
 
 class CaptionShares(Section):
-    """Which of an image's captions it comes with: each time one, at random, by shares of their sum."""
+    """Shares of an image's captions: each time it comes with one, at random, by shares of their sum."""
 
     original: float = Field(0.0, ge=0, description="the caption that the image was made from or found with")
     short: float = Field(0.0, ge=0, description="the short caption of synthesis.recaption")

@@ -45,6 +45,7 @@ def test_named_axes_are_fields_of_the_recipe():
         (("none",), (), "pretrain"),
         (("nft",), ("dpo.objective=nft",), "dpo"),
     ]
+    assert points(dedup=[0])[0][1] == ("dedup.threshold=0",), "no word for off"
     assert points(dedup=["off", 0.9])[1] == ((0.9,), ("dedup.threshold=0.9",), "pretrain")
     assert grid_points([("pretrain.optimizer.learning_rate", [1e-3])])[0].overrides == (
         "pretrain.optimizer.learning_rate=0.001",

@@ -1,4 +1,4 @@
-"""What only a GPU can show: recorded graphs, waits, memory, copies under load. Skipped where there is none.
+"""Behaviour that only a GPU can show: recorded graphs, waits, memory, copies under load. Skipped where there is none.
 
 make gpu-test
 """

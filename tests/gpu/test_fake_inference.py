@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread", "unchecked_shapes")
 
 
 def draw(cuda, head="ddpm", grid=(4, 4), known=False, **sampler):
-    """What was seen of the second of two samplings of two images."""
+    """Kernels and waits of the second of two samplings of two images."""
     student = cuda.build(lambda: Student(TINY, HeadConfig(width=48, depth=1, objective=head))).eval()
     text, mask = torch.empty(2, 5, 24, device=CUDA), torch.ones(2, 5, dtype=torch.bool, device=CUDA)
     tokens = grid[0] * grid[1]

@@ -15,7 +15,7 @@ COMMIT = "c" * 40
 
 @dataclass
 class ModelHub:
-    """What clients have pushed. url: value for HF_ENDPOINT. refused: status that every request gets instead."""
+    """Files that clients have pushed. url: value for HF_ENDPOINT. refused: status that every request gets instead."""
 
     url: str
     repositories: dict[str, dict] = field(default_factory=dict)

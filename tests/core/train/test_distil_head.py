@@ -33,7 +33,7 @@ CONFIG = FitConfig(
 
 @pytest.fixture(scope="module")
 def table() -> pa.Table:
-    """What a tiny student's full sampler did for 16 images, in the form of the stage's files."""
+    """Targets of a tiny student's full sampler for 16 images, in the form of the stage's files."""
     text, mask = captions(*[3, 5] * 8)
     config = settings(guidance_schedule="linear")
     pairs = sample_pairs(

@@ -1,4 +1,4 @@
-"""Where no server is named Prefect is not asked; where it would know of one, it always is."""
+"""Prefect is not asked where no server is named; where it would know of one, it always is."""
 
 import json
 import os
