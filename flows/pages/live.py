@@ -31,7 +31,7 @@ API_ERRORS = (httpx.HTTPError, PrefectException)
 
 def page_key(recipe: str, of: str) -> str:
     """Return the key of a page; the UI shows pages of one key as versions."""
-    return f"{re.sub('[^a-z0-9]+', '-', recipe.lower())}-{of}"
+    return re.sub("[^a-z0-9]+", "-", f"{recipe}-{of}".lower())
 
 
 class UiArtifact:

@@ -11,8 +11,10 @@ from urllib.parse import unquote
 import httpx
 import numpy as np
 import pytest
+from prefect.client.schemas.actions import ArtifactCreate
 from prefect.exceptions import TerminationSignal
 
+from flows.distill import ALL_NAMES
 from flows.errors import StageFailed, UserError
 from flows.operations.retries import without_traceback
 from flows.pages import live as live_module
@@ -196,6 +198,8 @@ def test_an_undrawable_page_is_logged_and_the_stage_goes_on(shown, caplog):
 
 def test_page_keys_have_only_what_prefect_allows():
     assert page_key("My_Recipe.v2", "dedup") == "my-recipe-v2-dedup"
+    for stage in (*ALL_NAMES, "dpo-sft-2", "ablation", "run"):
+        ArtifactCreate(key=page_key("demo", stage), type="markdown")  # raises for what is not allowed
 
 
 def test_a_chart_is_a_whole_image_that_is_safe_in_markdown():
