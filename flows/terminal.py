@@ -16,6 +16,9 @@ from tasks.context.progress import Progress, ProgressCallback, ignore_progress
 PREFECT_STATES = ("Beginning flow run", "Beginning subflow run", "Finished in state")
 """Starts of the lines by which Prefect tells of its own states."""
 
+ABORTED = "Execution was aborted by"
+"""Part of the lines that call a run crashed which the user has stopped; the command's last line says that."""
+
 
 class StderrHandler(logging.StreamHandler):
     """Writes to standard error as it is at that moment: a bar puts itself in its place.
@@ -38,11 +41,15 @@ class StderrHandler(logging.StreamHandler):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to write a record."""
+        if record.name.startswith("huggingface_hub"):  # it prints its own, beside handing them on
+            return False
+        of_prefect = record.name.startswith("prefect.") and not self.prefect_states
+        if of_prefect and ABORTED in record.getMessage():
+            return False
         if record.levelno <= logging.INFO:
             if self.bar and getattr(record, "shown_by_bar", False):
                 return False
-            of_prefect = record.name.startswith("prefect.") and record.getMessage().startswith(PREFECT_STATES)
-            if of_prefect and not self.prefect_states:
+            if of_prefect and record.getMessage().startswith(PREFECT_STATES):
                 return False
         return bool(super().filter(record))
 

@@ -1,5 +1,6 @@
 """Text-to-image pipelines of diffusers as teachers."""
 
+import contextlib
 import importlib.util
 import inspect
 import logging
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING, _get_task_class
+from huggingface_hub.errors import LocalEntryNotFoundError
 
-from lightgen_core.encoders.model_ref import parse_model_ref
+from lightgen_core.encoders.model_ref import ModelRef, parse_model_ref
 from lightgen_core.rejected import Reason, Rejected
 from lightgen_core.teachers.base import TeacherError
 from lightgen_core.teachers.config import DiffusersConfig
@@ -22,6 +24,20 @@ Offload = Literal["none", "model", "sequential"]
 _NO_MEMORY = ("out of memory", "can't allocate memory")
 _PROMPT_ERRORS = (ValueError, TypeError, LookupError, RuntimeError)
 """Errors of a pipeline on an unsuitable prompt; a failed batch is retried prompt by prompt."""
+
+
+@contextlib.contextmanager
+def _explained(ref: ModelRef) -> Iterator[None]:
+    """Raise OSError that says so where the hub cannot be asked; diffusers says that the repository lacks a file."""
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(error.__cause__ or error.__context__, LocalEntryNotFoundError):
+            raise
+        raise OSError(
+            f"{ref.text} is no folder of this machine and not in the hub's cache, and the hub cannot be reached. "
+            f"Correct the path or the name, or on a machine with access: hf download {ref.repository}"
+        ) from error
 
 
 class DiffusersTeacher:
@@ -57,10 +73,11 @@ class DiffusersTeacher:
         ref = parse_model_ref(config.model)
         kwargs = ref.options | {"variant": config.variant, "use_safetensors": True}
         kwargs |= {"torch_dtype": getattr(torch, config.dtype), "low_cpu_mem_usage": not no_accelerate}
-        try:
-            pipeline = AutoPipelineForText2Image.from_pretrained(ref.source, **kwargs)
-        except ValueError:  # AutoPipeline does not know this class: it may draw from text all the same
-            pipeline = DiffusionPipeline.from_pretrained(ref.source, **kwargs)
+        with _explained(ref):
+            try:
+                pipeline = AutoPipelineForText2Image.from_pretrained(ref.source, **kwargs)
+            except ValueError:  # AutoPipeline does not know this class: it may draw from text all the same
+                pipeline = DiffusionPipeline.from_pretrained(ref.source, **kwargs)
         pipeline.set_progress_bar_config(disable=True)
         if offload == "none":
             pipeline.to(device)
@@ -74,7 +91,8 @@ class DiffusersTeacher:
     def name_of(config: DiffusersConfig) -> str:
         """Return the pipeline's class name without loading weights (ModelNotFound, OSError)."""
         ref = parse_model_ref(config.model)
-        saved = DiffusionPipeline.load_config(ref.source, **ref.options)["_class_name"]
+        with _explained(ref):
+            saved = DiffusionPipeline.load_config(ref.source, **ref.options)["_class_name"]
         from_text = _get_task_class(AUTO_TEXT2IMAGE_PIPELINES_MAPPING, saved, throw_error_if_not_exist=False)
         return from_text.__name__ if from_text else saved
 

@@ -40,6 +40,9 @@ def record(name: str, message: str, level: int = logging.INFO, **fields: bool) -
         ("prefect.flow_runs", "Beginning flow run 'smoke-8cf2' for flow 'lightgen'", logging.INFO, False),
         ("prefect.task_runs", "Finished in state Completed()", logging.INFO, False),
         ("prefect.task_runs", "Finished in state Failed()", logging.ERROR, True),
+        ("prefect.flow_runs", "Crash detected! Execution was aborted by a termination signal.", logging.ERROR, False),
+        ("prefect.flow_runs", "Finished in state Crashed('Execution was aborted by ...')", logging.ERROR, False),
+        ("prefect.flow_runs", "Crash detected! MemoryError", logging.ERROR, True),
         ("prefect.task_runs", "Task run failed with exception: x - Retry 1/3 will start in 30 s", logging.INFO, True),
         ("lightgen", "Finished in state Completed()", logging.INFO, True),
     ],
@@ -49,6 +52,10 @@ def test_states_of_prefect_are_left_out_unless_asked_for(name, message, level, k
     assert handler.filter(record(name, message, level)) is kept
     handler.prefect_states = True
     assert handler.filter(record(name, message, level)) is True
+
+
+def test_a_line_that_the_hubs_library_prints_itself_comes_once():
+    assert StderrHandler().filter(record("huggingface_hub.utils._http", "Retrying in 1s", logging.WARNING)) is False
 
 
 def test_what_a_bar_shows_is_no_line_beside_it():

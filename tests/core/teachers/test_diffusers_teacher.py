@@ -176,3 +176,11 @@ def test_what_is_no_text_to_image_pipeline_is_refused(folders):
 
     with pytest.raises(TeacherError, match="FromPicture takes no prompt and no generator"):
         DiffusersTeacher(FromPicture(), DiffusersConfig(model="x"))
+
+
+def test_a_hub_that_cannot_be_reached_is_not_a_missing_file(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    config = DiffusersConfig(model="nobody/nothing-of-that-name")
+    for load in (lambda: DiffusersTeacher.load(config, "cpu"), lambda: DiffusersTeacher.name_of(config)):
+        with pytest.raises(OSError, match="the hub cannot be reached.*hf download nobody/nothing-of-that-name"):
+            load()
