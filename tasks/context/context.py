@@ -18,7 +18,7 @@ from storage.tables import read_file, to_parquet
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 from tasks.context.elapsed import ElapsedTime
-from tasks.context.progress import Progress, ProgressCallback, ignore_progress
+from tasks.context.progress import Progress, ProgressCallback, TimeLeft, ignore_progress
 from tasks.context.reuse import EarlierArtifacts, EarlierRows, RowConfig, file_prefix
 from tasks.context.scratch import Scratch
 from tasks.context.shards import Shard, ShardWorker
@@ -175,15 +175,17 @@ class StageContext:
         self, finished: Iterable[AnyShard], pending: Sequence[Shard], shards: Sequence[Shard]
     ) -> Iterator[AnyShard]:
         """Yield each shard, then report it as finished, with progress and the time left."""
-        total, before, started = len(shards), len(shards) - len(pending), time.monotonic()
+        total, before = len(shards), len(shards) - len(pending)
         done, rows = before, sum(shard.rows for shard in shards) - sum(shard.rows for shard in pending)
+        time_left = TimeLeft(len(pending), self.settings.workers)
         self.on_progress(Progress(done, total, "shards", rows=rows))
         for shard in finished:
             yield shard
             done, rows = done + 1, rows + shard.rows
-            remaining = (time.monotonic() - started) / (done - before) * (total - done)
-            self.log("shard %d of %d, %.0f s left", done, total, remaining, shown_by_bar=True)
-            self.on_progress(Progress(done, total, "shards", remaining, rows=rows))
+            left = time_left.after(done - before)
+            text = "" if left is None else f", {left:.0f} s left"
+            self.log("shard %d of %d%s", done, total, text, shown_by_bar=True)
+            self.on_progress(Progress(done, total, "shards", left, rows=rows))
 
     def records(self) -> dict[str, FileEntry]:
         """Return the record of each file of the artifact, once all shards are finished.

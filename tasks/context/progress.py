@@ -1,7 +1,11 @@
 """Progress of a running stage, and the callback that receives it."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+
+LOADING_SECONDS = 60.0
+"""Most that a worker takes to load its models; where the first shards took longer, they tell the pace."""
 
 
 @dataclass(frozen=True)
@@ -27,3 +31,22 @@ ProgressCallback = Callable[[Progress], None]
 
 def ignore_progress(progress: Progress) -> None:
     """Do nothing."""
+
+
+class TimeLeft:
+    """Seconds that a run of shards still takes, from its pace once all workers have loaded their models."""
+
+    def __init__(self, total: int, workers: int = 1) -> None:
+        self._total, self._workers = total, workers
+        self._started = self._loaded = time.monotonic()
+
+    def after(self, done: int) -> float | None:
+        """Return the seconds left after `done` shards of this run, or None while loading hides the pace."""
+        now = time.monotonic()
+        if done == self._total:
+            return 0.0
+        if done > self._workers:
+            return (now - self._loaded) / (done - self._workers) * (self._total - done)
+        self._loaded = now
+        elapsed = now - self._started
+        return elapsed / done * (self._total - done) if elapsed > LOADING_SECONDS else None
