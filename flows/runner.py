@@ -80,7 +80,7 @@ class Runner:
         (stage, recipe, inputs, artifact), request = planned, self.request
         settings, label = request.settings, artifact.label
         run = {"flow_run_id": UUID(runtime.flow_run.id), "task_run_id": UUID(runtime.task_run.id)}
-        with StagePage(label, artifact.uri, page_key(recipe.name, label), stage.description, **run) as page:
+        with StagePage(label, artifact.uri, page_key(recipe.name, label), f"{recipe.name}: {label}", **run) as page:
             remake_before = self.created if stage.name in request.selection.refresh else None
             with track_stage(recipe, settings, stage, artifact) as tracking, stage_bar(label) as bar:
 

@@ -1,4 +1,4 @@
-"""Live page and progress bar of a stage in the Prefect UI."""
+"""Live page of a stage in the Prefect UI."""
 
 import contextvars
 import logging
@@ -67,7 +67,6 @@ class StagePage:
         self.stage, self.uri, self.progress = stage, uri, ProgressLog()
         self.result: StageResult | None = None
         self._page = UiArtifact("markdown", key=key, description=description, **run)
-        self._bar = UiArtifact("progress", key=f"{key}-progress", description=f"{stage}: how much is done", **run)
         self._shown: tuple[float, Progress] | None = None
         self._error: BaseException | None = None
         self._over, self._warned = threading.Event(), False
@@ -96,22 +95,21 @@ class StagePage:
             ):
                 if not self._page.shown or progress.latest is not self._shown:
                     self._shown = progress.latest
-                    self._show(working_page(self.stage, self.uri, progress), progress.percent())
+                    self._show(working_page(self.stage, self.uri, progress))
             if self._error is not None:
-                self._show(failed_page(self.stage, self.uri, progress, self._error), progress.percent())
+                self._show(failed_page(self.stage, self.uri, progress, self._error))
             elif self.result is not None:
-                self._show(done_page(self.result), 100.0)
+                self._show(done_page(self.result))
             elif self._page.shown:  # it waited for another run that made it, or was long in verifying what is there
-                self._show(f"### {self.stage} is done\n\nThere was nothing to do: `{self.uri}`", 100.0)
+                self._show(f"### {self.stage} is done\n\nThere was nothing to do: `{self.uri}`")
         except Exception:  # a page that cannot be drawn must not end a run of hours
             log.exception(
                 "%s: its page in the Prefect UI could not be drawn; the stage is not touched by that", self.stage
             )
 
-    def _show(self, page: str, percent: float) -> None:
+    def _show(self, page: str) -> None:
         try:
             self._page.show(page)
-            self._bar.show(percent)
         except API_ERRORS as error:
             if not self._warned:
                 log.warning("%s: Prefect's server does not take its page (%s); the stage goes on", self.stage, error)

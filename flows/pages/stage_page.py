@@ -20,6 +20,7 @@ CURVES = {"accuracy": 0.5, "loss": None}
 """Training metrics to plot, in order of preference, each with a reference value."""
 
 DOT = " \N{MIDDLE DOT} "
+BAR_CELLS, FULL, EMPTY = 24, "\N{FULL BLOCK}", "\N{LIGHT SHADE}"
 
 
 def working_page(stage: str, uri: str, progress: ProgressLog) -> str:
@@ -46,7 +47,9 @@ def _describe_progress(progress: ProgressLog, left: bool = True) -> str:
     if progress.latest is None or progress.first is None:
         return f"no count yet{DOT}{elapsed}"
     (at, last), (first_at, first) = progress.latest, progress.first
-    parts = [f"**{last.done:,} of {pluralize(last.total, last.unit.removesuffix('s'))}** ({progress.percent():.0f} %)"]
+    filled = math.floor(progress.percent() / 100 * BAR_CELLS)
+    bar = f"`{FULL * filled}{EMPTY * (BAR_CELLS - filled)}`"
+    parts = [f"{bar} **{last.done:,} of {pluralize(last.total, last.unit.removesuffix('s'))}** ({progress.percent():.0f} %)"]
     if last.rows is not None:
         parts.append(pluralize(last.rows, "row"))
     parts.append(elapsed)
