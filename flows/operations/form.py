@@ -1,9 +1,10 @@
 """The flow's parameters as a form in the Prefect UI, derived from `Recipe`.
 
 Each type here is lax in Python, so that a wrong value meets the same checks and messages as on the command line; its
-JSON schema is what the UI draws and the server enforces. The UI draws `anyOf` as tabs titled after its members, so a
-null first keeps a section closed until it is opened, and a switch unset, which would otherwise be sent as false though
-nobody touched it. The UI refuses a default of null unless the schema allows null.
+JSON schema is what the UI draws and the server enforces. The UI draws `anyOf` as tabs titled after its members: an
+empty object first keeps a section closed until it is opened. Choices and switches are drop-downs that begin with None;
+a bare switch would be sent as false though nobody touched it. The UI refuses a default of null unless the schema
+allows null, and draws the type null as `Property is type "None"`, so null is a choice.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,8 @@ from tasks.config.recipe import Recipe
 
 DESCRIPTIVE_FIELDS = ("name", "purpose", "smoke_test")
 """Fields that describe a recipe and do not affect its artifacts."""
-UNCHANGED = {"title": "as in the recipe", "type": "null"}
+UNCHANGED = {"title": "as in the recipe", "type": "object", "properties": {}}
+NONE = {"title": "none", "enum": [None]}
 MAX_DEFAULT_CHARACTERS = 80
 """Length of the longest default that is shown beside its field."""
 
@@ -29,14 +31,14 @@ def _tab(title: str, kind: str, **fields: Any) -> dict[str, Any]:
 
 
 _INCLUDED = _tab("comes with LightGen", "string", enum=recipe_names())
-_STAGE = _tab("stage", "string", enum=list(ALL_NAMES))
 _STAGES = {"type": "string", "enum": ["all", *ALL_NAMES]}
 
 RecipeName = Annotated[str, WithJsonSchema({"anyOf": [_INCLUDED, _tab("path of a YAML file", "string")]})]
 StoreAddress = Annotated[
-    str | None, WithJsonSchema({"anyOf": [_tab("LIGHTGEN_STORE", "null"), _tab("folder or URL", "string")]})
+    str | None,
+    WithJsonSchema({"anyOf": [_tab("folder or URL", "string"), {"title": "LIGHTGEN_STORE", "enum": [None]}]}),
 ]
-StageName = Annotated[str | None, WithJsonSchema({"anyOf": [_tab("none", "null"), _STAGE]})]
+StageName = Annotated[str | None, WithJsonSchema({"enum": [None, *ALL_NAMES]})]
 StageNames = Annotated[Sequence[str], WithJsonSchema({"type": "array", "items": _STAGES, "uniqueItems": True})]
 
 
@@ -55,7 +57,7 @@ class _RecipeSchema:
         for name in DESCRIPTIVE_FIELDS:
             del whole["properties"][name]
         lines = _tab("section.field=value", "array", items={"type": "string"})
-        return {"anyOf": [_tab("none", "null"), recipe, lines]}
+        return {"anyOf": [NONE, recipe, lines]}
 
 
 Overrides = Annotated[Mapping[str, Any] | Sequence[str] | None, _RecipeSchema()]
@@ -73,7 +75,17 @@ def _loosen(reference: Mapping[str, Any], handler: GetJsonSchemaHandler, seen: s
     for name, field in section["properties"].items():
         (inner,) = [_loosen(kind, handler, seen) for kind in _kinds(field) if "$ref" in kind] or [{}]
         section["properties"][name] = {"title": name} | _optional(inner | field)
+        for kind in _kinds(field):
+            if "$ref" in (item := kind.get("items", {})):
+                _choose_null(handler.resolve_ref_schema(dict(item)))
     return section
+
+
+def _choose_null(item: dict[str, Any]) -> None:
+    """Make null a choice in the fields of a list's items, which otherwise stay as they are."""
+    for field in item["properties"].values():
+        if "anyOf" in field:
+            field["anyOf"] = [*_kinds(field), *([NONE] if len(_kinds(field)) < len(field["anyOf"]) else [])]
 
 
 def _kinds(field: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -88,9 +100,9 @@ def _optional(field: Mapping[str, Any]) -> dict[str, Any]:
     if "$ref" in kind:
         return described | {"anyOf": [UNCHANGED, {"$ref": kind["$ref"]}]}
     if kind["type"] == "boolean":
-        return described | {"anyOf": [UNCHANGED, _tab("choose", "boolean")]}
-    if "enum" in kind:  # a drop-down at once, and a way back
-        return described | {"anyOf": [_tab("choose", "string", enum=kind["enum"]), UNCHANGED]}
+        return described | {"enum": [None, True, False]}
+    if "enum" in kind:
+        return described | {"enum": [None, *kind["enum"]]}
     return {key: value for key, value in kind.items() if key not in ("title", "default")} | described
 
 

@@ -49,7 +49,9 @@ def _describe_progress(progress: ProgressLog, left: bool = True) -> str:
     (at, last), (first_at, first) = progress.latest, progress.first
     filled = math.floor(progress.percent() / 100 * BAR_CELLS)
     bar = f"`{FULL * filled}{EMPTY * (BAR_CELLS - filled)}`"
-    parts = [f"{bar} **{last.done:,} of {pluralize(last.total, last.unit.removesuffix('s'))}** ({progress.percent():.0f} %)"]
+    parts = [
+        f"{bar} **{last.done:,} of {pluralize(last.total, last.unit.removesuffix('s'))}** ({progress.percent():.0f} %)"
+    ]
     if last.rows is not None:
         parts.append(pluralize(last.rows, "row"))
     parts.append(elapsed)

@@ -182,5 +182,5 @@ def test_a_hub_that_cannot_be_reached_is_not_a_missing_file(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     config = DiffusersConfig(model="nobody/nothing-of-that-name")
     for load in (lambda: DiffusersTeacher.load(config, "cpu"), lambda: DiffusersTeacher.name_of(config)):
-        with pytest.raises(OSError, match="the hub cannot be reached.*hf download nobody/nothing-of-that-name"):
+        with pytest.raises(OSError, match=r"the hub cannot be reached.*hf download nobody/nothing-of-that-name"):
             load()

@@ -1,5 +1,6 @@
 """The form in the Prefect UI follows from the recipe, and says the same as lines on the command line."""
 
+import json
 import subprocess
 import sys
 import typing
@@ -48,7 +49,7 @@ def test_recipes_and_stages_are_choices_and_a_path_may_be_given(schema):
     shipped, path = schema["properties"]["recipe"]["anyOf"]
     assert (shipped["enum"], path["type"]) == (recipe_names(), "string")
     for name in ("only", "from_stage", "until"):
-        assert schema["properties"][name]["anyOf"][1]["enum"] == list(ALL_NAMES)
+        assert schema["properties"][name]["enum"] == [None, *ALL_NAMES]
     assert schema["properties"]["refresh"]["items"]["enum"] == ["all", *ALL_NAMES]
 
 
@@ -74,7 +75,7 @@ def test_units_bounds_choices_and_defaults_come_from_the_recipe(sections):
     count, source = sections["Captions"]["count"], sections["Captions"]["source"]
     assert (count["type"], count["minimum"]) == ("integer", 1)
     assert count["description"].endswith("(default 4000)")
-    assert source["anyOf"][0]["enum"] == ["scene", "file", "llm"]
+    assert source["enum"] == [None, "scene", "file", "llm"]
     assert ", px (default 48)" in sections["World"]["image_size"]["description"]
     assert "(default 1e-05)" in sections["DpoOptimizerConfig"]["learning_rate"]["description"]
 
@@ -88,12 +89,18 @@ def test_no_field_of_the_form_has_a_default_that_would_be_sent(schema, sections)
     assert booleans == []  # a bare switch is sent as false though nobody touched it
 
 
+def test_nothing_in_the_form_is_of_the_type_null(schema):
+    """The UI says `Property is type "None"` of each that is."""
+    assert '"null"' not in json.dumps(schema)
+
+
 def test_the_form_and_lines_give_the_same_recipe():
     assert load_recipe("smoke", FORM) == load_recipe("smoke", LINES)
 
 
 def test_an_empty_form_changes_nothing():
     assert load_recipe("smoke", {"seed": None, "captions": {"count": None, "llm": None}}) == load_recipe("smoke")
+    assert load_recipe("smoke", {"captions": {"llm": {}}, "distil_head": {}}) == load_recipe("smoke")
 
 
 def test_a_mapping_that_is_no_section_is_taken_as_it_is():
