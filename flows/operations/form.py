@@ -20,7 +20,7 @@ from tasks.config.recipe import Recipe
 
 DESCRIPTIVE_FIELDS = ("name", "purpose", "smoke_test")
 """Fields that describe a recipe and do not affect its artifacts."""
-UNCHANGED = {"title": "as in the recipe", "type": "object", "properties": {}}
+UNCHANGED = {"title": "as in the recipe", "type": "object", "properties": {}, "additionalProperties": False}
 NONE = {"title": "none", "enum": [None]}
 MAX_DEFAULT_CHARACTERS = 80
 """Length of the longest default that is shown beside its field."""

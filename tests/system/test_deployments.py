@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow(rank=5)
 
 DECLARED = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
 TINY = ["captions.count=40"]
-TINY_FORM = {"captions": {"count": 40, "source": None, "llm": None}, "seed": None, "report": None}
+TINY_FORM = {"captions": {"count": 40, "source": None, "llm": {}}, "report": {}}
 
 
 @pytest.fixture(scope="module")
