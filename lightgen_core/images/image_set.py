@@ -15,6 +15,7 @@ from lightgen_core.images.sample import CAPTION_FIELDS, BadSample, ByteRange, Im
 from lightgen_core.images.splits import is_hub_layout, is_saved, saved_names, split_names
 from lightgen_core.images.table_set import TableSet
 from lightgen_core.images.webdataset_set import WebDatasetSet
+from lightgen_core.images.zip_files import ZipFiles
 from lightgen_core.rejected import Rejected
 
 Format = Literal["folder", "webdataset", "parquet", "arrow", "jsonl", "csv", "dataset"]
@@ -68,6 +69,8 @@ def open_split(location: str, format: str | None, split: str | None, subset: str
             return files.only(frozenset(saved_names(files, split))), "arrow"
         as_dataset = split or subset or format == "dataset" or parse_hub(location) is not None
         if files.file is None and (as_dataset or (format is None and is_hub_layout(files))):
+            if isinstance(files, ZipFiles):
+                raise ImageSetError(f"{files.root} holds a data set with splits, which is read from a folder: unzip it")
             files = files.only(split_names(files, split, subset))
     except LocationError as error:
         raise ImageSetError(str(error)) from error

@@ -1,6 +1,6 @@
 """Locations of data in recipes: a path of this machine, an address, or a data set of the Hugging Face hub.
 
-    data/cats, ~/cats.tar            a folder or file of this machine
+    data/cats, ~/cats.tar            a folder or file of this machine; a zip archive counts as the folder that it holds
     s3://bucket/cats                 any file system that fsspec knows; its credentials come from the environment
     zoo:emoji                        emoji by four artists, built on this machine from packages (`emoji/`)
     org/name, org/name@revision      a data set of the hub; without a revision what its main branch holds on the day
@@ -11,11 +11,14 @@ A hub data set is read at one commit: in place, or, where `HF_HUB_OFFLINE` is se
 
 import os
 import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from lightgen_core.images.files import Files, LocalFiles
 from lightgen_core.images.remote_files import RemoteFiles
+from lightgen_core.images.zip_files import SUFFIX, ZipFiles
 
 TIMEOUT_SECONDS = 30.0
 """Wait for the hub's answer to which commit a revision is."""
@@ -109,7 +112,14 @@ def open_files(location: str | Path) -> Files:
         return LocalFiles(path)
     if not path.exists():
         raise LocationError(f"there is no {path}; check the path on this machine")
-    return LocalFiles(path.parent, path.name)
+    return _open_zip(str(path), text) if path.suffix.lower() == SUFFIX else LocalFiles(path.parent, path.name)
+
+
+def _open_zip(archive: str | BinaryIO, address: str) -> Files:
+    try:
+        return ZipFiles.open_archive(archive, address)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise LocationError(f"{address} is no zip archive, or was cut: {error}. Copy it again") from error
 
 
 def local_path(location: str) -> str:
@@ -141,9 +151,13 @@ def open_address(address: str) -> Files:
     try:
         if fs.isdir(path):
             return RemoteFiles(fs, path.rstrip("/"), address.rstrip("/"))
+        if fs.isfile(path) and path.lower().endswith(SUFFIX):
+            return _open_zip(fs.open(path), address)
         if fs.isfile(path):
             folder, _, name = path.rpartition("/")
             return RemoteFiles(fs, folder, address.rpartition("/")[0], name)
+    except LocationError:
+        raise
     except Exception as error:  # of whichever client the protocol has
         raise LocationError(f"{address} cannot be reached: {type(error).__name__}: {error}") from error
     raise LocationError(f"there is nothing at {address}; check the address, and that its credentials may list it")

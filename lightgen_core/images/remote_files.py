@@ -13,7 +13,7 @@ from lightgen_core.rejected import Reason, Rejected
 
 BLOCK_BYTES = 8 << 20
 """Bytes that an open remote file reads ahead."""
-_CHECKSUMS = ("ETag", "etag", "md5", "md5Hash", "content_md5", "checksum", "LastModified", "mtime", "created")
+_CHECKSUMS = ("CRC", "ETag", "etag", "md5", "md5Hash", "content_md5", "checksum", "LastModified", "mtime", "created")
 """Keys under which file systems list a checksum or a time of change, the preferred one first."""
 
 
