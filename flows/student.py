@@ -1,4 +1,4 @@
-"""A student to call: prompts in, images out, with the defaults of `lightgen sample`. Torch loads with the weights."""
+"""A student to call: images from prompts, and inpainting, with the defaults of the commands. Torch loads late."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +17,9 @@ from tasks.config.settings import Settings
 
 if TYPE_CHECKING:
     from lightgen_core.sampling.text_to_image import TextToImage
+
+MASK_THRESHOLD = 128
+"""Lowest grey value of a mask's pixel that counts as white."""
 
 
 class Student:
@@ -110,6 +113,42 @@ class Student:
             return self.model.sample(captions, seeds, sampler=sampler, grid=grid).images
         except IncompatibleSamplerError as error:
             raise UserError(str(error)) from error
+
+    def inpaint(
+        self,
+        image: Image.Image | np.ndarray,
+        mask: Image.Image | np.ndarray,
+        prompt: str,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        cfg: float | None = None,
+        decode_all: bool = False,
+        **sampler: Any,
+    ) -> Image.Image:
+        """Sample the masked part of an image anew.
+
+        Args:
+            image: of the student's size, or one of whole tokens; an array is uint8 (height, width, 3).
+            mask: of the same size; white, or true in a bool array (height, width), is sampled, in whole tokens.
+            decode_all: give the autoencoder's version of the other pixels instead of the image's own.
+            seed, steps, cfg, sampler: as of a call.
+
+        Raises:
+            UserError: an empty prompt, an image and a mask that do not fit, a sampler that is not valid.
+        """
+        require_prompts([prompt])
+        from lightgen_core.sampling.inpaint import InpaintError, inpaint
+
+        given = {"iterations": steps, "guidance_scale": cfg}
+        changes = sampler | {name: value for name, value in given.items() if value is not None}
+        pixels = np.array(image.convert("RGB")) if isinstance(image, Image.Image) else np.array(image)
+        masked = np.asarray(mask.convert("L")) >= MASK_THRESHOLD if isinstance(mask, Image.Image) else mask
+        try:
+            result = inpaint(self.model, pixels, masked, prompt, seed, changed_sampler(self.model.sampler, changes))
+        except InpaintError as error:
+            raise UserError(str(error)) from error
+        return Image.fromarray(result.decoded if decode_all else result.pasted)
 
     def grid(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
         """Return rows and columns of tokens of a size in pixels. Raises UserError for a part of a token."""

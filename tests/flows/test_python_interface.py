@@ -133,6 +133,24 @@ def test_student_samples_what_the_command_does(made, tmp_path):
     assert np.array_equal(np.asarray(student(["a star", "a red circle"], seed=4)[1]), np.asarray(images[1]))
 
 
+def test_student_inpaints_what_the_command_does(made, tmp_path):
+    picture, white = Image.new("RGB", (48, 48), (200, 30, 40)), np.zeros((48, 48), bool)
+    white[:20, :20] = True
+    picture.save(tmp_path / "a.png")
+    mask = Image.fromarray(white)
+    mask.save(tmp_path / "mask.png")
+    files = [str(tmp_path / name) for name in ("a.png", "mask.png", "out.png")]
+    words = ["inpaint", str(made.student), *files[:2], "a star", "--seed", "5", "-o", files[2]]
+    cli(words, "lightgen", standalone_mode=False)
+    student = lightgen.Student.from_pretrained(made.student)
+    result = student.inpaint(picture, mask, "a star", seed=5)
+    assert np.array_equal(result, Image.open(tmp_path / "out.png"))
+    assert np.array_equal(student.inpaint(np.asarray(picture), white, "a star", seed=5), result)
+    assert not np.array_equal(student.inpaint(picture, mask, "a star", seed=6), result)
+    with pytest.raises(lightgen.UserError, match="there is nothing to sample"):
+        student.inpaint(picture, np.zeros((48, 48), bool), "a star")
+
+
 def test_a_student_is_found_by_recipe_and_by_short_key(made, monkeypatch):
     """A recipe means its most finished student, which has the recipe's sampler."""
     monkeypatch.setenv("LIGHTGEN_STORE", made.store)
