@@ -88,21 +88,28 @@ class TeachingWorker:
         layout, rows = layout_metadata(table.schema), table.to_pylist()
         states = [from_bytes(rows[row]["text"], str(layout["dtype"])) for row in inverse]
         text, mask = pad_text([each.unflatten(0, (-1, layout["text_width"])) for each in states])
-        sizes = {"tokens": self.grid[0] * self.grid[1], "text_tokens": text.shape[1]}
-        sizes |= {"chosen": config.tokens_per_image, "noise_samples": config.noise_samples_per_token}
-        model = self.student.mar.config, self.student.head.config, deterministic(recipe.sampler)
-        self.ctx.meter.count_flops(len(images) * distillation_target_flops(*model, **sizes))
+        sampler = deterministic(recipe.sampler)
+        each = distillation_target_flops(
+            self.student.mar.config,
+            self.student.head.config,
+            sampler,
+            tokens=self.grid[0] * self.grid[1],
+            text_tokens=text.shape[1],
+            chosen=config.tokens_per_image,
+            noise_samples=config.noise_samples_per_token,
+        )
         pairs = sample_pairs(
             self.student,
             text.to(self.device),
             mask.to(self.device),
             self.grid,
-            deterministic(recipe.sampler),
+            sampler,
             [derive_seed(recipe.seed, "distil_head", image) for image in images.tolist()],
             tokens_per_image=config.tokens_per_image,
             noise_samples=config.noise_samples_per_token,
             head_compile=self.ctx.head_compile(),
         )
+        self.ctx.meter.count_flops(len(images) * each)
         columns = {"id": pa.array([rows[inverse[image]]["id"] for image in pairs.image.tolist()], pa.int64())}
         columns |= {"guidance": pa.array(pairs.guidance.numpy(), pa.float32())}
         values = {name: getattr(pairs, name).numpy() for name in ("states", "noise", "tokens")}

@@ -172,8 +172,9 @@ class TextToImage:
 
     def _flops(self, sampler: SamplerConfig, tokens: int, text_tokens: int) -> float:
         """Count the sampling of one image."""
-        few_step = sampler.head_sampler == "few_step" and self.few_step is not None
-        head = few_step_head(self.few_step.sizes) if few_step else self.student.head.config
+        head = self.student.head.config
+        if sampler.head_sampler == "few_step" and self.few_step is not None:
+            head = few_step_head(self.few_step.sizes)
         return sampling_flops(self.student.mar.config, head, sampler, tokens=tokens, text_tokens=text_tokens)
 
     def encode_text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:

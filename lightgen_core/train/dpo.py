@@ -107,9 +107,9 @@ class DpoCriterion:
 
     def flops(self, model: Student, batch: PairBatch, step_noise: StepNoise) -> float:
         """Count an update on a batch, without the optimizer: winner and loser, policy and reference."""
-        sizes, config = work_sizes(batch, step_noise), (model.mar.config, model.head.config)
-        reference = sum(forward_flops(*config, **sizes).values())
-        return 2 * len(batch.ids) * (training_flops(*config, **sizes) + reference)
+        sizes, mar, head = work_sizes(batch, step_noise), model.mar.config, model.head.config
+        reference = sum(forward_flops(mar, head, **sizes).values())
+        return 2 * len(batch.ids) * (training_flops(mar, head, **sizes) + reference)
 
     def should_stop(self, rows: Sequence[dict]) -> str | None:
         """Return the reason to stop if the winner's error rose beyond the tolerance, or None."""

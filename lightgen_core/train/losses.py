@@ -40,7 +40,7 @@ def predict(
     return x0, output
 
 
-def work_sizes(batch: Any, step_noise: StepNoise) -> dict[str, int]:
+def work_sizes(batch: Any, step_noise: StepNoise) -> dict[str, Any]:
     """Return the sizes of one image's work, as the functions of `lightgen_core.model.flops` want them."""
     return {
         "tokens": batch.grid[0] * batch.grid[1],
