@@ -136,7 +136,7 @@ class Meter:
                 self._since = _now()
 
     def use(self, device: "torch.device") -> None:
-        """Count work from now on as work with this device too, if it is a GPU."""
+        """Count this process' work as work with a device, if that is a GPU; the first one counts."""
         if device.type == "cuda" and self._gpu is None:
             self._gpu = GpuMeter.of(device)
 

@@ -165,7 +165,7 @@ def _result(rows: list[dict[str, Any]], costs: Mapping[str, "Cost"], settings: "
 def describe_ledger(result: Mapping[str, Any]) -> str:
     """Return a ledger as a table, and below it what it leaves out."""
     head = ("stage", "state", "runs", "processes", "time", "waiting", "at work", "CPU", "device", "FLOPs", "estimated")
-    rows = [(*head, "disk", "estimated", "energy", "money")]
+    rows: list[tuple[str, ...]] = [(*head, "disk", "estimated", "energy", "money")]
     rows += [_cells(row["stage"], row) for row in result["stages"]]
     rows += [_cells("student", result["student"]), _cells("in all", result["total"])]
     shown = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:])]
