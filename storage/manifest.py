@@ -4,11 +4,12 @@ from typing import Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from storage.cost import Cost
 from storage.plural import pluralize
 
-FORMAT_VERSION = 3
-"""3: a file has an `address` and `reused` rows. 2: `figures` are called `metrics`, a file's `place` `stored_as`. Older
-versions are still read."""
+FORMAT_VERSION = 4
+"""4: `cost`. 3: a file has an `address` and `reused` rows. 2: `figures` are called `metrics`, a file's `place`
+`stored_as`. Older versions are still read."""
 MANIFEST = "manifest.json"
 
 
@@ -46,8 +47,8 @@ class FileEntry(BaseModel):
 class Manifest(BaseModel):
     """Stage, key, inputs and files of an artifact.
 
-    `timings`, `device_seconds`, `models`, `software`, `host`, `created_at` and the files' `reused` describe the run
-    that made it and may differ between two runs of one key; everything else is a function of the key.
+    `timings`, `device_seconds`, `cost`, `models`, `software`, `host`, `created_at` and the files' `reused` describe the
+    run that made it and may differ between two runs of one key; everything else is a function of the key.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,7 +67,10 @@ class Manifest(BaseModel):
         description="what the stage measured of its output",
     )
     timings: dict[str, float] = Field(description="wall-clock seconds, over all runs that contributed")
-    device_seconds: float = Field(ge=0, description="seconds for which the device was held")
+    device_seconds: float = Field(ge=0, description="seconds of all devices; before format version 4 with `timings`")
+    cost: Cost | None = Field(
+        None, exclude_if=lambda cost: cost is None, description="what was spent on it; none before format version 4"
+    )
     models: dict[str, str | None] = Field(default_factory=dict, description="commit of each hub model, if cached here")
     software: dict[str, str] = Field(description="versions of what made the bytes")
     host: dict[str, str] = Field(description="machine and device")

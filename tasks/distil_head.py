@@ -76,6 +76,7 @@ class TeachingWorker:
         from lightgen_core.data.shuffle import rows_at
         from lightgen_core.data.token_rows import values_to_bytes
         from lightgen_core.encoders.dtypes import from_bytes
+        from lightgen_core.model.flops import distillation_target_flops
         from lightgen_core.sampling.distillation import deterministic, sample_pairs
         from lightgen_core.sampling.unmask import pad_text
 
@@ -87,17 +88,28 @@ class TeachingWorker:
         layout, rows = layout_metadata(table.schema), table.to_pylist()
         states = [from_bytes(rows[row]["text"], str(layout["dtype"])) for row in inverse]
         text, mask = pad_text([each.unflatten(0, (-1, layout["text_width"])) for each in states])
+        sampler = deterministic(recipe.sampler)
+        each = distillation_target_flops(
+            self.student.mar.config,
+            self.student.head.config,
+            sampler,
+            tokens=self.grid[0] * self.grid[1],
+            text_tokens=text.shape[1],
+            chosen=config.tokens_per_image,
+            noise_samples=config.noise_samples_per_token,
+        )
         pairs = sample_pairs(
             self.student,
             text.to(self.device),
             mask.to(self.device),
             self.grid,
-            deterministic(recipe.sampler),
+            sampler,
             [derive_seed(recipe.seed, "distil_head", image) for image in images.tolist()],
             tokens_per_image=config.tokens_per_image,
             noise_samples=config.noise_samples_per_token,
             head_compile=self.ctx.head_compile(),
         )
+        self.ctx.meter.count_flops(len(images) * each)
         columns = {"id": pa.array([rows[inverse[image]]["id"] for image in pairs.image.tolist()], pa.int64())}
         columns |= {"guidance": pa.array(pairs.guidance.numpy(), pa.float32())}
         values = {name: getattr(pairs, name).numpy() for name in ("states", "noise", "tokens")}
@@ -126,7 +138,7 @@ def _train(ctx: StageContext, student: Artifact) -> None:
     ctx.log("%s of %s", pluralize(config.steps, "step"), pluralize(config.batch_size, "token"))
     fitting = FitConfig(**config.model_dump(include=set(FitConfig.model_fields)))
     run = RunContext(seed, ctx.scratch / "checkpoints", ctx.device(), on_log=ctx.progress(config.steps))
-    result = fit(head, source, DistilHeadCriterion(fitting), run)
+    result = fit(head, source, DistilHeadCriterion(fitting, mar), run)
     head.load_state_dict(result.ema)
     sampler = recipe.sampler.model_copy(update={"head_sampler": "few_step"}).model_dump(mode="json")
     saved = ctx.scratch / "student"

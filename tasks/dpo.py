@@ -29,7 +29,7 @@ def dpo(ctx: StageContext, student: Artifact, pairs: Artifact) -> None:
         seed=derive_seed(ctx.recipe.seed, "dpo"),
         location=training_location(ctx),
     )
-    outcome = launch(training, on_log=ctx.progress(config.steps))
+    outcome = launch(training, ctx.progress(config.steps), ctx.meter)
     if outcome.stopped:
         ctx.log("stopped at step %d of %d: %s", outcome.step, config.steps, outcome.stopped)
     ctx.add_folder(training.location.output_dir, "student/")

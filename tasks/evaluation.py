@@ -121,7 +121,9 @@ class SamplingWorker:
             captions = [prompt.caption for prompt in prompts]
             few_step = recipe.sampler.model_copy(update={"head_sampler": "few_step"})
             sampler = few_step if name == FEW_STEP else recipe.sampler
-            images = self._load_student(name).sample(captions, seeds, sampler=sampler).images
+            sampled = self._load_student(name).sample(captions, seeds, sampler=sampler)
+            self.ctx.meter.count_flops(sampled.flops)
+            images = sampled.images
             verdicts = [None] * len(prompts) if self.judge is None else self.judge(list(images), prompts).tolist()
             encoded = encode_images(images, self.ctx.settings.threads)
             for (row, index, _), *fields in zip(samples, prompts, seeds, encoded, verdicts, strict=True):

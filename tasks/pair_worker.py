@@ -121,6 +121,7 @@ class PairWorker:
         captions = [row["caption"] for row in rows for _ in range(samples)]
         seeds = [derive_seed(recipe.seed, "pairs", row["id"], sample) for row in rows for sample in range(samples)]
         sampled = self.student.sample(captions, seeds, sampler=recipe.sampler)
+        self.ctx.meter.count_flops(sampled.flops)
         images = list(sampled.images)
         each = self.scorers(images, captions)
         scores = self._total(each, np.zeros(len(images)))

@@ -45,7 +45,7 @@ def pretrain(ctx: StageContext, tokens: Artifact, dedup: Artifact) -> None:
         def log_step(row: dict[str, Any], done: int = done) -> None:
             on_log(row | {"step": done + row["step"]})
 
-        outcome = launch(phase, log_step)
+        outcome = launch(phase, log_step, ctx.meter)
         rows += [row | {"phase": number + 1, "step": done + row["step"]} for row in outcome.rows]
         student = StudentCheckpoint(folder=phase.location.output_dir, weights="raw")
     ctx.add_folder(phase.location.output_dir, "student/")

@@ -4,12 +4,13 @@ import json
 
 from storage.artifact import Artifact
 from tasks.context.context import StageContext
+from tasks.ledger import ledger_row
 from tasks.stage import stage
 
 
 @stage(version=9, config_sections=("name", "purpose", "smoke_test", "seed", "world", "sampler", "report", "dedup"))
 def report(ctx: StageContext, *inputs: Artifact) -> None:
-    """Write `report.html`, `ledger.json` (seconds, device seconds, rows and bytes by stage) and `model/`."""
+    """Write `report.html`, `ledger.json` (what each stage has cost, as `lightgen ledger`) and `model/`."""
     from lightgen_core.emoji.credits import credits_page
     from lightgen_core.model.save import load_few_step, load_student, save_student
     from lightgen_core.report.page import render_report
@@ -26,8 +27,7 @@ def report(ctx: StageContext, *inputs: Artifact) -> None:
     if data.credits:
         (folder / "CREDITS.md").write_text(credits_page(data.credits), encoding="utf-8")
     ctx.add_folder(folder, "model/")
-    columns = ("stage", "seconds", "device_seconds", "rows", "bytes")
-    ledger = [{name: getattr(row, name) for name in columns} for row in data.stages]
+    ledger = [ledger_row(artifact.label, artifact.manifest(), ctx.settings.prices) for artifact in inputs]
     ctx.write("ledger.json", json.dumps(ledger, indent=1).encode())
     ctx.write("report.html", render_report(data).encode())
     ctx.counts = {"rows": len(data.samples)}

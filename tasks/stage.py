@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import logging
 import platform
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -19,12 +20,12 @@ from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.context.digests import content_digest, weights_digest
-from tasks.context.elapsed import ElapsedTime
 from tasks.context.explain import explain_missing
 from tasks.context.progress import ProgressCallback, ignore_progress
 from tasks.context.reuse import RowConfig
 from tasks.context.scratch import Scratch
 from tasks.context.software import software
+from tasks.context.spent import driver_meter, keep_cost, spent, started_at
 from tasks.executors.select import run_shards
 
 logger = logging.getLogger(__name__)
@@ -93,8 +94,9 @@ class Stage:
         Raises:
             InputChanged: a file that the stage reads was changed while it ran.
         """
-        scratch = Scratch(artifact, settings)
+        scratch, meter, asked = Scratch(artifact, settings), driver_meter(artifact), time.monotonic()
         with scratch.lock():
+            meter.waited += time.monotonic() - asked
             refresh = remake_before is not None and _is_older(artifact, remake_before)
             if refresh:
                 artifact.remove()
@@ -105,10 +107,12 @@ class Stage:
                 return False
             if status.state == "damaged":
                 logger.warning("%s: %s; making it again", self.name, status.reason)
+                keep_cost(artifact)
                 artifact.uncommit()
-            on_device = self.on_device(recipe)
+            on_device, asked = self.on_device(recipe), time.monotonic()
             try:
                 with device() if on_device else contextlib.nullcontext():
+                    meter.waited += time.monotonic() - asked
                     artifact.records()  # raises where another machine has finished it while this one waited
                     ctx = StageContext(
                         recipe,
@@ -119,6 +123,7 @@ class Stage:
                         on_progress=on_progress,
                         on_device=on_device,
                         execute=run_shards,
+                        meter=meter,
                     )
                     if status.state == "partial":
                         ctx.log("going on: %s", status.reason)
@@ -126,8 +131,8 @@ class Stage:
                         ctx.log("started (%s)", self.explain_missing(recipe, inputs, artifact))
                     else:
                         ctx.log("started (to be made again)")
-                    ctx.save_elapsed()
-                    self.body(ctx, *inputs)
+                    with meter.running():
+                        self.body(ctx, *inputs)
                     _log_reused(ctx)
                     made_here = artifact.commit(self._manifest(ctx, inputs))
             except (AlreadyCommitted, CorruptArtifact, FileNotFoundError):
@@ -150,7 +155,8 @@ class Stage:
                 f"{self.name}: a file that it reads was changed meanwhile ({', '.join(self.files(ctx.recipe))}, or "
                 "weights); the mixed result was removed. Run the same command again."
             )
-        seconds = round(ctx.elapsed.seconds(), 3)
+        scratch, on_device = Scratch(ctx.artifact, ctx.settings), self.on_device(ctx.recipe)
+        cost = spent(ctx.artifact, scratch, on_device=on_device, own=ctx.meter.record())
         files = tuple(records[name] for name in sorted(records))
         counts = Counter(rows=sum(file.rows for file in files))
         for file in files:
@@ -164,8 +170,9 @@ class Stage:
             files=files,
             counts=dict(counts) | ctx.counts,
             metrics=ctx.metrics,
-            timings={"seconds": seconds},
-            device_seconds=seconds if self.on_device(ctx.recipe) else 0.0,
+            timings={"seconds": cost.wall_seconds},
+            device_seconds=cost.device_seconds,
+            cost=cost,
             models={
                 name: reference.commit()
                 for name in self.weights(ctx.recipe)
@@ -201,7 +208,7 @@ def _is_older(artifact: Artifact, moment: datetime.datetime) -> bool:
     try:
         created_at: str | None = artifact.manifest().created_at
     except CorruptArtifact:
-        created_at = ElapsedTime(artifact).started_at()
+        created_at = started_at(artifact)
     return created_at is None or datetime.datetime.fromisoformat(created_at) < moment
 
 

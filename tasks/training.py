@@ -20,6 +20,7 @@ def training_location(ctx: StageContext, *phase: int) -> RunLocation:
         device=ctx.settings.device,
         threads=max(1, ctx.settings.threads // parallel.processes),
         parallel=parallel,
+        attempt=ctx.meter.id,
         launcher="ray" if ctx.settings.engine == "ray" else "torchrun",
     )
 

@@ -34,6 +34,23 @@ def _open(uri: str | None) -> Store:
     return store
 
 
+def find_artifact(name: str, store_uri: str | None) -> "Artifact":
+    """Return the artifact that STAGE/KEY names, of which KEY's first digits are enough. Raises UserError."""
+    from flows.errors import UserError
+    from flows.selection import require_stage
+    from storage.artifact import Artifact
+
+    stage, _, start = name.partition("/")
+    if stage != "ablation":
+        require_stage(stage)
+    store = _open(store_uri)
+    keys = [key for key in store.folders(stage) if key.startswith(start)]
+    if len(keys) != 1:
+        listed = f": {', '.join(keys)}" if keys else ""
+        raise UserError(f"{name!r} names {len(keys) or 'no'} artifacts of {store.uri}{listed}; see `lightgen store ls`")
+    return Artifact(store, stage, keys[0])
+
+
 def _artifacts(store: Store, *, ablations: bool = True) -> "Iterator[Artifact]":
     from flows.distill import ALL_NAMES
     from storage.artifact import Artifact
@@ -86,20 +103,9 @@ def show(artifact: str, store_uri: str | None, as_json: bool) -> None:
     lightgen store show pretrain/90ec
     """
     from flows.errors import UserError
-    from flows.selection import require_stage
-    from storage.artifact import Artifact, CorruptArtifact
+    from storage.artifact import CorruptArtifact
 
-    stage, _, start = artifact.partition("/")
-    if stage != "ablation":
-        require_stage(stage)
-    store = _open(store_uri)
-    keys = [key for key in store.folders(stage) if key.startswith(start)]
-    if len(keys) != 1:
-        listed = f": {', '.join(keys)}" if keys else ""
-        raise UserError(
-            f"{artifact!r} names {len(keys) or 'no'} artifacts of {store.uri}{listed}; see `lightgen store ls`"
-        )
-    shown = Artifact(store, stage, keys[0])
+    shown = find_artifact(artifact, store_uri)
     try:
         manifest = shown.manifest()
     except CorruptArtifact as error:

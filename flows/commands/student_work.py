@@ -6,8 +6,8 @@ from flows.known_models import known_model
 from flows.sizes import Size, student_config, token_sizes
 from lightgen_core.config import HeadConfig, LoopConfig, MarConfig, SamplerConfig
 from lightgen_core.model.flops import (
-    denoising_flops,
     distillation_flops,
+    distillation_target_flops,
     expected_training_flops,
     few_step_head,
     forward_flops,
@@ -67,11 +67,8 @@ class StudentWork:
     def distilling(self, section: DistilHead) -> float:
         """Return FLOPs of the stage distil_head: images, further noises of their tokens, and the head's training."""
         head, sampler, samples = self.recipe.pretrain.head, self.recipe.sampler, section.noise_samples_per_token
-        branches = 2 if sampler.guidance_scale > 1 else 1
-        tokens = min(section.tokens_per_image, self.last.tokens)
-        each = self._drawing(head, sampler) + tokens * sampler.head_steps * branches * denoising_flops(
-            self.model, head, noise_samples=samples
-        )
+        options = {"tokens": self.last.tokens, "text_tokens": self.text_tokens, "noise_samples": samples}
+        each = distillation_target_flops(self.model, head, sampler, chosen=section.tokens_per_image, **options)
         rows = section.steps * section.batch_size
         return section.images * each + rows * distillation_flops(self.model, section.head(head), noise_samples=samples)
 

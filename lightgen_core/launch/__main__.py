@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from lightgen_core.launch.job import OUTCOME, TrainingJob
+from lightgen_core.launch.job import COST, OUTCOME, TrainingJob
 from lightgen_core.launch.messages import LauncherLogHandler, error_message, send
 from lightgen_core.launch.run import train
+from lightgen_core.meter import Meter, save_to
 
 
 def main() -> int:
@@ -29,6 +30,7 @@ def main() -> int:
     if arguments.launched:
         threading.Thread(target=_end_with_launcher, daemon=True).start()
     job = TrainingJob.model_validate_json(arguments.job.read_bytes())
+    meter = Meter(save_to(job.location.workdir / COST), attempt=job.location.attempt, is_child=True)
     if dist.is_torchelastic_launched():
         gpu = job.location.device != "cpu" and torch.cuda.is_available()
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
@@ -37,7 +39,8 @@ def main() -> int:
         logging.basicConfig(handlers=[LauncherLogHandler()])
         logging.getLogger("lightgen_core").setLevel(logging.INFO)
     try:
-        outcome = train(job, on_log=lambda row: send("row", row))
+        with meter.running():
+            outcome = train(job, lambda row: send("row", row), meter)
     except (RuntimeError, ValueError, OSError) as error:
         send("error", error_message(error))
         return 1  # and nothing that waits for the other processes: torchrun ends them

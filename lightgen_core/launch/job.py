@@ -9,6 +9,8 @@ from lightgen_core.config import DpoConfig, HeadConfig, MarConfig, ParallelConfi
 
 OUTCOME = "outcome.json"
 """File in a job's folder that its first process writes at the end."""
+COST = "cost"
+"""Folder in a job's folder of what each of its processes spends (`lightgen_core/meter.py`)."""
 
 
 class NewStudent(Section):
@@ -35,6 +37,7 @@ class RunLocation(Section):
     device: str = Field("auto", description="auto, cpu, cuda ...; of several processes each takes a GPU of its own")
     threads: Positive = Field(1, description="CPU threads of a process")
     parallel: ParallelConfig = Field(default_factory=ParallelConfig, description="processes, micro-batches and so on")
+    attempt: str = Field("", description="id of the launcher's record of cost, which those of its processes name")
     launcher: Literal["torchrun", "ray"] = Field(
         "torchrun", description="torchrun: processes on this machine; ray: on the machines of a Ray cluster"
     )

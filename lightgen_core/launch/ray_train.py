@@ -17,9 +17,10 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lightgen_core.launch.job import NewStudent, TrainingJob, TrainingSummary
+from lightgen_core.launch.job import COST, NewStudent, TrainingJob, TrainingSummary
 from lightgen_core.launch.messages import LauncherLogHandler, LaunchError, Message, MessageRelay, error_message
 from lightgen_core.launch.ray_cluster import connect
+from lightgen_core.meter import Meter, save_to
 from lightgen_core.train.parallel import check_parallel
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Workers(NamedTuple):
     resources: dict[str, float]
 
 
-Train = Callable[[TrainingJob, Callable[[dict], None]], TrainingSummary]
+Train = Callable[[TrainingJob, Callable[[dict], None], Meter], TrainingSummary]
 """Training in one connected process: `launch.run.train`."""
 
 
@@ -205,7 +206,9 @@ def _work(config: dict[str, Any]) -> str:
         program.setLevel(logging.INFO)
     try:
         _check_shared(job, config["token"])
-        return config["train"](job, lambda row: send("row", row)).model_dump_json()
+        meter = Meter(save_to(job.location.workdir / COST), attempt=job.location.attempt)
+        with meter.running():
+            return config["train"](job, lambda row: send("row", row), meter).model_dump_json()
     except (RuntimeError, ValueError, OSError) as error:
         send("error", error_message(error))
         raise

@@ -13,6 +13,7 @@ from lightgen_core.device import pick_device
 from lightgen_core.launch.job import NewStudent, RunLocation, TrainingJob, TrainingSummary
 from lightgen_core.launch.ray_train import train_on_ray
 from lightgen_core.launch.torchrun import train_with_torchrun
+from lightgen_core.meter import Meter
 from lightgen_core.model.mar import Student, new_student
 from lightgen_core.model.save import load_student, save_student
 from lightgen_core.train.dpo import DpoCriterion
@@ -21,25 +22,33 @@ from lightgen_core.train.parallel import DistributedState
 from lightgen_core.train.pretrain import MaskedDenoisingCriterion
 
 
-def launch(job: TrainingJob, on_log: Callable[[dict], None] | None = None) -> TrainingSummary:
+def launch(
+    job: TrainingJob, on_log: Callable[[dict], None] | None = None, meter: Meter | None = None
+) -> TrainingSummary:
     """Train in this process, or in the `parallel.processes` that `location.launcher` starts.
 
     Started processes end with this one, however it ends, and a later call continues from their last checkpoint.
-    on_log: receives each new row of the log with its timing, once.
+    on_log: receives each new row of the log with its timing and FLOPs, once.
+    meter: of this process; each process that is started writes a record of its own into the job's folder.
 
     Raises:
         NonFiniteLossError, CheckpointError, DataError, StudentError, ValueError: as `train` does.
         LaunchError: a process died; the message ends with its last output.
         ClusterError: `ray` is to start them, and there is no Ray or no cluster.
     """
+    meter = meter or Meter()
     if job.location.launcher == "ray":
-        return train_on_ray(job, train, on_log)
+        with meter.idle():
+            return train_on_ray(job, train, on_log)
     if job.location.parallel.processes > 1:
-        return train_with_torchrun(job, on_log)
-    return train(job, on_log)
+        with meter.idle():
+            return train_with_torchrun(job, on_log)
+    return train(job, on_log, meter)
 
 
-def train(job: TrainingJob, on_log: Callable[[dict], None] | None = None) -> TrainingSummary:
+def train(
+    job: TrainingJob, on_log: Callable[[dict], None] | None = None, meter: Meter | None = None
+) -> TrainingSummary:
     """Train in this process, alone or as a rank of torch.distributed, and save the student.
 
     Continues an earlier run of the job. on_log: receives each new row of the log with its timing, on rank 0. Raises as
@@ -50,6 +59,8 @@ def train(job: TrainingJob, on_log: Callable[[dict], None] | None = None) -> Tra
     data: dict[str, Any] = {"patch": info["patch"], "batch_size": config.batch_size, "seed": job.seed}
     data["scratch"] = location.workdir / "rows"
     run = RunContext(job.seed, location.workdir, _device(location), location.parallel, on_log)
+    if meter is not None:
+        meter.use(run.device)
     source: PairSource | TokenSource
     criterion: DpoCriterion | MaskedDenoisingCriterion
     if isinstance(config, DpoConfig):

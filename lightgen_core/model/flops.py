@@ -217,6 +217,23 @@ def distillation_flops(mar: MarConfig, sizes: FewStepConfig, *, noise_samples: i
     return 3 * forward - data - noise_samples * linear(1, mar.token_width, head.width)
 
 
+def distillation_target_flops(
+    mar: MarConfig,
+    head: HeadConfig,
+    sampler: SamplerConfig,
+    *,
+    tokens: int,
+    text_tokens: int,
+    chosen: int,
+    noise_samples: int,
+) -> float:
+    """Count one image of the full sampler, and `noise_samples` further noises of `chosen` of its tokens."""
+    branches = 2 if sampler.guidance_scale > 1 else 1
+    further = denoising_flops(mar, head, noise_samples=noise_samples)
+    drawing = sampling_flops(mar, head, sampler, tokens=tokens, text_tokens=text_tokens)
+    return drawing + min(chosen, tokens) * sampler.head_steps * branches * further
+
+
 def student_parameters(mar: MarConfig, head: HeadConfig) -> int:
     """Count the weights of both."""
     return mar_parameters(mar) + head_parameters(mar, head)

@@ -16,6 +16,7 @@ from lightgen_core.encoders.autoencoder import LatentCodec
 from lightgen_core.encoders.dtypes import PRECISIONS
 from lightgen_core.encoders.text_encoder import TextEncoder
 from lightgen_core.model.few_step import FewStepHead
+from lightgen_core.model.flops import few_step_head, sampling_flops
 from lightgen_core.model.mar import Student
 from lightgen_core.model.patchify import unpatchify
 from lightgen_core.model.save import StudentError, load_few_step, load_student
@@ -62,10 +63,14 @@ class StudentInfo(Section):
 
 @dataclass(frozen=True)
 class Sampled:
-    """latents (n, channels, height, width) float32, and the images they decode to (n, height, width, 3) uint8."""
+    """latents (n, channels, height, width) float32, and the images they decode to (n, height, width, 3) uint8.
+
+    flops: of the student, without text encoder and decoder.
+    """
 
     latents: Tensor
     images: np.ndarray
+    flops: float
 
 
 class TextToImage:
@@ -152,7 +157,8 @@ class TextToImage:
             self._sample_batch(captions[start : start + batch_size], seeds[start : start + batch_size], sampler, grid)
             for start in range(0, len(captions), batch_size)
         ]
-        return Sampled(torch.cat([part.latents for part in parts]), np.concatenate([part.images for part in parts]))
+        latents, images = torch.cat([part.latents for part in parts]), np.concatenate([part.images for part in parts])
+        return Sampled(latents, images, sum(part.flops for part in parts))
 
     def _sample_batch(
         self, captions: Sequence[str], seeds: Sequence[int], sampler: SamplerConfig | None, grid: tuple[int, int] | None
@@ -161,7 +167,15 @@ class TextToImage:
         grid, sampler = grid or self.info.grid, sampler or self.sampler
         tokens = sample(self.student, text, mask, grid, sampler, seeds=list(seeds), head=self.head)
         latents = unpatchify(tokens, grid, self.info.channels, self.info.patch).float()
-        return Sampled(latents.cpu(), self.codec.decode(latents))
+        flops = len(captions) * self._flops(sampler, grid[0] * grid[1], text.shape[1])
+        return Sampled(latents.cpu(), self.codec.decode(latents), flops)
+
+    def _flops(self, sampler: SamplerConfig, tokens: int, text_tokens: int) -> float:
+        """Count the sampling of one image."""
+        head = self.student.head.config
+        if sampler.head_sampler == "few_step" and self.few_step is not None:
+            head = few_step_head(self.few_step.sizes)
+        return sampling_flops(self.student.mar.config, head, sampler, tokens=tokens, text_tokens=text_tokens)
 
     def encode_text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return text states (n, text tokens, width) and mask, on the device; padded for students that attend to it."""

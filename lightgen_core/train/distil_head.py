@@ -7,10 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Generator
 
-from lightgen_core.config import FitConfig
+from lightgen_core.config import FitConfig, MarConfig
 from lightgen_core.data.distil_rows import DistilBatch
 from lightgen_core.diffusion.objectives import get_objective
 from lightgen_core.model.few_step import FewStepHead
+from lightgen_core.model.flops import distillation_flops
 from lightgen_core.train.step_noise import StepNoise
 from lightgen_core.train.train_step import LossOutput
 
@@ -20,6 +21,8 @@ class DistilHeadCriterion:
     """Squared error of the head's token, averaged over noises and values."""
 
     config: FitConfig
+    mar: MarConfig | None = None
+    """Sizes of the transformer whose states are read; None: FLOPs are not counted."""
     may_stop: ClassVar = False
 
     def prepare(self, model: FewStepHead, device: torch.device) -> None:
@@ -44,6 +47,13 @@ class DistilHeadCriterion:
         predicted = model(batch.noise.transpose(0, 1), batch.guidance, batch.states)
         error = predicted.float() - batch.tokens.transpose(0, 1)
         return LossOutput(error.square().mean(dim=(0, 2)), {})
+
+    def flops(self, model: FewStepHead, batch: DistilBatch, step_noise: StepNoise) -> float | None:
+        """Count an update on a batch, without the optimizer."""
+        if self.mar is None:
+            return None
+        rows, samples = batch.noise.shape[:2]
+        return rows * distillation_flops(self.mar, model.sizes, noise_samples=samples)
 
     def should_stop(self, rows: Sequence[dict]) -> str | None:
         """Never stop early."""

@@ -18,8 +18,9 @@ from torch import Generator, Tensor
 from lightgen_core.config import DpoConfig
 from lightgen_core.data.batches import PairBatch, PairSource
 from lightgen_core.diffusion.objectives import Objective, get_objective
+from lightgen_core.model.flops import forward_flops, training_flops
 from lightgen_core.model.mar import Student
-from lightgen_core.train.losses import predict
+from lightgen_core.train.losses import predict, work_sizes
 from lightgen_core.train.preference_losses import OF_ERRORS, PairErrors, mean_square, nft
 from lightgen_core.train.step_noise import StepNoise
 from lightgen_core.train.train_step import LossOutput
@@ -103,6 +104,12 @@ class DpoCriterion:
             "loser_factor": factor,
         }
         return LossOutput(loss + anchor, {name: value.detach() for name, value in metrics.items()})
+
+    def flops(self, model: Student, batch: PairBatch, step_noise: StepNoise) -> float:
+        """Count an update on a batch, without the optimizer: winner and loser, policy and reference."""
+        sizes, mar, head = work_sizes(batch, step_noise), model.mar.config, model.head.config
+        reference = sum(forward_flops(mar, head, **sizes).values())
+        return 2 * len(batch.ids) * (training_flops(mar, head, **sizes) + reference)
 
     def should_stop(self, rows: Sequence[dict]) -> str | None:
         """Return the reason to stop if the winner's error rose beyond the tolerance, or None."""

@@ -6,7 +6,7 @@ from its last checkpoint and ends with the bytes of a run that was not.
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,6 +83,7 @@ def fit(model: nn.Module, source: Source, criterion: Criterion, run: RunContext)
         manager = _CheckpointManager(run.folder, identity, train_step, writer)
         step, rows = manager.resume()
         meter, averager, stopped = ThroughputMeter(run.folder, step), MetricAverager(), None
+        flops: list[float | None] = []
         if criterion.may_stop and step == 0:
             manager.save(0, rows, meter)
         # On a CPU a thread that uses torch brings OpenMP threads of its own, and the update waits for cores: on two of
@@ -90,6 +91,7 @@ def fit(model: nn.Module, source: Source, criterion: Criterion, run: RunContext)
         batches = map if device.type == "cpu" else prefetch
         for parts in batches(partial(train_step.prepare, source=source), range(step, config.steps)):
             averager.add(train_step.step(step, parts, writer.wait_for_copy))
+            flops += [criterion.flops(model, part.batch, part.step_noise) for part in parts]
             step += 1
             log_now = step % config.log_every == 0 or step == config.steps
             if (log_now or device.type == "cpu") and (broken := train_step.nonfinite_step()) is not None:
@@ -100,7 +102,8 @@ def fit(model: nn.Module, source: Source, criterion: Criterion, run: RunContext)
             rate = learning_rate(step - 1, config.steps, config.optimizer)
             rows.append({"step": step, "learning_rate": rate} | averager.compute(train_step.ranks.mean))
             if run.on_log and train_step.ranks.rank == 0:
-                run.on_log(rows[-1] | timing)
+                run.on_log(rows[-1] | timing | _total_flops(flops, train_step.ranks.world_size))
+            flops.clear()
             if stopped := criterion.should_stop(rows):
                 break
             if step % config.checkpoint_every == 0 or step == config.steps:
@@ -110,6 +113,12 @@ def fit(model: nn.Module, source: Source, criterion: Criterion, run: RunContext)
             step, _ = manager.resume()
     raw, averages = train_step.state.model_tensors()
     return TrainResult(step, rows, meter.timings, raw, raw | averages, stopped)
+
+
+def _total_flops(flops: Sequence[float | None], processes: int) -> dict[str, float]:
+    """Return the FLOPs of a log row, all processes together, which have equal shares; nothing where one is unknown."""
+    known = [count for count in flops if count is not None]
+    return {"flops": processes * sum(known)} if len(known) == len(flops) else {}
 
 
 @contextlib.contextmanager

@@ -1,4 +1,6 @@
-"""Predictions of a student on a batch with given step noise, at masked tokens only."""
+"""Predictions of a student on a batch with given step noise, at masked tokens only, and their sizes."""
+
+from typing import Any
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -36,3 +38,13 @@ def predict(
         timestep=step_noise.timestep,
     )
     return x0, output
+
+
+def work_sizes(batch: Any, step_noise: StepNoise) -> dict[str, Any]:
+    """Return the sizes of one image's work, as the functions of `lightgen_core.model.flops` want them."""
+    return {
+        "tokens": batch.grid[0] * batch.grid[1],
+        "masked": step_noise.num_masked,
+        "text_tokens": batch.text.shape[1],
+        "noise_samples": len(step_noise.timestep),
+    }

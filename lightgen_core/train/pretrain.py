@@ -10,8 +10,9 @@ from torch import Generator, Tensor
 from lightgen_core.config import TrainConfig
 from lightgen_core.data.batches import Batch, TokenSource
 from lightgen_core.diffusion.objectives import Objective, get_objective
+from lightgen_core.model.flops import training_flops
 from lightgen_core.model.mar import Student
-from lightgen_core.train.losses import predict
+from lightgen_core.train.losses import predict, work_sizes
 from lightgen_core.train.step_noise import StepNoise
 from lightgen_core.train.train_step import LossOutput
 
@@ -62,6 +63,11 @@ class MaskedDenoisingCriterion:
         x0, output = predict(model, tokens, batch.text, batch.text_mask, batch.grid, step_noise)
         losses = step_noise.objective.loss(output, x0, step_noise.timestep, step_noise.noise)
         return LossOutput(losses.unflatten(1, (-1, step_noise.num_masked)).mean(dim=(0, 2)), {})
+
+    def flops(self, model: Student, batch: Batch, step_noise: StepNoise) -> float:
+        """Count an update on a batch, without the optimizer."""
+        sizes = work_sizes(batch, step_noise)
+        return len(batch.ids) * training_flops(model.mar.config, model.head.config, **sizes)
 
     def should_stop(self, rows: Sequence[dict]) -> str | None:
         """Never stop early."""

@@ -63,6 +63,9 @@ class Criterion(Protocol):
     def losses(self, model: Any, batch: Any, step_noise: StepNoise) -> LossOutput:
         """Compute losses of a batch; called under autocast."""
 
+    def flops(self, model: Any, batch: Any, step_noise: StepNoise) -> float | None:
+        """Count an update on a batch, without the optimizer; None if the model's sizes are unknown."""
+
     def should_stop(self, rows: Sequence[dict]) -> str | None:
         """Return a reason to end the run and restore its last checkpoint, or None."""
 

@@ -1,7 +1,7 @@
 """Settings of a run's place and resources, from the environment; they never enter an artifact's key."""
 
 import os
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -71,6 +71,11 @@ class Settings(BaseSettings):
     )
     tracking_folder: str | None = Field(
         None, description="TensorBoard's files; none: `tracking` in a local store, for a remote one in `scratch`"
+    )
+    prices: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {},
+        description="money of an hour, for the ledger: of a device by the beginning of its name, of a CPU core as cpu: "
+        'LIGHTGEN_PRICES=\'{"NVIDIA H100": 2.5, "cpu": 0.04}\'; none: no money is counted',
     )
     train: ParallelConfig = Field(
         default_factory=ParallelConfig,

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
+from lightgen_core.meter import Meter
 from storage.artifact import Artifact
 from storage.manifest import FileEntry
 from storage.tables import read_file, to_parquet
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
-from tasks.context.elapsed import ElapsedTime
 from tasks.context.progress import Progress, ProgressCallback, TimeLeft, ignore_progress
 from tasks.context.reuse import EarlierArtifacts, EarlierRows, RowConfig, file_prefix
 from tasks.context.scratch import Scratch
@@ -56,8 +56,6 @@ class StageContext:
     on_progress: ProgressCallback = ignore_progress
     on_device: bool = True
     """True if the stage works on the accelerator."""
-    worker: bool = False
-    """True in a worker process."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Metrics for the manifest; they must be a function of the key."""
     counts: dict[str, int] = field(default_factory=dict)
@@ -66,13 +64,13 @@ class StageContext:
     """Files without which the artifact is not complete: those of its shards, and those written beside them."""
     execute: ShardExecutor | None = None
     """Executor of `run_shards`; None in a worker, which cannot fan out further."""
-    elapsed: ElapsedTime = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.elapsed = ElapsedTime(self.artifact)
+    meter: Meter = field(default_factory=Meter)
+    """Measures what this process spends; in a worker that of the worker."""
+    attempt: str = ""
+    """In a worker the id of the driver's record of cost."""
 
     def for_worker(self, settings: Settings) -> "StageContext":
-        """Return a copy for a worker: it pickles, writes shards, and reports no time or progress."""
+        """Return a copy for a worker: it pickles, writes shards, and reports no progress."""
         return StageContext(
             self.recipe,
             settings,
@@ -80,7 +78,7 @@ class StageContext:
             self.row_config,
             self.reuse,
             on_device=self.on_device,
-            worker=True,
+            attempt=self.meter.id,
         )
 
     def log(self, message: str, *values: object, shown_by_bar: bool = False) -> None:
@@ -105,7 +103,9 @@ class StageContext:
         """Return the device to work on."""
         from lightgen_core.device import pick_device
 
-        return pick_device(self.settings.device, self.settings.threads)
+        device = pick_device(self.settings.device, self.settings.threads)
+        self.meter.use(device)
+        return device
 
     def head_compile(self) -> "HeadCompileConfig":
         """Return the compile settings of a student's head while it samples."""
@@ -215,7 +215,9 @@ class StageContext:
         def on_log(row: dict[str, Any]) -> None:
             nonlocal logged, before, left
             step, seconds = row["step"], time.monotonic() - logged
-            metrics = {name: value for name, value in row.items() if name not in ("step", "seconds")}
+            metrics = {name: value for name, value in row.items() if name not in ("step", "seconds", "flops")}
+            if "flops" in row:
+                self.meter.count_flops(row["flops"])
             if before is not None and step > before:
                 left = (steps - step) * seconds / (step - before)
             self.on_progress(Progress(step, steps, "steps", left, metrics))
@@ -240,24 +242,19 @@ class StageContext:
         """Write a table as a Parquet file of the artifact; for counts, address and reused rows see `FileEntry`."""
         data = to_parquet(table)
         self.artifact.add(name, data, table.num_rows, counts or {}, address=address, reused=reused)
+        self.meter.count_bytes(len(data))
         self.required_files.add(name)
-        self.save_elapsed()
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file of the artifact."""
         self.artifact.add(name, data, 0, {})
+        self.meter.count_bytes(len(data))
         self.required_files.add(name)
-        self.save_elapsed()
 
     def add_folder(self, folder: Path, prefix: str = "") -> None:
         """Add every file of a local folder to the artifact."""
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             name = prefix + path.relative_to(folder).as_posix()
             self.artifact.add_file(name, path)
+            self.meter.count_bytes(path.stat().st_size)
             self.required_files.add(name)
-        self.save_elapsed()
-
-    def save_elapsed(self) -> None:
-        """Save the elapsed time so far; do nothing in a worker."""
-        if not self.worker:
-            self.elapsed.save()

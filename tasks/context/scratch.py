@@ -35,18 +35,19 @@ class Scratch:
     def __init__(self, artifact: Artifact, settings: Settings) -> None:
         self._artifact, self._root = artifact, Path(settings.scratch).expanduser()
         self._in_store = artifact.store.local_path(f"{artifact.path}/{PROGRESS}/scratch")
-        self._folder = self._in_store or self._root / artifact.path
+        self.path = self._in_store or self._root / artifact.path
+        """Path of the folder, whether it exists or not."""
 
     @property
     def folder(self) -> Path:
         """Folder that lives until the artifact is committed; created on first use."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return self._folder
+        self.path.mkdir(parents=True, exist_ok=True)
+        return self.path
 
     def clear(self) -> None:
         """Remove the folder; one in a local store goes with the artifact's other unfinished files."""
-        if self._in_store is None and self._folder.exists():
-            shutil.rmtree(self._folder)
+        if self._in_store is None and self.path.exists():
+            shutil.rmtree(self.path)
 
     def lock(self, *, wait: bool = True) -> AbstractContextManager[bool]:
         """Lock the artifact against all that use the store; of a remote store, all that share this scratch folder.

@@ -67,7 +67,9 @@ def run_in_pool(
             if not busy:
                 return
             # An error that another thread raises in this one, as Prefect does, comes only between two waits.
-            for connection in wait(list(busy), timeout=1):
+            with ctx.meter.idle():
+                answered = wait(list(busy), timeout=1)
+            for connection in answered:
                 process, shard = busy[connection]
                 message = _receive(process, shard)
                 if isinstance(message, logging.LogRecord):
@@ -140,7 +142,7 @@ def main() -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     forward_logs(send)
-    worker = Worker(received.get())
+    worker = Worker(received.get(), is_child=True)
     while True:
         send(worker.run(pickle.loads(received.get())))
 

@@ -8,6 +8,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from lightgen_core.launch.ray_cluster import connect
+from lightgen_core.meter import Meter
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.context.shards import Shard, ShardWorker
@@ -33,7 +34,7 @@ class _Actor:
     def __init__(self, spec: bytes) -> None:
         self._records = SimpleQueue[logging.LogRecord]()
         forward_logs(self._records.put)
-        self._worker = Worker(spec)
+        self._worker = Worker(spec, is_child=False)
 
     def ready(self) -> Answer:
         """Answer as soon as the cluster has found room for this actor."""
@@ -71,7 +72,7 @@ def run_on_ray(
     with closing(_ActorPool(spec, resources, max_actors)) as pool:
         while waiting or pool.busy():
             pool.start(len(waiting))
-            for actor, shard, answer in pool.wait():
+            for actor, shard, answer in pool.wait(ctx.meter):
                 if isinstance(answer, Exception):
                     if shard is not None:
                         deaths[shard] += 1
@@ -121,11 +122,13 @@ class _ActorPool:
         """Let an actor run a shard."""
         self._running[actor.run.remote(shard)] = actor, shard
 
-    def wait(self) -> Iterator[tuple[Any, Shard | None, Answer | Exception]]:
+    def wait(self, meter: Meter) -> Iterator[tuple[Any, Shard | None, Answer | Exception]]:
         """Wait, and yield actors with their shard and its answer, or the error that ended the actor."""
         import ray
 
-        for reference in ray.wait(list(self._running), timeout=POLL_SECONDS)[0]:
+        with meter.idle():
+            answered = ray.wait(list(self._running), timeout=POLL_SECONDS)[0]
+        for reference in answered:
             actor, shard = self._running.pop(reference)
             try:
                 answer = ray.get(reference)

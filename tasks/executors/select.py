@@ -36,11 +36,8 @@ def run_shards(
         from tasks.executors.ray_actors import run_on_ray as executor
     else:
         from tasks.executors.process_pool import run_in_pool as executor
-    ctx.save_elapsed()  # a worker that does not find this file does not see our store
     with closing(executor(ctx, shards, worker, inputs)) as finished:
-        for shard in finished:
-            ctx.save_elapsed()
-            yield shard
+        yield from finished
 
 
 def require_engine(settings: Settings, store: Store) -> None:

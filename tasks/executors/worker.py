@@ -11,9 +11,11 @@ from logging.handlers import QueueHandler
 from types import SimpleNamespace
 from typing import Any
 
+from lightgen_core.meter import Meter
 from tasks.context.context import StageContext
 from tasks.context.shards import Shard, ShardWorker
 from tasks.context.software import LOGGERS, software
+from tasks.context.spent import record_path, worker_meter
 
 
 class EngineError(Exception):
@@ -25,9 +27,8 @@ def dump_spec(ctx: StageContext, worker: Callable[..., ShardWorker], inputs: tup
     return pickle.dumps((ctx, worker, inputs, software()))
 
 
-def _build_worker(spec: bytes) -> ShardWorker:
-    """Build the worker, once this process has the driver's software and sees its store."""
-    ctx, worker, inputs, expected = pickle.loads(spec)
+def _check_node(ctx: StageContext, expected: dict[str, str]) -> None:
+    """Raise EngineError unless this process has the driver's software and sees its store."""
     versions = [(name, here, expected[name]) for name, here in software().items()]
     if different := [f"{name} {here}, not {there}" for name, here, there in versions if here != there]:
         raise EngineError(
@@ -35,12 +36,11 @@ def _build_worker(spec: bytes) -> ShardWorker:
             "Install the same versions on every node."
         )
     store = ctx.artifact.store
-    if not store.exists(ctx.elapsed.path):
+    if not store.exists(record_path(ctx.artifact, ctx.attempt)):
         raise EngineError(
             f"{platform.node()} does not see what this run has written to the store {store.uri}. LIGHTGEN_STORE "
             "must be a folder that all nodes share under one path, or an address such as s3://bucket/prefix."
         )
-    return worker(ctx, *inputs)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -69,21 +69,34 @@ class RemoteError:
 
 
 class Worker:
-    """Runs shards of a pickled spec; models load with the first shard."""
+    """Runs shards of a pickled spec; models load with the first shard.
 
-    def __init__(self, spec: bytes) -> None:
-        self._spec = spec
-        self._run_shard: ShardWorker | None = None
+    is_child: the driver started this process for it, so that all that the process spends is spent on the stage.
+    """
+
+    def __init__(self, spec: bytes, *, is_child: bool) -> None:
+        self._spec, self._is_child = spec, is_child
+        self._built: tuple[Meter, ShardWorker] | None = None
 
     def run(self, shard: Shard) -> RemoteError | None:
         """Run one shard. Return its error, if any, for the driver to raise."""
         try:
-            self._run_shard = self._run_shard or _build_worker(self._spec)
-            self._run_shard(shard)
+            meter, run_shard = self._built = self._built or self._build()
+            with meter.working():
+                run_shard(shard)
+            meter.save()  # before the answer: the driver ends a process that has nothing left to do
         except Exception as error:  # any error is the driver's to handle
             error.add_note(f"in a worker on {platform.node()}:\n{traceback.format_exc()}")
             return RemoteError.of(error)
         return None
+
+    def _build(self) -> tuple[Meter, ShardWorker]:
+        ctx, worker, inputs, expected = pickle.loads(self._spec)
+        _check_node(ctx, expected)
+        ctx.meter = worker_meter(ctx.artifact, ctx.attempt, is_child=self._is_child)
+        ctx.meter.start()
+        with ctx.meter.working():
+            return ctx.meter, worker(ctx, *inputs)
 
 
 def forward_logs(send: Callable[[logging.LogRecord], object]) -> None:

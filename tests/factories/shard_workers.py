@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -34,6 +35,7 @@ def make(
     settings: Settings,
     rows: int = 8,
     on_progress: ProgressCallback = ignore_progress,
+    **how: Any,
 ) -> Artifact:
     """Make an artifact of shards of two rows."""
 
@@ -43,7 +45,7 @@ def make(
 
     notes.mkdir(exist_ok=True)
     artifact = numbers.artifact(RECIPE, store, ())
-    numbers.run(RECIPE, settings, (), artifact, on_progress=on_progress)
+    numbers.run(RECIPE, settings, (), artifact, on_progress=on_progress, **how)
     return artifact
 
 
@@ -134,3 +136,14 @@ class HeldSynthesisWorker(SynthesisWorker):
         if shard.number:
             wait_until((self.notes / "go").exists)
         super().__call__(shard)
+
+
+class Burning(Numbers):
+    """Takes half a second of CPU time for a shard, however long that lasts."""
+
+    def __call__(self, shard: RowRangeShard) -> None:
+        until = time.process_time() + 0.5
+        while time.process_time() < until:
+            pass
+        super().__call__(shard)
+        note(self.notes, "ended", shard=shard.number, pid=os.getpid(), at=time.time())

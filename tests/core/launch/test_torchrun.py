@@ -60,7 +60,7 @@ def test_every_row_of_the_log_is_seen_while_two_processes_train(whole):
     assert [{name: row[name] for name in ("step", "loss")} for row in seen] == [
         {name: row[name] for name in ("step", "loss")} for row in outcome.rows
     ]
-    assert seen[0].keys() - outcome.rows[0].keys() == {"seconds", "images_per_second"}
+    assert seen[0].keys() - outcome.rows[0].keys() == {"seconds", "images_per_second", "flops"}
     assert (outcome.step, outcome.stopped, outcome.examples) == (STEPS, None, 10)
 
 

@@ -24,6 +24,7 @@ VERBS = [
     "serve",
     "estimate",
     "doctor",
+    "ledger",
     "ablate",
     *RECIPES,
     "sample",

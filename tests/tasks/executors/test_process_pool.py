@@ -249,13 +249,6 @@ def test_workers_share_the_cores_and_the_limits_of_an_endpoint(monkeypatch):
     )
 
 
-def test_the_job_of_a_worker_leaves_the_clock_alone(store, notes):
-    artifact = make(store, notes, Numbers, HERE)
-    ctx = StageContext(load_recipe("smoke"), HERE, artifact).for_worker(HERE)
-    ctx.save_elapsed()
-    assert not store.exists(ctx.elapsed.path)
-
-
 def test_shards_are_made_by_the_executor_that_is_handed_in(store, notes):
     def backwards(ctx, shards, worker, inputs):
         for shard in reversed(shards):
