@@ -1,0 +1,64 @@
+"""Options of `lightgen eval`, and the recipe that they override."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.commands.options import drop_unset
+from flows.errors import UserError
+from flows.load import load_recipe
+from tasks.config.recipe import Recipe
+from tasks.config.sections import Evaluation
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Options of `lightgen eval`; those that are not given come from the recipe, or its defaults.
+
+    Attributes:
+        recipe: name or path; the student is then scored as its run did.
+        benchmark: name of a benchmark; metadata implies geneval, prompts implies prompts.
+        images: number for each prompt; of pictures that exist as many as every prompt has, by default.
+        per_category: most prompts of a category.
+        steps: iterations of a student, denoising steps of a pipeline; default: the recipe's, or its own.
+        cfg: classifier-free guidance, likewise.
+        metadata: GenEval's own `evaluation_metadata.jsonl`.
+        prompts: captions to generate, one a line or as JSON lines.
+        output: folder in which pictures and verdicts are kept, and from which the next run continues.
+        store_uri: where recipes, keys and artifacts are looked for.
+    """
+
+    recipe: str | None = None
+    benchmark: str | None = None
+    images: int | None = None
+    per_category: int | None = None
+    seed: int | None = None
+    steps: int | None = None
+    cfg: float | None = None
+    metadata: Path | None = None
+    prompts: Path | None = None
+    output: Path | None = None
+    store_uri: str | None = None
+
+    def configured(self) -> Recipe:
+        """Return the recipe with its evaluation overridden by the options. Raises UserError."""
+        base = load_recipe(self.recipe) if self.recipe else Recipe(name="eval")
+        name = self.benchmark or self._implied() or base.evaluation.benchmark
+        self._check(name)
+        file = self.metadata or self.prompts
+        section = base.evaluation.model_dump() | drop_unset(
+            benchmark=name, images=self.images, per_category=self.per_category, prompts=str(file) if file else None
+        )
+        if name == "scene":
+            section["prompts"] = None
+        elif name != base.evaluation.benchmark and file is None:
+            section["prompts"] = None  # the recipe's file is of another form
+        return base.model_copy(update={"evaluation": Evaluation.model_validate(section)} | drop_unset(seed=self.seed))
+
+    def _implied(self) -> str | None:
+        return "geneval" if self.metadata else "prompts" if self.prompts else None
+
+    def _check(self, benchmark: str) -> None:
+        if self.metadata and benchmark != "geneval":
+            raise UserError(f"--metadata goes with --benchmark geneval, not with {benchmark}")
+        if self.prompts and benchmark != "prompts":
+            raise UserError(f"--prompts goes with --benchmark prompts, not with {benchmark}")
