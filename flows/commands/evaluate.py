@@ -90,11 +90,11 @@ def evaluate(model: str, **options: Any) -> dict[str, Any]:
             f"nobody judges pictures of the recipe's {benchmark.name}; give --benchmark geneval or scene, or -o FOLDER "
             "to keep the pictures"
         )
-    from lightgen_core.device import pick_device
-
-    settings = Settings()
-    device = pick_device(settings.device, settings.threads)
     with _folder(given.output) as folder:
+        from lightgen_core.device import pick_device  # torch: after all that can be wrong with the request
+
+        settings = Settings()
+        device = pick_device(settings.device, settings.threads)
         evaluation = _open(folder, source, benchmark, recipe, given)
         judge = benchmark.load(device)
         _make_pictures(evaluation, judge, device)
