@@ -15,6 +15,7 @@ import numpy as np
 from flows.commands.evaluate_benchmarks import BENCHMARKS, Benchmark, JudgePictures, Verdict, prompts_digest
 from flows.commands.evaluate_contamination import contamination
 from flows.commands.evaluate_kept import KeptPictures
+from flows.commands.evaluate_metrics import MetricSuite
 from flows.commands.evaluate_options import EvaluationOptions
 from flows.commands.evaluate_pictures import PictureSource
 from flows.commands.evaluate_sources import Generate, Request, Source, open_source
@@ -84,11 +85,12 @@ def evaluate(model: str, **options: Any) -> dict[str, Any]:
     given, started = EvaluationOptions(**options), time.monotonic()
     recipe = given.configured()
     source = open_source(model, given, recipe)
-    benchmark = BENCHMARKS[recipe.evaluation.benchmark](recipe, given, source)
-    if benchmark.judge is None and given.output is None:
+    benchmark = BENCHMARKS[given.benchmark_of(recipe)](recipe, given, source)
+    metrics = MetricSuite(given, recipe, source)
+    if benchmark.judge is None and given.output is None and not metrics.names:
         raise UserError(
-            f"nobody judges pictures of the recipe's {benchmark.name}; give --benchmark geneval or scene, or -o FOLDER "
-            "to keep the pictures"
+            f"nobody judges pictures of the recipe's {benchmark.name}; give --benchmark geneval or scene, "
+            "--metrics, or -o FOLDER to keep the pictures"
         )
     with _folder(given.output) as folder:
         from lightgen_core.device import pick_device  # torch: after all that can be wrong with the request
@@ -96,9 +98,11 @@ def evaluate(model: str, **options: Any) -> dict[str, Any]:
         settings = Settings()
         device = pick_device(settings.device, settings.threads)
         evaluation = _open(folder, source, benchmark, recipe, given)
+        metrics.load(device)
         judge = benchmark.load(device)
         _make_pictures(evaluation, judge, device)
-        result = _result(model, evaluation, started)
+        measured = metrics.measure(evaluation.kept, evaluation.requests)
+        result = _result(model, evaluation, measured, started)
         if given.output is not None:
             _write_result(folder, result)
     return result
@@ -234,7 +238,7 @@ def _judge_kept(evaluation: _Evaluation, judge: JudgePictures, requests: Sequenc
             kept.judge(request.seed, verdict)
 
 
-def _result(model: str, evaluation: _Evaluation, started: float) -> dict[str, Any]:
+def _result(model: str, evaluation: _Evaluation, measured: dict[str, Any], started: float) -> dict[str, Any]:
     """Return the scores with what they are of, and what they cost."""
     recipe, benchmark = evaluation.recipe, evaluation.benchmark
     section, prompts = recipe.evaluation, benchmark.prompts
@@ -250,6 +254,7 @@ def _result(model: str, evaluation: _Evaluation, started: float) -> dict[str, An
         "images": evaluation.cost.as_dict(),
         "contamination": contamination([prompt.caption for prompt in prompts], evaluation.source.checkpoint),
         "scores": benchmark.scores(rows, derive_seed(recipe.seed, "bootstrap"), section.resamples),
+        **measured,
         "seconds": round(time.monotonic() - started, 3),
     }
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from flows.commands.evaluate_asking import AskingBenchmark
 from flows.commands.evaluate_options import EvaluationOptions
 from flows.commands.evaluate_pictures import PictureSource
 from flows.commands.evaluate_sources import Source
@@ -127,6 +128,9 @@ BENCHMARKS: Mapping[str, Callable[[Recipe, EvaluationOptions, Source], Benchmark
     "scene": DetectorBenchmark,
     "geneval": DetectorBenchmark,
     "prompts": PromptsBenchmark,
+    "dpg": AskingBenchmark,
+    "geneval2": AskingBenchmark,
+    "geneval2-tifa": AskingBenchmark,
 }
 """Benchmarks by the name that --benchmark takes."""
 

@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from flows.commands.options import FILE, FOLDER, POSITIVE, SEED, json_option, store_option
+from lightgen_core.evaluation.feature_models import EFFICIENTNET
 
-_BENCHMARKS = ["scene", "geneval", "prompts"]
+_BENCHMARKS = ["scene", "geneval", "prompts", "dpg", "geneval2", "geneval2-tifa"]
 
 
 @click.command("eval")
@@ -31,6 +32,15 @@ _BENCHMARKS = ["scene", "geneval", "prompts"]
     metavar="FILE",
     help="Own prompts, .txt or .jsonl, which nobody judges.",
 )
+@click.option("--questions", type=FILE, metavar="FILE", help="dpg_bench.csv or geneval2_data.jsonl of their authors.")
+@click.option("--judge", metavar="MODEL", help="Vision-language model that answers them, at LIGHTGEN_VLM_URL.")
+@click.option("--metrics", metavar="NAME,...", help="Over all images: fd, kid, cmmd, precision, recall, vendi, ...")
+@click.option("--references", metavar="SET", help="Images to compare with: folder, Parquet, or synthesis/KEY.")
+@click.option("--training", metavar="SET", help="Images that may be memorised; by default those it was trained on.")
+@click.option("--features", default=EFFICIENTNET, help="Space of the metrics: clip:REF, timm:NAME, inception:FILE.")
+@click.option("--clip", metavar="REF", help="CLIP of the metrics clip and cmmd; by default the recipe's.")
+@click.option("--limit", type=POSITIVE, default=5000, help="References and training images that are read, at most.")
+@click.option("--memorised-below", type=click.FloatRange(min=0), default=0.05, help="1 - cosine of a memorised image.")
 @click.option(
     "-o",
     "--output",
@@ -50,6 +60,7 @@ def evaluate(model: str, as_json: bool, **options: Any) -> None:
     \b
     lightgen eval demo --recipe demo -o scored
     lightgen eval diffusers:MODEL --benchmark geneval
+    lightgen eval demo --recipe demo --images 2 --metrics fd,recall,diversity --references synthesis/KEY
     lightgen eval images:FOLDER --benchmark geneval --metadata evaluation_metadata.jsonl
     """
     from flows.commands.evaluate import evaluate as score

@@ -7,6 +7,10 @@ from flows.commands.console import table
 from storage.plural import pluralize
 
 INTERVALS = "intervals: 95 %, bootstrapped over prompts (Wilson's where all or none are right)"
+METRIC_INTERVALS = (
+    "metrics: 95 % intervals for other prompts and images, references fixed; over halves of the prompts, or where the "
+    "value is a mean bootstrapped over prompts"
+)
 
 Rows = list[tuple[str, str, str]]
 
@@ -14,6 +18,7 @@ Rows = list[tuple[str, str, str]]
 def describe_evaluation(result: Mapping[str, Any]) -> str:
     """Return a model's scores as a table with intervals and image counts, and lines on what they are of."""
     lines = table(_score_rows(result)) if result["scores"] else []
+    lines += ["", *table(_metric_rows(result)), ""] if result["metrics"] else []
     return "\n".join([*lines, *_facts(result)])
 
 
@@ -22,6 +27,8 @@ def describe_evaluation_as_markdown(result: Mapping[str, Any]) -> str:
     lines = [f"# {result['model']} on {result['benchmark']}", ""]
     if result["scores"]:
         lines += [*_markdown(_score_rows(result)), ""]
+    if result["metrics"]:
+        lines += [*_markdown(_metric_rows(result)), ""]
     return "\n".join([*lines, *(f"- {fact}" for fact in _facts(result)), ""])
 
 
@@ -30,11 +37,37 @@ def _score_rows(result: Mapping[str, Any]) -> Rows:
     return rows + [(name, _interval(score), str(score["n"])) for name, score in result["scores"].items()]
 
 
+def _metric_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("metric", "value", "images", "space", "meaning")]
+    for name, found in result["metrics"].items():
+        value = f"{found['value']:.4g} [{found['low']:.4g}, {found['high']:.4g}]"
+        rows.append((name, value, str(found["n"]), found["space"], found["meaning"]))
+    return rows
+
+
+def _compared(result: Mapping[str, Any]) -> list[str]:
+    """Return lines on what the metrics compare with."""
+    lines = [
+        f"{name}: {given['read']:,} of {given['pictures']:,} pictures of {given['location']}"
+        for name, given in result["compared_with"].items()
+    ]
+    if found := result["metrics"].get("memorisation"):
+        nearest = found["closest"][0]
+        lines.append(
+            f"memorisation: {found['count']} of {found['n']:,} pictures within {found['threshold']:g} of a training "
+            f"picture, as {found['control']:.1%} of training pictures are of another; the nearest is "
+            f"{nearest['image']}, {nearest['distance']:.3f} from {nearest['training']}"
+        )
+    if lines or result["metrics"]:
+        lines.append(METRIC_INTERVALS)
+    return lines
+
+
 def _facts(result: Mapping[str, Any]) -> list[str]:
     """Return lines on prompts, contamination and cost."""
     about = f"prompts: {result['prompts']}, seed {result['seed']}"
     lines = [f"{about}; {INTERVALS}" if result["scores"] else f"{about}; nobody judges these pictures"]
-    return [*lines, _contamination(result["contamination"]), _cost(result)]
+    return [*lines, *_compared(result), _contamination(result["contamination"]), _cost(result)]
 
 
 def _contamination(found: Mapping[str, Any] | None) -> str:
