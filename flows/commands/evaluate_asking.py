@@ -46,6 +46,8 @@ class AskingBenchmark:
     of the right answer, geometric mean of a picture. geneval2-tifa: the share of right answers.
     """
 
+    withheld: dict[str, Any] = {"score": 0.0, "answers": []}  # noqa: RUF012 (a constant; no question was answered)
+
     def __init__(self, recipe: Recipe, options: EvaluationOptions, source: object) -> None:
         assert options.benchmark and options.questions and options.judge  # checked with the options
         self.name, self._model = options.benchmark, options.judge
@@ -53,11 +55,6 @@ class AskingBenchmark:
         read = read_dpg if self.name == "dpg" else read_geneval2
         per_category = options.per_category  # the recipe's is of another benchmark
         self.prompts: Sequence[Prompt] = limit_per_category(read(options.questions), per_category)
-
-    @property
-    def withheld(self) -> dict[str, Any]:
-        """A picture that the source withheld scores 0; its questions have no answer."""
-        return {"score": 0.0, "answers": []}
 
     def identity(self) -> Mapping[str, Any]:
         """Return the model, the rule and the address."""

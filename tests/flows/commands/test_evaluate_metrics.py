@@ -82,14 +82,15 @@ def test_what_a_metric_lacks_is_said_before_any_picture(pictures, tmp_path, opti
     assert not list(tmp_path.rglob("*.png"))
 
 
-@pytest.mark.parametrize("name", ["fid", "fd-dino"])
-def test_weights_that_are_not_here_are_named(pictures, monkeypatch, tmp_path, name):
+def test_weights_that_are_not_here_are_named(pictures, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    given = {"benchmark": "prompts", "references": pictures}
     with pytest.raises(
-        UserError, match=rf"^{name}: (FID needs the package|FID's weights|the weights of timm:vit_large)"
+        UserError, match=r"^fid: (FID needs the package torch-fidelity|FID's weights are not here: put)"
     ):
-        evaluate(f"images:{pictures}", benchmark="prompts", metrics=name, references=pictures)
+        evaluate(f"images:{pictures}", metrics="fid", **given)
+    with pytest.raises(UserError, match=r"^fd: the weights of timm:test_vit.r160_in1k are not here .* give the file"):
+        evaluate(f"images:{pictures}", metrics="fd", features="timm:test_vit.r160_in1k", **given)
 
 
 def test_a_timm_model_of_a_file_is_a_space(pictures, tmp_path):
