@@ -73,15 +73,6 @@ def _score_lines(scores: Mapping[str, Any]) -> list[str]:
     return ["", *table(rows), ""]
 
 
-def describe_evaluation(result: Mapping[str, Any]) -> str:
-    """Return a model's scores as a table, with intervals and image counts."""
-    rows = [("score", result["judge"], "pictures")]
-    rows += [(name, _interval(score), str(score["n"])) for name, score in result["scores"].items()]
-    prompts = f"prompts: {result['prompts']}, seed {result['seed']}"
-    intervals = "intervals: 95 %, bootstrapped over prompts (Wilson's where all or none are right)"
-    return "\n".join([*table(rows), f"{prompts}; {intervals}"])
-
-
 def _interval(score: Mapping[str, float]) -> str:
     return f"{score['value']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
 

@@ -1,240 +1,264 @@
-"""`lightgen eval`: score a student or a diffusers pipeline on a benchmark."""
+"""`lightgen eval`: pictures of a benchmark's prompts from any source, their scores, and metrics over all of them."""
 
 import json
 import logging
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.checkpoint import find_student
-from flows.commands.options import drop_unset
+from flows.commands.evaluate_benchmarks import BENCHMARKS, Benchmark, JudgePictures, Verdict, prompts_digest
+from flows.commands.evaluate_contamination import contamination
+from flows.commands.evaluate_kept import KeptPictures
+from flows.commands.evaluate_metrics import MetricSuite
+from flows.commands.evaluate_options import EvaluationOptions
+from flows.commands.evaluate_pictures import PictureSource
+from flows.commands.evaluate_sources import Generate, Request, Source, open_source
+from flows.commands.evaluate_tables import describe_evaluation_as_markdown
 from flows.errors import UserError
-from flows.folders import require_student, require_writable
-from flows.load import load_recipe
-from lightgen_core.config import SamplerConfig
-from lightgen_core.encoders.model_ref import parse_model_ref
-from lightgen_core.evaluation.geneval_prompts import Requirement
-from lightgen_core.evaluation.judge import JUDGES, Judge, load_judge
-from lightgen_core.evaluation.prompt import Prompt
-from lightgen_core.evaluation.scores import score_table
-from lightgen_core.images.codec import encode_png
+from flows.folders import require_writable
 from lightgen_core.rejected import Reason, Rejected
 from lightgen_core.seeds import derive_seed
-from lightgen_core.teachers.config import DiffusersConfig
 from tasks.config.recipe import Recipe
-from tasks.config.sections import Evaluation
 from tasks.config.settings import Settings
-from tasks.evaluation_prompts import evaluation_prompts
 
 if TYPE_CHECKING:
     import torch
 
-    from lightgen_core.teachers.diffusers_teacher import Offload
-
 log = logging.getLogger("lightgen")
 
-DIFFUSERS = "diffusers:"
-"""Prefix of a diffusers pipeline's name; other names are folders with a student."""
-
-_STUDENT_BATCH, _PIPELINE_BATCH = 64, 4  # images
-
-Generate = Callable[[Sequence[str], Sequence[int]], Iterable[np.ndarray | Rejected]]
-"""Captions and seeds to images uint8 (height, width, 3), or the reason for having none."""
+_WITHHELD = (Reason.UNSAFE_CONTENT, Reason.REFUSED)
+"""Reasons for which a picture is missing and its prompt counts as not shown, rather than the evaluation as failed."""
 
 
-class EvaluatedImage(NamedTuple):
-    """One judged image; one that the pipeline's safety checker removed counts as wrong."""
+@dataclass
+class _Cost:
+    """Seconds of an evaluation's parts, and pictures that were made or were there already."""
 
-    prompt: int
-    """Index of its prompt."""
-    number: int
-    """Index among the prompt's images."""
-    seed: int
-    image: np.ndarray | Rejected
-    correct: bool
+    made: int = 0
+    kept: int = 0
+    generating: float = 0.0
+    judging: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for `--json`; images_per_second is None where nothing was made."""
+        rate = self.made / self.generating if self.made and self.generating else None
+        return {
+            "made": self.made,
+            "kept": self.kept,
+            "seconds_generating": round(self.generating, 3),
+            "seconds_judging": round(self.judging, 3),
+            "images_per_second": rate and round(rate, 3),
+        }
 
 
-def evaluate(
-    model: str,
-    *,
-    recipe: str | None = None,
-    benchmark: str | None = None,
-    images: int | None = None,
-    per_category: int | None = None,
-    seed: int | None = None,
-    steps: int | None = None,
-    cfg: float | None = None,
-    metadata: Path | None = None,
-    output: Path | None = None,
-) -> dict[str, Any]:
+@dataclass
+class _Evaluation:
+    """An evaluation under way."""
+
+    source: Source
+    benchmark: Benchmark
+    recipe: Recipe
+    requests: list[Request]
+    kept: KeptPictures
+    cost: _Cost = field(default_factory=_Cost)
+
+
+def evaluate(model: str, **options: Any) -> dict[str, Any]:
     """Score a model; return what `lightgen eval --json` prints.
 
-    Options that are not given come from the recipe, or its defaults.
-
     Args:
-        model: a folder with a student, or `diffusers:` and a folder or hub id.
-        benchmark: "scene" or "geneval"; metadata implies the latter.
-        steps: iterations of a student, denoising steps of a pipeline; default: the recipe's, or its own.
-        metadata: GenEval's own `evaluation_metadata.jsonl`.
-        output: folder for the images, in GenEval's own layout, and `results.jsonl`.
+        model: a student, or a name with a prefix of `SOURCES`.
+        options: fields of `EvaluationOptions`.
 
     Raises:
-        UserError: no such model, a benchmark without a judge, a prompt that the pipeline cannot generate, or an output
-            folder that cannot be written.
+        UserError: no such model, a benchmark without a judge, a prompt that cannot be generated, or an output folder
+            that cannot be written or holds another evaluation.
         ModelNotFound: the path of a pipeline does not exist.
-        PromptFileError: metadata not in GenEval's format.
+        PromptFileError: a file of prompts is not of its form.
     """
-    config = _override_recipe(recipe, benchmark, images, per_category, seed, metadata)
-    section, pipeline, reference = config.evaluation, model.startswith(DIFFUSERS), model.removeprefix(DIFFUSERS)
-    if pipeline:
-        parse_model_ref(reference)
-    else:
-        folder = find_student(model).folder
-        require_student(folder)
+    given, started = EvaluationOptions(**options), time.monotonic()
+    recipe = given.configured()
+    source = open_source(model, given, recipe)
+    benchmark = BENCHMARKS[given.benchmark_of(recipe)](recipe, given, source)
+    metrics = MetricSuite(given, recipe, source)
+    if benchmark.judge is None and given.output is None and not metrics.names:
+        raise UserError(
+            f"nobody judges pictures of the recipe's {benchmark.name}; give --benchmark geneval or scene, "
+            "--metrics, or -o FOLDER to keep the pictures"
+        )
+    with _folder(given.output) as folder:
+        from lightgen_core.device import pick_device  # torch: after all that can be wrong with the request
+
+        settings = Settings()
+        device = pick_device(settings.device, settings.threads)
+        evaluation = _open(folder, source, benchmark, recipe, given)
+        metrics.load(device)
+        judge = benchmark.load(device)
+        _make_pictures(evaluation, judge, device)
+        measured = metrics.measure(evaluation.kept, evaluation.requests)
+        result = _result(model, evaluation, measured, started)
+        if given.output is not None:
+            _write_result(folder, result)
+    return result
+
+
+def _open(
+    folder: Path, source: Source, benchmark: Benchmark, recipe: Recipe, options: EvaluationOptions
+) -> _Evaluation:
+    """Return the evaluation with its requests, and what its folder keeps of them."""
+    images = recipe.evaluation.images
+    if isinstance(source, PictureSource):
+        there = source.images_each(prompt.caption for prompt in benchmark.prompts)
+        images = options.images or (min(there, images) if options.recipe else there)
+    requests = [
+        Request(index, number, prompt.caption, derive_seed(recipe.seed, "evaluation", index, number))
+        for index, prompt in enumerate(benchmark.prompts)
+        for number in range(images)
+    ]
+    prompts = {"benchmark": benchmark.name, "seed": recipe.seed, "prompts": prompts_digest(benchmark.prompts)}
+    kept = KeptPictures(folder, {**prompts, **source.identity()}, benchmark.identity())
+    return _Evaluation(source, benchmark, recipe, requests, kept)
+
+
+@contextmanager
+def _folder(output: Path | None) -> Iterator[Path]:
+    """Yield the folder of the pictures: the one given, or one for as long as it takes."""
     if output is not None:
         require_writable(output)
-    from lightgen_core.device import pick_device
+        yield output
+        return
+    with tempfile.TemporaryDirectory(prefix="lightgen-eval-") as folder:
+        yield Path(folder)
 
-    prompts, settings, started = evaluation_prompts(config), Settings(), time.monotonic()
-    device = pick_device(settings.device, settings.threads)
+
+def _make_pictures(evaluation: _Evaluation, judge: JudgePictures, device: "torch.device") -> None:
+    """Generate and judge what the folder lacks, in batches, logging the time left."""
+    kept, requests = evaluation.kept, evaluation.requests
+    missing = [request for request in requests if not kept.has(request.seed, request.caption)]
+    there = [request for request in requests if kept.has(request.seed, request.caption)]
+    evaluation.cost.kept = len(there)
+    _judge_kept(evaluation, judge, there)
+    if missing:
+        generate, size, started = _load(evaluation.source, device), evaluation.source.batch_size, time.monotonic()
+        for start in range(0, len(missing), size):
+            batch = missing[start : start + size]
+            _make_batch(evaluation, generate, judge, batch)
+            done = start + len(batch)
+            left = (time.monotonic() - started) / done * (len(missing) - done)
+            log.info("%d of %d pictures, %.0f s left", len(there) + done, len(requests), left)
+    kept.finish([request.seed for request in requests])
+
+
+def _load(source: Source, device: "torch.device") -> Generate:
+    """Load a source. Raises UserError."""
     try:
-        if pipeline:
-            generate = _load_pipeline(reference, device, settings.offload, steps, cfg)
-        else:
-            generate = _load_student(folder, device, config.sampler if recipe else None, steps, cfg)
+        return source.load(device)
     except (OSError, ValueError) as error:  # what loaders raise for a name that holds no such model
         raise UserError(str(error)) from error
+
+
+def _make_batch(evaluation: _Evaluation, generate: Generate, judge: JudgePictures, requests: Sequence[Request]) -> None:
+    """Generate, judge and keep the pictures of some requests.
+
+    Raises:
+        UserError: an image is missing for another reason than its content, which a score must not hide. What was made
+            of its batch is kept.
+    """
+    started = time.monotonic()
+    images = list(_generated(generate, requests))
+    evaluation.cost.generating += time.monotonic() - started
+    evaluation.cost.made += len(requests)
+    made = [(request, image) for request, image in zip(requests, images, strict=True) if not _failed(image)]
+    verdicts = _judged(evaluation, judge, made)
+    for (request, image), verdict in zip(made, verdicts, strict=True):
+        prompt = evaluation.benchmark.prompts[request.prompt]
+        about = {"tag": prompt.category, "prompt": prompt.caption}
+        evaluation.kept.write_prompt(request.prompt, about | evaluation.benchmark.metadata(prompt))
+        row = {**about, **verdict, "seed": request.seed}
+        if isinstance(image, Rejected):
+            evaluation.kept.add_row({"filename": None, **row, "reason": image.reason})
+        else:
+            evaluation.kept.add(request.prompt, request.number, image, row)
+    for request, image in zip(requests, images, strict=True):
+        if isinstance(image, Rejected) and _failed(image):
+            hint = "\nTry LIGHTGEN_OFFLOAD=model." if image.reason is Reason.OUT_OF_MEMORY else ""
+            raise UserError(f"no picture of {request.caption!r}: {image}{hint}")
+
+
+def _generated(generate: Generate, requests: Sequence[Request]) -> Iterator[np.ndarray | Rejected]:
+    """Yield the pictures of requests. Raises UserError if an endpoint cannot be used."""
+    from lightgen_core.endpoint import EndpointError
+
     try:
-        judge = load_judge(section.benchmark, section.detector, section.color_model, device)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{error}\nGenEval's judge is {section.detector} and, for colours, {section.color_model}. Download them "
-            "first, or give a --recipe with evaluation.detector and evaluation.color_model."
-        ) from error
-    assert judge is not None
-    correct, results = np.zeros((len(prompts), section.images), dtype=bool), []
-    batch_size = _PIPELINE_BATCH if pipeline else _STUDENT_BATCH
-    for evaluated in _evaluate_images(generate, judge, prompts, config, batch_size):
-        correct[evaluated.prompt, evaluated.number] = evaluated.correct
-        if output is not None:
-            results.append(_write_image(output, prompts[evaluated.prompt], section.benchmark, evaluated))
-    if output is not None:
-        (output / "results.jsonl").write_text("".join(json.dumps(result) + "\n" for result in results))
+        yield from generate(requests)
+    except EndpointError as error:
+        raise UserError(f"{error}\nWhat was made is kept where -o was given; the same command continues.") from error
+
+
+def _failed(image: np.ndarray | Rejected) -> bool:
+    return isinstance(image, Rejected) and image.reason not in _WITHHELD
+
+
+def _judged(
+    evaluation: _Evaluation, judge: JudgePictures, pictures: Sequence[tuple[Request, np.ndarray | Rejected]]
+) -> list[Verdict]:
+    """Judge images; one that the source withheld is wrong, as its black substitute would be."""
+    started, prompts = time.monotonic(), evaluation.benchmark.prompts
+    shown = [(image, prompts[request.prompt]) for request, image in pictures if not isinstance(image, Rejected)]
+    verdicts = iter(judge([image for image, _ in shown], [prompt for _, prompt in shown]) if shown else ())
+    results = []
+    for request, image in pictures:
+        if isinstance(image, Rejected):
+            log.warning("%r counts as wrong: %s", request.caption, image)
+        results.append(evaluation.benchmark.withheld if isinstance(image, Rejected) else next(verdicts))
+    evaluation.cost.judging += time.monotonic() - started
+    return results
+
+
+def _judge_kept(evaluation: _Evaluation, judge: JudgePictures, requests: Sequence[Request]) -> None:
+    """Judge pictures that are kept without a verdict of this judge."""
+    kept, size = evaluation.kept, evaluation.source.batch_size
+    if evaluation.benchmark.judge is None:
+        return
+    waiting = [request for request in requests if kept.verdict(request.seed) is None]
+    for start in range(0, len(waiting), size):
+        batch = waiting[start : start + size]
+        images = [kept.image(request.seed) for request in batch]
+        withheld = Rejected(Reason.UNSAFE_CONTENT)
+        pictures = [
+            (request, withheld if image is None else image) for request, image in zip(batch, images, strict=True)
+        ]
+        for request, verdict in zip(batch, _judged(evaluation, judge, pictures), strict=True):
+            kept.judge(request.seed, verdict)
+
+
+def _result(model: str, evaluation: _Evaluation, measured: dict[str, Any], started: float) -> dict[str, Any]:
+    """Return the scores with what they are of, and what they cost."""
+    recipe, benchmark = evaluation.recipe, evaluation.benchmark
+    section, prompts = recipe.evaluation, benchmark.prompts
+    rows: list[list[Verdict]] = [[] for _ in prompts]
+    for request in evaluation.requests:
+        rows[request.prompt].append(evaluation.kept.verdict(request.seed) or {})
     return {
         "model": model,
-        "benchmark": section.benchmark,
-        "judge": JUDGES[section.benchmark],
+        "benchmark": benchmark.name,
+        "judge": benchmark.judge,
         "prompts": section.prompts or f"{len(prompts)} of the benchmark",
-        "seed": config.seed,
+        "seed": recipe.seed,
+        "images": evaluation.cost.as_dict(),
+        "contamination": contamination([prompt.caption for prompt in prompts], evaluation.source.checkpoint),
+        "scores": benchmark.scores(rows, derive_seed(recipe.seed, "bootstrap"), section.resamples),
+        **measured,
         "seconds": round(time.monotonic() - started, 3),
-        "scores": score_table(correct, prompts, derive_seed(config.seed, "bootstrap"), section.resamples),
     }
 
 
-def _override_recipe(
-    recipe: str | None,
-    benchmark: str | None,
-    images: int | None,
-    per_category: int | None,
-    seed: int | None,
-    metadata: Path | None,
-) -> Recipe:
-    """Return the recipe with its evaluation overridden by the options."""
-    base = load_recipe(recipe) if recipe else Recipe(name="eval")
-    section = base.evaluation.model_dump() | drop_unset(
-        benchmark=benchmark or ("geneval" if metadata else None),
-        images=images,
-        per_category=per_category,
-        prompts=str(metadata) if metadata else None,
-    )
-    if benchmark == "scene":
-        section["prompts"] = None
-    if section["benchmark"] not in JUDGES:
-        raise UserError(
-            f"nobody judges pictures of the recipe's {section['benchmark']}; give --benchmark geneval or scene"
-        )
-    if metadata and section["benchmark"] != "geneval":
-        raise UserError(f"--metadata goes with --benchmark geneval, not with {section['benchmark']}")
-    return base.model_copy(update={"evaluation": Evaluation.model_validate(section)} | drop_unset(seed=seed))
-
-
-def _load_student(
-    folder: Path, device: "torch.device", sampler: SamplerConfig | None, steps: int | None, cfg: float | None
-) -> Generate:
-    from lightgen_core.sampling.text_to_image import TextToImage
-
-    student = TextToImage.load(folder, device)
-    changed = (sampler or student.sampler).model_dump() | drop_unset(iterations=steps, guidance_scale=cfg)
-    config = SamplerConfig.model_validate(changed)
-    return lambda captions, seeds: student.sample(captions, seeds, sampler=config).images
-
-
-def _load_pipeline(
-    reference: str, device: "torch.device", offload: "Offload", steps: int | None, cfg: float | None
-) -> Generate:
-    """Load a pipeline as `synthesis` does. Raises UserError if it takes no text, steps or guidance."""
-    from lightgen_core.teachers.base import TeacherError
-    from lightgen_core.teachers.diffusers_teacher import DiffusersTeacher
-
-    dtype: Literal["float32", "bfloat16"] = "float32" if device.type == "cpu" else "bfloat16"
-    config = DiffusersConfig(model=reference, dtype=dtype, steps=steps, guidance_scale=cfg, batch_size=_PIPELINE_BATCH)
-    try:
-        return DiffusersTeacher.load(config, device, offload).generate
-    except TeacherError as error:
-        raise UserError(str(error)) from error
-
-
-def _evaluate_images(
-    generate: Generate, judge: Judge, prompts: list[Prompt], recipe: Recipe, batch_size: int
-) -> Iterator[EvaluatedImage]:
-    """Generate and judge all images in batches, logging the time left."""
-    indices = [(prompt, number) for prompt in range(len(prompts)) for number in range(recipe.evaluation.images)]
-    started = time.monotonic()
-    for start in range(0, len(indices), batch_size):
-        batch = indices[start : start + batch_size]
-        batch_prompts = [prompts[prompt] for prompt, _ in batch]
-        seeds = [derive_seed(recipe.seed, "evaluation", *index) for index in batch]
-        images = list(generate([prompt.caption for prompt in batch_prompts], seeds))
-        verdicts = _judge_images(judge, images, batch_prompts)
-        for index, seed, image, correct in zip(batch, seeds, images, verdicts, strict=True):
-            yield EvaluatedImage(*index, seed, image, correct)
-        done = start + len(batch)
-        left = (time.monotonic() - started) / done * (len(indices) - done)
-        log.info("%d of %d pictures, %.0f s left", done, len(indices), left)
-
-
-def _judge_images(judge: Judge, images: Sequence[np.ndarray | Rejected], prompts: Sequence[Prompt]) -> list[bool]:
-    """Judge images; one removed by the safety checker is wrong, as its black substitute would be.
-
-    Raises:
-        UserError: an image is missing for another reason, which a score must not hide.
-    """
-    generated: list[tuple[np.ndarray, Prompt]] = []
-    for image, prompt in zip(images, prompts, strict=True):
-        if not isinstance(image, Rejected):
-            generated.append((image, prompt))
-        elif image.reason is Reason.UNSAFE_CONTENT:
-            log.warning("%r counts as wrong: %s", prompt.caption, image)
-        else:
-            hint = "\nTry LIGHTGEN_OFFLOAD=model." if image.reason is Reason.OUT_OF_MEMORY else ""
-            raise UserError(f"no picture of {prompt.caption!r}: {image}{hint}")
-    verdicts = iter(judge(*map(list, zip(*generated, strict=True))) if generated else ())
-    return [not isinstance(image, Rejected) and bool(next(verdicts)) for image in images]
-
-
-def _write_image(output: Path, prompt: Prompt, benchmark: str, evaluated: EvaluatedImage) -> dict[str, Any]:
-    """Write an image in GenEval's layout; return its line of `results.jsonl`."""
-    folder = output / f"{evaluated.prompt:05d}"
-    path = folder / "samples" / f"{evaluated.number:04d}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"tag": prompt.category, "prompt": prompt.caption}
-    required = Requirement.model_validate_json(prompt.meaning).as_metadata() if benchmark == "geneval" else {}
-    (folder / "metadata.jsonl").write_text(json.dumps(about | required) + "\n")
-    result = {"filename": str(path.relative_to(output)), **about, "correct": evaluated.correct, "seed": evaluated.seed}
-    if isinstance(evaluated.image, Rejected):
-        return result | {"filename": None, "reason": evaluated.image.reason}
-    path.write_bytes(encode_png(evaluated.image))
-    return result
+def _write_result(folder: Path, result: dict[str, Any]) -> None:
+    (folder / "scores.json").write_text(json.dumps(result, indent=1) + "\n")
+    (folder / "scores.md").write_text(describe_evaluation_as_markdown(result))

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from flows.commands import console
+from flows.commands.evaluate_command import evaluate
 from flows.commands.options import FILE, FOLDER, POSITIVE, SEED, json_option, store_option
 
 
@@ -38,39 +38,6 @@ def sample(checkpoint: Path, prompts: tuple[str, ...], **options: Any) -> None:
 
     for path in sample_to_files(checkpoint, prompts, **options):
         click.echo(path)
-
-
-@click.command("eval")
-@click.argument("model", metavar="CHECKPOINT|diffusers:MODEL")
-@click.option("--benchmark", type=click.Choice(["scene", "geneval"]), help="By default the recipe's, or scene.")
-@click.option("--recipe", metavar="RECIPE", help="Take world, sampler, seed and numbers from here.")
-@click.option("--images", type=POSITIVE, help="Images of each prompt.")
-@click.option("--per-category", type=POSITIVE, help="Prompts of each category, at most.")
-@click.option("--seed", type=SEED, help="Seed of prompts and images.")
-@click.option("--steps", type=POSITIVE, help="Iterations of a student, denoising steps of a pipeline.")
-@click.option("--cfg", type=click.FloatRange(min=0), help="Classifier-free guidance.")
-@click.option(
-    "--metadata",
-    type=FILE,
-    metavar="FILE",
-    help="GenEval's own evaluation_metadata.jsonl; without it, prompts of the same form.",
-)
-@click.option("-o", "--output", type=FOLDER, help="Keep the images in this folder.")
-@json_option
-def evaluate(model: str, as_json: bool, **options: Any) -> None:
-    """Score a student or a diffusers pipeline.
-
-    A student is a folder such as STORE/report/KEY/model, a pipeline `diffusers:` and a folder or hub id. With --recipe
-    prompts, seeds and sampler are those of that recipe's own evaluation.
-
-    \b
-    lightgen eval STORE/report/KEY/model --recipe demo
-    lightgen eval diffusers:MODEL --benchmark geneval
-    """
-    from flows.commands.evaluate import evaluate as score
-
-    result = score(model, **options)
-    click.echo(json.dumps(result) if as_json else console.describe_evaluation(result))
 
 
 @click.command()

@@ -168,20 +168,23 @@ def read_metadata(path: Path) -> list[Prompt]:
     Raises:
         PromptFileError: no such file, a line that is not of that form, or no prompt at all.
     """
-    prompts = []
-    for number, line in numbered_lines(path):
-        try:
-            row = _Row.model_validate_json(line)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            field = ".".join(str(part) for part in fault["loc"])
-            message = f"{field}: {fault['msg']}" if field else fault["msg"].removeprefix("Value error, ")
-            raise PromptFileError(
-                f"{path}, line {number}: {message}; expected GenEval's evaluation_metadata.jsonl, "
-                'such as {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "..."}'
-            ) from error
-        requirement = Requirement(include=row.include, exclude=row.exclude)
-        prompts.append(Prompt(row.prompt, row.tag, requirement.as_meaning()))
+    prompts = [metadata_prompt(line, f"{path}, line {number}") for number, line in numbered_lines(path)]
     if not prompts:
         raise PromptFileError(f"{path} holds no prompt")
     return prompts
+
+
+def metadata_prompt(line: str, where: str) -> Prompt:
+    """Return the prompt of a line of GenEval's metadata. Raises PromptFileError with its place."""
+    try:
+        row = _Row.model_validate_json(line)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        field = ".".join(str(part) for part in fault["loc"])
+        message = f"{field}: {fault['msg']}" if field else fault["msg"].removeprefix("Value error, ")
+        raise PromptFileError(
+            f"{where}: {message}; expected GenEval's evaluation_metadata.jsonl, "
+            'such as {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "..."}'
+        ) from error
+    requirement = Requirement(include=row.include, exclude=row.exclude)
+    return Prompt(row.prompt, row.tag, requirement.as_meaning())

@@ -34,24 +34,36 @@ class EndpointVlm:
         Raises:
             EndpointError: the endpoint cannot be used, or not one of eight requests or more got an answer.
         """
+        replies = self.replies(images, texts, seeds)
+        answers = [reply if isinstance(reply, Answer) else parse_reply(reply) for reply in replies]
+        if len(answers) >= _ALL_FAILED and all(answer.error for answer in answers):
+            raise EndpointError(f"all {len(answers)} requests failed, the first one: {answers[0].error}")
+        return answers
+
+    def replies(
+        self, images: Sequence[bytes], texts: Sequence[str], seeds: Sequence[int]
+    ) -> list[dict[str, Any] | Answer]:
+        """Return the whole chat completion for each text about its encoded image, or an answer with its error.
+
+        Raises:
+            EndpointError: the endpoint cannot be used.
+        """
         keys = [
             (hashlib.sha256(image + text.encode()).hexdigest(), seed)
             for image, text, seed in zip(images, texts, seeds, strict=True)
         ]
         with ThreadPoolExecutor(self._concurrency) as pool:
-            answers = list(pool.map(self._answer, keys, images, texts))
-        if len(answers) >= _ALL_FAILED and all(answer.error for answer in answers):
-            raise EndpointError(f"all {len(answers)} requests failed, the first one: {answers[0].error}")
+            replies = list(pool.map(self._reply, keys, images, texts))
         self._answers.clear(keys)
-        return answers
+        return replies
 
-    def _answer(self, key: tuple[str, int], image: bytes, text: str) -> Answer:
+    def _reply(self, key: tuple[str, int], image: bytes, text: str) -> dict[str, Any] | Answer:
         def request() -> bytes:
             body = self._body(image, text, key[1])
             return json.dumps(self._endpoint.post("chat/completions", body)).encode()
 
         try:
-            return parse_reply(json.loads(self._answers.get(key, request)))
+            return json.loads(self._answers.get(key, request))
         except RequestFailed as error:
             return Answer("", error=str(error))
 

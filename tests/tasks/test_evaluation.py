@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from flows.commands.console import describe_evaluation, describe_run
+from flows.commands.console import describe_run
 from flows.commands.evaluate import evaluate
+from flows.commands.evaluate_tables import describe_evaluation
 from flows.load import load_recipe
 from flows.plan import plan
 from lightgen_core.evaluation.preference import Lead, choose_pairs
