@@ -10,6 +10,7 @@ import traceback
 import click
 
 from flows.commands.ablate import ablate
+from flows.commands.browse import browse
 from flows.commands.notify import notify
 from flows.commands.open_report import open_report
 from flows.commands.recipe_commands import RECIPE_COMMANDS
@@ -41,7 +42,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (*RECIPE_COMMANDS, ablate, *RECIPE_INFO, *STUDENT_COMMANDS, open_report, notify, store_group):
+for command in (*RECIPE_COMMANDS, ablate, *RECIPE_INFO, *STUDENT_COMMANDS, open_report, browse, notify, store_group):
     cli.add_command(command)
 
 

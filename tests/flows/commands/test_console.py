@@ -35,6 +35,7 @@ VERBS = [
     "serve-model",
     "gallery",
     "open",
+    "browse",
     "notify",
     "store",
 ]
