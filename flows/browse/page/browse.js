@@ -131,8 +131,9 @@ async function showMap(mine) {
   say("Placing the points ...");
   const count = await map.show(state.get("run"), chosen(["search", "filter"]));
   if (mine !== turn) return;
-  const words = state.has("search") || state.has("filter") ? `${count.toLocaleString()} points match` : "";
-  say(`${words}${words && "; "}a click opens an image, dragging moves, the wheel or + and - enlarge`);
+  const some = state.has("search") || state.has("filter"), unit = count === 1 ? "point matches" : "points match";
+  const how = "a click opens an image, or Enter the one in the middle; dragging or arrows move, the wheel or + and - enlarge";
+  say(`${some ? `${count.toLocaleString()} ${unit}; ` : ""}${how}`);
   at("cards").dataset.ready = state;
 }
 

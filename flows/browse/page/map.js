@@ -104,9 +104,9 @@ export class EmbeddingMap {
     at("map-facts").textContent = this.facts;
   }
 
-  // The nearest point of a place, or null beyond REACH; those that match come first.
-  nearest(px, py) {
-    let best = null, least = REACH ** 2;
+  // The nearest point of a place, or null beyond its reach; where there is a search, one that matches.
+  nearest(px, py, reach = REACH) {
+    let best = null, least = reach ** 2;
     for (let number = 0; number < this.rows.length; number++) {
       if (this.matching && !this.matching[number]) continue;
       const [x, y] = this.place(number), distance = (x - px) ** 2 + (y - py) ** 2;
@@ -162,6 +162,8 @@ export class EmbeddingMap {
       const factor = { "+": 1.4, "=": 1.4, "-": 1 / 1.4 }[event.key];
       if (by) this.move(...by);
       if (factor) this.zoom(factor, canvas.clientWidth / 2, canvas.clientHeight / 2);
+      const middle = event.key === "Enter" && this.points ? this.nearest(canvas.clientWidth / 2, canvas.clientHeight / 2, Infinity) : null;
+      if (middle !== null) this.open(this.rows[middle]);
       if (by || factor) event.preventDefault(), event.stopPropagation();
     });
   }
