@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from flows.browse.catalogue import Known
+from flows.browse.rows import open_parquet
 
 COMPONENTS = 6
 MAX_POINTS = 100_000
@@ -59,7 +59,7 @@ def project(embeddings: Known, column: str = "image") -> EmbeddingMap:
 def _batches(embeddings: Known, column: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield ids (n,) and vectors (n, dimensions)."""
     for name in embeddings.artifact.names("^embeddings"):
-        with embeddings.artifact.open(name) as file:
-            for batch in pq.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=["id", column]):
+        with open_parquet(embeddings, name) as file:
+            for batch in file.iter_batches(_BATCH_ROWS, columns=["id", column]):
                 if len(batch):
                     yield batch["id"].to_numpy(), batch[column].flatten().to_numpy().reshape(len(batch), -1)

@@ -2,7 +2,9 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.browse.catalogue import Known
-from storage.tables import read_file
 
 CACHE_BYTES = 256 << 20
 """Encoded images kept in memory, by row groups."""
@@ -27,13 +28,24 @@ class RowGroup(NamedTuple):
 
 def read_columns(known: Known, pattern: str, columns: Sequence[str]) -> pa.Table | None:
     """Return those columns of an artifact's files that exist, or None if there is no such file."""
-    names = known.artifact.names(pattern)
-    if not names:
-        return None
-    with known.artifact.open(names[0]) as file:
-        there = pq.read_schema(file).names
-    wanted = [name for name in columns if name in there]
-    return pa.concat_tables([read_file(known.artifact, name, wanted) for name in names]).combine_chunks()
+    tables = []
+    for name in known.artifact.names(pattern):
+        with open_parquet(known, name) as file:
+            wanted = [column for column in columns if column in file.schema_arrow.names]
+            tables.append(file.read(columns=wanted))
+    return pa.concat_tables(tables).combine_chunks() if tables else None
+
+
+@contextmanager
+def open_parquet(known: Known, name: str, footer: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+    """Open a file of an artifact: mapped into memory where it is local, so that nothing is copied through Python."""
+    if known.artifact.store.local_path("") is not None:
+        path = known.artifact.local(name, Path())  # a local store copies nothing
+        with pq.ParquetFile(path, metadata=footer, memory_map=True) as file:
+            yield file
+    else:
+        with known.artifact.open(name) as stream:
+            yield pq.ParquetFile(stream, metadata=footer)
 
 
 class ImageReader:
@@ -71,8 +83,8 @@ class ImageReader:
     def _footer(self, known: Known, name: str) -> pq.FileMetaData:
         key = (known.artifact.path, known.version, name)
         if key not in self._footers:
-            with known.artifact.open(name) as file:
-                self._footers[key] = pq.read_metadata(file)
+            with open_parquet(known, name) as file:
+                self._footers[key] = file.metadata
         return self._footers[key]
 
     def _values(self, known: Known, group: RowGroup, column: str) -> pa.Array:
@@ -84,9 +96,8 @@ class ImageReader:
                 if key in self._groups:
                     self._groups.move_to_end(key)
                     return self._groups[key]
-            with known.artifact.open(group.file) as file:
-                parquet = pq.ParquetFile(file, metadata=self._footer(known, group.file))
-                table = parquet.read_row_group(group.group, columns=[f"{column}.bytes"])
+            with open_parquet(known, group.file, self._footer(known, group.file)) as file:
+                table = file.read_row_group(group.group, columns=[f"{column}.bytes"])
             values = table[column].combine_chunks().field("bytes")
             with self._lock:
                 self._keep(key, values)
