@@ -96,7 +96,7 @@ def test_an_image_opens_and_arrows_lead_across_pages(page, address):
     page.wait_for_selector("dialog[open] #large img.small")
     assert page.locator("#where").inner_text() == "60 of 150"
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.getElementById('where').textContent === '61 of 150'")
+    page.get_by_text("61 of 150", exact=True).wait_for()
     assert CAPTIONS[60] in page.locator("#fields dd").all_inner_texts()
     page.keyboard.press("Escape")
     page.wait_for_selector("dialog", state="hidden")
@@ -146,7 +146,7 @@ def test_a_stage_that_is_not_there_yet_is_said(page, address):
     page.goto(address)
     assert shown(page, "view=images")[0] == SCRIPT  # the view of whoever names none
     page.get_by_role("button", name="Samples").click()
-    page.wait_for_function("document.getElementById('note').textContent.startsWith('Not there yet: evaluation')")
+    page.get_by_text("Not there yet: evaluation is missing").wait_for()
     assert page.locator("#cards .card").count() == 0
 
 
