@@ -1,5 +1,6 @@
 """An application served on a port of this machine until a signal ends it."""
 
+import contextlib
 import ipaddress
 from collections.abc import Callable
 from typing import Any
@@ -43,8 +44,6 @@ def serve_until_stopped(app: Any, host: str, port: int, on_start: Callable[[str]
     Raises:
         UserError: the port cannot be served at.
     """
-    import contextlib
-
     import uvicorn
 
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, server_header=False)
@@ -52,6 +51,7 @@ def serve_until_stopped(app: Any, host: str, port: int, on_start: Callable[[str]
         socket = config.bind_socket()
     except SystemExit as error:  # uvicorn has logged the reason
         raise UserError(f"{host}:{port} cannot be served at; give another --port, or 0 for any that is free") from error
+    socket.listen(config.backlog)  # whoever reads the address and connects at once waits instead of being refused
     on_start(f"http://{host}:{socket.getsockname()[1]}/")
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after its orderly end
         uvicorn.Server(config).run(sockets=[socket])
