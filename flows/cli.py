@@ -10,6 +10,7 @@ import traceback
 import click
 
 from flows.commands.ablate import ablate
+from flows.commands.browse import browse
 from flows.commands.ledger import ledger
 from flows.commands.notify import notify
 from flows.commands.open_report import open_report
@@ -42,7 +43,18 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (*RECIPE_COMMANDS, ledger, ablate, *RECIPE_INFO, *STUDENT_COMMANDS, open_report, notify, store_group):
+_COMMANDS = (
+    *RECIPE_COMMANDS,
+    ledger,
+    ablate,
+    *RECIPE_INFO,
+    *STUDENT_COMMANDS,
+    open_report,
+    browse,
+    notify,
+    store_group,
+)
+for command in _COMMANDS:
     cli.add_command(command)
 
 

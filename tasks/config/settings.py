@@ -90,7 +90,9 @@ class Settings(BaseSettings):
     images_url: str = Field("https://api.openai.com/v1", description="address of the images endpoint that is a teacher")
     images_key: SecretStr = Field(SecretStr(""), description="its key; kept out of manifests, logs and errors")
 
-    serve_key: SecretStr = Field(SecretStr(""), description="key that `lightgen serve-model` wants from its clients")
+    serve_key: SecretStr = Field(
+        SecretStr(""), description="key that `lightgen serve-model`, `gallery` and `browse` want from their clients"
+    )
 
     def __init__(self, **values: Any) -> None:
         try:

@@ -36,6 +36,7 @@ VERBS = [
     "serve-model",
     "gallery",
     "open",
+    "browse",
     "notify",
     "store",
 ]

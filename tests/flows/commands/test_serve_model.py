@@ -18,7 +18,8 @@ import uvicorn
 from PIL import Image
 
 import lightgen
-from flows.commands.serve_model import is_loopback, serve_model
+from flows.commands.serve_model import serve_model
+from flows.commands.web_server import is_loopback
 from flows.errors import UserError
 from lightgen_core.endpoint import Endpoint
 from lightgen_core.serving.app import batch_sampler, create_app
