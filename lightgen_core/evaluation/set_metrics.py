@@ -110,6 +110,11 @@ def _precision(given: ImageSetFeatures) -> dict[str, Any]:
     return bootstrap_mean(inside, list(given.prompts), given.seed, resamples=given.resamples).as_dict()
 
 
+def _recall(given: ImageSetFeatures) -> dict[str, Any]:
+    found = _distance(Recall)(given)
+    return found | {"low": max(0.0, found["low"]), "high": min(1.0, found["high"])}  # it is a share
+
+
 def _memorisation(given: ImageSetFeatures) -> dict[str, Any]:
     assert given.training is not None
     nearest = nearest_training(given.images, given.training, given.seed)
@@ -131,7 +136,7 @@ METRICS: Mapping[str, SetMetric] = {
     "kid": SetMetric("kernel distance to the references, unbiased; 0 is equal", _distance(kid), "references"),
     "cmmd": SetMetric("1000 MMD^2 to the references in CLIP's space", _distance(cmmd), "references", clip=True),
     "precision": SetMetric("share of images that are like a reference", _precision, "references"),
-    "recall": SetMetric("share of references that an image is like", _distance(Recall), "references"),
+    "recall": SetMetric("share of references that an image is like", _recall, "references"),
     "vendi": SetMetric("effective number of different images", _vendi),
     "diversity": SetMetric("1 - cosine of two images of a prompt", _diversity, images=2),
     "clip": SetMetric("cosine of image and prompt", _clip_score, clip=True),
