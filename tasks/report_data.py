@@ -40,7 +40,7 @@ from tasks.config.recipe import Recipe
 from tasks.pair_worker import KINDS
 from tasks.report_filters import filter_reasons
 from tasks.report_sources import recaption_counts, source_tables
-from tasks.report_student import failures, sample_grid, unmeasured
+from tasks.report_student import failures, previews_of, sample_grid, unmeasured
 
 MAX_TOPICS = 24
 """Topics that are listed; thousands would bury the rest."""
@@ -92,7 +92,8 @@ def build_report_data(run: RunArtifacts, key: str = "") -> ReportData:
         smoke_test=recipe.smoke_test,
         grid=grid,
         failures=failures(run),
-        unmeasured=unmeasured(recipe, previews=True),
+        previews=previews_of(artifacts["pretrain"]),
+        unmeasured=unmeasured(recipe, previews=bool(recipe.pretrain.previews)),
         usage=Usage(key[:8], grid.images[0].caption, height, width) if key else None,
         samples=samples(run),
         curves=(

@@ -9,10 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightgen_core.images.codec import decode_image
-from lightgen_core.report.parts import Failures, PromptScore, SampleGrid, SeededImage, Unmeasured
+from lightgen_core.report.parts import Failures, PreviewRow, Previews, PromptScore, SampleGrid, SeededImage, Unmeasured
+from storage.artifact import Artifact
 from storage.rows import take_rows
 from storage.tables import read_table
 from tasks.config.recipe import Recipe
+from tasks.pretrain_previews import PREVIEW_FILE
 
 if TYPE_CHECKING:
     from tasks.report_data import RunArtifacts
@@ -54,6 +56,18 @@ def failures(run: "RunArtifacts") -> Failures | None:
         ),
         confusions=_confusions(run, rows),
     )
+
+
+def previews_of(pretrain: Artifact) -> Previews | None:
+    """Return the captions that were sampled during pre-training; None if none were."""
+    if not pretrain.names(f"^{PREVIEW_FILE}$"):
+        return None
+    rows = read_table(pretrain, f"^{PREVIEW_FILE}$").to_pylist()
+    steps = tuple(dict.fromkeys(row["step"] for row in rows))
+    by_seed: dict[tuple[str, int], list[np.ndarray]] = {}
+    for row in rows:
+        by_seed.setdefault((row["caption"], row["seed"]), []).append(decode_image(row["image"]["bytes"]))
+    return Previews(steps, tuple(PreviewRow(*key, tuple(images)) for key, images in by_seed.items()))
 
 
 def _worst(by_prompt: dict[int, list[dict]], scores: dict[int, float], wrong: list[int]) -> list[int]:

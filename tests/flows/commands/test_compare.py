@@ -102,7 +102,7 @@ def test_a_section_of_one_recipe_alone_is_one_row(result):
 
 @pytest.fixture
 def two_runs(made, tmp_path):
-    """A store with a run of the same name before, by another sampler."""
+    """A store with a run of the same name before, with another bootstrap."""
     shutil.copytree(made.store, tmp_path / "store")
     for stage in ("evaluation", "report"):
         folder = next((tmp_path / "store" / stage).iterdir())
@@ -111,7 +111,7 @@ def two_runs(made, tmp_path):
         if stage == "report":
             before["inputs"]["evaluation"] = "0" * 20
         else:
-            before["config"]["sampler"]["iterations"] = 7
+            before["config"]["evaluation"]["resamples"] = 7
         shutil.copytree(folder, folder.parent / ("0" * 20))
         (folder.parent / ("0" * 20) / "manifest.json").write_text(json.dumps(before))
     return str(tmp_path / "store")
@@ -120,7 +120,7 @@ def two_runs(made, tmp_path):
 def test_one_student_is_compared_with_the_run_before_it(made, two_runs):
     result = compare(made.recipe, store=two_runs)
     assert result["a"]["name"] == "report/00000000 of 2026-01-01T00:00:00+00:00"
-    assert result["fields"] == {"sampler.iterations": [7, 4]}
+    assert result["fields"] == {"evaluation.resamples": [7, 200]}
     assert result["difference"]["overall"]["value"] == 0
 
 
