@@ -125,9 +125,9 @@ def test_one_student_is_compared_with_the_run_before_it(made, two_runs):
 
 
 def test_where_no_run_was_before_that_is_said(made, two_runs):
-    with pytest.raises(UserError, match=r"holds no run of smoke before report/.*name one of them"):
+    with pytest.raises(UserError, match=r"holds no run of tiny before report/.*name one of them"):
         compare("report/0000", store=two_runs)
-    with pytest.raises(UserError, match=r"holds no run of smoke before report/\S+ of \S+$"):
+    with pytest.raises(UserError, match=r"holds no run of tiny before report/\S+ of \S+$"):
         compare(made.recipe, store=made.store)
     with pytest.raises(UserError, match="is not the student of a report"):
         compare(f"pretrain/{made.artifact('pretrain').key}", store=two_runs)
