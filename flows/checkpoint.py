@@ -87,7 +87,7 @@ def _of_recipe(recipe: str, store: Store) -> Checkpoint:
     if done := finished_students(planner):
         return student_of(done[0])
     name = planner.recipe.name
-    if reported := sorted(_reports_of(store, name), key=lambda found: found[1].created_at):
+    if reported := sorted(reports_of(store, name), key=lambda found: found[1].created_at):
         artifact, manifest = reported[-1]
         log.info(
             "%s as it stands has no student in %s; this is the newest of its name, report/%s of %s",
@@ -125,7 +125,8 @@ def _of_hub(name: str) -> Path:
         ) from error
 
 
-def _reports_of(store: Store, recipe: str) -> Iterator[tuple[Artifact, Manifest]]:
+def reports_of(store: Store, recipe: str) -> Iterator[tuple[Artifact, Manifest]]:
+    """Yield the finished reports of recipes of a name, in no order."""
     for key in store.folders("report"):
         artifact = Artifact(store, "report", key)
         try:

@@ -11,6 +11,8 @@ from storage.artifact import Artifact
 from storage.plural import pluralize
 from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
+from tasks.context.progress import Preview
+from tasks.pretrain_previews import PREVIEW_FILE, PhasePreviews, preview_table
 from tasks.stage import stage
 from tasks.token_files import RECAPTION_TEXT_FILES, TEXT_FILES, token_files_regex
 from tasks.token_shapes import default_layout, layout_of, token_shapes
@@ -20,7 +22,10 @@ from tasks.training_weights import keep_list, source_shares
 
 @stage(version=7, config_sections=("seed", "pretrain", "tokens"), weights=init_checkpoint, on_device=True)
 def pretrain(ctx: StageContext, tokens: Artifact, dedup: Artifact) -> None:
-    """Write the student (raw and EMA weights, config) and `log.json`, the loss curve over all phases."""
+    """Write the student (raw and EMA weights, config) and `log.json`, the loss curve over all phases.
+
+    With `pretrain.previews` also `previews.parquet`, the same captions over the steps.
+    """
     from lightgen_core.launch.run import launch
 
     recipe = ctx.recipe
@@ -34,21 +39,26 @@ def pretrain(ctx: StageContext, tokens: Artifact, dedup: Artifact) -> None:
     )
     rows: list[dict[str, Any]] = []
     shares: list[dict[str, dict]] = []
+    previews: list[Preview] = []
     for number in range(len(recipe.phases)):
         done = rows[-1]["step"] if rows else 0
         phase = _phase(ctx, tokens, dedup, student, number)
+        seen = PhasePreviews(recipe, ctx.scratch / f"previews-{number + 1}", done, phase.config.steps)
         ctx.log("phase %d: %s of %d", number + 1, pluralize(phase.config.steps, "step"), phase.config.batch_size)
         shares.append(source_shares(ctx, tokens, dedup, token_files_regex(recipe.phases[number][0]), number))
         for column, by_name in shares[-1].items():
             ctx.log("%s: %s", column, ", ".join(f"{name} {share:.1%}" for name, share in by_name.items()))
 
-        def log_step(row: dict[str, Any], done: int = done) -> None:
-            on_log(row | {"step": done + row["step"]})
+        def log_step(row: dict[str, Any], done: int = done, seen: PhasePreviews = seen) -> None:
+            on_log(row | {"step": done + row["step"], "previews": seen.new()})
 
-        outcome = launch(phase, log_step, ctx.meter)
+        outcome = launch(phase.model_copy(update={"previews": seen.config}), log_step, ctx.meter)
+        previews += seen.all()
         rows += [row | {"phase": number + 1, "step": done + row["step"]} for row in outcome.rows]
         student = StudentCheckpoint(folder=phase.location.output_dir, weights="raw")
     ctx.add_folder(phase.location.output_dir, "student/")
+    if previews:
+        ctx.write_table(PREVIEW_FILE, preview_table(previews))
     ctx.write("log.json", json.dumps(rows, sort_keys=True).encode())
     ctx.counts = {"rows": outcome.examples, "steps": rows[-1]["step"], "parameters": outcome.parameters}
     ctx.metrics = {"final_loss": rows[-1]["loss"]} | ({"source_shares": shares} if any(shares) else {})

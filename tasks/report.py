@@ -8,7 +8,7 @@ from tasks.ledger import ledger_row
 from tasks.stage import stage
 
 
-@stage(version=9, config_sections=("name", "purpose", "smoke_test", "seed", "world", "sampler", "report", "dedup"))
+@stage(version=10, config_sections=("name", "purpose", "smoke_test", "seed", "world", "sampler", "report", "dedup"))
 def report(ctx: StageContext, *inputs: Artifact) -> None:
     """Write `report.html`, `ledger.json` (what each stage has cost, as `lightgen ledger`) and `model/`."""
     from lightgen_core.emoji.credits import credits_page
@@ -23,7 +23,7 @@ def report(ctx: StageContext, *inputs: Artifact) -> None:
     averaged, _ = load_student(saved, weights="ema")
     sampler = info["sampler"] if last.stage == "distil_head" else ctx.recipe.sampler.model_dump(mode="json")
     save_student(folder, student, averaged.state_dict(), info | {"sampler": sampler}, load_few_step(saved))
-    data = build_report_data(run)
+    data = build_report_data(run, ctx.artifact.key)
     if data.credits:
         (folder / "CREDITS.md").write_text(credits_page(data.credits), encoding="utf-8")
     ctx.add_folder(folder, "model/")

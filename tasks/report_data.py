@@ -28,6 +28,7 @@ from lightgen_core.report.data import (
     SampleRow,
     StageRow,
     Topic,
+    Usage,
 )
 from lightgen_core.seeds import derive_seed
 from lightgen_core.teachers.scene import SceneTeacher
@@ -39,6 +40,7 @@ from tasks.config.recipe import Recipe
 from tasks.pair_worker import KINDS
 from tasks.report_filters import filter_reasons
 from tasks.report_sources import recaption_counts, source_tables
+from tasks.report_student import failures, previews_of, sample_grid, unmeasured
 
 MAX_TOPICS = 24
 """Topics that are listed; thousands would bury the rest."""
@@ -62,14 +64,16 @@ class RunArtifacts:
         return rounds[-1]
 
 
-def build_report_data(run: RunArtifacts) -> ReportData:
-    """Return all data of the report."""
+def build_report_data(run: RunArtifacts, key: str = "") -> ReportData:
+    """Return all data of the report; `key`: of its artifact, for the commands on the page."""
     recipe, artifacts = run.recipe, run.artifacts
     manifests = {name: artifact.manifest() for name, artifact in artifacts.items()}
     evaluation = manifests["evaluation"]
     scored, pairs = evaluation.metrics, run.last("pairs").manifest().counts
     topics = manifests["captions"].metrics["captions_by_topic"]
     teachers = recipe.synthesis.teachers or (recipe.synthesis,)
+    grid = sample_grid(run)
+    height, width = grid.images[0].image.shape[:2]
     return ReportData(
         name=recipe.name,
         purpose=recipe.purpose,
@@ -86,6 +90,11 @@ def build_report_data(run: RunArtifacts) -> ReportData:
             for student, found in scored.get("references", {}).items()
         },
         smoke_test=recipe.smoke_test,
+        grid=grid,
+        failures=failures(run),
+        previews=previews_of(artifacts["pretrain"]),
+        unmeasured=unmeasured(recipe, previews=bool(recipe.pretrain.previews)),
+        usage=Usage(key[:8], grid.images[0].caption, height, width) if key else None,
         samples=samples(run),
         curves=(
             loss_curve(artifacts["pretrain"]),

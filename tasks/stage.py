@@ -21,6 +21,7 @@ from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.context.digests import content_digest, weights_digest
 from tasks.context.explain import explain_missing
+from tasks.context.host import host_facts
 from tasks.context.progress import ProgressCallback, ignore_progress
 from tasks.context.reuse import RowConfig
 from tasks.context.scratch import Scratch
@@ -179,7 +180,7 @@ class Stage:
                 if (reference := parse_model_ref(name)).path is None
             },
             software=software() | {"python": platform.python_version()},
-            host={"machine": platform.machine(), "system": platform.system(), "device": ctx.settings.device},
+            host=host_facts(ctx.settings.device if self.on_device(ctx.recipe) else None),
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
 

@@ -7,7 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.checkpoint import find_student
+from flows.checkpoint import Checkpoint, find_student, reports_of, student_of
 from flows.commands.lineage import Lineage, trace_lineage
 from flows.errors import UserError
 from flows.folders import require_writable
@@ -67,17 +67,24 @@ class Side:
         return rows.sort_by([("prompt", "ascending"), ("seed", "ascending")])
 
 
-def compare(first: str, second: str, store: str | None = None, output: Path | None = None) -> dict[str, Any]:
+def compare(
+    first: str, second: str | None = None, store: str | None = None, output: Path | None = None
+) -> dict[str, Any]:
     """Compare two students; return what `lightgen compare --json` prints.
 
     Args:
-        first, second: checkpoints as of `find_student`, or folders that `lightgen export` wrote.
+        first, second: checkpoints as of `find_student`, or folders that `lightgen export` wrote. Without `second` the
+            student of the run before `first` under the same name is compared with `first`.
         output: SVG file for the images of the captions that both were evaluated on.
 
     Raises:
-        UserError: no student, one of unknown origin, or images that cannot be shown.
+        UserError: no student, one of unknown origin, no run before, or images that cannot be shown.
     """
-    a, b = _side(first, store), _side(second, store)
+    if second is None:
+        b = _side(first, find_student(first, store))
+        a = _run_before(b, find_student(first, store).artifact)
+    else:
+        a, b = (_side(name, find_student(name, store)) for name in (first, second))
     samples = [side.samples() for side in (a, b)]
     return {
         "a": _summary(a),
@@ -89,8 +96,28 @@ def compare(first: str, second: str, store: str | None = None, output: Path | No
     }
 
 
-def _side(name: str, store: str | None) -> Side:
-    found = find_student(name, store)
+def _run_before(side: Side, artifact: Artifact | None) -> Side:
+    """Return the student of the newest report of the recipe's name that is older, and of another evaluation."""
+    if artifact is None or artifact.stage != "report":
+        raise UserError(
+            f"{side.name} is not the student of a report, which alone knows the name of its recipe: name a second "
+            "student to compare it with, such as report/8cf2; `lightgen store ls` lists them"
+        )
+    own = artifact.manifest()
+    recipe, evaluation = own.config["name"], own.inputs["evaluation"]
+    others = [each for each in reports_of(artifact.store, recipe) if each[1].inputs.get("evaluation") != evaluation]
+    earlier = [each for each in others if each[1].created_at < own.created_at]
+    if not earlier:
+        later = ", ".join(f"report/{each.key[:8]} of {each.created_at}" for _, each in others)
+        raise UserError(
+            f"{artifact.store.uri} holds no run of {recipe} before report/{own.key[:8]} of {own.created_at}"
+            + (f"; later ones are {later}: name one of them as the second student" if later else "")
+        )
+    report, manifest = max(earlier, key=lambda each: each[1].created_at)
+    return _side(f"report/{manifest.key[:8]} of {manifest.created_at}", student_of(report))
+
+
+def _side(name: str, found: Checkpoint) -> Side:
     if found.artifact is None:
         return Side(name, _exported(found.folder), None)
     lineage = trace_lineage(found.artifact)

@@ -6,7 +6,6 @@ from typing import Any
 import click
 
 from flows.commands.options import FILE, FOLDER, POSITIVE, SEED, json_option, store_option
-from lightgen_core.evaluation.feature_models import EFFICIENTNET
 
 _BENCHMARKS = ["scene", "geneval", "prompts", "dpg", "geneval2", "geneval2-tifa"]
 
@@ -37,7 +36,12 @@ _BENCHMARKS = ["scene", "geneval", "prompts", "dpg", "geneval2", "geneval2-tifa"
 @click.option("--metrics", metavar="NAME,...", help="Over all images: fd, kid, cmmd, precision, recall, vendi, ...")
 @click.option("--references", metavar="SET", help="Images to compare with: folder, Parquet, or synthesis/KEY.")
 @click.option("--training", metavar="SET", help="Images that may be memorised; by default those it was trained on.")
-@click.option("--features", default=EFFICIENTNET, help="Space of the metrics: clip:REF, timm:NAME, inception:FILE.")
+@click.option(
+    "--features",
+    default="efficientnet_lite0",
+    show_default=True,
+    help="Space of the metrics; or clip:REF, timm:NAME, inception:FILE.",
+)
 @click.option("--clip", metavar="REF", help="CLIP of the metrics clip and cmmd; by default the recipe's.")
 @click.option("--limit", type=POSITIVE, default=5000, help="References and training images that are read, at most.")
 @click.option("--memorised-below", type=click.FloatRange(min=0), default=0.05, help="1 - cosine of a memorised image.")

@@ -148,19 +148,20 @@ def serve_model(checkpoint: str, **options: Any) -> None:
 
 @click.command()
 @click.argument("first")
-@click.argument("second")
+@click.argument("second", required=False)
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="SVG of their images side by side."
 )
 @store_option
 @json_option
-def compare(first: str, second: str, store_uri: str | None, output: Path | None, as_json: bool) -> None:
+def compare(first: str, second: str | None, store_uri: str | None, output: Path | None, as_json: bool) -> None:
     """Compare the students FIRST and SECOND.
 
     By the fields of their recipes, the stages that they share, scores with paired intervals, time. Each is a recipe,
-    STAGE/KEY, or a folder.
+    STAGE/KEY, or a folder. Without SECOND: the run before FIRST under the same name, and FIRST.
 
     \b
+    lightgen compare demo
     lightgen compare demo mine.yaml -o images.svg
     lightgen compare pretrain/3f2a report/8cf2
     """

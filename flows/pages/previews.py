@@ -1,6 +1,6 @@
 """Markdown previews of a stage's output: captions, images, pairs, curves, scores."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from flows.pages.markdown import escape, image, scores_markdown, table
 from flows.pages.progress_log import StageResult
@@ -13,9 +13,14 @@ from lightgen_core.report.svg import file_uri
 from storage.artifact import Artifact
 from storage.rows import take_rows
 from tasks import report_data
+from tasks.context.progress import Preview
+from tasks.report_student import previews_of
 
 MAX_IMAGE_BYTES = 48_000
 """Maximum bytes of a page's encoded images, which Prefect's database stores."""
+
+MAX_PREVIEW_STEPS = 6
+"""Newest steps of a training whose images are shown."""
 
 POSITIONS, CAPTIONS_PER_POSITION = 4, 7
 """Evenly spaced positions from which images are shown, and captions at each; a position costs reading a row group."""
@@ -77,6 +82,26 @@ def _pairs(result: StageResult) -> list[str]:
     return _grid("preference pairs", rows)
 
 
+def _pretrain(result: StageResult) -> list[str]:
+    curve = _curves([report_data.loss_curve(result.artifact)])
+    found = previews_of(result.artifact)
+    if found is None:
+        return curve
+    steps = [f"step {number(step)}" for step in found.steps][-MAX_PREVIEW_STEPS:]
+    rows = (
+        SampleRow("", row.caption, dict(zip(steps, map(JudgedImage, row.images[-MAX_PREVIEW_STEPS:]), strict=True)))
+        for row in found.rows
+    )
+    return [*curve, *_grid("the same captions over training", rows)]
+
+
+def newest_previews(previews: Sequence[Preview]) -> list[str]:
+    """Return Markdown blocks with the newest images of a training; empty if it has none."""
+    rows = (SampleRow("", each.caption, {"": JudgedImage(decode_image(each.png))}) for each in previews)
+    steps = max((each.step for each in previews), default=0)
+    return _grid(f"held-out captions after step {number(steps)}", rows) if previews else []
+
+
 def _dpo(result: StageResult) -> list[str]:
     stopped = result.artifact.manifest().metrics["stopped"]
     curves = _curves(report_data.preference_curves(result.artifact))
@@ -124,7 +149,7 @@ PREVIEWS: Mapping[str, Callable[[StageResult], list[str]]] = {
     "captions": _captions,
     "synthesis": _synthesis,
     "dedup": _dedup,
-    "pretrain": lambda result: _curves([report_data.loss_curve(result.artifact)]),
+    "pretrain": _pretrain,
     "pairs": _pairs,
     "dpo": _dpo,
     "distil_head": lambda result: _curves([report_data.few_step_curve(result.artifact)]),

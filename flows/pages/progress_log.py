@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from storage.artifact import Artifact
 from tasks.config.recipe import Recipe
-from tasks.context.progress import Progress
+from tasks.context.progress import Preview, Progress
 
 
 @dataclass
@@ -17,12 +17,15 @@ class ProgressLog:
     first: tuple[float, Progress] | None = None
     """First progress of this run and its time, from which the speed is measured."""
     latest: tuple[float, Progress] | None = None
+    previews: dict[tuple[int, str], Preview] = field(default_factory=dict)
+    """Newest images of a training, by seed and caption."""
     steps: list[tuple[int, Mapping[str, float]]] = field(default_factory=list)
 
     def __call__(self, progress: Progress) -> None:
         """Record the stage's progress; return at once."""
         if progress.metrics:
             self.steps.append((progress.done, progress.metrics))
+        self.previews |= {(each.seed, each.caption): each for each in progress.previews}
         self.latest = time.monotonic(), progress  # last: it is what the other thread looks for
         self.first = self.first or self.latest
 

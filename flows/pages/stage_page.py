@@ -9,7 +9,7 @@ import numpy as np
 
 from flows.errors import format_error
 from flows.pages.markdown import image, quote, table
-from flows.pages.previews import preview
+from flows.pages.previews import newest_previews, preview
 from flows.pages.progress_log import ProgressLog, StageResult
 from lightgen_core.report.charts import loss_curve
 from lightgen_core.report.data import Curve
@@ -26,6 +26,7 @@ BAR_CELLS, FULL, EMPTY = 24, "\N{FULL BLOCK}", "\N{LIGHT SHADE}"
 def working_page(stage: str, uri: str, progress: ProgressLog) -> str:
     """Return the page of a running stage."""
     blocks = [f"### {stage} is at work", _describe_progress(progress), *_plot_training(list(progress.steps))]
+    blocks += newest_previews(list(progress.previews.values()))
     now = datetime.now(UTC).strftime("%H:%M:%S UTC")
     return "\n\n".join([*blocks, f"Its artifact will be `{uri}`", f"As of {now}; reload the page for newer figures."])
 

@@ -43,6 +43,15 @@ class RunLocation(Section):
     )
 
 
+class PreviewConfig(Section):
+    """Captions to sample while a student trains; they do not change its result."""
+
+    steps: tuple[Positive, ...] = Field(description="steps of the job after which they are sampled")
+    captions: tuple[str, ...] = Field(description="captions that training does not see")
+    seeds: tuple[int, ...] = Field(description="seed of each caption's image")
+    folder: Path = Field(description="folder of the images, a file for each step")
+
+
 class TrainingJob(Section):
     """A training run: student, data, configuration (of pre-training or DPO) and location."""
 
@@ -60,6 +69,7 @@ class TrainingJob(Section):
     info: dict[str, Any] | None = Field(
         None, description="contents of the student's config.json beside its sizes, `patch` at least; none: as saved"
     )
+    previews: PreviewConfig | None = Field(None, description="captions to sample meanwhile; none: none")
     location: RunLocation = Field(description="folders, device, processes")
 
 

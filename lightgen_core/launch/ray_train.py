@@ -94,7 +94,9 @@ def _absolute_paths(job: TrainingJob) -> TrainingJob:
     changes: dict[str, Any] = {"workdir": location.workdir.absolute(), "output_dir": location.output_dir.absolute()}
     location = location.model_copy(update=changes | {"device": location.device.partition(":")[0]})
     files = tuple(file.absolute() for file in job.files)
-    return job.model_copy(update={"student": student, "files": files, "location": location})
+    previews = job.previews and job.previews.model_copy(update={"folder": job.previews.folder.absolute()})
+    update = {"student": student, "files": files, "location": location, "previews": previews}
+    return job.model_copy(update=update)
 
 
 def _workers(job: TrainingJob) -> Workers:

@@ -11,6 +11,7 @@ from lightgen_core.data.batches import PairSource, TokenSource
 from lightgen_core.data.token_file import kept_ids
 from lightgen_core.device import pick_device
 from lightgen_core.launch.job import NewStudent, RunLocation, TrainingJob, TrainingSummary
+from lightgen_core.launch.previews import PreviewWriter
 from lightgen_core.launch.ray_train import train_on_ray
 from lightgen_core.launch.torchrun import train_with_torchrun
 from lightgen_core.meter import Meter
@@ -58,9 +59,11 @@ def train(
     student, info = _student(job)
     data: dict[str, Any] = {"patch": info["patch"], "batch_size": config.batch_size, "seed": job.seed}
     data["scratch"] = location.workdir / "rows"
-    run = RunContext(job.seed, location.workdir, _device(location), location.parallel, on_log)
+    device = _device(location)
     if meter is not None:
-        meter.use(run.device)
+        meter.use(device)
+    previews, on_preview = _previews(job, student, info, device)
+    run = RunContext(job.seed, location.workdir, device, location.parallel, on_log, previews, on_preview)
     source: PairSource | TokenSource
     criterion: DpoCriterion | MaskedDenoisingCriterion
     if isinstance(config, DpoConfig):
@@ -95,6 +98,16 @@ def _student(job: TrainingJob) -> tuple[Student, dict[str, Any]]:
         return fresh, job.info or {}
     student, info = load_student(job.student.folder, weights=job.student.weights)
     return student, info if job.info is None else job.info
+
+
+def _previews(
+    job: TrainingJob, student: Student, info: dict[str, Any], device: torch.device
+) -> tuple[frozenset[int], PreviewWriter | None]:
+    """Return the steps after which captions are sampled, and on rank 0 what samples them, its models loaded."""
+    if job.previews is None:
+        return frozenset(), None
+    first = DistributedState.current().rank == 0
+    return frozenset(job.previews.steps), PreviewWriter(job.previews, student, info, device) if first else None
 
 
 def _device(location: RunLocation) -> torch.device:

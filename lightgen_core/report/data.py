@@ -9,9 +9,7 @@ import numpy.typing as npt
 from lightgen_core.dedup.diversity import Metric
 from lightgen_core.emoji.credits import Credit
 from lightgen_core.intervals import Interval
-
-ImageArray = npt.NDArray[np.uint8]
-"""(height, width, 3) sRGB."""
+from lightgen_core.report.parts import Failures, ImageArray, Previews, SampleGrid, Unmeasured, Usage
 
 STUDENTS = {
     "pretrain": "Pre-trained",
@@ -206,6 +204,11 @@ class ReportData:
         clip_scores: student -> mean cosine of image and caption in CLIP's space, with or without a scorer.
         references: student -> top-1 and top-5 retrieval of reference pictures, and the Fréchet distance to them.
         smoke_test: the recipe is too small to learn, as the page says at the top.
+        grid: samples of the last student as they come.
+        failures: None where nobody judges.
+        previews: the same captions over the steps of pre-training; None where the recipe asks for none.
+        unmeasured: measures that the run does not hold.
+        usage: what the commands on the page name.
         topics: captions by topic, `other_topics` that are not listed, and `unused_topics` that no caption covers.
         repeats: near-duplicate captions (examples), `repeated_captions` of them in all.
         quarantine: reason -> missing images.
@@ -232,6 +235,11 @@ class ReportData:
     clip_scores: Mapping[str, Interval] = field(default_factory=dict)
     references: Mapping[str, tuple[Interval, Interval, float]] = field(default_factory=dict)
     smoke_test: bool = False
+    grid: SampleGrid | None = None
+    failures: Failures | None = None
+    previews: Previews | None = None
+    unmeasured: tuple[Unmeasured, ...] = ()
+    usage: Usage | None = None
     samples: tuple[SampleRow, ...] = ()
     curves: tuple[Curve, ...] = ()
     topics: tuple[Topic, ...] = ()

@@ -45,10 +45,10 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def interval(score: Interval) -> str:
+def interval(score: Interval, decimals: int = 2) -> str:
     """Format the ends of a score's interval: 0.71 to 0.77 with an en dash, or "to" beside a minus."""
     between = " to " if score.low < 0 else "\N{EN DASH}"
-    return f"{score.low:.2f}{between}{score.high:.2f}"
+    return f"{score.low:.{decimals}f}{between}{score.high:.{decimals}f}"
 
 
 def percent(fraction: float) -> str:

@@ -1,5 +1,6 @@
 """`ReportData` -> one HTML page that needs nothing but itself."""
 
+import shlex
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
@@ -34,7 +35,11 @@ def render_report(data: ReportData) -> str:
         formats.sentence,
         formats.image_data_uri,
     )
-    environment.filters |= {function.__name__: function for function in filters} | {"pixel_art": formats.is_pixel_art}
+    environment.filters |= {function.__name__: function for function in filters} | {
+        "pixel_art": formats.is_pixel_art,
+        "shell": shlex.quote,
+        "literal": repr,
+    }
     return environment.get_template("page.html.j2").render(
         data=data,
         style=Markup(svg.style() + (_HERE / "page.css").read_text(encoding="utf-8")),

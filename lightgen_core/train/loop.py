@@ -32,7 +32,8 @@ class RunContext:
     """Location and parallelism of a run; only `seed` affects the result.
 
     folder: for checkpoints and timings of this run only, readable by every process; on_log: receives each new row of
-    the log with its timing, on rank 0.
+    the log with its timing, on rank 0; on_preview: on rank 0, receives the step and the averaged weights (a complete
+    state dict) after each of `preview_steps`, which it must not change; it may be called again after a kill.
     """
 
     seed: int
@@ -40,6 +41,8 @@ class RunContext:
     device: torch.device
     parallel: ParallelConfig = SINGLE_PROCESS
     on_log: Callable[[dict], None] | None = None
+    preview_steps: frozenset[int] = frozenset()
+    on_preview: Callable[[int, dict[str, Tensor]], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,11 @@ def fit(model: nn.Module, source: Source, criterion: Criterion, run: RunContext)
             flops += [criterion.flops(model, part.batch, part.step_noise) for part in parts]
             step += 1
             log_now = step % config.log_every == 0 or step == config.steps
-            if (log_now or device.type == "cpu") and (broken := train_step.nonfinite_step()) is not None:
+            preview_now = step in run.preview_steps
+            if (log_now or preview_now or device.type == "cpu") and (broken := train_step.nonfinite_step()) is not None:
                 raise train_step.nonfinite_error(broken, source)
+            if preview_now:
+                _preview(run, train_step, step)
             if not log_now:
                 continue
             timing = meter.record(step, averager.steps * config.batch_size)
@@ -119,6 +125,12 @@ def _total_flops(flops: Sequence[float | None], processes: int) -> dict[str, flo
     """Return the FLOPs of a log row, all processes together, which have equal shares; nothing where one is unknown."""
     known = [count for count in flops if count is not None]
     return {"flops": processes * sum(known)} if len(known) == len(flops) else {}
+
+
+def _preview(run: RunContext, train_step: TrainStep, step: int) -> None:
+    raw, averages = train_step.state.model_tensors()  # under fsdp all processes gather them
+    if run.on_preview and train_step.ranks.rank == 0:
+        run.on_preview(step, raw | averages)
 
 
 @contextlib.contextmanager

@@ -188,6 +188,19 @@ class Pretrain(TrainConfig):
         description="which caption an image comes with; none: always the original",
         exclude_if=lambda shares: shares is None,
     )
+    previews: int = Field(
+        0,
+        ge=0,
+        description="times, evenly over all steps, that held-out captions are sampled with the averaged weights, for "
+        "the report and while training goes on; 0: never",
+        exclude_if=lambda count: count == 0,  # keys of recipes without stay
+    )
+    preview_captions: tuple[str, ...] = Field(
+        (),
+        description="captions of the previews; none: one of each category of the scene world's held-out captions, or "
+        "of GenEval's form",
+        exclude_if=lambda captions: not captions,
+    )
     phases: tuple[Phase, ...] = Field(
         (), description="phases after the first, which is this section itself on the smallest of tokens.sizes"
     )
@@ -200,6 +213,15 @@ class Pretrain(TrainConfig):
         model = values.get("model", {})
         name = model if isinstance(model, str) else dict(model).get("preset", DEFAULT_PRESET)
         return {**values, "head": {**PRESETS[name].head, **values.get("head", {})}} if name in PRESETS else values
+
+    @model_validator(mode="after")
+    def _previews_have_steps(self) -> "Pretrain":
+        steps = self.steps + sum(phase.steps for phase in self.phases)
+        if self.previews > steps:
+            raise ValueError(f"previews {self.previews} exceed the {steps} steps of training; lower them")
+        if self.preview_captions and not self.previews:
+            raise ValueError("preview_captions are given and previews is 0: say how many times they are to be sampled")
+        return self
 
     def for_phase(self, phase: Phase) -> "Pretrain":
         """Return this configuration with the values of a later phase."""

@@ -215,12 +215,13 @@ class StageContext:
         def on_log(row: dict[str, Any]) -> None:
             nonlocal logged, before, left
             step, seconds = row["step"], time.monotonic() - logged
+            previews = row.pop("previews", ())
             metrics = {name: value for name, value in row.items() if name not in ("step", "seconds", "flops")}
             if "flops" in row:
                 self.meter.count_flops(row["flops"])
             if before is not None and step > before:
                 left = (steps - step) * seconds / (step - before)
-            self.on_progress(Progress(step, steps, "steps", left, metrics))
+            self.on_progress(Progress(step, steps, "steps", left, metrics, previews=previews))
             if before is not None and seconds < LOG_INTERVAL_SECONDS and step < steps:
                 return
             values = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())

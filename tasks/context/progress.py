@@ -9,6 +9,16 @@ LOADING_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
+class Preview:
+    """Image of a caption, PNG, by the student after a step of its training."""
+
+    step: int
+    caption: str
+    seed: int
+    png: bytes
+
+
+@dataclass(frozen=True)
 class Progress:
     """State of a running stage at one moment."""
 
@@ -23,6 +33,8 @@ class Progress:
     """Training metrics of this step: loss, learning rate and so on."""
     rows: int | None = None
     """Rows of the finished units; None if units have no rows."""
+    previews: tuple[Preview, ...] = ()
+    """Images sampled since the progress before."""
 
 
 ProgressCallback = Callable[[Progress], None]

@@ -66,6 +66,9 @@ class TrackerGroup:
         self.called = True
         if progress.metrics:
             self.log_metrics(progress.done, progress.metrics)
+        if progress.previews:
+            student = self._run.stage
+            self.log_images([SampleImage(student, each.caption, each.png, each.step) for each in progress.previews])
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log the metrics of a step."""

@@ -52,6 +52,7 @@ class SampleImage:
     student: str
     caption: str
     png: bytes
+    step: int = 0
 
 
 class Tracker(Protocol):
@@ -82,9 +83,9 @@ class TensorBoard:
         writer.flush()  # a kill must not lose rows that a checkpoint already holds
 
     def log_images(self, images: Sequence[SampleImage]) -> None:
-        writer = self._open(0)
+        writer = self._open(min((image.step for image in images), default=0))
         for image in images:
-            writer.add_image(f"{image.caption}/{image.student}", decode_image(image.png), 0, dataformats="HWC")
+            writer.add_image(f"{image.caption}/{image.student}", decode_image(image.png), image.step, dataformats="HWC")
         writer.flush()
 
     def _open(self, step: int) -> "SummaryWriter":

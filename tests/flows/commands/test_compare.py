@@ -1,6 +1,7 @@
 """`lightgen compare`: fields, shared stages, paired differences, images."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,39 @@ def test_a_section_of_one_recipe_alone_is_one_row(result):
     lines = describe_comparison(result).splitlines()
     (row,) = [line.split() for line in lines if line.startswith("pairs.")]
     assert row == ["pairs.*", "-", str(sum(name.startswith("pairs.") for name in result["fields"])), "fields"]
+
+
+@pytest.fixture
+def two_runs(made, tmp_path):
+    """A store with a run of the same name before, with another bootstrap."""
+    shutil.copytree(made.store, tmp_path / "store")
+    for stage in ("evaluation", "report"):
+        folder = next((tmp_path / "store" / stage).iterdir())
+        before = json.loads((folder / "manifest.json").read_text())
+        before |= {"key": "0" * 20, "created_at": "2026-01-01T00:00:00+00:00"}
+        if stage == "report":
+            before["inputs"]["evaluation"] = "0" * 20
+        else:
+            before["config"]["evaluation"]["resamples"] = 7
+        shutil.copytree(folder, folder.parent / ("0" * 20))
+        (folder.parent / ("0" * 20) / "manifest.json").write_text(json.dumps(before))
+    return str(tmp_path / "store")
+
+
+def test_one_student_is_compared_with_the_run_before_it(made, two_runs):
+    result = compare(made.recipe, store=two_runs)
+    assert result["a"]["name"] == "report/00000000 of 2026-01-01T00:00:00+00:00"
+    assert result["fields"] == {"evaluation.resamples": [7, 200]}
+    assert result["difference"]["overall"]["value"] == 0
+
+
+def test_where_no_run_was_before_that_is_said(made, two_runs):
+    with pytest.raises(UserError, match=r"holds no run of smoke before report/.*name one of them"):
+        compare("report/0000", store=two_runs)
+    with pytest.raises(UserError, match=r"holds no run of smoke before report/\S+ of \S+$"):
+        compare(made.recipe, store=made.store)
+    with pytest.raises(UserError, match="is not the student of a report"):
+        compare(f"pretrain/{made.artifact('pretrain').key}", store=two_runs)
 
 
 def test_the_difference_needs_no_torch(made):
