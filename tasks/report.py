@@ -27,7 +27,7 @@ def report(ctx: StageContext, *inputs: Artifact) -> None:
     if data.credits:
         (folder / "CREDITS.md").write_text(credits_page(data.credits), encoding="utf-8")
     ctx.add_folder(folder, "model/")
-    ledger = [ledger_row(artifact.label, artifact.manifest(), ctx.settings.prices) for artifact in inputs]
+    ledger = [ledger_row(label, each.manifest(), ctx.settings.prices) for label, each in run.artifacts.items()]
     ctx.write("ledger.json", json.dumps(ledger, indent=1).encode())
     ctx.write("report.html", render_report(data).encode())
     ctx.counts = {"rows": len(data.samples)}
