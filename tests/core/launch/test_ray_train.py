@@ -16,6 +16,7 @@ from lightgen_core.launch import ray_train as on_ray
 from lightgen_core.launch.messages import LaunchError, Message, MessageRelay
 from lightgen_core.launch.ray_cluster import ClusterError, connect
 from lightgen_core.launch.run import launch
+from lightgen_core.meter import Meter
 from lightgen_core.train.train_step import NonFiniteLossError
 from tasks.config.settings import Settings
 from tasks.training import training_location
@@ -175,7 +176,7 @@ def test_a_machine_without_the_files_names_where_they_belong(tokens, monkeypatch
 
 def test_the_engine_of_a_stage_is_the_launcher_of_its_training(tmp_path):
     for engine, launcher in (("local", "torchrun"), ("ray", "ray")):
-        job = SimpleNamespace(settings=Settings(engine=engine), scratch=tmp_path)
+        job = SimpleNamespace(settings=Settings(engine=engine), scratch=tmp_path, meter=Meter())
         assert training_location(job).launcher == launcher
 
 
