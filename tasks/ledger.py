@@ -9,7 +9,7 @@ from storage.manifest import Manifest
 CORE_HOUR = "cpu"
 """Name in a price list of an hour of a CPU core; every other one is the beginning of a device's name."""
 PAPER = {"device_days": 88, "device": "A100", "of": "pre-training (arXiv 2503.08619)"}
-"""What the paper's student took."""
+"""Cost of the paper's student."""
 
 
 def cost_of(manifest: Manifest) -> Cost:

@@ -21,7 +21,7 @@ FRAMES, MATCHES, MAPS = 12, 64, 2
 
 
 class Library:
-    """What the page shows of a store. It is read anew with `refresh`; nothing is ever written.
+    """Rows of a store that the page shows. It is read anew with `refresh`; nothing is ever written.
 
     Args:
         planner: of a recipe, whose run comes first.

@@ -1,4 +1,4 @@
-"""How many evaluation prompts are among the captions that a student was trained on."""
+"""Count the evaluation prompts that are among the captions that a student was trained on."""
 
 from collections.abc import Sequence
 from typing import Any
