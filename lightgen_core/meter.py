@@ -39,7 +39,7 @@ Save = Callable[[bytes], object]
 
 
 class ProcessRecord(BaseModel):
-    """What a process has spent on one attempt at a stage, as it was when it last wrote it.
+    """Expenses of a process on one attempt at a stage, as it was when it last wrote it.
 
     attempt: id of the record of the process that drives the attempt. is_child: its CPU time becomes that of the
     driver's children when it ends. waited: seconds before it began, for locks and for the device. busy: spells of work,

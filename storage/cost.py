@@ -25,7 +25,7 @@ class DeviceCost(BaseModel):
 
 
 class Cost(BaseModel):
-    """What was spent on an artifact by all processes of all attempts, killed ones included.
+    """Expenses on an artifact of all processes of all attempts, killed ones included.
 
     A sum: `Cost.sum` adds those of several artifacts, or of several makings of one.
     """

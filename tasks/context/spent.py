@@ -1,4 +1,4 @@
-"""What an unfinished artifact has cost so far: the records of all processes of all attempts, added up.
+"""Cost of an unfinished artifact so far: the records of all processes of all attempts, added up.
 
 Each process has a file of its own below `_progress/cost`, or, where it only trains, in the folder of the training. So
 they stay when an attempt is killed, and the attempt that finishes the artifact counts them all.
