@@ -1,6 +1,6 @@
 """The cost of an artifact, as its manifest holds it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -59,12 +59,10 @@ class Cost(BaseModel):
     def sum(cls, costs: Iterable[Self]) -> Self:
         """Add costs; devices by their id."""
         costs = list(costs)
-        add: Callable[[str], float] = lambda name: sum(getattr(cost, name) for cost in costs)  # noqa: E731
         counted = ("attempts", "processes", "bytes_written")
         timed = ("wall_seconds", "waiting_seconds", "busy_seconds", "cpu_seconds")
         return cls(
-            **{name: int(add(name)) for name in counted},
-            **{name: add(name) for name in timed},
+            **{name: sum(getattr(cost, name) for cost in costs) for name in (*counted, *timed)},
             flops=total(cost.flops for cost in costs),
             devices=_sum_devices(device for cost in costs for device in cost.devices),
             not_measured=tuple(dict.fromkeys(reason for cost in costs for reason in cost.not_measured)),

@@ -18,7 +18,7 @@ from tasks.stage import stage
 RECIPE = Recipe(name="test")
 ASKED = ("three stars", "a red circle", "two circles")
 DRAWN = ("four stars", "a red circle", "two circles")
-"""What the student draws instead of the captions asked for."""
+"""Failures in the report: images that the student draws instead of what the captions ask for."""
 
 
 def samples(images=2, prompts=3):

@@ -33,7 +33,7 @@ CAPTIONS = [prompt.caption for prompt in PROMPTS]
 
 
 def rendered() -> list[bytes]:
-    """What each prompt of the scene benchmark asks for, drawn exactly."""
+    """Images that show each prompt of the scene benchmark exactly."""
     images = SceneTeacher(RECIPE.world).generate(CAPTIONS, range(len(CAPTIONS)))
     return [encode_png(image) for image in images]
 
@@ -74,7 +74,7 @@ def test_a_second_run_makes_only_what_is_missing(pictures, tmp_path):
 
 
 def test_a_torn_last_line_costs_one_picture(pictures, tmp_path):
-    """What a kill in the middle of writing leaves."""
+    """Leave what a kill in the middle of writing does."""
     evaluate(pictures, per_category=1, output=tmp_path)
     text = (tmp_path / "results.jsonl").read_text()
     (tmp_path / "results.jsonl").write_text(text[:-20])

@@ -1,4 +1,4 @@
-"""What a stage has cost, against an outside timer, the system's CPU time and sums by hand."""
+"""Cost of a stage, against an outside timer, the system's CPU time and sums by hand."""
 
 import contextlib
 import os
