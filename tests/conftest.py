@@ -15,6 +15,7 @@ install_import_hook("lightgen_core", "tests.support.shapes.typechecker")  # chec
 
 HOME = Path(tempfile.mkdtemp(prefix="lightgen-tests-"))
 os.environ["PREFECT_HOME"] = str(HOME / "prefect")
+os.environ["HF_HOME"] = str(HOME / "huggingface")  # the user's own cache is neither read nor written
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MKL_CBWR"] = "AUTO,STRICT"  # as lightgen_core.device sets it, here before any test's first product
 os.environ.setdefault("LIGHTGEN_THREADS", "2")

@@ -22,11 +22,17 @@ WEIGHTS = [{"rfilename": "model.safetensors", "size": 3_000_000_000}, {"rfilenam
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Stands for the hub: answers for a few repositories, and keeps a list of what it was asked."""
+    """Stands for the hub: answers for a few repositories, and keeps a list of what it was asked about them.
+
+    The client of the hub also asks for a list of its own, once a day and machine; that is not about a repository.
+    """
 
     asked: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
+        if not self.path.startswith("/api/models/"):
+            self.send_error(404)
+            return
         self.asked.append(f"{self.command} {self.path}")
         name = self.path.removeprefix("/api/models/").partition("/revision/")[0]
         about = {"id": name, "sha": COMMIT, "siblings": WEIGHTS, "gated": False, "cardData": {"license": "mit"}}
