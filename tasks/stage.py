@@ -110,32 +110,24 @@ class Stage:
                 logger.warning("%s: %s; making it again", self.name, status.reason)
                 keep_cost(artifact)
                 artifact.uncommit()
-            on_device, asked = self.on_device(recipe), time.monotonic()
+            ctx = StageContext(
+                recipe,
+                settings,
+                artifact,
+                RowConfig(self.version, self.config(recipe), self.count_fields(recipe)),
+                reuse=remake_before is None,
+                on_progress=on_progress,
+                on_device=self.on_device(recipe),
+                execute=run_shards,
+                meter=meter,
+            )
+            begun = "started (to be made again)"
+            if status.state == "partial":
+                begun = f"going on: {status.reason}"
+            elif status.state == "missing" and not refresh:
+                begun = f"started ({self.explain_missing(recipe, inputs, artifact)})"
             try:
-                with device() if on_device else contextlib.nullcontext():
-                    meter.waited += time.monotonic() - asked
-                    artifact.records()  # raises where another machine has finished it while this one waited
-                    ctx = StageContext(
-                        recipe,
-                        settings,
-                        artifact,
-                        RowConfig(self.version, self.config(recipe), self.count_fields(recipe)),
-                        reuse=remake_before is None,
-                        on_progress=on_progress,
-                        on_device=on_device,
-                        execute=run_shards,
-                        meter=meter,
-                    )
-                    if status.state == "partial":
-                        ctx.log("going on: %s", status.reason)
-                    elif status.state == "missing" and not refresh:
-                        ctx.log("started (%s)", self.explain_missing(recipe, inputs, artifact))
-                    else:
-                        ctx.log("started (to be made again)")
-                    with meter.running():
-                        self.body(ctx, *inputs)
-                    _log_reused(ctx)
-                    made_here = artifact.commit(self._manifest(ctx, inputs))
+                made_here = self._make(ctx, inputs, begun, device)
             except (AlreadyCommitted, CorruptArtifact, FileNotFoundError):
                 # Whoever finishes sweeps away what this one may have been reading.
                 if artifact.store.supports_locking or not artifact.is_committed():
@@ -146,6 +138,24 @@ class Stage:
             if not made_here:
                 logger.info("%s: another machine finished it first; its artifact is taken", self.name)
             return made_here
+
+    def _make(
+        self,
+        ctx: StageContext,
+        inputs: tuple[Artifact, ...],
+        begun: str,
+        device: Callable[[], AbstractContextManager[Any]],
+    ) -> bool:
+        """Run the body and commit, with the device if the stage needs it. Return False if another was first."""
+        asked = time.monotonic()
+        with device() if ctx.on_device else contextlib.nullcontext():
+            ctx.meter.waited += time.monotonic() - asked
+            ctx.artifact.records()  # raises where another machine has finished it while this one waited
+            ctx.log("%s", begun)
+            with ctx.meter.running():
+                self.body(ctx, *inputs)
+            _log_reused(ctx)
+            return ctx.artifact.commit(self._manifest(ctx, inputs))
 
     def _manifest(self, ctx: StageContext, inputs: tuple[Artifact, ...]) -> Manifest:
         records, config = ctx.records(), self.config(ctx.recipe)

@@ -2,6 +2,7 @@
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -42,11 +43,9 @@ def recipe_of_images(images: str, captions: str | None, file: Path) -> str:
     images, captions = _absolute(images), captions and _absolute(captions)
     texts = [sample.caption for sample in seen.samples] if captions is None else _read(captions)
     distinct = list(dict.fromkeys(texts))
-    side = _side(seen)
     prompts = file.with_name(f"{file.stem}-prompts.txt")
     held_out = evenly_spaced(distinct, max(1, min(PROMPTS, len(distinct) // 8)))
     prompts.write_text("".join(f"{caption}\n" for caption in held_out), encoding="utf-8")
-    count, source = max(len(seen.samples), 1), captions or images
     more = "" if seen.complete else " and more"
     smallest = min(min(height, width) for _, height, width in seen.sizes)
     found = [
@@ -56,16 +55,27 @@ def recipe_of_images(images: str, captions: str | None, file: Path) -> str:
         "# judges    nobody: the report shows the images, and CLIP's cosine",
         "# training  200 steps are a try, minutes on two cores; thousands are wanted for more than shapes of colour",
     ]
+    count = max(len(seen.samples), 1) if seen.complete else 1_000_000
     recipe = {
         "name": file.stem,
         "purpose": f"a small student of the images in {images}",
-        "captions": {"source": "file", "count": count if seen.complete else 1_000_000, "file": {"path": source}},
+        "captions": {"source": "file", "count": count, "file": {"path": captions or images}},
         "synthesis": {
             "teacher": "files",
-            "count": count if seen.complete else 1_000_000,
+            "count": count,
             "shard_size": 500,
-            "files": {"path": images, "size": side},
+            "files": {"path": images, "size": _side(seen)},
         },
+        **_learning(min(100, len(distinct))),
+        "evaluation": {"benchmark": "prompts", "prompts": str(prompts.resolve()), "images": 2, "shard_size": 48},
+    }
+    header = HEADER.format(purpose=recipe["purpose"], file=file, found="\n".join(found))
+    return header + yaml.safe_dump(recipe, sort_keys=False, width=120)
+
+
+def _learning(pairs: int) -> dict[str, dict[str, Any]]:
+    """Return the sections of a first, short training on two cores."""
+    return {
         "pretrain": {
             "model": "tiny",
             "steps": 200,
@@ -85,7 +95,7 @@ def recipe_of_images(images: str, captions: str | None, file: Path) -> str:
             "guidance_scale": 3,
             "guidance_schedule": "linear",
         },
-        "pairs": {"scorer": "clip", "count": min(100, len(distinct)), "candidates": 4, "shard_size": 50},
+        "pairs": {"scorer": "clip", "count": pairs, "candidates": 4, "shard_size": 50},
         "dpo": {
             "steps": 40,
             "batch_size": 16,
@@ -97,10 +107,7 @@ def recipe_of_images(images: str, captions: str | None, file: Path) -> str:
             "mask": {"distribution": "uniform", "min_ratio": 0},
             "beta": 200,
         },
-        "evaluation": {"benchmark": "prompts", "prompts": str(prompts.resolve()), "images": 2, "shard_size": 48},
     }
-    header = HEADER.format(purpose=recipe["purpose"], file=file, found="\n".join(found))
-    return header + yaml.safe_dump(recipe, sort_keys=False, width=120)
 
 
 def recipe_from(base: str, purpose: str, file: Path) -> str:
