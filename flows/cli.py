@@ -18,6 +18,7 @@ from flows.commands.recipe_commands import RECIPE_COMMANDS
 from flows.commands.recipe_info import RECIPE_INFO
 from flows.commands.store_commands import store as store_group
 from flows.commands.student_commands import STUDENT_COMMANDS
+from flows.commands.table_command import table
 from flows.environment import log_to_stderr
 from lightgen_core.openmp import bound_spinning
 from storage.store import StoreUnavailable
@@ -49,6 +50,7 @@ _COMMANDS = (
     ablate,
     *RECIPE_INFO,
     *STUDENT_COMMANDS,
+    table,
     open_report,
     browse,
     notify,

@@ -19,6 +19,7 @@ _BENCHMARKS = ["scene", "geneval", "prompts", "dpg", "geneval2", "geneval2-tifa"
 @click.option("--seed", type=SEED, help="Seed of prompts and images.")
 @click.option("--steps", type=POSITIVE, help="Iterations of a student, denoising steps of a pipeline.")
 @click.option("--cfg", type=click.FloatRange(min=0), help="Classifier-free guidance.")
+@click.option("--size", type=POSITIVE, metavar="PX", help="Side of a pipeline's or an endpoint's images.")
 @click.option(
     "--metadata",
     type=FILE,

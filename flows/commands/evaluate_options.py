@@ -29,6 +29,7 @@ class EvaluationOptions:
         per_category: most prompts of a category.
         steps: iterations of a student, denoising steps of a pipeline; default: the recipe's, or its own.
         cfg: classifier-free guidance, likewise.
+        size: side of a pipeline's or an endpoint's pictures, px; default: as it does.
         metadata: GenEval's own `evaluation_metadata.jsonl`.
         prompts: captions to generate, one a line or as JSON lines.
         questions: the file of a benchmark that asks about pictures: `dpg_bench.csv`, `geneval2_data.jsonl`.
@@ -51,6 +52,7 @@ class EvaluationOptions:
     seed: int | None = None
     steps: int | None = None
     cfg: float | None = None
+    size: int | None = None
     metadata: Path | None = None
     prompts: Path | None = None
     questions: Path | None = None

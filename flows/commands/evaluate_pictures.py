@@ -37,8 +37,8 @@ class PictureSource:
     checkpoint: Checkpoint | None = None
 
     def __init__(self, location: str, options: EvaluationOptions, recipe: Recipe) -> None:
-        if options.steps is not None or options.cfg is not None:
-            raise UserError("pictures that exist take neither --steps nor --cfg")
+        if any(option is not None for option in (options.steps, options.cfg, options.size)):
+            raise UserError("pictures that exist take no --steps, --cfg or --size")
         self.location, self._set = location, None
         self._rows = _geneval_rows(Path(location).expanduser())
         if self._rows:

@@ -63,6 +63,10 @@ class StudentSource:
     batch_size = _STUDENT_BATCH
 
     def __init__(self, name: str, options: EvaluationOptions, recipe: Recipe) -> None:
+        if options.size is not None:
+            raise UserError(
+                "--size goes with diffusers: and endpoint:; a student's images have the size of its training"
+            )
         self.checkpoint: Checkpoint | None = find_student(name, options.store_uri)
         self._folder = self.checkpoint.folder
         require_student(self._folder)
@@ -94,13 +98,11 @@ class PipelineSource:
         self._name, self._options = name, options
 
     def identity(self) -> Mapping[str, Any]:
-        """Return the name, weights of a folder, steps and guidance."""
-        return {
-            "weights": weights_digest(self._name),
-            "model": self._name,
-            "steps": self._options.steps,
-            "guidance_scale": self._options.cfg,
-        }
+        """Return the name, weights of a folder, steps, guidance, and the size if one is given."""
+        options = self._options
+        decides = {"weights": weights_digest(self._name), "model": self._name}
+        decides |= {"steps": options.steps, "guidance_scale": options.cfg}
+        return decides | drop_unset(size=options.size)
 
     def load(self, device: "torch.device") -> Generate:
         """Load the pipeline. Raises UserError if it takes no text, steps or guidance."""
@@ -113,6 +115,8 @@ class PipelineSource:
             dtype=dtype,
             steps=self._options.steps,
             guidance_scale=self._options.cfg,
+            height=self._options.size,
+            width=self._options.size,
             batch_size=self.batch_size,
         )
         try:
@@ -126,7 +130,7 @@ class EndpointSource:
     """An OpenAI-compatible images endpoint: MODEL at LIGHTGEN_IMAGES_URL, URL, or URL#MODEL.
 
     Size, format and further fields of a request are the recipe's `synthesis.endpoint`, where it has one. Otherwise the
-    server chooses the size, and seeds are sent, but not to OpenAI, whose models refuse them.
+    server chooses the size unless one is given, and seeds are sent, but not to OpenAI, whose models refuse them.
     """
 
     batch_size = _ENDPOINT_BATCH
@@ -139,7 +143,9 @@ class EndpointSource:
         self._url, given = address, recipe.synthesis.endpoint
         model = model or _only_model(address)
         base = ImageEndpointConfig(model=model, request_size=None, send_seed=_OPENAI not in address)
-        self._config = given.model_copy(update={"model": model}) if given and options.recipe else base
+        size = {} if options.size is None else {"request_size": f"{options.size}x{options.size}"}
+        config = given.model_copy(update={"model": model}) if given and options.recipe else base
+        self._config = config.model_copy(update=size)
 
     def identity(self) -> Mapping[str, Any]:
         """Return the address and the fields of a request."""

@@ -26,9 +26,9 @@ def describe_evaluation_as_markdown(result: Mapping[str, Any]) -> str:
     """Return the same as a page of markdown."""
     lines = [f"# {result['model']} on {result['benchmark']}", ""]
     if result["scores"]:
-        lines += [*_markdown(_score_rows(result)), ""]
+        lines += [*as_markdown(_score_rows(result)), ""]
     if result["metrics"]:
-        lines += [*_markdown(_metric_rows(result)), ""]
+        lines += [*as_markdown(_metric_rows(result)), ""]
     return "\n".join([*lines, *(f"- {fact}" for fact in _facts(result)), ""])
 
 
@@ -92,7 +92,7 @@ def _interval(score: Mapping[str, float]) -> str:
     return f"{score['value']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+def as_markdown(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows of cells as a table of markdown; the first is its head."""
     lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
     return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]

@@ -35,6 +35,7 @@ VERBS = [
     "export",
     "serve-model",
     "gallery",
+    "table",
     "open",
     "browse",
     "notify",

@@ -1,0 +1,59 @@
+"""`lightgen table` of runs in a store: scores of the evaluation, parameters, images, device-days."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from flows.cli import cli
+from flows.commands.export import export
+from flows.commands.ledger import ledger_of_artifact
+from flows.commands.table_rows import SCENE_MARK
+from flows.errors import UserError
+from tasks.config.settings import Settings
+from tests.factories.finished_run import finished_run
+
+pytestmark = [pytest.mark.slow(rank=17), pytest.mark.usefixtures("one_thread")]
+
+
+@pytest.fixture(scope="module")
+def made():
+    return finished_run()
+
+
+def rows_of(name: str, store: str) -> list[dict]:
+    done = CliRunner().invoke(cli, ["table", "peers", name, "--store", store, "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)["not_comparable"]
+
+
+def test_a_recipe_has_a_row_for_each_of_its_students(made):
+    pretrain, dpo = rows_of(made.recipe, made.store)
+    assert [row["model"] for row in (pretrain, dpo)] == [f"{made.recipe}, without tuning", f"{made.recipe}, tuned"]
+    assert {row["mark"] for row in (pretrain, dpo)} == {SCENE_MARK}
+    scores = made.artifact("evaluation").manifest().metrics["scores"]
+    assert (pretrain["scores"], dpo["scores"]) == (scores["pretrain"], scores["dpo"])
+
+
+def test_a_row_has_the_size_and_the_cost_of_its_student(made):
+    from lightgen_core.model.save import load_student
+
+    pretrain, dpo = rows_of(made.recipe, made.store)
+    student, _ = load_student(made.student)
+    assert dpo["params"] == sum(weight.numel() for weight in student.parameters())
+    assert dpo["images"] == made.artifact("dedup").manifest().counts["kept"]
+    assert (dpo["px"], dpo["judge"], dpo["device"]) == (32, "the scene detector", "cpu")
+    ledger = ledger_of_artifact(f"dpo/{made.artifact('dpo').key}", made.store, Settings())
+    assert dpo["device_days"] == pytest.approx(ledger["student"]["device_seconds"] / 86400, rel=1e-12)
+    assert 0 < pretrain["device_days"] < dpo["device_days"]
+
+
+def test_a_key_names_one_student(made):
+    (row,) = rows_of(f"pretrain/{made.artifact('pretrain').key[:8]}", made.store)
+    assert row["scores"] == made.artifact("evaluation").manifest().metrics["scores"]["pretrain"]
+
+
+def test_an_exported_folder_needs_an_evaluation_of_its_own(made, tmp_path):
+    export(made.recipe, tmp_path / "out", store_uri=made.store)
+    with pytest.raises(UserError, match="without an evaluation: score it with `lightgen eval"):
+        rows_of(str(tmp_path / "out"), made.store)
