@@ -100,9 +100,8 @@ class PipelineSource:
     def identity(self) -> Mapping[str, Any]:
         """Return the name, weights of a folder, steps, guidance, and the size if one is given."""
         options = self._options
-        decides = {"weights": weights_digest(self._name), "model": self._name}
-        decides |= {"steps": options.steps, "guidance_scale": options.cfg}
-        return decides | drop_unset(size=options.size)
+        sampler = {"steps": options.steps, "guidance_scale": options.cfg} | drop_unset(size=options.size)
+        return {"weights": weights_digest(self._name), "model": self._name, **sampler}
 
     def load(self, device: "torch.device") -> Generate:
         """Load the pipeline. Raises UserError if it takes no text, steps or guidance."""

@@ -31,7 +31,7 @@ def _grid(rows: Sequence[TableRow], sources: Sequence[str]) -> list[str]:
     """Return the rows as a table, without the columns of cost and steps where none is known."""
     columns: dict[str, Callable[[TableRow], str]] = {
         "model": lambda row: row.model if row.benchmark == "geneval" else f"{row.model} ({SCENE_MARK})",
-        "": lambda row: row.kind + (f", {row.judge}" if row.judge else ""),
+        "kind": lambda row: row.kind + (f", {row.judge}" if row.judge else ""),
         "params": lambda row: _cell(row, row.params, _parameters),
         "images": lambda row: _cell(row, row.images, _count),
         "px": lambda row: _cell(row, row.px, str),

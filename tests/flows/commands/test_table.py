@@ -1,6 +1,7 @@
 """`lightgen table`: published rows, results of `lightgen eval` beside them, other benchmarks apart, commands."""
 
 import json
+import runpy
 import shlex
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from flows.errors import UserError
 from lightgen_core.evaluation.published import published
 from tests.factories.tiny_geneval import save_tiny_detector
 from tests.factories.tiny_pipelines import save_sdxl
+from tests.support.paths import ROOT
 
 MOUSE = {"tag": "single_object", "include": [{"class": "computer mouse", "count": 1}], "prompt": "a computer mouse"}
 
@@ -59,7 +61,7 @@ def test_a_result_of_eval_stands_beside_the_published_rows(home, scored):
     head = cells(next(line for line in lines if line.startswith("| model")))
     row = dict(zip(head, cells(next(line for line in lines if "| measured" in line)), strict=True))
     assert row["model"] == f"diffusers:{home / 'pipeline'}"
-    assert (row[""], row["px"], row["steps"], row["prompts"]) == ("measured, GenEval-HF", "48", "2", "as they are")
+    assert (row["kind"], row["px"], row["steps"], row["prompts"]) == ("measured, GenEval-HF", "48", "2", "as they are")
     assert (row["single"], row["overall"]) == ("1.00 [0.21, 1.00]", "1.00 [1.00, 1.00]")  # as scores.md has them
     assert row["two"] == row["params"] == row["source"] == ""
     assert any(line.endswith("pictures of 48 px, not 512; 1 of 553 prompts") for line in lines)
@@ -108,6 +110,15 @@ def test_a_folder_without_whole_scores_is_refused(tmp_path, file, content, messa
     (tmp_path / file).write_text(content)
     with pytest.raises(UserError, match=message):
         lightgen("table", "1", str(tmp_path))
+
+
+def test_the_document_s_tables_are_what_the_command_prints():
+    """If it fails: python docs/make_tables.py."""
+    page = (ROOT / "docs/tables.md").read_text()
+    assert page == runpy.run_path(str(ROOT / "docs/make_tables.py"))["tables"]()
+    for name in published().tables:
+        assert f"`lightgen table {name}`\n\n{lightgen('table', name)}\n" in page
+    assert f"```\n{lightgen('table', '3', '--commands')}```\n" in page
 
 
 def test_a_number_that_no_source_gives_is_not_found():

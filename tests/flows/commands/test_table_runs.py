@@ -42,7 +42,7 @@ def test_a_row_has_the_size_and_the_cost_of_its_student(made):
     student, _ = load_student(made.student)
     assert dpo["params"] == sum(weight.numel() for weight in student.parameters())
     assert dpo["images"] == made.artifact("dedup").manifest().counts["kept"]
-    assert (dpo["px"], dpo["judge"], dpo["device"]) == (32, "the scene detector", "cpu")
+    assert (dpo["px"], dpo["judge"], dpo["device"]) == (48, "the scene detector", "cpu")
     ledger = ledger_of_artifact(f"dpo/{made.artifact('dpo').key}", made.store, Settings())
     assert dpo["device_days"] == pytest.approx(ledger["student"]["device_seconds"] / 86400, rel=1e-12)
     assert 0 < pretrain["device_days"] < dpo["device_days"]
