@@ -135,9 +135,9 @@ def test_an_endpoint_is_scored_by_its_address(monkeypatch):
         return Reply({"data": [{"b64_json": base64.b64encode(drawn[body["prompt"]]).decode()}]})
 
     with serving(answer) as asked:
-        result = evaluate(f"endpoint:{asked.url}", per_category=1, images=1)
+        result = evaluate(f"endpoint:{asked.url}", per_category=1, images=1, size=48)
     assert result["scores"]["overall"]["value"] == 1
-    assert {body["model"] for body in asked.bodies if body} == {"painter"}
+    assert {(body["model"], body["size"]) for body in asked.bodies if body} == {("painter", "48x48")}
     assert len({body["seed"] for body in asked.bodies if body}) == 6
 
 

@@ -1,14 +1,14 @@
 """`lightgen table` of runs in a store: scores of the evaluation, parameters, images, device-days."""
 
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
 
 from flows.cli import cli
-from flows.commands.export import export
 from flows.commands.ledger import ledger_of_artifact
-from flows.commands.table_rows import SCENE_MARK
+from flows.commands.table_rows import FORM, SCENE_MARK
 from flows.errors import UserError
 from tasks.config.settings import Settings
 from tests.factories.finished_run import finished_run
@@ -53,7 +53,22 @@ def test_a_key_names_one_student(made):
     assert row["scores"] == made.artifact("evaluation").manifest().metrics["scores"]["pretrain"]
 
 
-def test_an_exported_folder_needs_an_evaluation_of_its_own(made, tmp_path):
-    export(made.recipe, tmp_path / "out", store_uri=made.store)
+def test_a_run_on_geneval_stands_with_the_published_rows(made, tmp_path):
+    """The same run, whose evaluation says that it was of GenEval's form."""
+    shutil.copytree(made.store, tmp_path / "store")
+    (path,) = (tmp_path / "store/evaluation").glob("*/manifest.json")
+    manifest = json.loads(path.read_text())
+    manifest["config"]["evaluation"] |= {"benchmark": "geneval", "prompts": None}
+    manifest["metrics"]["judge"] = "GenEval-HF"
+    path.write_text(json.dumps(manifest))
+    arguments = ["table", "2", f"dpo/{made.artifact('dpo').key}", "--store", str(tmp_path / "store"), "--json"]
+    result = json.loads(CliRunner().invoke(cli, arguments, catch_exceptions=False).stdout)
+    (row,) = [row for row in result["rows"] if row["kind"] == "measured"]
+    assert (result["not_comparable"], row["judge"]) == ([], "GenEval-HF")
+    assert row["notes"] == [FORM, "pictures of 48 px, not 512", "12 of 553 prompts"]
+
+
+def test_a_folder_outside_a_store_needs_an_evaluation(made, tmp_path):
+    shutil.copytree(made.student, tmp_path / "out")
     with pytest.raises(UserError, match="without an evaluation: score it with `lightgen eval"):
         rows_of(str(tmp_path / "out"), made.store)
