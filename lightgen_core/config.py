@@ -299,6 +299,17 @@ class CopyConfig(Section):
     )
 
 
+class SelectionConfig(Section):
+    """A subset of the images that are no duplicates (`dedup/selection.py`)."""
+
+    count: Positive = Field(description="images selected, at most")
+    method: Literal["random", "balanced", "k_centre", "score"] = Field(
+        "balanced",
+        description="random; balanced: k-means clusters (`clusters`) in turn; k_centre: each the farthest from those "
+        "before it, in count x images cosines; score: the highest text-image scores",
+    )
+
+
 class DedupConfig(Section):
     """Filters of images: near duplicates and, on request, those that do not show their caption."""
 
@@ -331,6 +342,11 @@ class DedupConfig(Section):
     diversity_sample: int = Field(5_000, ge=2, description="rows behind Vendi, k-centre radius and near-duplicate rate")
     clusters: Positive = Field(256, description="k-means clusters of the occupancy entropy")
     centres: Positive = Field(64, description="centres of the k-centre radius")
+    select: SelectionConfig | None = Field(
+        None,
+        description="a subset of what is left, by embeddings; none: all of it",
+        exclude_if=lambda select: select is None,  # keys of recipes without it stay
+    )
 
     @model_validator(mode="after")
     def _chain_rule_is_the_looser_one(self) -> "DedupConfig":

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,6 +92,7 @@ def dedup(ctx: StageContext, synthesis: Artifact, embeddings: Artifact) -> None:
     )
     if crowded := duplicates.certificate.crowded:
         ctx.log("%d images have more near images, or near hashes, than were looked at", crowded)
+    duplicates = _selected(ctx, images, duplicates)
     rows = _verdict_table(images.ids, images.shown, duplicates, verdicts, config.threshold)
     ctx.write_table(KEEP_FILE, rows)
     kept = np.flatnonzero(duplicates.kept)
@@ -147,6 +148,25 @@ def _copies(
     decoded = [decode_image(image["bytes"]) for image in encoded]
     words = [captions[row] for row in some]
     return matcher, find_planted_copies(originals, decoded, hashes[some], thumbnails[some], words, config, seed)
+
+
+def _selected(ctx: StageContext, images: ScoredImages, duplicates: "Deduplication") -> "Deduplication":
+    """Return the verdicts after `dedup.select`: what it leaves out is dropped for that reason."""
+    from lightgen_core.dedup.search import Subset
+    from lightgen_core.dedup.selection import select
+
+    config = ctx.recipe.dedup
+    if config.select is None:
+        return duplicates
+    rows = np.flatnonzero(duplicates.kept)
+    ids, scores = images.ids[images.shown][rows], images.scores[images.shown][rows]
+    seed = derive_seed(ctx.recipe.seed, "selection")
+    selected = select(Subset(images.vectors, rows), ids, scores, config.select, config.clusters, seed)
+    ctx.log("%d of %d images selected (%s)", selected.sum(), len(rows), config.select.method)
+    kept, reason = duplicates.kept.copy(), list(duplicates.reason)
+    for row in rows[~selected]:
+        kept[row], reason[row] = False, "not selected"
+    return replace(duplicates, kept=kept, reason=reason)
 
 
 def _verdict_table(

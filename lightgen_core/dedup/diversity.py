@@ -6,16 +6,13 @@ Vectors are unit-norm embeddings; cosine is similarity, 1 - cosine is distance u
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
 from lightgen_core.config import DedupConfig
+from lightgen_core.dedup.clusters import cluster_count, kmeans
 from lightgen_core.dedup.minhash import topic_coverage
-from lightgen_core.dedup.search import Indices, SearchThreads, Subset, Vectors, evenly_spaced
-
-_PART = 65_536  # rows gathered at a time
-_POINTS_PER_CLUSTER = 256
+from lightgen_core.dedup.search import Indices, Subset, Vectors
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ def diversity(
     return Diversity(
         rows=len(vectors),
         sample=len(sample),
-        cluster_entropy=SearchThreads(1).run(cluster_entropy, vectors, config.clusters, seed),
+        cluster_entropy=cluster_entropy(vectors, config.clusters, seed),
         vendi=vendi_score(sample),
         k_centre_radius=k_centre_radius(sample, config.centres, int(rng.integers(len(sample)))),
         near_duplicate_rate=near_duplicate_rate(vectors, places, config.threshold),
@@ -119,20 +116,10 @@ def vendi_score(vectors: Vectors) -> float:
 
 
 def cluster_entropy(vectors: Subset, clusters: int, seed: int) -> float:
-    """Entropy of k-means cluster sizes over its largest value, log k.
-
-    k is at most a tenth of the rows (but two): with a row or two in each, sizes say nothing.
-    """
-    clusters = min(clusters, max(2, len(vectors) // 10))
-    seed %= 2**31  # faiss holds it in a C int
-    trained_on = vectors[evenly_spaced(len(vectors), _POINTS_PER_CLUSTER * clusters)]
-    kmeans = faiss.Kmeans(trained_on.shape[1], clusters, niter=20, seed=seed, spherical=True, min_points_per_centroid=1)
-    kmeans.train(trained_on)
-    sizes = np.zeros(clusters)
-    for start in range(0, len(vectors), _PART):
-        _, nearest = kmeans.index.search(vectors[start : start + _PART], 1)
-        sizes += np.bincount(nearest[:, 0], minlength=clusters)
-    return _evenness(sizes)
+    """Entropy of k-means cluster sizes over its largest value, log k; see `kmeans`."""
+    cluster = kmeans(vectors, clusters, seed)
+    sizes = np.bincount(cluster, minlength=cluster_count(len(vectors), clusters))
+    return _evenness(sizes.astype(np.float64))
 
 
 def k_centre_radius(vectors: Vectors, centres: int, first: int) -> float:

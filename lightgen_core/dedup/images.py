@@ -28,7 +28,7 @@ from lightgen_core.dedup.neighbour_index import SearchOptions
 from lightgen_core.dedup.search import Indices, SearchThreads, Subset, Vectors, squared_norms
 from lightgen_core.intervals import Interval, wilson_interval
 
-Reason = Literal["exact copy", "near duplicate", "copy", "chain"]
+Reason = Literal["exact copy", "near duplicate", "copy", "chain", "not selected"]
 Id = str | int
 
 

@@ -174,3 +174,20 @@ def test_the_report_gets_examples_of_each_reason(tmp_path):
     ]
     assert [example.caption for example in reasons[0].examples] == ["thing 11", "thing 5"], "the clearest, the mildest"
     assert (reasons[3].examples[0].image.shape, reasons[3].examples[0].caption) == ((8, 8, 3), "small")
+
+
+@pytest.mark.parametrize("method", ["random", "balanced", "k_centre", "score"])
+def test_a_subset_is_taken_of_what_the_filters_and_duplicates_left(tmp_path, method):
+    whole, _ = made(tmp_path, MEANING, "dedup.filters.min_side=10")
+    artifact, run = made(
+        tmp_path, MEANING, "dedup.filters.min_side=10", "dedup.select.count=5", f"dedup.select.method={method}"
+    )
+    before, after = (read_table(each, "^keep", ["id", "kept", "reason"]).to_pylist() for each in (whole, artifact))
+    assert sum(row["kept"] for row in before) == 11
+    assert sum(row["kept"] for row in after) == artifact.manifest().counts["kept"] == 5
+    for old, new in zip(before, after, strict=True):
+        assert new == old or (old["kept"] and (new["kept"], new["reason"]) == (False, "not selected"))
+    assert artifact.manifest().metrics["reasons"]["not selected"] == 6
+    (reason,) = (each for each in filter_reasons(run) if each.name == "not selected")
+    assert reason.count == 6
+    assert made(tmp_path, MEANING, "dedup.filters.min_side=10")[0].key == whole.key != artifact.key
