@@ -46,19 +46,19 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
 
 
 def bootstrap_mean(
-    values: npt.ArrayLike, groups: Sequence[object], seed: int, level: float = 0.95, resamples: int = 2000
+    values: npt.ArrayLike,
+    groups: Sequence[object],
+    seed: int,
+    level: float = 0.95,
+    resamples: int = 2000,
+    *,
+    paired: bool = False,
 ) -> Interval:
     """Return the mean of values (n,) with a bootstrap interval over groups (n,) (Efron & Tibshirani 1993, ch. 13).
 
-    Where every value is 0, or every value is 1, all resamples are equal and the bootstrap would claim certainty;
-    the interval is then Wilson's, with one observation per group.
+    See `macro_mean` for values that are all the same.
     """
-    interval = macro_mean({"": (values, groups)}, seed, level, resamples)
-    if np.all(np.asarray(values) == 0) or np.all(np.asarray(values) == 1):
-        prompts = len(set(groups))
-        ends = wilson_interval(prompts if interval.value else 0, prompts, level)
-        return Interval(interval.value, ends.low, ends.high, interval.n)
-    return interval
+    return macro_mean({"": (values, groups)}, seed, level, resamples, paired=paired)
 
 
 def macro_mean(
@@ -66,13 +66,18 @@ def macro_mean(
     seed: int,
     level: float = 0.95,
     resamples: int = 2000,
+    *,
+    paired: bool = False,
 ) -> Interval:
     """Return the unweighted mean of the categories' means: GenEval's overall score.
 
     The bootstrap is stratified: each resample has as many prompts of a category as there are. `n` counts all values.
+    Where every value is 0, or every value is 1, all resamples are equal and the bootstrap would claim certainty; the
+    interval is then Wilson's, with one observation per group.
 
     Args:
         by_category: category -> (values, groups) as of `bootstrap_mean`.
+        paired: values are differences of verdicts: where all are the same, the interval reaches as far to both sides.
     """
     _check_level(level)
     if not by_category:
@@ -82,6 +87,12 @@ def macro_mean(
     value = sum(float(sums.sum() / counts.sum()) for sums, counts in strata) / len(strata)
     n = int(sum(counts.sum() for _, counts in strata))
     low, high = _percentile_interval(strata, seed, level, resamples)
+    every = np.concatenate([np.asarray(values, np.float64) for values, _ in by_category.values()])
+    if np.all(every == every[0]) and every[0] in (-1, 0, 1):
+        prompts = sum(len(counts) for _, counts in strata)
+        width = wilson_interval(0, prompts, level).high
+        least = -1.0 if paired else 0.0
+        low, high = max(least, value - width), min(1.0, value + width)
     # Sums of thirds and sixths round: without this a constant score could lie outside its own interval by 1e-16.
     return Interval(value, min(low, value), max(high, value), n)
 

@@ -50,7 +50,7 @@ def _frozen_models(recipe: Recipe) -> tuple[str, ...]:
 
 
 @stage(
-    version=6,
+    version=7,
     config_sections=("seed", "world", "sampler", "evaluation"),
     weights=_frozen_models,
     files=evaluation_files,

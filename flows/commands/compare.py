@@ -198,7 +198,7 @@ def _difference(first: "pa.Table", second: "pa.Table") -> dict[str, Any] | None:
     images = sum(row["prompt"] == rows[0]["prompt"] for row in rows)
     prompts = [Prompt(row["caption"], row["category"], "") for row in rows[::images]]
     verdicts = [np.array(table["correct"].to_pylist(), dtype=np.int8).reshape(-1, images) for table in (first, second)]
-    return score_table(verdicts[1] - verdicts[0], prompts, derive_seed(0, "bootstrap"), resamples=2000)
+    return score_table(verdicts[1] - verdicts[0], prompts, derive_seed(0, "bootstrap"), resamples=2000, paired=True)
 
 
 def _write_images(a: Side, b: Side, output: Path) -> Path:

@@ -1,5 +1,6 @@
 """`lightgen init`: look at images and captions, and write a short recipe that runs on them."""
 
+import shlex
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,8 @@ def recipe_of_images(images: str, captions: str | None, file: Path) -> str:
         **_learning(min(100, len(distinct))),
         "evaluation": {"benchmark": "prompts", "prompts": str(prompts.resolve()), "images": 2, "shard_size": 48},
     }
-    header = HEADER.format(purpose=recipe["purpose"], file=file, found="\n".join(found))
-    return header + yaml.safe_dump(recipe, sort_keys=False, width=120)
+    header = HEADER.format(purpose=recipe["purpose"], file=shlex.quote(str(file)), found="\n".join(found))
+    return header + yaml.safe_dump(recipe, sort_keys=False, width=120, allow_unicode=True)
 
 
 def _learning(pairs: int) -> dict[str, dict[str, Any]]:
@@ -113,7 +114,7 @@ def _learning(pairs: int) -> dict[str, dict[str, Any]]:
 def recipe_from(base: str, purpose: str, file: Path) -> str:
     """Return the text of a recipe that extends another."""
     found = f"# extends   {base}: its fields hold, unless they are set below"
-    header = HEADER.format(purpose=purpose, file=file, found=found)
+    header = HEADER.format(purpose=purpose, file=shlex.quote(str(file)), found=found)
     return header + yaml.safe_dump({"extends": base, "purpose": purpose}, sort_keys=False)
 
 

@@ -1,6 +1,7 @@
 """Commands that show recipes: which there are, what one resolves to, and which fields they can have."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -141,7 +142,8 @@ def init(pictures: str | None, captions: str | None, base: str | None, output: P
         text = recipe_of_images(str(pictures), captions, output)
     output.write_text(text, encoding="utf-8")
     load_recipe(str(output))
-    click.echo(f"{output} is written; next:\nlightgen doctor {output}\nlightgen run {output}")
+    quoted = shlex.quote(str(output))
+    click.echo(f"{output} is written; next:\nlightgen doctor {quoted}\nlightgen run {quoted}")
 
 
 RECIPE_INFO = (init, recipes, show, fields, schema)

@@ -3,8 +3,10 @@
 `python -m flows.operations.provision` does it, and may be repeated.
 """
 
+import sys
 from pathlib import Path
 
+import httpx
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
@@ -59,6 +61,20 @@ def _automation(client: SyncPrefectClient, path: Path) -> str:
     return f"automation {automation.name} made to say what {path.name} says"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Provision the server that is configured; exit with 2 if none answers."""
     with get_client(sync_client=True) as client:
-        print(*provision(client, Settings().device_limit), sep="\n")
+        try:
+            print(*provision(client, Settings().device_limit), sep="\n")
+        except httpx.ConnectError as error:
+            print(
+                f"no Prefect server answers at {client.api_url} ({error}).\n"
+                "Start it (`prefect server start --background`; it answers after some seconds), or name another in "
+                "PREFECT_API_URL.",
+                file=sys.stderr,
+            )
+            sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

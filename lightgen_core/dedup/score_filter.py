@@ -12,7 +12,7 @@ def clip_score_mask(
     Args:
         score: (n,) cosine of image and caption.
         ids: (n,) distinct; of equal scores the largest id goes first, so the order of rows does not matter.
-        least: rows below it go; None: none.
+        least: rows below it go; None: no such rule.
         drop_lowest_fraction: of all rows, this share goes (rounded down), the lowest scores first.
 
     Raises:

@@ -83,7 +83,7 @@ def score_samples(
             for name, each in correct.items()
         },
         "differences": {
-            f"{later}-{earlier}": score_table(correct[later] - correct[earlier], prompts, seed, resamples)
+            f"{later}-{earlier}": score_table(correct[later] - correct[earlier], prompts, seed, resamples, paired=True)
             for earlier, later in combinations(students, 2)
         },
     }

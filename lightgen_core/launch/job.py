@@ -69,7 +69,7 @@ class TrainingJob(Section):
     info: dict[str, Any] | None = Field(
         None, description="contents of the student's config.json beside its sizes, `patch` at least; none: as saved"
     )
-    previews: PreviewConfig | None = Field(None, description="captions to sample meanwhile; none: none")
+    previews: PreviewConfig | None = Field(None, description="captions to sample meanwhile; none: no previews")
     location: RunLocation = Field(description="folders, device, processes")
 
 

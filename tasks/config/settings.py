@@ -17,7 +17,12 @@ class Settings(BaseSettings):
     """Settings from `LIGHTGEN_*`; for example `LIGHTGEN_STORE=/data/lightgen`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LIGHTGEN_", env_nested_delimiter="__", frozen=True, extra="ignore", allow_inf_nan=False
+        env_prefix="LIGHTGEN_",
+        env_nested_delimiter="__",
+        env_ignore_empty=True,  # LIGHTGEN_STORE= would else be this folder
+        frozen=True,
+        extra="ignore",
+        allow_inf_nan=False,
     )
 
     store: str = Field("lightgen-store", description="folder or fsspec URL that holds the artifacts")

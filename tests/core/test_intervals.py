@@ -70,7 +70,8 @@ def test_the_interval_does_not_depend_on_the_order_of_values():
 def test_a_score_at_the_end_is_not_certain(value):
     interval = bootstrap_mean([value] * 80, np.repeat(np.arange(20), 4).tolist(), seed=0)
     ends = wilson_interval(20 * value, 20)
-    assert interval == Interval(value, ends.low, ends.high, 80)
+    assert (interval.value, interval.n) == (value, 80)
+    assert (interval.low, interval.high) == pytest.approx((ends.low, ends.high))
 
 
 def test_overall_is_the_unweighted_mean_of_the_categories():
@@ -106,3 +107,20 @@ def test_the_overall_interval_is_of_a_mean_over_categories():
 def test_what_has_no_interval_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_an_overall_score_at_the_end_is_not_certain(value):
+    names = list("abcd")
+    interval = macro_mean({"x": ([value] * 4, names), "y": ([value] * 4, names)}, seed=0, resamples=100)
+    wilson = wilson_interval(8 * value, 8)
+    assert (interval.value, interval.n) == (value, 8)
+    assert (interval.low, interval.high) == pytest.approx((wilson.low, wilson.high))
+
+
+def test_two_students_that_agree_may_differ_on_other_prompts():
+    interval = macro_mean({"x": ([0] * 20, range(20))}, seed=0, resamples=100, paired=True)
+    assert interval.value == 0
+    assert interval.high == -interval.low == pytest.approx(wilson_interval(0, 20).high)
+    better = bootstrap_mean([1] * 20, range(20), seed=0, resamples=100, paired=True)
+    assert better.high == 1 > better.low == pytest.approx(wilson_interval(20, 20).low)
