@@ -23,7 +23,8 @@ from flows.plan import plan
 from flows.results import Picture, Run
 from flows.start import start
 from flows.student import Student
-from storage.store import StoreError, open_store
+from storage.open_store import open_store
+from storage.store import StoreError
 from tasks.config.settings import Settings
 
 __all__ = ["Picture", "Run", "StageFailed", "StoreError", "Student", "UserError", "load", "run"]

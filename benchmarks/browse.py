@@ -23,7 +23,8 @@ from flows.browse.app import create_app
 from flows.browse.library import Library
 from storage.artifact import Artifact
 from storage.manifest import Manifest
-from storage.store import Store, open_store
+from storage.open_store import open_store
+from storage.store import Store
 from storage.tables import IMAGE, schema, to_parquet
 from tasks.captions import DROPPED
 from tasks.captions import SCHEMA as CAPTIONS

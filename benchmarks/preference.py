@@ -30,7 +30,7 @@ from lightgen_core.model.save import load_student
 from lightgen_core.train.dpo import DpoCriterion
 from lightgen_core.train.step_noise import step_generator
 from lightgen_core.train.train_step import NonFiniteLossError
-from storage.store import open_store
+from storage.open_store import open_store
 
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
 """Two decades."""

@@ -14,7 +14,8 @@ from flows.plan import PlannedStage, Planner, plan
 from flows.request import KEY_DIGITS, Request
 from flows.selection import Selection
 from storage.artifact import Artifact
-from storage.store import Store, open_store
+from storage.open_store import open_store
+from storage.store import Store
 from tasks.ablation import ablation
 from tasks.config.ablation import AblatedRecipe, Grid, GridPoint
 from tasks.config.recipe import Recipe

@@ -12,7 +12,8 @@ from flows.load import load_recipe, recipe_names
 from flows.plan import Planner, plan
 from storage.artifact import Artifact, CorruptArtifact
 from storage.manifest import MANIFEST, Manifest
-from storage.store import Store, open_store
+from storage.open_store import open_store
+from storage.store import Store
 from tasks.config.settings import Settings
 
 log = logging.getLogger("lightgen")

@@ -9,7 +9,8 @@ from flows.distill import ALL_STAGES, NAMES
 from flows.load import load_recipe
 from flows.plan import PlannedStage, Planner, plan, require_inputs
 from flows.selection import Selection, select
-from storage.store import Store, open_store
+from storage.open_store import open_store
+from storage.store import Store
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 from tasks.executors.select import require_engine

@@ -52,14 +52,14 @@ class Student:
         bound_spinning()
         from lightgen_core.device import pick_device
         from lightgen_core.model.save import StudentError
-        from lightgen_core.sampling.text_to_image import TextToImage
+        from lightgen_core.sampling.load import load_text_to_image
         from lightgen_core.sampling.token_sampler import HeadCompileConfig
 
         settings = Settings()
         head_compile = HeadCompileConfig(settings.compile_head, settings.cuda_graphs)
         on = pick_device(device or settings.device, settings.threads)
         try:
-            return cls(TextToImage.load(folder, on, head_compile=head_compile))
+            return cls(load_text_to_image(folder, on, head_compile=head_compile))
         except StudentError as error:
             raise UserError(str(error)) from error
 

@@ -28,17 +28,6 @@ class FileInfo(NamedTuple):
     """Text that changes when the file is written with other bytes."""
 
 
-def open_store(uri: str) -> Store:
-    """Open a folder or URL of `storage.fsspec_store.PACKAGES`. Raises StoreError if something is missing."""
-    if "://" in uri and not uri.startswith("file://"):
-        from storage.fsspec_store import FsspecStore  # a folder must not load its dependencies
-
-        return FsspecStore(uri if uri.endswith("://") else uri.rstrip("/"))
-    from storage.local import LocalStore
-
-    return LocalStore(Path(uri.removeprefix("file://")))
-
-
 class Store(ABC):
     """Files under one URI, by relative path.
 

@@ -131,12 +131,12 @@ class SamplingWorker:
         self.ctx.write_table(shard.name, pa.Table.from_pylist(rows, SCHEMA))
 
     def _load_student(self, name: str) -> "TextToImage":
-        from lightgen_core.sampling.text_to_image import TextToImage
+        from lightgen_core.sampling.load import load_text_to_image
 
         if name not in self.loaded:
             folder = self.ctx.local_folder(self.students[name], "student/")
             beside = next(iter(self.loaded.values()), None)  # both students share one codec and text encoder
-            self.loaded[name] = TextToImage.load(
+            self.loaded[name] = load_text_to_image(
                 folder, self.ctx.device(), head_compile=self.ctx.head_compile(), beside=beside
             )
         return self.loaded[name]

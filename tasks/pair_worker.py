@@ -66,7 +66,7 @@ class PairWorker:
     def __init__(
         self, ctx: StageContext, student: Artifact, tokens: Artifact, synthesis: Artifact, chosen: NDArray[np.int64]
     ) -> None:
-        from lightgen_core.sampling.text_to_image import TextToImage
+        from lightgen_core.sampling.load import load_text_to_image
 
         self.ctx, self.tokens, self.synthesis, self.chosen = ctx, tokens, synthesis, chosen
         config = ctx.recipe.pairs
@@ -79,7 +79,7 @@ class PairWorker:
         self.image_ids = read_table(synthesis, "^images", ["id"])["id"].to_numpy()
         self.text_ids = read_table(tokens, TEXT_FILES, ["id"])["id"].to_numpy()
         folder = ctx.local_folder(student, "student/")
-        self.student = TextToImage.load(folder, ctx.device(), head_compile=ctx.head_compile())
+        self.student = load_text_to_image(folder, ctx.device(), head_compile=ctx.head_compile())
 
     def __call__(self, shard: RowRangeShard) -> None:
         from lightgen_core.evaluation.pair_rows import pair_rows, sample_rows, score_column

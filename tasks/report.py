@@ -14,7 +14,8 @@ def report(ctx: StageContext, *inputs: Artifact) -> None:
     from lightgen_core.emoji.credits import credits_page
     from lightgen_core.model.save import load_few_step, load_student, save_student
     from lightgen_core.report.page import render_report
-    from tasks.report_data import RunArtifacts, build_report_data
+    from tasks.report_data import build_report_data
+    from tasks.report_inputs import RunArtifacts
 
     run = RunArtifacts.of(inputs, ctx.recipe)
     last = run.artifacts.get("distil_head") or run.last("dpo")

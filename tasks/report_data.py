@@ -3,11 +3,10 @@
 import datetime
 import itertools
 import json
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -39,29 +38,12 @@ from storage.tables import read_table
 from tasks.config.recipe import Recipe
 from tasks.pair_worker import KINDS
 from tasks.report_filters import filter_reasons
+from tasks.report_inputs import RunArtifacts
 from tasks.report_sources import recaption_counts, source_tables
 from tasks.report_student import failures, previews_of, sample_grid, unmeasured
 
 MAX_TOPICS = 24
 """Topics that are listed; thousands would bury the rest."""
-
-
-@dataclass(frozen=True)
-class RunArtifacts:
-    """The artifacts of a run, by label, and the recipe they were made from."""
-
-    artifacts: Mapping[str, Artifact]
-    recipe: Recipe
-
-    @classmethod
-    def of(cls, artifacts: Iterable[Artifact], recipe: Recipe) -> Self:
-        """Put artifacts under their labels."""
-        return cls({artifact.label: artifact for artifact in artifacts}, recipe)
-
-    def last(self, stage: str) -> Artifact:
-        """Return a stage's artifact; of `pairs` and `dpo` that of the last round."""
-        rounds = [artifact for label, artifact in self.artifacts.items() if re.fullmatch(rf"{stage}(-\d+)?", label)]
-        return rounds[-1]
 
 
 def build_report_data(run: RunArtifacts, key: str = "") -> ReportData:

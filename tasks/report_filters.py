@@ -10,7 +10,7 @@ from storage.rows import take_rows
 from storage.tables import read_table
 
 if TYPE_CHECKING:
-    from tasks.report_data import RunArtifacts
+    from tasks.report_inputs import RunArtifacts
 
 _COLUMNS = ("id", "reason", "value", "threshold")
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from lightgen_core.report.data import RecaptionCount, SourceRow, SourceTable
 
 if TYPE_CHECKING:
-    from tasks.report_data import RunArtifacts
+    from tasks.report_inputs import RunArtifacts
 
 _TABLES = (
     ("Teachers", "Images", "synthesis", "images_by_teacher", "teacher"),

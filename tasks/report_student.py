@@ -17,7 +17,7 @@ from tasks.config.recipe import Recipe
 from tasks.pretrain_previews import PREVIEW_FILE
 
 if TYPE_CHECKING:
-    from tasks.report_data import RunArtifacts
+    from tasks.report_inputs import RunArtifacts
 
 GRID = 48
 """Samples of the uncurated grid, at most."""

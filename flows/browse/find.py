@@ -7,7 +7,8 @@ from flows.distill import ALL_NAMES
 from flows.errors import UserError
 from flows.load import load_recipe, recipe_names
 from flows.plan import plan
-from storage.store import Store, open_store
+from storage.open_store import open_store
+from storage.store import Store
 from tasks.config.settings import Settings
 
 

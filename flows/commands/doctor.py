@@ -17,8 +17,9 @@ from flows.errors import UnknownModelSize, UserError
 from flows.sizes import check_sizes, student_config, token_sizes
 from lightgen_core.model.flops import student_parameters
 from lightgen_core.model.memory import row_bytes, static_bytes
+from storage.open_store import open_store
 from storage.plural import pluralize
-from storage.store import StoreError, open_store
+from storage.store import StoreError
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 

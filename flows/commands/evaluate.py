@@ -18,7 +18,8 @@ from flows.commands.evaluate_kept import KeptPictures
 from flows.commands.evaluate_metrics import MetricSuite
 from flows.commands.evaluate_options import EvaluationOptions
 from flows.commands.evaluate_pictures import PictureSource
-from flows.commands.evaluate_sources import Generate, Request, Source, open_source
+from flows.commands.evaluate_request import Generate, Request
+from flows.commands.evaluate_sources import Source, open_source
 from flows.commands.evaluate_tables import describe_evaluation_as_markdown
 from flows.errors import UserError
 from flows.folders import require_writable

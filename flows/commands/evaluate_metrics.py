@@ -9,7 +9,8 @@ from flows.commands.evaluate_contamination import training_artifact
 from flows.commands.evaluate_kept import KeptPictures
 from flows.commands.evaluate_options import EvaluationOptions
 from flows.commands.evaluate_references import ReferencePictures, names_of
-from flows.commands.evaluate_sources import Request, Source
+from flows.commands.evaluate_request import Request
+from flows.commands.evaluate_sources import Source
 from flows.did_you_mean import did_you_mean
 from flows.errors import UserError
 from lightgen_core.evaluation.feature_models import (

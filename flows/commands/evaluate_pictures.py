@@ -22,7 +22,7 @@ from tasks.context.digests import content_digest
 if TYPE_CHECKING:
     import torch
 
-    from flows.commands.evaluate_sources import Generate, Request
+    from flows.commands.evaluate_request import Generate, Request
 
 MAX_PIXELS = 1 << 26
 _BATCH = 64  # images

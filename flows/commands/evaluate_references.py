@@ -14,7 +14,7 @@ from lightgen_core.images.sample import IMAGE_SUFFIXES, ImageSetError, Sample
 from lightgen_core.rejected import Rejected
 from lightgen_core.walk import walk
 from storage.artifact import Artifact
-from storage.store import open_store
+from storage.open_store import open_store
 from tasks.config.settings import Settings
 
 MAX_PIXELS = 1 << 26

@@ -4,20 +4,18 @@ Another kind is a class with the members of `Source` and a line in `SOURCES`. Op
 torch; `load` loads what generates.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
-
-import numpy as np
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from flows.checkpoint import Checkpoint, find_student
 from flows.commands.evaluate_options import EvaluationOptions
 from flows.commands.evaluate_pictures import PictureSource
+from flows.commands.evaluate_request import Generate, Request
 from flows.commands.options import drop_unset
 from flows.errors import UserError
 from flows.folders import require_student
 from lightgen_core.config import SamplerConfig
 from lightgen_core.encoders.model_ref import parse_model_ref
-from lightgen_core.rejected import Rejected
 from lightgen_core.teachers.config import DiffusersConfig, ImageEndpointConfig
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
@@ -28,19 +26,6 @@ if TYPE_CHECKING:
 
 _STUDENT_BATCH, _PIPELINE_BATCH, _ENDPOINT_BATCH = 64, 4, 16  # images
 _OPENAI = "api.openai.com"
-
-
-class Request(NamedTuple):
-    """One picture that is wanted. prompt: index of its prompt; number: index among the prompt's images."""
-
-    prompt: int
-    number: int
-    caption: str
-    seed: int
-
-
-Generate = Callable[[Sequence[Request]], Iterable[np.ndarray | Rejected]]
-"""Requests to images uint8 (height, width, 3) in order, or the reason for having none."""
 
 
 class Source(Protocol):
@@ -80,9 +65,9 @@ class StudentSource:
 
     def load(self, device: "torch.device") -> Generate:
         """Load the student."""
-        from lightgen_core.sampling.text_to_image import TextToImage
+        from lightgen_core.sampling.load import load_text_to_image
 
-        student = TextToImage.load(self._folder, device)
+        student = load_text_to_image(self._folder, device)
         config = SamplerConfig.model_validate((self._sampler or student.sampler).model_dump() | self._changes)
         return lambda requests: student.sample(*_captions_and_seeds(requests), sampler=config).images
 

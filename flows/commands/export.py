@@ -65,11 +65,11 @@ def _write(found: Checkpoint, folder: Path, name: str, components: str, licence:
     import torch
 
     from lightgen_core.model.save import StudentError
+    from lightgen_core.sampling.load import load_text_to_image
     from lightgen_core.sampling.pipeline import LightGenPipeline
-    from lightgen_core.sampling.text_to_image import TextToImage
 
     try:
-        model = TextToImage.load(found.folder, torch.device("cpu"))
+        model = load_text_to_image(found.folder, torch.device("cpu"))
     except StudentError as error:
         raise UserError(str(error)) from error
     inside = _inside(model, components)

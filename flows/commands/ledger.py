@@ -73,7 +73,7 @@ def ledger_of_recipe(
     from flows.errors import UserError
     from flows.load import load_recipe
     from flows.plan import plan
-    from storage.store import open_store
+    from storage.open_store import open_store
 
     planner = plan(load_recipe(name, overrides), open_store(store_uri or settings.store))
     rows, costs = [], {}

@@ -22,7 +22,7 @@ def open_report(recipe: str, store_uri: str | None, overrides: tuple[str, ...]) 
     from flows.errors import UserError
     from flows.load import load_recipe
     from flows.plan import plan
-    from storage.store import open_store
+    from storage.open_store import open_store
     from tasks.config.settings import Settings
 
     settings = Settings()

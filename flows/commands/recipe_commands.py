@@ -68,7 +68,7 @@ def plan(recipe: str, store_uri: str | None, overrides: tuple[str, ...], as_json
     from flows.load import load_recipe
     from flows.plan import named
     from flows.plan import plan as make_plan
-    from storage.store import open_store
+    from storage.open_store import open_store
     from tasks.config.settings import Settings
 
     planner = make_plan(load_recipe(recipe, overrides), open_store(store_uri or Settings().store))

@@ -23,7 +23,7 @@ from flows.errors import UserError
 from flows.load import load_recipe, recipe_names
 from flows.operations.server import running_server
 from flows.run import run
-from storage.store import open_store
+from storage.open_store import open_store
 from tasks.config.settings import Settings
 
 

@@ -8,8 +8,9 @@ import click
 
 from flows.commands.console import describe_artifact, format_bytes, format_time, table
 from flows.commands.options import json_option, set_option, store_option
+from storage.open_store import open_store
 from storage.plural import pluralize
-from storage.store import Store, open_store
+from storage.store import Store
 
 if TYPE_CHECKING:
     from storage.artifact import Artifact

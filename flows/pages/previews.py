@@ -14,6 +14,7 @@ from storage.artifact import Artifact
 from storage.rows import take_rows
 from tasks import report_data
 from tasks.context.progress import Preview
+from tasks.report_inputs import RunArtifacts
 from tasks.report_student import previews_of
 
 MAX_IMAGE_BYTES = 48_000
@@ -124,8 +125,8 @@ def _ablation(result: StageResult) -> list[str]:
     return [f"![scores of the points]({file_uri(figure)})", table_]
 
 
-def _run_artifacts(result: StageResult) -> report_data.RunArtifacts:
-    return report_data.RunArtifacts.of((*result.inputs, result.artifact), result.recipe)
+def _run_artifacts(result: StageResult) -> RunArtifacts:
+    return RunArtifacts.of((*result.inputs, result.artifact), result.recipe)
 
 
 def _curves(curves: Iterable[Curve]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -100,7 +100,7 @@ class TextToImage:
         head_compile: HeadCompileConfig | None = None,
         beside: Self | None = None,
     ) -> Self:
-        """Load a student checkpoint and the components it names, or what `LightGenPipeline.save_pretrained` wrote.
+        """Load a student checkpoint and the components it names; `load_text_to_image` also loads exported ones.
 
         beside: a loaded student whose components serve this one too, where both name the same.
 
@@ -108,12 +108,6 @@ class TextToImage:
             StudentError: the folder holds no student, or a component does not fit it.
             FileNotFoundError: a component that the student names is not there.
         """
-        if (folder / "model_index.json").is_file():
-            from lightgen_core.sampling.pipeline import load_exported  # late: it builds on this module
-
-            if weights != "ema":
-                raise StudentError(f"{folder} was exported and holds the averaged weights alone, not {weights!r}")
-            return cast(Self, load_exported(folder, device, head_compile))
         student, raw = load_student(folder, weights=weights, device=device)
         info = StudentInfo.model_validate(raw)
         if beside is not None and beside.info.components == info.components and beside.device == device:

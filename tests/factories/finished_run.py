@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.artifact import Artifact
-from storage.store import open_store
+from storage.open_store import open_store
 from tests.support.paths import ROOT
 
 RECIPE = """

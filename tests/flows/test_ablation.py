@@ -16,7 +16,7 @@ from flows.commands.ablation_estimate import default_rates, describe_ablation_es
 from flows.errors import UserError
 from flows.load import load_recipe
 from flows.plan import plan
-from storage.store import open_store
+from storage.open_store import open_store
 from storage.tables import read_table
 from tests.factories.finished_run import RECIPE
 from tests.support.paths import ROOT

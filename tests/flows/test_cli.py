@@ -11,7 +11,7 @@ from flows.errors import UserError
 from flows.student import changed_sampler
 from lightgen_core.config import SamplerConfig
 from storage.artifact import Artifact
-from storage.store import open_store
+from storage.open_store import open_store
 from tests.support.stores import commit
 
 

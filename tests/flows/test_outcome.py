@@ -12,7 +12,7 @@ from flows.distill import NAMES
 from flows.outcome import cached_result
 from flows.request import validate_request
 from storage.artifact import Artifact
-from storage.store import open_store
+from storage.open_store import open_store
 from tests.support.stores import commit
 
 SCORES = {"pretrain": None, "dpo": None, "shuffled": None}

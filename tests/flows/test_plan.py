@@ -7,7 +7,7 @@ from flows.load import load_recipe
 from flows.plan import plan, require_inputs
 from flows.selection import select
 from storage.artifact import Artifact
-from storage.store import open_store
+from storage.open_store import open_store
 
 RECIPE = load_recipe("smoke")
 

@@ -7,7 +7,7 @@ from flows.load import load_recipe
 from flows.plan import plan
 from flows.sizes import student_config
 from lightgen_core.model.presets import PRESETS
-from storage.store import open_store
+from storage.open_store import open_store
 
 
 @pytest.mark.parametrize(

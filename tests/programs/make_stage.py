@@ -11,7 +11,7 @@ from flows.distill import STAGES
 from flows.environment import log_to_stderr
 from flows.load import load_recipe
 from flows.plan import plan
-from storage.store import open_store
+from storage.open_store import open_store
 from tasks.config.settings import Settings
 from tasks.context.progress import Progress
 

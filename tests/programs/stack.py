@@ -15,7 +15,7 @@ from flows.distill import NAMES
 from flows.load import load_recipe
 from flows.operations.provision import AUTOMATIONS
 from flows.plan import plan
-from storage.store import open_store
+from storage.open_store import open_store
 from tests.support.compose_file import filled, services
 from tests.support.databases import NotInstalled
 from tests.support.prefect_api import ENDED

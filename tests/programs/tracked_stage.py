@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flows.load import load_recipe
 from storage.artifact import Artifact
-from storage.store import open_store
+from storage.open_store import open_store
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.stage import Stage, stage

@@ -21,7 +21,7 @@ from flows.plan import Planner
 from flows.request import Request
 from flows.runner import Runner
 from flows.selection import Selection
-from storage.store import open_store
+from storage.open_store import open_store
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.context.shards import split_rows

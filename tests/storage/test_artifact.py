@@ -12,7 +12,7 @@ import pytest
 from storage.artifact import Artifact, CorruptArtifact
 from storage.keys import artifact_key, canonical_json
 from storage.manifest import Manifest
-from storage.store import open_store
+from storage.open_store import open_store
 from storage.tables import IMAGE, layout_metadata, schema, to_parquet
 from tests.support.paths import GOLDEN
 from tests.support.stores import commit

@@ -7,8 +7,8 @@ import pytest
 
 from storage.artifact import Artifact
 from storage.manifest import Manifest
+from storage.open_store import open_store
 from storage.rows import rows_at, take_rows
-from storage.store import open_store
 from storage.tables import IMAGE, ROW_GROUP, layout_metadata, schema, to_parquet
 
 FILES = (2 * ROW_GROUP + 300, 5, ROW_GROUP)

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from flows.cli import cli, main
 from storage import s3
 from storage.artifact import Artifact
-from storage.store import Store, StoreError, StoreUnavailable, open_store
+from storage.open_store import open_store
+from storage.store import Store, StoreError, StoreUnavailable
 from tests.support.paths import ROOT
 from tests.support.s3_server import s3_server
 from tests.support.stores import commit
@@ -247,7 +248,8 @@ def test_the_server_leaves_the_environment_as_it_was():
 MAKING = """
 import os, signal, sys
 from storage.artifact import Artifact
-from storage.store import Store, open_store
+from storage.open_store import open_store
+from storage.store import Store
 from tests.support.stores import commit
 artifact = Artifact(open_store(sys.argv[1]), "tokens", "k")
 for number in range(4):

@@ -14,7 +14,8 @@ import pytest
 
 from storage import s3
 from storage.lock import file_lock
-from storage.store import StoreError, open_store
+from storage.open_store import open_store
+from storage.store import StoreError
 
 pytest_plugins = ["tests.support.every_store"]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.store import Store, open_store
+from storage.open_store import open_store
+from storage.store import Store
 from tests.support.s3_server import s3_server
 
 OF_A_USER = os.environ.get("LIGHTGEN_TEST_STORE")

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from storage.artifact import Artifact
 from storage.manifest import Manifest
-from storage.store import open_store
+from storage.open_store import open_store
 from storage.tables import read_table
 from tasks.captions import SCHEMA
 from tasks.config.recipe import Recipe

@@ -14,10 +14,11 @@ from diffusers import AutoencoderDC, FluxPipeline
 from flows.distill import NAMES
 from lightgen_core.images.codec import encode_png
 from storage.artifact import Artifact
-from storage.store import open_store
+from storage.open_store import open_store
 from storage.tables import iter_tables, read_table
 from tasks.config.recipe import Recipe
-from tasks.report_data import RunArtifacts, build_report_data
+from tasks.report_data import build_report_data
+from tasks.report_inputs import RunArtifacts
 from tests.factories.tiny_language_model import save_tiny_language_model
 from tests.factories.tiny_pipelines import WIDTH, save_flux, t5, t5_tokenizer
 from tests.support.paths import ROOT

@@ -23,7 +23,8 @@ from lightgen_core.data.batches import TokenSource
 from lightgen_core.encoders.autoencoder import LatentCodec
 from lightgen_core.images.codec import crop_and_resize, decode_image
 from storage.artifact import Artifact
-from storage.store import Store, open_store
+from storage.open_store import open_store
+from storage.store import Store
 from storage.tables import layout_metadata, read_file, read_table
 from tasks.token_shapes import TokenShape, default_layout
 from tests.factories.made_stages import make_stages

@@ -14,7 +14,7 @@ from lightgen_core.dedup.minhash import near_duplicate_captions
 from lightgen_core.endpoint import EndpointError
 from lightgen_core.evaluation.geneval_prompts import geneval_prompts
 from storage.artifact import Artifact
-from storage.store import open_store
+from storage.open_store import open_store
 from storage.tables import read_table
 from tasks.captions import captions
 from tasks.config.settings import Settings

@@ -25,7 +25,8 @@ from lightgen_core.scene.config import World
 from lightgen_core.scene.grammar import phrasings
 from lightgen_core.scene.split import split
 from storage.artifact import Artifact
-from storage.store import Store, open_store
+from storage.open_store import open_store
+from storage.store import Store
 from storage.tables import layout_metadata, read_table, schema, to_parquet
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext

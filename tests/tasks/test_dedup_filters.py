@@ -11,13 +11,13 @@ from flows.load import load_recipe
 from lightgen_core.endpoint import EndpointError
 from lightgen_core.images.codec import encode_png
 from storage.artifact import Artifact
-from storage.store import open_store
+from storage.open_store import open_store
 from storage.tables import IMAGE, read_table
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.dedup import dedup
-from tasks.report_data import RunArtifacts
 from tasks.report_filters import filter_reasons
+from tasks.report_inputs import RunArtifacts
 from tasks.stage import stage
 from tests.factories.vectors import unit
 from tests.support.local_endpoint import Reply, serving, without_waits

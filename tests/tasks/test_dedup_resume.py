@@ -7,7 +7,7 @@ import pytest
 from flows.load import load_recipe
 from lightgen_core.dedup import greedy
 from storage.artifact import Artifact
-from storage.store import open_store
+from storage.open_store import open_store
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.dedup import dedup

@@ -13,8 +13,9 @@ from flows.errors import UserError
 from flows.load import load_recipe
 from flows.plan import plan
 from flows.selection import select
-from lightgen_core.sampling.text_to_image import TextToImage
-from storage.store import Store, open_store
+from lightgen_core.sampling.load import load_text_to_image
+from storage.open_store import open_store
+from storage.store import Store
 from storage.tables import read_table
 from tests.factories.made_stages import make_stages
 from tests.support.contents import contents
@@ -103,7 +104,7 @@ def test_it_is_scored_beside_the_other_students(made):
 def test_the_reports_student_samples_with_it_by_default(made, tmp_path):
     """And so does its export; another head_sampler gives the images of the full sampler."""
     tuned, head = (
-        TextToImage.load(folder, torch.device("cpu"))
+        load_text_to_image(folder, torch.device("cpu"))
         for folder in (folder_of(made["dpo"], "student"), folder_of(made["report"], "model"))
     )
     sampler = recipe_of().sampler
@@ -115,7 +116,7 @@ def test_the_reports_student_samples_with_it_by_default(made, tmp_path):
     }
     assert np.array_equal(images["full"], images["tuned"])
     export(folder_of(made["report"], "model"), tmp_path / "out")
-    exported = TextToImage.load(tmp_path / "out", torch.device("cpu"))
+    exported = load_text_to_image(tmp_path / "out", torch.device("cpu"))
     assert exported.sampler == head.sampler
     assert np.array_equal(exported.sample(["a red circle"], [1]).images, images["few_step"])
 

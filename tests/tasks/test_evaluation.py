@@ -24,7 +24,8 @@ from lightgen_core.images.codec import decode_image
 from lightgen_core.scene.config import World
 from lightgen_core.scene.split import split
 from storage.artifact import Artifact
-from storage.store import Store, open_store
+from storage.open_store import open_store
+from storage.store import Store
 from storage.tables import read_table
 from tasks.config.recipe import Recipe
 from tasks.evaluation_prompts import evaluation_captions, evaluation_prompts

@@ -14,7 +14,8 @@ from flows.plan import plan
 from lightgen_core.images.codec import encode_png
 from lightgen_core.teachers.scene import SceneTeacher
 from storage.artifact import Artifact
-from storage.store import Store, open_store
+from storage.open_store import open_store
+from storage.store import Store
 from storage.tables import read_table
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings

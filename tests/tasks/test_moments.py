@@ -15,7 +15,8 @@ from lightgen_core.data.batches import TokenSource
 from lightgen_core.encoders.autoencoder import CodecError, LatentCodec
 from lightgen_core.images.codec import encode_png
 from storage.artifact import Artifact
-from storage.store import Store, open_store
+from storage.open_store import open_store
+from storage.store import Store
 from storage.tables import layout_metadata, read_table
 from tasks.config.settings import Settings
 from tasks.stage import Stage, StageContext, stage

@@ -12,7 +12,8 @@ from lightgen_core.encoders.dtypes import fits
 from lightgen_core.evaluation.pair_rows import JudgedSamples, pair_rows, sample_rows
 from lightgen_core.images.codec import encode_png
 from storage.artifact import Artifact
-from storage.store import Store, open_store
+from storage.open_store import open_store
+from storage.store import Store
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.dpo import dpo

@@ -20,7 +20,7 @@ from flows.plan import plan
 from lightgen_core.encoders.model_ref import ModelNotFound
 from lightgen_core.images.codec import decode_image, resize_square
 from storage.artifact import Artifact
-from storage.store import open_store
+from storage.open_store import open_store
 from storage.tables import layout_metadata, read_file, read_table
 from tasks.report_data import loss_curve, preference_curves
 from tasks.token_files import token_files_regex

@@ -8,7 +8,7 @@ from flows.load import load_recipe
 from flows.pages.previews import newest_previews
 from flows.plan import plan
 from lightgen_core.images.codec import decode_image
-from storage.store import open_store
+from storage.open_store import open_store
 from storage.tables import read_table
 from tasks.config.settings import Settings
 from tasks.pretrain_previews import PREVIEW_FILE, preview_captions, preview_steps

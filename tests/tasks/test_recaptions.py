@@ -9,7 +9,7 @@ from lightgen_core.data.batches import TokenSource
 from lightgen_core.endpoint import EndpointError
 from lightgen_core.teachers.scene import SceneTeacher
 from storage.artifact import Artifact
-from storage.store import open_store
+from storage.open_store import open_store
 from storage.tables import read_table
 from tasks.captions import captions
 from tasks.config.settings import Settings

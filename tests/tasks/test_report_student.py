@@ -7,11 +7,11 @@ import pytest
 from lightgen_core.images.codec import encode_png
 from lightgen_core.scene.grammar import parse
 from lightgen_core.scene.render import render
-from storage.store import open_store
+from storage.open_store import open_store
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 from tasks.evaluation import SCHEMA
-from tasks.report_data import RunArtifacts
+from tasks.report_inputs import RunArtifacts
 from tasks.report_student import GRID, failures, sample_grid, unmeasured
 from tasks.stage import stage
 

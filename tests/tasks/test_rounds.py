@@ -11,7 +11,8 @@ from flows.errors import UserError
 from flows.load import load_recipe
 from flows.plan import plan, require_inputs
 from flows.selection import select
-from storage.store import Store, open_store
+from storage.open_store import open_store
+from storage.store import Store
 from storage.tables import read_table
 from tests.factories.made_stages import make_stages, make_until
 from tests.support.contents import contents

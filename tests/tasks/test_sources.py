@@ -10,7 +10,7 @@ from flows.errors import UserError
 from flows.load import FOLDER, load_recipe
 from lightgen_core.teachers.diffusers_teacher import DiffusersTeacher
 from storage.artifact import Artifact
-from storage.store import open_store
+from storage.open_store import open_store
 from storage.tables import read_table
 from tasks.captions import captions
 from tasks.config.recipe import Recipe

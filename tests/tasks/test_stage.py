@@ -8,7 +8,8 @@ import pytest
 
 from flows.load import load_recipe
 from storage.artifact import Artifact, CorruptArtifact
-from storage.store import Store, open_store
+from storage.open_store import open_store
+from storage.store import Store
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.context.scratch import Scratch

@@ -16,7 +16,7 @@ from lightgen_core.captioning.scene import scene_captions
 from lightgen_core.images.codec import decode_image, encode_png
 from lightgen_core.scene.config import World
 from lightgen_core.teachers.scene import SceneTeacher
-from storage.store import open_store
+from storage.open_store import open_store
 from storage.tables import read_table
 from tasks.captions import captions
 from tasks.config.sections import Synthesis

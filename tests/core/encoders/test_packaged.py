@@ -12,7 +12,7 @@ from lightgen_core.encoders import packaged
 from lightgen_core.encoders.model_ref import ModelNotFound, resolve
 from lightgen_core.encoders.packaged import EFFICIENTNETS, MINILM, PackagedWeights, PackageMissing, efficientnet
 from lightgen_core.encoders.text_encoder import TextEncoder
-from storage.store import open_store
+from storage.open_store import open_store
 
 
 def here(*weights: PackagedWeights) -> bool:

@@ -15,7 +15,8 @@ from flows.browse.catalogue import look_at
 from flows.browse.library import Library
 from flows.browse.projection import project
 from storage.artifact import Artifact
-from storage.store import Store, open_store
+from storage.open_store import open_store
+from storage.store import Store
 from storage.tables import IMAGE, schema
 
 SCRIPT = "<script>document.title = 'owned'</script><img src=x onerror=alert(1)>"

@@ -16,7 +16,7 @@ from flows.cli import cli
 from flows.errors import UserError
 from flows.load import load_recipe
 from flows.plan import plan
-from storage.store import open_store
+from storage.open_store import open_store
 from tests.support.paths import ROOT
 from tests.support.stores import commit
 from tests.support.waiting import wait_until

@@ -13,8 +13,8 @@ from flows.commands.estimate import Rates, estimate
 from flows.errors import UserError
 from flows.load import load_recipe
 from storage.artifact import Artifact
+from storage.open_store import open_store
 from storage.plural import pluralize
-from storage.store import open_store
 from tests.support.stores import commit
 
 RECIPES = ["init", "recipes", "show", "fields", "schema"]

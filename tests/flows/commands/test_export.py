@@ -20,8 +20,8 @@ from flows.commands.export import export
 from flows.commands.licences import Source, sources_of, student_licence
 from flows.commands.lineage import Lineage
 from flows.errors import UserError
+from lightgen_core.sampling.load import load_text_to_image
 from lightgen_core.sampling.pipeline import LightGenPipeline
-from lightgen_core.sampling.text_to_image import TextToImage
 from storage.manifest import Manifest
 from tests.factories.finished_run import finished_run
 from tests.support.model_hub import model_hub
@@ -105,7 +105,7 @@ def test_half_precision_components_keep_their_images(made, tmp_path):
 
     loaded, _ = load_student(made.student)
     save_student(student, loaded, loaded.state_dict(), config["info"])
-    expected = TextToImage.load(student, torch.device("cpu")).sample(PROMPTS, [0, 1]).images
+    expected = load_text_to_image(student, torch.device("cpu")).sample(PROMPTS, [0, 1]).images
     export(student, tmp_path / "tiny")
     pipeline = LightGenPipeline.from_pretrained(tmp_path / "tiny")
     assert (pipeline.vae.dtype, pipeline.text_encoder.dtype) == (torch.bfloat16, torch.bfloat16)
@@ -113,7 +113,7 @@ def test_half_precision_components_keep_their_images(made, tmp_path):
         pipeline(PROMPTS, generator=[torch.Generator().manual_seed(n) for n in (0, 1)], output_type="np").images,
         expected,
     )
-    again = TextToImage.load(tmp_path / "tiny", torch.device("cpu")).sample(PROMPTS, [0, 1]).images
+    again = load_text_to_image(tmp_path / "tiny", torch.device("cpu")).sample(PROMPTS, [0, 1]).images
     assert np.array_equal(again, expected)
     assert "Not known: the student was exported from a folder" in (tmp_path / "tiny/README.md").read_text()
 

@@ -12,7 +12,7 @@ from flows.commands.doctor_data import check_data
 from flows.errors import UserError
 from flows.load import load_recipe
 from flows.plan import plan
-from storage.store import open_store
+from storage.open_store import open_store
 
 
 def folder_of(path: Path, count: int, sizes=((80, 100), (64, 90))) -> Path:

@@ -12,7 +12,8 @@ from flows.plan import plan
 from storage.artifact import Artifact
 from storage.cost import Cost, DeviceCost
 from storage.manifest import FORMAT_VERSION, MANIFEST, Manifest
-from storage.store import Store, open_store
+from storage.open_store import open_store
+from storage.store import Store
 from tasks.ledger import cost_of, money
 
 ROUNDS = ["dpo.rounds=2", "dpo.control=sft"]

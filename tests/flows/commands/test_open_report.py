@@ -12,7 +12,7 @@ from flows.commands.console import describe_run
 from flows.errors import UserError
 from flows.load import load_recipe
 from flows.plan import plan
-from storage.store import open_store
+from storage.open_store import open_store
 from tests.support.stores import commit
 
 

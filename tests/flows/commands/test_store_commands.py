@@ -15,7 +15,8 @@ from flows.request import validate_request
 from flows.run import _run
 from storage.artifact import Artifact
 from storage.manifest import Manifest
-from storage.store import Store, open_store
+from storage.open_store import open_store
+from storage.store import Store
 from tasks.config.settings import Settings
 from tasks.context.scratch import shared_store_lock, try_exclusive_store_lock
 

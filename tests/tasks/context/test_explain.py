@@ -11,7 +11,8 @@ from flows.load import load_recipe
 from flows.plan import plan
 from storage.artifact import Artifact, ArtifactStatus
 from storage.manifest import MANIFEST, Manifest
-from storage.store import Store, open_store
+from storage.open_store import open_store
+from storage.store import Store
 from tasks.config.settings import Settings
 from tasks.context import explain
 from tasks.context.context import StageContext

@@ -5,7 +5,7 @@ import platform
 
 import pytest
 
-from storage.store import open_store
+from storage.open_store import open_store
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 from tasks.context import host

@@ -14,7 +14,7 @@ from lightgen_core.gpu_meter import GpuUse
 from lightgen_core.launch.run import launch
 from lightgen_core.meter import ProcessRecord
 from storage.artifact import Artifact
-from storage.store import open_store
+from storage.open_store import open_store
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.context.scratch import Scratch

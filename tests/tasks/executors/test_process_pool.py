@@ -19,7 +19,7 @@ from flows.load import load_recipe
 from flows.operations.retries import is_transient
 from flows.plan import plan
 from storage.artifact import Artifact
-from storage.store import open_store
+from storage.open_store import open_store
 from tasks.config.settings import InvalidSettings, Settings
 from tasks.context.context import StageContext
 from tasks.context.progress import Progress

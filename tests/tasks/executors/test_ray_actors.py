@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from storage.artifact import Artifact
-from storage.store import open_store
+from storage.open_store import open_store
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.context.progress import Progress

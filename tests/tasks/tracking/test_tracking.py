@@ -13,7 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightgen_core.images.codec import encode_png
-from storage.store import open_store
+from storage.open_store import open_store
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.context.shards import split_rows
