@@ -191,7 +191,7 @@ def test_retries_keep_to_the_rate_limit():
     assert asked.times[3] - asked.times[0] >= 3 * 60 / 600 - 0.05
 
 
-def test_an_account_of_the_environment_is_not_sent_to_another_server(monkeypatch):
+def test_an_account_of_the_environment_stays_with_its_server(monkeypatch):
     for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID"):
         monkeypatch.setenv(f"OPENAI_{name}", KEY)
     with serving([FINE]) as asked:

@@ -160,7 +160,7 @@ def test_a_student_is_found_by_recipe_and_by_short_key(made, monkeypatch):
     assert by_recipe.model.sampler.iterations == 4
 
 
-def test_a_recipe_that_changed_gives_the_newest_student_of_its_name(made, tmp_path, caplog):
+def test_a_changed_recipe_gives_the_newest_student_of_its_name(made, tmp_path, caplog):
     changed = tmp_path / "tiny.yaml"
     changed.write_text(f"extends: {made.recipe}\nseed: 5\n")
     with caplog.at_level("INFO", "lightgen"):

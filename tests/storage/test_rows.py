@@ -72,7 +72,7 @@ def test_an_index_beyond_the_last_row_is_an_error(artifact):
         take_rows(artifact, "^images", [ROWS])
 
 
-def test_rows_of_more_than_two_gibibytes_are_chosen_chunk_by_chunk():
+def test_rows_beyond_two_gibibytes_are_chosen_chunk_by_chunk():
     """`Table.take` would join the chunks first: here 40 views of one image of 64 MiB, 2.5 GiB in all."""
     chunk = pa.array([{"bytes": bytes(64 << 20), "path": None}], IMAGE)
     table = pa.table({"id": range(40), "image": pa.chunked_array([chunk] * 40)})

@@ -159,7 +159,7 @@ def test_the_manifest_counts_the_rows_of_each_bucket(bucketed):
     assert counts["rows"] == 2 * sum(rows.values()) and sum(rows.values()) > len(SIZES)
 
 
-def test_latents_are_those_of_the_upright_image_cropped_to_its_bucket(bucketed):
+def test_latents_are_of_the_upright_image_cropped_to_its_bucket(bucketed):
     """Also where EXIF turns it, and where it is mirrored."""
     root, _, artifacts = bucketed
     codec, checked = LatentCodec.load("zoo:autoencoder-general"), Counter()

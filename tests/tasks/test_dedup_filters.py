@@ -139,7 +139,7 @@ def test_another_threshold_measures_and_asks_nothing_twice(tmp_path):
     assert [number for number, reason, *_ in drops(again) if reason == "low judge score"] == [5]
 
 
-def test_a_judge_that_stops_halfway_is_asked_the_rest_and_the_bytes_are_equal(tmp_path):
+def test_a_judge_that_stops_halfway_is_asked_only_the_rest(tmp_path):
     """Killed at the last shard: the two before it are kept, with the answer of the third that came."""
     with serving(score_of) as asked:
         whole, _ = made(tmp_path / "whole", MEANING, *PIXELS, JUDGE, url=asked.url)
@@ -177,7 +177,7 @@ def test_the_report_gets_examples_of_each_reason(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["random", "balanced", "k_centre", "score"])
-def test_a_subset_is_taken_of_what_the_filters_and_duplicates_left(tmp_path, method):
+def test_a_subset_is_taken_of_what_the_other_rules_left(tmp_path, method):
     whole, _ = made(tmp_path, MEANING, "dedup.filters.min_side=10")
     artifact, run = made(
         tmp_path, MEANING, "dedup.filters.min_side=10", "dedup.select.count=5", f"dedup.select.method={method}"

@@ -56,7 +56,7 @@ def folder_of(artifact, name):
     return artifact.store.local_path(artifact.path) / name
 
 
-def test_without_its_section_the_pipeline_is_the_one_of_ten_stages():
+def test_without_its_section_the_pipeline_has_ten_stages():
     without, with_head = (plan(recipe_of(*on), open_store("/nowhere")).artifacts for on in ((), (HEAD,)))
     assert list(without) == list(NAMES) and "distil_head" not in recipe_of().model_dump()
     assert list(with_head) == list(ALL_NAMES) == [*NAMES[:8], "distil_head", *NAMES[8:]]

@@ -43,7 +43,7 @@ def test_samples_beyond_the_stored_format_are_in_no_pair():
     assert images_of(pair) == [encode_png(np.full((8, 8, 3), level, np.uint8)) for level in (2, 1)]
 
 
-def test_a_sample_beyond_the_stored_format_is_kept_without_latents():
+def test_a_sample_beyond_the_stored_format_keeps_no_latents():
     latents = torch.zeros(2, 1, 2, 2)
     latents[1, 0, 0, 0] = float("inf")
     judged = JudgedSamples.of(np.zeros((2, 8, 8, 3), np.uint8), latents, [5, 6], np.array([0.0, 1.0]), 2, "float16")

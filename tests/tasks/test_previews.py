@@ -104,7 +104,7 @@ def test_captions_of_ones_own_take_the_place_of_held_out_ones():
     assert preview_captions(with_previews("pretrain.preview_captions=[a house]")) == ("a house",)
 
 
-def test_more_previews_than_steps_or_captions_for_none_are_refused():
+def test_previews_beyond_steps_or_without_captions_are_refused():
     with pytest.raises(Exception, match="previews 7 exceed the 6 steps of training"):
         load_recipe("smoke", [*SMALL, "pretrain.previews=7"])
     with pytest.raises(Exception, match="preview_captions are given and previews is 0"):

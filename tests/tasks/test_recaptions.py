@@ -140,7 +140,7 @@ def test_an_endpoint_that_stops_is_asked_the_rest(tmp_path):
     assert len(asked.bodies) == 3 + 6, "the first shard and three short captions of the second are kept"
 
 
-def test_training_finds_the_texts_of_recaptions_and_the_originals_where_one_lacks(tmp_path):
+def test_training_reads_recaptions_or_else_the_originals(tmp_path):
     server = says(
         short=lambda turn: "" if turn % 2 else f"left of turn {turn}", long=lambda turn: f"a long line {turn}"
     )

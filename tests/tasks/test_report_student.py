@@ -68,7 +68,7 @@ def test_the_grid_takes_every_nth_sample_of_the_last_student(run_of):
     assert len(grid.images) <= GRID
 
 
-def test_a_wrong_caption_is_listed_with_its_score_and_what_was_found(run_of):
+def test_a_wrong_caption_has_its_score_and_what_was_found(run_of):
     found = failures(run_of(samples()))
     assert (found.prompts, found.wrong) == (3, 1)
     assert [(each.category, each.score) for each in found.worst] == [("counting", 0.5)]

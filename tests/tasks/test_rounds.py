@@ -142,7 +142,7 @@ def test_the_control_is_scored_beside_both_students(two):
     assert seeds[:12] == seeds[12:24] == seeds[24:], "the same seeds for all"
 
 
-def test_the_report_exports_the_last_rounds_student_and_counts_every_round(two):
+def test_the_report_has_the_last_rounds_student_and_all_counts(two):
     _, made = two
     report, last = made["report"], made["dpo-2"]
     assert report.open("model/ema.safetensors").read() == last.open("student/ema.safetensors").read()

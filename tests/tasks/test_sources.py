@@ -126,7 +126,7 @@ def test_each_caption_names_its_source_and_shares_follow_weights(made):
     assert list(texts.names("^answers")) == [f"answers-written-{n:05d}.parquet" for n in range(3)]
 
 
-def test_each_image_names_teacher_and_source_and_shares_follow_weights(made):
+def test_images_name_teacher_and_source_and_follow_weights(made):
     _, _, images = made
     rows = read_table(images, "^images").to_pylist()
     metrics = images.manifest().metrics

@@ -67,7 +67,7 @@ def test_a_category_at_the_end_has_wilsons_interval_over_prompts():
     assert (score.low, score.high) == (pytest.approx(wilson_interval(20, 20).low), 1)
 
 
-def test_independent_images_have_wilsons_interval_and_copies_that_of_prompts():
+def test_independent_images_have_wilsons_interval_copies_do_not():
     rng = np.random.default_rng(4)
     alone = (rng.random((1, 400)) < 0.1).astype(int)
     score, expected = crossed_rate(alone, range(400)), wilson_interval(int(alone.sum()), 400)
@@ -76,7 +76,7 @@ def test_independent_images_have_wilsons_interval_and_copies_that_of_prompts():
     assert (copies.low, copies.high) == pytest.approx((score.low, score.high)) and copies.n == 800
 
 
-def test_equal_verdicts_leave_a_difference_uncertain_on_both_sides():
+def test_equal_verdicts_leave_a_difference_uncertain_both_ways():
     """As if one prompt of 20 might have changed."""
     table = np.ones((2, 40, 2), np.int64)
     difference = paired_difference(table, table, PROMPTS)

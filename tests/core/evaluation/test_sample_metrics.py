@@ -17,7 +17,7 @@ def samples(
     return pa.table({"id": ids, "score": scores, "held_out": pa.array(watched, pa.float64()), "latents": stored})
 
 
-def test_diversity_is_the_mean_distance_of_two_samples_of_a_caption():
+def test_diversity_is_the_mean_distance_of_a_captions_samples():
     """Distances 2, 2 and 0 of one caption, mean 4/3; 1 of the other: samples of two captions are not compared."""
     table = samples([[0, 0], [2, 2], [0, 0], [8, 8], [9, 9]], [1, 1, 1, 2, 2], [1, 0, 1, 1, 0], [0.5] * 5)
     found = sample_metrics([table], "bfloat16")

@@ -53,7 +53,7 @@ def test_a_student_without_failures_is_said_to_have_none():
     assert "finds every picture of the student after DPO right, for all 60 captions" in page
 
 
-def test_previews_are_a_row_for_each_caption_and_a_column_for_each_step():
+def test_previews_have_a_row_a_caption_and_a_column_a_step():
     rows = (PreviewRow("a star", 9, (NOISE[0], NOISE[1])),)
     page = render_report(report(previews=Previews((1300, 2600), rows)))
     assert '<th scope="col">1,300</th><th scope="col">2,600</th>' in page

@@ -116,7 +116,7 @@ def test_what_is_no_image_is_refused_and_named(address):
         assert answer.status_code == 400 and message in answer.json()["error"]["message"]
 
 
-def test_the_page_is_refused_to_other_names_and_runs_no_foreign_code(address):
+def test_the_page_refuses_other_names_and_runs_no_foreign_code(address):
     policy = httpx.get(address, trust_env=False).headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; script-src 'self';")
     assert httpx.get(address, headers={"Host": "evil.example"}, trust_env=False).status_code == 400

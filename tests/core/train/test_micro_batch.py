@@ -98,7 +98,7 @@ def run(tokens, folder, **parallel):
     return student.state_dict(), [row["loss"] for row in result.rows]
 
 
-def test_running_out_of_memory_halves_the_rows_and_trains_as_with_that_size(tmp_path, tokens, monkeypatch):
+def test_out_of_memory_halves_the_rows_and_trains_alike(tmp_path, tokens, monkeypatch):
     expected, losses = run(tokens, tmp_path / "two", micro_batch=2)
     monkeypatch.setattr("tests.factories.tiny_student.MaskedDenoisingCriterion", LimitedMemory)
     found, halved = run(tokens, tmp_path / "halved")

@@ -23,7 +23,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_folder_without_captions_is_read_whole_and_faults_are_counted(folder, caplog):
+def test_a_folder_without_captions_is_read_faults_are_counted(folder, caplog):
     caplog.set_level(logging.INFO)
     pictures = load_pictures(str(folder), 8, threads=2)
     assert pictures.shape == (4, 8, 8, 3)
