@@ -21,7 +21,7 @@ format_bytes = partial(naturalsize, format="%.3g")
 """Return a number of bytes with a decimal unit: 23 kB, 1.25 GB."""
 
 
-def describe_run(result: Mapping[str, Any], request: Sequence[str] = ()) -> str:
+def describe_run(result: Mapping[str, Any], request: Sequence[str] = (), prompt: str = "") -> str:
     """Return a run's stages, scores and report as text, and the next commands; `request`: recipe and its options."""
     rows = [
         (_label(stage), stage["state"], f"{stage['seconds']:.1f} s", pluralize(stage["rows"], "row"))
@@ -35,7 +35,7 @@ def describe_run(result: Mapping[str, Any], request: Sequence[str] = ()) -> str:
     if result["report"]:
         lines.append(f"report: {_link(result['report'])}")
         if request:
-            lines += _next_commands(result["report"], request)
+            lines += _next_commands(result["report"], request, prompt)
     return "\n".join(lines)
 
 
@@ -44,14 +44,14 @@ def _link(address: str) -> str:
     return address if "://" in address else Path(address).absolute().as_uri()
 
 
-def _next_commands(report: str, request: Sequence[str]) -> list[str]:
+def _next_commands(report: str, request: Sequence[str], prompt: str) -> list[str]:
     """Return what to do with a finished run, as commands; in a remote store the student has no folder to name."""
     student = shlex.quote(f"{report.rpartition('/')[0]}/model")
     commands = [f"lightgen open {shlex.join(request)}"]
     if "://" not in report:
         commands += [
-            f'lightgen sample {student} "a red circle" -o out',
-            f'lightgen inpaint {student} IMAGE.png MASK.png "a red circle" -o out.png',
+            f"lightgen sample {student} {shlex.quote(prompt)} -o out",
+            f"lightgen inpaint {student} IMAGE.png MASK.png {shlex.quote(prompt)} -o out.png",
         ]
     return ["next:", *(f"  {command}" for command in commands)]
 

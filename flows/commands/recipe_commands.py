@@ -51,7 +51,22 @@ def run(
     given = [word for line in overrides for word in ("--set", line)]
     given += ["--store", store_uri] if store_uri else []
     result = start(recipe, store_uri, overrides, **stages)
-    click.echo(json.dumps(result) if as_json else console.describe_run(result, [recipe, *given]))
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        prompt = _evaluation_prompt(recipe, overrides) if result["report"] else ""
+        click.echo(console.describe_run(result, [recipe, *given], prompt))
+
+
+def _evaluation_prompt(recipe: str, overrides: tuple[str, ...]) -> str:
+    """Return a caption to try the student with."""
+    from flows.load import load_recipe
+    from tasks.evaluation_prompts import evaluation_prompts
+
+    resolved = load_recipe(recipe, overrides)
+    if resolved.evaluation.benchmark == "scene":
+        return "a red circle"  # listing that world takes half a second
+    return evaluation_prompts(resolved)[0].caption
 
 
 @click.command()

@@ -70,7 +70,7 @@ class FolderSet:
             for key, group in groupby(sorted(names, key=key_and_suffix), key=lambda name: key_and_suffix(name)[0]):
                 yield from self._assemble(key, list(group), metadata)
         for key in metadata.captions:
-            yield BadSample(key, Rejected(Reason.NO_IMAGE, "metadata name an image that is not there"))
+            yield BadSample(key, Rejected(Reason.NO_IMAGE, "the metadata name an image that is not there"))
 
     def _read_metadata(self, name: str, metadata: _Metadata) -> Iterator[BadSample]:
         """Add the captions by the key of the image, and yield the rows that are none."""

@@ -34,12 +34,15 @@ RESULT = {"stages": [], "scores": {}, "seconds": 1.0, "store": "here"}
 
 
 def test_a_run_ends_with_commands_to_paste():
-    text = describe_run(RESULT | {"report": "/my store/report/ab/report.html"}, ["demo", "--store", "my store"])
+    text = describe_run(
+        RESULT | {"report": "/my store/report/ab/report.html"}, ["demo", "--store", "my store"], "a cat's eye"
+    )
     report, head, *commands = text.splitlines()[-5:]
     assert (report, head) == ("report: file:///my%20store/report/ab/report.html", "next:")
     words = [shlex.split(command) for command in commands]
     assert words[0] == ["lightgen", "open", "demo", "--store", "my store"]
     assert [each[1:3] for each in words[1:]] == [[name, "/my store/report/ab/model"] for name in ("sample", "inpaint")]
+    assert words[1][3] == words[2][5] == "a cat's eye"
     for name, *given in (each[1:] for each in words):
         known = cli.commands[name].make_context(name, given, resilient_parsing=True).params
         assert known.get("recipe", "demo") == "demo"
