@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lightgen_core.config import TrainConfig
 from lightgen_core.data.held_out import HeldOutRows
 from lightgen_core.model.mar import Student
+from lightgen_core.train.compile import uncompiled
 from lightgen_core.train.parallel import DistributedState
 from lightgen_core.train.pretrain import MaskedDenoisingCriterion
 from lightgen_core.train.state import TrainingState
@@ -70,7 +71,7 @@ def _averaged(state: TrainingState) -> Iterator[None]:
     state.swap_averages()
     module.eval()
     try:
-        with torch.compiler.set_stance("force_eager"):
+        with uncompiled(module):
             yield
     finally:
         module.train(training)

@@ -1,13 +1,11 @@
 """Loss on held-out rows while a student trains: a direct computation's value, and no trace in the training."""
 
 import copy
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from lightgen_core.config import ParallelConfig
 from lightgen_core.data.batches import TokenSource
 from lightgen_core.data.held_out import HeldOutRows
 from lightgen_core.train.state import TrainingState
@@ -28,7 +26,6 @@ from tests.factories.tiny_student import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 HELD_OUT = np.arange(100, 107)
-ONE = ParallelConfig()
 SEED, CPU = 11, torch.device("cpu")
 
 
@@ -42,12 +39,12 @@ def held_out(files, student, every=2, batch_size=3, keep=HELD_OUT):
     return HeldOutLoss.create(student, rows, tiny_training(), every)
 
 
-def trained(tokens, folder, validate=True, student=None, parallel=ONE, **changes):
+def trained(tokens, folder, validate=True, student=None, **changes):
     student = student or tiny_student()
     source = TokenSource([tokens], patch=PATCH, batch_size=4, seed=7, keep=np.arange(107, 120))
     validation = held_out([tokens], student) if validate else None
     config = tiny_training(**changes)
-    return train(student, source, config, seed=7, folder=folder, device=CPU, parallel=parallel, validation=validation)
+    return train(student, source, config, seed=7, folder=folder, device=CPU, validation=validation)
 
 
 def direct_loss(student, files):
@@ -114,11 +111,3 @@ def test_rows_of_several_shapes_are_measured_once_each(tmp_path):
     parts = [rows.part(number) for number in range(len(rows))]
     assert [part.ids.tolist() for part in parts] == [[106, 108], [100, 102, 103], [104]]
     assert rows.rows == 6 and {part.grid for part in parts} == {(3, 3), (2, 4)}
-
-
-def test_a_compiled_student_is_measured_uncompiled_with_equal_loss(tmp_path, tokens, monkeypatch):
-    monkeypatch.setattr("torch.compile", partial(torch.compile, backend="eager"))
-    plain = trained(tokens, tmp_path / "plain").rows
-    compiled = trained(tokens, tmp_path / "compiled", parallel=ParallelConfig(compile=True)).rows
-    for row, expected in zip(compiled, plain, strict=True):
-        assert row == pytest.approx(expected, rel=1e-4)
