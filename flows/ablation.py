@@ -80,7 +80,7 @@ def validate_ablation(
         )
     if seeds < 1:
         raise UserError(f"found {seeds} seeds; each point is trained once or more")
-    points = grid_points([(axis["axis"], axis["values"]) for axis in axes], student)
+    points = grid_points([(axis["axis"], axis["values"]) for axis in axes], student, base.pretrain.keep_steps)
     runs = [
         _plan_run(variant, opened, point.student)
         for point in points

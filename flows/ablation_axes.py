@@ -21,6 +21,7 @@ FIELDS = {
     "iterations": "pretrain.steps",
     "dedup": "dedup.threshold",
     "preference": "dpo.objective",
+    "checkpoints": "evaluation.checkpoint",
 }
 """Named axes and the recipe field that each varies."""
 DEDUP_OFF = {
@@ -57,12 +58,15 @@ def parse_values(text: str) -> list[Any]:
     return list(values)
 
 
-def grid_points(axes: Sequence[tuple[str, Sequence[Any]]], student: Student | None = None) -> list[AxisPoint]:
+def grid_points(
+    axes: Sequence[tuple[str, Sequence[Any]]], student: Student | None = None, kept: Sequence[int] = ()
+) -> list[AxisPoint]:
     """Return the points of a grid in order, the last axis fastest.
 
     Args:
         axes: a name of `FIELDS` or a recipe field, and its values; one axis, or two.
         student: the student to score; None: the tuned one where an axis is about tuning, the pre-trained one elsewhere.
+        kept: `pretrain.keep_steps` of the recipe; where those hold all checkpoints, its own training is scored.
 
     Raises:
         UserError: no axis or more than two, one twice, one that changes the evaluation, or an unknown name or value.
@@ -71,10 +75,11 @@ def grid_points(axes: Sequence[tuple[str, Sequence[Any]]], student: Student | No
     fields = [field_of(name) for name in names]
     if not 1 <= len(axes) <= 2 or len(set(fields)) < len(fields):
         raise UserError(f"found axes {', '.join(names) or 'none'}; expected one, or two different ones for a grid")
+    common = _kept_steps(dict(axes).get("checkpoints", ()), kept)
     points = []
     for values in itertools.product(*(values for _, values in axes)):
         lines = [line for name, value in zip(names, values, strict=True) for line in _overrides(name, value)]
-        points.append(AxisPoint(tuple(values), tuple(lines), _student(names, values, student)))
+        points.append(AxisPoint(tuple(values), (*common, *lines), _student(names, values, student)))
     return points
 
 
@@ -96,6 +101,15 @@ def field_of(name: str) -> str:
     return name
 
 
+def _kept_steps(values: Sequence[Any], kept: Sequence[int]) -> tuple[str, ...]:
+    """Return the line by which one training keeps the students of all checkpoints; none where it keeps them already."""
+    if wrong := [value for value in values if not isinstance(value, int) or isinstance(value, bool) or value < 1]:
+        raise UserError(f"--axis checkpoints: found {wrong[0]!r}; expected steps of the training, such as 100,200")
+    if set(values) <= set(kept):
+        return ()
+    return (f"pretrain.keep_steps={json.dumps(sorted({*kept, *values}))}",)
+
+
 def _overrides(name: str, value: Any) -> list[str]:
     """Return the lines of `--set` that an axis' value means."""
     if name == "dedup" and (value == "off" or value is False):  # 0 is a threshold
@@ -109,6 +123,14 @@ def _overrides(name: str, value: Any) -> list[str]:
 
 
 def _student(names: Sequence[str], values: Sequence[Any], student: Student | None) -> Student:
+    if "checkpoints" in names:
+        tuned = [name for name in names if name == "preference" or name.partition(".")[0] in TUNING]
+        if tuned or student == "dpo":
+            raise UserError(
+                f"--axis checkpoints scores students of pre-training, and tuning begins with its last one; leave "
+                f"{f'--axis {tuned[0]}' if tuned else '--student dpo'} out"
+            )
+        return "pretrain"
     if "preference" in names:
         untuned = values[names.index("preference")] == "none"
         if student == "pretrain" and not untuned:

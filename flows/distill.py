@@ -33,7 +33,8 @@ def distill(run: Run, recipe: Recipe) -> None:
     embeddings_ = run(embeddings, synthesis_)
     dedup_ = run(dedup, synthesis_, embeddings_)
     tokens_ = run(tokens, synthesis_)
-    pretrain_ = run(pretrain, tokens_, dedup_, round_=pretraining(recipe))
+    captioned = [synthesis_] if recipe.pretrain.validation else []  # what is put aside is chosen by meaning
+    pretrain_ = run(pretrain, tokens_, dedup_, *captioned, round_=pretraining(recipe))
     tuned = tune(run, tuning_rounds(recipe), pretrain_, tokens_, dedup_, synthesis_)
     controls = tune(run, control_rounds(recipe), pretrain_, tokens_, dedup_, synthesis_)
     heads = [run(distil_head, [pretrain_, *tuned][-1], tokens_)] if recipe.distil_head else []

@@ -81,14 +81,15 @@ class _Speed:
         return f"{(count - before) / (now - first):,.3g} {unit}/s" if count > before and now > first else ""
 
 
-def describe_progress(progress: Progress, rate: str) -> str:
-    """Return units, rate, loss and time left, as far as they are known."""
+def describe_progress(progress: Progress, rate: str, held_out: float | None = None) -> str:
+    """Return units, rate, loss, the newest held-out loss and time left, as far as they are known."""
     loss = progress.metrics.get("loss")
     left = progress.seconds_left
     parts = [
         f"{progress.done:,} of {pluralize(progress.total, progress.unit.removesuffix('s'))}",
         rate,
         "" if loss is None else f"loss {loss:.3g}",
+        "" if held_out is None else f"held out {held_out:.3g}",
         "" if left is None or progress.done == progress.total else f"{naturaldelta(left)} left",
     ]
     return ", ".join(filter(None, parts))
@@ -107,11 +108,14 @@ def stage_bar(stage: str) -> Iterator[ProgressCallback]:
     columns = SpinnerColumn(), TextColumn("{task.description:<10}"), BarColumn(30), TimeElapsedColumn()
     state = TextColumn("{task.fields[state]}", markup=False)
     bars, speed = Bars(*columns, state, console=Console(stderr=True), transient=True, redirect_stdout=False), _Speed()
+    held_out: float | None = None
     with bars:
         task = bars.add_task(stage, total=None, state="")
 
         def show(progress: Progress) -> None:
-            text = describe_progress(progress, speed.rate(progress, time.monotonic()))
+            nonlocal held_out
+            held_out = progress.metrics.get("validation_loss", held_out)
+            text = describe_progress(progress, speed.rate(progress, time.monotonic()), held_out)
             bars.update(task, total=progress.total, completed=progress.done, state=text)
 
         for handler in _handlers():

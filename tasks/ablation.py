@@ -103,12 +103,12 @@ def _data_of(evaluation: Artifact) -> dict[str, int]:
     pretrain = _input(evaluation, "pretrain")
     dedup = _input(pretrain, "dedup")
     synthesis = _input(dedup, "synthesis")
-    counts = dedup.manifest().counts
+    counts, config = dedup.manifest().counts, evaluation.manifest().config["evaluation"]
     return {
         "captions": _input(synthesis, "captions").manifest().counts["rows"],
         "images": counts["rows"],
         "kept": counts["kept"],
-        "steps": pretrain.manifest().counts["steps"],
+        "steps": config.get("checkpoint") or pretrain.manifest().counts["steps"],
     }
 
 

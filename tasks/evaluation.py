@@ -18,6 +18,7 @@ from tasks.context.context import StageContext
 from tasks.context.shards import RowRangeShard, split_rows
 from tasks.evaluation_prompts import evaluation_files, evaluation_prompts
 from tasks.stage import stage
+from tasks.training import kept_student
 
 if TYPE_CHECKING:
     from lightgen_core.sampling.text_to_image import TextToImage
@@ -134,7 +135,9 @@ class SamplingWorker:
         from lightgen_core.sampling.load import load_text_to_image
 
         if name not in self.loaded:
-            folder = self.ctx.local_folder(self.students[name], "student/")
+            step = self.ctx.recipe.evaluation.checkpoint if name == "pretrain" else None
+            kept = "student/" if step is None else kept_student(step)
+            folder = self.ctx.local_folder(self.students[name], kept)
             beside = next(iter(self.loaded.values()), None)  # both students share one codec and text encoder
             self.loaded[name] = load_text_to_image(
                 folder, self.ctx.device(), head_compile=self.ctx.head_compile(), beside=beside

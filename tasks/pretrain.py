@@ -1,11 +1,12 @@
 """pretrain: tokens, and which of them to keep -> the student's checkpoint."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lightgen_core.config import MarConfig, TrainConfig
-from lightgen_core.launch.job import NewStudent, StudentCheckpoint, TrainingJob
+from lightgen_core.launch.job import NewStudent, SnapshotConfig, StudentCheckpoint, TrainingJob, TrainingSummary
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
 from storage.plural import pluralize
@@ -13,23 +14,25 @@ from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
 from tasks.context.progress import Preview
 from tasks.pretrain_previews import PREVIEW_FILE, PhasePreviews, preview_table
+from tasks.pretrain_validation import put_aside, validation_config
 from tasks.stage import stage
 from tasks.token_files import RECAPTION_TEXT_FILES, TEXT_FILES, token_files_regex
 from tasks.token_shapes import default_layout, layout_of, token_shapes
-from tasks.training import init_checkpoint, training_location
-from tasks.training_weights import keep_list, source_shares
+from tasks.training import init_checkpoint, kept_student, training_location
+from tasks.training_weights import TrainingRows, keep_list, source_shares
 
 
 @stage(version=7, config_sections=("seed", "pretrain", "tokens"), weights=init_checkpoint, on_device=True)
-def pretrain(ctx: StageContext, tokens: Artifact, dedup: Artifact) -> None:
+def pretrain(ctx: StageContext, tokens: Artifact, dedup: Artifact, *synthesis: Artifact) -> None:
     """Write the student (raw and EMA weights, config) and `log.json`, the loss curve over all phases.
 
-    With `pretrain.previews` also `previews.parquet`, the same captions over the steps.
+    With `pretrain.previews` also `previews.parquet`, the same captions over the steps; with `pretrain.validation`, for
+    which it reads `synthesis`, `validation.parquet`, the images put aside; with `pretrain.keep_steps` the averaged
+    students of those steps, as `student-000400/`.
     """
-    from lightgen_core.launch.run import launch
-
     recipe = ctx.recipe
     ctx.log("phases of training: %d", len(recipe.phases))
+    data = TrainingRows(tokens, dedup, put_aside(ctx, dedup, *synthesis) if recipe.pretrain.validation else None)
     on_log = ctx.progress(sum(config.steps for _, config in recipe.phases))
     student: NewStudent | StudentCheckpoint = NewStudent(
         mar=_student_config(recipe, tokens, dedup),
@@ -41,19 +44,10 @@ def pretrain(ctx: StageContext, tokens: Artifact, dedup: Artifact) -> None:
     shares: list[dict[str, dict]] = []
     previews: list[Preview] = []
     for number in range(len(recipe.phases)):
-        done = rows[-1]["step"] if rows else 0
-        phase = _phase(ctx, tokens, dedup, student, number)
-        seen = PhasePreviews(recipe, ctx.scratch / f"previews-{number + 1}", done, phase.config.steps)
-        ctx.log("phase %d: %s of %d", number + 1, pluralize(phase.config.steps, "step"), phase.config.batch_size)
-        shares.append(source_shares(ctx, tokens, dedup, token_files_regex(recipe.phases[number][0]), number))
-        for column, by_name in shares[-1].items():
-            ctx.log("%s: %s", column, ", ".join(f"{name} {share:.1%}" for name, share in by_name.items()))
-
-        def log_step(row: dict[str, Any], done: int = done, seen: PhasePreviews = seen) -> None:
-            on_log(row | {"step": done + row["step"], "previews": seen.new()})
-
-        outcome = launch(phase.model_copy(update={"previews": seen.config}), log_step, ctx.meter)
-        previews += seen.all()
+        phase, done = _phase(ctx, data, student, number), rows[-1]["step"] if rows else 0
+        shares.append(_log_phase(ctx, data, phase, number))
+        outcome, seen = _train(ctx, phase, number, done, on_log)
+        previews += seen
         rows += [row | {"phase": number + 1, "step": done + row["step"]} for row in outcome.rows]
         student = StudentCheckpoint(folder=phase.location.output_dir, weights="raw")
     ctx.add_folder(phase.location.output_dir, "student/")
@@ -62,6 +56,39 @@ def pretrain(ctx: StageContext, tokens: Artifact, dedup: Artifact) -> None:
     ctx.write("log.json", json.dumps(rows, sort_keys=True).encode())
     ctx.counts = {"rows": outcome.examples, "steps": rows[-1]["step"], "parameters": outcome.parameters}
     ctx.metrics = {"final_loss": rows[-1]["loss"]} | ({"source_shares": shares} if any(shares) else {})
+    if data.held_out is not None:
+        ctx.counts["held_out"] = len(data.held_out.ids)
+        ctx.metrics["validation_loss"] = rows[-1]["validation_loss"]
+
+
+def _log_phase(ctx: StageContext, data: TrainingRows, phase: TrainingJob, number: int) -> dict[str, dict]:
+    """Log a phase's size and sources. Return the sources' shares by column and name."""
+    ctx.log("phase %d: %s of %d", number + 1, pluralize(phase.config.steps, "step"), phase.config.batch_size)
+    shares = source_shares(ctx, data, token_files_regex(ctx.recipe.phases[number][0]), number)
+    for column, by_name in shares.items():
+        ctx.log("%s: %s", column, ", ".join(f"{name} {share:.1%}" for name, share in by_name.items()))
+    return shares
+
+
+def _train(
+    ctx: StageContext, phase: TrainingJob, number: int, done: int, on_log: Callable[[dict[str, Any]], None]
+) -> tuple[TrainingSummary, list[Preview]]:
+    """Train a phase, `done` steps after the first; add its kept students. Return the outcome and its previews."""
+    from lightgen_core.launch.run import launch
+    from lightgen_core.launch.snapshots import snapshot_folder
+
+    seen = PhasePreviews(ctx.recipe, ctx.scratch / f"previews-{number + 1}", done, phase.config.steps)
+    kept = [step - done for step in ctx.recipe.pretrain.keep_steps if done < step <= done + phase.config.steps]
+    snapshots = SnapshotConfig(steps=kept, folder=ctx.scratch / f"kept-{number + 1}") if kept else None
+
+    def log_step(row: dict[str, Any]) -> None:
+        on_log(row | {"step": done + row["step"], "previews": seen.new()})
+
+    job = phase.model_copy(update={"previews": seen.config, "snapshots": snapshots})
+    outcome = launch(job, log_step, ctx.meter)
+    for step in kept:
+        ctx.add_folder(snapshot_folder(ctx.scratch / f"kept-{number + 1}", step), kept_student(done + step))
+    return outcome, seen.all()
 
 
 def _student_config(recipe: Recipe, tokens: Artifact, dedup: Artifact) -> MarConfig:
@@ -74,16 +101,14 @@ def _student_config(recipe: Recipe, tokens: Artifact, dedup: Artifact) -> MarCon
     )
 
 
-def _phase(
-    ctx: StageContext, tokens: Artifact, dedup: Artifact, student: NewStudent | StudentCheckpoint, number: int
-) -> TrainingJob:
+def _phase(ctx: StageContext, data: TrainingRows, student: NewStudent | StudentCheckpoint, number: int) -> TrainingJob:
     """Return the job of a phase; a finished one only loads its last checkpoint.
 
     The first phase has the seed and the folder of a training without phases.
     """
     from lightgen_core.sampling.text_to_image import StudentInfo
 
-    recipe, (size, config) = ctx.recipe, ctx.recipe.phases[number]
+    recipe, (size, config), (tokens, dedup, held_out) = ctx.recipe, ctx.recipe.phases[number], data
     files, suffix = tokens.names(token_files_regex(size)), [number + 1] if number else []
     shapes = token_shapes(tokens, dedup, size)
     for shape in shapes if recipe.tokens.buckets else ():
@@ -100,10 +125,11 @@ def _phase(
         student=student,
         files=tuple(ctx.local(tokens, name) for name in files),
         texts=tuple(ctx.local(tokens, name) for pattern in texts for name in tokens.names(pattern)),
-        keep=keep_list(ctx, tokens, dedup, token_files_regex(size), number),
+        keep=keep_list(ctx, data, token_files_regex(size), number),
         caption_shares=config.caption_shares.columns() if config.caption_shares else {},
         config=TrainConfig(**config.model_dump(include=set(TrainConfig.model_fields))),
         seed=derive_seed(recipe.seed, "pretrain", *suffix),
         info=info.model_dump(mode="json"),
+        validation=validation_config(ctx, held_out),
         location=training_location(ctx, *suffix),
     )

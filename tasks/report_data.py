@@ -127,10 +127,12 @@ def _stage_row(label: str, manifest: Manifest) -> StageRow:
 def _describe_prompts(recipe: Recipe, count: int) -> str:
     config = recipe.evaluation
     if config.benchmark == "scene":
-        return f"{count:,} held-out captions of the scene world"
-    if config.prompts:
-        return f"{count:,} captions of {Path(config.prompts).name}"
-    return f"{count:,} captions of GenEval\N{RIGHT SINGLE QUOTATION MARK}s form (not its own list)"
+        described = f"{count:,} held-out captions of the scene world"
+    elif config.prompts:
+        described = f"{count:,} captions of {Path(config.prompts).name}"
+    else:
+        described = f"{count:,} captions of GenEval\N{RIGHT SINGLE QUOTATION MARK}s form (not its own list)"
+    return described if config.checkpoint is None else f"{described}; pre-trained: after step {config.checkpoint:,}"
 
 
 def samples(run: RunArtifacts) -> tuple[SampleRow, ...]:
@@ -172,7 +174,13 @@ def loss_curve(pretrain: Artifact) -> Curve:
     ends = [str(row["step"]) for row, following in itertools.pairwise(rows) if following["phase"] != row["phase"]]
     if ends:
         meaning += f"; the next phase begins after step {', '.join(ends)}"
-    return Curve("pre-training loss", *_series(rows, "loss"), meaning=meaning)
+    held_out = [row for row in rows if "validation_loss" in row]
+    if held_out:
+        last = held_out[-1]["validation_loss"]
+        meaning += f"; held out: the averaged weights on images that training never sees, {last:.4g} at the end"
+    steps, lines = _series(held_out, "validation_loss")
+    sparse = {"held_out": (steps, lines["validation_loss"])} if held_out else {}
+    return Curve("pre-training loss", *_series(rows, "loss"), meaning=meaning, sparse=sparse)
 
 
 def preference_curves(dpo: Artifact) -> tuple[Curve, ...]:

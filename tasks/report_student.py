@@ -130,8 +130,12 @@ def unmeasured(recipe: Recipe, *, previews: bool) -> tuple[Unmeasured, ...]:
         ("score over guidance", f"{ablate} sampler.guidance_scale --values {_around(sampler.guidance_scale)}"),
         ("score over steps of the sampler", f"{ablate} sampler.iterations --values {_around(sampler.iterations)}"),
         ("score over steps of the head", f"{ablate} sampler.head_steps --values {_around(sampler.head_steps)}"),
-        ("loss on held-out images (no stage keeps images back; the scores are of captions kept back)", ""),
     ]
+    if kept := recipe.pretrain.keep_steps:
+        values = ",".join(map(str, kept))
+        rows.append(("score over the steps of this training", f"{ablate} checkpoints --values {values}"))
+    if recipe.pretrain.validation is None:
+        rows.append(("loss on held-out images (no stage keeps images back; the scores are of captions kept back)", ""))
     return tuple(Unmeasured(*row) for row in rows)
 
 

@@ -25,6 +25,11 @@ def training_location(ctx: StageContext, *phase: int) -> RunLocation:
     )
 
 
+def kept_student(step: int) -> str:
+    """Return the folder of `pretrain`, with a slash, that holds the student kept after a step of all phases."""
+    return f"student-{step:06d}/"
+
+
 def count_rows(artifact: Artifact, pattern: str) -> int:
     """Return the number of rows in an artifact's files whose names match."""
     return sum(file.rows for file in artifact.manifest().files if re.search(pattern, file.name))

@@ -1,6 +1,7 @@
 """The rows that a phase of training sees, with the weights of their sources."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +11,27 @@ from storage.tables import read_table, to_parquet
 from tasks.config.curriculum import SourceWeights
 from tasks.context.context import StageContext
 from tasks.dedup import KEEP_FILE
+from tasks.pretrain_validation import HeldOut
 from tasks.synthesis import source_fields
 
 
-def keep_list(ctx: StageContext, tokens: Artifact, dedup: Artifact, files: str, number: int) -> Path:
+class TrainingRows(NamedTuple):
+    """The images that pre-training may see, and those of them that it puts aside."""
+
+    tokens: Artifact
+    dedup: Artifact
+    held_out: HeldOut | None = None
+
+    def kept(self) -> pa.Table:
+        """Return id and kept of the images to train on."""
+        kept = read_table(self.dedup, KEEP_FILE, ["id", "kept"])
+        kept = kept.filter(kept["kept"])
+        if self.held_out is None:
+            return kept
+        return kept.filter(pa.array(~np.isin(kept["id"].to_numpy(), self.held_out.ids)))
+
+
+def keep_list(ctx: StageContext, data: TrainingRows, files: str, number: int) -> Path:
     """Return the file of the rows to train on in a phase, on token files whose names match, with their weights if any.
 
     Raises:
@@ -21,27 +39,31 @@ def keep_list(ctx: StageContext, tokens: Artifact, dedup: Artifact, files: str, 
     """
     weights = ctx.recipe.phases[number][1].weights
     if weights is None or not weights.columns():
-        return ctx.local(dedup, KEEP_FILE)
-    kept, rows = read_table(dedup, KEEP_FILE, ["id", "kept"]), _source_rows(ctx, tokens, files)
-    kept = kept.filter(kept["kept"])
+        if data.held_out is None:
+            return ctx.local(data.dedup, KEEP_FILE)
+        return _write(ctx, data.kept(), number)
+    kept, rows = data.kept(), _source_rows(ctx, data.tokens, files)
     ids, first = np.unique(rows["id"].to_numpy(), return_index=True)
     places = first[np.searchsorted(ids, kept["id"].to_numpy())]
     of_rows = _weights_of(rows, weights)[places]
     if not of_rows.any():
         raise ValueError(f"pretrain.weights of phase {number + 1} are 0 for every image that dedup keeps; raise one")
+    return _write(ctx, kept.append_column("weight", pa.array(of_rows, pa.float64())), number)
+
+
+def _write(ctx: StageContext, kept: pa.Table, number: int) -> Path:
+    """Write a phase's keep list into the scratch folder."""
     path = ctx.scratch / f"keep-{number + 1}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(to_parquet(kept.append_column("weight", pa.array(of_rows, pa.float64()))))
+    path.write_bytes(to_parquet(kept))
     return path
 
 
-def source_shares(ctx: StageContext, tokens: Artifact, dedup: Artifact, files: str, number: int) -> dict[str, dict]:
+def source_shares(ctx: StageContext, data: TrainingRows, files: str, number: int) -> dict[str, dict]:
     """Return by column and name the share of each source among the rows that a phase sees; empty for one source."""
     if not source_fields(ctx.recipe):
         return {}
-    verdicts = read_table(dedup, KEEP_FILE, ["id", "kept"])
-    kept = verdicts["id"].filter(verdicts["kept"].combine_chunks()).to_numpy()
-    rows = _source_rows(ctx, tokens, files)
+    kept, rows = data.kept()["id"].to_numpy(), _source_rows(ctx, data.tokens, files)
     rows = rows.filter(pa.array(np.isin(rows["id"].to_numpy(), kept)))
     weights = _weights_of(rows, ctx.recipe.phases[number][1].weights or SourceWeights())
     shares: dict[str, dict] = {}

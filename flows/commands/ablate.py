@@ -18,7 +18,7 @@ from flows.terminal import stage_bar
     multiple=True,
     required=True,
     metavar="NAME|FIELD",
-    help="captions, volume, iterations, dedup, preference, or a field of the recipe; twice for a grid.",
+    help="captions, volume, iterations, checkpoints, dedup, preference, or a field of the recipe; twice for a grid.",
 )
 @click.option(
     "--values", multiple=True, required=True, metavar="V1,V2,...", help="Values of the axis before it, in order."
@@ -59,6 +59,7 @@ def ablate(
     lightgen ablate demo --axis captions --values 60,300,4000
     lightgen ablate demo --axis preference --values none,sft,nft --seeds 5
     lightgen ablate demo --axis captions --values 60,4000 --axis volume --values 3000,12000
+    lightgen ablate demo --axis checkpoints --values 250,500,1000
     lightgen ablate demo --axis pretrain.batch_size --values 48,96
     """
     from flows.ablation import validate_ablation

@@ -67,7 +67,7 @@ def _plot_training(steps: Sequence[tuple[int, Mapping[str, float]]]) -> list[str
     """Return the curve and newest metrics of a training; empty for other stages."""
     if not steps:
         return []
-    metrics = steps[-1][1]
+    metrics = {name: value for _, row in steps for name, value in row.items()}  # not every row holds every one
     cells = [
         (humanize_identifier(name), number(value) if math.isfinite(value) else str(value))
         for name, value in metrics.items()
@@ -78,7 +78,11 @@ def _plot_training(steps: Sequence[tuple[int, Mapping[str, float]]]) -> list[str
     if not name or not points:
         return [newest]
     title, (at, values) = humanize_identifier(name), (np.array(column) for column in zip(*points, strict=True))
-    curve = Curve(title, at, {name: values.astype(np.float64)}, reference=CURVES[name])
+    held_out = [
+        (step, row["validation_loss"]) for step, row in steps if math.isfinite(row.get("validation_loss", math.nan))
+    ]
+    sparse = {"held_out": tuple(map(np.array, zip(*held_out, strict=True)))} if held_out and name == "loss" else {}
+    curve = Curve(title, at, {name: values.astype(np.float64)}, reference=CURVES[name], sparse=sparse)
     return [f"**{sentence(title)}**", image(title, loss_curve(curve)), newest]
 
 

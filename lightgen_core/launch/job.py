@@ -52,6 +52,21 @@ class PreviewConfig(Section):
     folder: Path = Field(description="folder of the images, a file for each step")
 
 
+class ValidationConfig(Section):
+    """Rows put aside, on which the averaged weights' loss is measured; it does not change the training's result."""
+
+    rows: Path = Field(description="Parquet file as `keep`, of the rows that training does not see")
+    every: Positive = Field(description="steps between two measurements, a multiple of log_every")
+    seed: int = Field(description="of masks, times and noise, the same at every measurement")
+
+
+class SnapshotConfig(Section):
+    """Students to save while training goes on."""
+
+    steps: tuple[Positive, ...] = Field(description="steps of the job after which the student is saved")
+    folder: Path = Field(description="folder of the students, each in a folder of its step")
+
+
 class TrainingJob(Section):
     """A training run: student, data, configuration (of pre-training or DPO) and location."""
 
@@ -70,6 +85,8 @@ class TrainingJob(Section):
         None, description="contents of the student's config.json beside its sizes, `patch` at least; none: as saved"
     )
     previews: PreviewConfig | None = Field(None, description="captions to sample meanwhile; none: no previews")
+    validation: ValidationConfig | None = Field(None, description="held-out rows of pre-training; none: no such loss")
+    snapshots: SnapshotConfig | None = Field(None, description="students to save meanwhile; none: the last one only")
     location: RunLocation = Field(description="folders, device, processes")
 
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
-from lightgen_core.config import DpoConfig
+from lightgen_core.config import DpoConfig, TrainConfig
 from lightgen_core.data.batches import PairSource, TokenSource
+from lightgen_core.data.held_out import HeldOutRows
 from lightgen_core.data.token_file import kept_ids
 from lightgen_core.device import pick_device
 from lightgen_core.launch.job import NewStudent, RunLocation, TrainingJob, TrainingSummary
-from lightgen_core.launch.previews import PreviewWriter
 from lightgen_core.launch.ray_train import train_on_ray
+from lightgen_core.launch.snapshots import snapshots_of
 from lightgen_core.launch.torchrun import train_with_torchrun
 from lightgen_core.meter import Meter
 from lightgen_core.model.mar import Student, new_student
@@ -21,6 +22,7 @@ from lightgen_core.train.dpo import DpoCriterion
 from lightgen_core.train.loop import RunContext, fit
 from lightgen_core.train.parallel import DistributedState
 from lightgen_core.train.pretrain import MaskedDenoisingCriterion
+from lightgen_core.train.validation import PART_ROWS, HeldOutLoss
 
 
 def launch(
@@ -62,8 +64,8 @@ def train(
     device = _device(location)
     if meter is not None:
         meter.use(device)
-    previews, on_preview = _previews(job, student, info, device)
-    run = RunContext(job.seed, location.workdir, device, location.parallel, on_log, previews, on_preview)
+    snapshots = snapshots_of(job, student, info, device)
+    validation: HeldOutLoss | None = None
     source: PairSource | TokenSource
     criterion: DpoCriterion | MaskedDenoisingCriterion
     if isinstance(config, DpoConfig):
@@ -74,6 +76,8 @@ def train(
         data |= {"keep": keep, "weights": weights, "caption_shares": job.caption_shares or None}
         source = TokenSource(job.files, texts=job.texts, **data)
         criterion = MaskedDenoisingCriterion.create(student, source, config)
+        validation = _validation(job, config, student, info["patch"])
+    run = RunContext(job.seed, location.workdir, device, location.parallel, on_log, *snapshots, validation)
     result = fit(student, source, criterion, run)
     with torch.device("meta"):
         trained = Student(student.mar.config, student.head.config)  # the other one may be sharded
@@ -100,14 +104,21 @@ def _student(job: TrainingJob) -> tuple[Student, dict[str, Any]]:
     return student, info if job.info is None else job.info
 
 
-def _previews(
-    job: TrainingJob, student: Student, info: dict[str, Any], device: torch.device
-) -> tuple[frozenset[int], PreviewWriter | None]:
-    """Return the steps after which captions are sampled, and on rank 0 what samples them, its models loaded."""
-    if job.previews is None:
-        return frozenset(), None
-    first = DistributedState.current().rank == 0
-    return frozenset(job.previews.steps), PreviewWriter(job.previews, student, info, device) if first else None
+def _validation(job: TrainingJob, config: TrainConfig, student: Student, patch: int) -> HeldOutLoss | None:
+    """Return the loss on the rows that a job puts aside, or None."""
+    if job.validation is None:
+        return None
+    rows = HeldOutRows(
+        job.files,
+        texts=job.texts,
+        keep=kept_ids(job.validation.rows)[0],
+        caption_shares=job.caption_shares or None,
+        patch=patch,
+        batch_size=PART_ROWS,
+        seed=job.validation.seed,
+        scratch=job.location.workdir / "rows",
+    )
+    return HeldOutLoss.create(student, rows, config, job.validation.every)
 
 
 def _device(location: RunLocation) -> torch.device:

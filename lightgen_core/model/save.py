@@ -40,6 +40,8 @@ def save_student(
     ema: Mapping[str, Tensor],
     info: Mapping[str, Any],
     few_step: FewStepHead | None = None,
+    *,
+    raw: bool = True,
 ) -> None:
     """Write or replace a student, whole or not at all; equal students give equal bytes.
 
@@ -48,20 +50,21 @@ def save_student(
         ema: the averaged weights, a complete state dict.
         info: plain JSON for a sampler (patch, grid, codec, text encoder, sampler defaults).
         few_step: the head that was distilled from the averaged student, if any.
+        raw: False leaves the raw weights out: half the disk, for a student that is sampled and not trained on.
 
     Raises:
         StudentError: `ema` is of another student.
     """
-    raw = student.state_dict()
-    if ema.keys() != raw.keys():
-        raise StudentError(f"averaged weights do not match the student's: {sorted(ema.keys() ^ raw.keys())[:5]}")
+    weights = student.state_dict()
+    if ema.keys() != weights.keys():
+        raise StudentError(f"averaged weights do not match the student's: {sorted(ema.keys() ^ weights.keys())[:5]}")
     config: dict[str, Any] = {
         "format": FORMAT,
         "mar": student.mar.config.model_dump(mode="json"),
         "head": student.head.config.model_dump(mode="json"),
         "info": dict(info),
     }
-    tensors: dict[str, Mapping[str, Tensor]] = {"model": raw, "ema": ema}
+    tensors: dict[str, Mapping[str, Tensor]] = ({"model": weights} if raw else {}) | {"ema": ema}
     if few_step is not None:
         config[FEW_STEP] = few_step.sizes.model_dump(mode="json")
         tensors[FEW_STEP] = few_step.state_dict()

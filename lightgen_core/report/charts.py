@@ -47,7 +47,9 @@ def loss_curve(curve: Curve) -> Markup:
     """Draw raw values faintly, their running mean, and a dashed reference line."""
     steps, lines = _checked(curve)
     smooth = {name: running_mean(values) for name, values in lines.items()} if curve.smooth else lines
-    low, high, logarithmic = _limits([*lines.values()], [*smooth.values()], curve.reference)
+    seldom = {name: (at, values) for name, (at, values) in curve.sparse.items() if len(at)}
+    shown = [values for _, values in seldom.values()]
+    low, high, logarithmic = _limits([*lines.values(), *shown], [*smooth.values(), *shown], curve.reference)
     left, right, top, bottom = 50, _WIDTH - 18, 30, 216
     first, last = (0.0 if steps[0] <= 0.1 * steps[-1] else steps[0]), max(steps[-1], steps[0] + 1)
     x = scale(first, last, left, right)
@@ -73,9 +75,13 @@ def loss_curve(curve: Curve) -> Markup:
         if curve.smooth:
             parts.append(path(x(steps), y(lines[name]), f"raw stroke-{turn}"))
         parts.append(path(x(steps), y(smooth[name]), f"mean stroke-{turn}"))
-    if len(lines) > 1:
-        parts.append(legend({humanize_identifier(name): f"fill-{turn}" for turn, name in enumerate(lines)}, left, 10))
-    summary = ", ".join(f"{name} from {number(smooth[name][0])} to {number(smooth[name][-1])}" for name in lines)
+    for turn, (at, values) in enumerate(seldom.values(), start=len(lines)):
+        parts.append(path(x(at), y(values), f"mean stroke-{turn}"))
+    names = [*lines, *seldom]
+    if len(names) > 1:
+        parts.append(legend({humanize_identifier(name): f"fill-{turn}" for turn, name in enumerate(names)}, left, 10))
+    ends = smooth | {name: values for name, (_, values) in seldom.items()}
+    summary = ", ".join(f"{name} from {number(ends[name][0])} to {number(ends[name][-1])}" for name in names)
     return svg(_WIDTH, 254, f"{curve.title} over {number(steps[-1])} steps: {summary}", parts)
 
 

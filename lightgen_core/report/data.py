@@ -46,6 +46,7 @@ class Curve:
         steps: (points,) ascending.
         lines: name -> (points,) values.
         meaning: one sentence on the curve.
+        sparse: name -> steps and values of a line that was measured more seldom; drawn as it is.
         reference: a value for a dashed line, such as chance.
         smooth: plot the raw values faintly and their running mean on top.
     """
@@ -56,6 +57,7 @@ class Curve:
     meaning: str = ""
     reference: float | None = None
     smooth: bool = True
+    sparse: Mapping[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

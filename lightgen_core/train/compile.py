@@ -50,6 +50,17 @@ def apply_compile_and_ac(model: nn.Module, parallel: ParallelConfig) -> Iterator
             del vars(block)["forward"]
 
 
+@contextlib.contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Undo both meanwhile: for a pass of other shapes and modes, which needs no graphs of its own."""
+    applied = [(block, vars(block).pop("forward")) for block in blocks_of(model) if "forward" in vars(block)]
+    try:
+        yield
+    finally:
+        for block, forward in applied:
+            vars(block)["forward"] = forward
+
+
 def _with_dynamic_lengths(compiled: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """Call a compiled block on inputs whose second dimension, a length, is not part of the compiled shape."""
     for tensor in inputs:

@@ -23,8 +23,11 @@ from lightgen_core.train.compile import apply_compile_and_ac
 from lightgen_core.train.metrics import MetricAverager, ThroughputMeter
 from lightgen_core.train.optimizer import learning_rate
 from lightgen_core.train.train_step import SINGLE_PROCESS, Criterion, Source, TrainStep
+from lightgen_core.train.validation import HeldOutLoss
 
 logger = logging.getLogger(__name__)
+
+OnSnapshot = Callable[[int, dict[str, Tensor], dict[str, Tensor]], None]
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,9 @@ class RunContext:
     """Location and parallelism of a run; only `seed` affects the result.
 
     folder: for checkpoints and timings of this run only, readable by every process; on_log: receives each new row of
-    the log with its timing, on rank 0; on_preview: on rank 0, receives the step and the averaged weights (a complete
-    state dict) after each of `preview_steps`, which it must not change; it may be called again after a kill.
+    the log with its timing, on rank 0; on_snapshot: on rank 0, receives the step, the raw and the averaged weights
+    (complete state dicts) after each of `snapshot_steps`, which it must not change; it may be called again after a
+    kill; validation: loss on held-out rows, which adds `validation_loss` to log rows of every so many steps.
     """
 
     seed: int
@@ -41,8 +45,9 @@ class RunContext:
     device: torch.device
     parallel: ParallelConfig = SINGLE_PROCESS
     on_log: Callable[[dict], None] | None = None
-    preview_steps: frozenset[int] = frozenset()
-    on_preview: Callable[[int, dict[str, Tensor]], None] | None = None
+    snapshot_steps: frozenset[int] = frozenset()
+    on_snapshot: OnSnapshot | None = None
+    validation: HeldOutLoss | None = None
 
 
 @dataclass(frozen=True)
@@ -97,16 +102,19 @@ def fit(model: nn.Module, source: Source, criterion: Criterion, run: RunContext)
             flops += [criterion.flops(model, part.batch, part.step_noise) for part in parts]
             step += 1
             log_now = step % config.log_every == 0 or step == config.steps
-            preview_now = step in run.preview_steps
-            if (log_now or preview_now or device.type == "cpu") and (broken := train_step.nonfinite_step()) is not None:
+            snapshot_now = step in run.snapshot_steps
+            if (log_now or snapshot_now or device.type == "cpu") and (
+                broken := train_step.nonfinite_step()
+            ) is not None:
                 raise train_step.nonfinite_error(broken, source)
-            if preview_now:
-                _preview(run, train_step, step)
+            if snapshot_now:
+                _take_snapshot(run, train_step, step)
             if not log_now:
                 continue
             timing = meter.record(step, averager.steps * config.batch_size)
             rate = learning_rate(step - 1, config.steps, config.optimizer)
             rows.append({"step": step, "learning_rate": rate} | averager.compute(train_step.ranks.mean))
+            rows[-1] |= _validate(run, train_step, step, config.steps)
             if run.on_log and train_step.ranks.rank == 0:
                 run.on_log(rows[-1] | timing | _total_flops(flops, train_step.ranks.world_size))
             flops.clear()
@@ -127,10 +135,17 @@ def _total_flops(flops: Sequence[float | None], processes: int) -> dict[str, flo
     return {"flops": processes * sum(known)} if len(known) == len(flops) else {}
 
 
-def _preview(run: RunContext, train_step: TrainStep, step: int) -> None:
+def _take_snapshot(run: RunContext, train_step: TrainStep, step: int) -> None:
     raw, averages = train_step.state.model_tensors()  # under fsdp all processes gather them
-    if run.on_preview and train_step.ranks.rank == 0:
-        run.on_preview(step, raw | averages)
+    if run.on_snapshot and train_step.ranks.rank == 0:
+        run.on_snapshot(step, raw, raw | averages)
+
+
+def _validate(run: RunContext, train_step: TrainStep, step: int, steps: int) -> dict[str, float]:
+    """Return the loss on held-out rows for the log, if it is time. No checkpoint is being copied just after a step."""
+    if run.validation is None or (step % run.validation.every and step != steps):
+        return {}
+    return {"validation_loss": run.validation.measure(train_step.state, run.device)}
 
 
 @contextlib.contextmanager

@@ -93,6 +93,17 @@ def parallelize(
     return model
 
 
+def forget_gathered(module: nn.Module) -> None:
+    """Free what fsdp has gathered: after a forward pass without a backward one it would be used again as it is."""
+    if not dist.is_initialized():
+        return
+    from torch.distributed.fsdp import FSDPModule
+
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
 def is_sharded(tensor: Tensor) -> bool:
     """Return whether a tensor is sharded."""
     if not dist.is_initialized():

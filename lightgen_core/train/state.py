@@ -8,7 +8,13 @@ from torch import Tensor, nn
 from lightgen_core.config import FitConfig
 from lightgen_core.train.ema import Ema
 from lightgen_core.train.optimizer import make_optimizer
-from lightgen_core.train.parallel import distribute_like, full_tensor, local_parameters, local_tensor
+from lightgen_core.train.parallel import (
+    distribute_like,
+    forget_gathered,
+    full_tensor,
+    local_parameters,
+    local_tensor,
+)
 
 Tensors = dict[str, dict[str, Tensor]]
 """`model`, `ema` and `optimizer`, each by name; a moment's name is "<parameter>/exp_avg" and so on."""
@@ -31,6 +37,16 @@ class TrainingState:
             gradient = self._parameters[name].grad
             if weight is not self._parameters[name]:
                 weight.grad = None if gradient is None else gradient.to_local()  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def swap_averages(self) -> None:
+        """Exchange weights and averages in place, one weight at a time; a second call puts every bit back."""
+        for name, average in self.ema.state_dict().items():
+            weight = self.weights[name]
+            before = weight.detach().clone()
+            weight.copy_(average)
+            average.copy_(before)
+        forget_gathered(self.module)
 
     def tensors(self) -> Tensors:
         """Return full tensors: the live ones, or under fsdp copies on rank 0; all ranks must call this."""

@@ -168,6 +168,16 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _scored_checkpoint_is_kept(self) -> "Recipe":
+        step, kept = self.evaluation.checkpoint, self.pretrain.keep_steps
+        if step is not None and step not in kept:
+            raise ValueError(
+                f"evaluation.checkpoint is {step}, pretrain.keep_steps are {list(kept)}: name the step there too, so "
+                "that training keeps its student"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _padding_is_stored_if_attended(self) -> "Recipe":
         stored, read = self.tokens.pad_text, self.pretrain.model.attend_to_padding
         if stored != read:

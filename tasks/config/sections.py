@@ -12,6 +12,7 @@ from lightgen_core.vlm.config import RecaptionConfig
 from tasks.config.curriculum import CaptionShares, Phase, SourceWeights
 from tasks.config.sources import CaptionOrigin, TeacherSource, WeightedCaptions, WeightedTeacher, check_sources
 from tasks.config.student import DEFAULT_PRESET, StudentConfig
+from tasks.config.validation import Validation
 
 
 class Captions(CaptionOrigin):
@@ -201,6 +202,18 @@ class Pretrain(TrainConfig):
         "of GenEval's form",
         exclude_if=lambda captions: not captions,
     )
+    validation: Validation | None = Field(
+        None,
+        description="put images aside and measure the averaged weights' loss on them; none: train on all that dedup "
+        "keeps",
+        exclude_if=lambda section: section is None,
+    )
+    keep_steps: tuple[Positive, ...] = Field(
+        (),
+        description="steps, of all phases together, after which the averaged student is kept beside the last one: for "
+        "evaluation.checkpoint and for lightgen ablate --axis checkpoints",
+        exclude_if=lambda steps: not steps,
+    )
     phases: tuple[Phase, ...] = Field(
         (), description="phases after the first, which is this section itself on the smallest of tokens.sizes"
     )
@@ -222,6 +235,25 @@ class Pretrain(TrainConfig):
         if self.preview_captions and not self.previews:
             raise ValueError("preview_captions are given and previews is 0: say how many times they are to be sampled")
         return self
+
+    @model_validator(mode="after")
+    def _kept_steps_are_steps(self) -> "Pretrain":
+        total, kept = self.steps + sum(phase.steps for phase in self.phases), self.keep_steps
+        if list(kept) != sorted(set(kept)) or any(step > total for step in kept):
+            raise ValueError(f"keep_steps are {list(kept)}; expected ascending steps up to the last, {total}")
+        return self
+
+    @model_validator(mode="after")
+    def _validation_falls_on_log_rows(self) -> "Pretrain":
+        every = self.validation_every
+        if every is not None and every % self.log_every:
+            raise ValueError(f"validation.every {every} is no multiple of log_every {self.log_every}")
+        return self
+
+    @property
+    def validation_every(self) -> int | None:
+        """Steps between two measurements of the held-out loss; None without one."""
+        return None if self.validation is None else self.validation.every or self.checkpoint_every
 
     def for_phase(self, phase: Phase) -> "Pretrain":
         """Return this configuration with the values of a later phase."""
@@ -255,6 +287,12 @@ class Evaluation(Section):
     color_model: str = Field("ViT-L-14-quickgelu/openai", description="geneval: CLIP that names an object's colour")
     clip_score: bool = Field(
         True, description="also measure the mean text-image cosine in the space of embeddings.model; no GenEval score"
+    )
+    checkpoint: Positive | None = Field(
+        None,
+        description="score the student of this step, one of pretrain.keep_steps, as the pre-trained one; none: the "
+        "last",
+        exclude_if=lambda step: step is None,
     )
     references: str | None = Field(
         None,

@@ -211,12 +211,14 @@ class StageContext:
     def progress(self, steps: int) -> Callable[[dict[str, Any]], None]:
         """Return a callback for a training loop that reports metrics, and logs them now and then."""
         logged, before, left = time.monotonic(), None, None
+        newest: dict[str, float] = {}  # not every row holds every metric
 
         def on_log(row: dict[str, Any]) -> None:
             nonlocal logged, before, left
             step, seconds = row["step"], time.monotonic() - logged
             previews = row.pop("previews", ())
             metrics = {name: value for name, value in row.items() if name not in ("step", "seconds", "flops")}
+            newest.update(metrics)
             if "flops" in row:
                 self.meter.count_flops(row["flops"])
             if before is not None and step > before:
@@ -224,7 +226,7 @@ class StageContext:
             self.on_progress(Progress(step, steps, "steps", left, metrics, previews=previews))
             if before is not None and seconds < LOG_INTERVAL_SECONDS and step < steps:
                 return
-            values = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+            values = ", ".join(f"{name} {value:.3g}" for name, value in newest.items())
             values += "" if left is None else f"; {left:.0f} s left"
             self.log("step %d of %d, %s", step, steps, values, shown_by_bar=True)
             logged, before = time.monotonic(), step

@@ -53,6 +53,24 @@ def test_named_axes_are_fields_of_the_recipe():
     assert grid_points([("dpo.steps", [9])])[0].student == "dpo", "pre-training does not read it"
 
 
+def test_checkpoints_are_kept_by_one_training_and_scored_each():
+    kept = "pretrain.keep_steps=[2, 4]"
+    assert points(checkpoints=[4, 2]) == [
+        ((4,), (kept, "evaluation.checkpoint=4"), "pretrain"),
+        ((2,), (kept, "evaluation.checkpoint=2"), "pretrain"),
+    ]
+    assert grid_points([("checkpoints", [2])], kept=[2, 6])[0].overrides == ("evaluation.checkpoint=2",)
+    assert grid_points([("checkpoints", [2])], kept=[6])[0].overrides[0] == "pretrain.keep_steps=[2, 6]"
+
+
+def test_checkpoints_share_one_training_for_each_seed(tmp_path):
+    request = validate_ablation("smoke", [{"axis": "checkpoints", "values": [10, 20, 40]}], 2, str(tmp_path))
+    stages = [planned.artifact.stage for planned in request.chosen]
+    assert [stages.count(name) for name in ("tokens", "pretrain", "evaluation")] == [1, 2, 6]
+    with pytest.raises(UserError, match="expected ascending steps up to the last, 40"):
+        validate_ablation("smoke", [{"axis": "checkpoints", "values": [10, 41]}], 2, str(tmp_path))
+
+
 def test_two_axes_give_a_grid_the_last_one_fastest():
     found = grid_points([("captions", [1, 2]), ("preference", ["none", "sft"])])
     assert [point.values for point in found] == [(1, "none"), (1, "sft"), (2, "none"), (2, "sft")]
@@ -73,6 +91,8 @@ def test_values_are_read_as_yaml():
         ([("seed", [1])], "--seeds varies the seed of training"),
         ([("captions", [1]), ("captions.count", [2])], "two different ones"),
         ([], "found axes none"),
+        ([("checkpoints", ["last"])], "found 'last'; expected steps of the training"),
+        ([("checkpoints", [2]), ("preference", ["nft"])], "tuning begins with its last one; leave --axis preference"),
     ],
 )
 def test_an_axis_that_cannot_be_compared_is_refused(axes, message):

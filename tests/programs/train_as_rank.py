@@ -12,8 +12,10 @@ import torch.distributed as dist
 
 from lightgen_core.config import DpoConfig, DpoOptimizerConfig, MaskConfig, OptimizerConfig, ParallelConfig
 from lightgen_core.data.batches import PairSource, TokenSource
+from lightgen_core.data.held_out import HeldOutRows
 from lightgen_core.train.loop import TrainResult
 from lightgen_core.train.train_step import NonFiniteLossError
+from lightgen_core.train.validation import HeldOutLoss
 from tests.factories.tiny_student import PATCH, tiny_student, tiny_training, train
 
 OBJECTIVES = ("ddpm", "v", "flow")
@@ -56,10 +58,19 @@ class UntilStep:
 
 
 def fitted(
-    data: Path, folder: Path, kind: str, layout: ParallelConfig, dropout: float = 0.1, until: int = 99
+    data: Path,
+    folder: Path,
+    kind: str,
+    layout: ParallelConfig,
+    dropout: float = 0.1,
+    until: int = 99,
+    validate: bool = False,
 ) -> TrainResult:
-    """Trains on the tokens, pairs or buckets in the folder `data`; the run ends before step `until`."""
-    place = {"seed": 7, "folder": folder, "device": torch.device("cpu"), "parallel": layout}
+    """Trains on the tokens, pairs or buckets in the folder `data`; the run ends before step `until`.
+
+    validate: measure the loss on all of the rows, too, in parts of four, the third of which one process lacks.
+    """
+    place: dict = {"seed": 7, "folder": folder, "device": torch.device("cpu"), "parallel": layout}
     student = tiny_student(kind if kind in OBJECTIVES else "v", dropout=dropout)
     reading = {"patch": PATCH, "batch_size": 4, "seed": 7}
     if kind == "dpo":
@@ -68,6 +79,9 @@ def fitted(
     optimizer = OptimizerConfig(learning_rate=3e-3, warmup_steps=2, name="muon" if kind == "muon" else "adamw")
     files = sorted(data.glob("bucket-*.parquet")) if kind == "buckets" else [data / "tokens.parquet"]
     source = UntilStep(TokenSource(files, **reading), until)
+    if validate:
+        rows = HeldOutRows(files, **reading)
+        place["validation"] = HeldOutLoss.create(student, rows, tiny_training(), every=2)
     return train(student, source, tiny_training(optimizer=optimizer), **place)
 
 
@@ -93,8 +107,10 @@ def main(folder: Path, rank: int) -> None:
         rows[f"fsdp {kind}"] = fitted(folder, folder / f"fsdp-{kind}", kind, FSDP, dropout=0.0).rows
     rows["whole fsdp"] = fitted(folder, folder / "whole-fsdp", "v", FSDP).rows
     rows["parts fsdp"] = in_parts(folder, folder / "parts-fsdp", "v", FSDP).rows
+    rows["validated ddp"] = fitted(folder, folder / "validated-ddp", "v", DDP, dropout=0.0, validate=True).rows
+    rows["validated fsdp"] = fitted(folder, folder / "validated-fsdp", "ddpm", FSDP, dropout=0.0, validate=True).rows
     with mock.patch("torch.compile", partial(torch.compile, backend="eager")):  # graphs without kernels: seconds less
-        rows["frugal"] = fitted(folder, folder / "frugal", "ddpm", FRUGAL, dropout=0.0).rows
+        rows["frugal"] = fitted(folder, folder / "frugal", "ddpm", FRUGAL, dropout=0.0, validate=True).rows
     rows["two after one"] = fitted(folder, folder / "one", "v", FSDP, dropout=0.0).rows
     try:
         fitted(folder / "broken", folder / "broken/run", "v", DDP)

@@ -79,6 +79,24 @@ def test_sharded_recomputed_compiled_training_has_equal_losses(tmp_path, pair):
     assert losses(rows["frugal"]) == pytest.approx(losses(alone), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("run", "kind", "plain", "tolerance"),
+    [
+        ("validated ddp", "v", "ddp v", 1e-6),
+        ("validated fsdp", "ddpm", "fsdp ddpm", 1e-6),
+        ("frugal", "ddpm", None, 1e-5),
+    ],
+)
+def test_two_processes_have_the_held_out_loss_of_one(tmp_path, pair, run, kind, plain, tolerance):
+    """And train as they do without it: averages that fsdp has gathered are gone before the next step."""
+    folder, rows = pair
+    alone = fitted(folder, tmp_path, kind, ParallelConfig(), dropout=0.0, validate=True).rows
+    measured = [[row["validation_loss"] for row in each if "validation_loss" in row] for each in (rows[run], alone)]
+    assert len(measured[0]) == 3 and measured[0] == pytest.approx(measured[1], rel=tolerance)
+    if plain:
+        assert losses(rows[run]) == losses(rows[plain])
+
+
 def test_dropout_is_equal_in_two_processes_and_two_micro_batches(tmp_path, pair):
     folder, rows = pair
     alone = fitted(folder, tmp_path, "v", ParallelConfig(micro_batch=2)).rows
