@@ -81,7 +81,9 @@ def _plot_training(steps: Sequence[tuple[int, Mapping[str, float]]]) -> list[str
     held_out = [
         (step, row["validation_loss"]) for step, row in steps if math.isfinite(row.get("validation_loss", math.nan))
     ]
-    sparse = {"held_out": tuple(map(np.array, zip(*held_out, strict=True)))} if held_out and name == "loss" else {}
+    sparse = {}
+    if held_out and name == "loss":
+        sparse["held_out"] = (np.array([step for step, _ in held_out]), np.array([loss for _, loss in held_out], float))
     curve = Curve(title, at, {name: values.astype(np.float64)}, reference=CURVES[name], sparse=sparse)
     return [f"**{sentence(title)}**", image(title, loss_curve(curve)), newest]
 

@@ -75,8 +75,8 @@ def loss_curve(curve: Curve) -> Markup:
         if curve.smooth:
             parts.append(path(x(steps), y(lines[name]), f"raw stroke-{turn}"))
         parts.append(path(x(steps), y(smooth[name]), f"mean stroke-{turn}"))
-    for turn, (at, values) in enumerate(seldom.values(), start=len(lines)):
-        parts.append(path(x(at), y(values), f"mean stroke-{turn}"))
+    for turn, (measured, values) in enumerate(seldom.values(), start=len(lines)):
+        parts.append(path(x(measured), y(values), f"mean stroke-{turn}"))
     names = [*lines, *seldom]
     if len(names) > 1:
         parts.append(legend({humanize_identifier(name): f"fill-{turn}" for turn, name in enumerate(names)}, left, 10))
