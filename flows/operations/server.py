@@ -116,7 +116,7 @@ def running_server() -> Iterator[str]:
 
 def _require_answer(api: str) -> None:
     """Raise UserError if no server answers at the configured address; any answer in JSON counts."""
-    deadline = time.monotonic() + STARTUP_TIMEOUT_SECONDS
+    deadline, announced = time.monotonic() + STARTUP_TIMEOUT_SECONDS, False
     while True:
         try:
             answer = httpx.get(f"{api}/health", timeout=30)
@@ -131,10 +131,14 @@ def _require_answer(api: str) -> None:
         except httpx.HTTPError as error:
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"no Prefect server answers at {api}, the address in PREFECT_API_URL or in a profile ({error}).\n"
+                    f"no Prefect server answered at {api}, the address in PREFECT_API_URL or in a profile, within "
+                    f"{STARTUP_TIMEOUT_SECONDS:.0f} s ({error}).\n"
                     "Start it (`prefect server start` on that machine), or unset it: the command then starts one of "
                     "its own."
                 ) from error
+            if not announced:  # a server that has just been started takes some seconds
+                click.echo(f"waiting for the Prefect server at {api}", err=True)
+                announced = True
             time.sleep(0.5)
 
 

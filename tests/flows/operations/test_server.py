@@ -41,5 +41,5 @@ def test_a_proxy_that_waits_for_the_server_is_waited_for():
 def test_a_proxy_without_a_server_is_no_answer(monkeypatch):
     monkeypatch.setattr(server, "STARTUP_TIMEOUT_SECONDS", 0)
     page = Reply(b"<html></html>", 503, {"Content-Type": "text/html"})
-    with serving([page]) as asked, pytest.raises(UserError, match=r"no Prefect server answers at .*503"):
+    with serving([page]) as asked, pytest.raises(UserError, match=r"no Prefect server answered at .*503"):
         server._require_answer(f"{asked.url}/api")
