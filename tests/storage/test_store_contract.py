@@ -147,7 +147,7 @@ def test_a_file_of_another_process_is_seen_at_once(store):
     if store.uri.startswith("memory:"):
         pytest.skip("memory is one process's own")
     assert (store.files("x"), store.exists("x/a"), store.folders("")) == ({}, False, [])
-    write = "import sys; from storage.store import open_store; open_store(sys.argv[1]).write('x/a', b'123')"
+    write = "import sys; from storage.open_store import open_store; open_store(sys.argv[1]).write('x/a', b'123')"
     subprocess.run(
         [sys.executable, "-c", write, store.uri], check=True, env=os.environ | {"PYTHONPATH": str(Path.cwd())}
     )
@@ -202,7 +202,7 @@ def test_of_many_processes_that_create_a_file_one_does(store):
     if store.uri.startswith("memory:"):
         pytest.skip("memory is one process's own")
     code = (
-        "import sys; from storage.store import open_store; store = open_store(sys.argv[1]); print(flush=True); input();"
+        "import sys; from storage.open_store import open_store; store = open_store(sys.argv[1]); print(flush=True); input();"
         "print(store.create('one', sys.argv[2].encode()))"
     )
     command = [sys.executable, "-c", code, store.uri]
