@@ -278,7 +278,9 @@ def test_after_a_killed_process_the_next_writes_only_the_rest(store, tmp_path):
 
 
 def test_nothing_of_s3_is_imported_for_a_local_store(tmp_path: Path):
-    code = "import sys; from storage.store import open_store; open_store(sys.argv[1]).files(''); print(*sys.modules)"
+    code = (
+        "import sys; from storage.open_store import open_store; open_store(sys.argv[1]).files(''); print(*sys.modules)"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True
     ).stdout.split()

@@ -202,7 +202,8 @@ def test_of_many_processes_that_create_a_file_one_does(store):
     if store.uri.startswith("memory:"):
         pytest.skip("memory is one process's own")
     code = (
-        "import sys; from storage.open_store import open_store; store = open_store(sys.argv[1]); print(flush=True); input();"
+        "import sys; from storage.open_store import open_store; "
+        "store = open_store(sys.argv[1]); print(flush=True); input();"
         "print(store.create('one', sys.argv[2].encode()))"
     )
     command = [sys.executable, "-c", code, store.uri]

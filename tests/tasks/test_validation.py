@@ -14,7 +14,7 @@ from flows.plan import plan
 from flows.terminal import describe_progress
 from lightgen_core.data.batches import TokenSource
 from lightgen_core.report.charts import loss_curve as chart
-from storage.store import open_store
+from storage.open_store import open_store
 from storage.tables import read_table
 from tasks.config.settings import Settings
 from tasks.config.validation import Validation

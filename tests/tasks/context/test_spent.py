@@ -81,7 +81,7 @@ def test_two_processes_and_a_wait_cost_what_outside_meters_say(store, tmp_path):
 def test_a_killed_attempt_is_counted(store, tmp_path):
     notes = tmp_path / "notes"
     code = (
-        "import pathlib; from storage.store import open_store; from tests.factories.shard_workers import *; "
+        "import pathlib; from storage.open_store import open_store; from tests.factories.shard_workers import *; "
         "from tests.tasks.context.test_spent import POOL; "
         f"make(open_store({store.uri!r}), pathlib.Path({str(notes)!r}), Burning, POOL, rows=400)"
     )

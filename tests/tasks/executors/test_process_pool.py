@@ -176,7 +176,7 @@ def test_an_error_that_cannot_travel_is_raised_as_its_text(store, notes):
 
 def test_workers_end_with_a_driver_that_is_killed(tmp_path, notes):
     code = (
-        "import pathlib; from storage.store import open_store; from tests.factories.shard_workers import *; "
+        "import pathlib; from storage.open_store import open_store; from tests.factories.shard_workers import *; "
         "from tests.tasks.executors.test_process_pool import POOL; "
         f"make(open_store({str(tmp_path / 'store')!r}), pathlib.Path({str(notes)!r}), Held, POOL)"
     )
