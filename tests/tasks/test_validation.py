@@ -76,7 +76,7 @@ def test_all_images_of_a_held_out_meaning_are_held_out():
     assert choose(["a", "b", "a", "c"], ["x", "x", "x", "y"], 1) in ([True, True, True, False], [False] * 3 + [True])
 
 
-def test_a_copy_of_a_caption_under_another_meaning_is_held_out_too():
+def test_a_caption_is_held_out_under_every_meaning_it_has():
     """Nothing else would tell a caption of training from a held-out one."""
     captions, meanings = ["One Cat", "one  cat", "two cats", "a dog"], ["x", "y", "y", "z"]
     found = {tuple(choose(captions, meanings, 1, seed)) for seed in range(20)}

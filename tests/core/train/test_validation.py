@@ -63,7 +63,7 @@ def direct_loss(student, files):
     return sum(losses) / len(losses)
 
 
-def test_the_loss_is_that_of_the_averaged_weights_computed_directly(tmp_path, tokens):
+def test_the_loss_is_the_averaged_weights_computed_directly(tmp_path, tokens):
     result = trained(tokens, tmp_path)
     averaged = tiny_student()
     averaged.load_state_dict(result.ema)
