@@ -9,7 +9,8 @@ from lightgen_core.scene.config import World
 from tasks.config.dedup import Dedup
 from tasks.config.distil_head import DistilHead
 from tasks.config.pairs import Pairs
-from tasks.config.sections import Captions, Embeddings, Evaluation, Pretrain, Report, Synthesis, Tokens
+from tasks.config.pretrain import Pretrain
+from tasks.config.sections import Captions, Embeddings, Evaluation, Report, Synthesis, Tokens
 
 GENERAL_COMPONENTS: dict[str, dict[str, Any]] = {
     "embeddings": {"model": "zoo:clip-general", "batch_size": 32},
