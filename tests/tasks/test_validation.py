@@ -115,7 +115,7 @@ def test_log_manifest_and_curve_hold_the_held_out_loss(made):
     curve = loss_curve(pretrain)
     steps, losses = curve.sparse["held_out"]
     assert steps.tolist() == list(found) and losses.tolist() == list(found.values())
-    assert "Held out" in str(chart(curve)) and "held out: the averaged weights" in curve.meaning
+    assert ">held out<" in str(chart(curve)) and "held out: the averaged weights" in curve.meaning
 
 
 def test_a_resumed_training_ends_with_the_same_bytes(made):
