@@ -41,7 +41,7 @@ def track_stage(recipe: Recipe, settings: Settings, stage: Stage, artifact: Arti
     try:
         yield trackers
         if trackers.called and stage.name == "evaluation":
-            _log_scores(trackers, artifact)
+            _log_scores(trackers, artifact, recipe.evaluation.checkpoint or 0)
         finished = True
     finally:
         trackers.close(finished=finished)
@@ -141,8 +141,8 @@ def _dropping(name: str) -> Iterator[None]:
         logger.warning("%s shows no more of this stage, which goes on without it: %s", name, error)
 
 
-def _log_scores(trackers: TrackerGroup, evaluation: Artifact) -> None:
-    """Log a finished evaluation's scores and sample images."""
+def _log_scores(trackers: TrackerGroup, evaluation: Artifact, step: int) -> None:
+    """Log a finished evaluation's scores and sample images; `step`: of the kept checkpoint that it scores, else 0."""
     metrics = evaluation.manifest().metrics
     scores = {
         f"{student}/{name}": score["value"]
@@ -154,11 +154,11 @@ def _log_scores(trackers: TrackerGroup, evaluation: Artifact) -> None:
         scores |= {f"{student}/retrieval_{top}": found[top]["value"] for top in ("top_1", "top_5")}
         scores[f"{student}/frechet_distance"] = found["frechet_distance"]
     if scores:
-        trackers.log_metrics(0, scores)
+        trackers.log_metrics(step, scores)
     # Each student's image of each category's first caption.
     labels = read_table(evaluation, "^samples", ["student", "category"]).to_pylist()
     first: dict[tuple[str, str], int] = {}
     for index, label in enumerate(labels):
         first.setdefault((label["student"], label["category"]), index)
     rows = take_rows(evaluation, "^samples", sorted(first.values()), ["student", "caption", "image"]).to_pylist()
-    trackers.log_images([SampleImage(row["student"], row["caption"], row["image"]["bytes"]) for row in rows])
+    trackers.log_images([SampleImage(row["student"], row["caption"], row["image"]["bytes"], step) for row in rows])

@@ -11,6 +11,7 @@ from pathlib import Path
 from flows.load import load_recipe
 from storage.artifact import Artifact
 from storage.open_store import open_store
+from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.stage import Stage, stage
@@ -34,12 +35,12 @@ def pretrain_stage(first: int, last: int, *, kill: bool = False) -> Stage:
     return pretrain
 
 
-def make(store: Path, what: Stage, settings: Settings | None = None) -> Artifact:
+def make(store: Path, what: Stage, settings: Settings | None = None, recipe: Recipe = RECIPE) -> Artifact:
     """Make the stage's artifact as the flow does."""
     settings = settings or Settings()
-    artifact = what.artifact(RECIPE, open_store(str(store)), ())
-    with track_stage(RECIPE, settings, what, artifact) as on_progress:
-        what.run(RECIPE, settings, (), artifact, on_progress=on_progress)
+    artifact = what.artifact(recipe, open_store(str(store)), ())
+    with track_stage(recipe, settings, what, artifact) as on_progress:
+        what.run(recipe, settings, (), artifact, on_progress=on_progress)
     return artifact
 
 

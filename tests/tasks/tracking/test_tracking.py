@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from flows.load import load_recipe
 from lightgen_core.images.codec import encode_png
 from storage.open_store import open_store
 from tasks.config.settings import Settings
@@ -91,6 +92,14 @@ def test_tensorboard_shows_the_scores_of_an_evaluation(store):
     assert set(found.Tags()["images"]) == pictures
     (picture,) = found.Images("a square/dpo")
     assert (picture.width, picture.height, picture.encoded_image_string[:4]) == (8, 6, b"\x89PNG")
+
+
+def test_scores_of_a_kept_checkpoint_stand_at_its_step(store):
+    recipe = load_recipe("smoke", ["pretrain.keep_steps=[20]", "evaluation.checkpoint=20"])
+    artifact = make(store, evaluation_stage({"overall": {"value": 0.5}}), recipe=recipe)
+    found = read(store / "tracking" / "evaluation" / artifact.key)
+    assert [point.step for point in found.Scalars("pretrain/overall")] == [20]
+    assert [picture.step for picture in found.Images("a square/pretrain")] == [20]
 
 
 def test_a_done_stage_and_one_without_metrics_write_nothing(store):
