@@ -1,4 +1,4 @@
-"""What a report is made of: the artifacts of a run, by label."""
+"""Artifacts of a run, by label: the data of its report."""
 
 import re
 from collections.abc import Iterable, Mapping
