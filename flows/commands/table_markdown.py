@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from flows.commands.evaluate_tables import as_markdown
 from flows.commands.table_rows import SCENE_MARK, TableRow
@@ -40,7 +41,7 @@ def _grid(rows: Sequence[TableRow], sources: Sequence[str]) -> list[str]:
     if any(row.steps is not None for row in rows):
         columns["steps"] = lambda row: _cell(row, row.steps, str)
     for name in (*CATEGORIES, "overall"):
-        columns[_HEADS.get(name, name)] = lambda row, name=name: _score(row, name)  # type: ignore[misc]
+        columns[_HEADS.get(name, name)] = partial(_score, name=name)
     if any(row.device_days is not None for row in rows):
         columns["device-days"] = _days
     if sources:

@@ -7,6 +7,9 @@ from storage.store import Store
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 
+UNTIL_TOKENS = ("captions", "synthesis", "embeddings", "dedup", "tokens")
+"""Stages before the first training."""
+
 
 def make_stages(store: Store, recipe: Recipe, *names: str) -> dict[str, Artifact]:
     """Make some stages of a recipe, in every round; return all artifacts by label."""

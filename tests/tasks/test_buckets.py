@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -27,13 +26,12 @@ from storage.open_store import open_store
 from storage.store import Store
 from storage.tables import layout_metadata, read_file, read_table
 from tasks.token_shapes import TokenShape, default_layout
-from tests.factories.made_stages import make_stages
+from tests.factories.made_stages import UNTIL_TOKENS, make_stages
 from tests.support.contents import contents
 from tests.support.paths import PROGRAMS
 
-pytestmark = pytest.mark.slow(rank=10)
+pytestmark = [pytest.mark.slow(rank=10), pytest.mark.usefixtures("stages_on_one_thread")]
 
-UNTIL_TOKENS = ("captions", "synthesis", "embeddings", "dedup", "tokens")
 SIZES = (
     (90, 60), (120, 80), (97, 66), (60, 90), (80, 121), (64, 64), (100, 97), (250, 50), (130, 26), (40, 160),
     (200, 130), (66, 100), (75, 50), (50, 76), (70, 70), (48, 72),
@@ -108,13 +106,6 @@ def overrides(folder: Path, *more: str) -> list[str]:
 def make(store: Store, settings: list[str], *names: str) -> dict[str, Artifact]:
     """Make some stages of the smoke recipe with these overrides; return all artifacts by stage."""
     return make_stages(store, load_recipe("smoke", settings), *names)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def stages_on_one_thread():
-    before, os.environ["LIGHTGEN_THREADS"] = os.environ["LIGHTGEN_THREADS"], "1"
-    yield
-    os.environ["LIGHTGEN_THREADS"] = before
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -24,11 +23,11 @@ from storage.open_store import open_store
 from storage.tables import layout_metadata, read_file, read_table
 from tasks.report_data import loss_curve, preference_curves
 from tasks.token_files import token_files_regex
-from tests.factories.made_stages import make_stages
+from tests.factories.made_stages import UNTIL_TOKENS, make_stages
 from tests.support.contents import contents
 from tests.support.paths import PROGRAMS
 
-pytestmark = pytest.mark.slow(rank=9)
+pytestmark = [pytest.mark.slow(rank=9), pytest.mark.usefixtures("stages_on_one_thread")]
 
 SMALL = (
     "captions.count=48",
@@ -46,14 +45,6 @@ PHASED = (
     "mask: {distribution: uniform, min_ratio: 0.5}}]",
 )
 PHASE = {"steps": 1, "batch_size": 1}
-UNTIL_TOKENS = ("captions", "synthesis", "embeddings", "dedup", "tokens")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def stages_on_one_thread():
-    before, os.environ["LIGHTGEN_THREADS"] = os.environ["LIGHTGEN_THREADS"], "1"
-    yield
-    os.environ["LIGHTGEN_THREADS"] = before
 
 
 @pytest.fixture(scope="module")

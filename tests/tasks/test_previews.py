@@ -1,7 +1,5 @@
 """Previews of pre-training: held-out captions over the steps, which leave the training as it is."""
 
-import os
-
 import pytest
 
 from flows.load import load_recipe
@@ -13,10 +11,10 @@ from storage.tables import read_table
 from tasks.config.settings import Settings
 from tasks.pretrain_previews import PREVIEW_FILE, preview_captions, preview_steps
 from tasks.report_student import previews_of
-from tests.factories.made_stages import make_stages
+from tests.factories.made_stages import UNTIL_TOKENS, make_stages
 from tests.support.contents import contents
 
-pytestmark = pytest.mark.slow(rank=14)
+pytestmark = [pytest.mark.slow(rank=14), pytest.mark.usefixtures("stages_on_one_thread")]
 
 SMALL = (
     "captions.count=48",
@@ -26,14 +24,6 @@ SMALL = (
     "pretrain.log_every=1",
     "pretrain.checkpoint_every=2",
 )
-UNTIL_TOKENS = ("captions", "synthesis", "embeddings", "dedup", "tokens")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def stages_on_one_thread():
-    before, os.environ["LIGHTGEN_THREADS"] = os.environ["LIGHTGEN_THREADS"], "1"
-    yield
-    os.environ["LIGHTGEN_THREADS"] = before
 
 
 @pytest.fixture(scope="module")

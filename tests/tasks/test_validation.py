@@ -1,7 +1,6 @@
 """Images held out of pre-training, students kept on the way, and their scores, on a training of seconds."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -21,10 +20,10 @@ from tasks.config.validation import Validation
 from tasks.context.progress import Progress
 from tasks.pretrain_validation import HELD_OUT_FILE, choose_held_out
 from tasks.report_data import loss_curve
-from tests.factories.made_stages import make_stages
+from tests.factories.made_stages import UNTIL_TOKENS, make_stages
 from tests.support.contents import contents
 
-pytestmark = pytest.mark.slow(rank=18)
+pytestmark = [pytest.mark.slow(rank=18), pytest.mark.usefixtures("stages_on_one_thread")]
 
 SMALL = (
     "captions.count=16",
@@ -36,14 +35,6 @@ SMALL = (
     "evaluation.per_category=2",
 )
 WATCHED = (*SMALL, "pretrain.validation={rows: 10, every: 2}", "pretrain.keep_steps=[3,8]")
-UNTIL_TOKENS = ("captions", "synthesis", "embeddings", "dedup", "tokens")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def stages_on_one_thread():
-    before, os.environ["LIGHTGEN_THREADS"] = os.environ["LIGHTGEN_THREADS"], "1"
-    yield
-    os.environ["LIGHTGEN_THREADS"] = before
 
 
 @pytest.fixture(scope="module")
