@@ -10,9 +10,12 @@ _PART = 65_536
 _POINTS_PER_CLUSTER = 256
 
 
-def kmeans(vectors: Subset, clusters: int, seed: int) -> Indices:
-    """Return each row's cluster, (n,), by spherical k-means into `cluster_count` clusters."""
-    return SearchThreads(1).run(_kmeans, vectors, cluster_count(len(vectors), clusters), seed)
+def kmeans(vectors: Subset, clusters: int, seed: int, *, spread: bool = False) -> Indices:
+    """Return each row's cluster, (n,), by spherical k-means into `cluster_count` clusters.
+
+    spread: first centres by k-means++ instead of at random, so that few rows of their own kind get a cluster.
+    """
+    return SearchThreads(1).run(_kmeans, vectors, cluster_count(len(vectors), clusters), seed, spread)
 
 
 def cluster_count(rows: int, clusters: int) -> int:
@@ -20,10 +23,12 @@ def cluster_count(rows: int, clusters: int) -> int:
     return min(clusters, max(2, rows // 10))
 
 
-def _kmeans(vectors: Subset, clusters: int, seed: int) -> Indices:
+def _kmeans(vectors: Subset, clusters: int, seed: int, spread: bool) -> Indices:
     seed %= 2**31  # faiss holds it in a C int
     trained_on = vectors[evenly_spaced(len(vectors), _POINTS_PER_CLUSTER * clusters)]
     fit = faiss.Kmeans(trained_on.shape[1], clusters, niter=20, seed=seed, spherical=True, min_points_per_centroid=1)
+    if spread:
+        fit.cp.init_method = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
     fit.train(trained_on)
     cluster = np.empty(len(vectors), np.int64)
     for start in range(0, len(vectors), _PART):

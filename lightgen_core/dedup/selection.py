@@ -33,7 +33,7 @@ def select(
     elif config.method == "score":
         chosen = np.argsort(-np.asarray(scores, np.float64)[order], kind="stable")[:count]
     elif config.method == "balanced":
-        chosen = take_in_turn(kmeans(ordered, clusters, seed), count, rng)
+        chosen = take_in_turn(kmeans(ordered, clusters, seed, spread=True), count, rng)
     else:
         chosen = _k_centre(ordered, count, int(rng.integers(len(order))))
     selected = np.zeros(len(vectors), bool)
