@@ -4,7 +4,7 @@
 
     run = lightgen.run("demo", {"pretrain.steps": 100})
     run.scores["dpo"]["overall"]
-    run.pictures("evaluation", student="dpo")[0].image
+    run.images("evaluation", student="dpo")[0].image
 
     student = lightgen.Student.from_pretrained("demo")
     student("a red circle", seed=0)[0].save("circle.png")
@@ -20,14 +20,14 @@ from flows.environment import log_to_stderr
 from flows.errors import StageFailed, UserError
 from flows.load import load_recipe, override_lines
 from flows.plan import plan
-from flows.results import Picture, Run
+from flows.results import CaptionedImage, Run
 from flows.start import start
 from flows.student import Student
 from storage.open_store import open_store
 from storage.store import StoreError
 from tasks.config.settings import Settings
 
-__all__ = ["Picture", "Run", "StageFailed", "StoreError", "Student", "UserError", "load", "run"]
+__all__ = ["CaptionedImage", "Run", "StageFailed", "StoreError", "Student", "UserError", "load", "run"]
 
 
 def run(

@@ -39,7 +39,7 @@ def _python() -> Iterator[str]:
     yield f"## Python\n\n{_text(lightgen)}\n"
     for function in (lightgen.run, lightgen.load):
         yield _described(f"lightgen.{function.__name__}", function)
-    for owner in (lightgen.Run, lightgen.Picture, lightgen.Student):
+    for owner in (lightgen.Run, lightgen.CaptionedImage, lightgen.Student):
         yield f"### lightgen.{owner.__name__}\n\n{_text(owner)}\n"
         for name, member in vars(owner).items():
             if isinstance(member, property):

@@ -26,13 +26,13 @@ lightgen table 2 --commands           the `lightgen eval` that scores each of it
 
 A result is
 
-- a folder that `lightgen eval -o` has written: its scores with their intervals, the size of its pictures;
+- a folder that `lightgen eval -o` has written: its scores with their intervals, the size of its images;
 - or a student in a store with its evaluation (a recipe, `STAGE/KEY`, a folder): scores, parameters, images that it
   was trained on, and the device-days of its whole lineage, as `lightgen ledger` counts them. A finished recipe
   gives a row for each of its students.
 
 A measured row stands below the published one of the same model, any other at the end. Its notes say where it leaves
-the protocol: another size of pictures, fewer than GenEval's 553 prompts, prompts of the same form that are not its
+the protocol: another size of images, fewer than GenEval's 553 prompts, prompts of the same form that are not its
 authors'. Measured rows are by GenEval-HF, which is not the original judge; compare them with measured rows of the
 peers first, and with published ones after. Results on the scene world stand in a table of their own, marked "scene
 world, not comparable"; those of any other benchmark are refused.
@@ -45,7 +45,7 @@ COMMANDS = """## Scoring the peers
 
 `lightgen table NAME --commands`. Download GenEval's own prompts first (the first line says where); steps and
 guidance are those of the source that a line names. Scores of models without a pipeline of diffusers are taken from
-their pictures, in GenEval's layout, by `images:FOLDER`. One of the lines is tested, with a tiny pipeline in place
+their images, in GenEval's layout, by `images:FOLDER`. One of the lines is tested, with a tiny pipeline in place
 of the hub's (`tests/flows/commands/test_table.py`); none of the peers was scored yet.
 """
 

@@ -14,13 +14,13 @@ from flows.ablation_axes import Student
 from flows.ablation_outcome import ablation_result
 from flows.environment import log_to_prefect
 from flows.errors import USER_ERRORS, StageFailed
+from flows.openmp import bound_spinning
 from flows.operations.cancellation import RunCancelled, cancel_if_requested
 from flows.operations.crash_detection import track_crashes
 from flows.operations.device_limit import require_device_limit
 from flows.operations.retries import without_traceback
 from flows.run import failed_state
 from flows.runner import Runner
-from lightgen_core.openmp import bound_spinning
 from tasks.context.scratch import shared_store_lock
 
 log = logging.getLogger("lightgen")

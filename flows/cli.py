@@ -20,7 +20,7 @@ from flows.commands.store_commands import store as store_group
 from flows.commands.student_commands import STUDENT_COMMANDS
 from flows.commands.table_command import table
 from flows.environment import log_to_stderr
-from lightgen_core.openmp import bound_spinning
+from flows.openmp import bound_spinning
 from storage.store import StoreUnavailable
 
 

@@ -36,7 +36,7 @@ _IMAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True)
-class Picture:
+class CaptionedImage:
     """An image of a run with its caption.
 
     details: what else its row says, such as the seed, or the student and the judge's verdict; of pairs also `column`,
@@ -114,7 +114,7 @@ class Run:
             raise UserError(f"{stage} has no table {start!r}; it has {', '.join(kinds) or 'none'}")
         return read_table(artifact, pattern, columns)
 
-    def pictures(self, stage: str = "evaluation", limit: int = 16, **where: Any) -> list[Picture]:
+    def images(self, stage: str = "evaluation", limit: int = 16, **where: Any) -> list[CaptionedImage]:
         """Return the first images of a stage with their captions, as PIL images.
 
         Args:
@@ -145,7 +145,7 @@ class Run:
                 details = {name: value for name, value in read[index].items() if name != "caption"}
                 details |= {"column": column} if len(columns) > 1 else {}
                 image = Image.open(io.BytesIO(row[column]["bytes"])).convert("RGB")
-                found.append(Picture(image, read[index]["caption"], details))
+                found.append(CaptionedImage(image, read[index]["caption"], details))
         return found[:limit]
 
     def student(self, stage: str | None = None, device: str | None = None) -> Student:

@@ -12,6 +12,7 @@ from prefect.states import Cancelled, Failed, State
 
 from flows.environment import log_to_prefect
 from flows.errors import USER_ERRORS, StageFailed
+from flows.openmp import bound_spinning
 from flows.operations.cancellation import RunCancelled, cancel_if_requested
 from flows.operations.crash_detection import track_crashes
 from flows.operations.device_limit import require_device_limit
@@ -20,7 +21,6 @@ from flows.operations.retries import without_traceback
 from flows.outcome import run_result
 from flows.request import Request, peek, take_over
 from flows.runner import Runner
-from lightgen_core.openmp import bound_spinning
 from tasks.context.scratch import shared_store_lock
 
 log = logging.getLogger("lightgen")

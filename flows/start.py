@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flows.environment import quiet_prefect
+from flows.openmp import bound_spinning
 from flows.operations.configured import is_server_configured
 from flows.outcome import cached_result
 from flows.request import hand_over, validate_request
 from flows.terminal import stage_bar
-from lightgen_core.openmp import bound_spinning
 
 
 def start(

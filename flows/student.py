@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from flows.checkpoint import find_student
 from flows.errors import UserError
 from flows.folders import require_student
+from flows.openmp import bound_spinning
 from lightgen_core.config import SamplerConfig
-from lightgen_core.openmp import bound_spinning
 from tasks.config.settings import Settings
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class Student:
         height, width = height or rows * side, width or columns * side
         if height % side or width % side:
             raise UserError(
-                f"a picture of {height} x {width} px is not made of whole tokens of {side} px: "
+                f"an image of {height} x {width} px is not made of whole tokens of {side} px: "
                 f"give multiples of {side} for height and width"
             )
         return height // side, width // side

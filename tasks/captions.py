@@ -26,12 +26,12 @@ DROPPED = schema(
         "topic": pa.string(),
         "reason": pa.string(),
         "detail": pa.string(),
-        "place": pa.string(),
+        "location": pa.string(),
         "duplicate_of": pa.int64(),
         "similarity": pa.float32(),
     }
 )
-"""`place` is the position of a damaged caption; `duplicate_of` is the id of the caption that a repeated one repeats."""
+"""`location` is that of a damaged caption; `duplicate_of` is the id of the caption that a repeated one repeats."""
 
 COUNT_FIELDS = (
     "captions.count",
@@ -65,7 +65,7 @@ def _scene_only(recipe: Recipe) -> bool:
 
 
 @stage(
-    version=5,
+    version=6,
     config_sections=("seed", "world", "captions"),
     count_fields=COUNT_FIELDS,
     weights=_models,

@@ -68,7 +68,7 @@ def load_candidates(ctx: StageContext, seed: int) -> tuple[dict[str, Topics], Ro
         topics, damaged = _candidates(ctx, each, own_seed, count, f"answers-{each.name}") if count else ({}, [])
         named = {topic: [replace(caption, source=each.name) for caption in own] for topic, own in topics.items()}
         sources[each.name] = named
-        dropped += [row | {"place": f"{each.name}: {row['place']}"} for row in damaged]
+        dropped += [row | {"location": f"{each.name}: {row['location']}"} for row in damaged]
     return sources, dropped
 
 
@@ -141,7 +141,7 @@ def _from_llm(ctx: StageContext, origin: CaptionOrigin, seed: int, wanted: int, 
     for row in ctx.read_output(files).drop_columns(["instruction", "seed"]).to_pylist():
         if row["reason"]:
             rejected = {name: row[name] for name in ("topic", "reason", "detail")}
-            damaged.append(rejected | {"caption": row["answer"], "place": f"answer {row['id']}"})
+            damaged.append(rejected | {"caption": row["answer"], "location": f"answer {row['id']}"})
         else:
             captions.append(Caption(row["caption"], row["topic"], row["caption"], json.loads(row["values"])))
     return _by_topic(captions), damaged

@@ -63,6 +63,7 @@ def build_report_data(run: RunArtifacts, key: str = "") -> ReportData:
         stages=tuple(itertools.starmap(_stage_row, manifests.items())),
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         prompts=_describe_prompts(recipe, evaluation.counts["prompts"]),
+        benchmark=recipe.evaluation.benchmark,
         scorer=scored["judge"],
         scores=_score_tables(scored["scores"]),
         differences=_score_tables(scored["differences"]),

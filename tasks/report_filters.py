@@ -47,7 +47,7 @@ def _spread(rows: list[dict], count: int) -> list[dict]:
 
 
 def _images(run: "RunArtifacts", ids: list[int]) -> dict[int, tuple[np.ndarray, str]]:
-    """Return picture and caption of some images, by id."""
+    """Return image and caption of some images, by id."""
     synthesis = run.artifacts["synthesis"]
     rows = np.flatnonzero(np.isin(read_table(synthesis, "^images", ["id"])["id"].to_numpy(), ids))
     return {

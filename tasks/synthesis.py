@@ -77,7 +77,7 @@ def _count_fields(recipe: Recipe) -> tuple[str, ...]:
 
 
 @stage(
-    version=5,
+    version=6,
     config_sections=("seed", "world", "synthesis"),
     count_fields=_count_fields,
     weights=_weights,

@@ -68,7 +68,7 @@ def _captions(run: StoredRun) -> Frame:
 
 
 def _dropped_captions(run: StoredRun) -> Frame:
-    columns = ("caption", "reason", "detail", "topic", "place", "similarity", "duplicate_of")
+    columns = ("caption", "reason", "detail", "topic", "location", "similarity", "duplicate_of")
     table = _table(run, "captions", r"^dropped\.parquet", columns)
     kept = _table(run, "captions", r"^captions\.parquet", ("id", "caption"))
     at = positions_of(table["duplicate_of"], kept["id"])

@@ -65,7 +65,7 @@ def _score_lines(scores: Mapping[str, Any]) -> list[str]:
         return []
     scores = {student: table for student, table in scores.items() if table is not None}
     if not scores:
-        return ["", "no scorer applies: nothing here can judge pictures of these captions; the report shows them", ""]
+        return ["", "no scorer applies: nothing here can judge images of these captions; the report shows them", ""]
     rows = [("score", *scores)]
     for name in next(iter(scores.values())):
         cells = [score.get(name) for score in scores.values()]
@@ -148,7 +148,7 @@ def describe_artifact(uri: str, manifest: "Manifest") -> str:
     spent = f"{manifest.timings['seconds']:,.1f} s, {manifest.device_seconds:,.1f} s of them with the device"
     facts = [
         ("artifact", f"{manifest.stage}/{manifest.key}"),
-        ("place", uri),
+        ("path", uri),
         ("made", f"{format_time(manifest.created_at)} UTC in {spent}"),
         ("by", f"lightgen {manifest.software.get('lightgen', '?')}, stage version {manifest.stage_version}"),
         ("with", ", ".join(f"{name} {version}" for name, version in manifest.software.items() if name != "lightgen")),
@@ -199,7 +199,7 @@ def describe_estimate(result: Mapping[str, Any]) -> str:
     if assumed["price"] is None:
         rows = [(*row[:6], row[7]) for row in rows]
     sizes = [
-        f"{pluralize(count, 'token')} for pictures {name if name == 'as they are' else f'of {name} px'}"
+        f"{pluralize(count, 'token')} for images {name if name == 'as they are' else f'of {name} px'}"
         for name, count in tokens.items()
     ]
     lines = [

@@ -49,7 +49,7 @@ def _check_captions(recipe: Recipe, source: CaptionFile) -> list[DataFinding]:
     captions = [row for row in found[:SAMPLES] if isinstance(row, Caption)]
     bad = [row for row in found[:SAMPLES] if isinstance(row, BadRow)]
     rows = [_summary("captions", source.path, len(captions), "caption", complete)]
-    rows += _by_reason("captions", [(row.place, row.reason) for row in bad], len(captions) + len(bad))
+    rows += _by_reason("captions", [(row.location, row.reason) for row in bad], len(captions) + len(bad))
     longest = recipe.tokens.max_text_tokens
     cut = [caption.text for caption in captions if len(caption.text.split()) > longest]
     if cut:

@@ -192,7 +192,7 @@ def _images_flops(recipe: Recipe, source: TeacherSource, images: float) -> tuple
     if source.teacher == "scene":
         return 0.0, "drawn on the CPU"
     if source.teacher != "diffusers" or teacher is None:
-        return 0.0, "nothing is drawn here; the pictures' size is a guess where the recipe does not say it"
+        return 0.0, "nothing is drawn here; the images' size is a guess where the recipe does not say it"
     model = known_model(teacher.model)
     if model is None or teacher.steps is None:
         return None, "the teacher's FLOPs are not known; give --throughput synthesis=IMAGES_PER_SECOND"

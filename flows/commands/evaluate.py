@@ -1,4 +1,4 @@
-"""`lightgen eval`: pictures of a benchmark's prompts from any source, their scores, and metrics over all of them."""
+"""`lightgen eval`: images of a benchmark's prompts from any source, their scores, and metrics over all of them."""
 
 import json
 import logging
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.commands.evaluate_benchmarks import BENCHMARKS, Benchmark, JudgePictures, Verdict, prompts_digest
+from flows.commands.evaluate_benchmarks import BENCHMARKS, Benchmark, JudgeImages, Verdict, prompts_digest
 from flows.commands.evaluate_contamination import contamination
-from flows.commands.evaluate_kept import KeptPictures
+from flows.commands.evaluate_images import ImageSource
+from flows.commands.evaluate_kept import KeptImages
 from flows.commands.evaluate_metrics import MetricSuite
 from flows.commands.evaluate_options import EvaluationOptions
-from flows.commands.evaluate_pictures import PictureSource
 from flows.commands.evaluate_request import Generate, Request
 from flows.commands.evaluate_sources import Source, open_source
 from flows.commands.evaluate_tables import describe_evaluation_as_markdown
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("lightgen")
 
 _WITHHELD = (Reason.UNSAFE_CONTENT, Reason.REFUSED)
-"""Reasons for which a picture is missing and its prompt counts as not shown, rather than the evaluation as failed."""
+"""Reasons for which an image is missing and its prompt counts as not shown, rather than the evaluation as failed."""
 
 
 @dataclass
 class _Cost:
-    """Seconds of an evaluation's parts, and pictures that were made or were there already."""
+    """Seconds of an evaluation's parts, and images that were made or were there already."""
 
     made: int = 0
     kept: int = 0
@@ -66,7 +66,7 @@ class _Evaluation:
     benchmark: Benchmark
     recipe: Recipe
     requests: list[Request]
-    kept: KeptPictures
+    kept: KeptImages
     cost: _Cost = field(default_factory=_Cost)
 
 
@@ -90,8 +90,8 @@ def evaluate(model: str, **options: Any) -> dict[str, Any]:
     metrics = MetricSuite(given, recipe, source)
     if benchmark.judge is None and given.output is None and not metrics.names:
         raise UserError(
-            f"nobody judges pictures of the recipe's {benchmark.name}; give --benchmark geneval or scene, "
-            "--metrics, or -o FOLDER to keep the pictures"
+            f"nobody judges images of the recipe's {benchmark.name}; give --benchmark geneval or scene, "
+            "--metrics, or -o FOLDER to keep the images"
         )
     with _folder(given.output) as folder:
         from lightgen_core.device import pick_device  # torch: after all that can be wrong with the request
@@ -101,7 +101,7 @@ def evaluate(model: str, **options: Any) -> dict[str, Any]:
         evaluation = _open(folder, source, benchmark, recipe, given)
         metrics.load(device)
         judge = benchmark.load(device)
-        _make_pictures(evaluation, judge, device)
+        _make_images(evaluation, judge, device)
         measured = metrics.measure(evaluation.kept, evaluation.requests)
         result = _result(model, evaluation, measured, started)
         if given.output is not None:
@@ -114,7 +114,7 @@ def _open(
 ) -> _Evaluation:
     """Return the evaluation with its requests, and what its folder keeps of them."""
     images = recipe.evaluation.images
-    if isinstance(source, PictureSource):
+    if isinstance(source, ImageSource):
         there = source.images_each(prompt.caption for prompt in benchmark.prompts)
         images = options.images or (min(there, images) if options.recipe else there)
     requests = [
@@ -123,13 +123,13 @@ def _open(
         for number in range(images)
     ]
     prompts = {"benchmark": benchmark.name, "seed": recipe.seed, "prompts": prompts_digest(benchmark.prompts)}
-    kept = KeptPictures(folder, {**prompts, **source.identity()}, benchmark.identity())
+    kept = KeptImages(folder, {**prompts, **source.identity()}, benchmark.identity())
     return _Evaluation(source, benchmark, recipe, requests, kept)
 
 
 @contextmanager
 def _folder(output: Path | None) -> Iterator[Path]:
-    """Yield the folder of the pictures: the one given, or one for as long as it takes."""
+    """Yield the folder of the images: the one given, or one for as long as it takes."""
     if output is not None:
         require_writable(output)
         yield output
@@ -138,7 +138,7 @@ def _folder(output: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _make_pictures(evaluation: _Evaluation, judge: JudgePictures, device: "torch.device") -> None:
+def _make_images(evaluation: _Evaluation, judge: JudgeImages, device: "torch.device") -> None:
     """Generate and judge what the folder lacks, in batches, logging the time left."""
     kept, requests = evaluation.kept, evaluation.requests
     missing = [request for request in requests if not kept.has(request.seed, request.caption)]
@@ -152,7 +152,7 @@ def _make_pictures(evaluation: _Evaluation, judge: JudgePictures, device: "torch
             _make_batch(evaluation, generate, judge, batch)
             done = start + len(batch)
             left = (time.monotonic() - started) / done * (len(missing) - done)
-            log.info("%d of %d pictures, %.0f s left", len(there) + done, len(requests), left)
+            log.info("%d of %d images, %.0f s left", len(there) + done, len(requests), left)
     kept.finish([request.seed for request in requests])
 
 
@@ -164,8 +164,8 @@ def _load(source: Source, device: "torch.device") -> Generate:
         raise UserError(str(error)) from error
 
 
-def _make_batch(evaluation: _Evaluation, generate: Generate, judge: JudgePictures, requests: Sequence[Request]) -> None:
-    """Generate, judge and keep the pictures of some requests.
+def _make_batch(evaluation: _Evaluation, generate: Generate, judge: JudgeImages, requests: Sequence[Request]) -> None:
+    """Generate, judge and keep the images of some requests.
 
     Raises:
         UserError: an image is missing for another reason than its content, which a score must not hide. What was made
@@ -189,11 +189,11 @@ def _make_batch(evaluation: _Evaluation, generate: Generate, judge: JudgePicture
     for request, image in zip(requests, images, strict=True):
         if isinstance(image, Rejected) and _failed(image):
             hint = "\nTry LIGHTGEN_OFFLOAD=model." if image.reason is Reason.OUT_OF_MEMORY else ""
-            raise UserError(f"no picture of {request.caption!r}: {image}{hint}")
+            raise UserError(f"no image of {request.caption!r}: {image}{hint}")
 
 
 def _generated(generate: Generate, requests: Sequence[Request]) -> Iterator[np.ndarray | Rejected]:
-    """Yield the pictures of requests. Raises UserError if an endpoint cannot be used."""
+    """Yield the images of requests. Raises UserError if an endpoint cannot be used."""
     from lightgen_core.endpoint import EndpointError
 
     try:
@@ -207,14 +207,14 @@ def _failed(image: np.ndarray | Rejected) -> bool:
 
 
 def _judged(
-    evaluation: _Evaluation, judge: JudgePictures, pictures: Sequence[tuple[Request, np.ndarray | Rejected]]
+    evaluation: _Evaluation, judge: JudgeImages, answers: Sequence[tuple[Request, np.ndarray | Rejected]]
 ) -> list[Verdict]:
     """Judge images; one that the source withheld is wrong, as its black substitute would be."""
     started, prompts = time.monotonic(), evaluation.benchmark.prompts
-    shown = [(image, prompts[request.prompt]) for request, image in pictures if not isinstance(image, Rejected)]
+    shown = [(image, prompts[request.prompt]) for request, image in answers if not isinstance(image, Rejected)]
     verdicts = iter(judge([image for image, _ in shown], [prompt for _, prompt in shown]) if shown else ())
     results = []
-    for request, image in pictures:
+    for request, image in answers:
         if isinstance(image, Rejected):
             log.warning("%r counts as wrong: %s", request.caption, image)
         results.append(evaluation.benchmark.withheld if isinstance(image, Rejected) else next(verdicts))
@@ -222,8 +222,8 @@ def _judged(
     return results
 
 
-def _judge_kept(evaluation: _Evaluation, judge: JudgePictures, requests: Sequence[Request]) -> None:
-    """Judge pictures that are kept without a verdict of this judge."""
+def _judge_kept(evaluation: _Evaluation, judge: JudgeImages, requests: Sequence[Request]) -> None:
+    """Judge images that are kept without a verdict of this judge."""
     kept, size = evaluation.kept, evaluation.source.batch_size
     if evaluation.benchmark.judge is None:
         return
@@ -232,10 +232,10 @@ def _judge_kept(evaluation: _Evaluation, judge: JudgePictures, requests: Sequenc
         batch = waiting[start : start + size]
         images = [kept.image(request.seed) for request in batch]
         withheld = Rejected(Reason.UNSAFE_CONTENT)
-        pictures = [
+        answers = [
             (request, withheld if image is None else image) for request, image in zip(batch, images, strict=True)
         ]
-        for request, verdict in zip(batch, _judged(evaluation, judge, pictures), strict=True):
+        for request, verdict in zip(batch, _judged(evaluation, judge, answers), strict=True):
             kept.judge(request.seed, verdict)
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks that ask a vision-language model about each picture: DPG-Bench, GenEval 2."""
+"""Benchmarks that ask a vision-language model about each image: DPG-Bench, GenEval 2."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -40,10 +40,10 @@ _RULES = {
 
 
 class AskingBenchmark:
-    """Questions about each picture, which a model behind LIGHTGEN_VLM_URL answers.
+    """Questions about each image, which a model behind LIGHTGEN_VLM_URL answers.
 
     dpg: an answer that is no "yes" counts 0, and so does each question that presupposes it. geneval2: the probability
-    of the right answer, geometric mean of a picture. geneval2-tifa: the share of right answers.
+    of the right answer, geometric mean of an image. geneval2-tifa: the share of right answers.
     """
 
     withheld: dict[str, Any] = {"score": 0.0, "answers": []}  # noqa: RUF012 (a constant; no question was answered)
@@ -88,7 +88,7 @@ class AskingBenchmark:
         return judge
 
     def scores(self, verdicts: Sequence[Sequence[Mapping[str, Any]]], seed: int, resamples: int) -> dict[str, Any]:
-        """Return the mean score of pictures, by category where there are several, and of answers by skill."""
+        """Return the mean score of images, by category where there are several, and of answers by skill."""
         return vqa_scores(self.prompts, verdicts, seed, resamples)
 
     def _verdict(self, vlm: "EndpointVlm", image: np.ndarray, prompt: Prompt) -> dict[str, Any]:

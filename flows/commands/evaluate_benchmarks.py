@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from flows.commands.evaluate_asking import AskingBenchmark
+from flows.commands.evaluate_images import ImageSource
 from flows.commands.evaluate_options import EvaluationOptions
-from flows.commands.evaluate_pictures import PictureSource
 from flows.commands.evaluate_sources import Source
 from flows.errors import UserError
 from lightgen_core.evaluation.geneval_prompts import Requirement, metadata_prompt
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import torch
 
 Verdict = dict[str, Any]
-"""A judge's verdict on one picture, as a line of results holds it: `correct`, or `score` with its answers."""
+"""A judge's verdict on one image, as a line of results holds it: `correct`, or `score` with its answers."""
 
-JudgePictures = Callable[[Sequence[np.ndarray], Sequence[Prompt]], list[Verdict]]
+JudgeImages = Callable[[Sequence[np.ndarray], Sequence[Prompt]], list[Verdict]]
 """Images uint8 (height, width, 3) and the prompt of each to verdicts."""
 
 
@@ -40,12 +40,12 @@ class Benchmark(Protocol):
     """The judge in words; None if nobody judges."""
     prompts: Sequence[Prompt]
     withheld: Verdict
-    """Verdict on a picture that the source withheld for its content."""
+    """Verdict on an image that the source withheld for its content."""
 
     def identity(self) -> Mapping[str, Any]:
         """Return what decides the verdicts, as JSON."""
 
-    def load(self, device: "torch.device") -> JudgePictures:
+    def load(self, device: "torch.device") -> JudgeImages:
         """Load the judge. Raises UserError if it is not there."""
 
     def metadata(self, prompt: Prompt) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Benchmark(Protocol):
 
 
 class DetectorBenchmark:
-    """Scene or GenEval: a detector finds each picture right or wrong."""
+    """Scene or GenEval: a detector finds each image right or wrong."""
 
     withheld: Verdict = {"correct": False}  # noqa: RUF012 (a constant of the protocol)
 
@@ -64,14 +64,14 @@ class DetectorBenchmark:
         self._config = recipe.evaluation
         self.name: str = self._config.benchmark
         self.judge: str | None = JUDGES[self._config.benchmark]
-        self.prompts: Sequence[Prompt] = _prompts_of_pictures(source, recipe) or evaluation_prompts(recipe)
+        self.prompts: Sequence[Prompt] = _prompts_of_images(source, recipe) or evaluation_prompts(recipe)
 
     def identity(self) -> Mapping[str, Any]:
         """Return the judge's name, and GenEval's models."""
         models = {"detector": self._config.detector, "color_model": self._config.color_model}
         return {"judge": self.judge} | (models if self.name == "geneval" else {})
 
-    def load(self, device: "torch.device") -> JudgePictures:
+    def load(self, device: "torch.device") -> JudgeImages:
         """Load the detector. Raises UserError if GenEval's models are not there."""
         config = self._config
         try:
@@ -85,17 +85,17 @@ class DetectorBenchmark:
         return lambda images, prompts: [{"correct": bool(right)} for right in judge(images, prompts)]
 
     def metadata(self, prompt: Prompt) -> dict[str, Any]:
-        """Return what GenEval requires of a picture."""
+        """Return what GenEval requires of an image."""
         return Requirement.model_validate_json(prompt.meaning).as_metadata() if self.name == "geneval" else {}
 
     def scores(self, verdicts: Sequence[Sequence[Verdict]], seed: int, resamples: int) -> dict[str, Any]:
-        """Return the share of right pictures in each category, and their mean."""
+        """Return the share of right images in each category, and their mean."""
         correct = np.array([[verdict["correct"] for verdict in row] for row in verdicts], dtype=bool)
         return score_table(correct, self.prompts, seed, resamples)
 
 
 class PromptsBenchmark:
-    """Prompts of a file, or of the pictures themselves: nobody judges them, metrics may be measured."""
+    """Prompts of a file, or of the images themselves: nobody judges them, metrics may be measured."""
 
     name = "prompts"
     judge: str | None = None
@@ -103,7 +103,7 @@ class PromptsBenchmark:
 
     def __init__(self, recipe: Recipe, options: EvaluationOptions, source: Source) -> None:
         config = recipe.evaluation
-        if config.prompts is None and isinstance(source, PictureSource):
+        if config.prompts is None and isinstance(source, ImageSource):
             self.prompts: Sequence[Prompt] = limit_per_category(source.prompts, config.per_category)
         else:
             self.prompts = evaluation_prompts(recipe)
@@ -112,7 +112,7 @@ class PromptsBenchmark:
         """Return nothing: nobody judges."""
         return {}
 
-    def load(self, device: "torch.device") -> JudgePictures:
+    def load(self, device: "torch.device") -> JudgeImages:
         """Return the judge that has no verdict."""
         return lambda images, prompts: [{} for _ in images]
 
@@ -141,10 +141,10 @@ def prompts_digest(prompts: Sequence[Prompt]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def _prompts_of_pictures(source: Source, recipe: Recipe) -> list[Prompt]:
-    """Return the prompts that pictures of GenEval's layout carry, unless a file names others."""
+def _prompts_of_images(source: Source, recipe: Recipe) -> list[Prompt]:
+    """Return the prompts that images of GenEval's layout carry, unless a file names others."""
     config = recipe.evaluation
-    if config.benchmark != "geneval" or config.prompts or not isinstance(source, PictureSource):
+    if config.benchmark != "geneval" or config.prompts or not isinstance(source, ImageSource):
         return []
     rows = [metadata_prompt(json.dumps(row), source.location) for row in source.metadata]
     return limit_per_category(rows, config.per_category)

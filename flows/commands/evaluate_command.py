@@ -55,10 +55,10 @@ _BENCHMARKS = ["scene", "geneval", "prompts", "dpg", "geneval2", "geneval2-tifa"
 @store_option
 @json_option
 def evaluate(model: str, as_json: bool, **options: Any) -> None:
-    """Score a student, a pipeline, an endpoint or pictures.
+    """Score a student, a pipeline, an endpoint or images.
 
     CHECKPOINT is a recipe, a short key or a folder such as STORE/report/KEY/model; diffusers:MODEL a folder or hub id;
-    images:PATH pictures with captions (GenEval's folders, a folder, Parquet); endpoint:URL an OpenAI-compatible server,
+    images:PATH images with captions (GenEval's folders, a folder, Parquet); endpoint:URL an OpenAI-compatible server,
     endpoint:MODEL one at LIGHTGEN_IMAGES_URL. With --recipe prompts, seeds and sampler are those of that recipe's own
     evaluation.
 

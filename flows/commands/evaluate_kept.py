@@ -1,12 +1,12 @@
-"""The folder of an evaluation: pictures as GenEval's scripts read them, and a verdict for each.
+"""The folder of an evaluation: images as GenEval's scripts read them, and a verdict for each.
 
-    evaluation.json              what decides the pictures, and who judged them
-    results.jsonl                a line for each picture: file, category, prompt, verdict, seed
+    evaluation.json              what decides the images, and who judged them
+    results.jsonl                a line for each image: file, category, prompt, verdict, seed
     00012/metadata.jsonl         prompt 12, in GenEval's form
-    00012/samples/0003.png       its picture 3
+    00012/samples/0003.png       its image 3
     scores.json, scores.md       the result, as JSON and as tables
 
-A line is written after its picture, so what a killed evaluation leaves is whole.
+A line is written after its image, so what a killed evaluation leaves is whole.
 """
 
 import json
@@ -24,22 +24,22 @@ _ROW = frozenset({"filename", "tag", "prompt", "seed", "reason"})
 """Fields of a line that are no verdict."""
 
 
-class KeptPictures:
-    """Pictures and verdicts of an evaluation, found by the seed of each."""
+class KeptImages:
+    """Images and verdicts of an evaluation, found by the seed of each."""
 
-    def __init__(self, folder: Path, pictures: Mapping[str, Any], judge: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, images: Mapping[str, Any], judge: Mapping[str, Any]) -> None:
         """Open a folder, or begin one.
 
         Args:
-            pictures: what decides them; another one means another folder.
-            judge: who judges; another one means that the pictures are judged again.
+            images: what decides them; another one means another folder.
+            judge: who judges; another one means that the images are judged again.
 
         Raises:
             UserError: the folder holds another evaluation.
         """
         self.folder = folder
         self._rows: dict[int, dict[str, Any]] = {}
-        about = json.loads(json.dumps({"pictures": pictures, "judge": judge}))
+        about = json.loads(json.dumps({"pictures": images, "judge": judge}))
         earlier = self._earlier()
         if earlier is not None:
             self._require_same(earlier["pictures"], about["pictures"])
@@ -47,24 +47,24 @@ class KeptPictures:
         (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
 
     def has(self, seed: int, caption: str) -> bool:
-        """Return whether a picture, or the reason for having none, is kept."""
+        """Return whether an image, or the reason for having none, is kept."""
         row = self._rows.get(seed)
         if row is None or row["prompt"] != caption:
             return False
         return row["filename"] is None or (self.folder / row["filename"]).is_file()
 
     def verdict(self, seed: int) -> dict[str, Any] | None:
-        """Return a kept picture's verdict, or None if it has to be judged."""
+        """Return a kept image's verdict, or None if it has to be judged."""
         row = {name: value for name, value in self._rows[seed].items() if name not in _ROW}
         return row or None
 
     def image(self, seed: int) -> np.ndarray | None:
-        """Return a kept picture, uint8 (height, width, 3); None if the source withheld it."""
+        """Return a kept image, uint8 (height, width, 3); None if the source withheld it."""
         name = self._rows[seed]["filename"]
         return decode_image((self.folder / name).read_bytes()) if name else None
 
     def path(self, seed: int) -> str | None:
-        """Return the file of a kept picture, below the folder."""
+        """Return the file of a kept image, below the folder."""
         return self._rows[seed]["filename"]
 
     def write_prompt(self, prompt: int, metadata: Mapping[str, Any]) -> None:
@@ -75,25 +75,25 @@ class KeptPictures:
             _replace(path, (json.dumps(metadata) + "\n").encode())
 
     def add(self, prompt: int, number: int, image: np.ndarray, row: Mapping[str, Any]) -> None:
-        """Keep a picture and its row."""
+        """Keep an image and its row."""
         name = f"{prompt:05d}/samples/{number:04d}.png"
         _replace(self.folder / name, encode_png(image))
         self.add_row({"filename": name, **row})
 
     def add_row(self, row: Mapping[str, Any]) -> None:
-        """Keep the row of a picture that is kept, or of one that the source withheld."""
+        """Keep the row of an image that is kept, or of one that the source withheld."""
         self._rows[row["seed"]] = dict(row)
         with (self.folder / RESULTS).open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def judge(self, seed: int, verdict: Mapping[str, Any]) -> None:
-        """Replace the verdict of a kept picture."""
+        """Replace the verdict of a kept image."""
         row = self._rows[seed]
         ends = {name: value for name, value in row.items() if name in ("seed", "reason")}
         self.add_row({name: row[name] for name in ("filename", "tag", "prompt")} | dict(verdict) | ends)
 
     def finish(self, seeds: list[int]) -> None:
-        """Write the results in the order of their pictures, each once."""
+        """Write the results in the order of their images, each once."""
         lines = "".join(json.dumps(self._rows[seed]) + "\n" for seed in seeds)
         _replace(self.folder / RESULTS, lines.encode())
 
@@ -115,7 +115,7 @@ class KeptPictures:
         if names:
             name = names[0]
             raise UserError(
-                f"{self.folder} holds pictures of another evaluation; {', '.join(names)} differ ({name}: "
+                f"{self.folder} holds images of another evaluation; {', '.join(names)} differ ({name}: "
                 f"{str(earlier.get(name))[:80]} there, {str(now.get(name))[:80]} now). -o names another folder"
             )
 

@@ -1,4 +1,4 @@
-"""Metrics over all pictures of an evaluation: what they need is looked for first, and measured last."""
+"""Metrics over all images of an evaluation: what they need is looked for first, and measured last."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from flows.commands.evaluate_contamination import training_artifact
-from flows.commands.evaluate_kept import KeptPictures
+from flows.commands.evaluate_kept import KeptImages
 from flows.commands.evaluate_options import EvaluationOptions
-from flows.commands.evaluate_references import ReferencePictures, names_of
+from flows.commands.evaluate_references import ReferenceImages, names_of
 from flows.commands.evaluate_request import Request
 from flows.commands.evaluate_sources import Source
 from flows.did_you_mean import did_you_mean
@@ -49,13 +49,13 @@ class MetricSuite:
         """Look for what the metrics need, without torch.
 
         Raises:
-            UserError: an unknown metric, or one whose references, training pictures or second images are missing.
+            UserError: an unknown metric, or one whose references, training images or second images are missing.
         """
         self.names = names_of(options.metrics)
         self._options, self._recipe = options, recipe
         self._requested: list[_Requested] = []
         self._spaces: dict[str, Features] = {}
-        self._sets: dict[str, ReferencePictures] = {}
+        self._sets: dict[str, ReferenceImages] = {}
         if self.names:
             self._requested = [self._request(name) for name in self.names]
             self._find_sets(source)
@@ -69,11 +69,11 @@ class MetricSuite:
                 except FeaturesMissing as error:
                     raise UserError(f"{name}: {error}") from error
 
-    def measure(self, kept: KeptPictures, requests: Sequence[Request]) -> dict[str, Any]:
+    def measure(self, kept: KeptImages, requests: Sequence[Request]) -> dict[str, Any]:
         """Return `metrics`, each with value, interval, space and meaning, and `compared_with`.
 
         Raises:
-            UserError: fewer pictures than a metric needs.
+            UserError: fewer images than a metric needs.
         """
         from lightgen_core.evaluation.half_samples import TooFewImages
 
@@ -88,7 +88,7 @@ class MetricSuite:
             except TooFewImages as error:
                 raise UserError(f"{name}: {error}") from error
         compared = {
-            kind: {"location": found.location, "pictures": found.pictures, "read": found.read}
+            kind: {"location": found.location, "images": found.count, "read": found.read}
             for kind, found in self._sets.items()
         }
         return {"metrics": metrics, "compared_with": compared}
@@ -107,24 +107,24 @@ class MetricSuite:
         return _Requested(name, metric, clip if metric.clip else space)
 
     def _find_sets(self, source: Source) -> None:
-        """Find the pictures that the metrics compare with. Raises UserError."""
+        """Find the images that the metrics compare with. Raises UserError."""
         wanted = {request.metric.against: request.name for request in self._requested if request.metric.against}
         for kind, name in wanted.items():
             given = self._options.references if kind == "references" else self._options.training
             location = given or (training_artifact(source.checkpoint, "synthesis") if kind == "training" else None)
             if location is None:
-                what = "pictures to compare with" if kind == "references" else "the pictures that it was trained on"
+                what = "images to compare with" if kind == "references" else "the images that it was trained on"
                 raise UserError(f"{name} needs {what}: give --{kind} FOLDER, Parquet, or synthesis/KEY of a store")
             seed = derive_seed(self._recipe.seed, kind)
-            self._sets[kind] = ReferencePictures(location, self._options.store_uri, self._options.limit, seed)
+            self._sets[kind] = ReferenceImages(location, self._options.store_uri, self._options.limit, seed)
 
-    def _features(self, space: str, kept: KeptPictures, shown: Sequence[Request]) -> "ImageSetFeatures":
-        """Return the features of the pictures, and of what the metrics of a space compare them with."""
+    def _features(self, space: str, kept: KeptImages, shown: Sequence[Request]) -> "ImageSetFeatures":
+        """Return the features of the images, and of what the metrics of a space compare them with."""
         from lightgen_core.evaluation.set_metrics import ImageSetFeatures
 
         embed, seed = self._spaces[space], self._recipe.seed
         if not shown:
-            raise UserError("no picture is left to measure: the source withheld all of them")
+            raise UserError("no image is left to measure: the source withheld all of them")
         captions = [request.caption for request in shown]
         batches = [shown[start : start + _BATCH] for start in range(0, len(shown), _BATCH)]
         images = [self._embed_kept(embed, kept, batch) for batch in batches]
@@ -148,7 +148,7 @@ class MetricSuite:
         )
 
     @staticmethod
-    def _embed_kept(embed: Features, kept: KeptPictures, requests: Sequence[Request]) -> np.ndarray:
+    def _embed_kept(embed: Features, kept: KeptImages, requests: Sequence[Request]) -> np.ndarray:
         images = [kept.image(request.seed) for request in requests]
         return embed([image for image in images if image is not None])
 

@@ -25,23 +25,23 @@ class EvaluationOptions:
     Attributes:
         recipe: name or path; the student is then scored as its run did.
         benchmark: name of a benchmark; metadata implies geneval, prompts implies prompts.
-        images: number for each prompt; of pictures that exist as many as every prompt has, by default.
+        images: number for each prompt; of images that exist as many as every prompt has, by default.
         per_category: most prompts of a category.
         steps: iterations of a student, denoising steps of a pipeline; default: the recipe's, or its own.
         cfg: classifier-free guidance, likewise.
-        size: side of a pipeline's or an endpoint's pictures, px; default: as it does.
+        size: side of a pipeline's or an endpoint's images, px; default: as it does.
         metadata: GenEval's own `evaluation_metadata.jsonl`.
         prompts: captions to generate, one a line or as JSON lines.
-        questions: the file of a benchmark that asks about pictures: `dpg_bench.csv`, `geneval2_data.jsonl`.
+        questions: the file of a benchmark that asks about images: `dpg_bench.csv`, `geneval2_data.jsonl`.
         judge: the model that is asked, at LIGHTGEN_VLM_URL.
-        metrics: names of `METRICS` with commas between, measured over all pictures.
-        references: pictures that sets are compared with: a folder, Parquet or another set, or STAGE/KEY of a store.
-        training: pictures that a student may have memorised; by default those that its lineage knows.
+        metrics: names of `METRICS` with commas between, measured over all images.
+        references: images that sets are compared with: a folder, Parquet or another set, or STAGE/KEY of a store.
+        training: images that a student may have memorised; by default those that its lineage knows.
         features: space of the metrics that have none of their own (`evaluation/feature_models.py`).
         clip: CLIP of the metrics in its space; the recipe's `embeddings.model` by default.
-        limit: most references and training pictures that are read, chosen by the seed.
-        memorised_below: 1 - cosine below which a picture counts as memorised.
-        output: folder in which pictures and verdicts are kept, and from which the next run continues.
+        limit: most references and training images that are read, chosen by the seed.
+        memorised_below: 1 - cosine below which an image counts as memorised.
+        output: folder in which images and verdicts are kept, and from which the next run continues.
         store_uri: where recipes, keys and artifacts are looked for.
     """
 

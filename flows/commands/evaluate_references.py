@@ -1,4 +1,4 @@
-"""Pictures that an evaluated set is compared with: a folder, a captioned set, or an artifact of a store."""
+"""Images that an evaluated set is compared with: a folder, a captioned set, or an artifact of a store."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,8 +11,8 @@ from lightgen_core.images.codec import crop_and_resize
 from lightgen_core.images.image_set import ImageSet, open_image_set
 from lightgen_core.images.safe_decoder import SafeImageDecoder
 from lightgen_core.images.sample import IMAGE_SUFFIXES, ImageSetError, Sample
+from lightgen_core.images.walk import walk
 from lightgen_core.rejected import Rejected
-from lightgen_core.walk import walk
 from storage.artifact import Artifact
 from storage.open_store import open_store
 from tasks.config.settings import Settings
@@ -20,11 +20,11 @@ from tasks.config.settings import Settings
 MAX_PIXELS = 1 << 26
 _BATCH = 64  # images
 _SAMPLES = {"synthesis": r"^images-.*\.parquet$", "evaluation": r"^samples-.*\.parquet$"}
-"""Stages whose artifacts hold pictures, and their files."""
+"""Stages whose artifacts hold images, and their files."""
 
 
-class ReferencePictures:
-    """At most `limit` pictures of a set, chosen by a seed. Finding them reads no picture."""
+class ReferenceImages:
+    """At most `limit` images of a set, chosen by a seed. Finding them reads no image."""
 
     def __init__(self, location: str | Artifact, store_uri: str | None, limit: int, seed: int) -> None:
         self.location = location if isinstance(location, str) else location.path
@@ -35,18 +35,18 @@ class ReferencePictures:
             self._open_artifact(artifact)
         else:
             self._open(str(location))
-        self.pictures = len(self._files) + sum(len(samples) for _, _, samples in self._sets)
-        if self.pictures < 2:
-            raise UserError(f"{self.location} holds {self.pictures} pictures; a comparison needs two or more")
-        self.read = min(limit, self.pictures)
-        chosen = np.random.default_rng(seed).permutation(self.pictures)[: self.read]
+        self.count = len(self._files) + sum(len(samples) for _, _, samples in self._sets)
+        if self.count < 2:
+            raise UserError(f"{self.location} holds {self.count} images; a comparison needs two or more")
+        self.read = min(limit, self.count)
+        chosen = np.random.default_rng(seed).permutation(self.count)[: self.read]
         self._chosen = set(chosen.tolist())
 
     def batches(self, shape: tuple[int, int]) -> Iterator[tuple[list[str], list[np.ndarray]]]:
-        """Yield names and pictures, cropped to the ratio of height and width and resized to them.
+        """Yield names and images, cropped to the ratio of height and width and resized to them.
 
         Raises:
-            UserError: a picture cannot be read.
+            UserError: an image cannot be read.
         """
         names: list[str] = []
         images: list[np.ndarray] = []
@@ -94,7 +94,7 @@ class ReferencePictures:
             image_set = open_image_set(location)
             samples = [sample for sample in image_set.samples() if isinstance(sample, Sample)]
         except ImageSetError as error:
-            raise UserError(f"{error}\nGive a folder of pictures, Parquet, or an artifact: synthesis/KEY") from error
+            raise UserError(f"{error}\nGive a folder of images, Parquet, or an artifact: synthesis/KEY") from error
         self._sets.append((prefix, image_set, samples))
 
 
@@ -104,7 +104,7 @@ def _artifact(location: str, store_uri: str | None) -> Artifact | None:
     if not slash or stage not in ALL_NAMES or "/" in start or Path(location).exists():
         return None
     if stage not in _SAMPLES:
-        raise UserError(f"an artifact of {stage} holds no pictures; those of {', '.join(_SAMPLES)} do")
+        raise UserError(f"an artifact of {stage} holds no images; those of {', '.join(_SAMPLES)} do")
     store = open_store(store_uri or Settings().store)
     keys = [key for key in store.folders(stage) if key.startswith(start)]
     if len(keys) != 1:

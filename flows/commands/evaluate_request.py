@@ -1,4 +1,4 @@
-"""The pictures that an evaluation asks of a source, and the answer."""
+"""The images that an evaluation asks of a source, and the answer."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from lightgen_core.rejected import Rejected
 
 
 class Request(NamedTuple):
-    """One picture that is wanted. prompt: index of its prompt; number: index among the prompt's images."""
+    """One image that is wanted. prompt: index of its prompt; number: index among the prompt's images."""
 
     prompt: int
     number: int

@@ -1,4 +1,4 @@
-"""Sources of evaluated pictures by the prefix of their name: a student, a pipeline, pictures that exist, an endpoint.
+"""Sources of evaluated images by the prefix of their name: a student, a pipeline, images that exist, an endpoint.
 
 Another kind is a class with the members of `Source` and a line in `SOURCES`. Opening one checks its name and loads no
 torch; `load` loads what generates.
@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from flows.checkpoint import Checkpoint, find_student
+from flows.commands.evaluate_images import ImageSource
 from flows.commands.evaluate_options import EvaluationOptions
-from flows.commands.evaluate_pictures import PictureSource
 from flows.commands.evaluate_request import Generate, Request
 from flows.commands.options import drop_unset
 from flows.errors import UserError
@@ -29,14 +29,14 @@ _OPENAI = "api.openai.com"
 
 
 class Source(Protocol):
-    """A source of pictures for prompts."""
+    """A source of images for prompts."""
 
     batch_size: int
     checkpoint: Checkpoint | None
     """The student, where its lineage tells what it was trained on."""
 
     def identity(self) -> Mapping[str, Any]:
-        """Return what decides the pictures beside prompts and seeds, as JSON."""
+        """Return what decides the images beside prompts and seeds, as JSON."""
 
     def load(self, device: "torch.device") -> Generate:
         """Load what generates. Raises UserError, OSError or ValueError where the name holds no such model."""
@@ -152,7 +152,7 @@ class EndpointSource:
 
 SOURCES: Mapping[str, Callable[[str, EvaluationOptions, Recipe], Source]] = {
     "diffusers:": PipelineSource,
-    "images:": PictureSource,
+    "images:": ImageSource,
     "endpoint:": EndpointSource,
     "": StudentSource,
 }

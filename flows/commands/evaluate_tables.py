@@ -33,7 +33,7 @@ def describe_evaluation_as_markdown(result: Mapping[str, Any]) -> str:
 
 
 def _score_rows(result: Mapping[str, Any]) -> Rows:
-    rows = [("score", str(result["judge"]), "pictures")]
+    rows = [("score", str(result["judge"]), "images")]
     return rows + [(name, _interval(score), str(score["n"])) for name, score in result["scores"].items()]
 
 
@@ -48,14 +48,14 @@ def _metric_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def _compared(result: Mapping[str, Any]) -> list[str]:
     """Return lines on what the metrics compare with."""
     lines = [
-        f"{name}: {given['read']:,} of {given['pictures']:,} pictures of {given['location']}"
+        f"{name}: {given['read']:,} of {given['images']:,} images of {given['location']}"
         for name, given in result["compared_with"].items()
     ]
     if found := result["metrics"].get("memorisation"):
         nearest = found["closest"][0]
         lines.append(
-            f"memorisation: {found['count']} of {found['n']:,} pictures within {found['threshold']:g} of a training "
-            f"picture, as {found['control']:.1%} of training pictures are of another; the nearest is "
+            f"memorisation: {found['count']} of {found['n']:,} images within {found['threshold']:g} of a training "
+            f"image, as {found['control']:.1%} of training images are of another; the nearest is "
             f"{nearest['image']}, {nearest['distance']:.3f} from {nearest['training']}"
         )
     if lines or result["metrics"]:
@@ -66,7 +66,7 @@ def _compared(result: Mapping[str, Any]) -> list[str]:
 def _facts(result: Mapping[str, Any]) -> list[str]:
     """Return lines on prompts, contamination and cost."""
     about = f"prompts: {result['prompts']}, seed {result['seed']}"
-    lines = [f"{about}; {INTERVALS}" if result["scores"] else f"{about}; nobody judges these pictures"]
+    lines = [f"{about}; {INTERVALS}" if result["scores"] else f"{about}; nobody judges these images"]
     return [*lines, *_compared(result), _contamination(result["contamination"]), _cost(result)]
 
 
@@ -83,7 +83,7 @@ def _contamination(found: Mapping[str, Any] | None) -> str:
 def _cost(result: Mapping[str, Any]) -> str:
     images = result["images"]
     rate = images["images_per_second"]
-    made = f"{pluralize(images['made'], 'picture')} made" + (f" ({rate:.2f} a second)" if rate else "")
+    made = f"{pluralize(images['made'], 'image')} made" + (f" ({rate:.2f} a second)" if rate else "")
     kept = f", {images['kept']:,} kept from before" if images["kept"] else ""
     return f"cost: {made}{kept}, {images['seconds_judging']:.1f} s judging, {result['seconds']:.1f} s in all"
 

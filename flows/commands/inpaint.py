@@ -31,11 +31,11 @@ def inpaint_to_file(
     target = output or Path(f"{image.stem}-inpainted.png")
     if target.suffix.lower() != ".png":
         raise UserError(f"{target} does not end in .png: the result is a PNG, so that kept pixels stay as they are")
-    picture, white = _open(image), _open(mask)
+    opened, white = _open(image), _open(mask)
     require_student(find_student(checkpoint).folder)
     require_writable(target.parent)
     student = Student.from_pretrained(checkpoint)
-    student.inpaint(picture, white, prompt, seed=seed, steps=steps, cfg=cfg, decode_all=not keep_pixels).save(target)
+    student.inpaint(opened, white, prompt, seed=seed, steps=steps, cfg=cfg, decode_all=not keep_pixels).save(target)
     return target
 
 
@@ -45,4 +45,4 @@ def _open(path: Path) -> Image.Image:
         with Image.open(path) as opened:
             return ImageOps.exif_transpose(opened)
     except (OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is not a picture that can be read: {error}") from error
+        raise UserError(f"{path} is not an image that can be read: {error}") from error

@@ -117,5 +117,5 @@ def describe_commands(table: PublishedTable) -> str:
         settings = listed.sources[model.run.settings].title if model.run.settings else ""
         about = "; ".join(filter(None, (settings, model.run.note)))
         lines += [f"# {model.name}" + (f": {about}" if about else ""), shlex.join(words)]
-    lines.append("# any other pictures: lightgen eval images:FOLDER --benchmark geneval -o scored/NAME")
+    lines.append("# any other images: lightgen eval images:FOLDER --benchmark geneval -o scored/NAME")
     return "\n".join(lines)

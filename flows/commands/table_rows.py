@@ -22,7 +22,7 @@ _RESULT = frozenset({"model", "benchmark", "judge", "prompts", "scores"})
 class TableRow:
     """One row. What a source does not say, or nobody measured, is None.
 
-    params: number; images: number of training images; px: side of the evaluated pictures; rewritten: whether prompts
+    params: number; images: number of training images; px: side of the evaluated images; rewritten: whether prompts
     were rewritten; scores: value, and where measured low and high; device_days: of training; matches: the source of
     `lightgen eval` that scored it, or with which it can be scored.
     """
@@ -99,7 +99,7 @@ def evaluated_rows(name: str, table: PublishedTable) -> Measured:
     folder = Path(name).expanduser()
     result = _read_scores(folder)
     if result["scores"] is None:
-        raise UserError(f"{folder} has no scores: nobody judges pictures of the benchmark {result['benchmark']}")
+        raise UserError(f"{folder} has no scores: nobody judges images of the benchmark {result['benchmark']}")
     rows = _lines(folder / RESULTS)
     files = [row["filename"] for row in rows if row["filename"]]
     about = json.loads((folder / ABOUT).read_text())["pictures"] if (folder / ABOUT).is_file() else {}
@@ -125,10 +125,10 @@ def evaluated_rows(name: str, table: PublishedTable) -> Measured:
 
 
 def notes_of(benchmark: str, table: PublishedTable, px: int | None, prompts: int) -> tuple[str, ...]:
-    """Return where a measured row differs from the table's protocol: size of the pictures, number of prompts."""
+    """Return where a measured row differs from the table's protocol: size of the images, number of prompts."""
     if benchmark != table.benchmark:
         return ()
-    size = f"pictures of {px} px, not {table.px}" if px and table.px and px != table.px else ""
+    size = f"images of {px} px, not {table.px}" if px and table.px and px != table.px else ""
     few = f"{prompts} of {_ALL_PROMPTS} prompts" if prompts != _ALL_PROMPTS else ""
     return tuple(filter(None, (size, few)))
 
@@ -155,8 +155,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def _side(picture: Path) -> int:
+def _side(path: Path) -> int:
     from PIL import Image
 
-    with Image.open(picture) as image:
+    with Image.open(path) as image:
         return image.width

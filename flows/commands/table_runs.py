@@ -100,7 +100,7 @@ def _parameters(student: Artifact) -> int:
 
 
 def _side(evaluation: Artifact) -> int:
-    """Return the width of the first evaluated picture, px."""
+    """Return the width of the first evaluated image, px."""
     import numpy as np
     from PIL import Image
 

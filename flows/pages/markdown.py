@@ -46,7 +46,7 @@ def scores_markdown(scores: Mapping[str, Any]) -> list[str]:
         if rows is not None
     }
     if not typed:
-        return ["No scorer applies: nothing here can judge pictures of these captions."]
+        return ["No scorer applies: nothing here can judge images of these captions."]
     students = [name for name in STUDENTS if name in typed]
     cells = []
     for category in typed[students[0]]:

@@ -44,7 +44,7 @@ def _captions(result: StageResult) -> list[str]:
 
 def _synthesis(result: StageResult) -> list[str]:
     quarantine = result.artifact.manifest().metrics["quarantine"]
-    return [*_grid("pictures of the teacher", _teacher_rows(result.artifact)), *_reasons("In quarantine", quarantine)]
+    return [*_grid("images of the teacher", _teacher_rows(result.artifact)), *_reasons("In quarantine", quarantine)]
 
 
 def _teacher_rows(synthesis: Artifact) -> Iterator[SampleRow]:

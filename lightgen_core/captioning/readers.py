@@ -41,7 +41,7 @@ class CaptionFileError(ValueError):
 class BadRow:
     """A row that is no caption: position, excerpt and reason."""
 
-    place: str
+    location: str
     caption: str
     reason: str
     detail: str
@@ -51,7 +51,7 @@ class BadRow:
 class _Row:
     """The unchecked content of a row, or its error."""
 
-    place: str
+    location: str
     text: Any
     topic: Any = None
     error: Rejected | None = None
@@ -70,7 +70,7 @@ def read_captions(source: CaptionFile) -> Iterator[Caption | BadRow]:
             text = clean(row.text, source.max_characters)
         except Rejected as error:
             excerpt, detail = truncate_for_report(row.text), truncate_for_report(error.detail)
-            yield BadRow(row.place, excerpt, str(error.reason), detail)
+            yield BadRow(row.location, excerpt, str(error.reason), detail)
         else:
             yield Caption(text, _topic(row.topic, source.max_characters), text)
 
@@ -152,12 +152,12 @@ def _names(source: CaptionFile, files: Files, form: str) -> list[str]:
 def _text_rows(source: CaptionFile, files: Files) -> Iterator[_Row]:
     """Yield the lines of texts."""
     for name in _names(source, files, "txt"):
-        for place, line in _lines(files, name):
-            yield _Row(place, line or "", error=None if line else _too_long())
+        for location, line in _lines(files, name):
+            yield _Row(location, line or "", error=None if line else _too_long())
 
 
 def _lines(files: Files, name: str) -> Iterator[tuple[str, bytes | None]]:
-    """Yield place and bytes of each line, None for one that is too long."""
+    """Yield location and bytes of each line, None for one that is too long."""
     label = PurePosixPath(name).name
     for line in lines(files, name, _LINE_BYTES):
         yield f"{label}, line {line.number}", line.data
@@ -169,13 +169,13 @@ def _too_long() -> Rejected:
 
 def _json_rows(source: CaptionFile, files: Files) -> Iterator[_Row]:
     for name in _names(source, files, "jsonl"):
-        for place, line in _lines(files, name):
+        for location, line in _lines(files, name):
             try:
                 if line is None:
                     raise _too_long()
-                yield _row(source, place, _parse_object(line))
+                yield _row(source, location, _parse_object(line))
             except Rejected as error:
-                yield _Row(place, line or "", error=error)
+                yield _Row(location, line or "", error=error)
 
 
 def _parse_object(line: bytes) -> dict[str, Any]:
@@ -189,13 +189,13 @@ def _csv_rows(source: CaptionFile, files: Files) -> Iterator[_Row]:
     for name in _names(source, files, "csv"):
         label = PurePosixPath(name).name
         for number, row in csv_rows(files, name):
-            place = f"{label}, row {number}"
+            location = f"{label}, row {number}"
             try:
                 if isinstance(row, Rejected):
                     raise Rejected(Reason.BAD_ROW, row.detail)
-                yield _row(source, place, row)
+                yield _row(source, location, row)
             except Rejected as error:
-                yield _Row(place, "", error=error)
+                yield _Row(location, "", error=error)
 
 
 def _table_rows(source: CaptionFile, files: Files, form: str) -> Iterator[_Row]:
@@ -224,12 +224,12 @@ def _caption_names(source: CaptionFile, columns: Iterable[str]) -> list[str]:
     return usual_names(names, CAPTION_FIELDS) or [source.column]
 
 
-def _row(source: CaptionFile, place: str, row: dict[str, Any]) -> _Row:
+def _row(source: CaptionFile, location: str, row: dict[str, Any]) -> _Row:
     """Return a row's content. Raises Rejected if it has no caption field."""
     if not (values := [row[name] for name in _caption_names(source, row) if name in row]):
         raise Rejected(Reason.NO_TEXT, f"no field {source.column!r}")
     topic = row.get(source.topic_column) if source.topic_column else None
-    return _Row(place, _first_usable(values, source.max_characters), topic)
+    return _Row(location, _first_usable(values, source.max_characters), topic)
 
 
 def _first_usable(values: list[Any], max_characters: int) -> Any:

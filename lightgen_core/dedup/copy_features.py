@@ -34,9 +34,9 @@ def copy_features(image: UInt8[np.ndarray, "height width 3"]) -> CopyFeatures:
     """Compute the features of an image; hashes and thumbnail leave out borders of one colour."""
     digest = hashlib.sha256(repr(image.shape).encode())
     digest.update(image.tobytes())
-    picture = trim_border(Image.fromarray(image))
-    hashes = np.packbits(perceptual_hashes(_views(picture)), axis=1).tobytes()
-    thumbnail = picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    trimmed = trim_border(Image.fromarray(image))
+    hashes = np.packbits(perceptual_hashes(_views(trimmed)), axis=1).tobytes()
+    thumbnail = trimmed.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     return CopyFeatures(digest.hexdigest(), hashes, thumbnail.tobytes())
 
 
@@ -57,21 +57,21 @@ def stack_features(
     return hashes.reshape(-1, VIEWS, HASH_BYTES), thumbnails.reshape(-1, THUMBNAIL, THUMBNAIL, 3)
 
 
-def trim_border(picture: Image.Image) -> Image.Image:
+def trim_border(image: Image.Image) -> Image.Image:
     """Cut off borders of one colour, as long as a quarter of each side stays."""
     for _ in range(_FRAMES):
-        border = Image.new("RGB", picture.size, picture.getpixel((0, 0)))
-        box = ImageChops.difference(picture, border).convert("L").point(lambda level: 255 * (level > _BORDER)).getbbox()
-        if box in (None, (0, 0, *picture.size)):
+        border = Image.new("RGB", image.size, image.getpixel((0, 0)))
+        box = ImageChops.difference(image, border).convert("L").point(lambda level: 255 * (level > _BORDER)).getbbox()
+        if box in (None, (0, 0, *image.size)):
             break
-        if 4 * (box[2] - box[0]) < picture.width or 4 * (box[3] - box[1]) < picture.height:
+        if 4 * (box[2] - box[0]) < image.width or 4 * (box[3] - box[1]) < image.height:
             break
-        picture = picture.crop(box)
-    return picture
+        image = image.crop(box)
+    return image
 
 
-def _views(picture: Image.Image) -> list[Image.Image]:
-    whole = picture.convert("L").resize((_VIEW, _VIEW), Image.Resampling.BOX)
+def _views(image: Image.Image) -> list[Image.Image]:
+    whole = image.convert("L").resize((_VIEW, _VIEW), Image.Resampling.BOX)
     crops = [
         whole.resize((_VIEW, _VIEW), box=(cut, cut, _VIEW - cut, _VIEW - cut)) for cut in (0.05 * _VIEW, 0.1 * _VIEW)
     ]

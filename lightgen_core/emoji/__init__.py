@@ -1,1 +1,1 @@
-"""A captioned set of real pictures: emoji by four artists, drawn from packages of npm."""
+"""A captioned set of real images: emoji by four artists, drawn from packages of npm."""

@@ -1,4 +1,4 @@
-"""The drawings of each artist: pictures out of a package, with captions, keys and credits."""
+"""The drawings of each artist: images out of a package, with captions, keys and credits."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from lightgen_core.emoji.packages import Package
 
 @dataclass(frozen=True)
 class Artist:
-    """A style of pictures, and where they come from. phrase: the caption's words for the style."""
+    """A style of images, and where they come from. phrase: the caption's words for the style."""
 
     style: str
     phrase: str
@@ -29,7 +29,7 @@ class Artist:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture that can be drawn: one emoji by one artist."""
+    """An image that can be drawn: one emoji by one artist."""
 
     artist: Artist
     emoji: Emoji
@@ -38,7 +38,7 @@ class Drawing:
 
     @property
     def key(self) -> str:
-        """Name of the picture, unlike that of all others."""
+        """Name of the image, unlike that of all others."""
         return f"{self.artist.style}_{self.emoji.slug}"
 
     @property
@@ -90,14 +90,14 @@ def _draw_file(path: Path, side: int) -> Image.Image:
 
 
 def on_white(encoded: bytes, side: int) -> Image.Image:
-    """Decode a picture and fit it into a white square of a side, px."""
-    picture = Image.open(io.BytesIO(encoded)).convert("RGBA")
-    scale = side / max(picture.size)
-    if picture.size != (side, side):
-        width, height = (max(1, round(length * scale)) for length in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    """Decode an image and fit it into a white square of a side, px."""
+    image = Image.open(io.BytesIO(encoded)).convert("RGBA")
+    scale = side / max(image.size)
+    if image.size != (side, side):
+        width, height = (max(1, round(length * scale)) for length in image.size)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
     square = Image.new("RGB", (side, side), "white")
-    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2), picture)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2), image)
     return square
 
 

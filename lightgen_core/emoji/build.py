@@ -1,4 +1,4 @@
-"""Build the set: WebDataset files to train on, pictures held out, the truth about duplicates, and credits.
+"""Build the set: WebDataset files to train on, images held out, the truth about duplicates, and credits.
 
 Held out is one style of every fifth of 620 concepts: training sees the concept in the other styles, and the style on
 other concepts. Copies are put in by design and labelled: equal pixels, the same artwork from other files, skin tones.
@@ -31,16 +31,16 @@ VERSION = "1"
 """Of this program; another one builds anew."""
 
 SIDE = 128
-"""Side of the pictures, px."""
+"""Side of the images, px."""
 
 SHARD = 1000
-"""Pictures of a tar file."""
+"""Images of a tar file."""
 
 HELD_OUT_FROM = 620
 """Concepts of which every fifth misses one style."""
 
 RENDERED_ALIKE = 8
-"""Mean gap of two pictures' levels up to which they show one artwork."""
+"""Mean gap of two images' levels up to which they show one artwork."""
 
 RENDERINGS, EQUAL_PAIRS, FAMILIES = 80, 40, 20
 """Copies put in: other renderings, pairs of equal pixels, families of skin tones (in two styles)."""
@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Picture:
+class EmojiImage:
     """A drawing, drawn."""
 
     drawing: Drawing
@@ -67,7 +67,7 @@ class Picture:
         return hashlib.sha256(self.image.tobytes()).hexdigest()
 
     def fields(self) -> dict[str, str]:
-        """Return the picture's metadata, as they lie beside it."""
+        """Return the image's metadata, as they lie beside it."""
         drawing, artist = self.drawing, self.drawing.artist
         package = f"npm {artist.package.reference}"
         return {
@@ -116,26 +116,26 @@ def _order(text: str) -> int:
 class Selection:
     """The drawings of a set: to train on, held out, and groups of keys by kind."""
 
-    train: Sequence[Picture]
-    held_out: Sequence[Picture]
+    train: Sequence[EmojiImage]
+    held_out: Sequence[EmojiImage]
     duplicates: Mapping[str, Sequence[Sequence[str]]]
     other_artists: Sequence[Sequence[str]]
     look_alikes: Sequence[Sequence[str]]
 
 
 def select(drawings: Drawings, concepts: int, threads: int = 2) -> Selection:
-    """Draw and choose the pictures: `concepts` things by every artist, one style of some held out, and copies."""
+    """Draw and choose the images: `concepts` things by every artist, one style of some held out, and copies."""
     codes = drawings.concepts(CONCRETE)[:concepts]
     held_out = {code: ARTISTS[_order("out" + code) % len(ARTISTS)].style for code in codes[:HELD_OUT_FROM:5]}
     wanted = [drawing for code in codes for drawing in drawings.of(code)]
     with ThreadPoolExecutor(threads) as pool:
 
-        def draw(several: Iterable[Drawing]) -> Iterator[Picture]:
+        def draw(several: Iterable[Drawing]) -> Iterator[EmojiImage]:
             several = list(several)
-            return map(Picture, several, pool.map(lambda drawing: drawing.draw(), several))
+            return map(EmojiImage, several, pool.map(lambda drawing: drawing.draw(), several))
 
-        pictures = list(draw(wanted))
-        train = [p for p in pictures if held_out.get(p.drawing.emoji.code) != p.drawing.artist.style]
+        images = list(draw(wanted))
+        train = [p for p in images if held_out.get(p.drawing.emoji.code) != p.drawing.artist.style]
         noto = {p.drawing.emoji.code: p for p in train if p.drawing.artist is ARTISTS[0]}
         bitmaps = draw(drawing for code in noto for drawing in drawings.of(code, [NOTO_BITMAPS]))
         renderings = [p for p in bitmaps if _gap(p.image, noto[p.drawing.emoji.code].image) <= RENDERED_ALIKE]
@@ -143,17 +143,17 @@ def select(drawings: Drawings, concepts: int, threads: int = 2) -> Selection:
         equal = sorted((group for group in _by_pixels(old) if len(group) == 2), key=lambda g: _order(g[0].drawing.key))
         families = [list(draw(family)) for family in _skin_tones(drawings)]
     copies = [*renderings[:RENDERINGS], *(p for group in equal[:EQUAL_PAIRS] for p in group)]
-    train += [*copies, *(picture for family in families for picture in family)]
-    train = sorted({picture.drawing.key: picture for picture in train}.values(), key=lambda p: _order(p.drawing.key))
+    train += [*copies, *(image for family in families for image in family)]
+    train = sorted({image.drawing.key: image for image in train}.values(), key=lambda p: _order(p.drawing.key))
     artwork = [[noto[p.drawing.emoji.code].drawing.key, p.drawing.key] for p in renderings[:RENDERINGS]]
     duplicates = {
         "identical pixels": [[p.drawing.key for p in group] for group in _by_pixels(train) if len(group) > 1],
         "one artwork rendered otherwise": artwork,
-        "skin tones": [[picture.drawing.key for picture in family] for family in families],
+        "skin tones": [[image.drawing.key for image in family] for family in families],
     }
     return Selection(
         train,
-        [p for p in pictures if p.drawing.key not in {q.drawing.key for q in train}],
+        [p for p in images if p.drawing.key not in {q.drawing.key for q in train}],
         duplicates,
         _groups(p for p in train if p.drawing.artist in ARTISTS and not p.drawing.emoji.has_tone),
         _look_alikes(p.drawing for p in train if p.drawing.artist in ARTISTS and not p.drawing.emoji.has_tone),
@@ -169,10 +169,10 @@ def _gap(one: Image.Image, other: Image.Image) -> float:
     return float(np.abs(small[0] - small[1]).mean())
 
 
-def _by_pixels(pictures: Iterable[Picture]) -> list[list[Picture]]:
+def _by_pixels(images: Iterable[EmojiImage]) -> list[list[EmojiImage]]:
     groups = defaultdict(list)
-    for picture in pictures:
-        groups[picture.pixels].append(picture)
+    for image in images:
+        groups[image.pixels].append(image)
     return list(groups.values())
 
 
@@ -187,11 +187,11 @@ def _skin_tones(drawings: Drawings) -> Iterator[list[Drawing]]:
         yield from (families[code, artist.style] for artist in artists)
 
 
-def _groups(pictures: Iterable[Picture]) -> list[list[str]]:
+def _groups(images: Iterable[EmojiImage]) -> list[list[str]]:
     """Return the keys of each concept that several artists drew."""
     groups = defaultdict(list)
-    for picture in pictures:
-        groups[picture.drawing.emoji.code].append(picture.drawing.key)
+    for image in images:
+        groups[image.drawing.emoji.code].append(image.drawing.key)
     return [keys for keys in groups.values() if len(keys) > 1]
 
 
@@ -230,7 +230,7 @@ def _digest() -> str:
         drawn_by = metadata.version("resvg-py")
     except metadata.PackageNotFoundError as error:
         raise PackagesUnavailable(
-            "resvg-py, which draws the pictures, is missing: pip install 'lightgen[pictures]'"
+            "resvg-py, which draws the images, is missing: pip install 'lightgen[pictures]'"
         ) from error
     parts = [*(package.reference for package in PACKAGES), f"resvg-py {drawn_by}", f"pillow {PIL.__version__}", VERSION]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
@@ -256,25 +256,25 @@ def build(folder: Path, cache: Path, concepts: int) -> None:
             (new / part).mkdir(parents=True)
         for number in range(0, len(selection.train), SHARD):
             _write_tar(new / "train" / f"{number // SHARD:04}.tar", selection.train[number : number + SHARD])
-        for picture in selection.held_out:
-            picture.image.save(new / "held-out" / f"{picture.drawing.key}.png")
-            (new / "held-out" / f"{picture.drawing.key}.txt").write_text(picture.drawing.caption)
-        prompts = [_prompt(picture.drawing) for picture in selection.held_out]
+        for image in selection.held_out:
+            image.image.save(new / "held-out" / f"{image.drawing.key}.png")
+            (new / "held-out" / f"{image.drawing.key}.txt").write_text(image.drawing.caption)
+        prompts = [_prompt(image.drawing) for image in selection.held_out]
         (new / "held-out" / "prompts.jsonl").write_text("".join(f"{prompt}\n" for prompt in prompts))
         (new / "duplicates.json").write_text(json.dumps(_truth(selection), indent=0))
         (new / "CREDITS.md").write_text(_credits(selection))
         move_unless_there(new, folder)
-    logger.info("%d pictures to train on, %d held out, in %s", len(selection.train), len(selection.held_out), folder)
+    logger.info("%d images to train on, %d held out, in %s", len(selection.train), len(selection.held_out), folder)
 
 
-def _write_tar(path: Path, pictures: Sequence[Picture]) -> None:
+def _write_tar(path: Path, images: Sequence[EmojiImage]) -> None:
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for picture in pictures:
+        for image in images:
             encoded = io.BytesIO()
-            picture.image.save(encoded, "PNG")
-            fields = json.dumps(picture.fields(), ensure_ascii=False).encode()
+            image.image.save(encoded, "PNG")
+            fields = json.dumps(image.fields(), ensure_ascii=False).encode()
             for suffix, content in (("json", fields), ("png", encoded.getvalue())):
-                member = tarfile.TarInfo(f"{picture.drawing.key}.{suffix}")
+                member = tarfile.TarInfo(f"{image.drawing.key}.{suffix}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
 
@@ -292,12 +292,12 @@ def _truth(selection: Selection) -> dict[str, object]:
 
 
 def _credits(selection: Selection) -> str:
-    """Return a table of artists with licences, packages and numbers of pictures."""
-    counts = Counter(picture.drawing.artist for picture in (*selection.train, *selection.held_out))
+    """Return a table of artists with licences, packages and numbers of images."""
+    counts = Counter(image.drawing.artist for image in (*selection.train, *selection.held_out))
     rows = [
         f"| {artist.style} | {artist.name} | {artist.licence} | {artist.package.reference} | {count} |"
         for artist, count in counts.most_common()
     ]
-    head = ["| style | artist | licence | npm package | pictures |", "| --- | --- | --- | --- | --- |"]
+    head = ["| style | artist | licence | npm package | images |", "| --- | --- | --- | --- | --- |"]
     names = f"Captions: Unicode CLDR short names (Unicode licence), from {NAMES.reference} (MIT)."
     return "\n".join([*head, *rows, "", names, ""])

@@ -1,4 +1,4 @@
-"""Credits of the sets: whose pictures they are, under which licences, out of which packages."""
+"""Credits of the sets: whose images they are, under which licences, out of which packages."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def credits_of(locations: Iterable[str]) -> tuple[Credit, ...]:
 
 
 def credits_page(credits: Iterable[Credit]) -> str:
-    """Return credits as Markdown, to lie beside a student that learned the pictures."""
+    """Return credits as Markdown, to lie beside a student that learned the images."""
     rows = [f"| {credit.style} | {credit.artist} | {credit.licence} | {credit.package} |" for credit in credits]
     head = ["| style | artist | licence | npm package |", "| --- | --- | --- | --- |"]
     names = f"Captions: Unicode CLDR short names (Unicode licence), from {NAMES.reference} (MIT)."

@@ -21,7 +21,7 @@ GROUPS = (
     "flags",
 )  # in the order of emojibase's numbers
 CONCRETE = frozenset(GROUPS) - {"people", "components", "symbols", "flags"}
-"""Groups of things that a picture shows without letters or signs."""
+"""Groups of things that an image shows without letters or signs."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Samples beside reference pictures of the same captions: retrieval, and the distance of the two distributions.
+"""Samples beside reference images of the same captions: retrieval, and the distance of the two distributions.
 
 The space is EfficientNet-Lite0's of ImageNet, which neither trains a student nor judges its pairs.
 """
@@ -24,7 +24,7 @@ MODEL = "tf_efficientnet_lite0"
 REFERENCE_MODEL = "zoo:efficientnet_lite0"
 """The same, as recipes name models."""
 SIDE = 224
-"""Side of the pictures that the model sees, px."""
+"""Side of the images that the model sees, px."""
 TOP = (1, 5)
 MAX_PIXELS = 1 << 26
 
@@ -36,7 +36,7 @@ class ReferencesMissing(ValueError):
 
 
 class Features:
-    """Embeds pictures as pooled features of EfficientNet-Lite0, (n, 1280) float32."""
+    """Embeds images as pooled features of EfficientNet-Lite0, (n, 1280) float32."""
 
     def __init__(self, device: "torch.device | str" = "cpu") -> None:
         """Load the model. Raises PackageMissing: `lightgen[pictures]` is not installed."""
@@ -44,39 +44,39 @@ class Features:
 
         self.model, self.device = efficientnet(MODEL).to(device), device
 
-    def __call__(self, pictures: Sequence[np.ndarray]) -> Float[np.ndarray, "n features"]:
-        """Return features of pictures uint8 (height, width, 3); each is resized to SIDE x SIDE px, bicubic."""
+    def __call__(self, images: Sequence[np.ndarray]) -> Float[np.ndarray, "n features"]:
+        """Return features of images uint8 (height, width, 3); each is resized to SIDE x SIDE px, bicubic."""
         import torch
         from torchvision.transforms.v2.functional import InterpolationMode, resize
 
         bicubic = InterpolationMode.BICUBIC
 
-        def prepare(picture: np.ndarray) -> torch.Tensor:
-            values = torch.tensor(picture, device=self.device).permute(2, 0, 1).float()
+        def prepare(image: np.ndarray) -> torch.Tensor:
+            values = torch.tensor(image, device=self.device).permute(2, 0, 1).float()
             return (resize(values, [SIDE, SIDE], bicubic, antialias=True).clamp(0, 255) - 127) / 128
 
         with torch.inference_mode():
             parts = [
-                self.model(torch.stack([prepare(picture) for picture in pictures[start : start + _BATCH]])).cpu()
-                for start in range(0, len(pictures), _BATCH)
+                self.model(torch.stack([prepare(image) for image in images[start : start + _BATCH]])).cpu()
+                for start in range(0, len(images), _BATCH)
             ]
         return torch.cat(parts).numpy()
 
 
 @dataclass(frozen=True)
 class References:
-    """Pictures of captions. features: (captions, features)."""
+    """Images of captions. features: (captions, features)."""
 
     captions: Sequence[str]
     features: Float[np.ndarray, "captions features"]
 
 
 def find_references(location: str, captions: Sequence[str]) -> tuple[ImageSet, dict[str, Sample]]:
-    """Return a set, and its first picture of each caption that it has.
+    """Return a set, and its first image of each caption that it has.
 
     Raises:
         ImageSetError: the set cannot be read.
-        ReferencesMissing: it has pictures of fewer than two of the captions.
+        ReferencesMissing: it has images of fewer than two of the captions.
     """
     image_set, wanted = open_image_set(location), set(captions)
     samples: dict[str, Sample] = {}
@@ -85,28 +85,28 @@ def find_references(location: str, captions: Sequence[str]) -> tuple[ImageSet, d
             samples.setdefault(sample.caption, sample)
     if len(samples) < 2:
         raise ReferencesMissing(
-            f"evaluation.references: {location} has pictures of {len(samples)} of the {len(wanted)} captions that are "
+            f"evaluation.references: {location} has images of {len(samples)} of the {len(wanted)} captions that are "
             "evaluated; retrieval needs two or more, under the same captions"
         )
     return image_set, samples
 
 
 def load_references(location: str, captions: Sequence[str], side: int, features: Features) -> References:
-    """Return the pictures that a set has for captions, brought to the samples' side, px, as features.
+    """Return the images that a set has for captions, brought to the samples' side, px, as features.
 
     Raises:
-        ImageSetError, ReferencesMissing: as `find_references`; also a picture that cannot be decoded.
+        ImageSetError, ReferencesMissing: as `find_references`; also an image that cannot be decoded.
     """
     image_set, samples = find_references(location, captions)
-    decoder, pictures = SafeImageDecoder(MAX_PIXELS), []
+    decoder, images = SafeImageDecoder(MAX_PIXELS), []
     for sample, data in zip(samples.values(), image_set.read([s.byte_range for s in samples.values()]), strict=True):
         try:
             if isinstance(data, Rejected):
                 raise data
-            pictures.append(resize_square(decoder.decode(data), side))
+            images.append(resize_square(decoder.decode(data), side))
         except Rejected as error:
             raise ReferencesMissing(f"evaluation.references: {sample.key} of {location}: {error}") from error
-    return References(list(samples), features(pictures))
+    return References(list(samples), features(images))
 
 
 def retrieval_ranks(samples: Float[np.ndarray, "n features"], wanted: np.ndarray, references: References) -> np.ndarray:

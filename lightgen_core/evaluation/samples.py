@@ -117,7 +117,7 @@ def compare_samples(
     resamples: int,
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Compare each student's samples with a set of pictures; see `references.compare`. Raises as `load_references`."""
+    """Compare each student's samples with a set of images; see `references.compare`. Raises as `load_references`."""
     from lightgen_core.evaluation.references import Features, compare, load_references
 
     embed = Features(device)

@@ -9,8 +9,8 @@ from typing import BinaryIO, NamedTuple, Protocol, Self
 
 from lightgen_core.images.ordered_map import ordered_map
 from lightgen_core.images.sample import BadSample, checked_member_name
+from lightgen_core.images.walk import find_files
 from lightgen_core.rejected import Reason, Rejected
-from lightgen_core.walk import find_files
 
 _REQUESTS = 16
 """Remote files read at once."""

@@ -50,7 +50,7 @@ class SafeImageDecoder:
     def _decode(self, data: bytes) -> tuple[np.ndarray, bool]:
         """Return an upright RGB image, and true if any plain decoder gives the same.
 
-        A PNG that cannot be read is tried again without its metadata, whose faults are not the picture's.
+        A PNG that cannot be read is tried again without its metadata, whose faults are not the image's.
         """
         try:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:

@@ -208,7 +208,7 @@ class SampleFiles:
         if not self.images:
             others = ascii(self.others)[:200]
             if captions:
-                detail = "a caption without a picture of its key" + (f", beside {others}" if self.others else "")
+                detail = "a caption without an image of its key" + (f", beside {others}" if self.others else "")
                 yield BadSample(self.key, Rejected(Reason.NO_IMAGE, detail), caption)
             elif self.others:
                 yield BadSample(self.key, Rejected(Reason.UNKNOWN_FILE, others))
@@ -219,4 +219,4 @@ class SampleFiles:
                 yield BadSample(f"{self.key}.{other}", Rejected(Reason.DUPLICATE_KEY, f"{chosen} is taken instead"))
         else:
             error = next((value for value in captions if isinstance(value, Rejected)), None)
-            yield BadSample(self.key, error or Rejected(Reason.NO_CAPTION, "a picture without a caption of its key"))
+            yield BadSample(self.key, error or Rejected(Reason.NO_CAPTION, "an image without a caption of its key"))

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from lightgen_core.launch.job import COST, OUTCOME, TrainingJob
 from lightgen_core.launch.messages import LauncherLogHandler, error_message, send
 from lightgen_core.launch.run import train
-from lightgen_core.meter import Meter, save_to
+from lightgen_core.metering.meter import Meter, save_to
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from lightgen_core.config import DpoConfig, HeadConfig, MarConfig, ParallelConfi
 OUTCOME = "outcome.json"
 """File in a job's folder that its first process writes at the end."""
 COST = "cost"
-"""Folder in a job's folder of what each of its processes spends (`lightgen_core/meter.py`)."""
+"""Folder in a job's folder of what each of its processes spends (`lightgen_core/metering/meter.py`)."""
 
 
 class NewStudent(Section):

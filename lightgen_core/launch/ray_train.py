@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lightgen_core.launch.job import COST, NewStudent, TrainingJob, TrainingSummary
 from lightgen_core.launch.messages import LauncherLogHandler, LaunchError, Message, MessageRelay, error_message
 from lightgen_core.launch.ray_cluster import connect
-from lightgen_core.meter import Meter, save_to
+from lightgen_core.metering.meter import Meter, save_to
 from lightgen_core.train.parallel import check_parallel
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from lightgen_core.launch.job import NewStudent, RunLocation, TrainingJob, Train
 from lightgen_core.launch.ray_train import train_on_ray
 from lightgen_core.launch.snapshots import snapshots_of
 from lightgen_core.launch.torchrun import train_with_torchrun
-from lightgen_core.meter import Meter
+from lightgen_core.metering.meter import Meter
 from lightgen_core.model.mar import Student, new_student
 from lightgen_core.model.save import load_student, save_student
 from lightgen_core.train.dpo import DpoCriterion

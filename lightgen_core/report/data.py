@@ -200,11 +200,12 @@ class ReportData:
         name, purpose: of the recipe, one line each.
         recipe: as YAML.
         prompts: description of the evaluation prompts.
+        benchmark: "scene", "geneval" or "prompts".
         scorer: such as "the scene detector"; None: no scorer applies, and `scores` is empty.
         scores: student (`STUDENTS`) -> "overall" and categories, in the order to show -> score.
         differences: "dpo-pretrain" -> as `scores`, of verdicts on the same prompts and seeds.
         clip_scores: student -> mean cosine of image and caption in CLIP's space, with or without a scorer.
-        references: student -> top-1 and top-5 retrieval of reference pictures, and the Fréchet distance to them.
+        references: student -> top-1 and top-5 retrieval of reference images, and the Fréchet distance to them.
         smoke_test: the recipe is too small to learn, as the page says at the top.
         grid: samples of the last student as they come.
         failures: None where nobody judges.
@@ -219,7 +220,7 @@ class ReportData:
         filtered: reasons of the filters with examples; empty: the recipe has none.
         pairs: preference pairs (examples), `pair_counts` of each kind in all, `captions_without_pair` that gave none.
         stages: in order, without the report's own.
-        credits: artists of the pictures to learn from, with style, artist, licence and package of each.
+        credits: artists of the images to learn from, with style, artist, licence and package of each.
         host: machine and device, name -> value.
         software: distribution -> version.
         created_at: of the page, ISO 8601 with its time zone.
@@ -231,6 +232,7 @@ class ReportData:
     created_at: str
     purpose: str = ""
     prompts: str = ""
+    benchmark: str = "scene"
     scorer: str | None = None
     scores: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
     differences: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)

@@ -49,7 +49,7 @@ def image_grid(rows: Iterable[SampleRow], max_bytes: int) -> Markup | None:
             ]
         top = below + _LINE * max(map(len, captions)) + _CAPTION_GAP
     width, height = columns * (cell + _CAPTION_GAP) - _CAPTION_GAP, top - _CAPTION_GAP + 4
-    return svg(width, height, f"{len(shown)} captions in pictures", parts)
+    return svg(width, height, f"{len(shown)} captions in images", parts)
 
 
 def _images(row: SampleRow, uris: list[str], left: float, top: float) -> list[Markup]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from lightgen_core.evaluation.published import CATEGORIES, published
 from lightgen_core.intervals import Interval
 from lightgen_core.report import charts, formats, svg
 from lightgen_core.report.data import STUDENTS, ReportData, SampleRow
@@ -50,6 +51,8 @@ def render_report(data: ReportData) -> str:
         samples=_by_category(data.samples),
         taught=any("teacher" in row.samples for row in data.samples),
         charts=charts,
+        published=published(),
+        published_categories=list(CATEGORIES),
     )
 
 
@@ -69,7 +72,7 @@ def headline(
         return ""
     sentence = "On captions that training never saw, " + ", and ".join(clauses)
     if "shuffled" in overall:
-        sentence += f"; the same pictures judged by another caption score {overall['shuffled'].value:.2f}"
+        sentence += f"; the same images judged by another caption score {overall['shuffled'].value:.2f}"
     if change := (differences or {}).get("dpo-pretrain", {}).get("overall"):
         interval = f"{change.low:+.3f} to {change.high:+.3f}"
         sentence += f". The change, on the same captions and seeds, is {change.value:+.3f} ({interval})"

@@ -144,7 +144,7 @@ class DiffusersTeacher:
 def _to_uint8(image: Any, flagged: bool) -> np.ndarray | Rejected:
     """Convert a pipeline's output, PIL or float (height, width, 3) in [0, 1], to uint8."""
     if flagged:
-        return Rejected(Reason.UNSAFE_CONTENT, "the pipeline's safety checker made the picture black")
+        return Rejected(Reason.UNSAFE_CONTENT, "the pipeline's safety checker made the image black")
     if not isinstance(image, np.ndarray):
         return np.asarray(image.convert("RGB"))
     if not np.isfinite(image).all():

@@ -48,7 +48,7 @@ class EndpointTeacher:
         for image in ordered_map(self._generate_one, requests, self.concurrency):
             unanswered = unanswered + 1 if isinstance(image, Rejected) and image.reason is Reason.NO_ANSWER else 0
             if unanswered == _MAX_UNANSWERED:
-                raise EndpointError(f"{self.endpoint.url}: {unanswered} prompts in a row without a picture; {image}")
+                raise EndpointError(f"{self.endpoint.url}: {unanswered} prompts in a row without an image; {image}")
             yield image
         self._answers.clear(requests)
 
@@ -96,16 +96,16 @@ class EndpointTeacher:
         try:
             address = httpx2.URL(self.endpoint.url).join(url)
         except httpx2.InvalidURL as error:
-            raise Rejected(Reason.NO_ANSWER, f"the picture's address cannot be read: {error}") from error
+            raise Rejected(Reason.NO_ANSWER, f"the image's address cannot be read: {error}") from error
         if address.scheme != "https" and not (address.scheme == "http" and address.host == self._host):
-            raise Rejected(Reason.NO_ANSWER, f"the picture's address is {address.scheme}, not https: {address.host}")
+            raise Rejected(Reason.NO_ANSWER, f"the image's address is {address.scheme}, not https: {address.host}")
         message = ""
         for _ in range(_DOWNLOAD_ATTEMPTS):
             try:
                 return self._download(address)
             except httpx2.HTTPError as error:
                 message = f"{type(error).__name__}: {error}"
-        raise Rejected(Reason.NO_ANSWER, f"the picture at {address.host} could not be fetched: {message}"[:500])
+        raise Rejected(Reason.NO_ANSWER, f"the image at {address.host} could not be fetched: {message}"[:500])
 
     def _download(self, address: httpx2.URL) -> bytes:
         data = bytearray()

@@ -9,9 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
-
-from lightgen_core.train.parallel import DistributedState
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration that drives singular values towards one."""
@@ -61,16 +58,11 @@ class Muon(torch.optim.Optimizer):
         for weight in group["params"]:
             if weight.grad is not None:
                 by_shape[tuple(weight.shape)].append(weight)
-        alike = list(by_shape.values())
-        momenta = [self._accumulate(weights) for weights in alike]
-        go = 1.0 if self.found_inf is None else 1 - self.found_inf
-        for weights, update in zip(alike, orthogonalize_shared(momenta), strict=True):
-            scale = ADAMW_RMS * max(update.shape[1:]) ** 0.5
-            for weight, step in zip(weights, update, strict=True):
-                weight.mul_(1 - go * group["lr"] * group["weight_decay"]).sub_(step * (go * group["lr"] * scale))
+        for weights in by_shape.values():
+            self._step_alike(weights, group["lr"], group["weight_decay"])
 
-    def _accumulate(self, weights: Sequence[Tensor]) -> Tensor:
-        """Add gradients of matrices of one shape to their averages. Return Nesterov's momenta, (n, rows, columns)."""
+    def _step_alike(self, weights: Sequence[Tensor], lr: float, weight_decay: float) -> None:
+        """Update matrices of one shape, their iterations batched."""
         gradients = torch.stack([weight.grad for weight in weights if weight.grad is not None])
         go = torch.ones((), device=gradients.device) if self.found_inf is None else 1 - self.found_inf
         gradients = torch.where(go > 0, gradients if self.grad_scale is None else gradients / self.grad_scale, 0)
@@ -80,46 +72,11 @@ class Muon(torch.optim.Optimizer):
         averages = [self.state[weight]["average"] for weight in weights]
         average = torch.stack(averages)
         average = torch.where(go > 0, average.lerp(gradients, 1 - self.momentum), average)
-        for own, new in zip(averages, average, strict=True):
-            own.copy_(new)
-        return gradients.lerp(average, self.momentum)
-
-
-def orthogonalize_shared(groups: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Orthogonalise groups of matrices, (n, rows, columns) each, sizes of their own.
-
-    Of several processes, which hold equal ones, each takes a share.
-    """
-    ranks = DistributedState.current()
-    if ranks.world_size == 1:
-        return [orthogonalize(group) for group in groups]
-    shares = share_matrices([tuple(group.shape) for group in groups], ranks.world_size)
-    sizes = [sum(len(places) * group[0].numel() for places, group in zip(s, groups, strict=True)) for s in shares]
-    own = [orthogonalize(group[places]) for places, group in zip(shares[ranks.rank], groups, strict=True) if places]
-    flat = torch.cat([part.reshape(-1) for part in own]) if own else groups[0].new_empty(0)
-    received = ranks.all_gather(functional.pad(flat, (0, max(sizes) - len(flat))))
-    results = [torch.empty_like(group) for group in groups]
-    for share, values, size in zip(shares, received, sizes, strict=True):
-        lengths = [len(places) * group[0].numel() for places, group in zip(share, groups, strict=True)]
-        for places, result, part in zip(share, results, values[:size].split(lengths), strict=True):
-            result[places] = part.view(len(places), *result.shape[1:])
-    return results
-
-
-def share_matrices(shapes: Sequence[tuple[int, ...]], processes: int) -> list[list[list[int]]]:
-    """Return for each process and each group of (n, rows, columns) the matrices that it orthogonalises.
-
-    The costliest first, each to the process with the least arithmetic so far.
-    """
-    shares: list[list[list[int]]] = [[[] for _ in shapes] for _ in range(processes)]
-    load = [0] * processes
-    costs = [rows * columns * min(rows, columns) for _, rows, columns in shapes]
-    for group in sorted(range(len(shapes)), key=lambda group: -costs[group]):
-        for place in range(shapes[group][0]):
-            process = load.index(min(load))
-            shares[process][group].append(place)
-            load[process] += costs[group]
-    return shares
+        update = orthogonalize(gradients.lerp(average, self.momentum))
+        scale = ADAMW_RMS * max(update.shape[1:]) ** 0.5
+        for weight, own_average, new_average, step in zip(weights, averages, average, update, strict=True):
+            own_average.copy_(new_average)
+            weight.mul_(1 - go * lr * weight_decay).sub_(step * (go * lr * scale))
 
 
 def orthogonalize(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:

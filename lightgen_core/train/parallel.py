@@ -41,12 +41,6 @@ class DistributedState:
             values /= self.world_size
         return values
 
-    def all_gather(self, values: Tensor) -> list[Tensor]:
-        """Gather every process's tensor, of one shape in all, in order of rank."""
-        gathered = [torch.empty_like(values) for _ in range(self.world_size)]
-        dist.all_gather(gathered, values)
-        return gathered
-
     def gather(self, value: Any) -> list[Any]:
         """Gather every process's value, a small plain object, in order of rank."""
         if self.world_size == 1:

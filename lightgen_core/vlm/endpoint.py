@@ -1,4 +1,4 @@
-"""A vision-language model behind an OpenAI-compatible endpoint (`POST chat/completions` with a picture)."""
+"""A vision-language model behind an OpenAI-compatible endpoint (`POST chat/completions` with an image)."""
 
 import base64
 import hashlib
@@ -18,7 +18,7 @@ from lightgen_core.images.codec import decode_image, encode_image, image_shape, 
 from lightgen_core.vlm.config import EndpointModel
 
 _SEEDS = 2**31  # servers keep the seed in 32 bits with a sign
-_ALL_FAILED = 8  # so many requests without one answer are the server's fault, not the pictures'
+_ALL_FAILED = 8  # so many requests without one answer are the server's fault, not the images'
 
 
 class EndpointVlm:

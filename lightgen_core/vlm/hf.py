@@ -36,7 +36,7 @@ class HFVlm:
         if tokenizer is None or not (processor.chat_template or tokenizer.chat_template):
             raise VlmError(
                 f"{config.model} is a {type(model).__name__} without a chat template; expected a model that is asked "
-                "about a picture, such as Qwen2-VL or LLaVA"
+                "about an image, such as Qwen2-VL or LLaVA"
             )
         self.model = model.eval().requires_grad_(False).to(device)
         self._processor, self._tokenizer, self._config = processor, tokenizer, config
@@ -79,9 +79,9 @@ class HFVlm:
     @torch.inference_mode()
     def _batch(self, images: Sequence[bytes], texts: Sequence[str], seeds: Sequence[int]) -> list[Answer]:
         config, steps = self._config, self._config.max_new_tokens
-        pictures = [Image.fromarray(decode_image(shrink(image, config.max_image_side))) for image in images]
+        shrunk = [Image.fromarray(decode_image(shrink(image, config.max_image_side))) for image in images]
         prompts = [self._prompt(text) for text in texts]
-        encoded = self._processor(images=pictures, text=prompts, padding=True, return_tensors="pt")
+        encoded = self._processor(images=shrunk, text=prompts, padding=True, return_tensors="pt")
         inputs = {
             name: value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
             for name, value in encoded.items()
@@ -99,7 +99,7 @@ class HFVlm:
         return [Answer(text, truncated=end is None) for text, end in zip(written, ends, strict=True)]
 
     def _prompt(self, text: str) -> str:
-        """Return a picture and a text about it as a chat's first turn."""
+        """Return an image and a text about it as a chat's first turn."""
         content = [{"type": "image"}, {"type": "text", "text": text}]
         turns = [{"role": "user", "content": content}]
         return self._processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)

@@ -3,7 +3,7 @@
     python -m lightgen_core.zoo.train_autoencoder --out FOLDER [--steps 3000] [--seed 0] [--threads 1]
     python -m lightgen_core.zoo.train_autoencoder --out FOLDER --pictures zoo:emoji FOLDER ...
 
-The first trains on the scene world, the second on pictures of these sets and on dead leaves.
+The first trains on the scene world, the second on images of these sets and on dead leaves.
 
 Noise on the latents while training keeps neighbouring latents alike in image, so a student's imperfect samples
 decode cleanly; a penalty on their size then empties directions that carry nothing worth the noise.
@@ -21,8 +21,8 @@ from torch.nn import functional
 
 from lightgen_core.scene.config import World
 from lightgen_core.zoo.optimize import argument_parser, optimize, parse_arguments
-from lightgen_core.zoo.pictures import dead_leaves, halved, load_pictures, resized
 from lightgen_core.zoo.training import full_world, render_images
+from lightgen_core.zoo.training_images import dead_leaves, halved, load_images, resized
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +73,9 @@ def make_pools(seed: int) -> list[Pool]:
     return pools
 
 
-def picture_pools(locations: Sequence[str], seed: int, threads: int) -> list[Pool]:
-    """Load pools of pictures at 64, 48 and 128 px, and dead leaves."""
-    large = np.concatenate([load_pictures(location, 128, threads) for location in locations])
+def image_pools(locations: Sequence[str], seed: int, threads: int) -> list[Pool]:
+    """Load pools of images at 64, 48 and 128 px, and dead leaves."""
+    large = np.concatenate([load_images(location, 128, threads) for location in locations])
     plan = [
         (0.45, halved(large)),
         (0.3, resized(large, 48)),
@@ -134,10 +134,10 @@ def fold(model: AutoencoderDC, center: Tensor, images: Tensor) -> None:
 
 def main() -> None:
     parser = argument_parser(__doc__, steps=3000)
-    parser.add_argument("--pictures", nargs="+", metavar="SET", help="sets of pictures; left out: the scene world")
+    parser.add_argument("--pictures", nargs="+", metavar="SET", help="sets of images; left out: the scene world")
     arguments = parse_arguments(parser)
     sets, seed = arguments.pictures, arguments.seed
-    pools = picture_pools(sets, seed, arguments.threads) if sets else make_pools(seed)
+    pools = image_pools(sets, seed, arguments.threads) if sets else make_pools(seed)
     model = make_model()
     center = train(model, pools, arguments.steps, arguments.seed)
     model.eval()

@@ -2,7 +2,7 @@
 
     python -m lightgen_core.zoo.train_general_clip --out FOLDER --pictures zoo:emoji-all/train ...
 
-Pooled features of all pictures and captions are computed once; the heads see them with dropout and noise. Of three
+Pooled features of all images and captions are computed once; the heads see them with dropout and noise. Of three
 captions in ten only the words before the last comma are used, so that a thing without its style is known too.
 """
 
@@ -19,7 +19,7 @@ from lightgen_core.encoders.clip import Clip
 from lightgen_core.encoders.packaged import EFFICIENTNETS, MINILM
 from lightgen_core.encoders.two_towers import CONFIG, HEADS, TwoTowers, TwoTowersConfig, tokenizer
 from lightgen_core.zoo.optimize import argument_parser, optimize, parse_arguments
-from lightgen_core.zoo.pictures import load_captioned
+from lightgen_core.zoo.training_images import load_captioned
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,10 @@ BATCH, SHORTENED, DROPOUT, NOISE = 512, 0.3, 0.2, 0.05
 
 
 @torch.inference_mode()
-def image_features(model: TwoTowers, pictures: np.ndarray) -> Tensor:
-    """Return pooled features (n, 1280) of pictures (n, side, side, 3) as the product preprocesses them."""
+def image_features(model: TwoTowers, images: np.ndarray) -> Tensor:
+    """Return pooled features (n, 1280) of images (n, side, side, 3) as the product preprocesses them."""
     clip = Clip(model, tokenizer(CONFIG_OF_HEADS), "cpu")
-    batches = np.array_split(pictures, max(1, len(pictures) // 64))
+    batches = np.array_split(images, max(1, len(images) // 64))
     return torch.cat([model.visual.trunk(clip.preprocess(torch.from_numpy(batch))) for batch in batches])
 
 
@@ -54,7 +54,7 @@ def text_features(model: TwoTowers, captions: list[str]) -> Tensor:
 
 
 def train(heads: nn.ModuleDict, images: Tensor, texts: Tensor, short: Tensor, ids: Tensor, steps: int) -> None:
-    """Train in place. texts, short: of each picture's caption and its shorter form; ids: equal for equal captions."""
+    """Train in place. texts, short: of each image's caption and its shorter form; ids: equal for equal captions."""
     generator, scale = torch.Generator().manual_seed(0), nn.Parameter(torch.tensor(2.5))
     heads.requires_grad_(True)  # `Clip` froze the whole model
     heads.register_parameter("scale", scale)
@@ -78,19 +78,19 @@ def train(heads: nn.ModuleDict, images: Tensor, texts: Tensor, short: Tensor, id
 
 def main() -> None:
     parser = argument_parser(__doc__, steps=1500)
-    parser.add_argument("--pictures", nargs="+", metavar="SET", required=True, help="sets of captioned pictures")
+    parser.add_argument("--pictures", nargs="+", metavar="SET", required=True, help="sets of captioned images")
     arguments = parse_arguments(parser)
     loaded = [
         load_captioned(location, CONFIG_OF_HEADS.image_size, arguments.threads) for location in arguments.pictures
     ]
-    pictures = np.concatenate([images for images, _ in loaded])
+    decoded = np.concatenate([images for images, _ in loaded])
     captions = [caption for _, texts in loaded for caption in texts]
     model = TwoTowers(CONFIG_OF_HEADS)
     unique, ids = np.unique(captions, return_inverse=True)
     texts = text_features(model, unique.tolist())[ids]
     short = text_features(model, [caption.rpartition(",")[0] or caption for caption in unique])[ids]
-    images = image_features(model, pictures)
-    logger.info("%d pictures, %d captions", len(pictures), len(unique))
+    images = image_features(model, decoded)
+    logger.info("%d images, %d captions", len(decoded), len(unique))
     train(model.heads(), images, texts, short, torch.from_numpy(ids), arguments.steps)
     arguments.out.mkdir(parents=True, exist_ok=True)
     save_file({name: value.half() for name, value in model.heads().state_dict().items()}, arguments.out / HEADS)

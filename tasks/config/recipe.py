@@ -16,7 +16,7 @@ GENERAL_COMPONENTS: dict[str, dict[str, Any]] = {
     "embeddings": {"model": "zoo:clip-general", "batch_size": 32},
     "tokens": {"codec": "zoo:autoencoder-general", "text_encoder": "zoo:minilm"},
 }
-"""Components of pictures and captions of any kind, which `lightgen[pictures]` installs; see `docs/zoo.md`."""
+"""Components of images and captions of any kind, which `lightgen[pictures]` installs; see `docs/zoo.md`."""
 
 
 class Recipe(Section):
@@ -57,7 +57,7 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _components_fit_teacher(cls, values: Any) -> Any:
-        """Fill in the general components where the pictures are not the scene world's."""
+        """Fill in the general components where the images are not the scene world's."""
         if not isinstance(values, dict) or not isinstance(synthesis := values.get("synthesis", {}), dict):
             return values
         listed = [each for each in synthesis.get("teachers") or () if isinstance(each, dict)]

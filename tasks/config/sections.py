@@ -193,7 +193,7 @@ class Evaluation(Section):
     )
     references: str | None = Field(
         None,
-        description="set of pictures of the same captions, as synthesis.files.path; samples are compared with them in "
+        description="set of images of the same captions, as synthesis.files.path; samples are compared with them in "
         "the space of EfficientNet-Lite0: retrieval and Fréchet distance; none: no such comparison",
     )
     resamples: Positive = Field(2000, description="bootstrap resamples behind an interval, drawn over captions")

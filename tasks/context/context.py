@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from lightgen_core.meter import Meter
+from lightgen_core.metering.meter import Meter
 from storage.artifact import Artifact
 from storage.manifest import FileEntry
 from storage.tables import read_file, to_parquet

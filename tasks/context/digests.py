@@ -7,7 +7,7 @@ from pathlib import Path
 from lightgen_core.encoders.model_ref import ModelNotFound, parse_model_ref
 from lightgen_core.images.location import LocationError, local_path, open_address, parse_hub
 from lightgen_core.images.remote_files import RemoteFiles
-from lightgen_core.walk import walk
+from lightgen_core.images.walk import walk
 from storage.hash_cache import digest_of, sha256_of
 
 WEIGHTS = "*.safetensors"

@@ -6,7 +6,7 @@ they stay when an attempt is killed, and the attempt that finishes the artifact 
 
 from collections.abc import Iterable, Sequence
 
-from lightgen_core.meter import Meter, ProcessRecord
+from lightgen_core.metering.meter import Meter, ProcessRecord
 from storage.artifact import PROGRESS, Artifact
 from storage.cost import Cost, DeviceCost, total
 from tasks.context.scratch import Scratch

@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from lightgen_core.launch.ray_cluster import connect
-from lightgen_core.meter import Meter
+from lightgen_core.metering.meter import Meter
 from tasks.config.settings import Settings
 from tasks.context.context import StageContext
 from tasks.context.shards import Shard, ShardWorker

@@ -11,7 +11,7 @@ from logging.handlers import QueueHandler
 from types import SimpleNamespace
 from typing import Any
 
-from lightgen_core.meter import Meter
+from lightgen_core.metering.meter import Meter
 from tasks.context.context import StageContext
 from tasks.context.shards import Shard, ShardWorker
 from tasks.context.software import LOGGERS, software

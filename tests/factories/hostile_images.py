@@ -1,4 +1,4 @@
-"""Pictures and captions that are damaged or hostile, by name, with the reason that must be found for each."""
+"""Images and captions that are damaged or hostile, by name, with the reason that must be found for each."""
 
 import io
 import random
@@ -15,8 +15,10 @@ PIXELS, BYTES = 250_000, 100_000
 """Limits of pixels and bytes that the damages below exceed."""
 
 
-def picture(rng: random.Random, format: str = "JPEG", size: tuple[int, int] = (48, 48), mode: str = "RGB") -> bytes:
-    """A picture with some structure and some noise, whole."""
+def encoded_image(
+    rng: random.Random, format: str = "JPEG", size: tuple[int, int] = (48, 48), mode: str = "RGB"
+) -> bytes:
+    """An image with some structure and some noise, whole."""
     noise = np.random.default_rng(rng.getrandbits(32)).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     sink = io.BytesIO()
     Image.fromarray(noise).convert(mode).save(sink, format=format)
@@ -46,23 +48,23 @@ def _flipped(rng: random.Random, data: bytes) -> bytes:
 
 
 PICTURES: dict[str, tuple[Callable[[random.Random], bytes], Reason]] = {
-    "cut jpeg": (lambda rng: _cut(rng, picture(rng)), Reason.IMAGE_TRUNCATED),
-    "cut png": (lambda rng: _cut(rng, picture(rng, "PNG")), Reason.IMAGE_TRUNCATED),
-    "cut webp": (lambda rng: _cut(rng, picture(rng, "WEBP")), Reason.IMAGE_TRUNCATED),
-    "png with flipped bits": (lambda rng: _flipped(rng, picture(rng, "PNG")), Reason.IMAGE_CORRUPT),
+    "cut jpeg": (lambda rng: _cut(rng, encoded_image(rng)), Reason.IMAGE_TRUNCATED),
+    "cut png": (lambda rng: _cut(rng, encoded_image(rng, "PNG")), Reason.IMAGE_TRUNCATED),
+    "cut webp": (lambda rng: _cut(rng, encoded_image(rng, "WEBP")), Reason.IMAGE_TRUNCATED),
+    "png with flipped bits": (lambda rng: _flipped(rng, encoded_image(rng, "PNG")), Reason.IMAGE_CORRUPT),
     "png that claims to be huge": (lambda rng: png(rng.randrange(501, 1 << 31), 500, b""), Reason.TOO_MANY_PIXELS),
     "png that is huge": (lambda rng: png(2000, 2000, bytes(2001 * 2000)), Reason.TOO_MANY_PIXELS),
     "png beyond Pillow's own limit": (lambda rng: png(60_000, 60_000, b""), Reason.TOO_MANY_PIXELS),
-    "jpeg that is huge": (lambda rng: picture(rng, "JPEG", (501, 500)), Reason.IMAGE_TOO_LARGE),
-    "a TIFF of numbers": (lambda rng: picture(rng, "TIFF", (8, 8), "F"), Reason.NOT_8_BIT),
+    "jpeg that is huge": (lambda rng: encoded_image(rng, "JPEG", (501, 500)), Reason.IMAGE_TOO_LARGE),
+    "a TIFF of numbers": (lambda rng: encoded_image(rng, "TIFF", (8, 8), "F"), Reason.NOT_8_BIT),
     "random bytes": (lambda rng: rng.randbytes(rng.randrange(1, 2000)), Reason.NOT_AN_IMAGE),
     "no bytes": (lambda rng: b"", Reason.NOT_AN_IMAGE),
     "a web page": (lambda rng: b"<html>404 Not Found</html>", Reason.NOT_AN_IMAGE),
     "a drawing in SVG": (lambda rng: b'<svg xmlns="http://www.w3.org/2000/svg"/>', Reason.NOT_AN_IMAGE),
-    "a cut GIF": (lambda rng: picture(rng, "GIF")[:20], Reason.IMAGE_CORRUPT),
+    "a cut GIF": (lambda rng: encoded_image(rng, "GIF")[:20], Reason.IMAGE_CORRUPT),
     "a HEIC": (lambda rng: b"\0\0\0\x18ftypheic" + rng.randbytes(100), Reason.NOT_AN_IMAGE),
     "a program": (lambda rng: b"\x7fELF" + rng.randbytes(100), Reason.NOT_AN_IMAGE),
-    "too many bytes": (lambda rng: picture(rng, "JPEG") + bytes(BYTES), Reason.IMAGE_TOO_LARGE),
+    "too many bytes": (lambda rng: encoded_image(rng, "JPEG") + bytes(BYTES), Reason.IMAGE_TOO_LARGE),
 }
 
 CAPTIONS: dict[str, tuple[str, Callable[[random.Random], bytes], Reason]] = {

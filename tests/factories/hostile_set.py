@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lightgen_core.rejected import Reason
-from tests.factories.hostile_images import CAPTIONS, PICTURES, picture
+from tests.factories.hostile_images import CAPTIONS, PICTURES, encoded_image
 from tests.factories.hostile_tars import ARCHIVES, END, member
 
 NAMES: dict[str, tuple[bytes, bytes, Reason]] = {
@@ -57,16 +57,16 @@ class Hostile:
 
     def right(self, tar: str, key: str) -> bytes:
         self.good.add(f"{tar}/{key}")
-        return member(f"{key}.jpg".encode(), picture(self.rng)) + member(f"{key}.json".encode(), self.caption(0))
+        return member(f"{key}.jpg".encode(), encoded_image(self.rng)) + member(f"{key}.json".encode(), self.caption(0))
 
     def _turns(self) -> Iterator[Callable[[str, int], bytes]]:
         while True:
-            yield from (lambda tar, n, what=what: self._bad_picture(tar, n, what) for what in PICTURES)
+            yield from (lambda tar, n, what=what: self._bad_image(tar, n, what) for what in PICTURES)
             yield from (lambda tar, n, what=what: self._bad_caption(tar, n, what) for what in CAPTIONS)
             yield from (lambda tar, n, what=what: self._bad_name(n, tar, what) for what in NAMES)
-            yield from (self._alone_picture, self._alone_caption, self._unknown, self._twice)
+            yield from (self._alone_image, self._alone_caption, self._unknown, self._twice)
 
-    def _bad_picture(self, tar: str, number: int, what: str) -> bytes:
+    def _bad_image(self, tar: str, number: int, what: str) -> bytes:
         make, reason = PICTURES[what]
         self.expected[f"{tar}/{number}"] = reason
         return member(b"%d.jpg" % number, make(self.rng)) + member(b"%d.json" % number, self.caption(0))
@@ -74,7 +74,9 @@ class Hostile:
     def _bad_caption(self, tar: str, number: int, what: str) -> bytes:
         suffix, make, reason = CAPTIONS[what]
         self.expected[f"{tar}/{number}"] = reason
-        return member(b"%d.jpg" % number, picture(self.rng)) + member(f"{number}.{suffix}".encode(), make(self.rng))
+        return member(b"%d.jpg" % number, encoded_image(self.rng)) + member(
+            f"{number}.{suffix}".encode(), make(self.rng)
+        )
 
     def _bad_name(self, number: int, tar: str, what: str) -> bytes:
         template, kind, reason = NAMES[what]
@@ -84,9 +86,9 @@ class Hostile:
         ] = reason
         return member(name, b"" if kind in b"123456" else b"data", kind)
 
-    def _alone_picture(self, tar: str, number: int) -> bytes:
+    def _alone_image(self, tar: str, number: int) -> bytes:
         self.expected[f"{tar}/{number}"] = Reason.NO_CAPTION
-        return member(b"%d.png" % number, picture(self.rng, "PNG"))
+        return member(b"%d.png" % number, encoded_image(self.rng, "PNG"))
 
     def _alone_caption(self, tar: str, number: int) -> bytes:
         self.expected[f"{tar}/{number}"] = Reason.NO_IMAGE
@@ -98,7 +100,7 @@ class Hostile:
 
     def _twice(self, tar: str, number: int) -> bytes:
         self.expected[f"{tar}/twice-{number}.jpg"] = Reason.DUPLICATE_KEY
-        return self.right(tar, f"twice-{number}") + member(b"twice-%d.jpg" % number, picture(self.rng))
+        return self.right(tar, f"twice-{number}") + member(b"twice-%d.jpg" % number, encoded_image(self.rng))
 
     def broken_tars(self, folder: Path, each: int) -> None:
         """Archives that end too early, in every way; each has one right sample before the damage, or none."""
@@ -114,15 +116,17 @@ class Hostile:
 
 def write_folder(hostile: Hostile, root: Path, inputs: int) -> None:
     """A folder of damaged samples, with links and pipes."""
-    damages = [*(("picture", what) for what in PICTURES), *(("caption", what) for what in CAPTIONS)]
+    damages = [*(("image", what) for what in PICTURES), *(("caption", what) for what in CAPTIONS)]
     for number in range(inputs):
         kind, what = damages[number % len(damages)]
         folder = root / f"part-{number % 3}"
         folder.mkdir(parents=True, exist_ok=True)
-        make, reason = PICTURES[what] if kind == "picture" else CAPTIONS[what][1:]
-        suffix = "json" if kind == "picture" else CAPTIONS[what][0]
+        make, reason = PICTURES[what] if kind == "image" else CAPTIONS[what][1:]
+        suffix = "json" if kind == "image" else CAPTIONS[what][0]
         data, caption = (
-            (make(hostile.rng), hostile.caption(0)) if kind == "picture" else (picture(hostile.rng), make(hostile.rng))
+            (make(hostile.rng), hostile.caption(0))
+            if kind == "image"
+            else (encoded_image(hostile.rng), make(hostile.rng))
         )
         (folder / f"{number}.jpg").write_bytes(data)
         (folder / f"{number}.{suffix}").write_bytes(caption)
@@ -133,15 +137,15 @@ def write_folder(hostile: Hostile, root: Path, inputs: int) -> None:
     (root / os.fsdecode(b"\xff.jpg")).write_bytes(b"x")
     hostile.expected |= dict.fromkeys(("link.jpg", "folder", "pipe.jpg"), Reason.SPECIAL_FILE)
     hostile.expected["\\xff.jpg"] = Reason.NAME_ENCODING
-    (root / "right.png").write_bytes(picture(hostile.rng, "PNG"))
+    (root / "right.png").write_bytes(encoded_image(hostile.rng, "PNG"))
     (root / "right.txt").write_text("a photo of thing 0")
     hostile.good.add("right")
 
 
 def write_parquet(hostile: Hostile, root: Path, inputs: int) -> None:
-    """Parquet files with damaged pictures and captions, and a file that is cut."""
+    """Parquet files with damaged images and captions, and a file that is cut."""
     root.mkdir(parents=True, exist_ok=True)
-    rows = [{"image": {"bytes": picture(hostile.rng), "path": None}, "caption": "a photo of thing 0"}]
+    rows = [{"image": {"bytes": encoded_image(hostile.rng), "path": None}, "caption": "a photo of thing 0"}]
     hostile.good.add("a.parquet:0")
     for what, value, reason in (
         ("null", None, Reason.NO_CAPTION),
@@ -149,7 +153,7 @@ def write_parquet(hostile: Hostile, root: Path, inputs: int) -> None:
         ("long", "cat " * 4000, Reason.CAPTION_TOO_LONG),
     ):
         hostile.expected[f"a.parquet:{len(rows)}"] = reason
-        rows.append({"image": {"bytes": picture(hostile.rng), "path": what}, "caption": value})
+        rows.append({"image": {"bytes": encoded_image(hostile.rng), "path": what}, "caption": value})
     hostile.expected[f"a.parquet:{len(rows)}"] = Reason.NO_IMAGE
     rows.append({"image": {"bytes": None, "path": "/etc/passwd"}, "caption": "a photo of thing 0"})
     for number in range(inputs):

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Callable
 
 from lightgen_core.rejected import Reason
-from tests.factories.hostile_images import picture
+from tests.factories.hostile_images import encoded_image
 
 
 def header(name: bytes, size: int, kind: bytes = tarfile.REGTYPE, field: bytes | None = None) -> bytes:
@@ -55,7 +55,10 @@ ARCHIVES: dict[str, tuple[Callable[[random.Random, bytes], bytes], Reason]] = {
         Reason.ARCHIVE_TRUNCATED,
     ),
     "cut between members": (lambda rng, right: right, Reason.ARCHIVE_TRUNCATED),
-    "cut before the partner": (lambda rng, right: right + member(b"x.jpg", picture(rng)), Reason.ARCHIVE_TRUNCATED),
+    "cut before the partner": (
+        lambda rng, right: right + member(b"x.jpg", encoded_image(rng)),
+        Reason.ARCHIVE_TRUNCATED,
+    ),
     "nothing at all": (lambda rng, right: b"", Reason.ARCHIVE_TRUNCATED),
     "nothing but noise": (lambda rng, right: b"\1" + rng.randbytes(5000), Reason.ARCHIVE_CORRUPT),
     "noise after a member": (lambda rng, right: right + b"\1" + rng.randbytes(5000), Reason.ARCHIVE_CORRUPT),

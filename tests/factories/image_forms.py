@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Image
 
-from tests.factories.hostile_images import picture
+from tests.factories.hostile_images import encoded_image
 
 CAPTIONS = ("a red boat", "two dogs, one asleep", "ein süßer Hund")
 """The captions of the set, in its order."""
@@ -23,7 +23,7 @@ CAPTIONS = ("a red boat", "two dogs, one asleep", "ein süßer Hund")
 def images() -> list[bytes]:
     """Return the encoded images of the set, of two sizes."""
     rng = random.Random(7)
-    return [picture(rng, "PNG", size) for size in ((48, 48), (64, 40), (48, 48))]
+    return [encoded_image(rng, "PNG", size) for size in ((48, 48), (64, 40), (48, 48))]
 
 
 def _write(folder: Path) -> list[str]:

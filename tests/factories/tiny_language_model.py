@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 WORDS = """
 a the one two three red green blue old small bright quiet circle square star cat dog boat house tree river lamp with
-beside under above near in on of at night dawn rain snow photo drawing painting caption write picture
+beside under above near in on of at night dawn rain snow photo drawing painting caption write image
 """
 CHAT = "{% for turn in messages %}<user> {{ turn['content'] }} <model>{% endfor %}"
 

@@ -1,6 +1,6 @@
 """Tiny text-to-image pipelines of diffusers' own classes with random weights, saved to a folder as a user has them.
 
-Pictures are 48 px wide unless asked otherwise, and noise; a picture of four steps takes some milliseconds.
+Images are 48 px wide unless asked otherwise, and noise; an image of four steps takes some milliseconds.
 """
 
 from pathlib import Path
@@ -116,7 +116,7 @@ def save_sdxl(folder: Path) -> Path:
 
 
 def save_sd_that_flags_everything(folder: Path) -> Path:
-    """A StableDiffusionPipeline with the real safety checker, to which every picture is unsafe."""
+    """A StableDiffusionPipeline with the real safety checker, to which every image is unsafe."""
     torch.manual_seed(3)
     unet = diffusers.UNet2DConditionModel(
         sample_size=24,

@@ -1,4 +1,4 @@
-"""A LLaVA of some thousand random weights, saved to a folder as a user has it: it writes noise about pictures."""
+"""A LLaVA of some thousand random weights, saved to a folder as a user has it: it writes noise about images."""
 
 from pathlib import Path
 

@@ -90,8 +90,8 @@ def test_what_is_not_made_yet_is_an_error_with_its_reason(made):
     assert other.student().model.info.sampler is None  # that of pre-training
 
 
-def test_pictures_come_with_caption_and_row(run):
-    chosen = run.pictures("evaluation", limit=5, student="dpo", category="counting")
+def test_images_come_with_caption_and_row(run):
+    chosen = run.images("evaluation", limit=5, student="dpo", category="counting")
     rows = run.table("evaluation").to_pylist()
     expected = [row for row in rows if (row["student"], row["category"]) == ("dpo", "counting")]
     assert [picture.details["id"] for picture in chosen] == [row["id"] for row in expected]
@@ -100,15 +100,15 @@ def test_pictures_come_with_caption_and_row(run):
 
 
 def test_pairs_give_winner_and_loser(run):
-    names = [picture.details["column"] for picture in run.pictures("pairs", limit=3)]
+    names = [picture.details["column"] for picture in run.images("pairs", limit=3)]
     assert names == ["winner_image", "loser_image", "winner_image"]
 
 
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda run: run.pictures("dedup"), "dedup stores no images; synthesis, pairs, evaluation do"),
-        (lambda run: run.pictures(studnt="dpo"), "have no 'studnt'; they have id, student"),
+        (lambda run: run.images("dedup"), "dedup stores no images; synthesis, pairs, evaluation do"),
+        (lambda run: run.images(studnt="dpo"), "have no 'studnt'; they have id, student"),
         (lambda run: run.table("dpo"), "dpo has no table ''; it has none"),
         (lambda run: run.table("captions", "nosuch"), "no table 'nosuch'; it has captions, dropped"),
         (lambda run: run.table("tokns"), "Did you mean 'tokens'"),

@@ -17,7 +17,7 @@ ROWS = sum(FILES)
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory) -> Artifact:
-    """Three files of numbered rows with a picture each, of five row groups in all."""
+    """Three files of numbered rows with an image each, of five row groups in all."""
     made = Artifact(open_store(str(tmp_path_factory.mktemp("store"))), "synthesis", "key")
     kinds, start = schema({"id": pa.int64(), "image": IMAGE}, {"dtype": "float16"}), 0
     for number, rows in enumerate(FILES):

@@ -50,7 +50,7 @@ def recipe_of(**asked: Any) -> Recipe:
 
 
 def run_recipe(tmp_path: Path, captions: list[str], recipe: Recipe, settings: Settings | None = None) -> StageResult:
-    """Make captions and pictures in a store below `tmp_path`."""
+    """Make captions and images in a store below `tmp_path`."""
     store = open_store(str(tmp_path / "store"))
     settings = settings or Settings(device="cpu", threads=1)
     given = captions_stage(captions).artifact(recipe, store, ())

@@ -159,8 +159,8 @@ def test_every_later_stage_refers_to_an_image_by_its_id(made):
     assert {pair["caption"] for pair in pairs} == {tokens[number]["caption"] for number in kept}
     assert {pair["id"] for pair in pairs} <= kept
     for pair in pairs:
-        picture = pictures[pair["id"]]
-        assert (pair["caption"], pair["winner_image"]["bytes"]) == (picture["caption"], picture["image"]["bytes"])
+        image = pictures[pair["id"]]
+        assert (pair["caption"], pair["winner_image"]["bytes"]) == (image["caption"], image["image"]["bytes"])
         assert pair["winner"] == tokens[pair["id"]]["latents"]
 
 

@@ -72,8 +72,8 @@ def see(page, *texts: str) -> None:
         page.get_by_text(text).first.wait_for()
 
 
-def pictures(page) -> list[int]:
-    """Widths of the pictures that Markdown holds in itself, each of them loaded; waits for the first."""
+def images(page) -> list[int]:
+    """Widths of the images that Markdown holds in itself, each of them loaded; waits for the first."""
     page.wait_for_selector('img[src^="data:image/svg+xml"]')
     page.wait_for_function("[...document.images].every(image => image.complete)")
     return page.eval_on_selector_all('img[src^="data:image/svg+xml"]', "images => images.map(i => i.naturalWidth)")
@@ -89,7 +89,7 @@ def first(server, browser, tmp_path_factory) -> dict[str, Any]:
         Process("the run", log, process).wait_until(lambda: "30 of 40 steps" in training(server.api).get("data", ""))
         browser.goto(f"{server.url}/artifacts/artifact/{training(server.api)['id']}")
         see(browser, "pretrain is at work", "30 of 40 steps", " left", " steps/s", "newest")
-        assert pictures(browser) == [468]
+        assert images(browser) == [468]
         go_on.touch()
         assert process.wait(PATIENCE) == 0, log.read_text()
     finally:
@@ -130,14 +130,14 @@ def test_the_page_of_a_stage_shows_counts_and_images(stage, first, server, brows
     page = pages(server.api, first)[f"smoke-{stage}"]
     browser.goto(f"{server.url}/artifacts/artifact/{page['id']}")
     see(browser, f"{stage} is done", "device time")
-    assert min(pictures(browser)) > 200
+    assert min(images(browser)) > 200
 
 
 def test_the_page_of_the_run_shows_scores_costs_and_the_report(first, server, browser):
     page = pages(server.api, first)["smoke-run"]
     browser.goto(f"{server.url}/artifacts/artifact/{page['id']}")
     see(browser, "smoke: 10 stages made, 0 cached", "After DPO", "color attribution", "/report.html", "in all")
-    assert pictures(browser) == [468]
+    assert images(browser) == [468]
     with browser.expect_popup() as opened:
         browser.get_by_role("link", name="synthesis").click()
     see(opened.value, "synthesis is done")

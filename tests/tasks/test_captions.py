@@ -104,14 +104,14 @@ def test_a_file_gives_captions_by_topic_and_reasons_for_dropped(tmp_path):
     assert figures["dropped_by_reason"] == reasons
     assert artifact.manifest().counts == {"rows": 20, "dropped": 4, "repeated": 1}
     found = {row["reason"]: row for row in rows(artifact, "dropped")}
-    assert (found["not JSON"]["caption"], found["not JSON"]["place"]) == ("not json\n", "c.jsonl, line 27")
+    assert (found["not JSON"]["caption"], found["not JSON"]["location"]) == ("not json\n", "c.jsonl, line 27")
     assert (found["evaluation prompt"]["caption"], found["evaluation prompt"]["detail"]) == (leak, f"exact: {leak}")
     repeat = found["repeated words"]
     assert chosen[repeat["duplicate_of"]]["caption"].lower() == repeat["caption"].lower()
 
 
 def test_captions_are_compared_by_meaning_if_the_recipe_wants_it(tmp_path):
-    said = ["a red circle and a blue star", "a picture of a red circle and a blue star", "three yellow crosses"]
+    said = ["a red circle and a blue star", "an image of a red circle and a blue star", "three yellow crosses"]
     (tmp_path / "c.txt").write_text("\n".join(said))
     file = {"path": str(tmp_path / "c.txt"), "format": "txt"}
     space = {"near_duplicate": 0.9, "evaluation": 1.0}
@@ -162,7 +162,7 @@ def test_the_default_filters_drop_noise_with_reasons(tmp_path, model):
     assert {"cut off", "too short"} <= reasons.keys()
     rejected = [row for row in rows(artifact, "answers") if row["reason"]]
     assert len(rejected) == reasons["cut off"] + reasons["too short"] + reasons.get("empty", 0)
-    assert {row["place"] for row in rows(artifact, "dropped")} >= {f"answer {row['id']}" for row in rejected}
+    assert {row["location"] for row in rows(artifact, "dropped")} >= {f"answer {row['id']}" for row in rejected}
 
 
 def test_after_a_kill_only_the_shards_that_are_left_are_written(tmp_path, model, monkeypatch):
@@ -298,4 +298,4 @@ def test_a_thousand_hostile_lines_are_all_in_the_quarantine(tmp_path):
     dropped = read_table(artifact, "^dropped")
     assert len(rows(artifact, "captions")) == 1 and dropped.num_rows == 1000
     assert set(dropped["reason"].to_pylist()) <= {"not JSON", "not UTF-8", "field missing or no text"}
-    assert pa.compute.all(pa.compute.is_valid(dropped["place"])).as_py()
+    assert pa.compute.all(pa.compute.is_valid(dropped["location"])).as_py()

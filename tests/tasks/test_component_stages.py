@@ -1,4 +1,4 @@
-"""The stages embeddings, dedup and tokens with components, pictures and captions other than the zoo's."""
+"""The stages embeddings, dedup and tokens with components, images and captions other than the zoo's."""
 
 import datetime
 import json
@@ -40,7 +40,7 @@ from tests.factories.made_stages import make_until
 CAPTIONS = ["a red circle", "a star to the left of a ring", "a red circle", 'a sign that says "stop"', "two crosses"]
 
 
-def picture(seed: int, height: int = 32, width: int = 32) -> np.ndarray:
+def image(seed: int, height: int = 32, width: int = 32) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -107,7 +107,7 @@ def test_words_that_only_contain_such_a_word_are_mirrored(caption):
 
 def test_a_mirrored_row_has_the_latents_of_the_mirrored_image(store):
     recipe = load_recipe("smoke", ["tokens.flip=true", "tokens.batch_size=2"])
-    pictures = [picture(seed) for seed in range(5)]
+    pictures = [image(seed) for seed in range(5)]
     found = made(tokens, store, recipe, drawn(store, recipe, rows_of(CAPTIONS, pictures)))
     rows = read_table(found, "^tokens").to_pylist()
     assert [(row["id"], row["flipped"]) for row in rows] == [
@@ -128,7 +128,7 @@ def test_a_mirrored_row_has_the_latents_of_the_mirrored_image(store):
 @pytest.mark.parametrize(("length", "truncated"), [(64, 0), (4, 2)])
 def test_captions_cut_at_the_limit_are_counted(store, caplog, length, truncated):
     recipe = load_recipe("smoke", [f"tokens.max_text_tokens={length}"])
-    pictures = [picture(seed) for seed in range(5)]
+    pictures = [image(seed) for seed in range(5)]
     caplog.set_level("INFO")
     found = made(tokens, store, recipe, drawn(store, recipe, rows_of(CAPTIONS, pictures)))
     assert found.manifest().counts["captions_truncated"] == truncated
@@ -138,7 +138,7 @@ def test_captions_cut_at_the_limit_are_counted(store, caplog, length, truncated)
 
 def test_images_of_two_sizes_are_refused_naming_the_odd_one(store):
     recipe = load_recipe("smoke")
-    pictures = [picture(0), picture(1), picture(2, 32, 48), picture(3), picture(4)]
+    pictures = [image(0), image(1), image(2, 32, 48), image(3), image(4)]
     with pytest.raises(ValueError, match="image 2 has 32 x 48 px, those before it 32 x 32 px"):
         made(tokens, store, recipe, drawn(store, recipe, rows_of(CAPTIONS, pictures)))
 
@@ -153,7 +153,7 @@ def test_the_lowest_scores_go_and_of_equal_ones_the_largest_id():
 
 
 def test_an_image_with_a_low_score_goes_and_hides_no_other(store):
-    """Picture 1 is a copy of 0 with the lower score of the two; 2 shows its caption least and is nobody's copy."""
+    """Image 1 is a copy of 0 with the lower score of the two; 2 shows its caption least and is nobody's copy."""
 
     @stage(version=1, config_sections=())
     def embeddings(ctx: StageContext) -> None:
@@ -164,7 +164,7 @@ def test_an_image_with_a_low_score_goes_and_hides_no_other(store):
 
     recipe = load_recipe("smoke", ["dedup.drop_lowest_fraction=0.2"])
     captions = ["a", "a", "b", "c", "d"]
-    given = drawn(store, recipe, rows_of(captions, [picture(k) for k in range(5)]))
+    given = drawn(store, recipe, rows_of(captions, [image(k) for k in range(5)]))
     found = made(dedup, store, recipe, given, made(embeddings, store, recipe))
     rows = read_table(found, "^keep").to_pylist()
     assert [row["reason"] for row in rows] == [None, "near duplicate", "low text-image score", None, None]
@@ -177,7 +177,7 @@ def test_an_image_with_a_low_score_goes_and_hides_no_other(store):
 def test_copies_under_other_captions_go(store, compare, kept):
     """The files' own checksums differ; where a meaning is certain, the recipe may leave other meanings alone."""
     recipe = load_recipe("smoke", [f"dedup.compare={compare}"])
-    given = drawn(store, recipe, rows_of(["a boat", "a drum", "a lemon"], [picture(0), picture(0), picture(1)]))
+    given = drawn(store, recipe, rows_of(["a boat", "a drum", "a lemon"], [image(0), image(0), image(1)]))
     found = made(dedup, store, recipe, given, made(embeddings, store, recipe, given))
     rows = read_table(found, "^keep").to_pylist()
     assert sum(row["kept"] for row in rows) == len(kept) and rows[2]["kept"]
@@ -187,7 +187,7 @@ def test_copies_under_other_captions_go(store, compare, kept):
 def test_embeddings_hold_the_cosine_of_image_and_caption(store):
     """The images may have any size."""
     recipe = load_recipe("smoke")
-    given = drawn(store, recipe, rows_of(CAPTIONS, [picture(k, 32 + 16 * (k % 2), 40) for k in range(5)]))
+    given = drawn(store, recipe, rows_of(CAPTIONS, [image(k, 32 + 16 * (k % 2), 40) for k in range(5)]))
     rows = read_table(made(embeddings, store, recipe, given), "^embeddings").to_pylist()
     for row in rows:
         assert row["score"] == pytest.approx(np.dot(row["image"], row["text"]), abs=1e-6)
@@ -250,8 +250,8 @@ def test_training_reads_the_rows_that_dedup_keeps(store):
     """A shard of which nothing stays, and text of a file of its own."""
     recipe = load_recipe("smoke")
     shards = [
-        rows_of(CAPTIONS[:2], [picture(0), picture(1)]),
-        rows_of(CAPTIONS[2:], [picture(k) for k in (2, 3, 4)], 2),
+        rows_of(CAPTIONS[:2], [image(0), image(1)]),
+        rows_of(CAPTIONS[2:], [image(k) for k in (2, 3, 4)], 2),
     ]
     found = made(tokens, store, recipe, drawn(store, recipe, *shards))
     files, texts = ([store.local_path(f"{found.path}/{name}") for name in found.names(p)] for p in ("^tokens", "^text"))

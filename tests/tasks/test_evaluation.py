@@ -305,7 +305,7 @@ def test_geneval_s_scores_are_those_of_its_judge(geneval):
     assert scores_of(made)["dpo"]["overall"]["value"] == 0
     with made["report"].open("report.html") as file:
         page = file.read().decode()
-    assert "Share of pictures in which GenEval-HF finds" in page
+    assert "Share of images in which GenEval-HF finds" in page
     assert "12 captions of GenEval\N{RIGHT SINGLE QUOTATION MARK}s form (not its own list)" in page
 
 

@@ -70,7 +70,7 @@ def made(what: Stage, store: Store, recipe, *inputs: Artifact) -> Artifact:
 
 
 def encoded(folder: Path, *overrides: str) -> Artifact:
-    """The tokens of three pictures, the second of which may not be mirrored, in two shards."""
+    """The tokens of three images, the second of which may not be mirrored, in two shards."""
     recipe, store = load_recipe("smoke", list(overrides)), open_store(str(folder))
     captions = ["a red circle", "a star to the left of a ring", "two crosses"]
 
@@ -96,8 +96,8 @@ def test_the_stage_stores_both_moments_of_images_and_mirrors(tmp_path, kl):
     table = read_table(found, "^tokens")
     assert layout_metadata(table.schema)["moments"] is True and len(table) == 5
     for row in table.to_pylist():
-        picture = PICTURES[row["id"]][:, ::-1] if row["flipped"] else PICTURES[row["id"]]
-        for column, expected in zip(("latents", "std"), of_diffusers(kl, picture[None]), strict=True):
+        image = PICTURES[row["id"]][:, ::-1] if row["flipped"] else PICTURES[row["id"]]
+        for column, expected in zip(("latents", "std"), of_diffusers(kl, image[None]), strict=True):
             stored = torch.frombuffer(bytearray(row[column]), dtype=torch.bfloat16).float().view(4, 4, 4)
             np.testing.assert_allclose(stored.numpy(), expected[0], rtol=0.01, atol=1e-8)
     files, texts = (

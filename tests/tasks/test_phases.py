@@ -1,4 +1,4 @@
-"""Pre-training in phases on larger and larger pictures, starts from another student, and tokens of several sizes."""
+"""Pre-training in phases on larger and larger images, starts from another student, and tokens of several sizes."""
 
 import io
 import json

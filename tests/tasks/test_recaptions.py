@@ -49,7 +49,7 @@ def make(folder, *lines, until=synthesis, url="http://127.0.0.1:9/v1") -> dict[s
     return made
 
 
-def says(short="a small picture", long="a long text about a small picture"):
+def says(short="a small image", long="a long text about a small image"):
     """Return a server's answers: texts, or functions of how many of that kind came before."""
     turns = {"short": 0, "long": 0}
 
@@ -88,7 +88,7 @@ def test_a_model_of_transformers_captions_each_image_and_resumes(tmp_path):
 def test_a_missing_recaption_has_its_reason(tmp_path):
     held = held_out_captions(load_recipe("smoke", SMALL).world)[0]
     short = {0: "I'm sorry, no", 1: Reply({"error": "no"}, 400), 2: held}
-    server = says(short=lambda turn: short.get(turn, f"picture of turn {turn}"))
+    server = says(short=lambda turn: short.get(turn, f"image of turn {turn}"))
     with serving(server) as asked:
         found = make(tmp_path, ENDPOINT, url=asked.url)["synthesis"].manifest().metrics["recaptions"]
     assert len(asked.bodies) == 24
@@ -131,7 +131,7 @@ def test_an_endpoint_that_stops_is_asked_the_rest(tmp_path):
     turns = iter(range(100))
 
     def breaks(turn):
-        return f"picture of turn {turn}" if next(turns) < 9 else Reply({"error": "no money"}, 402)
+        return f"image of turn {turn}" if next(turns) < 9 else Reply({"error": "no money"}, 402)
 
     with serving(says(short=breaks)) as asked, pytest.raises(EndpointError, match="402"):
         make(tmp_path, ENDPOINT, url=asked.url)

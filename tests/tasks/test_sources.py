@@ -17,7 +17,7 @@ from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 from tasks.synthesis import synthesis
 from tests.factories import tiny_pipelines
-from tests.factories.hostile_images import picture
+from tests.factories.hostile_images import encoded_image
 from tests.factories.tiny_language_model import save_tiny_language_model
 
 pytestmark = pytest.mark.slow(rank=30)
@@ -38,7 +38,7 @@ def parts(tmp_path_factory):
     (folder / "set").mkdir()
     rng = random.Random(1)
     for number in range(6):
-        (folder / "set" / f"{number}.jpg").write_bytes(picture(rng))
+        (folder / "set" / f"{number}.jpg").write_bytes(encoded_image(rng))
         (folder / "set" / f"{number}.txt").write_text(f"painting number {number}")
     return folder
 

@@ -26,7 +26,7 @@ from tasks.embeddings import embeddings
 from tasks.synthesis import NoImagesError, synthesis
 from tasks.tokens import tokens
 from tests.factories import tiny_pipelines
-from tests.factories.hostile_images import picture
+from tests.factories.hostile_images import encoded_image
 from tests.support.run_stage import captions_stage, recipe_of, run_recipe, run_synthesis
 
 pytestmark = pytest.mark.slow(rank=15)
@@ -35,11 +35,11 @@ SETTINGS = Settings(device="cpu", threads=1)
 
 
 def write_folder(root: Path, count: int, captions: int = 100, damaged: tuple[int, ...] = ()) -> Path:
-    """Pictures 000.jpg ... with the captions `thing 0` ... repeated; returns the folder."""
+    """Images 000.jpg ... with the captions `thing 0` ... repeated; returns the folder."""
     root.mkdir()
     rng = random.Random(1)
     for n in range(count):
-        data = picture(rng)
+        data = encoded_image(rng)
         (root / f"{n:03}.jpg").write_bytes(data[:200] if n in damaged else data)
         (root / f"{n:03}.txt").write_text(f" thing  {n % captions}\n")
     return root
@@ -73,16 +73,16 @@ def test_a_rejected_image_leaves_its_id_unused(tmp_path):
     made = run_synthesis(tmp_path, things(10), path=root, format="folder", shard_size=3)
     assert made.images["id"].to_pylist() == [1, 2, 3, 5, 6, 7, 8]
     assert made.quarantine.select(["id", "source", "caption", "reason"]).to_pylist() == [
-        {"id": n, "source": f"{n:03}", "caption": f"thing {n}", "reason": "picture cut short"} for n in (0, 4, 9)
+        {"id": n, "source": f"{n:03}", "caption": f"thing {n}", "reason": "image cut short"} for n in (0, 4, 9)
     ]
     assert made.manifest.counts["rows"] == 7
-    assert made.manifest.metrics == {"quarantine": {"picture cut short": 3}}
+    assert made.manifest.metrics == {"quarantine": {"image cut short": 3}}
     assert made.artifact.names("^quarantine") == [f"quarantine-{n:05d}.parquet" for n in range(4)]
 
 
 def test_images_stay_as_they_are_unless_the_recipe_gives_a_size(tmp_path):
     root = write_folder(tmp_path / "set", 3, damaged=(0,))
-    (root / "002.jpg").write_bytes(picture(random.Random(2), size=(60, 50)))
+    (root / "002.jpg").write_bytes(encoded_image(random.Random(2), size=(60, 50)))
     for size, shapes in ((None, [(48, 48, 3), (50, 60, 3)]), (32, [(32, 32, 3), (32, 32, 3)])):
         made = run_synthesis(tmp_path, things(3), path=root, format="folder", size=size)
         assert [decode_image(each["bytes"]).shape for each in made.images["image"].to_pylist()] == shapes
@@ -92,7 +92,7 @@ def test_a_set_without_a_usable_image_fails_the_stage(tmp_path):
     """The error names the commonest reason."""
     root = write_folder(tmp_path / "set", 5, damaged=(0, 1, 2, 3))
     (root / "004.jpg").write_bytes(b"none")
-    with pytest.raises(NoImagesError, match="not one image: 5 in quarantine, most often: picture cut short"):
+    with pytest.raises(NoImagesError, match="not one image: 5 in quarantine, most often: image cut short"):
         run_synthesis(tmp_path, things(5), path=root, format="folder")
     with pytest.raises(NoImagesError, match=r"not one image: 0 in quarantine; .*'caption_filtered_out': 5"):
         run_synthesis(tmp_path, ["another caption"], path=root, format="folder")

@@ -12,7 +12,7 @@ export function element(name, { class: classes = "", text = null, ...more } = {}
 // A name of a column or a value as one reads it: `color_attr` -> `color attr`.
 export const words = (name) => String(name).replaceAll("_", " ");
 
-export function picture({ title, url }, alt, captioned) {
+export function thumbnail({ title, url }, alt, captioned) {
   const image = element("img", { alt, loading: "lazy", decoding: "async", src: url });
   image.addEventListener("load", () => image.classList.toggle("small", image.naturalWidth <= 160));
   image.addEventListener("error", () => (image.alt = `${title}: this image cannot be read`));
@@ -34,7 +34,7 @@ function tag(name, value) {
 export function card(row, open) {
   const { fields, images } = row, made = element("button", { type: "button", class: "card" });
   const caption = fields.caption ?? "(no caption)";
-  if (images.length) made.append(element("span", { class: "images" }, ...images.map((each) => picture(each, caption, images.length > 1))));
+  if (images.length) made.append(element("span", { class: "images" }, ...images.map((each) => thumbnail(each, caption, images.length > 1))));
   const tags = Object.entries(fields).filter(([name]) => !QUIET.has(name)).map(([name, value]) => tag(name, value));
   made.append(
     element("span", { class: "words" }, element("span", { class: "caption", text: caption }), element("span", { class: "tags" }, ...tags)),

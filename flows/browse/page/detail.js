@@ -1,5 +1,5 @@
 // The open row: its images enlarged, all that is known of it, and the way to its neighbours.
-import { element, picture, words } from "./cards.js";
+import { element, thumbnail, words } from "./cards.js";
 
 const at = (id) => document.getElementById(id);
 
@@ -31,7 +31,7 @@ export class Detail {
     const caption = fields.caption ?? "";
     at("where").textContent = where;
     const key = images.map((image) => image.url).join();
-    if (key !== at("large").dataset.key) at("large").replaceChildren(...images.map((each) => picture(each, caption, images.length > 1)));
+    if (key !== at("large").dataset.key) at("large").replaceChildren(...images.map((each) => thumbnail(each, caption, images.length > 1)));
     at("large").dataset.key = key;
     at("fields").replaceChildren(
       ...Object.entries(fields).flatMap(([name, value]) => [element("dt", { text: words(name) }), element("dd", { text: value })]),

@@ -12,8 +12,7 @@ from tests.factories.tiny_language_model import save_tiny_language_model
 from tests.support.local_endpoint import Reply, serving, without_waits
 
 CASES = [
-    f"write a {word} picture " + "of a old cat " * (n % 4)
-    for n, word in enumerate(("red", "old", "on", "a", "in", "at"))
+    f"write a {word} image " + "of a old cat " * (n % 4) for n, word in enumerate(("red", "old", "on", "a", "in", "at"))
 ]
 
 
@@ -36,7 +35,7 @@ def test_an_answer_does_not_depend_on_the_batch_around_it(model):
 
 
 def test_the_seed_alone_makes_answers_to_one_instruction_differ(model):
-    again = writer_of(model).write(["write a red picture"] * 8, [1, 2, 3, 4, 1, 2, 3, 4])
+    again = writer_of(model).write(["write a red image"] * 8, [1, 2, 3, 4, 1, 2, 3, 4])
     assert again[:4] == again[4:] and len({answer.text for answer in again[:4]}) == 4
 
 

@@ -12,10 +12,10 @@ from lightgen_core.captioning.readers import BadRow, CaptionFileError, read_capt
 
 
 def read(path, **source):
-    """Captions with their topics, and damage as (place, reason)."""
+    """Captions with their topics, and damage as (location, reason)."""
     found = list(read_captions(CaptionFile(path=str(path), **source)))
     good = [(caption.text, caption.topic) for caption in found if not isinstance(caption, BadRow)]
-    return good, [(damage.place, damage.reason) for damage in found if isinstance(damage, BadRow)]
+    return good, [(damage.location, damage.reason) for damage in found if isinstance(damage, BadRow)]
 
 
 def test_a_text_file_holds_a_caption_a_line(tmp_path):
@@ -96,7 +96,7 @@ def test_datasets_are_read_from_a_folder_without_decoding_images(tmp_path, form)
     folder = tmp_path / "set"
     folder.mkdir()
     if form.startswith("saved"):
-        # Bytes that are no picture: decoding them would fail.
+        # Bytes that are no image: decoding them would fail.
         table = Dataset.from_dict(rows | {"image": [{"bytes": b"none", "path": None}] * 2}).cast_column(
             "image", Image()
         )

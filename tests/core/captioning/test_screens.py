@@ -149,7 +149,7 @@ def test_captions_of_different_meanings_never_repeat_each_other():
 @pytest.mark.parametrize(("kind", "model"), [("clip", "zoo:clip"), ("text_encoder", "zoo:t5")])
 def test_captions_that_mean_the_same_are_closer_in_both_spaces(kind, model):
     embed = caption_embedder(CaptionEmbedding(kind=kind, model=model), "cpu")
-    vectors = embed(["a red circle and a blue star", "a picture of a red circle and a blue star", "three crosses"])
+    vectors = embed(["a red circle and a blue star", "an image of a red circle and a blue star", "three crosses"])
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.05
     np.testing.assert_allclose(embed(["three crosses"])[0], vectors[2], atol=1e-5)

@@ -59,7 +59,7 @@ def test_near_duplicate_rate_counts_rows_with_a_close_row():
 def test_within_prompt_distance_averages_pairs_of_one_prompt():
     angle = np.deg2rad([0, 60, 180, 90, 90, 45])
     vectors = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
-    # Prompt a: pairs at 60, 180 and 120 degrees; prompt b: two copies; prompt c: one picture, not counted.
+    # Prompt a: pairs at 60, 180 and 120 degrees; prompt b: two copies; prompt c: one image, not counted.
     expected = (np.mean([1 - 0.5, 1 + 1, 1 + 0.5]) + 0) / 2
     assert within_prompt_distance(whole(vectors), list("aaabbc")) == pytest.approx(expected)
     assert within_prompt_distance(whole(vectors), list("abcdef")) is None

@@ -79,9 +79,9 @@ def test_files_are_found_by_code(tmp_path):
         Image.new("RGBA", (4, 2), (0, 0, 255, 255)).save(tmp_path / f"{name}.png")
     (drawing,) = _files("*.png")(artist(_files("*.png")), tmp_path, NAMES, 8)
     assert (drawing.emoji.code, drawing.source) == ("1f44b-1f3fb", "1f44b_1f3fb.png")
-    picture = np.asarray(drawing.draw())
-    assert (picture[2:6] == (0, 0, 255)).all()
-    assert (picture[[0, 1, 6, 7]] == 255).all()
+    image = np.asarray(drawing.draw())
+    assert (image[2:6] == (0, 0, 255)).all()
+    assert (image[[0, 1, 6, 7]] == 255).all()
 
 
 def test_transparency_becomes_white():

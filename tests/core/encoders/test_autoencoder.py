@@ -41,9 +41,9 @@ def test_kl_decoding_undoes_shift_and_scale(kl_folder: Path) -> None:
     with torch.no_grad():
         decoded = AutoencoderKL.from_pretrained(kl_folder).decode(raw).sample
     expected = ((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    pictures = codec.decode((raw - 0.25) * 1.5)
-    assert pictures.dtype == np.uint8 and pictures.shape == (2, 32, 32, 3)
-    assert np.abs(pictures.astype(int) - expected).max() <= 1
+    images = codec.decode((raw - 0.25) * 1.5)
+    assert images.dtype == np.uint8 and images.shape == (2, 32, 32, 3)
+    assert np.abs(images.astype(int) - expected).max() <= 1
 
 
 def test_dc_latents_are_scaled_without_a_shift() -> None:

@@ -1,4 +1,4 @@
-"""The CLIP: unit vectors, and pictures prepared as open_clip itself would, in batches."""
+"""The CLIP: unit vectors, and images prepared as open_clip itself would, in batches."""
 
 import copy
 import json
@@ -54,10 +54,10 @@ def test_an_embedding_does_not_depend_on_its_batch(clip: Clip) -> None:
 @pytest.mark.parametrize("side", [48, 96, 224])
 def test_resizing_in_batches_equals_pil_within_two_levels(mode: str, side: int) -> None:
     coarse = np.random.default_rng(0).integers(0, 256, (10, 16, 3))
-    picture = np.kron(coarse, np.ones((8, 8, 1))).astype(np.uint8)
+    image = np.kron(coarse, np.ones((8, 8, 1))).astype(np.uint8)
     asked = PreprocessCfg(size=side, mean=(0,) * 3, std=(1,) * 3, interpolation="bicubic", resize_mode=mode)
-    expected = image_transform_v2(asked, is_train=False)(Image.fromarray(picture)).numpy() * 255
-    found = resized(torch.from_numpy(picture)[None].permute(0, 3, 1, 2), [side, side], asked)[0].numpy()
+    expected = image_transform_v2(asked, is_train=False)(Image.fromarray(image)).numpy() * 255
+    found = resized(torch.from_numpy(image)[None].permute(0, 3, 1, 2), [side, side], asked)[0].numpy()
     assert np.abs(found - expected).max() <= 2.001
 
 
@@ -163,7 +163,7 @@ def test_a_file_that_could_run_code_is_not_loaded(listed: Path) -> None:
 def test_images_of_several_sizes_are_embedded_as_each_alone(clip: Clip) -> None:
     small, large = (render_images(World(image_size=side), 2, np.random.default_rng(0)) for side in (48, 96))
     mixed = [small[0], large[0], small[1], large[1]]
-    alone = np.concatenate([clip.embed_images(picture[None]) for picture in mixed])
+    alone = np.concatenate([clip.embed_images(image[None]) for image in mixed])
     np.testing.assert_allclose(clip.embed_image_list(mixed), alone, atol=1e-5)
 
 

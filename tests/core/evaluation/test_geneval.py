@@ -173,7 +173,7 @@ def test_a_colour_is_that_of_the_surest_objects():
 
 
 def test_colours_of_too_few_objects_are_not_looked_up():
-    def refuse(picture, things):
+    def refuse(image, things):
         raise AssertionError("asked")
 
     wanted = Requirement.model_validate({"include": [{**CAT, "color": "red"}]})
@@ -210,11 +210,11 @@ def test_a_position_holds_for_the_surest_objects():
 
 
 def test_what_is_not_the_object_is_grey_and_cut_off():
-    picture = np.full((20, 30, 3), 7, np.uint8)
+    image = np.full((20, 30, 3), 7, np.uint8)
     mask = np.zeros((20, 30), bool)
     mask[5:10, 4:8] = True
     mask[5, 4] = False
-    cut = crop_on_grey(picture, DetectedObject("cat", 1.0, (4, 5, 8, 10), mask))
+    cut = crop_on_grey(image, DetectedObject("cat", 1.0, (4, 5, 8, 10), mask))
     assert cut.shape == (5, 4, 3)
     assert cut[0, 0].tolist() == [153, 153, 153]
     assert (cut.reshape(-1, 3)[1:] == 7).all()
@@ -231,10 +231,10 @@ def colors() -> ColorNamer:
 
 
 def test_a_detector_gives_masks_of_image_size_and_tight_boxes(detector_folder):
-    pictures = np.random.default_rng(0).integers(0, 256, (3, 50, 70, 3), dtype=np.uint8)
-    found = list(Detector.load(detector_folder)(list(pictures)))
+    images = np.random.default_rng(0).integers(0, 256, (3, 50, 70, 3), dtype=np.uint8)
+    found = list(Detector.load(detector_folder)(list(images)))
     assert len(found) == 3
-    things = [thing for of_picture in found for thing in of_picture]
+    things = [thing for of_image in found for thing in of_image]
     assert {thing.name for thing in things} == {"computer mouse"}
     for each in things:
         left, top, right, bottom = each.box
@@ -256,7 +256,7 @@ def test_a_model_of_another_type_is_refused():
 
 
 class Palette:
-    """Stands for a CLIP whose space is colour: a picture is its mean colour, a sentence that of its colour word."""
+    """Stands for a CLIP whose space is colour: an image is its mean colour, a sentence that of its colour word."""
 
     RGB: ClassVar = {
         "red": (255, 0, 0), "orange": (255, 128, 0), "yellow": (255, 255, 0), "green": (0, 128, 0), "blue": (0, 0, 255),
@@ -268,9 +268,9 @@ class Palette:
         self.heard: list[str] = []
         self.seen: list[np.ndarray] = []
 
-    def embed_images(self, pictures: np.ndarray) -> np.ndarray:
-        self.seen += list(pictures)
-        return unit(pictures.reshape(len(pictures), -1, 3).mean(axis=1))
+    def embed_images(self, images: np.ndarray) -> np.ndarray:
+        self.seen += list(images)
+        return unit(images.reshape(len(images), -1, 3).mean(axis=1))
 
     def embed_texts(self, captions: list[str]) -> np.ndarray:
         self.heard += captions
@@ -285,8 +285,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 def test_a_colour_is_that_of_the_sentences_nearest_to_the_object():
     """Each object is cropped and seen alone, on grey."""
     palette = Palette()
-    picture = np.zeros((20, 20, 3), np.uint8)
-    picture[:, :10], picture[:, 10:] = (250, 5, 5), (5, 5, 250)
+    image = np.zeros((20, 20, 3), np.uint8)
+    image[:, :10], image[:, 10:] = (250, 5, 5), (5, 5, 250)
     halves = [np.arange(20) < 10, np.arange(20) >= 10]
     masks = [np.broadcast_to(half, (20, 20)) for half in halves]
     things = [
@@ -294,7 +294,7 @@ def test_a_colour_is_that_of_the_sentences_nearest_to_the_object():
         DetectedObject("cat", 1.0, (8, 0, 20, 20), masks[1]),
     ]
     name_colors = ColorNamer(palette)
-    assert name_colors(picture, things) == ["red", "blue"]
+    assert name_colors(image, things) == ["red", "blue"]
     assert palette.heard[:3] == ["a photo of a red cat", "a photo of a red-colored cat", "a photo of a red object"]
     assert len(palette.heard) == 10 * 3  # once for both
     assert [seen.shape for seen in palette.seen] == [(20, 10, 3), (20, 12, 3)]
@@ -303,8 +303,8 @@ def test_a_colour_is_that_of_the_sentences_nearest_to_the_object():
 
 def test_the_judge_reports_the_objects_of_its_detector(detector_folder, colors):
     judge = GenEvalJudge(Detector.load(detector_folder), colors)
-    pictures = list(np.random.default_rng(1).integers(0, 256, (2, 48, 48, 3), dtype=np.uint8))
+    images = list(np.random.default_rng(1).integers(0, 256, (2, 48, 48, 3), dtype=np.uint8))
     mouse = Prompt("a photo of a computer mouse", "single_object", '{"include":[{"class":"computer mouse"}]}')
     bench = Prompt("a photo of a bench", "single_object", '{"include":[{"class":"bench"}]}')
-    assert judge(pictures, [mouse, bench]).tolist() == [True, False]
+    assert judge(images, [mouse, bench]).tolist() == [True, False]
     assert len(COCO_NAMES) == len(set(NAMES)) == 80

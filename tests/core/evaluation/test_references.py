@@ -1,4 +1,4 @@
-"""Retrieval of reference pictures, and the Fréchet distance, against values known otherwise."""
+"""Retrieval of reference images, and the Fréchet distance, against values known otherwise."""
 
 import importlib.util
 from pathlib import Path
@@ -65,18 +65,18 @@ def test_samples_without_a_reference_are_left_out():
 def drawings(tmp_path):
     """A folder of shapes in two colours, of mixed sizes, with captions."""
     for number, (name, color) in enumerate((n, c) for n in ("disc", "box", "line", "wedge") for c in ("red", "blue")):
-        picture = Image.new("RGB", (100 + 10 * number, 90), "white")
-        draw = ImageDraw.Draw(picture)
+        image = Image.new("RGB", (100 + 10 * number, 90), "white")
+        draw = ImageDraw.Draw(image)
         {"disc": draw.ellipse, "box": draw.rectangle}.get(name, draw.line)((30, 20, 80, 70), fill=color)
         if name == "wedge":
             draw.pieslice((30, 10, 90, 80), 0, 70, fill=color)
-        picture.save(tmp_path / f"{number}.png")
+        image.save(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text(f"{color} {name}")
     return tmp_path
 
 
 @needs_efficientnet
-def test_pictures_find_themselves_noisy_ones_mostly(drawings):
+def test_images_find_themselves_noisy_ones_mostly(drawings):
     captions = [f"{color} {name}" for name in ("disc", "box", "line", "wedge") for color in ("red", "blue")]
     features = Features()
     references = load_references(str(drawings), captions, 48, features)
@@ -90,7 +90,7 @@ def test_pictures_find_themselves_noisy_ones_mostly(drawings):
     )
     assert found["pretrain"]["top_1"]["value"] == 1
     assert found["pretrain"]["frechet_distance"] == pytest.approx(0, abs=1e-3)
-    assert found["dpo"]["top_1"]["value"] < 0.5, "pictures of other captions are not found"
+    assert found["dpo"]["top_1"]["value"] < 0.5, "images of other captions are not found"
 
 
 @needs_efficientnet
@@ -110,12 +110,12 @@ def test_weights_know_teapots_and_a_zebra():
 
 @needs_efficientnet
 def test_too_few_references_are_an_error(drawings):
-    with pytest.raises(ReferencesMissing, match="pictures of 1 of the 2 captions"):
+    with pytest.raises(ReferencesMissing, match="images of 1 of the 2 captions"):
         load_references(str(drawings), ["red disc", "a horse"], 48, Features())
 
 
 @needs_efficientnet
 def test_damaged_reference_is_named(drawings):
-    (drawings / "0.png").write_bytes(b"no picture")
+    (drawings / "0.png").write_bytes(b"no image")
     with pytest.raises((ReferencesMissing, ImageSetError), match="0"):
         load_references(str(drawings), ["red disc", "blue disc", "red box"], 48, Features())

@@ -18,10 +18,10 @@ from lightgen_core.images.image_set import open_image_set
 from lightgen_core.images.safe_decoder import SafeImageDecoder
 from lightgen_core.images.sample import BadSample, Sample
 from lightgen_core.rejected import Reason, Rejected
-from tests.factories.hostile_images import picture
+from tests.factories.hostile_images import encoded_image
 from tests.factories.image_forms import images, write_form
 
-PICTURE = picture(random.Random(0), "PNG")
+PICTURE = encoded_image(random.Random(0), "PNG")
 BASE64 = base64.b64encode(PICTURE).decode()
 
 
@@ -158,7 +158,9 @@ def test_an_image_that_no_row_names_is_named(tmp_path):
 
 def test_a_cut_gzip_keeps_the_lines_before_the_cut(tmp_path):
     lines = b"".join(
-        json.dumps({"image": base64.b64encode(picture(random.Random(n), "PNG")).decode(), "caption": f"{n}"}).encode()
+        json.dumps(
+            {"image": base64.b64encode(encoded_image(random.Random(n), "PNG")).decode(), "caption": f"{n}"}
+        ).encode()
         + b"\n"
         for n in range(40)
     )

@@ -16,7 +16,7 @@ from lightgen_core.images.image_set import ImageSetError, open_image_set
 from lightgen_core.images.safe_decoder import SafeImageDecoder
 from lightgen_core.images.sample import BadSample, Sample
 from lightgen_core.rejected import Reason, Rejected
-from tests.factories.hostile_images import BYTES, PIXELS, picture
+from tests.factories.hostile_images import BYTES, PIXELS, encoded_image
 from tests.factories.hostile_set import Hostile, write_folder, write_parquet
 from tests.factories.hostile_tars import END, bomb, member
 from tests.support.run_stage import run_synthesis
@@ -29,9 +29,9 @@ def samples(path: Path, format: str) -> list[Sample]:
 
 
 def write_set(root: Path, format: str, rng: random.Random) -> list[bytes]:
-    """Six samples in two files or folders; returns their pictures in the set's order."""
+    """Six samples in two files or folders; returns their images in the set's order."""
     root.mkdir()
-    pictures = [picture(rng, "PNG" if n % 2 else "JPEG") for n in range(6)]
+    pictures = [encoded_image(rng, "PNG" if n % 2 else "JPEG") for n in range(6)]
     for half in (0, 1):
         numbers = range(3 * half, 3 * half + 3)
         if format == "parquet":

@@ -11,18 +11,18 @@ from PIL import Image
 from lightgen_core.images.codec import decode_image, encode_png
 from lightgen_core.images.safe_decoder import SafeImageDecoder
 from lightgen_core.rejected import Reason, Rejected
-from tests.factories.hostile_images import PIXELS, chunk, picture, png
+from tests.factories.hostile_images import PIXELS, chunk, encoded_image, png
 
 
 def test_an_image_of_the_right_size_keeps_its_bytes():
     """Any other becomes a PNG of that size."""
     rng = random.Random(0)
-    right = picture(rng, "JPEG", (32, 32))
+    right = encoded_image(rng, "JPEG", (32, 32))
     assert SafeImageDecoder(10**6, 32).reencode(right) == right
     for other in (
-        picture(rng, "JPEG", (64, 40)),
-        picture(rng, "WEBP", (32, 32)),
-        picture(rng, "PNG", (32, 32), "RGBA"),
+        encoded_image(rng, "JPEG", (64, 40)),
+        encoded_image(rng, "WEBP", (32, 32)),
+        encoded_image(rng, "PNG", (32, 32), "RGBA"),
     ):
         made = SafeImageDecoder(10**6, 32).reencode(other)
         assert (made[:4], decode_image(made).shape) == (b"\x89PNG", (32, 32, 3))
@@ -75,8 +75,8 @@ def test_damaged_metadata_costs_no_png(fault):
     assert fault not in made
 
 
-def test_damaged_metadata_hides_no_damaged_picture():
-    whole = picture(random.Random(0), "PNG")
+def test_damaged_metadata_hides_no_damaged_image():
+    whole = encoded_image(random.Random(0), "PNG")
     cut = whole[:33] + METADATA_FAULTS["a wrong checksum"] + whole[33:1000]
     huge = png(60_000, 60_000, b"", extra=METADATA_FAULTS["a bomb of text"])
     for data, reason in ((cut, Reason.IMAGE_TRUNCATED), (huge, Reason.IMAGE_CORRUPT)):

@@ -9,7 +9,7 @@ import pytest
 from lightgen_core.images.image_set import open_image_set
 from lightgen_core.images.sample import BadSample, Sample
 from lightgen_core.rejected import Reason
-from tests.factories.hostile_images import PIXELS, picture
+from tests.factories.hostile_images import PIXELS, encoded_image
 from tests.factories.hostile_set import Hostile
 from tests.factories.hostile_tars import END
 from tests.support.run_stage import run_synthesis
@@ -21,7 +21,7 @@ def samples(path: Path, format: str) -> list[Sample]:
 
 def write_pair(folder: Path, image: str, caption: str = "a cat", format: str = "PNG") -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / image).write_bytes(picture(random.Random(0), format))
+    (folder / image).write_bytes(encoded_image(random.Random(0), format))
     (folder / image).with_suffix(".txt").write_text(caption)
 
 
@@ -63,7 +63,7 @@ def test_a_caption_without_image_names_the_files_beside_it(tmp_path):
     write_pair(tmp_path, "a.psd")
     (found,) = open_image_set(tmp_path, "folder").samples()
     assert isinstance(found, BadSample) and found.error.reason is Reason.NO_IMAGE
-    assert found.error.detail == "a caption without a picture of its key, beside ['a.psd']"
+    assert found.error.detail == "a caption without an image of its key, beside ['a.psd']"
 
 
 @pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1"])
@@ -151,7 +151,7 @@ def test_archives_are_found_in_any_case_and_in_linked_folders(tmp_path):
 def test_an_imagefolder_has_its_captions_in_metadata(tmp_path):
     for name in ("0.png", "sub/1.jpg", "2.png", "3.png"):
         (tmp_path / "sub").mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(picture(random.Random(0), "PNG"))
+        (tmp_path / name).write_bytes(encoded_image(random.Random(0), "PNG"))
     (tmp_path / "2.txt").write_text("its own")
     lines = [
         '{"file_name": "0.png", "text": "a cat"}',

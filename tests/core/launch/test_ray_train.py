@@ -16,7 +16,7 @@ from lightgen_core.launch import ray_train as on_ray
 from lightgen_core.launch.messages import LaunchError, Message, MessageRelay
 from lightgen_core.launch.ray_cluster import ClusterError, connect
 from lightgen_core.launch.run import launch
-from lightgen_core.meter import Meter
+from lightgen_core.metering.meter import Meter
 from lightgen_core.train.train_step import NonFiniteLossError
 from tasks.config.settings import Settings
 from tasks.training import training_location

@@ -15,8 +15,8 @@ FILTERED = (
 
 def test_each_reason_has_its_count_and_examples_with_values():
     page = render_report(replace(report(), dedup=SUMMARY, filtered=FILTERED))
-    part = page[page.index("Pictures that filters dropped") :]
-    assert "3 of 5 pictures failed a filter" in part
+    part = page[page.index("Images that filters dropped") :]
+    assert "3 of 5 images failed a filter" in part
     assert "<h4>Small: 2</h4>" in part and "<h4>No judge score: 1</h4>" in part
     assert "a &lt;b&gt;" in part and ">12, threshold 64</p>" in part and ">no value, threshold 5</p>" in part
 
@@ -36,5 +36,5 @@ def test_each_source_has_its_count_and_its_share_of_each_phase():
     assert '<th scope="row">flux</th><td class="figure">300</td><td class="figure">75 %</td>' in part.replace(
         "\xa0", " "
     )
-    assert "398 short captions were written for the pictures; others failed (cut off 2)." in part
-    assert "400 long captions were written for the pictures." in part
+    assert "398 short captions were written for the images; others failed (cut off 2)." in part
+    assert "400 long captions were written for the images." in part

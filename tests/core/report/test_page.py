@@ -76,7 +76,7 @@ def report(rows=12, **changes):
         unused_topics=("negation",),
         repeats=(DuplicateCaption("a Red circle!", "a red circle", 1.0),),
         repeated_captions=311,
-        diversity=(Metric("Vendi score", 38.42, "effective number of different pictures"),),
+        diversity=(Metric("Vendi score", 38.42, "effective number of different images"),),
         dedup=DedupSummary(
             images=12_000,
             reasons={"exact copy": 12, "near duplicate": 438},
@@ -141,6 +141,32 @@ def test_the_page_refers_to_nothing_outside_itself():
         assert f'id="{anchor[1:]}"' in page
 
 
+def test_published_tables_stand_apart_from_scene_scores():
+    page = render_report(report())
+    part = page[page.index("Published scores") :]
+    assert "do not compare with these" in part and "demo: " not in part
+    row = part[part.index("Show-o") :].partition("</tr>")[0]
+    assert re.findall(r"\d\.\d\d", row)[:7] == [
+        "0.53",
+        "0.95",
+        "0.52",
+        "0.49",
+        "0.82",
+        "0.11",
+        "0.28",
+    ]  # Table 3, reordered
+    assert "Published scores" not in render_report(report(smoke_test=True))
+
+
+def test_a_geneval_run_stands_above_the_published_rows():
+    page = render_report(report(benchmark="geneval", scorer="GenEval-HF", prompts="553 captions"))
+    part = page[page.index("Published scores") :]
+    assert "judged by GenEval-HF over 553 captions" in part and "do not compare" not in part
+    first = part[part.index("<tbody>") :].partition("</tr>")[0]
+    assert "demo: Pre-trained" in first and "0.75" in first and "measured" in first
+    assert "Shuffled" not in part.partition("</details>")[0]
+
+
 def test_captions_are_escaped():
     evil = '<script>alert("x")</script>'
     row = SampleRow("colors", evil, {"teacher": JudgedImage(NOISE[0], True)})
@@ -192,7 +218,7 @@ def test_without_a_scorer_the_page_says_so_and_shows_no_scores():
 
 def test_without_a_scorer_the_banner_speaks_of_images():
     page = render_report(report(scorer=None, scores={}, smoke_test=True))
-    assert "The pictures on this page mean nothing." in page
+    assert "The images on this page mean nothing." in page
 
 
 def test_clips_cosine_is_distinct_from_a_score():
@@ -240,7 +266,7 @@ def test_rates_of_planted_copies_are_shown():
 
 def test_images_in_quarantine_are_counted_by_reason():
     """A page without any does not mention them."""
-    said = "1,203 pictures could not be had (undecodable 1,200, too many pixels 3)"
+    said = "1,203 images could not be had (undecodable 1,200, too many pixels 3)"
     quarantine = {"undecodable": 1200, "too many pixels": 3}
     assert said in render_report(report(quarantine=quarantine))
     alone = ReportData("bare", "", (), STAGES[0].created_at, quarantine=quarantine)
@@ -265,7 +291,7 @@ def test_a_hundred_noisy_thumbnails_stay_below_two_megabytes():
 def test_the_headline_separates_noise_from_a_change_beyond_it():
     assert headline(SCORES) == (
         "On captions that training never saw, the pre-trained student scores 0.75 (0.72\N{EN DASH}0.78), and after "
-        "DPO it scores 0.77 (0.74\N{EN DASH}0.80); the same pictures judged by another caption score 0.04. "
+        "DPO it scores 0.77 (0.74\N{EN DASH}0.80); the same images judged by another caption score 0.04. "
         "The change of +0.02 lies within the interval."
     )
     assert headline(SCORES | {"dpo": table(0.85, 0.8, 0.9)}).endswith("The change of +0.10 lies outside the interval.")

@@ -50,7 +50,7 @@ def test_a_confusion_marks_where_asked_and_drawn_agree():
 
 def test_a_student_without_failures_is_said_to_have_none():
     page = render_report(report(failures=Failures("dpo", 60, 0, ())))
-    assert "finds every picture of the student after DPO right, for all 60 captions" in page
+    assert "finds every image of the student after DPO right, for all 60 captions" in page
 
 
 def test_previews_have_a_row_a_caption_and_a_column_a_step():

@@ -1,4 +1,4 @@
-"""The detector: it is right about every picture of the teacher, unfiltered, and about pictures that show nothing."""
+"""The detector: it is right about every image of the teacher, unfiltered, and about images that show nothing."""
 
 from collections import Counter, defaultdict
 
@@ -18,7 +18,7 @@ WHOLE = {"colors": tuple(COLORS), "shapes": SHAPES}
 
 
 def teach(world: World, count: int, seed: int = 0) -> list[tuple[Meaning, np.ndarray]]:
-    """`count` meanings, the categories in turn, each with a teacher's picture."""
+    """`count` meanings, the categories in turn, each with a teacher's image."""
     rng = np.random.default_rng(seed)
     every = defaultdict(list)
     for meaning in meanings(world):
@@ -44,7 +44,7 @@ def blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def canvas(*things: tuple[str, str, float, float, float], background=(230, 230, 230), side: int = 48) -> np.ndarray:
-    """A picture of (shape, color, x, y, radius) in pixels."""
+    """An image of (shape, color, x, y, radius) in pixels."""
     image = np.full((side, side, 3), background, float)
     for shape, color, x, y, radius in things:
         image += coverage(shape, x, y, radius, side, side)[..., None] * (np.array(COLORS[color]) - image)

@@ -123,7 +123,7 @@ def test_a_meaning_that_no_caption_has_cannot_be_created(parts: dict, reason: st
 
 
 def scenes():
-    """Every picture of up to three objects that `SMALL` can tell apart: [(shape, color, column, row), ...]."""
+    """Every image of up to three objects that `SMALL` can tell apart: [(shape, color, column, row), ...]."""
     things = list(product(SMALL.shapes, SMALL.colors))
     for shape, color in things:
         for count in (1, 2, 3):

@@ -15,7 +15,7 @@ from lightgen_core.scene.vocabulary import CLEARANCE, COLORS, MIN_RADIUS, SHAPES
 
 LAYOUTS = ("composed", "grid", "free")
 GOLDEN = ("2c370da81231bbd5", "e5bc36c968edef29", "089e436f48283bdb")
-"""Digests of pictures of the whole vocabulary; they change only when the teacher is meant to draw differently."""
+"""Digests of images of the whole vocabulary; they change only when the teacher is meant to draw differently."""
 
 
 def cells(things: list[PlacedObject], world: World) -> list[tuple[int, int]]:
@@ -24,7 +24,7 @@ def cells(things: list[PlacedObject], world: World) -> list[tuple[int, int]]:
 
 
 def arranged(caption: str, world: World, times: int = 50) -> set[frozenset]:
-    """All sets of cells that `caption` fills in `times` pictures."""
+    """All sets of cells that `caption` fills in `times` images."""
     rng = np.random.default_rng(0)
     return {frozenset(cells(arrange(parse(caption), world, rng), world)) for _ in range(times)}
 
@@ -119,8 +119,8 @@ def test_a_seed_gives_the_same_image(layout: str):
 @pytest.mark.parametrize(("layout", "digest"), zip(LAYOUTS, GOLDEN, strict=True))
 def test_images_are_the_same_on_every_machine(layout: str, digest: str):
     world, rng = World(layout=layout, colors=tuple(COLORS), shapes=SHAPES), np.random.default_rng(0)
-    pictures = [render(meaning, world, rng) for meaning in meanings(world)[::19]]
-    assert sha256(np.stack(pictures).tobytes()).hexdigest()[:16] == digest
+    images = [render(meaning, world, rng) for meaning in meanings(world)[::19]]
+    assert sha256(np.stack(images).tobytes()).hexdigest()[:16] == digest
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,6 @@ def test_every_allowed_size_and_grid_can_be_drawn():
         for grid in (3, 4, 5):
             if size / grid >= 8:
                 world = World(image_size=size, grid=grid, layout="grid")
-                picture = render(Meaning("counting", parse("a star").objects, 4), world, np.random.default_rng(0))
-                drawn += picture.shape == (size, size, 3)
+                image = render(Meaning("counting", parse("a star").objects, 4), world, np.random.default_rng(0))
+                drawn += image.shape == (size, size, 3)
     assert drawn == 17

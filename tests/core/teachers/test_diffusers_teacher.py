@@ -170,12 +170,12 @@ def test_offloading_without_accelerate_says_what_to_install(folders, monkeypatch
 
 
 def test_what_is_no_text_to_image_pipeline_is_refused(folders):
-    class FromPicture:
+    class FromImage:
         def __call__(self, image):
-            """Take a picture."""
+            """Take an image."""
 
-    with pytest.raises(TeacherError, match="FromPicture takes no prompt and no generator"):
-        DiffusersTeacher(FromPicture(), DiffusersConfig(model="x"))
+    with pytest.raises(TeacherError, match="FromImage takes no prompt and no generator"):
+        DiffusersTeacher(FromImage(), DiffusersConfig(model="x"))
 
 
 def test_a_hub_that_cannot_be_reached_is_not_a_missing_file(monkeypatch):

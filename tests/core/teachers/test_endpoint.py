@@ -120,7 +120,7 @@ def test_a_wrong_key_or_address_ends_the_run_and_hides_the_key(status, caplog):
         (Reply({"data": [{"url": "file:///etc/passwd"}]}), Reason.NO_ANSWER),
         (Reply({"data": [{"url": "http://169.254.169.254/latest"}]}), Reason.NO_ANSWER),
         (Reply({"data": [{"url": "http://[broken"}]}), Reason.NO_ANSWER),
-        (answer(b"no picture"), Reason.NOT_AN_IMAGE),
+        (answer(b"no image"), Reason.NOT_AN_IMAGE),
         (answer(grey(1)[:60]), Reason.IMAGE_TRUNCATED),
         (answer(grey(1, 32)), Reason.OTHER_SIZE),
         (answer(grey(1, 600)), Reason.TOO_MANY_PIXELS),
@@ -183,8 +183,8 @@ def test_images_are_brought_to_the_size_that_the_recipe_wants():
 
 
 @contextmanager
-def pictures_at(reply):
-    """A server of pictures: `reply(handler)` answers a GET."""
+def images_at(reply):
+    """A server of images: `reply(handler)` answers a GET."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -216,7 +216,7 @@ def say(handler, status: int, data: bytes = b"", **headers: str) -> None:
 
 def test_an_image_is_fetched_from_its_address_without_the_key():
     with (
-        pictures_at(lambda handler: say(handler, 200, grey(70))) as (url, gets),
+        images_at(lambda handler: say(handler, 200, grey(70))) as (url, gets),
         serving([Reply({"data": [{"url": url}]})]) as asked,
     ):
         assert draw(asked.url, PROMPTS[:1], response_format="url")[0][0, 0, 0] == 70
@@ -243,7 +243,7 @@ def endless(handler) -> None:
     ],
 )
 def test_an_address_that_gives_no_image_is_quarantined(reply, reason, gets):
-    with pictures_at(reply) as (url, seen), serving([Reply({"data": [{"url": url}]})]) as asked:
+    with images_at(reply) as (url, seen), serving([Reply({"data": [{"url": url}]})]) as asked:
         (why,) = draw(asked.url, PROMPTS[:1], max_bytes=1 << 20)
     assert (why.reason, len(seen)) == (reason, gets)
 

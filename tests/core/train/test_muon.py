@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lightgen_core.config import OptimizerConfig
-from lightgen_core.train.muon import ADAMW_RMS, Muon, _iterate, _iterate_on_gram, orthogonalize, share_matrices
+from lightgen_core.train.muon import ADAMW_RMS, Muon, _iterate, _iterate_on_gram, orthogonalize
 from lightgen_core.train.optimizer import make_optimizer
 
 
@@ -89,18 +89,3 @@ def test_vectors_go_to_adamw_and_matrices_do_not():
     optimizer.step()
     assert optimizer.state[layer.weight].keys() == {"average"}
     assert optimizer.state[layer.bias].keys() == {"step", "exp_avg", "exp_avg_sq"}
-
-
-@pytest.mark.parametrize("processes", [1, 2, 3, 5])
-def test_processes_share_all_matrices_and_about_equal_arithmetic(processes):
-    shapes = [(6, 96, 288), (3, 384, 96), (2, 96, 96), (1, 96, 64), (9, 128, 384)]
-    shares = share_matrices(shapes, processes)
-    for group, (count, _, _) in enumerate(shapes):
-        assert sorted(place for share in shares for place in share[group]) == list(range(count))
-    costs = [rows * columns * min(rows, columns) for _, rows, columns in shapes]
-    loads = [sum(len(places) * cost for places, cost in zip(share, costs, strict=True)) for share in shares]
-    assert max(loads) - min(loads) <= max(costs)
-
-
-def test_more_processes_than_matrices_leave_some_without():
-    assert share_matrices([(1, 4, 4)], 3) == [[[0]], [[]], [[]]]

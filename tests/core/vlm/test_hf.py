@@ -1,4 +1,4 @@
-"""A vision-language model of transformers: it sees the picture, and an answer is of its seed, not of its batch."""
+"""A vision-language model of transformers: it sees the image, and an answer is of its seed, not of its batch."""
 
 import numpy as np
 import pytest
@@ -22,8 +22,8 @@ def loaded(folder, **changes):
     return HFVlm.load(RecaptionConfig(model=str(folder), **options))
 
 
-def test_answers_follow_from_seed_and_picture_in_any_batch(folder):
-    texts, seeds = ["write a caption"] * 4 + ["write a long caption of the picture"], [1, 2, 3, 1, 1]
+def test_answers_follow_from_seed_and_image_in_any_batch(folder):
+    texts, seeds = ["write a caption"] * 4 + ["write a long caption of the image"], [1, 2, 3, 1, 1]
     answers = loaded(folder).write(IMAGES, texts, seeds)
     assert loaded(folder, batch_size=5).write(IMAGES, texts, seeds) == answers
     assert loaded(folder).write(IMAGES[3:4], texts[3:4], seeds[3:4]) == answers[3:4]
@@ -31,7 +31,7 @@ def test_answers_follow_from_seed_and_picture_in_any_batch(folder):
     assert all("<" not in answer.text for answer in answers)
 
 
-def test_the_likeliest_answer_depends_on_the_picture(folder):
+def test_the_likeliest_answer_depends_on_the_image(folder):
     vlm = loaded(folder, temperature=0.0)
     black, white = (encode_png(np.full((20, 20, 3), level, np.uint8)) for level in (0, 255))
     first, second = vlm.write([black, white], ["write"] * 2, [0, 0])

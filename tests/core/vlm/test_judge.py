@@ -49,11 +49,11 @@ def test_an_error_is_no_score():
     assert parse_score(Answer("", error="refused: 7"), JUDGE) is None
 
 
-def test_the_picture_is_sent_at_the_longest_side_with_the_prompt():
+def test_the_image_is_sent_at_the_longest_side_with_the_prompt():
     with serving([said("8")]) as asked, Endpoint(asked.url) as endpoint:
         answers = EndpointVlm(endpoint, JUDGE, 1).write([IMAGE], [judge_prompt(JUDGE, "a grey wall")], [3])
-    picture, text = asked.bodies[0]["messages"][0]["content"]
-    sent = base64.b64decode(picture["image_url"]["url"].removeprefix("data:image/jpeg;base64,"))
+    image, text = asked.bodies[0]["messages"][0]["content"]
+    sent = base64.b64decode(image["image_url"]["url"].removeprefix("data:image/jpeg;base64,"))
     assert (answers, decode_image(sent).shape) == ([Answer("8")], (21, 32, 3))
     assert text["text"].endswith("from 0 (not at all) to 10 (perfectly), and nothing else.\nCaption: a grey wall")
     assert (asked.bodies[0]["model"], asked.bodies[0]["seed"], asked.bodies[0]["max_tokens"]) == ("judge", 3, 16)

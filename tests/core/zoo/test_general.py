@@ -1,4 +1,4 @@
-"""The general components on pictures that none of them was trained on: the pairs that `zoo:emoji-small` holds out.
+"""The general components on images that none of them was trained on: the pairs that `zoo:emoji-small` holds out.
 
 Skipped where the packages cannot be had.
 """
@@ -13,7 +13,7 @@ from lightgen_core.encoders.clip import Clip
 from lightgen_core.encoders.packaged import EFFICIENTNETS, MINILM, PackageMissing
 from lightgen_core.images.codec import resize_square
 from lightgen_core.images.location import LocationError
-from lightgen_core.zoo.pictures import load_captioned
+from lightgen_core.zoo.training_images import load_captioned
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,9 @@ def psnr(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return 10 * np.log10(255**2 / squared)
 
 
-def test_autoencoder_keeps_real_pictures(held_out):
-    """Median of 28.2 dB over all 124 pictures held out of `zoo:emoji`, and 20.6 of the scene world's autoencoder."""
-    pictures = np.stack([resize_square(picture, 64) for picture in held_out[0]])
+def test_autoencoder_keeps_real_images(held_out):
+    """Median of 28.2 dB over all 124 images held out of `zoo:emoji`, and 20.6 of the scene world's autoencoder."""
+    pictures = np.stack([resize_square(image, 64) for image in held_out[0]])
     medians = {}
     for name in ("zoo:autoencoder-general", "zoo:autoencoder"):
         codec = LatentCodec.load(name)
@@ -43,7 +43,7 @@ def test_autoencoder_keeps_real_pictures(held_out):
     assert medians["zoo:autoencoder-general"] > medians["zoo:autoencoder"] + 4
 
 
-def test_clip_finds_the_caption_of_a_picture(held_out):
+def test_clip_finds_the_caption_of_an_image(held_out):
     try:
         MINILM.file(), EFFICIENTNETS["tf_efficientnet_lite1"].file()
     except PackageMissing as error:

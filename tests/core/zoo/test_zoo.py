@@ -180,11 +180,11 @@ def test_t5s_heads_start_out_looking_at_neighbours_and_sides() -> None:
 
 
 def test_true_pairs_are_not_held_against_each_other() -> None:
-    """Two pictures, three captions; picture 0 has two true ones. By hand: softplus(false score - true score)."""
+    """Two images, three captions; image 0 has two true ones. By hand: softplus(false score - true score)."""
     images = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     texts = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     truth = torch.tensor([[True, True, False], [False, False, True]])
     one = np.log1p(np.exp(-1.0))
-    by_picture = (one + np.log1p(2 * np.exp(-1.0))) / 2
+    by_image = (one + np.log1p(2 * np.exp(-1.0))) / 2
     loss = train_clip.contrastive(images, texts, truth, torch.tensor(1.0))
-    assert loss.item() == pytest.approx((by_picture + one) / 2, abs=1e-6)
+    assert loss.item() == pytest.approx((by_image + one) / 2, abs=1e-6)

@@ -9,7 +9,7 @@ import pytest
 from flows.commands.doctor_data import IMAGES, SAMPLES, check_data
 from flows.load import load_recipe
 from lightgen_core.images import tables
-from tests.factories.hostile_images import picture
+from tests.factories.hostile_images import encoded_image
 from tests.factories.image_forms import write_form
 
 
@@ -22,7 +22,7 @@ def findings(root, *overrides: str) -> list[tuple[str, str, str]]:
 def write(root, captions, size=(48, 48)) -> None:
     root.mkdir(exist_ok=True)
     for number, caption in enumerate(captions):
-        (root / f"{number}.png").write_bytes(picture(random.Random(number), "PNG", size))
+        (root / f"{number}.png").write_bytes(encoded_image(random.Random(number), "PNG", size))
         if caption is not None:
             (root / f"{number}.txt").write_text(caption)
 
@@ -48,7 +48,7 @@ def test_what_will_be_refused_is_named_and_counted(tmp_path):
         ("captions", "ok", f"6 captions in {root}"),
         ("captions", "note", "1 of 9 no caption: 4"),
         ("captions", "note", "1 of 9 too long: 5"),
-        ("captions", "note", "1 of 9 neither picture nor caption: notes"),
+        ("captions", "note", "1 of 9 neither image nor caption: notes"),
         (
             "captions",
             "note",
@@ -63,8 +63,8 @@ def test_what_will_be_refused_is_named_and_counted(tmp_path):
         ("captions", "note", "captions.count is 3: of 4 the others are not taken, nor their images"),
         ("images", "ok", f"7 samples in {root}, read as folder"),
         ("images", "note", "1 of 9 no caption: 4"),
-        ("images", "note", "1 of 9 neither picture nor caption: notes"),
-        ("images", "note", "1 of 7 picture cut short: 6"),
+        ("images", "note", "1 of 9 neither image nor caption: notes"),
+        ("images", "note", "1 of 7 image cut short: 6"),
         ("images", "note", "1 of 7 not a PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF image: 7"),
         ("images", "note", "synthesis.count is 100; the set has 7"),
         (
@@ -111,7 +111,7 @@ def test_a_set_without_images_is_missing(tmp_path, what):
 
 def test_of_a_large_set_a_sample_of_several_files_is_read(tmp_path, monkeypatch):
     """Twenty files of a thousand rows: two thousand rows and a hundred images are read, of eight files."""
-    image = picture(random.Random(0), "PNG")
+    image = encoded_image(random.Random(0), "PNG")
     (tmp_path / "set").mkdir()
     for number in range(20):
         table = pa.table({"image": [image] * 1000, "text": [f"caption {number * 1000 + row}" for row in range(1000)]})

@@ -42,7 +42,7 @@ def test_scores_of_a_pipeline_on_the_scene_world_are_one_json(pipeline):
     assert list(result["scores"]) == ["overall", *CATEGORIES]
     assert all(score.keys() == {"value", "low", "high", "n"} for score in result["scores"].values())
     assert (result["scores"]["overall"]["value"], result["scores"]["overall"]["n"]) == (0, 6)
-    assert "6 of 6 pictures" in done.stderr
+    assert "6 of 6 images" in done.stderr
 
 
 def test_images_are_kept_as_geneval_s_own_scripts_read_them(pipeline, tmp_path):
@@ -77,7 +77,7 @@ def test_a_pipelines_image_depends_on_caption_and_seed_alone(pipeline, tmp_path)
 
 
 def metadata(folder: Path) -> Path:
-    """One prompt, which the tiny detector finds right whatever the picture."""
+    """One prompt, which the tiny detector finds right whatever the image."""
     path = folder / "evaluation_metadata.jsonl"
     mouse = {"class": "computer mouse", "count": 1}
     path.write_text(json.dumps({"tag": "single_object", "include": [mouse], "prompt": "a computer mouse"}))
@@ -100,7 +100,7 @@ def test_an_undrawable_prompt_ends_the_evaluation_and_says_why(tmp_path):
     tokenizer.add_tokens([*(f"<{number}>" for number in range(20)), "mouse"])  # the last is beyond the embeddings
     tokenizer.save_pretrained(folder / "tokenizer")
     model, judge = f"diffusers:{folder}", recipe_with_local_judge(tmp_path)
-    with pytest.raises(UserError, match="no picture of 'a computer mouse': the teacher failed on the prompt: Index"):
+    with pytest.raises(UserError, match="no image of 'a computer mouse': the teacher failed on the prompt: Index"):
         evaluate(model, recipe=judge, metadata=metadata(tmp_path), images=1, steps=1)
 
 

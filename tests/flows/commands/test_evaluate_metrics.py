@@ -13,7 +13,7 @@ from flows.errors import UserError
 from lightgen_core.images.codec import encode_png
 from tests.support.local_endpoint import Reply, serving, without_waits
 
-CAPTIONS = [f"picture {number // 2}" for number in range(12)]
+CAPTIONS = [f"image {number // 2}" for number in range(12)]
 CLIP = {"features": "clip:zoo:clip"}
 
 
@@ -25,12 +25,12 @@ def noise() -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def pictures(noise, tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("pictures") / "pictures.parquet"
+    path = tmp_path_factory.mktemp("pictures") / "images.parquet"
     pq.write_table(pa.table({"image": noise, "caption": CAPTIONS}), path)
     return str(path)
 
 
-def test_pictures_compared_with_themselves_are_equal(pictures, tmp_path):
+def test_images_compared_with_themselves_are_equal(pictures, tmp_path):
     names = "fd,kid,cmmd,precision,recall,vendi,diversity,clip,memorisation"
     sets = {"references": pictures, "training": pictures}
     result = evaluate(
@@ -45,15 +45,14 @@ def test_pictures_compared_with_themselves_are_equal(pictures, tmp_path):
     assert all(each["low"] <= each["value"] <= each["high"] and each["n"] for each in found.values())
     assert result["compared_with"]["references"] == {"location": pictures, "pictures": 12, "read": 12}
     page = (tmp_path / "scores.md").read_text()
-    assert "| metric | value | images | space | meaning |" in page and "12 of 12 pictures within" in page
+    assert "| metric | value | images | space | meaning |" in page and "12 of 12 images within" in page
 
 
-def test_a_folder_of_plain_pictures_is_a_reference(pictures, tmp_path):
+def test_a_folder_of_plain_images_is_a_reference(pictures, tmp_path):
     for number in range(3):
         Image.new("RGB", (64, 32), (80 * number, 0, 0)).save(tmp_path / f"{number}.png")
-    result = evaluate(
-        f"images:{pictures}", benchmark="prompts", metrics="fd", references=str(tmp_path), limit=2, **CLIP
-    )
+    options = {"benchmark": "prompts", "metrics": "fd", "references": str(tmp_path), "limit": 2}
+    result = evaluate(f"images:{pictures}", **options, **CLIP)
     assert result["metrics"]["fd"]["value"] > 0
     assert (result["compared_with"]["references"]["pictures"], result["compared_with"]["references"]["read"]) == (3, 2)
 
@@ -62,8 +61,8 @@ def test_a_folder_of_plain_pictures_is_a_reference(pictures, tmp_path):
     ("options", "message"),
     [
         ({"metrics": "fdi"}, r"--metrics fdi: expected some of fd, .*Did you mean 'fd"),
-        ({"metrics": "fd"}, r"fd needs pictures to compare with: give --references"),
-        ({"metrics": "memorisation"}, r"memorisation needs the pictures that it was trained on: give --training"),
+        ({"metrics": "fd"}, r"fd needs images to compare with: give --references"),
+        ({"metrics": "memorisation"}, r"memorisation needs the images that it was trained on: give --training"),
         ({"metrics": "diversity", "images": 1}, r"diversity needs 2 images of each prompt; give --images 2"),
         ({"metrics": "vendi", "features": "timm:no_such"}, r"vendi: found timm model 'no_such'"),
         (
@@ -76,7 +75,7 @@ def test_a_folder_of_plain_pictures_is_a_reference(pictures, tmp_path):
         ),
     ],
 )
-def test_what_a_metric_lacks_is_said_before_any_picture(pictures, tmp_path, options, message):
+def test_what_a_metric_lacks_is_said_before_any_image(pictures, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         evaluate(f"images:{pictures}", benchmark="prompts", output=tmp_path, **options)
     assert not list(tmp_path.rglob("*.png"))
@@ -103,9 +102,9 @@ def test_a_timm_model_of_a_file_is_a_space(pictures, tmp_path):
 
 
 DPG = """item_id,text,proposition_id,dependency,tuple,question_natural_language
-p0,picture 0,1,0,entity - whole (cat),Is there a cat?
-p0,picture 0,2,1,attribute - state (cat),Is the cat asleep?
-p1,picture 1,1,0,entity - whole (dog),Is there a dog?
+p0,image 0,1,0,entity - whole (cat),Is there a cat?
+p0,image 0,2,1,attribute - state (cat),Is the cat asleep?
+p1,image 1,1,0,entity - whole (dog),Is there a dog?
 """
 
 
@@ -131,13 +130,13 @@ def test_dpg_bench_asks_and_follows_its_dependencies(pictures, tmp_path, monkeyp
     assert scores == {"overall": 0.5, "entity": 0.5, "attribute": 1}
     assert (result["judge"], result["images"]["made"]) == ("reader, DPG-Bench's rule", 4)
     assert again["scores"] == result["scores"]
-    assert len(asked.bodies) == 6  # two pictures of each prompt, each question once, none again
+    assert len(asked.bodies) == 6  # two images of each prompt, each question once, none again
 
 
 def geneval2(folder):
     path = folder / "geneval2_data.jsonl"
     pairs = [["How many cows are in the image?", "three"], ["Are the cows plastic?", "Yes"]]
-    row = {"prompt": "picture 0", "atom_count": 3, "vqa_list": pairs, "skills": ["count", "attribute"]}
+    row = {"prompt": "image 0", "atom_count": 3, "vqa_list": pairs, "skills": ["count", "attribute"]}
     path.write_text(json.dumps(row))
     return path
 

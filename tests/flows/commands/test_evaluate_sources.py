@@ -1,4 +1,4 @@
-"""`lightgen eval` of pictures that exist and of endpoints, and the folder in which an evaluation continues."""
+"""`lightgen eval` of images that exist and of endpoints, and the folder in which an evaluation continues."""
 
 import base64
 import io
@@ -40,19 +40,19 @@ def rendered() -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> str:
-    """A Parquet file of right pictures."""
-    path = tmp_path_factory.mktemp("pictures") / "pictures.parquet"
+    """A Parquet file of right images."""
+    path = tmp_path_factory.mktemp("pictures") / "images.parquet"
     pq.write_table(pa.table({"image": rendered(), "prompt": CAPTIONS}), path)
     return f"images:{path}"
 
 
-def test_right_pictures_of_a_parquet_file_score_one(pictures):
+def test_right_images_of_a_parquet_file_score_one(pictures):
     result = evaluate(pictures, per_category=1)
     assert (result["scores"]["overall"]["value"], result["scores"]["overall"]["n"]) == (1, 6)
     assert (result["images"]["made"], result["images"]["kept"], result["contamination"]) == (6, 0, None)
 
 
-def test_pictures_under_each_other_s_captions_score_zero(tmp_path):
+def test_images_under_each_other_s_captions_score_zero(tmp_path):
     pq.write_table(pa.table({"image": rendered()[1:] + rendered()[:1], "prompt": CAPTIONS}), tmp_path / "p.parquet")
     assert evaluate(f"images:{tmp_path / 'p.parquet'}", per_category=1)["scores"]["overall"]["value"] == 0
 
@@ -73,7 +73,7 @@ def test_a_second_run_makes_only_what_is_missing(pictures, tmp_path):
     assert (tmp_path / "results.jsonl").read_text() == lines
 
 
-def test_a_torn_last_line_costs_one_picture(pictures, tmp_path):
+def test_a_torn_last_line_costs_one_image(pictures, tmp_path):
     """Leave what a kill in the middle of writing does."""
     evaluate(pictures, per_category=1, output=tmp_path)
     text = (tmp_path / "results.jsonl").read_text()
@@ -97,12 +97,12 @@ def test_a_folder_of_another_evaluation_is_refused(pictures, tmp_path):
     evaluate(pictures, per_category=1, output=tmp_path)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text(CAPTIONS[0])
-    with pytest.raises(UserError, match=r"holds pictures of another evaluation; benchmark, prompts differ"):
+    with pytest.raises(UserError, match=r"holds images of another evaluation; benchmark, prompts differ"):
         evaluate(pictures, prompts=prompts, output=tmp_path)
 
 
-def test_prompts_without_a_picture_are_counted(pictures):
-    with pytest.raises(UserError, match=r"has no picture of 6 of the 12 prompts"):
+def test_prompts_without_a_image_are_counted(pictures):
+    with pytest.raises(UserError, match=r"has no image of 6 of the 12 prompts"):
         evaluate(pictures, per_category=2)
 
 
@@ -116,12 +116,12 @@ def test_geneval_s_folders_bring_their_own_prompts(tmp_path):
     assert (result["scores"], result["images"]["made"]) == (None, 1)
     line = json.loads((tmp_path / "kept" / "results.jsonl").read_text())
     assert (line["tag"], line["prompt"]) == ("colors", "a red mug")
-    assert "nobody judges these pictures" in (tmp_path / "kept" / "scores.md").read_text()
+    assert "nobody judges these images" in (tmp_path / "kept" / "scores.md").read_text()
 
 
-def test_a_damaged_picture_ends_the_evaluation(tmp_path):
-    pq.write_table(pa.table({"image": [b"\x89PNG no picture"] * 6, "prompt": CAPTIONS}), tmp_path / "p.parquet")
-    with pytest.raises(UserError, match="no picture of"):
+def test_a_damaged_image_ends_the_evaluation(tmp_path):
+    pq.write_table(pa.table({"image": [b"\x89PNG no image"] * 6, "prompt": CAPTIONS}), tmp_path / "p.parquet")
+    with pytest.raises(UserError, match="no image of"):
         evaluate(f"images:{tmp_path / 'p.parquet'}", per_category=1)
 
 
@@ -190,7 +190,7 @@ def test_an_unknown_training_set_is_said_to_be_unknown(pictures, tmp_path):
     assert "contamination: not known" in describe_evaluation(evaluate(pictures, per_category=1))
 
 
-def test_kept_pictures_are_those_that_were_judged(pictures, tmp_path):
+def test_kept_images_are_those_that_were_judged(pictures, tmp_path):
     evaluate(pictures, per_category=1, output=tmp_path)
     kept = np.asarray(Image.open(tmp_path / "00000/samples/0000.png"))
     assert np.array_equal(kept, np.asarray(Image.open(io.BytesIO(rendered()[0]))))

@@ -218,13 +218,13 @@ def student(tmp_path_factory) -> Path:
     return save_tiny_checkpoint(tmp_path_factory.mktemp("student"))
 
 
-def picture_of(height: int, width: int) -> np.ndarray:
+def image_of(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def test_tokens_outside_the_mask_are_kept_to_the_bit(student):
     """Those that it touches are new."""
-    loaded, picture = TextToImage.load(student, CPU), picture_of(48, 64)
+    loaded, picture = TextToImage.load(student, CPU), image_of(48, 64)
     mask = np.zeros((48, 64), bool)
     mask[15, 16:33] = True  # one row of pixels, the last of the first row of tokens, over two tokens' edges
     made = inpaint(loaded, picture, mask, "a star", seed=3)
@@ -238,7 +238,7 @@ def test_tokens_outside_the_mask_are_kept_to_the_bit(student):
 
 
 def test_inpainting_follows_its_seed(student):
-    loaded, picture, mask = TextToImage.load(student, CPU), picture_of(32, 32), np.zeros((32, 32), bool)
+    loaded, picture, mask = TextToImage.load(student, CPU), image_of(32, 32), np.zeros((32, 32), bool)
     mask[:16, :16] = True
     first, again, other = (inpaint(loaded, picture, mask, "a star", seed).tokens for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
@@ -251,7 +251,7 @@ def save(path: Path, pixels: np.ndarray) -> Path:
 
 def test_inpaint_keeps_the_pixels_outside_the_masks_tokens(lightgen, student, tmp_path):
     """It writes a PNG; with --decode-all it decodes every pixel."""
-    picture = picture_of(48, 48)
+    picture = image_of(48, 48)
     image = save(tmp_path / "photo.png", picture)
     mask = np.zeros((48, 48), np.uint8)
     mask[20:24, 20:24] = 255
@@ -267,7 +267,7 @@ def test_inpaint_keeps_the_pixels_outside_the_masks_tokens(lightgen, student, tm
 
 def test_inpaint_names_its_result_after_the_image(lightgen, student, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    image, mask = save(tmp_path / "photo.png", picture_of(32, 32)), np.eye(32, dtype=np.uint8)[:, ::-1] * 255
+    image, mask = save(tmp_path / "photo.png", image_of(32, 32)), np.eye(32, dtype=np.uint8)[:, ::-1] * 255
     mask[:16] = 0
     status, out, err = lightgen("inpaint", student, image, save(tmp_path / "mask.png", mask), "a star")
     assert (status, out) == (0, "photo-inpainted.png\n"), err
@@ -285,17 +285,17 @@ def test_inpaint_names_its_result_after_the_image(lightgen, student, tmp_path, m
     ids=["empty", "full", "sizes", "tokens"],
 )
 def test_a_mask_or_size_without_sense_is_an_error_with_a_reason(lightgen, student, tmp_path, size, mask, message):
-    image = save(tmp_path / "image.png", picture_of(*size))
+    image = save(tmp_path / "image.png", image_of(*size))
     status, out, err = lightgen("inpaint", student, image, save(tmp_path / "m.png", mask.astype(np.uint8)), "a star")
     assert (status, out) == (2, "") and message in err and "Traceback" not in err
 
 
 def test_files_that_are_missing_or_no_images_are_named(lightgen, student, tmp_path):
-    image, text = save(tmp_path / "image.png", picture_of(48, 48)), tmp_path / "notes.png"
-    text.write_text("no picture")
+    image, text = save(tmp_path / "image.png", image_of(48, 48)), tmp_path / "notes.png"
+    text.write_text("no image")
     for given, message in (
         ((student, tmp_path / "gone.png", image), "gone.png' does not exist"),
-        ((student, image, text), "notes.png is not a picture"),
+        ((student, image, text), "notes.png is not an image"),
         ((student, image, image, "-o", tmp_path / "out.jpg"), "does not end in .png"),
         ((tmp_path, image, image), "holds no student"),
     ):

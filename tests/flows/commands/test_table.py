@@ -64,7 +64,7 @@ def test_a_result_of_eval_stands_beside_the_published_rows(home, scored):
     assert (row["kind"], row["px"], row["steps"], row["prompts"]) == ("measured, GenEval-HF", "48", "2", "as they are")
     assert (row["single"], row["overall"]) == ("1.00 [0.21, 1.00]", "1.00 [0.21, 1.00]")  # as scores.md has them
     assert row["two"] == row["params"] == row["source"] == ""
-    assert any(line.endswith("pictures of 48 px, not 512; 1 of 553 prompts") for line in lines)
+    assert any(line.endswith("images of 48 px, not 512; 1 of 553 prompts") for line in lines)
     assert sum("| published |" in line for line in lines) == len(find_table("2").rows)
 
 
@@ -169,7 +169,7 @@ def test_another_size_is_another_evaluation(home, scored):
         evaluate(f"diffusers:{home / 'pipeline'}", images=2, steps=2, size=32, output=Path(scored), **options)
 
 
-def test_a_students_pictures_have_the_size_of_its_training(home):
+def test_a_students_images_have_the_size_of_its_training(home):
     with pytest.raises(UserError, match="--size goes with diffusers: and endpoint:"):
         evaluate(str(home), size=64)
     with pytest.raises(UserError, match="take no --steps, --cfg or --size"):

@@ -65,7 +65,7 @@ def test_a_run_on_geneval_stands_with_the_published_rows(made, tmp_path):
     result = json.loads(CliRunner().invoke(cli, arguments, catch_exceptions=False).stdout)
     (row,) = [row for row in result["rows"] if row["kind"] == "measured"]
     assert (result["not_comparable"], row["judge"]) == ([], "GenEval-HF")
-    assert row["notes"] == [FORM, "pictures of 48 px, not 512", "12 of 553 prompts"]
+    assert row["notes"] == [FORM, "images of 48 px, not 512", "12 of 553 prompts"]
 
 
 def test_a_folder_outside_a_store_needs_an_evaluation(made, tmp_path):

@@ -242,7 +242,7 @@ def test_scores_become_a_table_and_their_absence_a_sentence():
         f"| overall | 0.82 (0.80{dash}0.84) | 0.82 (0.80{dash}0.84) |",
     ]
     assert scores_markdown(json.loads('{"pretrain": null, "dpo": null}')) == [
-        "No scorer applies: nothing here can judge pictures of these captions."
+        "No scorer applies: nothing here can judge images of these captions."
     ]
 
 

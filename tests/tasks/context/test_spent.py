@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from flows.load import load_recipe
-from lightgen_core.gpu_meter import GpuUse
 from lightgen_core.launch.run import launch
-from lightgen_core.meter import ProcessRecord
+from lightgen_core.metering.gpu_meter import GpuUse
+from lightgen_core.metering.meter import ProcessRecord
 from storage.artifact import Artifact
 from storage.open_store import open_store
 from tasks.config.settings import Settings

@@ -63,7 +63,7 @@ def test_a_resumed_training_shows_each_step_once(store):
 
 
 def evaluation_stage(scores: dict | None) -> Stage:
-    """A stage named `evaluation` with two students, two categories and two pictures of each caption."""
+    """A stage named `evaluation` with two students, two categories and two images of each caption."""
 
     @stage(version=1, config_sections=("seed", "evaluation"))
     def evaluation(ctx: StageContext) -> None:
@@ -90,8 +90,8 @@ def test_tensorboard_shows_the_scores_of_an_evaluation(store):
     assert shown == {"pretrain/overall": [(0, 0.5)], "dpo/overall": [(0, 0.5)], "dpo/clip_score": [(0, 0.25)]}
     pictures = {f"a {category}/{student}" for category in ("circle", "square") for student in ("pretrain", "dpo")}
     assert set(found.Tags()["images"]) == pictures
-    (picture,) = found.Images("a square/dpo")
-    assert (picture.width, picture.height, picture.encoded_image_string[:4]) == (8, 6, b"\x89PNG")
+    (image,) = found.Images("a square/dpo")
+    assert (image.width, image.height, image.encoded_image_string[:4]) == (8, 6, b"\x89PNG")
 
 
 def test_scores_of_a_kept_checkpoint_stand_at_its_step(store):
@@ -99,7 +99,7 @@ def test_scores_of_a_kept_checkpoint_stand_at_its_step(store):
     artifact = make(store, evaluation_stage({"overall": {"value": 0.5}}), recipe=recipe)
     found = read(store / "tracking" / "evaluation" / artifact.key)
     assert [point.step for point in found.Scalars("pretrain/overall")] == [20]
-    assert [picture.step for picture in found.Images("a square/pretrain")] == [20]
+    assert [image.step for image in found.Images("a square/pretrain")] == [20]
 
 
 def test_a_done_stage_and_one_without_metrics_write_nothing(store):

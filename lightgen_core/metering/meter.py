@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from lightgen_core.gpu_meter import GpuMeter, GpuUse
+from lightgen_core.metering.gpu_meter import GpuMeter, GpuUse
 
 if TYPE_CHECKING:
     import torch

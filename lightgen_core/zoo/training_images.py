@@ -1,4 +1,4 @@
-"""Training data of the general components: pictures of any sets, and dead leaves."""
+"""Training data of the general components: images of any sets, and dead leaves."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -21,25 +21,25 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 logger = logging.getLogger(__name__)
 
 
-def load_pictures(location: str, side: int, threads: int) -> UInt8[np.ndarray, "n side side 3"]:
-    """Return all pictures of a set, or of a folder without captions, as squares of a side, px.
+def load_images(location: str, side: int, threads: int) -> UInt8[np.ndarray, "n side side 3"]:
+    """Return all images of a set, or of a folder without captions, as squares of a side, px.
 
-    Pictures that cannot be decoded, or are of more than MAX_PIXELS, are counted and logged.
+    Images that cannot be decoded, or are of more than MAX_PIXELS, are counted and logged.
     """
     if not Path(location).is_dir():
         return load_captioned(location, side, threads)[0]
     decoded = _decoded(_files(Path(location)), side, threads)
-    return np.stack([picture for picture in _counted(location, decoded) if picture is not None])
+    return np.stack([image for image in _counted(location, decoded) if image is not None])
 
 
 def load_captioned(location: str, side: int, threads: int) -> tuple[UInt8[np.ndarray, "n side side 3"], list[str]]:
-    """Return all pictures of a set as squares of a side, px, and their captions; others are counted and logged."""
+    """Return all images of a set as squares of a side, px, and their captions; others are counted and logged."""
     image_set = open_image_set(location)
     samples = [sample for sample in image_set.samples() if isinstance(sample, Sample)]
     decoded = _decoded(image_set.read([sample.byte_range for sample in samples]), side, threads)
     pairs = zip(_counted(location, decoded), samples, strict=True)
-    pictures, captions = zip(*((image, sample.caption) for image, sample in pairs if image is not None), strict=True)
-    return np.stack(pictures), list(captions)
+    images, captions = zip(*((image, sample.caption) for image, sample in pairs if image is not None), strict=True)
+    return np.stack(images), list(captions)
 
 
 def _decoded(encoded: Iterable[bytes | Rejected], side: int, threads: int) -> Iterator[np.ndarray | None]:
@@ -55,28 +55,28 @@ def _decoded(encoded: Iterable[bytes | Rejected], side: int, threads: int) -> It
 
 
 def _counted(location: str, decoded: Iterator[np.ndarray | None]) -> list[np.ndarray | None]:
-    pictures = list(decoded)
-    failed = sum(picture is None for picture in pictures)
-    logger.info("%s: %d pictures, %d that cannot be decoded", location, len(pictures) - failed, failed)
-    return pictures
+    images = list(decoded)
+    failed = sum(image is None for image in images)
+    logger.info("%s: %d images, %d that cannot be decoded", location, len(images) - failed, failed)
+    return images
 
 
 def _files(folder: Path) -> Iterator[bytes]:
-    """Yield the pictures in a folder and all folders in it, links left out."""
+    """Yield the images in a folder and all folders in it, links left out."""
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in SUFFIXES and not path.is_symlink():
             yield path.read_bytes()
 
 
-def halved(pictures: UInt8[np.ndarray, "n side side 3"]) -> UInt8[np.ndarray, "n half half 3"]:
-    """Return pictures at half their side, each pixel the mean of four."""
-    n, side = pictures.shape[:2]
-    return pictures.reshape(n, side // 2, 2, side // 2, 2, 3).mean((2, 4)).round().astype(np.uint8)
+def halved(images: UInt8[np.ndarray, "n side side 3"]) -> UInt8[np.ndarray, "n half half 3"]:
+    """Return images at half their side, each pixel the mean of four."""
+    n, side = images.shape[:2]
+    return images.reshape(n, side // 2, 2, side // 2, 2, 3).mean((2, 4)).round().astype(np.uint8)
 
 
-def resized(pictures: UInt8[np.ndarray, "n _ _ 3"], side: int) -> UInt8[np.ndarray, "n side side 3"]:
-    """Return pictures at another side, px."""
-    return np.stack([resize_square(picture, side) for picture in pictures])
+def resized(images: UInt8[np.ndarray, "n _ _ 3"], side: int) -> UInt8[np.ndarray, "n side side 3"]:
+    """Return images at another side, px."""
+    return np.stack([resize_square(image, side) for image in images])
 
 
 def dead_leaves(count: int, side: int, rng: np.random.Generator) -> UInt8[np.ndarray, "n side side 3"]:

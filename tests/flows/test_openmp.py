@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from flows.openmp import SPIN_COUNT, bound_spinning
 from lightgen_core.launch import ray_cluster
-from lightgen_core.openmp import SPIN_COUNT, bound_spinning
 
 QUIET = "import os; os.getloadavg = lambda: (1.0, 9.0, 9.0); os.cpu_count = lambda: 2\n"
 
@@ -29,7 +29,7 @@ def unset(monkeypatch):
 def test_the_openmp_that_torch_loads_spins_as_set():
     """It is asked to print what it has read, as it loads."""
     clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    code = QUIET + "from lightgen_core.openmp import bound_spinning; bound_spinning(); import torch"
+    code = QUIET + "from flows.openmp import bound_spinning; bound_spinning(); import torch"
     done = subprocess.run(
         [sys.executable, "-c", code], env=clean | {"OMP_DISPLAY_ENV": "verbose"}, capture_output=True, text=True
     )

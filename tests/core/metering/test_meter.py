@@ -6,8 +6,8 @@ import types
 import pytest
 
 from lightgen_core import meter as metered
-from lightgen_core.gpu_meter import MISSING, GpuMeter, GpuUse
-from lightgen_core.meter import Meter, ProcessRecord, save_to
+from lightgen_core.metering.gpu_meter import MISSING, GpuMeter, GpuUse
+from lightgen_core.metering.meter import Meter, ProcessRecord, save_to
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def driver(monkeypatch, **broken) -> list[int]:
 def test_energy_and_use_are_those_of_the_time_at_work(monkeypatch):
     joules, now = driver(monkeypatch), [0.0]
     gpu = GpuMeter.of("cuda:0")
-    monkeypatch.setattr("lightgen_core.gpu_meter.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("lightgen_core.metering.gpu_meter.time.monotonic", lambda: now[0])
     for working in (True, True, True, False, False, True, True):
         gpu.sample(working=working)
         now[0] += 1

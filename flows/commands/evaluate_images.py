@@ -1,4 +1,4 @@
-"""Pictures that exist as a source: what other software has generated, in GenEval's layout or any captioned set."""
+"""Images that exist as a source: what other software has generated, in GenEval's layout or any captioned set."""
 
 import json
 from collections import defaultdict
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 1 << 26
 _BATCH = 64  # images
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 _Place = Path | ByteRange
 
 
-class PictureSource:
-    """Pictures by their captions: of GenEval's folders, or of a set as `synthesis.files.path` names it."""
+class ImageSource:
+    """Images by their captions: of GenEval's folders, or of a set as `synthesis.files.path` names it."""
 
     batch_size = _BATCH
     checkpoint: Checkpoint | None = None
 
     def __init__(self, location: str, options: EvaluationOptions, recipe: Recipe) -> None:
         if any(option is not None for option in (options.steps, options.cfg, options.size)):
-            raise UserError("pictures that exist take no --steps, --cfg or --size")
+            raise UserError("images that exist take no --steps, --cfg or --size")
         self.location, self._set = location, None
         self._rows = _geneval_rows(Path(location).expanduser())
         if self._rows:
@@ -50,10 +50,10 @@ class PictureSource:
             except ImageSetError as error:
                 raise UserError(
                     f"{error}\nimages: takes folders as GenEval writes them (00000/metadata.jsonl, 00000/samples/), or "
-                    "a set of captioned pictures: a folder, Parquet, tars"
+                    "a set of captioned images: a folder, Parquet, tars"
                 ) from error
         if not self._places:
-            raise UserError(f"{location} holds no picture with a caption")
+            raise UserError(f"{location} holds no image with a caption")
 
     @property
     def prompts(self) -> list[Prompt]:
@@ -68,11 +68,11 @@ class PictureSource:
         return rows if len(rows) == len(self._rows) else []
 
     def images_each(self, captions: Iterable[str]) -> int:
-        """Return the number of pictures that every caption has. Raises UserError if one has none."""
+        """Return the number of images that every caption has. Raises UserError if one has none."""
         wanted = list(captions)
         if missing := [caption for caption in wanted if caption not in self._places]:
             raise UserError(
-                f"{self.location} has no picture of {len(missing)} of the {len(wanted)} prompts, the first: "
+                f"{self.location} has no image of {len(missing)} of the {len(wanted)} prompts, the first: "
                 f"{missing[0]!r}. Generate them, or evaluate what is there: --benchmark prompts"
             )
         return min(len(self._places[caption]) for caption in wanted)
@@ -82,7 +82,7 @@ class PictureSource:
         return {"images": content_digest(self.location)}
 
     def load(self, device: "torch.device") -> "Generate":
-        """Return the reader of pictures."""
+        """Return the reader of images."""
         return self._read
 
     def _read(self, requests: Sequence["Request"]) -> Iterator[np.ndarray | Rejected]:
@@ -100,7 +100,7 @@ class PictureSource:
         places = self._places[request.caption]
         if request.number >= len(places):
             raise UserError(
-                f"{self.location} has {len(places)} pictures of {request.caption!r}; give --images {len(places)}"
+                f"{self.location} has {len(places)} images of {request.caption!r}; give --images {len(places)}"
             )
         return places[request.number]
 
@@ -124,7 +124,7 @@ def _geneval_rows(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 def _geneval_places(rows: Sequence[tuple[Path, Mapping[str, Any]]]) -> dict[str, list[_Place]]:
     places: defaultdict[str, list[_Place]] = defaultdict(list)
     for folder, row in rows:
-        found = sorted(path for path in (folder / "samples").iterdir() if path.suffix.lower() in _PICTURES)
+        found = sorted(path for path in (folder / "samples").iterdir() if path.suffix.lower() in _IMAGES)
         places[row["prompt"]] += found
     return {caption: found for caption, found in places.items() if found}
 

@@ -1,0 +1,1 @@
+"""What processes and devices spend: records, samples of the driver."""
