@@ -49,11 +49,19 @@ def _heads(recipe: Recipe) -> tuple[str, ...]:
     return tuple(head.weights for head in recipe.dedup.filters.heads) if recipe.dedup.filters else ()
 
 
+def _judge(recipe: Recipe) -> tuple[str, ...]:
+    """Return the model of a judge in this process."""
+    filters = recipe.dedup.filters
+    return filters.judge.weights if filters and filters.judge else ()
+
+
 @stage(
     version=5,
     config_sections=("seed", "dedup"),
     count_fields=("seed", "dedup", "files"),  # no measure of pixels depends on them; a judgement has its judge's hash
+    weights=_judge,
     files=_heads,
+    on_device=lambda recipe: bool(_judge(recipe)),
 )
 def dedup(ctx: StageContext, synthesis: Artifact, embeddings: Artifact) -> None:
     """Write `keep.parquet`, one row for each image; metrics and the recall certificate go into the manifest.

@@ -22,8 +22,9 @@ from storage.artifact import Artifact
 from storage.rows import rows_at
 from storage.tables import iter_tables, read_file, read_table, schema
 from tasks.context.context import StageContext
+from tasks.context.digests import weights_digest
 from tasks.context.shards import FileShard, shard_per_file
-from tasks.vlm import load_endpoint_vlm
+from tasks.vlm import load_vlm
 
 MEASURES = schema(
     {
@@ -125,7 +126,8 @@ def _judge(ctx: StageContext, synthesis: Artifact, judge: JudgeConfig, passed: n
     """Return the judge's scores, (n,) float32, of images that have passed; NaN where it gave none."""
     from lightgen_core.vlm.judge import judge_prompt, parse_score
 
-    identity = hashlib.sha256(judge.identity.encode()).hexdigest()[:16]
+    weights = "".join(f"{weights_digest(name)}" for name in judge.weights)
+    identity = hashlib.sha256((judge.identity + weights).encode()).hexdigest()[:16]
     ids = read_table(synthesis, "^images", ["id"])["id"].filter(pa.array(passed)).to_pylist()
     asked, keys = set(ids), ("sha256", "caption", "judge")
     earlier = ctx.earlier_rows("^judgements", keys)
@@ -138,7 +140,7 @@ def _judge(ctx: StageContext, synthesis: Artifact, judge: JudgeConfig, passed: n
 
             def ask(positions: list[int], rows: pa.Table = rows) -> pa.Table:
                 nonlocal vlm
-                vlm = vlm or load_endpoint_vlm(ctx, judge, stack)
+                vlm = vlm or load_vlm(ctx, judge, stack)
                 batch = rows_at(rows, positions).to_pylist()
                 answers = vlm.write(
                     [row["image"]["bytes"] for row in batch],

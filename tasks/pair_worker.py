@@ -20,7 +20,7 @@ from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
 from tasks.context.shards import RowRangeShard
 from tasks.token_files import TEXT_FILES, token_files_regex
-from tasks.vlm import load_endpoint_vlm
+from tasks.vlm import load_vlm
 
 if TYPE_CHECKING:
     from lightgen_core.evaluation.pair_rows import JudgedSamples
@@ -72,7 +72,7 @@ class PairWorker:
         config = ctx.recipe.pairs
         model, device = ctx.recipe.embeddings.model, ctx.device()
         self.connections = ExitStack()
-        vlm = partial(load_endpoint_vlm, ctx, stack=self.connections)
+        vlm = partial(load_vlm, ctx, stack=self.connections)
         self.scorers = load_scorers(config.all_scorers, model, device, vlm)
         held_out = (config.held_out,) if config.held_out else ()
         self.held_out = load_scorers(held_out, model, device, vlm)

@@ -20,11 +20,11 @@ from tasks.context.context import StageContext
 from tasks.context.digests import weights_digest
 from tasks.context.shards import FileShard
 from tasks.evaluation_prompts import evaluation_captions
-from tasks.vlm import load_endpoint_vlm
+from tasks.vlm import load_vlm
 
 if TYPE_CHECKING:
     from lightgen_core.captioning.contamination import EvaluationPrompts
-    from lightgen_core.vlm.recaption import Vlm
+    from lightgen_core.vlm.vlm import Vlm
 
 KEYS = ("sha256", "caption", "writer")
 _VALUES = [f"{kind}{part}" for kind in KINDS for part in ("", "_reason", "_detail")]
@@ -69,7 +69,7 @@ def _writer(recipe: Recipe) -> str:
     """Return the hash of all that decides a recaption, beside the image and its caption."""
     config = recipe.synthesis.recaption
     assert config is not None, "called for recipes with recaptions"
-    weights = weights_digest(config.model) if config.backend == "transformers" else None
+    weights = weights_digest(config.model) if config.weights else None
     identity = [config.model_dump(mode="json"), weights, recipe.seed, _held_out(recipe)]
     identity.append(recipe.captions.decontamination.model_dump(mode="json"))
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -90,6 +90,7 @@ class RecaptionWorker:
         assert config is not None, "called for recipes with recaptions"
         self.ctx, self.config, self.writer = ctx, config, writer
         self.earlier = ctx.earlier_rows("^recaptions", KEYS)
+        self._loaded: Vlm | None = None
 
     def __call__(self, shard: FileShard) -> None:
         rows = read_file(self.ctx.artifact, shard.source, ["id", "sha256", "caption", "image"])
@@ -105,9 +106,9 @@ class RecaptionWorker:
         digests = rows["sha256"].to_pylist()
         columns: dict[str, list[str | None]] = {}
         with ExitStack() as stack:
-            vlm = (
-                self._vlm if self.config.backend == "transformers" else load_endpoint_vlm(self.ctx, self.config, stack)
-            )
+            vlm = self._loaded or load_vlm(self.ctx, self.config, stack)
+            if self.config.backend == "transformers":
+                self._loaded = vlm  # for all shards; a connection is closed after each
             for kind in KINDS:
                 prompts = [recaption_prompt(self.config, kind, caption) for caption in captions]
                 seeds = [derive_seed(self.ctx.recipe.seed, "recaption", kind, digest) for digest in digests]
@@ -127,12 +128,6 @@ class RecaptionWorker:
         detail = [each.detail and truncate_for_report(each.detail) for each in found]
         reasons = [each.reason for each in found]
         return {kind: [each.caption for each in found], f"{kind}_reason": reasons, f"{kind}_detail": detail}
-
-    @cached_property
-    def _vlm(self) -> "Vlm":
-        from lightgen_core.vlm.hf import HFVlm
-
-        return HFVlm.load(self.config, device=self.ctx.device())
 
     @cached_property
     def _prompts(self) -> "EvaluationPrompts":

@@ -53,7 +53,7 @@ def _teachers(recipe: Recipe) -> tuple[str, ...]:
 
 def _weights(recipe: Recipe) -> tuple[str, ...]:
     recaption = recipe.synthesis.recaption
-    return (*_teachers(recipe), *((recaption.model,) if recaption and recaption.backend == "transformers" else ()))
+    return (*_teachers(recipe), *(recaption.weights if recaption else ()))
 
 
 def _files(recipe: Recipe) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from flows.errors import UnknownModelSize, UserError
 from flows.sizes import check_sizes, student_config, token_sizes
 from lightgen_core.model.flops import student_parameters
 from lightgen_core.model.memory import row_bytes, static_bytes
+from lightgen_core.vlm.config import VlmConfig
 from storage.open_store import open_store
 from storage.plural import pluralize
 from storage.store import StoreError
@@ -242,7 +243,8 @@ def _check_endpoints(recipe: Recipe) -> list[dict[str, str]]:
 
 
 def _asks_vlm(recipe: Recipe) -> bool:
-    filters, recaption = recipe.dedup.filters, recipe.synthesis.recaption
-    return (filters is not None and filters.judge is not None) or (
-        recaption is not None and recaption.backend == "endpoint"
-    )
+    filters, pairs = recipe.dedup.filters, recipe.pairs
+    scorers = [*pairs.all_scorers, *([pairs.held_out] if pairs.held_out else [])]
+    asked: list[VlmConfig | None] = [filters.judge if filters else None, recipe.synthesis.recaption]
+    asked += [scorer.judge or scorer.vqa for scorer in scorers]
+    return any(model is not None and model.backend == "endpoint" for model in asked)

@@ -8,6 +8,7 @@ import numpy as np
 from flows.commands.evaluate_options import EvaluationOptions
 from flows.errors import UserError
 from lightgen_core.captioning.parse import Answer
+from lightgen_core.encoders.model_ref import ModelNotFound
 from lightgen_core.evaluation.prompt import Prompt, limit_per_category
 from lightgen_core.evaluation.vqa import (
     Question,
@@ -22,16 +23,18 @@ from lightgen_core.evaluation.vqa import (
     vqa_scores,
 )
 from lightgen_core.images.codec import encode_png
-from lightgen_core.vlm.config import EndpointModel
+from lightgen_core.vlm.config import VlmConfig
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
+from tasks.context.digests import weights_digest
 
 if TYPE_CHECKING:
     import torch
 
-    from lightgen_core.vlm.endpoint import EndpointVlm
+    from lightgen_core.vlm.vlm import FirstTokens, Vlm
 
-_LOGPROBS = 20  # likeliest tokens asked for: the most that OpenAI's interface gives
+IN_PROCESS = "transformers:"
+"""Beginning of the name of a judge that is loaded here; others are asked at LIGHTGEN_VLM_URL."""
 _RULES = {
     "dpg": "DPG-Bench's rule",
     "geneval2": "Soft-TIFA GM",
@@ -40,7 +43,7 @@ _RULES = {
 
 
 class AskingBenchmark:
-    """Questions about each image, which a model behind LIGHTGEN_VLM_URL answers.
+    """Questions about each image, which a vision-language model answers.
 
     dpg: an answer that is no "yes" counts 0, and so does each question that presupposes it. geneval2: the probability
     of the right answer, geometric mean of an image. geneval2-tifa: the share of right answers.
@@ -51,52 +54,75 @@ class AskingBenchmark:
     def __init__(self, recipe: Recipe, options: EvaluationOptions, source: object) -> None:
         assert options.benchmark and options.questions and options.judge  # checked with the options
         self.name, self._model = options.benchmark, options.judge
+        here = self._model.startswith(IN_PROCESS)
+        self._config = VlmConfig(
+            model=self._model.removeprefix(IN_PROCESS), backend="transformers" if here else "endpoint"
+        )
+        try:
+            self._weights = weights_digest(self._config.model) if here else None
+        except ModelNotFound as error:
+            raise UserError(f"--judge {self._model}: {error}") from error
         self.judge: str | None = f"{options.judge}, {_RULES[self.name]}"
         read = read_dpg if self.name == "dpg" else read_geneval2
         per_category = options.per_category  # the recipe's is of another benchmark
         self.prompts: Sequence[Prompt] = limit_per_category(read(options.questions), per_category)
 
     def identity(self) -> Mapping[str, Any]:
-        """Return the model, the rule and the address."""
-        return {"judge": self.judge, "url": Settings().vlm_url}
+        """Return the model, the rule, and the address or the digest of its weights."""
+        if self._config.backend == "endpoint":
+            return {"judge": self.judge, "url": Settings().vlm_url}
+        return {"judge": self.judge, "weights": self._weights, "dtype": self._config.dtype}
 
     def metadata(self, prompt: Prompt) -> dict[str, Any]:
         """Return the prompt's questions."""
         return {"questions": [question.text for question in questions_of(prompt)]}
 
     def load(self, device: "torch.device") -> Any:
-        """Return the judge. Raises UserError for an address or key that cannot be used."""
-        from lightgen_core.endpoint import Endpoint, EndpointError
-        from lightgen_core.vlm.endpoint import EndpointVlm
+        """Return the judge. Raises UserError for an address, a key or a model that cannot be used."""
+        from lightgen_core.endpoint import EndpointError
+        from lightgen_core.vlm.endpoint import NoLogprobs
 
-        settings = Settings()
-        key, rate = settings.vlm_key.get_secret_value(), settings.endpoint_requests_per_minute
-        more = {"logprobs": True, "top_logprobs": _LOGPROBS} if self.name == "geneval2" else {}
-        config = EndpointModel(model=self._model, request=more)
-        try:
-            endpoint = Endpoint(settings.vlm_url, key, requests_per_minute=rate)
-        except EndpointError as error:
-            raise UserError(str(error)) from error
-        vlm = EndpointVlm(endpoint, config, settings.endpoint_concurrency)
+        vlm = self._load(device)
 
         def judge(images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
             try:
                 return [self._verdict(vlm, image, prompt) for image, prompt in zip(images, prompts, strict=True)]
+            except NoLogprobs as error:
+                raise UserError(f"{error}; Soft-TIFA needs them, --benchmark geneval2-tifa does not") from error
             except EndpointError as error:
                 raise UserError(f"{error}\nPictures that were judged are kept where -o was given.") from error
 
         return judge
 
+    def _load(self, device: "torch.device") -> "Vlm":
+        if self._config.backend == "transformers":
+            from lightgen_core.vlm.hf import HFVlm
+
+            try:
+                return HFVlm.load(self._config, device=device)
+            except (OSError, ValueError) as error:
+                raise UserError(f"--judge {self._model}: {error}") from error
+        from lightgen_core.endpoint import Endpoint, EndpointError
+        from lightgen_core.vlm.endpoint import EndpointVlm
+
+        settings = Settings()
+        key, rate = settings.vlm_key.get_secret_value(), settings.endpoint_requests_per_minute
+        try:
+            endpoint = Endpoint(settings.vlm_url, key, requests_per_minute=rate)
+        except EndpointError as error:
+            raise UserError(str(error)) from error
+        return EndpointVlm(endpoint, self._config, settings.endpoint_concurrency)
+
     def scores(self, verdicts: Sequence[Sequence[Mapping[str, Any]]], seed: int, resamples: int) -> dict[str, Any]:
         """Return the mean score of images, by category where there are several, and of answers by skill."""
         return vqa_scores(self.prompts, verdicts, seed, resamples)
 
-    def _verdict(self, vlm: "EndpointVlm", image: np.ndarray, prompt: Prompt) -> dict[str, Any]:
+    def _verdict(self, vlm: "Vlm", image: np.ndarray, prompt: Prompt) -> dict[str, Any]:
         questions, encoded = questions_of(prompt), encode_png(image)
         texts = [asked(question) for question in questions]
         images, seeds = [encoded] * len(texts), [0] * len(texts)
         if self.name == "geneval2":
-            soft = [self._soft(*each) for each in zip(vlm.replies(images, texts, seeds), questions, strict=True)]
+            soft = [self._soft(*each) for each in zip(vlm.first_tokens(images, texts), questions, strict=True)]
             return {"score": geometric_mean(soft), "answers": soft}
         right = [self._hard(*each) for each in zip(vlm.write(images, texts, seeds), questions, strict=True)]
         return {"score": dpg_score(right, questions) if self.name == "dpg" else float(np.mean(right)), "answers": right}
@@ -110,13 +136,7 @@ class AskingBenchmark:
             )
         return right
 
-    def _soft(self, reply: Mapping[str, Any] | Answer, question: Question) -> float:
-        if isinstance(reply, Answer):
-            raise UserError(f"{self._model} gave no answer to {question.text!r}: {reply.error}")
-        probability = answer_probability(reply, question)
-        if probability is None:
-            raise UserError(
-                f"{self._model} answers without logprobs, which Soft-TIFA is computed from; take a server that gives "
-                "them (vLLM, OpenAI), or --benchmark geneval2-tifa"
-            )
-        return probability
+    def _soft(self, tokens: "FirstTokens | Answer", question: Question) -> float:
+        if isinstance(tokens, Answer):
+            raise UserError(f"{self._model} gave no answer to {question.text!r}: {tokens.error}")
+        return answer_probability(tokens, question.answer)

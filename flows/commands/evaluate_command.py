@@ -33,7 +33,7 @@ _BENCHMARKS = ["scene", "geneval", "prompts", "dpg", "geneval2", "geneval2-tifa"
     help="Own prompts, .txt or .jsonl, which nobody judges.",
 )
 @click.option("--questions", type=FILE, metavar="FILE", help="dpg_bench.csv or geneval2_data.jsonl of their authors.")
-@click.option("--judge", metavar="MODEL", help="Vision-language model that answers them, at LIGHTGEN_VLM_URL.")
+@click.option("--judge", metavar="MODEL", help="Who answers them: transformers:MODEL, or a name at LIGHTGEN_VLM_URL.")
 @click.option("--metrics", metavar="NAME,...", help="Over all images: fd, kid, cmmd, precision, recall, vendi, ...")
 @click.option("--references", metavar="SET", help="Images to compare with: folder, Parquet, or synthesis/KEY.")
 @click.option("--training", metavar="SET", help="Images that may be memorised; by default those it was trained on.")

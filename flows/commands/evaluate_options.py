@@ -33,7 +33,7 @@ class EvaluationOptions:
         metadata: GenEval's own `evaluation_metadata.jsonl`.
         prompts: captions to generate, one a line or as JSON lines.
         questions: the file of a benchmark that asks about images: `dpg_bench.csv`, `geneval2_data.jsonl`.
-        judge: the model that is asked, at LIGHTGEN_VLM_URL.
+        judge: the model that is asked: `transformers:MODEL`, or its name at LIGHTGEN_VLM_URL.
         metrics: names of `METRICS` with commas between, measured over all images.
         references: images that sets are compared with: a folder, Parquet or another set, or STAGE/KEY of a store.
         training: images that a student may have memorised; by default those that its lineage knows.
@@ -96,8 +96,8 @@ class EvaluationOptions:
         if benchmark in ASKING and not (self.questions and self.judge):
             missing = "--questions FILE" if self.questions is None else "--judge MODEL"
             raise UserError(
-                f"{benchmark} needs {missing}: its authors' file is {ASKING[benchmark]}, and the model behind "
-                "LIGHTGEN_VLM_URL answers it"
+                f"{benchmark} needs {missing}: its authors' file is {ASKING[benchmark]}, and the model "
+                "(transformers:MODEL, or the name of one behind LIGHTGEN_VLM_URL) answers it"
             )
         if (self.questions or self.judge) and benchmark not in ASKING:
             raise UserError(f"--questions and --judge go with --benchmark {', '.join(ASKING)}, not with {benchmark}")

@@ -6,16 +6,17 @@ from pydantic import Field, model_validator
 
 from lightgen_core.config import Section
 from lightgen_core.filters.config import EmbeddingHeadConfig
-from lightgen_core.vlm.config import QuestionConfig
+from lightgen_core.vlm.config import QuestionConfig, VqaConfig
 
 
 class ScorerConfig(Section):
     """A scorer of images and their captions, and its part in the score that pairs are chosen by."""
 
-    kind: Literal["detector", "clip", "pickscore", "head", "judge"] = Field(
+    kind: Literal["detector", "clip", "pickscore", "head", "judge", "vqascore"] = Field(
         description="detector: the scene world's, 1 for right and 0 for wrong; clip: cosine of image and caption; "
         "pickscore: a CLIPModel of transformers, its cosine times its scale; head: linear layers on the image's CLIP "
-        "embedding, such as an aesthetic predictor; judge: a vision-language model behind LIGHTGEN_VLM_URL"
+        "embedding, such as an aesthetic predictor; judge: the number in a vision-language model's answer; "
+        "vqascore: the probability of its yes"
     )
     weight: float = Field(1.0, gt=0, description="factor in the sum of several scorers")
     margin: float | None = Field(
@@ -34,13 +35,15 @@ class ScorerConfig(Section):
     )
     head: EmbeddingHeadConfig | None = Field(None, description="head: its file of weights")
     judge: QuestionConfig | None = Field(None, description="judge: model, question and scale")
+    vqa: VqaConfig | None = Field(None, description="vqascore: model and question")
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> "ScorerConfig":
-        needed = {"head": ("head",), "judge": ("judge",), "pickscore": ("model",)}.get(self.kind, ())
+        required = {"head": ("head",), "judge": ("judge",), "vqascore": ("vqa",), "pickscore": ("model",)}
+        needed = required.get(self.kind, ())
         further = {"clip": ("model",), "head": ("model",), "pickscore": ("processor",)}.get(self.kind, ())
         allowed = {*needed, *further}
-        for name in ("model", "processor", "head", "judge"):
+        for name in ("model", "processor", "head", "judge", "vqa"):
             given = getattr(self, name) is not None
             if given and name not in allowed:
                 raise ValueError(f"a scorer of kind {self.kind} takes no {name}; leave it out")
@@ -52,6 +55,8 @@ class ScorerConfig(Section):
         """Return the frozen models that it loads; clip: the one of those that name none."""
         if self.kind in ("clip", "head"):
             return (self.model or clip,)
+        if question := self.judge or self.vqa:
+            return question.weights
         return (self.model,) if self.model is not None else ()
 
     @property

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from lightgen_core.captioning.parse import Answer
 from lightgen_core.evaluation.scene import judge_scenes
 from lightgen_core.evaluation.scorer_config import ScorerConfig
-from lightgen_core.vlm.config import QuestionConfig
+from lightgen_core.vlm.config import QuestionConfig, VlmConfig, VqaConfig
 
 if TYPE_CHECKING:
     import torch
 
-    from lightgen_core.vlm.endpoint import EndpointVlm
+    from lightgen_core.vlm.vlm import Vlm
 
 Image = UInt8[np.ndarray, "_ _ 3"]
 Scores = Float[np.ndarray, " images"]
@@ -59,13 +60,13 @@ def load_scorers(
     configs: Sequence[ScorerConfig],
     model: str,
     device: "torch.device",
-    vlm: Callable[[QuestionConfig], "EndpointVlm"] | None = None,
+    vlm: Callable[[VlmConfig], "Vlm"] | None = None,
 ) -> Scorers:
     """Load scorers; a name that two of them have gets a number.
 
     Args:
         model: the CLIP of those that name none.
-        vlm: opens the connection to a judge.
+        vlm: loads the model of a judge, or opens the connection to it.
 
     Raises:
         ClipError, HeadError, ModelNotFound: a model that is not there, or not of that kind.
@@ -82,7 +83,7 @@ def _load(
     config: ScorerConfig,
     model: str,
     device: "torch.device",
-    vlm: Callable[[QuestionConfig], "EndpointVlm"] | None,
+    vlm: Callable[[VlmConfig], "Vlm"] | None,
 ) -> Score:
     """Return a scorer. The detector raises CaptionError for a caption outside the scene grammar."""
     if config.kind == "detector":
@@ -90,6 +91,9 @@ def _load(
     if config.kind == "judge":
         assert vlm is not None and config.judge is not None, "the configuration names a judge"
         return _judge(vlm(config.judge), config.judge)
+    if config.kind == "vqascore":
+        assert vlm is not None and config.vqa is not None, "the configuration names a model"
+        return _vqascore(vlm(config.vqa), config.vqa)
     if config.kind == "pickscore":
         from lightgen_core.encoders.clip_model import ClipModel
 
@@ -106,7 +110,7 @@ def _load(
     return lambda images, captions: head.scores(clip.embed_image_list(images))
 
 
-def _judge(model: "EndpointVlm", judge: QuestionConfig) -> Score:
+def _judge(model: "Vlm", judge: QuestionConfig) -> Score:
     """Return a scorer that asks a vision-language model; its answers are scaled to 0..1."""
     from lightgen_core.images.codec import encode_png
     from lightgen_core.vlm.judge import judge_prompt, parse_score
@@ -122,5 +126,20 @@ def _judge(model: "EndpointVlm", judge: QuestionConfig) -> Score:
                 f"{judge.highest:g}; the first: {first.error or first.text!r}; change the judge's prompt"
             )
         return (np.array(scores, float) - judge.lowest) / (judge.highest - judge.lowest)
+
+    return score
+
+
+def _vqascore(model: "Vlm", question: VqaConfig) -> Score:
+    """Return a scorer by the probability that an image's caption is said to be shown (Lin et al. 2024)."""
+    from lightgen_core.evaluation.vqa import answer_probability
+    from lightgen_core.images.codec import encode_png
+
+    def score(images: Sequence[Image], captions: Sequence[str]) -> Scores:
+        texts = [question.prompt.format(caption=caption) for caption in captions]
+        answers = model.first_tokens([encode_png(image) for image in images], texts)
+        if failed := [answer for answer in answers if isinstance(answer, Answer)]:
+            raise ScorerError(f"{len(failed)} of {len(answers)} requests to {question.model} failed: {failed[0].error}")
+        return np.array([answer_probability(answer, "yes") for answer in answers if not isinstance(answer, Answer)])
 
     return score

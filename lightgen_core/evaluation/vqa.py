@@ -16,6 +16,7 @@ from lightgen_core.captioning.parse import Answer
 from lightgen_core.dedup.minhash import normalize_words
 from lightgen_core.evaluation.prompt import Prompt, PromptFileError, numbered_lines
 from lightgen_core.intervals import bootstrap_mean
+from lightgen_core.vlm.vlm import FirstTokens
 
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DPG_COLUMNS = ("item_id", "text", "proposition_id", "dependency", "tuple", "question_natural_language")
@@ -123,17 +124,13 @@ def is_right(answer: Answer, question: Question) -> bool | None:
     return first == wanted
 
 
-def answer_probability(reply: Mapping[str, Any], question: Question) -> float | None:
-    """Return the probability of the right answer among the first token's likeliest; None without `logprobs`.
+def answer_probability(tokens: FirstTokens, wanted: str) -> float:
+    """Return the probability of an answer among the likeliest first tokens.
 
     A token counts if it is the whole answer, in any case, or the same number as a digit.
     """
-    match reply:
-        case {"choices": [{"logprobs": {"content": [{"top_logprobs": [*tokens]}, *_]}}, *_]}:
-            wanted = _canonical(question.answer)
-            right = [token["logprob"] for token in tokens if _canonical(token["token"]) == wanted]
-            return min(1.0, float(np.exp(right).sum()))
-    return None
+    right = [logprob for token, logprob in tokens if _canonical(token) == _canonical(wanted)]
+    return min(1.0, float(np.exp(right).sum()))
 
 
 def _canonical(word: str) -> str:

@@ -19,15 +19,29 @@ LONG_PROMPT = (
 )
 
 
-class EndpointModel(Section):
-    """A vision-language model behind an OpenAI-compatible endpoint; see settings LIGHTGEN_VLM_*."""
+VQASCORE_PROMPT = 'Does this figure show "{caption}"? Please answer yes or no.'
+"""The question of VQAScore (Lin et al. 2024, arXiv 2404.01291)."""
 
-    model: str = Field(description="name of the model on the server")
+_IN_PROCESS = ("backend", "dtype", "batch_size", "top_p")
+
+
+class VlmConfig(Section):
+    """A vision-language model: in this process, or behind an endpoint; see settings LIGHTGEN_VLM_*."""
+
+    backend: Literal["transformers", "endpoint"] = Field(
+        "endpoint",
+        description="transformers: an image-text-to-text model with a chat template, in this process; endpoint: an "
+        "OpenAI-compatible server, at LIGHTGEN_VLM_URL with LIGHTGEN_VLM_KEY",
+    )
+    model: str = Field(description="transformers: a folder or org/name@revision; endpoint: its name on the server")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="transformers: of the weights")
+    batch_size: Positive = Field(8, description="transformers: images at once")
+    top_p: float = Field(1.0, gt=0, le=1, description="transformers: share of probability that tokens are sampled from")
     temperature: float = Field(0.0, ge=0, description="of sampling; 0: always the likeliest token")
     max_new_tokens: Positive = Field(16, description="longest answer, tokens")
     max_image_side: Positive = Field(1024, description="larger images are sent with this longest side, px")
     request: dict[str, Any] = Field(
-        {}, description="further fields of each request; null takes a field away, for servers that refuse it"
+        {}, description="endpoint: further fields of each request; null takes a field away, for servers that refuse it"
     )
 
     @field_validator("request")
@@ -39,8 +53,30 @@ class EndpointModel(Section):
             raise ValueError(f"{error}; put it in quotes") from error
         return request
 
+    @model_validator(mode="after")
+    def _request_is_for_an_endpoint(self) -> Self:
+        if self.request and self.backend == "transformers":
+            raise ValueError("request goes with backend endpoint; a model in this process has no request")
+        return self
 
-class QuestionConfig(EndpointModel):
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Models whose weights it loads here."""
+        return (self.model,) if self.backend == "transformers" else ()
+
+
+class VqaConfig(VlmConfig):
+    """A question with the answer yes or no; the score is the probability of yes."""
+
+    prompt: str = Field(VQASCORE_PROMPT, description="what it is asked, with {caption}; the answer must be yes or no")
+
+    @model_validator(mode="after")
+    def _prompt_knows_the_caption(self) -> Self:
+        check_names(self.prompt, "prompt", ("caption",))
+        return self
+
+
+class QuestionConfig(VlmConfig):
     """A judge of images and captions: what it is asked, and the scale of its answers."""
 
     prompt: str = Field(JUDGE_PROMPT, description="what it is asked, with {caption}, {lowest} and {highest}")
@@ -71,22 +107,15 @@ class JudgeConfig(QuestionConfig):
 
     @property
     def identity(self) -> str:
-        """All that decides its answers, as JSON; the threshold does not."""
-        return json.dumps(self.model_dump(mode="json", exclude={"min_score"}), sort_keys=True)
+        """All that decides its answers but weights, as JSON; the threshold does not."""
+        without = {"min_score", *(_IN_PROCESS if self.backend == "endpoint" else ())}
+        return json.dumps(self.model_dump(mode="json", exclude=without), sort_keys=True)
 
 
-class RecaptionConfig(EndpointModel):
+class RecaptionConfig(VlmConfig):
     """A vision-language model that writes a short and a long caption for each image."""
 
-    backend: Literal["transformers", "endpoint"] = Field(
-        "transformers",
-        description="transformers: an image-text-to-text model with a chat template, in this process; endpoint: an "
-        "OpenAI-compatible server, at LIGHTGEN_VLM_URL with LIGHTGEN_VLM_KEY",
-    )
-    model: str = Field(description="transformers: a folder or org/name@revision; endpoint: its name on the server")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="transformers: of the weights")
-    batch_size: Positive = Field(8, description="transformers: images captioned at once")
-    top_p: float = Field(1.0, gt=0, le=1, description="transformers: share of probability that tokens are sampled from")
+    backend: Literal["transformers", "endpoint"] = Field("transformers", description="as of any vision-language model")
     max_new_tokens: Positive = Field(160, description="longest answer, tokens")
     short_prompt: str = Field(SHORT_PROMPT, description="what is asked for the short caption; {caption}: the original")
     long_prompt: str = Field(LONG_PROMPT, description="what is asked for the long caption; {caption}: the original")

@@ -18,8 +18,12 @@ from lightgen_core.captioning.hf_captioner import SeededSampling
 from lightgen_core.captioning.parse import Answer
 from lightgen_core.encoders.model_ref import parse_model_ref
 from lightgen_core.images.codec import decode_image
-from lightgen_core.vlm.config import RecaptionConfig
+from lightgen_core.vlm.config import VlmConfig
 from lightgen_core.vlm.endpoint import shrink
+from lightgen_core.vlm.vlm import FirstTokens
+
+_LIKELIEST = 20
+"""First tokens that are told, as many as endpoints tell."""
 
 
 class VlmError(ValueError):
@@ -30,7 +34,7 @@ class HFVlm:
     """Answer texts about images in batches, padded on the left; see `HFCaptioner` on what a batch changes."""
 
     def __init__(
-        self, model: PreTrainedModel, processor: Any, config: RecaptionConfig, device: torch.device | str = "cpu"
+        self, model: PreTrainedModel, processor: Any, config: VlmConfig, device: torch.device | str = "cpu"
     ) -> None:
         tokenizer: Any = getattr(processor, "tokenizer", None)
         if tokenizer is None or not (processor.chat_template or tokenizer.chat_template):
@@ -54,7 +58,7 @@ class HFVlm:
         )
 
     @classmethod
-    def load(cls, config: RecaptionConfig, *, device: torch.device | str = "cpu") -> Self:
+    def load(cls, config: VlmConfig, *, device: torch.device | str = "cpu") -> Self:
         """Load a folder or a hub id (see `encoders.model_ref`); safetensors only, and no code of the repository.
 
         Raises:
@@ -76,16 +80,42 @@ class HFVlm:
             answers += self._batch(images[batch], texts[batch], seeds[batch])
         return answers
 
+    def first_tokens(self, images: Sequence[bytes], texts: Sequence[str]) -> list[FirstTokens]:
+        """Return the likeliest first tokens of each answer, `batch_size` at a time."""
+        found: list[FirstTokens] = []
+        for start in range(0, len(images), self._config.batch_size):
+            batch = slice(start, start + self._config.batch_size)
+            found += self._first_tokens(images[batch], texts[batch])
+        return found
+
     @torch.inference_mode()
-    def _batch(self, images: Sequence[bytes], texts: Sequence[str], seeds: Sequence[int]) -> list[Answer]:
-        config, steps = self._config, self._config.max_new_tokens
-        shrunk = [Image.fromarray(decode_image(shrink(image, config.max_image_side))) for image in images]
+    def _first_tokens(self, images: Sequence[bytes], texts: Sequence[str]) -> list[FirstTokens]:
+        generated: Any = self.model.generate(
+            **self._inputs(images, texts),
+            do_sample=False,
+            max_new_tokens=1,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        values, ids = generated.logits[0].float().log_softmax(1).topk(min(_LIKELIEST, len(self._tokenizer)))
+        return [
+            [(self._tokenizer.decode([token]), value) for token, value in zip(*row, strict=True)]
+            for row in zip(ids.tolist(), values.tolist(), strict=True)
+        ]
+
+    def _inputs(self, images: Sequence[bytes], texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return what the model takes, on its device and in its type."""
+        shrunk = [Image.fromarray(decode_image(shrink(image, self._config.max_image_side))) for image in images]
         prompts = [self._prompt(text) for text in texts]
         encoded = self._processor(images=shrunk, text=prompts, padding=True, return_tensors="pt")
-        inputs = {
+        return {
             name: value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
             for name, value in encoded.items()
         }
+
+    @torch.inference_mode()
+    def _batch(self, images: Sequence[bytes], texts: Sequence[str], seeds: Sequence[int]) -> list[Answer]:
+        config, steps, inputs = self._config, self._config.max_new_tokens, self._inputs(images, texts)
         length = inputs["input_ids"].shape[1]
         uniform = torch.from_numpy(np.stack([np.random.Generator(np.random.Philox(s)).random(steps) for s in seeds]))
         sampling = SeededSampling(uniform.to(self.model.device), length, config.temperature, config.top_p)

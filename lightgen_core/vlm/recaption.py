@@ -1,8 +1,7 @@
 """Short and long captions from the answers of a vision-language model."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from lightgen_core.captioning.parse import Answer, parse_caption
 from lightgen_core.captioning.prompts import Instruction
@@ -11,13 +10,6 @@ from lightgen_core.vlm.config import RecaptionConfig
 
 Kind = Literal["short", "long"]
 KINDS: tuple[Kind, ...] = ("short", "long")
-
-
-class Vlm(Protocol):
-    """A vision-language model that answers texts about images."""
-
-    def write(self, images: Sequence[bytes], texts: Sequence[str], seeds: Sequence[int]) -> list[Answer]:
-        """Answer each text about its encoded image, each with its own seed."""
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ CHAT = (
 SIDE, PATCH = 16, 8
 
 
-def save_tiny_vlm(folder: Path, *, chat: bool = True) -> Path:
-    """Write model and processor as `save_pretrained` does."""
+def save_tiny_vlm(folder: Path, *, chat: bool = True, words: str = WORDS) -> Path:
+    """Write model and processor as `save_pretrained` does; `words`: that it can write, with spaces between."""
     special = ["<pad>", "<end>", "<unknown>", "<user>", "<model>", "<image>"]
-    vocabulary = {word: place for place, word in enumerate([*special, *WORDS.split()])}
+    vocabulary = {word: place for place, word in enumerate([*special, *words.split()])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(

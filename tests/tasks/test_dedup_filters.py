@@ -19,6 +19,7 @@ from tasks.dedup import dedup
 from tasks.report_filters import filter_reasons
 from tasks.report_inputs import RunArtifacts
 from tasks.stage import stage
+from tests.factories.tiny_vlm import save_tiny_vlm
 from tests.factories.vectors import unit
 from tests.support.local_endpoint import Reply, serving, without_waits
 
@@ -125,6 +126,24 @@ def test_the_judge_scores_only_what_passes_the_other_filters(tmp_path):
     assert found[7] == ["no judge score", None, 5]
     answers = read_table(artifact, "^judgements")
     assert answers["answer"].to_pylist()[4] == "no comment"
+
+
+def test_a_judge_of_transformers_scores_in_the_stage(tmp_path):
+    """Its weights enter the key: another model of the same name and place judges anew."""
+    numbers = save_tiny_vlm(tmp_path / "judge", words="0 1 2 3 4 5 6 7 8 9 10 thing")
+    judge = (
+        f"dedup.filters.judge={{model: {numbers}, backend: transformers, dtype: float32, temperature: 1, min_score: 5}}"
+    )
+    artifact, run = made(tmp_path / "store", MEANING, *PIXELS, judge)
+    answers = read_table(artifact, "^judgements").to_pylist()
+    dropped = {number: (reason, value) for number, reason, value, _ in drops(artifact)[3:]}
+    scores = {row["id"]: row["score"] for row in answers}
+    low = {number: ("low judge score", score) for number, score in scores.items() if score is not None and score < 5}
+    silent = {number: ("no judge score", None) for number, score in scores.items() if score is None}
+    assert len(scores) == ROWS - 3 and dropped == low | silent
+    assert len({row["answer"] for row in answers}) > 1, "each answer has its seed"
+    save_tiny_vlm(numbers, words="9 8 7 6 5 4 3 2 1 0 10 thing")
+    assert dedup.artifact(run.recipe, artifact.store, (run.artifacts["synthesis"],)).key != artifact.key
 
 
 def test_another_threshold_measures_and_asks_nothing_twice(tmp_path):

@@ -75,6 +75,37 @@ def test_a_judge_that_gives_no_number_is_an_error_with_its_answer(images):
         scorers(judge, vlm=lambda config: FixedAnswers("7", "Sorry"))(images, CAPTIONS)
 
 
+class FixedTokens:
+    """A vision-language model that begins with "yes" at the given probabilities, and with an error for None."""
+
+    def __init__(self, *yes: float | None) -> None:
+        self.yes, self.asked = yes, []
+
+    def first_tokens(self, images, texts):
+        self.asked += texts
+        return [
+            Answer("", error="refused") if p is None else [(" Yes", np.log(p / 2)), ("yes", np.log(p / 2)), ("No", -1)]
+            for p in self.yes
+        ]
+
+
+def test_vqascore_is_the_probability_of_yes(images):
+    model, vqa = FixedTokens(0.25, 0.875), {"kind": "vqascore", "vqa": {"model": "m"}, "weight": 2}
+    several = scorers(vqa, vlm=lambda config: model)
+    each = several(images, CAPTIONS)
+    assert each["vqascore"] == pytest.approx([0.25, 0.875]) and several.total(each) == pytest.approx([0.5, 1.75])
+    assert model.asked[0] == 'Does this figure show "a red circle"? Please answer yes or no.'
+    with pytest.raises(ScorerError, match="1 of 2 requests to m failed: refused"):
+        scorers(vqa, vlm=lambda config: FixedTokens(0.5, None))(images, CAPTIONS)
+
+
+def test_models_of_judges_here_are_weights_of_the_stage():
+    here = {"model": "some/folder", "backend": "transformers"}
+    assert ScorerConfig(kind="vqascore", vqa=here).models("zoo:clip") == ("some/folder",)
+    assert ScorerConfig(kind="judge", judge=here).models("zoo:clip") == ("some/folder",)
+    assert ScorerConfig(kind="judge", judge={"model": "served"}).models("zoo:clip") == ()
+
+
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
     """A CLIPModel of transformers with random weights, and its processor, as `save_pretrained` writes them."""

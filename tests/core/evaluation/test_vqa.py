@@ -101,18 +101,14 @@ def test_questions_say_which_answer_is_wanted():
     assert asked(Question("How many?", "three")).endswith("Answer with one word alone.")
 
 
-def reply(**tokens: float):
-    top = [{"token": token, "logprob": math.log(p)} for token, p in tokens.items()]
-    return {"choices": [{"message": {"content": "x"}, "logprobs": {"content": [{"top_logprobs": top}]}}]}
+def likeliest(**tokens: float):
+    return [(token, math.log(p)) for token, p in tokens.items()]
 
 
 def test_a_soft_answer_is_the_probability_of_its_tokens():
-    assert answer_probability(reply(Yes=0.5, yes=0.25, No=0.2), Question("?")) == pytest.approx(0.75)
-    assert answer_probability(reply(**{"3": 0.5, " three": 0.25, "th": 0.2}), Question("?", "three")) == pytest.approx(
-        0.75
-    )
-    assert answer_probability(reply(No=0.9), Question("?")) == 0
-    assert answer_probability({"choices": [{"message": {"content": "Yes"}}]}, Question("?")) is None
+    assert answer_probability(likeliest(Yes=0.5, yes=0.25, No=0.2), "yes") == pytest.approx(0.75)
+    assert answer_probability(likeliest(**{"3": 0.5, " three": 0.25, "th": 0.2}), "three") == pytest.approx(0.75)
+    assert answer_probability(likeliest(No=0.9), "yes") == 0
 
 
 def test_one_wrong_atom_costs_more_in_the_geometric_mean():

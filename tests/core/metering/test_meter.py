@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from lightgen_core import meter as metered
+from lightgen_core.metering import meter as metered
 from lightgen_core.metering.gpu_meter import MISSING, GpuMeter, GpuUse
 from lightgen_core.metering.meter import Meter, ProcessRecord, save_to
 

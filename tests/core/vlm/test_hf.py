@@ -38,6 +38,21 @@ def test_the_likeliest_answer_depends_on_the_image(folder):
     assert first.text != second.text
 
 
+def test_first_tokens_are_those_that_it_writes_in_any_batch(folder):
+    """The likeliest is what temperature 0 writes first, at its probability in a forward pass without padding."""
+    texts = ["write a caption", "write", "write a long caption of the image", "red", "write"]
+    vlm = loaded(folder, temperature=0.0, max_new_tokens=1)
+    found = vlm.first_tokens(IMAGES, texts)
+    alone = [vlm.first_tokens([image], [text])[0] for image, text in zip(IMAGES, texts, strict=True)]
+    for row, single, answer in zip(found, alone, vlm.write(IMAGES, texts, [0] * 5), strict=True):
+        values = [value for _, value in row]
+        assert [token for token, _ in row] == [token for token, _ in single]
+        assert values == pytest.approx([value for _, value in single], abs=1e-4)
+        assert values == sorted(values, reverse=True) and sum(np.exp(values)) <= 1 + 1e-6
+        assert answer.text in (row[0][0], "")  # an end is written as nothing
+    assert len({row[0] for row in found}) > 1, "it sees what it is shown"
+
+
 def test_a_model_without_a_chat_template_is_refused(tmp_path):
     with pytest.raises(VlmError, match="is a LlavaForConditionalGeneration without a chat template"):
         loaded(save_tiny_vlm(tmp_path / "model", chat=False))

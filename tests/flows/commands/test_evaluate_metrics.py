@@ -11,6 +11,7 @@ from PIL import Image
 from flows.commands.evaluate import evaluate
 from flows.errors import UserError
 from lightgen_core.images.codec import encode_png
+from tests.factories.tiny_vlm import save_tiny_vlm
 from tests.support.local_endpoint import Reply, serving, without_waits
 
 CAPTIONS = [f"image {number // 2}" for number in range(12)]
@@ -43,7 +44,7 @@ def test_images_compared_with_themselves_are_equal(pictures, tmp_path):
     assert [found[name]["value"] for name in ("precision", "recall", "memorisation")] == [1, 1, 1]
     assert 1 < found["vendi"]["value"] < 12
     assert all(each["low"] <= each["value"] <= each["high"] and each["n"] for each in found.values())
-    assert result["compared_with"]["references"] == {"location": pictures, "pictures": 12, "read": 12}
+    assert result["compared_with"]["references"] == {"location": pictures, "images": 12, "read": 12}
     page = (tmp_path / "scores.md").read_text()
     assert "| metric | value | images | space | meaning |" in page and "12 of 12 images within" in page
 
@@ -54,7 +55,7 @@ def test_a_folder_of_plain_images_is_a_reference(pictures, tmp_path):
     options = {"benchmark": "prompts", "metrics": "fd", "references": str(tmp_path), "limit": 2}
     result = evaluate(f"images:{pictures}", **options, **CLIP)
     assert result["metrics"]["fd"]["value"] > 0
-    assert (result["compared_with"]["references"]["pictures"], result["compared_with"]["references"]["read"]) == (3, 2)
+    assert (result["compared_with"]["references"]["images"], result["compared_with"]["references"]["read"]) == (3, 2)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +163,20 @@ def test_a_judge_without_probabilities_is_no_soft_judge(pictures, tmp_path, monk
         monkeypatch.setenv("LIGHTGEN_VLM_URL", asked.url)
         with pytest.raises(UserError, match=r"answers without logprobs.*--benchmark geneval2-tifa"):
             evaluate(f"images:{pictures}", benchmark="geneval2", questions=geneval2(tmp_path), judge="reader")
+
+
+def test_a_judge_of_transformers_answers_here(pictures, tmp_path):
+    folder = save_tiny_vlm(tmp_path / "judge", words="yes no three two How many cows are in the image?")
+    options = {"questions": geneval2(tmp_path), "judge": f"transformers:{folder}", "output": tmp_path / "out"}
+    result = evaluate(f"images:{pictures}", benchmark="geneval2", **options)
+    again = evaluate(f"images:{pictures}", benchmark="geneval2", **options)
+    scores = {name: score["value"] for name, score in result["scores"].items()}
+    assert all(0 < value < 1 for value in scores.values()), "soft answers of a model that saw the images"
+    assert again["scores"] == result["scores"] and again["images"]["made"] == 0
+    with pytest.raises(UserError, match=r"--judge transformers:.*nowhere"):
+        evaluate(
+            f"images:{pictures}", benchmark="geneval2", **options | {"judge": "transformers:./nowhere", "output": None}
+        )
 
 
 def test_a_benchmark_that_asks_needs_its_file_and_a_judge(pictures):
