@@ -1,1 +1,1 @@
-"""What processes and devices spend: records, samples of the driver."""
+"""Records of what processes and devices spend, and samples of the driver."""
