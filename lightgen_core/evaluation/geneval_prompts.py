@@ -103,12 +103,12 @@ def geneval_prompts() -> tuple[Prompt, ...]:
     countable = NAMES[1:]  # nobody asks for a person of some colour
     pairs, color_pairs = list(permutations(NAMES, 2)), list(permutations(COLORS, 2))
     forms: dict[str, tuple[Callable[..., _PhraseAndRequirement], tuple[Sequence[Any], ...]]] = {
-        "single_object": (_single, (NAMES,)),
-        "two_object": (_two, (pairs,)),
-        "counting": (_counting, ([name for name in NAMES if name not in _UNCOUNTED], tuple(NUMBERS))),
-        "colors": (_colors, (countable, COLORS)),
-        "position": (_position, (pairs, get_args(Relation))),
-        "color_attr": (_attribution, (list(permutations(countable, 2)), color_pairs)),
+        "single_object": (single, (NAMES,)),
+        "two_object": (two, (pairs,)),
+        "counting": (counting, ([name for name in NAMES if name not in _UNCOUNTED], tuple(NUMBERS))),
+        "colors": (colors, (countable, COLORS)),
+        "position": (position, (pairs, get_args(Relation))),
+        "color_attr": (attribution, (list(permutations(countable, 2)), color_pairs)),
     }
     prompts: list[Prompt] = []
     for category, (build, choices) in forms.items():
@@ -121,31 +121,31 @@ def geneval_prompts() -> tuple[Prompt, ...]:
     return tuple(prompts)
 
 
-def _single(name: str) -> _PhraseAndRequirement:
+def single(name: str) -> _PhraseAndRequirement:
     return with_article(name), _all_of(Clause(name=name))
 
 
-def _two(names: tuple[str, str]) -> _PhraseAndRequirement:
+def two(names: tuple[str, str]) -> _PhraseAndRequirement:
     return " and ".join(map(with_article, names)), _all_of(*(Clause(name=name) for name in names))
 
 
-def _counting(name: str, number: str) -> _PhraseAndRequirement:
+def counting(name: str, number: str) -> _PhraseAndRequirement:
     count = NUMBERS[number]
     exactly = Requirement(include=(Clause(name=name, count=count),), exclude=(Clause(name=name, count=count + 1),))
     return f"{number} {plural(name)}", exactly
 
 
-def _colors(name: str, color: Color) -> _PhraseAndRequirement:
+def colors(name: str, color: Color) -> _PhraseAndRequirement:
     return f"{with_article(color)} {name}", _all_of(Clause(name=name, color=color))
 
 
-def _position(names: tuple[str, str], relation: Relation) -> _PhraseAndRequirement:
+def position(names: tuple[str, str], relation: Relation) -> _PhraseAndRequirement:
     first, second = names
     requirement = _all_of(Clause(name=second), Clause(name=first, position=(relation, 0)))
     return f"{with_article(first)} {relation} {with_article(second)}", requirement
 
 
-def _attribution(names: tuple[str, str], colors: tuple[Color, Color]) -> _PhraseAndRequirement:
+def attribution(names: tuple[str, str], colors: tuple[Color, Color]) -> _PhraseAndRequirement:
     coloured = list(zip(names, colors, strict=True))
     phrase = " and ".join(f"{with_article(color)} {name}" for name, color in coloured)
     return phrase, _all_of(*(Clause(name=name, color=color) for name, color in coloured))

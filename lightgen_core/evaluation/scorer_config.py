@@ -12,8 +12,9 @@ from lightgen_core.vlm.config import QuestionConfig, VqaConfig
 class ScorerConfig(Section):
     """A scorer of images and their captions, and its part in the score that pairs are chosen by."""
 
-    kind: Literal["detector", "clip", "pickscore", "head", "judge", "vqascore"] = Field(
-        description="detector: the scene world's, 1 for right and 0 for wrong; clip: cosine of image and caption; "
+    kind: Literal["detector", "geneval", "clip", "pickscore", "head", "judge", "vqascore"] = Field(
+        description="detector: the scene world's, 1 for right and 0 for wrong; "
+        "geneval: the same by GenEval's rules, for captions of its form; clip: cosine of image and caption; "
         "pickscore: a CLIPModel of transformers, its cosine times its scale; head: linear layers on the image's CLIP "
         "embedding, such as an aesthetic predictor; judge: the number in a vision-language model's answer; "
         "vqascore: the probability of its yes"
@@ -28,7 +29,10 @@ class ScorerConfig(Section):
     model: str | None = Field(
         None,
         description="clip, head: a CLIP as embeddings.model; none: embeddings.model itself; pickscore: a CLIPModel, as "
-        "yuvalkirstain/PickScore_v1@<commit>",
+        "yuvalkirstain/PickScore_v1@<commit>; geneval: the detector, a Mask2Former of COCO's classes",
+    )
+    color_model: str | None = Field(
+        None, description="geneval: the CLIP that names colours, as embeddings.model; none: embeddings.model itself"
     )
     processor: str | None = Field(
         None, description="pickscore: folder or hub id of its processor; none: beside the model"
@@ -39,11 +43,22 @@ class ScorerConfig(Section):
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> "ScorerConfig":
-        required = {"head": ("head",), "judge": ("judge",), "vqascore": ("vqa",), "pickscore": ("model",)}
+        required = {
+            "head": ("head",),
+            "judge": ("judge",),
+            "vqascore": ("vqa",),
+            "pickscore": ("model",),
+            "geneval": ("model",),
+        }
         needed = required.get(self.kind, ())
-        further = {"clip": ("model",), "head": ("model",), "pickscore": ("processor",)}.get(self.kind, ())
+        further = {
+            "clip": ("model",),
+            "head": ("model",),
+            "pickscore": ("processor",),
+            "geneval": ("color_model",),
+        }.get(self.kind, ())
         allowed = {*needed, *further}
-        for name in ("model", "processor", "head", "judge", "vqa"):
+        for name in ("model", "color_model", "processor", "head", "judge", "vqa"):
             given = getattr(self, name) is not None
             if given and name not in allowed:
                 raise ValueError(f"a scorer of kind {self.kind} takes no {name}; leave it out")
@@ -55,6 +70,8 @@ class ScorerConfig(Section):
         """Return the frozen models that it loads; clip: the one of those that name none."""
         if self.kind in ("clip", "head"):
             return (self.model or clip,)
+        if self.kind == "geneval":
+            return (str(self.model), self.color_model or clip)
         if question := self.judge or self.vqa:
             return question.weights
         return (self.model,) if self.model is not None else ()

@@ -88,6 +88,8 @@ def _load(
     """Return a scorer. The detector raises CaptionError for a caption outside the scene grammar."""
     if config.kind == "detector":
         return lambda images, captions: judge_scenes(images, captions).astype(float)
+    if config.kind == "geneval":
+        return _geneval(str(config.model), config.color_model or model, device)
     if config.kind == "judge":
         assert vlm is not None and config.judge is not None, "the configuration names a judge"
         return _judge(vlm(config.judge), config.judge)
@@ -108,6 +110,26 @@ def _load(
 
     head = EmbeddingHead.load(config.head)
     return lambda images, captions: head.scores(clip.embed_image_list(images))
+
+
+def _geneval(detector: str, color_model: str, device: "torch.device") -> Score:
+    """Return a scorer by GenEval's rules, 1 for right and 0 for wrong."""
+    from lightgen_core.evaluation.geneval_captions import read_caption
+    from lightgen_core.evaluation.judge import load_judge
+
+    judge = load_judge("geneval", detector, color_model, device)
+    assert judge is not None, "the benchmark has a judge"
+
+    def score(images: Sequence[Image], captions: Sequence[str]) -> Scores:
+        prompts = [read_caption(caption) for caption in captions]
+        if other := [caption for caption, prompt in zip(captions, prompts, strict=True) if prompt is None]:
+            raise ScorerError(
+                f"{len(other)} of {len(captions)} captions are not of GenEval's form, the first: {other[0]!r}; expected "
+                "such as 'a photo of two clocks'. Take another scorer, or captions of that form (docs/preference.md)"
+            )
+        return judge(images, [prompt for prompt in prompts if prompt]).astype(float)
+
+    return score
 
 
 def _judge(model: "Vlm", judge: QuestionConfig) -> Score:

@@ -11,11 +11,15 @@ from lightgen_core.captioning.parse import Answer
 from lightgen_core.encoders.clip import Clip
 from lightgen_core.encoders.clip_model import ClipModel
 from lightgen_core.encoders.model_ref import ModelNotFound
+from lightgen_core.evaluation.geneval_prompts import DISPLAY_NAMES
 from lightgen_core.evaluation.scorer_config import ScorerConfig
 from lightgen_core.evaluation.scorers import ScorerError, load_scorers
 from lightgen_core.scene.config import World
 from lightgen_core.teachers.scene import SceneTeacher
+from tests.factories.tiny_geneval import SURE_OF as SURE_OF_CLASS
+from tests.factories.tiny_geneval import save_tiny_detector
 
+SURE_OF = DISPLAY_NAMES[SURE_OF_CLASS]
 CAPTIONS = ["a red circle", "a blue square"]
 CPU = torch.device("cpu")
 
@@ -104,6 +108,17 @@ def test_models_of_judges_here_are_weights_of_the_stage():
     assert ScorerConfig(kind="vqascore", vqa=here).models("zoo:clip") == ("some/folder",)
     assert ScorerConfig(kind="judge", judge=here).models("zoo:clip") == ("some/folder",)
     assert ScorerConfig(kind="judge", judge={"model": "served"}).models("zoo:clip") == ()
+
+
+def test_geneval_scores_by_its_rules_and_refuses_other_captions(images, tmp_path):
+    """The detector is sure of a computer mouse in every image, of which there are more than one."""
+    geneval = {"kind": "geneval", "model": save_tiny_detector(tmp_path)}
+    score = scorers(geneval)
+    found = [score(images[:1], [caption])["geneval"][0] for caption in (f"a photo of a {SURE_OF}", "a photo of a dog")]
+    assert found == [1, 0]
+    assert ScorerConfig(**geneval).models("zoo:clip") == (geneval["model"], "zoo:clip")
+    with pytest.raises(ScorerError, match="1 of 2 captions are not of GenEval's form, the first: 'a red circle'"):
+        score(images, ["a photo of a dog", "a red circle"])
 
 
 @pytest.fixture(scope="module")
