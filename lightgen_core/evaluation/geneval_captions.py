@@ -1,8 +1,12 @@
 """Captions of GenEval's form, read as what they demand of an image. Free of torch."""
 
+from typing import cast, get_args
+
 from lightgen_core.evaluation.geneval_prompts import (
     COLORS,
     NAMES,
+    Color,
+    Relation,
     Requirement,
     attribution,
     colors,
@@ -13,7 +17,7 @@ from lightgen_core.evaluation.geneval_prompts import (
     two,
 )
 from lightgen_core.evaluation.prompt import Prompt
-from lightgen_core.scene.vocabulary import NUMBERS, RELATIONS
+from lightgen_core.scene.vocabulary import NUMBERS
 
 _ARTICLES = ("a ", "an ")
 _PLURALS = {form: name for name in NAMES for form in (f"{name}s", plural(name))}
@@ -38,7 +42,7 @@ def _read_counting(phrase: str) -> tuple[str, Requirement] | None:
 
 
 def _read_position(phrase: str) -> tuple[str, Requirement] | None:
-    for relation in RELATIONS:
+    for relation in get_args(Relation):
         first, found, second = phrase.partition(f" {relation} ")
         names = (_without_article(first), _without_article(second))
         if found and names[0] in NAMES and names[1] in NAMES:
@@ -53,13 +57,14 @@ def _read_objects(phrase: str) -> tuple[str, Requirement] | None:
     if all(part in NAMES for part in parts):
         one = len(parts) == 1
         return ("single_object", single(parts[0])[1]) if one else ("two_object", two((parts[0], parts[1]))[1])
-    coloured = [part.partition(" ") for part in parts]
-    if not all(color in COLORS and name in NAMES for color, _, name in coloured):
+    words = [part.partition(" ") for part in parts]
+    if not all(color in COLORS and name in NAMES for color, _, name in words):
         return None
+    coloured = [(name, cast(Color, color)) for color, _, name in words]
     if len(coloured) == 1:
-        return "colors", colors(coloured[0][2], coloured[0][0])[1]
-    (first, _, thing), (second, _, other) = coloured
-    return "color_attr", attribution((thing, other), (first, second))[1]
+        return "colors", colors(*coloured[0])[1]
+    (name, color), (other, second) = coloured
+    return "color_attr", attribution((name, other), (color, second))[1]
 
 
 def _without_article(phrase: str) -> str:

@@ -8,6 +8,16 @@ from lightgen_core.config import Section
 from lightgen_core.filters.config import EmbeddingHeadConfig
 from lightgen_core.vlm.config import QuestionConfig, VqaConfig
 
+_REQUIRED = {
+    "geneval": ("model",),
+    "head": ("head",),
+    "judge": ("judge",),
+    "pickscore": ("model",),
+    "vqascore": ("vqa",),
+}
+_OPTIONAL = {"clip": ("model",), "geneval": ("color_model",), "head": ("model",), "pickscore": ("processor",)}
+"""Fields of each kind of scorer."""
+
 
 class ScorerConfig(Section):
     """A scorer of images and their captions, and its part in the score that pairs are chosen by."""
@@ -43,21 +53,8 @@ class ScorerConfig(Section):
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> "ScorerConfig":
-        required = {
-            "head": ("head",),
-            "judge": ("judge",),
-            "vqascore": ("vqa",),
-            "pickscore": ("model",),
-            "geneval": ("model",),
-        }
-        needed = required.get(self.kind, ())
-        further = {
-            "clip": ("model",),
-            "head": ("model",),
-            "pickscore": ("processor",),
-            "geneval": ("color_model",),
-        }.get(self.kind, ())
-        allowed = {*needed, *further}
+        needed = _REQUIRED.get(self.kind, ())
+        allowed = {*needed, *_OPTIONAL.get(self.kind, ())}
         for name in ("model", "color_model", "processor", "head", "judge", "vqa"):
             given = getattr(self, name) is not None
             if given and name not in allowed:

@@ -13,8 +13,8 @@ def test_every_prompt_that_is_built_is_read_as_it_was_meant():
 
 
 OF_ITS_AUTHORS = [
-    {"tag": "counting", "include": [{"class": "wine glass", "count": 3}], "exclude": [{"class": "wine glass", "count": 4}],
-     "prompt": "a photo of three wine glasss"},
+    {"tag": "counting", "include": [{"class": "wine glass", "count": 3}],
+     "exclude": [{"class": "wine glass", "count": 4}], "prompt": "a photo of three wine glasss"},
     {"tag": "colors", "include": [{"class": "orange", "count": 1, "color": "orange"}],
      "prompt": "a photo of an orange orange"},
     {"tag": "color_attr", "include": [{"class": "tie", "count": 1, "color": "black"},
