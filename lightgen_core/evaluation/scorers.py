@@ -125,7 +125,7 @@ def _geneval(detector: str, color_model: str, device: "torch.device") -> Score:
         if other := [caption for caption, prompt in zip(captions, prompts, strict=True) if prompt is None]:
             raise ScorerError(
                 f"{len(other)} of {len(captions)} captions are not of GenEval's form, the first: {other[0]!r}; "
-                "expected such as 'a photo of two clocks'. Take another scorer, or captions of that form (docs/preference.md)"
+                "expected such as 'a photo of two clocks'. Take another scorer"
             )
         return judge(images, [prompt for prompt in prompts if prompt]).astype(float)
 
