@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lightgen_core.captioning.config import AnswerFilters, LLMConfig
+from lightgen_core.captioning.config import AnswerFilters
 from lightgen_core.captioning.parse import Answer, Captioner, parse_caption
 from lightgen_core.captioning.prompts import Instruction, Instructions
 from lightgen_core.captioning.readers import BadRow, read_captions, truncate_for_report
@@ -27,6 +27,7 @@ from tasks.config.recipe import Recipe
 from tasks.config.sources import CaptionOrigin
 from tasks.context.context import StageContext
 from tasks.context.shards import split_rows
+from tasks.writer import load_writer
 
 ANSWERS = schema(
     {
@@ -127,7 +128,7 @@ def _from_llm(ctx: StageContext, origin: CaptionOrigin, seed: int, wanted: int, 
 
             def write(positions: list[int], asked: list[tuple[int, Instruction]] = asked) -> pa.Table:
                 nonlocal writer
-                writer = writer or _load_writer(ctx, config, stack)
+                writer = writer or load_writer(ctx, config, stack)
                 batch = [asked[position] for position in positions]
                 answers = writer.write([item.text for _, item in batch], [item.seed for _, item in batch])
                 pairs = zip(batch, answers, strict=True)
@@ -145,20 +146,6 @@ def _from_llm(ctx: StageContext, origin: CaptionOrigin, seed: int, wanted: int, 
         else:
             captions.append(Caption(row["caption"], row["topic"], row["caption"], json.loads(row["values"])))
     return _by_topic(captions), damaged
-
-
-def _load_writer(ctx: StageContext, config: LLMConfig, stack: ExitStack) -> Captioner:
-    if config.backend == "transformers":
-        from lightgen_core.captioning.hf_captioner import HFCaptioner
-
-        return HFCaptioner.load(config, device=ctx.device())
-    from lightgen_core.captioning.openai_captioner import OpenAICaptioner
-    from lightgen_core.endpoint import Endpoint
-
-    settings = ctx.settings
-    key, rate = settings.llm_key.get_secret_value(), settings.endpoint_requests_per_minute
-    endpoint = stack.enter_context(Endpoint(settings.llm_url, key, requests_per_minute=rate))
-    return OpenAICaptioner(endpoint, config, settings.endpoint_concurrency, ctx.scratch)
 
 
 def _answer_row(index: int, instruction: Instruction, answer: Answer, filters: AnswerFilters) -> dict[str, Any]:

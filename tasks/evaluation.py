@@ -17,6 +17,8 @@ from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
 from tasks.context.shards import RowRangeShard, split_rows
 from tasks.evaluation_prompts import evaluation_files, evaluation_prompts
+from tasks.report_student import SAMPLED_CAPTION
+from tasks.rewriting import rewrite_prompts
 from tasks.stage import stage
 from tasks.training import kept_student
 
@@ -47,6 +49,7 @@ def _frozen_models(recipe: Recipe) -> tuple[str, ...]:
     config = recipe.evaluation
     judges: tuple[str, ...] = (config.detector, config.color_model) if config.benchmark == "geneval" else ()
     judges += (REFERENCE_MODEL,) if config.references else ()
+    judges += config.rewrite.weights if config.rewrite else ()
     return (*judges, recipe.embeddings.model) if config.clip_score else judges
 
 
@@ -61,14 +64,18 @@ def evaluation(ctx: StageContext, pretrain: Artifact, *tuned: Artifact) -> None:
     """Write `samples-*.parquet`, all students on the same captions and seeds; the scores go into the manifest.
 
     `tuned`: the tuned student, its control and the one with a few-step head, as far as they were asked for. Where
-    nobody can judge, `correct` is null and every score is null: images and, on request, CLIP's score remain.
+    nobody can judge, `correct` is null and every score is null: images and, on request, CLIP's score remain. Prompts
+    are rewritten first where the recipe says so, into `rewrites-*.parquet`.
     """
     recipe, config = ctx.recipe, ctx.recipe.evaluation
     prompts, students = evaluation_prompts(recipe), _students(pretrain, tuned)
     if config.references:
         find_references(config.references, [prompt.caption for prompt in prompts])  # an error comes before the work
+    captions, rewritten = [prompt.caption for prompt in prompts], None
+    if config.rewrite:
+        captions, rewritten = rewrite_prompts(ctx, prompts)
     shards = split_rows(len(students) * len(prompts) * config.images, config.shard_size, "samples")
-    ctx.run_shards(shards, SamplingWorker, students, prompts)
+    ctx.run_shards(shards, SamplingWorker, students, prompts, captions)
     options: dict[str, Any] = {"seed": derive_seed(recipe.seed, "bootstrap"), "resamples": config.resamples}
     options["threads"] = ctx.settings.threads
     names = tuple(name for name in (*STUDENTS, FEW_STEP) if name in students)
@@ -80,6 +87,8 @@ def evaluation(ctx: StageContext, pretrain: Artifact, *tuned: Artifact) -> None:
     scored["scores"] = dict.fromkeys((*dict.fromkeys((*STUDENTS, *names)), "shuffled")) | scored["scores"]
     ctx.counts = {"prompts": len(prompts)}
     ctx.metrics = {"judge": JUDGES.get(config.benchmark), **scored}
+    if rewritten:
+        ctx.metrics["rewritten"] = rewritten
     if config.clip_score:
         from lightgen_core.encoders.clip import Clip
 
@@ -106,8 +115,10 @@ def _load_judge(ctx: StageContext) -> Judge | None:
 class SamplingWorker:
     """Samples a shard of images from the students, and judges them."""
 
-    def __init__(self, ctx: StageContext, students: dict[str, Artifact], prompts: list[Prompt]) -> None:
-        self.ctx, self.students, self.prompts = ctx, students, prompts
+    def __init__(
+        self, ctx: StageContext, students: dict[str, Artifact], prompts: list[Prompt], captions: list[str]
+    ) -> None:
+        self.ctx, self.students, self.prompts, self.captions = ctx, students, prompts, captions
         self.judge = _load_judge(ctx)
         self.loaded: dict[str, TextToImage] = {}
 
@@ -119,7 +130,7 @@ class SamplingWorker:
                 continue
             prompts = [self.prompts[index] for _, index, _ in samples]
             seeds = [derive_seed(recipe.seed, "evaluation", index, image) for _, index, image in samples]
-            captions = [prompt.caption for prompt in prompts]
+            captions = [self.captions[index] for _, index, _ in samples]
             few_step = recipe.sampler.model_copy(update={"head_sampler": "few_step"})
             sampler = few_step if name == FEW_STEP else recipe.sampler
             sampled = self._load_student(name).sample(captions, seeds, sampler=sampler)
@@ -129,7 +140,11 @@ class SamplingWorker:
             encoded = encode_images(images, self.ctx.settings.threads)
             for (row, index, _), *fields in zip(samples, prompts, seeds, encoded, verdicts, strict=True):
                 rows.append(sample_row(row, name, index, *fields))
-        self.ctx.write_table(shard.name, pa.Table.from_pylist(rows, SCHEMA))
+        table = pa.Table.from_pylist(rows, SCHEMA)
+        if recipe.evaluation.rewrite:
+            given = [self.captions[row["prompt"]] for row in rows]
+            table = table.append_column(SAMPLED_CAPTION, pa.array(given, pa.string()))
+        self.ctx.write_table(shard.name, table)
 
     def _load_student(self, name: str) -> "TextToImage":
         from lightgen_core.sampling.load import load_text_to_image

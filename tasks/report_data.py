@@ -133,6 +133,8 @@ def _describe_prompts(recipe: Recipe, count: int) -> str:
         described = f"{count:,} captions of {Path(config.prompts).name}"
     else:
         described = f"{count:,} captions of GenEval\N{RIGHT SINGLE QUOTATION MARK}s form (not its own list)"
+    if config.rewrite:
+        described += f", rewritten by {config.rewrite.model}"
     return described if config.checkpoint is None else f"{described}; pre-trained: after step {config.checkpoint:,}"
 
 

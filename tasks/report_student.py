@@ -19,6 +19,8 @@ from tasks.pretrain_previews import PREVIEW_FILE
 if TYPE_CHECKING:
     from tasks.report_inputs import RunArtifacts
 
+SAMPLED_CAPTION = "sampled_caption"
+"""Column of `samples-*.parquet` where prompts were rewritten: what was sampled instead of `caption`."""
 GRID = 48
 """Samples of the uncurated grid, at most."""
 WORST, WORST_IMAGES = 8, 4
@@ -83,7 +85,8 @@ def _worst(by_prompt: dict[int, list[dict]], scores: dict[int, float], wrong: li
 
 def _last_samples(run: "RunArtifacts") -> tuple[str, pa.Table]:
     """Return the last student's name in the scores, and its samples without images; `row`: of all samples."""
-    labels = read_table(run.artifacts["evaluation"], "^samples", list(_LABELS))
+    rewritten = (SAMPLED_CAPTION,) if run.recipe.evaluation.rewrite else ()
+    labels = read_table(run.artifacts["evaluation"], "^samples", [*_LABELS, *rewritten])
     labels = labels.append_column("row", pa.array(range(len(labels)), pa.int64()))
     name = "few_step" if "distil_head" in run.artifacts else "dpo"
     return name, labels.filter(pc.equal(labels["student"], name))
@@ -96,7 +99,13 @@ def _images(run: "RunArtifacts", rows: Sequence[dict]) -> tuple[SeededImage, ...
     scene = run.recipe.evaluation.benchmark == "scene"
     images = _decoded(run, rows)
     return tuple(
-        SeededImage(image, row["caption"], row["seed"], row["correct"], describe_objects(image) if scene else "")
+        SeededImage(
+            image,
+            row.get(SAMPLED_CAPTION, row["caption"]),
+            row["seed"],
+            row["correct"],
+            describe_objects(image) if scene else "",
+        )
         for row, image in zip(rows, images, strict=True)
     )
 

@@ -15,6 +15,7 @@ from flows.commands.doctor_models import Finding, check_model, models_of
 from flows.commands.estimate import Rates, estimate
 from flows.errors import UnknownModelSize, UserError
 from flows.sizes import check_sizes, student_config, token_sizes
+from lightgen_core.captioning.config import WriterConfig
 from lightgen_core.model.flops import student_parameters
 from lightgen_core.model.memory import row_bytes, static_bytes
 from lightgen_core.vlm.config import VlmConfig
@@ -227,7 +228,7 @@ def _check_endpoints(recipe: Recipe) -> list[dict[str, str]]:
     """Report whether each endpoint's environment variables are set, never their values."""
     meanings: dict[str, str] = {}
     for name, used in (
-        ("llm", any(each.llm is not None and each.llm.backend == "endpoint" for each in recipe.captions.origins)),
+        ("llm", _asks_llm(recipe)),
         ("images", any(each.teacher == "endpoint" for each in recipe.synthesis.each)),
         ("vlm", _asks_vlm(recipe)),
     ):
@@ -240,6 +241,12 @@ def _check_endpoints(recipe: Recipe) -> list[dict[str, str]]:
         state, text = ("ok", "set") if os.environ.get(variable) else ("note", "not set")
         rows.append(_row(variable, state, f"{meaning}: {text}"))
     return rows
+
+
+def _asks_llm(recipe: Recipe) -> bool:
+    models: list[WriterConfig | None] = [each.llm for each in recipe.captions.origins]
+    models.append(recipe.evaluation.rewrite)
+    return any(model is not None and model.backend == "endpoint" for model in models)
 
 
 def _asks_vlm(recipe: Recipe) -> bool:

@@ -114,6 +114,11 @@ def _open(
 ) -> _Evaluation:
     """Return the evaluation with its requests, and what its folder keeps of them."""
     images = recipe.evaluation.images
+    if recipe.evaluation.rewrite and not isinstance(source, ImageSource):
+        raise UserError(
+            f"{recipe.name} rewrites its prompts (evaluation.rewrite), which `lightgen eval` does not do; expected a "
+            f"recipe without it. Its own scores come from `lightgen run {recipe.name} --only evaluation`"
+        )
     if isinstance(source, ImageSource):
         there = source.images_each(prompt.caption for prompt in benchmark.prompts)
         images = options.images or (min(there, images) if options.recipe else there)

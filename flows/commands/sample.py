@@ -27,11 +27,12 @@ def sample_to_files(
     height: int | None,
     width: int | None,
     overrides: tuple[str, ...] = (),
+    rewrite: str | None = None,
     store_uri: str | None = None,
 ) -> list[Path]:
     """Sample `num_images` images of each prompt into a folder.
 
-    Image k of a prompt depends on seed + k alone.
+    Image k of a prompt depends on seed + k alone. rewrite: the model that writes the prompts out first.
 
     Raises:
         UserError: no student in the folder, an empty prompt, a size that is no multiple of a token's, an invalid
@@ -46,7 +47,7 @@ def sample_to_files(
     from lightgen_core.images.codec import encode_png
 
     student = Student.from_pretrained(folder)
-    images = student.sample(prompts, seed, num_images, changes, height, width)
+    images = student.sample(_written_out(prompts, rewrite, seed), seed, num_images, changes, height, width)
     captions = [prompt for prompt in prompts for _ in range(num_images)]
     paths = []
     for number, (caption, image) in enumerate(zip(captions, images, strict=True)):
@@ -54,6 +55,14 @@ def sample_to_files(
         paths.append(output / f"{number:03d}-{slug}.png")
         paths[-1].write_bytes(encode_png(image))
     return paths
+
+
+def _written_out(prompts: tuple[str, ...], rewrite: str | None, seed: int) -> tuple[str, ...]:
+    if rewrite is None:
+        return prompts
+    from flows.commands.rewriting import rewrite as write_out
+
+    return tuple(write_out(prompts, rewrite, seed))
 
 
 def read_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:

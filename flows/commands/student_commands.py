@@ -23,6 +23,9 @@ from flows.commands.options import FILE, FOLDER, POSITIVE, SEED, json_option, st
 @click.option(
     "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field of the sampler: head_steps=12."
 )
+@click.option(
+    "--rewrite", metavar="MODEL", help="Write prompts out first: transformers:MODEL, or one at LIGHTGEN_LLM_URL."
+)
 @store_option
 def sample(checkpoint: Path, prompts: tuple[str, ...], **options: Any) -> None:
     """Draw prompts with the student in CHECKPOINT.

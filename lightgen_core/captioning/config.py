@@ -46,6 +46,11 @@ REWRITE_TEMPLATE = (
     "Rewrite the following caption {length}, for {style}. Keep what is shown. Answer with the new caption alone.\n"
     "Caption: {caption}"
 )
+PROMPT_TEMPLATE = (
+    "Write the following prompt out as a detailed caption of an image, in one paragraph of two to four sentences. Keep "
+    "every object, number, colour and position that it names, and add no other objects. Answer with the caption "
+    "alone.\nPrompt: {caption}"
+)
 REFUSALS = (
     "i cannot", "i can't", "i can not", "i'm sorry", "i am sorry", "i'm unable", "i am unable", "i won't", "i will not",
     "as an ai", "as a language model",
@@ -125,10 +130,8 @@ class AnswerFilters(Section):
     )
 
 
-class LLMConfig(Section):
-    """A language model that writes captions, and its topics."""
-
-    renamed: ClassVar = {"surplus": "oversampling"}
+class WriterConfig(Section):
+    """A language model that writes captions."""
 
     backend: Literal["transformers", "endpoint"] = Field(
         "transformers",
@@ -144,13 +147,7 @@ class LLMConfig(Section):
     request: dict[str, Any] = Field(
         {}, description="endpoint: further fields of each request; null takes a field away, for servers that refuse it"
     )
-    taxonomy: Taxonomy = Field(default_factory=Taxonomy, description="what captions are about")
-    rewrite: Rewriting | None = Field(None, description="rewrite the captions of captions.file too; none: do not")
-    oversampling: float = Field(
-        1.5, ge=1, description="instructions for each caption wanted: some answers are dropped, some repeat others"
-    )
     filters: AnswerFilters = Field(default_factory=AnswerFilters, description="which answers are captions")
-    shard_size: Positive = Field(1000, description="instructions of one shard, the unit of work that a kill can lose")
 
     @field_validator("request")
     @classmethod
@@ -161,12 +158,44 @@ class LLMConfig(Section):
             raise ValueError(f"{error}; put it in quotes") from error
         return request
 
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Models whose weights it loads here."""
+        return (self.model,) if self.backend == "transformers" else ()
+
+
+class LLMConfig(WriterConfig):
+    """A language model that writes captions, and its topics."""
+
+    renamed: ClassVar = {"surplus": "oversampling"}
+
+    taxonomy: Taxonomy = Field(default_factory=Taxonomy, description="what captions are about")
+    rewrite: Rewriting | None = Field(None, description="rewrite the captions of captions.file too; none: do not")
+    oversampling: float = Field(
+        1.5, ge=1, description="instructions for each caption wanted: some answers are dropped, some repeat others"
+    )
+    shard_size: Positive = Field(1000, description="instructions of one shard, the unit of work that a kill can lose")
+
     @model_validator(mode="after")
     def _rewriting_knows_the_axes(self) -> "LLMConfig":
         if self.rewrite is not None:
             check_names(self.rewrite.template, "rewrite.template", {*self.taxonomy.axes, "caption"})
             if "{caption}" not in self.rewrite.template:
                 raise ValueError("rewrite.template does not say {caption}, so the model would not see what to rewrite")
+        return self
+
+
+class PromptRewriting(WriterConfig):
+    """A language model that writes prompts out as captions of the kind that a student learned from."""
+
+    temperature: float = Field(0.0, ge=0, description="of sampling; 0: always the likeliest token")
+    template: str = Field(PROMPT_TEMPLATE, description="instruction, with {caption} for the prompt")
+
+    @model_validator(mode="after")
+    def _template_shows_the_prompt(self) -> "PromptRewriting":
+        check_names(self.template, "rewrite.template", ("caption",))
+        if "{caption}" not in self.template:
+            raise ValueError("rewrite.template does not say {caption}, so the model would not see what to rewrite")
         return self
 
 

@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lightgen_core.captioning.config import LLMConfig
+from lightgen_core.captioning.config import WriterConfig
 from lightgen_core.captioning.parse import Answer
 from lightgen_core.encoders.model_ref import parse_model_ref
 
@@ -66,7 +66,7 @@ class HFCaptioner:
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        config: LLMConfig,
+        config: WriterConfig,
         device: torch.device | str = "cpu",
     ) -> None:
         self.model = model.eval().requires_grad_(False).to(device)
@@ -84,7 +84,7 @@ class HFCaptioner:
         )
 
     @classmethod
-    def load(cls, config: LLMConfig, *, device: torch.device | str = "cpu") -> Self:
+    def load(cls, config: WriterConfig, *, device: torch.device | str = "cpu") -> Self:
         """Load a folder or a hub id (see `encoders.model_ref`); safetensors only, and no code of the repository.
 
         Raises:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lightgen_core.captioning.config import LLMConfig
+from lightgen_core.captioning.config import WriterConfig
 from lightgen_core.captioning.parse import Answer
 from lightgen_core.endpoint import AnswerCache, Endpoint, EndpointError, RequestFailed
 
@@ -18,7 +18,7 @@ _ALL_FAILED = 8  # so many requests without one answer are the server's fault, n
 class OpenAICaptioner:
     """Write captions by `concurrency` requests at once; the server may or may not honour their seeds."""
 
-    def __init__(self, endpoint: Endpoint, config: LLMConfig, concurrency: int, cache: Path | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, config: WriterConfig, concurrency: int, cache: Path | None = None) -> None:
         self._endpoint, self._config, self._concurrency = endpoint, config, concurrency
         self._answers = AnswerCache(cache)
 

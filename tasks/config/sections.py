@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lightgen_core.captioning.config import CaptionEmbedding, Decontamination
+from lightgen_core.captioning.config import CaptionEmbedding, Decontamination, PromptRewriting
 from lightgen_core.config import Fraction, Positive, Section
 from lightgen_core.images.buckets import check_ratios
 from lightgen_core.vlm.config import RecaptionConfig
@@ -190,6 +190,12 @@ class Evaluation(Section):
         description="score the student of this step, one of pretrain.keep_steps, as the pre-trained one; none: the "
         "last",
         exclude_if=lambda step: step is None,
+    )
+    rewrite: PromptRewriting | None = Field(
+        None,
+        description="write the prompts out as long captions before they are drawn, for students of such captions; they "
+        "are judged by the prompts as they are; none: draw them as they are",
+        exclude_if=lambda rewrite: rewrite is None,
     )
     references: str | None = Field(
         None,

@@ -99,7 +99,7 @@ def test_three_decimals_beside_a_minus_have_a_word_between():
     assert "after DPO -0.085 (-0.217 to 0.048)." in page
 
 
-def test_machine_software_and_recipe_are_folded():
+def test_machine_software_recipe_and_peers_are_folded():
     page = render_report(report())
-    assert page.count('<details class="facts">') == 3
+    assert page.count('<details class="facts">') == 4
     assert "<details open" not in page

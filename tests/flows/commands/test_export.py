@@ -19,11 +19,13 @@ from flows.commands.cards import CardData, data_card, model_card
 from flows.commands.export import export
 from flows.commands.licences import Source, sources_of, student_licence
 from flows.commands.lineage import Lineage
+from flows.commands.sample import sample_to_files
 from flows.errors import UserError
 from lightgen_core.sampling.load import load_text_to_image
 from lightgen_core.sampling.pipeline import LightGenPipeline
 from storage.manifest import Manifest
 from tests.factories.finished_run import finished_run
+from tests.support.local_endpoint import Reply, serving, without_waits
 from tests.support.model_hub import model_hub
 from tests.support.paths import ROOT
 
@@ -74,6 +76,31 @@ def test_without_lightgen_the_folder_says_what_is_needed(exported):
     code = f"import runpy, sys; sys.modules['lightgen_core'] = None; runpy.run_path({str(exported / 'pipeline.py')!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "this model needs the package lightgen" in done.stderr.splitlines()[-1]
+
+
+def writes(text: str) -> list[Reply]:
+    return [Reply({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]})]
+
+
+def test_a_rewritten_prompt_is_sampled_as_it_was_written_out(exported, tmp_path, monkeypatch):
+    without_waits(monkeypatch)
+    long = "A red circle beside a blue square, both large. The ground is plain."
+    options = ("--seed", 3, "-o", tmp_path)
+    with serving(writes(long)) as asked:
+        monkeypatch.setenv("LIGHTGEN_LLM_URL", asked.url)
+        lightgen_command("sample", exported, PROMPTS[0], *options, "--rewrite", "writer")
+    lightgen_command("sample", exported, long, *options)
+    short, written_out = sorted(tmp_path.glob("*.png"), key=lambda path: len(path.name))
+    assert short.name == "000-a-red-circle.png" and short.read_bytes() == written_out.read_bytes()
+    assert asked.bodies[0]["model"] == "writer" and PROMPTS[0] in asked.bodies[0]["messages"][0]["content"]
+
+
+def test_a_rewriter_that_refuses_is_an_error(exported, monkeypatch):
+    without_waits(monkeypatch)
+    with serving(writes("I'm sorry.")) as asked:
+        monkeypatch.setenv("LIGHTGEN_LLM_URL", asked.url)
+        with pytest.raises(UserError, match="the answer to 'a red circle' is no caption: refusal"):
+            sample_to_files(exported, (PROMPTS[0],), None, 0, 1, None, None, None, None, rewrite="writer")
 
 
 def test_the_command_samples_from_the_exported_folder(exported, sampled, tmp_path):
