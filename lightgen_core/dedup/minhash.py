@@ -12,15 +12,13 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import regex
 
-Ints = npt.NDArray[np.int64]
-Hashes = npt.NDArray[np.uint64]
+from lightgen_core.dedup.caption_runs import Hashes, Ints, Runs, hashed_shingles, mix
+from lightgen_core.dedup.repeated_captions import SharedBuckets, drop_repeated
 
 _WORD = regex.compile(r"\w+|(?=[\p{Extended_Pictographic}\p{Regional_Indicator}])\X")
 """A word with its combining marks, which `re` would split at, or one emoji with all that is joined to it."""
@@ -28,7 +26,6 @@ _PRESENTATION = str.maketrans("", "", "\N{VARIATION SELECTOR-15}\N{VARIATION SEL
 _PERMUTATIONS = 256  # longest signature
 _MISS = 1e-3  # largest chance that the bands overlook a pair at the threshold
 _CHUNK = 8192  # captions hashed at a time
-_CACHED_SETS = 50_000  # captions whose shingles are kept
 _BEGIN, _END = 0, 1  # word numbers of the caption's marks
 
 
@@ -80,7 +77,9 @@ def near_duplicate_captions(
     # Captions equal after folding are settled first: the rest then holds no text twice.
     runs = _read(captions, _codes(groups, len(captions)))
     settled, jaccard = np.arange(len(captions)), np.ones(len(captions))
-    for place, (other, index) in _greedy(runs, _buckets(runs, threshold, seed, threads), threshold).items():
+    for place, (other, index) in drop_repeated(
+        runs, _shared_buckets(runs, threshold, seed, threads), threshold
+    ).items():
         settled[runs.rows[place]], jaccard[runs.rows[place]] = runs.rows[other], index
     duplicate_of, similarity = settled[runs.first], jaccard[runs.first]
     kept = duplicate_of == np.arange(len(captions))
@@ -113,29 +112,7 @@ def _codes(groups: Sequence[object] | None, size: int) -> Ints:
     return np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
 
 
-@dataclass(frozen=True)
-class _Runs:
-    """Distinct captions as runs of word numbers with marks of begin and end, end to end.
-
-    Run i is `words[starts[i]:starts[i + 1]]`, of caption `rows[i]`; `first` is each caption's first equal one.
-    """
-
-    words: npt.NDArray[np.int32]
-    starts: Ints
-    rows: Ints
-    group: Ints
-    first: Ints
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def shingles(self, run: int) -> frozenset[tuple[int, ...]]:
-        """Return all runs of two and of three words."""
-        words = self.words[self.starts[run] : self.starts[run + 1]].tolist()
-        return frozenset([*pairwise(words), *zip(words, words[1:], words[2:], strict=False)])
-
-
-def _read(captions: Sequence[str], group: Ints) -> _Runs:
+def _read(captions: Sequence[str], group: Ints) -> Runs:
     number: defaultdict[str, int] = defaultdict(lambda: len(number) + 2)
     words, starts, rows = array("i"), array("q", [0]), array("q")
     first, seen = np.empty(len(captions), np.int64), dict[bytes, int]()
@@ -147,7 +124,7 @@ def _read(captions: Sequence[str], group: Ints) -> _Runs:
             starts.append(len(words))
             rows.append(row)
     places = np.frombuffer(rows, np.int64) if rows else np.empty(0, np.int64)
-    return _Runs(np.array(words, np.int32), np.array(starts, np.int64), places, group[places], first)
+    return Runs(np.array(words, np.int32), np.array(starts, np.int64), places, group[places], first)
 
 
 def bands_and_rows(threshold: float) -> tuple[int, int]:
@@ -162,8 +139,8 @@ def bands_and_rows(threshold: float) -> tuple[int, int]:
     return _PERMUTATIONS, 1
 
 
-def _buckets(runs: _Runs, threshold: float, seed: int, threads: int) -> list[Ints]:
-    """Return, for each run, the buckets that it shares with others of its group."""
+def _shared_buckets(runs: Runs, threshold: float, seed: int, threads: int) -> SharedBuckets:
+    """Return the buckets that runs of one group share: in a bucket are those of equal minima in one band."""
     bands, rows = bands_and_rows(threshold)
     rng = np.random.default_rng(seed)
     multipliers = rng.integers(0, 2**63, (bands, rows), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
@@ -175,71 +152,19 @@ def _buckets(runs: _Runs, threshold: float, seed: int, threads: int) -> list[Int
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(fill, range(0, len(runs), _CHUNK)))
-    owners, buckets, used = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
-    for key in keys:
-        order = np.argsort(key, kind="stable")
-        bucket = np.cumsum(np.append(0, key[order][1:] != key[order][:-1])[: len(key)])
-        shared = np.bincount(bucket)[bucket] > 1
-        owners.append(order[shared])
-        buckets.append(bucket[shared] + used)
-        used += len(key)
-    owner, bucket = np.concatenate(owners), np.concatenate(buckets)
-    bucket = bucket[np.argsort(owner, kind="stable")]
-    return np.split(bucket, np.cumsum(np.bincount(owner, minlength=len(runs)))[:-1]) if len(runs) else []
+    return SharedBuckets.of(keys)
 
 
-def _band_keys(runs: _Runs, start: int, multipliers: Hashes, offsets: Hashes) -> Hashes:
+def _band_keys(runs: Runs, start: int, multipliers: Hashes, offsets: Hashes) -> Hashes:
     """Return (bands, _CHUNK) keys of the runs from `start` on: their group and the band's minima, mixed."""
     starts = runs.starts[start : start + _CHUNK + 1]
     words = runs.words[starts[0] : starts[-1]].astype(np.uint64)
-    two, three = _hashed_shingles(words, starts - starts[0])
+    two, three = hashed_shingles(words, starts - starts[0])
     keys = np.empty((len(multipliers), len(starts) - 1), np.uint64)
     for band, pairs in enumerate(zip(multipliers, offsets, strict=True)):
-        key = _mix(runs.group[start : start + _CHUNK].astype(np.uint64))
+        key = mix(runs.group[start : start + _CHUNK].astype(np.uint64))
         for multiplier, offset in zip(*pairs, strict=True):
             smaller = np.minimum(two * multiplier + offset, three * multiplier + offset)
-            key = _mix(key ^ np.minimum.reduceat(smaller, starts[:-1] - starts[0]))
+            key = mix(key ^ np.minimum.reduceat(smaller, starts[:-1] - starts[0]))
         keys[band] = key
     return keys
-
-
-def _hashed_shingles(words: Hashes, starts: Ints) -> tuple[Hashes, Hashes]:
-    """Return hashes of the two and the three words from each word on; where a caption has no more, of its first two."""
-    two, three = np.empty_like(words), np.empty_like(words)
-    two[:-1] = _mix((words[:-1] << np.uint64(32)) | words[1:])
-    three[:-2] = _mix(two[:-2] ^ (words[2:] + np.uint64(1)))
-    spare = np.repeat(two[starts[:-1]], np.diff(starts))
-    last = starts[1:] - 1
-    two[last], three[last], three[last - 1] = spare[last], spare[last], spare[last]
-    return two, three
-
-
-def _mix(value: Hashes) -> Hashes:
-    """Return the finaliser of SplitMix64 (Steele, Lea & Flood 2014): a bijection that looks random."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
-
-
-def _greedy(runs: _Runs, buckets: list[Ints], threshold: float) -> dict[int, tuple[int, float]]:
-    """Return dropped run -> (kept run it repeats most closely, Jaccard index), earlier captions first."""
-    dropped: dict[int, tuple[int, float]] = {}
-    staying: defaultdict[int, list[int]] = defaultdict(list)
-    shingles = lru_cache(_CACHED_SETS)(runs.shingles)
-    for run, shared in enumerate(buckets):
-        if not len(shared):
-            continue
-        mine = runs.shingles(run)
-        best, index = -1, 0.0
-        for other in sorted({other for bucket in shared.tolist() for other in staying.get(bucket, ())}):
-            theirs = shingles(other)
-            common = len(mine & theirs)
-            jaccard = common / (len(mine) + len(theirs) - common)
-            if jaccard > index:
-                best, index = other, jaccard
-        if index >= threshold:
-            dropped[run] = (best, index)
-            continue
-        for bucket in shared.tolist():
-            staying[bucket].append(run)
-    return dropped
