@@ -15,19 +15,25 @@ _REQUIRED = {
     "pickscore": ("model",),
     "vqascore": ("vqa",),
 }
-_OPTIONAL = {"clip": ("model",), "geneval": ("color_model",), "head": ("model",), "pickscore": ("processor",)}
+_OPTIONAL = {
+    "clip": ("model",),
+    "geneval": ("color_model",),
+    "head": ("model",),
+    "ocr": ("language",),
+    "pickscore": ("processor",),
+}
 """Fields of each kind of scorer."""
 
 
 class ScorerConfig(Section):
     """A scorer of images and their captions, and its part in the score that pairs are chosen by."""
 
-    kind: Literal["detector", "geneval", "clip", "pickscore", "head", "judge", "vqascore"] = Field(
+    kind: Literal["detector", "geneval", "clip", "pickscore", "head", "judge", "vqascore", "ocr"] = Field(
         description="detector: the scene world's, 1 for right and 0 for wrong; "
         "geneval: the same by GenEval's rules, for captions of its form; clip: cosine of image and caption; "
         "pickscore: a CLIPModel of transformers, its cosine times its scale; head: linear layers on the image's CLIP "
         "embedding, such as an aesthetic predictor; judge: the number in a vision-language model's answer; "
-        "vqascore: the probability of its yes"
+        "vqascore: the probability of its yes; ocr: how much of the text that the caption quotes tesseract reads"
     )
     weight: float = Field(1.0, gt=0, description="factor in the sum of several scorers")
     margin: float | None = Field(
@@ -49,13 +55,14 @@ class ScorerConfig(Section):
     )
     head: EmbeddingHeadConfig | None = Field(None, description="head: its file of weights")
     judge: QuestionConfig | None = Field(None, description="judge: model, question and scale")
+    language: str | None = Field(None, description="ocr: tesseract's languages, such as eng or eng+deu; none: eng")
     vqa: VqaConfig | None = Field(None, description="vqascore: model and question")
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> "ScorerConfig":
         needed = _REQUIRED.get(self.kind, ())
         allowed = {*needed, *_OPTIONAL.get(self.kind, ())}
-        for name in ("model", "color_model", "processor", "head", "judge", "vqa"):
+        for name in ("model", "color_model", "processor", "head", "judge", "vqa", "language"):
             given = getattr(self, name) is not None
             if given and name not in allowed:
                 raise ValueError(f"a scorer of kind {self.kind} takes no {name}; leave it out")

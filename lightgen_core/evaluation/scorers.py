@@ -69,6 +69,7 @@ def load_scorers(
         vlm: loads the model of a judge, or opens the connection to it.
 
     Raises:
+        OcrMissing: tesseract is not installed.
         ClipError, HeadError, ModelNotFound: a model that is not there, or not of that kind.
     """
     parts: dict[str, Part] = {}
@@ -90,6 +91,8 @@ def _load(
         return lambda images, captions: judge_scenes(images, captions).astype(float)
     if config.kind == "geneval":
         return _geneval(str(config.model), config.color_model or model, device)
+    if config.kind == "ocr":
+        return _ocr(config.language or "eng")
     if config.kind == "judge":
         assert vlm is not None and config.judge is not None, "the configuration names a judge"
         return _judge(vlm(config.judge), config.judge)
@@ -128,6 +131,24 @@ def _geneval(detector: str, color_model: str, device: "torch.device") -> Score:
                 "expected such as 'a photo of two clocks'. Take another scorer"
             )
         return judge(images, [prompt for prompt in prompts if prompt]).astype(float)
+
+    return score
+
+
+def _ocr(language: str) -> Score:
+    """Return a scorer by the text that is read in an image, beside the text that its caption quotes."""
+    from lightgen_core.evaluation.ocr import Tesseract, captions_without_text, quoted_text, text_score
+
+    reader = Tesseract.load(language)
+
+    def score(images: Sequence[Image], captions: Sequence[str]) -> Scores:
+        if other := captions_without_text(captions):
+            raise ScorerError(
+                f"{len(other)} of {len(captions)} captions quote no text, the first: {other[0]!r}; expected such as "
+                "'a sign that says \"OPEN\"'. Take another scorer"
+            )
+        wanted = [quoted_text(caption) or "" for caption in captions]
+        return np.array([text_score(reader.read(image), text) for image, text in zip(images, wanted, strict=True)])
 
     return score
 
