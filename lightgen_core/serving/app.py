@@ -97,9 +97,16 @@ def create_app(model: TextToImage, batcher: Batcher, name: str, key: str = "", h
 
     app = FastAPI(title="LightGen", lifespan=lifespan, openapi_url=None)
     app.state.max_bodies = {}  # bytes by path, where not MAX_BODY
+    app.state.rejected = 0  # requests that nothing can be made of; a full queue's are the batcher's
     started = int(time.time())
 
     @app.middleware("http")
+    async def count_rejected(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Count the requests that are answered with an error of the caller's."""
+        response = await guard(request, proceed)
+        app.state.rejected += 400 <= response.status_code < 500 and response.status_code != 429
+        return response
+
     async def guard(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
         """Refuse strangers and large bodies before a body is read."""
         if key and request.url.path.startswith("/v1/") and not _has_key(request, key):
@@ -126,6 +133,7 @@ def create_app(model: TextToImage, batcher: Batcher, name: str, key: str = "", h
     async def health() -> Response:
         state = "ending" if batcher.closed else "ok"
         counts = {"status": state, "model": name, "waiting": batcher.waiting, **asdict(batcher.counts)}
+        counts["rejected"] = app.state.rejected
         return JSONResponse(counts, 503 if batcher.closed else 200)
 
     @app.get("/v1/models")

@@ -119,6 +119,19 @@ def test_models_and_health_say_what_is_served(client):
     assert (health["status"], health["waiting"], health["failed"]) == ("ok", 0, 0) and health["served"] > 0
 
 
+def test_requests_that_nothing_can_be_made_of_are_counted(client):
+    def rejected() -> int:
+        return client.get("/health").json()["rejected"]
+
+    before = rejected()
+    client.post("/v1/images/generations", json={"prompt": "a red circle", "n": 99})
+    client.post("/v1/images/generations", content=b"not json", headers={"Content-Type": "application/json"})
+    client.post("/v1/images/generations", json={"prompt": "a red circle", "model": "other"})
+    client.get("/v1/nothing")
+    client.get("/v1/models")
+    assert rejected() - before == 4
+
+
 def test_pages_of_other_names_reach_no_server_without_a_key(client):
     assert client.get("/v1/models", headers={"Host": "evil.example"}).status_code == 400
 
