@@ -16,6 +16,7 @@ ASKING = {
     "geneval2-tifa": "geneval2_data.jsonl of github.com/facebookresearch/GenEval2",
 }
 """Benchmarks that ask a vision-language model, and where their questions come from."""
+_ALL = 10**9  # prompts of a category, more than there are
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class EvaluationOptions:
         section = base.evaluation.model_dump() | drop_unset(
             benchmark=name, images=self.images, per_category=self.per_category, prompts=str(file) if file else None
         )
+        if name == "prompts" and not (self.recipe or self.per_category):
+            section["per_category"] = _ALL  # a file's prompts, or those of images, are all meant
         if name == "scene":
             section["prompts"] = None
         elif name != base.evaluation.benchmark and file is None:

@@ -101,7 +101,16 @@ def test_a_folder_of_another_evaluation_is_refused(pictures, tmp_path):
         evaluate(pictures, prompts=prompts, output=tmp_path)
 
 
-def test_prompts_without_a_image_are_counted(pictures):
+def test_all_images_are_evaluated_unless_a_number_is_given(tmp_path):
+    captions = [f"thing {number}" for number in range(130)]
+    blank = encode_png(np.zeros((8, 8, 3), np.uint8))
+    pq.write_table(pa.table({"image": [blank] * 130, "prompt": captions}), tmp_path / "many.parquet")
+    source = f"images:{tmp_path / 'many.parquet'}"
+    assert evaluate(source, benchmark="prompts", output=tmp_path / "all")["images"]["made"] == 130
+    assert evaluate(source, benchmark="prompts", per_category=50, output=tmp_path / "few")["images"]["made"] == 50
+
+
+def test_prompts_without_an_image_are_counted(pictures):
     with pytest.raises(UserError, match=r"has no image of 6 of the 12 prompts"):
         evaluate(pictures, per_category=2)
 
