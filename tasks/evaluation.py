@@ -17,8 +17,7 @@ from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
 from tasks.context.shards import RowRangeShard, split_rows
 from tasks.evaluation_prompts import evaluation_files, evaluation_prompts
-from tasks.report_student import SAMPLED_CAPTION
-from tasks.rewriting import rewrite_prompts
+from tasks.rewriting import SAMPLED_CAPTION, rewrite_prompts
 from tasks.stage import stage
 from tasks.training import kept_student
 

@@ -15,12 +15,11 @@ from storage.rows import take_rows
 from storage.tables import read_table
 from tasks.config.recipe import Recipe
 from tasks.pretrain_previews import PREVIEW_FILE
+from tasks.rewriting import SAMPLED_CAPTION
 
 if TYPE_CHECKING:
     from tasks.report_inputs import RunArtifacts
 
-SAMPLED_CAPTION = "sampled_caption"
-"""Column of `samples-*.parquet` where prompts were rewritten: what was sampled instead of `caption`."""
 GRID = 48
 """Samples of the uncurated grid, at most."""
 WORST, WORST_IMAGES = 8, 4

@@ -24,6 +24,8 @@ SCHEMA = schema(
     }
 )
 """`caption`: what is drawn, null where the prompt itself is; `reason`: why."""
+SAMPLED_CAPTION = "sampled_caption"
+"""Column of `samples-*.parquet` where prompts were rewritten: what was sampled instead of `caption`."""
 _SHARD = 200  # prompts whose answers a kill can lose
 
 
