@@ -13,7 +13,7 @@ from lightgen_core.rejected import Rejected
 
 @dataclass(frozen=True)
 class RewrittenPrompt:
-    """What is drawn instead of a prompt, or None with the reason and its detail: then it is the prompt itself."""
+    """Caption to sample instead of a prompt, or None with the reason and its detail: the prompt itself is sampled."""
 
     caption: str | None
     reason: str | None = None

@@ -167,7 +167,7 @@ def test_an_ablation_that_was_killed_goes_on_where_it_stopped(finished):
     assert len(request.chosen) - len(made) == 7, "data, the first student and its evaluation"
 
 
-def test_the_estimate_counts_what_is_missing_at_the_stores_speeds(finished):
+def test_the_estimate_counts_what_is_missing_at_stores_speeds(finished):
     before = finished[2]
     assert (before["stages_of_all_runs"], before["different"], before["to_make"]) == (28, 13, 6)
     assert (before["speeds"], before["not_counted"]) == (["measured"], [])

@@ -221,7 +221,7 @@ def test_fewer_ranked_pairs_are_drawn_by_a_seed():
         ("both", 0.5, {(None, 2)}),
     ],
 )
-def test_winners_lead_in_a_second_score_too_where_it_has_a_margin(kind, margin, expected):
+def test_winners_lead_in_a_second_score_where_it_has_a_margin(kind, margin, expected):
     """In the second score sample 0 leads the loser by 0.25, sample 1 is behind it, and the teacher leads by 0.75."""
     score = Lead(np.array([1.0, 1.0, 0.0]), 1.0, 1.0)
     second = Lead(np.array([0.5, 0.0, 0.25]), 1.0, margin)

@@ -73,7 +73,7 @@ def made(what: Stage, store: Store, *inputs: Artifact) -> Artifact:
     ("rows", "fell", "reason"),
     [(0, None, "there is no pair to learn from"), (3, "the held-out score fell", "the held-out score fell")],
 )
-def test_without_pairs_or_after_a_fall_the_student_stays_as_it_is(tmp_path, rows, fell, reason):
+def test_without_pairs_or_after_a_fall_the_student_stays_as_is(tmp_path, rows, fell, reason):
     @stage(version=1, config_sections=())
     def pretrain(ctx: StageContext) -> None:
         ctx.write("student/config.json", b"{}")

@@ -73,7 +73,7 @@ def test_a_judges_answers_are_scaled_to_one(images):
     assert all(caption in asked for caption, asked in zip(CAPTIONS, model.asked, strict=True))
 
 
-def test_a_judge_that_gives_no_number_is_an_error_with_its_answer(images):
+def test_a_judge_without_a_number_is_an_error_with_its_answer(images):
     judge = {"kind": "judge", "judge": {"model": "m"}}
     with pytest.raises(ScorerError, match=r"1 of 2 answers of m hold no number from 0 to 10; the first: 'Sorry'"):
         scorers(judge, vlm=lambda config: FixedAnswers("7", "Sorry"))(images, CAPTIONS)

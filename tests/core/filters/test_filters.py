@@ -19,7 +19,7 @@ def head(path, tensors, **options):
     return EmbeddingHead.load(HeadFilter(name="aesthetic", weights=str(path), **{"min": 0.0} | options))
 
 
-def test_a_blurred_image_is_less_sharp_and_the_size_is_the_images():
+def test_a_blurred_image_is_less_sharp_and_of_the_images_size():
     blurred = np.asarray(Image.fromarray(NOISE).filter(ImageFilter.GaussianBlur(2)))
     sharp, soft = measure_pixels(NOISE), measure_pixels(blurred)
     assert sharp[:2] == (60, 40)

@@ -85,7 +85,7 @@ def test_ancestral_steps_are_taught_by_their_deterministic_form():
     assert deterministic(settings("euler")) == settings("euler")
 
 
-def test_a_token_costs_one_evaluation_and_an_iteration_one_branch(monkeypatch):
+def test_a_token_costs_one_evaluation_an_iteration_one_branch(monkeypatch):
     """24 times fewer of the head than 12 steps with guidance, and half of the cross-attention."""
     evaluations, branches = [], []
     student, few_step = trained_looking("v"), few_step_head()

@@ -121,7 +121,7 @@ def test_a_resumed_training_ends_with_the_same_weights(table, tmp_path):
     assert all(torch.equal(resumed.ema[name], value) for name, value in whole.ema.items())
 
 
-def test_a_head_is_saved_with_its_student_and_others_load_without(tmp_path):
+def test_a_head_is_saved_with_its_student_and_others_load_bare(tmp_path):
     student, head = tiny_student(), new_few_step_head(SIZES, TOKEN_WIDTH, 16, seed=3)
     save_student(tmp_path / "with", student, student.state_dict(), {"patch": 2}, head)
     save_student(tmp_path / "without", student, student.state_dict(), {"patch": 2})

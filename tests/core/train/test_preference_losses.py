@@ -89,7 +89,7 @@ def test_nft_equals_its_formula():
     np.testing.assert_allclose(found.numpy(), expected / contrast, rtol=1e-12)
 
 
-def test_nft_starts_at_two_over_its_contrast_and_points_both_ways():
+def test_nft_starts_at_two_over_contrast_and_points_both_ways():
     winner, loser, _, _ = residuals_of()
     policy = winner.clone().requires_grad_(), loser.clone().requires_grad_()
     loss = nft(*policy, winner, loser, 0.5)
