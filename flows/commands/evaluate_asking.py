@@ -1,6 +1,7 @@
 """Benchmarks that ask a vision-language model about each image: DPG-Bench, GenEval 2."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from lightgen_core.vlm.config import VlmConfig
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
 from tasks.context.digests import weights_digest
+from tasks.vlm import open_vlm
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +60,7 @@ class AskingBenchmark:
         self._config = VlmConfig(
             model=self._model.removeprefix(IN_PROCESS), backend="transformers" if here else "endpoint"
         )
+        self._connections = ExitStack()  # as long as the benchmark
         try:
             self._weights = weights_digest(self._config.model) if here else None
         except ModelNotFound as error:
@@ -82,7 +85,10 @@ class AskingBenchmark:
         from lightgen_core.endpoint import EndpointError
         from lightgen_core.vlm.endpoint import NoLogprobs
 
-        vlm = self._load(device)
+        try:
+            vlm = open_vlm(self._config, Settings(), lambda: device, self._connections)
+        except (EndpointError, OSError, ValueError) as error:
+            raise UserError(f"--judge {self._model}: {error}") from error
 
         def judge(images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
             try:
@@ -93,25 +99,6 @@ class AskingBenchmark:
                 raise UserError(f"{error}\nPictures that were judged are kept where -o was given.") from error
 
         return judge
-
-    def _load(self, device: "torch.device") -> "Vlm":
-        if self._config.backend == "transformers":
-            from lightgen_core.vlm.hf import HFVlm
-
-            try:
-                return HFVlm.load(self._config, device=device)
-            except (OSError, ValueError) as error:
-                raise UserError(f"--judge {self._model}: {error}") from error
-        from lightgen_core.endpoint import Endpoint, EndpointError
-        from lightgen_core.vlm.endpoint import EndpointVlm
-
-        settings = Settings()
-        key, rate = settings.vlm_key.get_secret_value(), settings.endpoint_requests_per_minute
-        try:
-            endpoint = Endpoint(settings.vlm_url, key, requests_per_minute=rate)
-        except EndpointError as error:
-            raise UserError(str(error)) from error
-        return EndpointVlm(endpoint, self._config, settings.endpoint_concurrency)
 
     def scores(self, verdicts: Sequence[Sequence[Mapping[str, Any]]], seed: int, resamples: int) -> dict[str, Any]:
         """Return the mean score of images, by category where there are several, and of answers by skill."""

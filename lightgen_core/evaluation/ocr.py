@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -26,11 +27,10 @@ class Tesseract(NamedTuple):
     @classmethod
     def load(cls, language: str) -> "Tesseract":
         """Return it. Raises OcrMissing without pytesseract, without the program, or without the language."""
-        try:
-            import pytesseract
-            import rapidfuzz  # noqa: F401 (needed by `text_score`)
-        except ImportError as error:
-            raise OcrMissing(f"scorer ocr: {error}; pip install 'lightgen[ocr]'") from error
+        if absent := [name for name in ("pytesseract", "rapidfuzz") if find_spec(name) is None]:
+            raise OcrMissing(f"scorer ocr: {', '.join(absent)} not installed; pip install 'lightgen[ocr]'")
+        import pytesseract
+
         try:
             there = pytesseract.get_languages(config="")
         except (pytesseract.TesseractNotFoundError, OSError) as error:
