@@ -37,6 +37,7 @@ KNOWN = {
     "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers": KnownModel(
         "see its page", False, 1.3, 0.31e9, stride=32, channels=32, encoder_flops=5.0e6, decoder_flops=8.0e6
     ),
+    "Qwen/Qwen2.5-VL-7B-Instruct": KnownModel("Apache-2.0", False, 16.6, 8.3e9),
     "Qwen/Qwen3-0.6B": KnownModel("Apache-2.0", False, 1.5, 0.44e9, text_width=1024),
     "Qwen/Qwen3-4B-Instruct-2507": KnownModel("Apache-2.0", False, 8.1, 3.6e9),
     "stabilityai/stable-diffusion-3.5-large/vae": KnownModel(
