@@ -32,7 +32,7 @@ demo: $(READY)
 	$(BIN)/lightgen run demo
 
 test: $(READY) check
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 10
 
 gpu-test: $(READY)
 	LIGHTGEN_REQUIRE_GPU=1 $(BIN)/python -m pytest -m cuda
