@@ -71,16 +71,21 @@ def _artifact_of(folder: Path) -> Artifact | None:
 def _of_key(store: Store, stage: str, start: str) -> Checkpoint:
     if stage not in STUDENTS:
         raise UserError(f"an artifact of {stage} holds no student; those of {', '.join(STUDENTS)} do")
+    try:
+        return student_of(find_artifact(store, stage, start))
+    except CorruptArtifact as error:
+        raise UserError(f"{error}. Run its recipe again to finish it.") from error
+
+
+def find_artifact(store: Store, stage: str, start: str) -> Artifact:
+    """Return the artifact of a stage by the first digits of its key. Raises UserError for none, or several."""
     keys = [key for key in store.folders(stage) if key.startswith(start)]
     if len(keys) != 1:
         listed = f": {', '.join(keys)}" if keys else ""
         raise UserError(
             f"{stage}/{start} names {len(keys) or 'no'} artifacts of {store.uri}{listed}; see `lightgen store ls`"
         )
-    try:
-        return student_of(Artifact(store, stage, keys[0]))
-    except CorruptArtifact as error:
-        raise UserError(f"{error}. Run its recipe again to finish it.") from error
+    return Artifact(store, stage, keys[0])
 
 
 def _of_recipe(recipe: str, store: Store) -> Checkpoint:

@@ -11,14 +11,8 @@ from ruamel.yaml.error import MarkedYAMLError
 
 from flows.did_you_mean import did_you_mean
 from flows.errors import UserError
+from flows.recipes import FOLDER, recipe_names
 from tasks.config.recipe import Recipe
-
-FOLDER = Path(__file__).parent / "recipes"
-
-
-def recipe_names() -> list[str]:
-    """Return the names of the recipes that come with the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def load_recipe(name_or_path: str, overrides: Mapping[str, Any] | Sequence[str] | None = None) -> Recipe:

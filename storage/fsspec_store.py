@@ -152,7 +152,7 @@ class FsspecStore(Store):
         if self._in_memory and isinstance(content, Path):
             content = content.read_bytes()  # copied in pieces, it would be seen before it is complete
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        options = {"mode": mode} | (s3.transfer(size) if self._is_s3 else {})
+        options = {"mode": mode} | (s3.transfer(size) | s3.content_type(path) if self._is_s3 else {})
         if isinstance(content, bytes):
             self._fs.pipe_file(self._full(path), content, **options)
         else:

@@ -1,6 +1,7 @@
 """Requests to S3, and its errors in words for the user."""
 
 import math
+import mimetypes
 import os
 from typing import Any
 
@@ -39,6 +40,12 @@ def options() -> dict[str, Any]:
 def transfer(size: int) -> dict[str, int]:
     """Return the options that transfer a file of `size` bytes in parts, `max_concurrency` of them in memory."""
     return {"chunksize": max(PART, math.ceil(size / _MAX_PARTS)), "max_concurrency": _CONCURRENT_PARTS}
+
+
+def content_type(path: str) -> dict[str, str]:
+    """Return the option that names a file's type, so that a browser shows a page instead of saving it."""
+    known, _ = mimetypes.guess_type(path)
+    return {"ContentType": known} if known else {}
 
 
 def client_errors() -> tuple[type[Exception], ...]:

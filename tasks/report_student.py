@@ -14,6 +14,7 @@ from storage.artifact import Artifact
 from storage.rows import take_rows
 from storage.tables import read_table
 from tasks.config.recipe import Recipe
+from tasks.config.validation import Validation
 from tasks.pretrain_previews import PREVIEW_FILE
 from tasks.rewriting import SAMPLED_CAPTION
 
@@ -143,7 +144,9 @@ def unmeasured(recipe: Recipe, *, previews: bool) -> tuple[Unmeasured, ...]:
         values = ",".join(map(str, kept))
         rows.append(("score over the steps of this training", f"{ablate} checkpoints --values {values}"))
     if recipe.pretrain.validation is None:
-        rows.append(("loss on held-out images (no stage keeps images back; the scores are of captions kept back)", ""))
+        held = max(1, min(Validation().rows, recipe.synthesis.count // 20))
+        command = f"lightgen run {recipe.name} --set pretrain.validation.rows={held}"
+        rows.append(("loss on held-out images, which training then never sees", command))
     return tuple(Unmeasured(*row) for row in rows)
 
 

@@ -1,4 +1,4 @@
-"""The page's server: runs, rows by page, images by position, the map. It only reads."""
+"""The page's server: runs, rows by page, images by position, the map, files. It only reads."""
 
 import base64
 import hmac
@@ -15,6 +15,8 @@ from fastapi.responses import FileResponse, JSONResponse
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from flows.browse.catalogue import StoredRun
+from flows.browse.files import add_files
 from flows.browse.frame import Frame, Query
 from flows.browse.library import Library, colours
 from flows.browse.views import VIEWS, NotThere, View
@@ -60,6 +62,7 @@ def create_app(library: Library, key: str = "", hosts: Sequence[str] = ()) -> Fa
         kind = next((kind for start, kind in SIGNATURES.items() if data.startswith(start)), "application/octet-stream")
         return Response(data, media_type=kind, headers={"Cache-Control": FOREVER})
 
+    add_files(app, library)
     return app
 
 
@@ -71,7 +74,7 @@ def _add_guards(app: FastAPI, key: str, hosts: Sequence[str]) -> None:
             return _error(401, "the key is missing or wrong: send it as password", headers)
         answer = await proceed(request)
         answer.headers["X-Content-Type-Options"] = "nosniff"
-        answer.headers["Content-Security-Policy"] = POLICY
+        answer.headers.setdefault("Content-Security-Policy", POLICY)
         return answer
 
     if hosts:
@@ -117,7 +120,10 @@ def _add_page(app: FastAPI) -> None:
 def _add_rows(app: FastAPI, library: Library) -> None:
     @app.get("/api/runs")
     def runs() -> dict[str, Any]:
-        found = [{"id": run.id, "title": run.title, "stages": run.states} for run in library.refresh()]
+        found = [
+            {"id": run.id, "title": run.title, "stages": run.states, "report": _report_of(run)}
+            for run in library.refresh()
+        ]
         return {"store": library.store.uri, "runs": found}
 
     @app.get("/api/views")
@@ -163,6 +169,11 @@ def _add_rows(app: FastAPI, library: Library) -> None:
         if row >= len(frame.table):
             raise NotThere(f"{view} has no row {row}; it has {len(frame.table)}")
         return frame.rows([row], shown=None)[0]
+
+
+def _report_of(run: StoredRun) -> str:
+    """Return the address of a run's report; empty before there is one."""
+    return next((f"{known.artifact.path}/report.html" for known in run.done("report").values()), "")
 
 
 def _add_map(app: FastAPI, library: Library) -> None:

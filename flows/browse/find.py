@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from flows.browse.library import Library
+from flows.checkpoint import find_artifact
 from flows.distill import ALL_NAMES
 from flows.errors import UserError
 from flows.load import load_recipe, recipe_names
@@ -28,7 +29,7 @@ def open_library(what: str | None, store_uri: str | None, overrides: tuple[str, 
         return Library(store, plan(load_recipe(what, overrides), store))
     elif what and slash and stage in ALL_NAMES and "/" not in start:
         store = _open_store(None, store_uri)
-        library = Library(store, first=_path_of(store, stage, start))
+        library = Library(store, first=find_artifact(store, stage, start).path)
     elif what and "://" not in what:
         raise UserError(
             f"{what} is nothing to look at: there is no such folder, and no such recipe. Give a store (a folder, "
@@ -54,13 +55,3 @@ def _open_store(what: str | None, store_uri: str | None, must_exist: bool = True
             "Name the store, or set LIGHTGEN_STORE; a first run makes it."
         )
     return store
-
-
-def _path_of(store: Store, stage: str, start: str) -> str:
-    keys = [key for key in store.folders(stage) if key.startswith(start)]
-    if len(keys) != 1:
-        listed = f": {', '.join(keys)}" if keys else ""
-        raise UserError(
-            f"{stage}/{start} names {len(keys) or 'no'} artifacts of {store.uri}{listed}; see `lightgen store ls`"
-        )
-    return f"{stage}/{keys[0]}"

@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 
-from flows.commands.options import POSITIVE, json_option, set_option, store_option
+from flows.commands.options import POSITIVE, complete_recipe, json_option, set_option, store_option
 from flows.environment import quiet_prefect
 from flows.terminal import stage_bar
 
 
 @click.command()
-@click.argument("recipe")
+@click.argument("recipe", shell_complete=complete_recipe)
 @click.option(
     "--axis",
     "axes",

@@ -4,13 +4,13 @@ import logging
 
 import click
 
-from flows.commands.options import set_option, store_option
+from flows.commands.options import complete_recipe, set_option, store_option
 
 log = logging.getLogger("lightgen")
 
 
 @click.command()
-@click.argument("what", required=False, metavar="[STORE|RECIPE|STAGE/KEY]")
+@click.argument("what", required=False, metavar="[STORE|RECIPE|STAGE/KEY]", shell_complete=complete_recipe)
 @click.option("--host", default="127.0.0.1", help="Any but this machine's needs LIGHTGEN_SERVE_KEY.")
 @click.option("--port", type=click.IntRange(0, 65535), default=7861, help="0: any that is free.")
 @store_option

@@ -1,70 +1,24 @@
 """`lightgen compare`: two students by their recipes, lineage, scores and images."""
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.checkpoint import Checkpoint, find_student, reports_of, student_of
-from flows.commands.lineage import Lineage, trace_lineage
+from flows.checkpoint import find_student
+from flows.commands.lineage import Lineage
+from flows.commands.side import Side, first_rows, read_images, run_before, runs_beside, side_of, side_of_artifact
 from flows.errors import UserError
 from flows.folders import require_writable
 from lightgen_core.seeds import derive_seed
 from storage.artifact import Artifact
-from storage.manifest import Manifest
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lightgen_core.report.data import JudgedImage
 
 CAPTIONS_SHOWN = 24
 """Captions of the page with images."""
 _PAGE_BYTES = 8_000_000  # of encoded images
-_SAMPLES = r"^samples.*\.parquet$"
-
-
-@dataclass(frozen=True)
-class Side:
-    """One student of a comparison.
-
-    evaluation: its artifact where the images are in a store; None for an exported folder, or before the evaluation.
-    """
-
-    name: str
-    lineage: Lineage
-    evaluation: Artifact | None
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """Metrics of the evaluation; {} before it."""
-        manifest = self.lineage.manifests.get("evaluation")
-        return manifest.metrics if manifest else {}
-
-    @property
-    def scores(self) -> dict[str, Any]:
-        """Scores by category; {} if nobody judged."""
-        return (self.metrics.get("scores") or {}).get(self.lineage.student) or {}
-
-    def samples(self) -> "pa.Table | None":
-        """Return the student's evaluated samples without their images, by prompt and seed; None if not at hand.
-
-        Column `row` is the sample's row in the evaluation.
-        """
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        from storage.tables import read_table
-
-        if self.evaluation is None:
-            return None
-        columns = ["student", "prompt", "category", "caption", "seed", "correct"]
-        rows = read_table(self.evaluation, _SAMPLES, columns)
-        rows = rows.append_column("row", pa.array(range(len(rows)), pa.int64()))
-        rows = rows.filter(pc.equal(rows["student"], self.lineage.student))
-        return rows.sort_by([("prompt", "ascending"), ("seed", "ascending")])
 
 
 def compare(
@@ -81,61 +35,37 @@ def compare(
         UserError: no student, one of unknown origin, no run before, or images that cannot be shown.
     """
     if second is None:
-        b = _side(first, find_student(first, store))
-        a = _run_before(b, find_student(first, store).artifact)
+        found = find_student(first, store)
+        b = side_of(first, found)
+        a = _side_before(b, found.artifact)
     else:
-        a, b = (_side(name, find_student(name, store)) for name in (first, second))
-    samples = [side.samples() for side in (a, b)]
+        a, b = (side_of(name, find_student(name, store)) for name in (first, second))
     return {
         "a": _summary(a),
         "b": _summary(b),
-        "fields": _fields(a.lineage, b.lineage),
+        "fields": changed_fields(a.lineage, b.lineage),
         "stages": _stages(a.lineage, b.lineage),
-        "difference": _difference(*samples) if a.scores and b.scores and None not in samples else None,
+        "difference": paired_difference(a, b),
         "images": str(_write_images(a, b, output)) if output else None,
     }
 
 
-def _run_before(side: Side, artifact: Artifact | None) -> Side:
-    """Return the student of the newest report of the recipe's name that is older, and of another evaluation."""
+def _side_before(side: Side, artifact: Artifact | None) -> Side:
+    """Return the student of the run before. Raises UserError if there is none, or no report that knows its recipe."""
     if artifact is None or artifact.stage != "report":
         raise UserError(
             f"{side.name} is not the student of a report, which alone knows the name of its recipe: name a second "
             "student to compare it with, such as report/8cf2; `lightgen store ls` lists them"
         )
-    own = artifact.manifest()
-    recipe, evaluation = own.config["name"], own.inputs["evaluation"]
-    others = [each for each in reports_of(artifact.store, recipe) if each[1].inputs.get("evaluation") != evaluation]
-    earlier = [each for each in others if each[1].created_at < own.created_at]
-    if not earlier:
-        later = ", ".join(f"report/{each.key[:8]} of {each.created_at}" for _, each in others)
+    earlier = run_before(artifact)
+    if earlier is None:
+        own = artifact.manifest()
+        later = ", ".join(f"report/{each.key[:8]} of {each.created_at}" for _, each in runs_beside(artifact))
         raise UserError(
-            f"{artifact.store.uri} holds no run of {recipe} before report/{own.key[:8]} of {own.created_at}"
+            f"{artifact.store.uri} holds no run of {own.config['name']} before report/{own.key[:8]} of {own.created_at}"
             + (f"; later ones are {later}: name one of them as the second student" if later else "")
         )
-    report, manifest = max(earlier, key=lambda each: each[1].created_at)
-    return _side(f"report/{manifest.key[:8]} of {manifest.created_at}", student_of(report))
-
-
-def _side(name: str, found: Checkpoint) -> Side:
-    if found.artifact is None:
-        return Side(name, _exported(found.folder), None)
-    lineage = trace_lineage(found.artifact)
-    manifest = lineage.manifests.get("evaluation")
-    return Side(name, lineage, Artifact(found.artifact.store, "evaluation", manifest.key) if manifest else None)
-
-
-def _exported(folder: Path) -> Lineage:
-    """Return the lineage that an exported folder records; its manifests list no files."""
-    record = folder / "lineage.json"
-    if not record.is_file():
-        raise UserError(
-            f"{folder} does not say what its student was made from: it is no folder of a store, and has no "
-            "lineage.json of `lightgen export`. Name a recipe, STAGE/KEY, or the folder inside its store"
-        )
-    read = json.loads(record.read_text(encoding="utf-8"))
-    stages = {label: Manifest(**fields, files=()) for label, fields in read["stages"].items()}
-    return Lineage(read["student"], stages, tuple(read["lost"]))
+    return side_of_artifact(f"report/{earlier.key[:8]} of {earlier.manifest().created_at}", earlier)
 
 
 def _summary(side: Side) -> dict[str, Any]:
@@ -151,7 +81,7 @@ def _summary(side: Side) -> dict[str, Any]:
     }
 
 
-def _fields(a: Lineage, b: Lineage) -> dict[str, list[Any]]:
+def changed_fields(a: Lineage, b: Lineage) -> dict[str, list[Any]]:
     """Return the fields of the recipes that differ, those of the first round where there are several."""
     first, second = _config(a), _config(b)
     names = sorted(first.keys() | second.keys())
@@ -174,6 +104,11 @@ def _flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
             yield f"{prefix}{name}", value
 
 
+def shared_stages(a: Lineage, b: Lineage) -> list[str]:
+    """Return the labels of stages of which both have the same artifact."""
+    return [row["stage"] for row in _stages(a, b) if row["shared"]]
+
+
 def _stages(a: Lineage, b: Lineage) -> list[dict[str, Any]]:
     """Return the keys of both by label, and whether they share the artifact."""
     first, second = a.ordered, b.ordered
@@ -184,8 +119,13 @@ def _stages(a: Lineage, b: Lineage) -> list[dict[str, Any]]:
     return rows
 
 
+def paired_difference(a: Side, b: Side) -> dict[str, Any] | None:
+    """Return the paired differences of the verdicts, b less a; None unless captions and seeds are the same."""
+    first, second = (side.samples() if side.scores else None for side in (a, b))
+    return None if first is None or second is None else _difference(first, second)
+
+
 def _difference(first: "pa.Table", second: "pa.Table") -> dict[str, Any] | None:
-    """Return the paired differences of the verdicts, second less first; None unless captions and seeds are the same."""
     import numpy as np
 
     from lightgen_core.evaluation.prompt import Prompt
@@ -208,11 +148,12 @@ def _write_images(a: Side, b: Side, output: Path) -> Path:
     from lightgen_core.report.svg import standalone
 
     require_writable(output.parent)
-    rows = [_first_rows(side) for side in (a, b)]
+    rows = [first_rows(side) for side in (a, b)]
     captions = [caption for caption in rows[0] if caption in rows[1]][:CAPTIONS_SHOWN]
     if not captions:
         raise UserError(f"{a.name} and {b.name} were evaluated on no caption in common: there is no image to compare")
-    images = [_images(side, [found[caption] for caption in captions]) for side, found in zip((a, b), rows, strict=True)]
+    chosen = [[found[caption] for caption in captions] for found in rows]
+    images = [read_images(side, each) for side, each in zip((a, b), chosen, strict=True)]
     shown = [
         SampleRow(rows[0][caption]["category"], caption, dict(zip(("A", "B"), pair, strict=True)))
         for caption, *pair in zip(captions, *images, strict=True)
@@ -221,29 +162,3 @@ def _write_images(a: Side, b: Side, output: Path) -> Path:
     assert grid is not None, "one row of thumbnails is smaller than the page"
     output.write_text(standalone(grid), encoding="utf-8")
     return output
-
-
-def _first_rows(side: Side) -> dict[str, dict[str, Any]]:
-    """Return the first sample of each caption, without its image, categories in turn."""
-    samples = side.samples()
-    if samples is None:
-        raise UserError(f"the images of {side.name} are not at hand: it is an exported folder, or was not evaluated")
-    by_category: dict[str, dict[str, Any]] = {}
-    for row in samples.to_pylist():
-        by_category.setdefault(row["category"], {}).setdefault(row["caption"], row)
-    turns = zip_longest(*(rows.values() for rows in by_category.values()))
-    return {row["caption"]: row for turn in turns for row in turn if row}
-
-
-def _images(side: Side, rows: list[dict[str, Any]]) -> "list[JudgedImage]":
-    import numpy as np
-
-    from lightgen_core.images.codec import decode_image
-    from lightgen_core.report.data import JudgedImage
-    from storage.rows import take_rows
-
-    assert side.evaluation is not None, "rows came from it"
-    numbers = [row["row"] for row in rows]
-    taken = take_rows(side.evaluation, _SAMPLES, np.array(sorted(numbers), dtype=np.int64), ["image"])
-    encoded = dict(zip(sorted(numbers), (image["bytes"] for image in taken["image"].to_pylist()), strict=True))
-    return [JudgedImage(decode_image(encoded[row["row"]]), row["correct"]) for row in rows]

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from humanize import naturalsize
+from humanize import naturaldelta, naturalsize
 
 from storage.plural import pluralize
 
@@ -188,7 +188,7 @@ def describe_estimate(result: Mapping[str, Any]) -> str:
     """Return an estimate as a table, with its assumptions."""
     total = result["total"] | {"scratch_bytes": result["total"]["largest_scratch_bytes"]}
     rows: list[tuple[str, ...]] = [
-        ("stage", "items", "disk", "scratch", "FLOPs", "device-hours", "money", ""),
+        ("stage", "items", "disk", "scratch", "FLOPs", "device-hours", "money", "here", ""),
         *(
             (row["stage"], pluralize(row["items"], row["unit"].removesuffix("s")), *_costs(row), row["note"])
             for row in result["stages"]
@@ -196,8 +196,8 @@ def describe_estimate(result: Mapping[str, Any]) -> str:
         ("in all", "", *_costs(total), ""),
     ]
     assumed, tokens = result["assumed"], result["tokens_per_image"]
-    if assumed["price"] is None:
-        rows = [(*row[:6], row[7]) for row in rows]
+    left_out = {6: assumed["price"] is None, 7: not total["seconds_here"]}
+    rows = [tuple(cell for column, cell in enumerate(row) if not left_out.get(column)) for row in rows]
     sizes = [
         f"{pluralize(count, 'token')} for images {name if name == 'as they are' else f'of {name} px'}"
         for name, count in tokens.items()
@@ -216,19 +216,26 @@ def describe_estimate(result: Mapping[str, Any]) -> str:
         f"{row['stage']} {row['shard_minutes']:.1f}" for row in result["stages"] if (row["shard_minutes"] or 0) > 0.05
     ]:
         lines.append(f"Minutes of a shard on one device, the most that a kill loses: {', '.join(shards)}.")
+    if total["seconds_here"]:
+        lacking = [row["stage"] for row in result["stages"] if row["seconds_here"] is None]
+        lines.append(
+            "Here: at the speed of this machine's newest artifact of each stage in the store"
+            + (f"; none tells of {', '.join(lacking)}." if lacking else ".")
+        )
     if total["not_counted"]:
         lines.append(f"Time not known, give --throughput: {', '.join(total['not_counted'])}")
     return "\n".join(lines)
 
 
-def _costs(row: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
-    """Return disk, scratch, FLOPs, device-hours and money as cells."""
+def _costs(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return disk, scratch, FLOPs, device-hours, money and the time on this machine as cells."""
     return (
         format_bytes(row["bytes"]),
         format_bytes(row["scratch_bytes"]) if row["scratch_bytes"] else "",
         "?" if row["flops"] is None else format(row["flops"], ".3g"),
         "?" if row["device_hours"] is None else format(row["device_hours"], ",.2f"),
         "" if row["money"] is None else format(row["money"], ",.2f"),
+        "" if row["seconds_here"] is None else naturaldelta(row["seconds_here"]),
     )
 
 

@@ -5,7 +5,7 @@ Loads no model and no torch. `docs/estimate.md` defines each quantity and works 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.commands.student_work import StudentWork
 from flows.did_you_mean import did_you_mean
@@ -18,6 +18,9 @@ from lightgen_core.scene.vocabulary import CATEGORIES
 from tasks.config.distil_head import DistilHead
 from tasks.config.recipe import Recipe
 from tasks.config.sources import TeacherSource
+
+if TYPE_CHECKING:
+    from flows.commands.measured_here import Measured
 
 CAPTION_BYTES = 200
 """Bytes of a caption with its topic, meaning and ids."""
@@ -225,18 +228,21 @@ def stage_costs(recipe: Recipe, text_tokens: int | None = None) -> dict[str, Sta
     return _data_costs(recipe, text_tokens) | _training_costs(recipe, text_tokens)
 
 
-def estimate(recipe: Recipe, rates: Rates, text_tokens: int | None = None) -> dict[str, Any]:
+def estimate(
+    recipe: Recipe, rates: Rates, text_tokens: int | None = None, here: "Mapping[str, Measured] | None" = None
+) -> dict[str, Any]:
     """Estimate a recipe: a row for each stage, and the totals.
 
     Args:
         text_tokens: of a caption on average; default: the maximum, `tokens.max_text_tokens`.
+        here: speeds of stages that this machine has made.
 
     Raises:
         UnknownModelSize: the size of a component is unknown until it is downloaded.
     """
     text_tokens = min(text_tokens or recipe.tokens.max_text_tokens, recipe.tokens.max_text_tokens)
     costs = stage_costs(recipe, text_tokens)
-    rows = [_row(name, costs[name], rates) for name in ALL_NAMES if name in costs]
+    rows = [_row(name, costs[name], rates, (here or {}).get(name)) for name in ALL_NAMES if name in costs]
     hours = sum(row["device_hours"] for row in rows if row["device_hours"] is not None)
     return {
         "recipe": recipe.name,
@@ -251,6 +257,7 @@ def estimate(recipe: Recipe, rates: Rates, text_tokens: int | None = None) -> di
             "flops": sum(row["flops"] or 0 for row in rows),
             "device_hours": hours,
             "money": None if rates.price is None else hours * rates.price,
+            "seconds_here": sum(row["seconds_here"] or 0.0 for row in rows),
             "not_counted": [row["stage"] for row in rows if row["device_hours"] is None],
         },
         "assumed": {
@@ -262,7 +269,7 @@ def estimate(recipe: Recipe, rates: Rates, text_tokens: int | None = None) -> di
     }
 
 
-def _row(stage: str, cost: StageCost, rates: Rates) -> dict[str, Any]:
+def _row(stage: str, cost: StageCost, rates: Rates, here: "Measured | None") -> dict[str, Any]:
     seconds: float | None = None
     if stage in rates.throughput:
         seconds = cost.items / rates.throughput[stage]
@@ -278,5 +285,7 @@ def _row(stage: str, cost: StageCost, rates: Rates) -> dict[str, Any]:
         "device_hours": None if seconds is None else seconds / 3600,
         "shard_minutes": None if seconds is None or not cost.shard else seconds / 60 * cost.shard / cost.items,
         "money": None if seconds is None or rates.price is None else seconds / 3600 * rates.price,
+        "seconds_here": None if here is None else here.seconds(cost.items, cost.flops),
+        "measured": None if here is None else here.artifact,
         "note": cost.note,
     }

@@ -1,6 +1,7 @@
 """`lightgen init`: look at images and captions, and write a short recipe that runs on them."""
 
 import shlex
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ SIDE, LARGEST = 16, 64
 
 PROMPTS = 12
 """Captions kept out of training and sampled by the evaluation, at most, and at most an eighth of all."""
+
+HELD_OUT, LEAST_HELD_OUT = 64, 16
+"""Images put aside for the held-out loss, at most, and at most a twentieth of all; fewer than that say too little."""
 
 HEADER = """\
 # {purpose}
@@ -56,6 +60,8 @@ def recipe_of_images(images: str, captions: str | None, file: Path) -> str:
         "# judges    nobody: the report shows the images, and CLIP's cosine",
         "# training  200 steps are a try, minutes on two cores; thousands are wanted for more than shapes of colour",
     ]
+    if held := _held_out(len(seen.samples), texts):
+        found.append(f"# held out  at least {held} images, for a loss of what training never sees: pretrain.validation")
     count = max(len(seen.samples), 1) if seen.complete else 1_000_000
     recipe = {
         "name": file.stem,
@@ -67,15 +73,23 @@ def recipe_of_images(images: str, captions: str | None, file: Path) -> str:
             "shard_size": 500,
             "files": {"path": images, "size": _side(seen)},
         },
-        **_learning(min(100, len(distinct))),
+        **_learning(min(100, len(distinct)), held),
         "evaluation": {"benchmark": "prompts", "prompts": str(prompts.resolve()), "images": 2, "shard_size": 48},
     }
     header = HEADER.format(purpose=recipe["purpose"], file=shlex.quote(str(file)), found="\n".join(found))
     return header + yaml.safe_dump(recipe, sort_keys=False, width=120, allow_unicode=True)
 
 
-def _learning(pairs: int) -> dict[str, dict[str, Any]]:
+def _held_out(images: int, captions: list[str]) -> int:
+    """Return the images to put aside; 0 of a small set, or where the share of one caption alone could be more."""
+    words = Counter(" ".join(caption.casefold().split()) for caption in captions)
+    rows = min(HELD_OUT, images // 20)
+    return rows if rows >= LEAST_HELD_OUT and max(words.values()) <= rows else 0
+
+
+def _learning(pairs: int, held_out: int) -> dict[str, dict[str, Any]]:
     """Return the sections of a first, short training on two cores."""
+    validation = {"validation": {"rows": held_out, "every": 40}} if held_out else {}
     return {
         "pretrain": {
             "model": "tiny",
@@ -88,6 +102,7 @@ def _learning(pairs: int) -> dict[str, dict[str, Any]]:
             "checkpoint_every": 100,
             "optimizer": {"name": "muon", "learning_rate": 2e-3, "warmup_steps": 40, "schedule": "cosine"},
             "mask": {"distribution": "uniform", "min_ratio": 0},
+            **validation,
         },
         "sampler": {
             "iterations": 9,

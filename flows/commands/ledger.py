@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.commands.console import format_bytes, table
-from flows.commands.options import json_option, set_option, store_option
+from flows.commands.options import complete_recipe, json_option, set_option, store_option
 
 if TYPE_CHECKING:
     from flows.commands.estimate import Rates
@@ -23,7 +23,7 @@ ROUND = re.compile(r"[a-z_]+(-\d+)?")
 
 
 @click.command()
-@click.argument("name", metavar="RECIPE|STAGE/KEY")
+@click.argument("name", metavar="RECIPE|STAGE/KEY", shell_complete=complete_recipe)
 @store_option
 @set_option
 @click.option("--throughput", multiple=True, metavar="STAGE=N", help="Items per second of a stage, for the estimate.")

@@ -4,11 +4,29 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
+
+from flows.recipes import recipe_names
 
 POSITIVE = click.IntRange(min=1)
 SEED = click.IntRange(min=0)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def complete_recipe(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the recipes that come along and begin as what was typed, else any file."""
+    names = [CompletionItem(name) for name in recipe_names() if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]
+
+
+def complete_stage(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the stages that begin as what was typed; those to refresh may be all."""
+    from flows.distill import ALL_NAMES
+
+    names = [*ALL_NAMES, *(["all"] if parameter.name == "refresh" else [])]
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
 
 store_option = click.option(
     "--store", "store_uri", metavar="URI", help="Folder or fsspec URL of the artifacts; LIGHTGEN_STORE by default."

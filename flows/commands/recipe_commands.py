@@ -1,25 +1,37 @@
 """Commands on recipes: run, plan, serve, estimate, doctor."""
 
 import json
+import logging
 import os
 from typing import Any
 
 import click
 
 from flows.commands import console
-from flows.commands.options import POSITIVE, json_option, set_option, store_option
+from flows.commands.options import POSITIVE, complete_recipe, complete_stage, json_option, set_option, store_option
 from flows.environment import quiet_prefect
 from flows.terminal import show_prefect_states
+from storage.store import StoreError
+
+log = logging.getLogger("lightgen")
 
 
 @click.command()
-@click.argument("recipe")
+@click.argument("recipe", shell_complete=complete_recipe)
 @store_option
 @set_option
-@click.option("--only", metavar="STAGE", help="Run this one stage.")
-@click.option("--from", "from_stage", metavar="STAGE", help="Run this stage and all after it.")
-@click.option("--until", metavar="STAGE", help="Run all stages up to this one.")
-@click.option("--refresh", multiple=True, metavar="STAGE", help="Make a finished stage again; 'all' for every one.")
+@click.option("--only", metavar="STAGE", shell_complete=complete_stage, help="Run this one stage.")
+@click.option(
+    "--from", "from_stage", metavar="STAGE", shell_complete=complete_stage, help="Run this stage and all after it."
+)
+@click.option("--until", metavar="STAGE", shell_complete=complete_stage, help="Run all stages up to this one.")
+@click.option(
+    "--refresh",
+    multiple=True,
+    metavar="STAGE",
+    shell_complete=complete_stage,
+    help="Make a finished stage again; 'all' for every one.",
+)
 @click.option("--engine", type=click.Choice(["local", "ray"]), help="Who makes shards, and trains.")
 @click.option("--prefect-states", is_flag=True, help="Log Prefect's own states too.")
 @json_option
@@ -70,7 +82,7 @@ def _evaluation_prompt(recipe: str, overrides: tuple[str, ...]) -> str:
 
 
 @click.command()
-@click.argument("recipe")
+@click.argument("recipe", shell_complete=complete_recipe)
 @store_option
 @set_option
 @json_option
@@ -96,7 +108,7 @@ def plan(recipe: str, store_uri: str | None, overrides: tuple[str, ...], as_json
 
 
 @click.command()
-@click.argument("recipe")
+@click.argument("recipe", shell_complete=complete_recipe)
 @click.option("--cron", required=True, metavar="SCHEDULE", help="When it runs: '0 3 * * *' is every night at three.")
 @click.option("--timezone", default="UTC", help="In which the schedule is meant: Europe/Berlin.")
 @store_option
@@ -119,7 +131,7 @@ def serve(recipe: str, cron: str, store_uri: str | None, **options: Any) -> None
 
 
 @click.command()
-@click.argument("recipe")
+@click.argument("recipe", shell_complete=complete_recipe)
 @set_option
 @click.option(
     "--throughput",
@@ -138,13 +150,21 @@ def serve(recipe: str, cron: str, store_uri: str | None, **options: Any) -> None
 )
 @click.option("--words", type=POSITIVE, help="Text tokens of a caption; tokens.max_text_tokens by default.")
 @click.option("--price", type=click.FloatRange(min=0), help="Of one device-hour, in any currency.")
+@store_option
 @json_option
 def estimate(
-    recipe: str, overrides: tuple[str, ...], throughput: tuple[str, ...], words: int | None, as_json: bool, **rates: Any
+    recipe: str,
+    overrides: tuple[str, ...],
+    throughput: tuple[str, ...],
+    words: int | None,
+    store_uri: str | None,
+    as_json: bool,
+    **rates: Any,
 ) -> None:
     """Say what RECIPE will take before anything runs.
 
-    Images, tokens, disk, FLOPs, device-hours and, with a --price, money.
+    Images, tokens, disk, FLOPs, device-hours, with a --price money; and the time on this machine, as far as it has
+    made such stages in the store before.
 
     \b
     lightgen estimate lightgen-0.7b-256 --price 2.50
@@ -152,14 +172,25 @@ def estimate(
     """
     from flows.commands.estimate import Rates, parse_throughput
     from flows.commands.estimate import estimate as make_estimate
+    from flows.commands.measured_here import measured_here
     from flows.load import load_recipe
+    from storage.open_store import open_store
+    from tasks.config.settings import Settings
 
-    result = make_estimate(load_recipe(recipe, overrides), Rates(parse_throughput(throughput), **rates), words)
+    loaded, rates_ = load_recipe(recipe, overrides), Rates(parse_throughput(throughput), **rates)
+    try:
+        here = measured_here(open_store(store_uri or Settings().store), loaded)
+    except StoreError as error:
+        if store_uri:
+            raise
+        log.warning("speeds of this machine are not shown: %s", error)
+        here = {}
+    result = make_estimate(loaded, rates_, words, here)
     click.echo(json.dumps(result) if as_json else console.describe_estimate(result))
 
 
 @click.command()
-@click.argument("recipe", required=False)
+@click.argument("recipe", required=False, shell_complete=complete_recipe)
 @json_option
 def doctor(recipe: str | None, as_json: bool) -> None:
     """Say whether this machine is ready, and what is missing.

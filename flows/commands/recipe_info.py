@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from flows.commands.console import table
-from flows.commands.options import json_option, set_option
+from flows.commands.options import complete_recipe, json_option, set_option
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -27,7 +27,7 @@ def recipes(as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("recipe")
+@click.argument("recipe", shell_complete=complete_recipe)
 @set_option
 @click.option("--all", "everything", is_flag=True, help="Also the fields that have their default.")
 @json_option
@@ -116,7 +116,13 @@ def schema() -> None:
 @click.command()
 @click.option("--pictures", metavar="LOCATION", help="Folder, file, s3:// address or hub data set of images.")
 @click.option("--captions", metavar="LOCATION", help="Captions that lie elsewhere than with the images.")
-@click.option("--from", "base", metavar="RECIPE", help="Recipe to start from, which the new one extends.")
+@click.option(
+    "--from",
+    "base",
+    metavar="RECIPE",
+    shell_complete=complete_recipe,
+    help="Recipe to start from, which the new one extends.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
 def init(pictures: str | None, captions: str | None, base: str | None, output: Path) -> None:
     """Write a short recipe of one's own that runs.

@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 from flows.commands.evaluate_command import evaluate
-from flows.commands.options import FILE, FOLDER, POSITIVE, SEED, json_option, store_option
+from flows.commands.options import FILE, FOLDER, POSITIVE, SEED, complete_recipe, json_option, store_option
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=click.Path(path_type=Path), shell_complete=complete_recipe)
 @click.argument("prompts", nargs=-1, required=True, metavar='"A PROMPT" ...')
 @click.option("-o", "--output", type=FOLDER, help="Folder for the PNG files; this one by default.")
 @click.option("--seed", type=SEED, default=0, help="Seed of a prompt's first image; each further image adds 1.")
@@ -44,7 +44,7 @@ def sample(checkpoint: Path, prompts: tuple[str, ...], **options: Any) -> None:
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=click.Path(path_type=Path), shell_complete=complete_recipe)
 @click.argument("image", type=FILE)
 @click.argument("mask", type=FILE)
 @click.argument("prompt", metavar='"A PROMPT"')
@@ -100,7 +100,7 @@ def import_upstream(file: Path, **options: Any) -> None:
 
 
 @click.command()
-@click.argument("checkpoint")
+@click.argument("checkpoint", shell_complete=complete_recipe)
 @click.argument("folder", type=FOLDER)
 @click.option("--push", metavar="ORG/NAME", help="Also upload it to this model repository of the hub.")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
@@ -127,7 +127,7 @@ def export(checkpoint: str, folder: Path, **options: Any) -> None:
 
 
 @click.command("serve-model")
-@click.argument("checkpoint")
+@click.argument("checkpoint", shell_complete=complete_recipe)
 @click.option("--host", default="127.0.0.1", help="Any but this machine's needs LIGHTGEN_SERVE_KEY.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0: any that is free.")
 @click.option("--name", help="Of the model, for requests; CHECKPOINT's last part by default.")
@@ -150,8 +150,8 @@ def serve_model(checkpoint: str, **options: Any) -> None:
 
 
 @click.command()
-@click.argument("first")
-@click.argument("second", required=False)
+@click.argument("first", shell_complete=complete_recipe)
+@click.argument("second", required=False, shell_complete=complete_recipe)
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="SVG of their images side by side."
 )
@@ -176,7 +176,7 @@ def compare(first: str, second: str | None, store_uri: str | None, output: Path 
 
 
 @click.command()
-@click.argument("checkpoint")
+@click.argument("checkpoint", shell_complete=complete_recipe)
 @click.option("--host", default="127.0.0.1", help="Any but this machine's needs LIGHTGEN_SERVE_KEY.")
 @click.option("--port", type=click.IntRange(0, 65535), default=7860, help="0: any that is free.")
 @store_option

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from flows.pages.links import report_line
 from flows.pages.markdown import escape, image, scores_markdown, table
 from flows.pages.progress_log import StageResult
 from lightgen_core.images.codec import decode_image
@@ -111,13 +112,18 @@ def _dpo(result: StageResult) -> list[str]:
 
 def _evaluation(result: StageResult) -> list[str]:
     scores = result.artifact.manifest().metrics["scores"]
+    return [*sample_images(_run_artifacts(result)), *scores_markdown(scores)]
+
+
+def sample_images(run: RunArtifacts) -> list[str]:
+    """Return Markdown blocks with the first captions of each category as each student drew them; needs `evaluation`."""
     rows = (
         SampleRow(
             row.category, row.caption, {STUDENTS.get(name, sentence(name)): item for name, item in row.samples.items()}
         )
-        for row in report_data.samples(_run_artifacts(result))
+        for row in report_data.samples(run)
     )
-    return [*_grid("the same captions, drawn by each", rows), *scores_markdown(scores)]
+    return _grid("the same captions, drawn by each", rows)
 
 
 def _ablation(result: StageResult) -> list[str]:
@@ -155,5 +161,6 @@ PREVIEWS: Mapping[str, Callable[[StageResult], list[str]]] = {
     "dpo": _dpo,
     "distil_head": lambda result: _curves([report_data.few_step_curve(result.artifact)]),
     "evaluation": _evaluation,
+    "report": lambda result: [report_line(result.artifact)],
     "ablation": _ablation,
 }

@@ -1,4 +1,4 @@
-"""Markdown page of a run: scores, cost of each stage, path of the report."""
+"""Markdown page of a run: the report, scores, samples, cost of each stage."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,14 @@ from prefect import runtime
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactCollectionFilter
 
+from flows.pages.links import report_line
 from flows.pages.live import API_ERRORS, UiArtifact, page_key
 from flows.pages.markdown import scores_markdown, table
+from flows.pages.previews import sample_images
 from flows.plan import Planner
 from lightgen_core.report.formats import format_bytes, format_duration, number
 from storage.plural import pluralize
+from tasks.report_inputs import RunArtifacts
 
 log = logging.getLogger("lightgen")
 
@@ -50,11 +53,12 @@ def run_page(result: Mapping[str, Any], outcome: Planner, pages: Mapping[str, st
     states = {row.get("label", row["stage"]): row["state"] for row in result["stages"]}
     blocks = [f"### {result['recipe']}: {_summarize(result)}"]
     if result["report"]:
-        blocks.append(f"Report: `{result['report']}`")
+        blocks.append(report_line(outcome.artifacts["report"]))
     if result["scores"]:
         if outcome.recipe.smoke_test:
             blocks.append("**The scores mean nothing**: the recipe is too small to learn from.")
         blocks += scores_markdown(result["scores"])
+        blocks += sample_images(RunArtifacts.of(outcome.artifacts.values(), outcome.recipe))
     return "\n\n".join([*blocks, _costs(outcome, states, pages), f"Store: `{result['store']}`"])
 
 

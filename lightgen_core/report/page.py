@@ -22,6 +22,27 @@ def render_report(data: ReportData) -> str:
     Raises:
         ValueError: an image is not uint8 (height, width, 3), or a curve has no points or infinite ones.
     """
+    return (
+        page_environment()
+        .get_template("page.html.j2")
+        .render(
+            data=data,
+            style=Markup(svg.style() + (_HERE / "page.css").read_text(encoding="utf-8")),
+            headline=headline(data.scores, data.differences),
+            titles=STUDENTS | {"teacher": "Teacher"},
+            students=[name for name in STUDENTS if name in data.scores],
+            categories=list(next(iter(data.scores.values()), ())),
+            samples=_by_category(data.samples),
+            taught=any("teacher" in row.samples for row in data.samples),
+            charts=charts,
+            published=published(),
+            published_categories=list(CATEGORIES),
+        )
+    )
+
+
+def page_environment() -> Environment:
+    """Return the templates of this folder with the filters that they use."""
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -41,19 +62,7 @@ def render_report(data: ReportData) -> str:
         "shell": shlex.quote,
         "literal": repr,
     }
-    return environment.get_template("page.html.j2").render(
-        data=data,
-        style=Markup(svg.style() + (_HERE / "page.css").read_text(encoding="utf-8")),
-        headline=headline(data.scores, data.differences),
-        titles=STUDENTS | {"teacher": "Teacher"},
-        students=[name for name in STUDENTS if name in data.scores],
-        categories=list(next(iter(data.scores.values()), ())),
-        samples=_by_category(data.samples),
-        taught=any("teacher" in row.samples for row in data.samples),
-        charts=charts,
-        published=published(),
-        published_categories=list(CATEGORIES),
-    )
+    return environment
 
 
 def headline(

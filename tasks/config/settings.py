@@ -3,7 +3,7 @@
 import os
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, HttpUrl, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from lightgen_core.config import ParallelConfig
@@ -26,6 +26,11 @@ class Settings(BaseSettings):
     )
 
     store: str = Field("lightgen-store", description="folder or fsspec URL that holds the artifacts")
+    store_url: HttpUrl | None = Field(
+        None,
+        description="address under which LIGHTGEN_STORE is served, by a web server of files, by a bucket itself, or "
+        "by `lightgen browse`: pages of the Prefect UI then link to the report; none: they name the command to open it",
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...; auto takes a GPU where there is one")
     engine: Literal["local", "ray"] = Field(
         "local",

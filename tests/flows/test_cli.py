@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from click.shell_completion import BashComplete
 
+from flows.cli import cli
 from flows.commands.sample import read_overrides
 from flows.errors import UserError
 from flows.student import changed_sampler
@@ -45,6 +47,28 @@ def test_help_loads_no_large_library(arguments):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "typed", "found"),
+    [
+        (["run"], "de", ["demo"]),
+        (["sample"], "smo", ["smoke"]),
+        (["compare", "demo"], "scene", ["scene-64", "scene-preference"]),
+        (["init", "--from"], "pic", ["pictures"]),
+        (["run", "demo", "--only"], "d", ["dedup", "dpo", "distil_head"]),
+        (["run", "demo", "--refresh"], "a", ["all"]),
+        (["run", "demo", "--until"], "a", []),
+    ],
+)
+def test_recipes_and_stages_are_completed(words, typed, found):
+    shell = BashComplete(cli, {}, "lightgen", "_LIGHTGEN_COMPLETE")
+    assert sorted(item.value for item in shell.get_completions(words, typed)) == sorted(found)
+
+
+def test_where_no_recipe_begins_so_files_are_completed():
+    (item,) = BashComplete(cli, {}, "lightgen", "_LIGHTGEN_COMPLETE").get_completions(["run"], "mine.y")
+    assert (item.type, item.value) == ("file", "mine.y")
 
 
 def test_queues_of_prefect_say_nothing_after_the_error():

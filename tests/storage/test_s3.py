@@ -70,6 +70,22 @@ def made(store: Store, files: int = 5) -> Artifact:
     return artifact
 
 
+@pytest.mark.parametrize("as_file", [False, True])
+def test_an_object_names_its_type_so_that_a_page_is_shown(store, tmp_path, as_file):
+    report = Artifact(store, "report", "0123")
+    for name in ("report.html", "figure.svg", "ledger.json", "model/weights.safetensors"):
+        (tmp_path / "any").write_bytes(b"x")
+        report.add_file(name, tmp_path / "any") if as_file else report.add(name, b"x", 0, {})
+    bucket, _, prefix = store.uri.removeprefix("s3://").partition("/")
+    client = boto3.client("s3")
+    types = {
+        name: client.head_object(Bucket=bucket, Key=f"{prefix}/report/0123/{name}")["ContentType"]
+        for name in ("report.html", "figure.svg", "ledger.json", "model/weights.safetensors")
+    }
+    assert types.pop("model/weights.safetensors") == "binary/octet-stream"
+    assert list(types.values()) == ["text/html", "image/svg+xml", "application/json"]
+
+
 def test_checking_a_finished_artifact_takes_three_requests(server, store):
     """It does not matter how many files it has."""
     made(store)

@@ -8,8 +8,9 @@ import pytest
 from flows.distill import NAMES
 from flows.pages.markdown import escape, quote, table
 from tests.support.browser import browser_page, needs_browser
+from tests.support.ports import free_port
 from tests.support.prefect_api import PrefectApi
-from tests.support.prefect_server import PrefectServer, prefect_server
+from tests.support.prefect_server import PrefectServer, answers, prefect_server
 from tests.support.processes import Process, stop
 from tests.support.waiting import PATIENCE
 
@@ -42,9 +43,16 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[PrefectServer]:
+def store_port() -> int:
+    """Port at which the store is served, by whatever a test starts there."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, store_port) -> Iterator[PrefectServer]:
     home = tmp_path_factory.mktemp("ui")
-    with prefect_server(home, LIGHTGEN_STORE=str(home / "store"), LIGHTGEN_THREADS="1") as server:
+    settings = {"LIGHTGEN_STORE": str(home / "store"), "LIGHTGEN_STORE_URL": f"http://127.0.0.1:{store_port}"}
+    with prefect_server(home, **settings, LIGHTGEN_THREADS="1") as server:
         yield server
 
 
@@ -136,11 +144,35 @@ def test_the_page_of_a_stage_shows_counts_and_images(stage, first, server, brows
 def test_the_page_of_the_run_shows_scores_costs_and_the_report(first, server, browser):
     page = pages(server.api, first)["smoke-run"]
     browser.goto(f"{server.url}/artifacts/artifact/{page['id']}")
-    see(browser, "smoke: 10 stages made, 0 cached", "After DPO", "color attribution", "/report.html", "in all")
-    assert images(browser) == [468]
+    see(browser, "smoke: 10 stages made, 0 cached", "After DPO", "color attribution", "samples as they come", "in all")
+    assert len(images(browser)) == 2 and images(browser)[0] == 468
+    assert "**The same captions, drawn by each**" in page["data"]
     with browser.expect_popup() as opened:
         browser.get_by_role("link", name="synthesis").click()
     see(opened.value, "synthesis is done")
+
+
+@pytest.mark.parametrize("command", [["flows", "browse", "--port"], ["http.server", "--bind", "127.0.0.1"]])
+def test_links_open_the_report_and_the_samples(command, first, server, browser, store_port, tmp_path):
+    """The store is a folder; whatever serves it, its links are the same."""
+    folder = ["--directory", server.environment["LIGHTGEN_STORE"]] if command[0] == "http.server" else []
+    log, address = tmp_path / "store.log", f"http://127.0.0.1:{store_port}"
+    process = server.start("-m", command[0], *folder, *command[1:], str(store_port), log=log)
+    try:
+        Process(command[0], log, process).wait_until(lambda: answers(address))
+        there = pages(server.api, first)
+        for page, link in (("run", "Report"), ("run", "samples as they come"), ("report", "Report")):
+            browser.goto(f"{server.url}/artifacts/artifact/{there[f'smoke-{page}']['id']}")
+            with browser.expect_popup() as opened:
+                browser.get_by_role("link", name=link, exact=True).click()
+            report = opened.value
+            report.get_by_role("heading", name="Uncurated samples").wait_for()
+            width = report.locator("#grid img").first.evaluate("image => image.decode().then(() => image.naturalWidth)")
+            assert (width, report.title()) == (48, "LightGen report: smoke")
+            assert report.url.startswith(f"{address}/report/")
+            report.close()
+    finally:
+        stop(process)
 
 
 def test_a_second_run_is_cached_stage_by_stage_and_says_so(first, server, browser):

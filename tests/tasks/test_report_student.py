@@ -106,3 +106,13 @@ def test_what_a_run_does_not_measure_names_a_command():
     assert commands[1] == "lightgen ablate test --axis sampler.guidance_scale --values 2,4,8"
     assert "lightgen run test --set pretrain.previews=8" not in commands
     assert unmeasured(RECIPE, previews=False)[0].command == "lightgen run test --set pretrain.previews=8"
+
+
+@pytest.mark.parametrize(("images", "rows"), [(40, 2), (100_000, 256)])
+def test_the_held_out_loss_is_switched_on_by_the_command(images, rows):
+    recipe = Recipe(name="test", synthesis={"count": images})
+    (row,) = [each for each in unmeasured(recipe, previews=True) if each.name.startswith("loss on held-out images")]
+    field, value = row.command.removeprefix("lightgen run test --set ").split("=")
+    assert (field, value) == ("pretrain.validation.rows", str(rows))
+    changed = Recipe(name="test", pretrain={"validation": {"rows": rows}})
+    assert not [each for each in unmeasured(changed, previews=True) if each.name.startswith("loss on held-out images")]

@@ -66,6 +66,8 @@ async function showRun() {
   at("states").replaceChildren(
     ...run.stages.map(({ stage, state, why }) => element("li", {}, element("b", { text: stage }), element("span", { class: state === "done" ? "good" : "bad", text: state }), ` ${why}`)),
   );
+  at("report").hidden = !run.report;
+  at("report").href = run.report;
   views = await (await ask("api/views", { run: run.id })).json();
   if (!state.has("view")) state.set("view", (views.find((each) => each.name === "images" && !each.lacks) ?? views[0]).name);
   await show();

@@ -14,7 +14,10 @@ from flows.cli import cli
 from flows.commands.compare import compare
 from flows.commands.console import describe_comparison
 from flows.commands.export import export
+from flows.commands.opened_report import page_to_open
 from flows.errors import UserError
+from storage.artifact import Artifact
+from storage.open_store import open_store
 from storage.tables import read_table
 from tests.factories.finished_run import finished_run
 from tests.support.paths import ROOT
@@ -124,6 +127,40 @@ def test_one_student_is_compared_with_the_run_before_it(made, two_runs):
     assert result["a"]["name"] == "report/00000000 of 2026-01-01T00:00:00+00:00"
     assert result["fields"] == {"evaluation.resamples": [7, 200]}
     assert result["difference"]["overall"]["value"] == 0
+
+
+@pytest.fixture
+def both(made, two_runs):
+    """The report of the fixture's recipe in the store with two runs, and a folder for the page that is opened."""
+    return Artifact(open_store(two_runs), "report", made.artifact("report").key), Path(two_runs).parent / "scratch"
+
+
+def test_an_opened_report_shows_the_run_before(both):
+    report, scratch = both
+    opened = page_to_open(report, scratch)
+    text, plain = opened.read_text(), report.open("report.html").read().decode()
+    part = text[text.index('<section id="before">') : text.index('<section id="lineage">')]
+    assert "<code>evaluation.resamples</code></th><td>7</td><td>200</td>" in part
+    assert re.search(r"\+0\.000<small>-(0\.\d+) to \+\1</small>", part), "paired: the same verdicts"
+    assert part.count("<img ") == 2 * 12 and "; 0 were." in part
+    model = report.store.local_path(report.path) / "model"
+    assert f'href="{model.as_uri()}/"' in text and model.is_dir()
+    assert (opened.parent, plain.count("The run before")) == (scratch / "opened", 0)
+
+
+def test_the_first_run_of_a_name_opens_as_it_lies_in_the_store(made, both):
+    first = Artifact(both[0].store, "report", "0" * 20)
+    assert page_to_open(first, both[1]) == first.store.local_path(first.path) / "report.html"
+    assert page_to_open(made.artifact("report"), both[1]).parent.name == made.artifact("report").key
+    assert not both[1].exists()
+
+
+def test_a_run_before_that_lost_its_samples_is_said(both, caplog):
+    """Without them its report still opens, with what its manifests tell."""
+    for file in Path(both[0].store.uri).glob(f"evaluation/{'0' * 20}/samples-*"):
+        file.unlink()
+    assert page_to_open(*both).name == "report.html"
+    assert "the run before is not shown beside this one" in caplog.text
 
 
 def test_where_no_run_was_before_that_is_said(made, two_runs):

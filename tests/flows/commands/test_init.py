@@ -9,6 +9,7 @@ from PIL import Image
 
 from flows.cli import cli
 from flows.commands.doctor_data import check_data
+from flows.commands.init import _held_out, _learning
 from flows.errors import UserError
 from flows.load import load_recipe
 from flows.plan import plan
@@ -42,6 +43,21 @@ def test_a_recipe_for_own_images_is_ready_at_first_try(tmp_path, monkeypatch):
     assert len(plan(recipe, open_store(str(tmp_path / "store"))).stages) == 10
     prompts = Path(str(recipe.evaluation.prompts)).read_text().splitlines()
     assert prompts == ["noise with the number 0", "noise with the number 8", "noise with the number 16"]
+
+
+@pytest.mark.parametrize(
+    ("images", "captions", "rows"),
+    [
+        (24, [f"noise {number}" for number in range(24)], 0),
+        (320, [f"noise {number}" for number in range(320)], 16),
+        (9000, [f"noise {number % 1000}" for number in range(9000)], 64),
+        (320, ["A photo", "a  photo"] * 10 + [f"noise {number}" for number in range(300)], 0),
+    ],
+)
+def test_a_set_that_is_large_enough_gives_up_images(images, captions, rows):
+    """A twentieth, for the held-out loss; none where one caption alone would take more away."""
+    assert _held_out(images, captions) == rows
+    assert _learning(1, rows)["pretrain"].get("validation", {}).get("rows", 0) == rows
 
 
 def test_captions_may_lie_elsewhere(tmp_path):

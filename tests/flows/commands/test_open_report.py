@@ -28,6 +28,21 @@ def test_the_report_of_a_recipe_is_opened_once_it_is_done(tmp_path, monkeypatch)
     done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert done.output.strip() == f"file://{tmp_path}/{report.path}/report.html"
     assert opened == [done.output.strip()]
+    by_key = ["open", f"report/{report.key[:6]}", "--store", str(tmp_path)]
+    assert CliRunner().invoke(cli, by_key, catch_exceptions=False).output == done.output
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (["report/ffff"], "names no artifacts of"),
+        (["report/", "--set", "seed=3"], "is a report: leave it out"),
+        (["evaluation/be2e"], "evaluation/be2e"),
+    ],
+)
+def test_what_is_no_report_is_not_opened(tmp_path, what, message):
+    error = CliRunner().invoke(cli, ["open", *what, "--store", str(tmp_path)]).exception
+    assert isinstance(error, UserError) and message in str(error)
 
 
 RESULT = {"stages": [], "scores": {}, "seconds": 1.0, "store": "here"}
@@ -45,7 +60,7 @@ def test_a_run_ends_with_commands_to_paste():
     assert words[1][3] == words[2][5] == "a cat's eye"
     for name, *given in (each[1:] for each in words):
         known = cli.commands[name].make_context(name, given, resilient_parsing=True).params
-        assert known.get("recipe", "demo") == "demo"
+        assert known.get("what", "demo") == "demo"
         assert known.get("checkpoint") in (None, Path("/my store/report/ab/model"), "/my store/report/ab/model")
 
 
