@@ -1,5 +1,6 @@
 """A student to call: images from prompts, and inpainting, with the defaults of the commands. Torch loads late."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from tasks.config.settings import Settings
 
 if TYPE_CHECKING:
     from lightgen_core.sampling.text_to_image import TextToImage
+
+log = logging.getLogger("lightgen")
 
 MASK_THRESHOLD = 128
 """Lowest grey value of a mask's pixel that counts as white."""
@@ -106,6 +109,7 @@ class Student:
         require_prompts(prompts)
         from lightgen_core.sampling.head_samplers import IncompatibleSamplerError
 
+        self._name_unknown_words(prompts)
         sampler, grid = changed_sampler(self.model.sampler, changes or {}), self.grid(height, width)
         captions = [prompt for prompt in prompts for _ in range(num_images)]
         seeds = [seed + k for _ in prompts for k in range(num_images)]
@@ -138,6 +142,7 @@ class Student:
             UserError: an empty prompt, an image and a mask that do not fit, a sampler that is not valid.
         """
         require_prompts([prompt])
+        self._name_unknown_words([prompt])
         from lightgen_core.sampling.inpaint import InpaintError, inpaint
 
         given = {"iterations": steps, "guidance_scale": cfg}
@@ -161,6 +166,19 @@ class Student:
                 f"give multiples of {side} for height and width"
             )
         return height // side, width // side
+
+    def _name_unknown_words(self, prompts: Sequence[str]) -> None:
+        """Say which words of the prompts a student of the scene world cannot know."""
+        from lightgen_core.zoo.tokenizer import unknown_words
+
+        for prompt in dict.fromkeys(prompts):
+            if unknown := unknown_words(self.model.text_encoder.tokenizer, prompt):
+                log.warning(
+                    "this student knows the words of the scene world only (coloured shapes), and not %s: do not expect "
+                    "them in the image of %r",
+                    ", ".join(unknown),
+                    prompt,
+                )
 
     def __repr__(self) -> str:
         info = self.model.info

@@ -3,13 +3,16 @@
 import string
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lightgen_core.scene.grammar import meanings, phrasings
 from lightgen_core.zoo.training import full_world
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 """Ids 0, 1 and 2, as in T5."""
+CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation
+SPELLING = (PAD, END, UNKNOWN, *CHARACTERS, *(f"##{character}" for character in CHARACTERS))
+"""The first tokens: what a word outside the grammar is made of."""
 
 
 def grammar_words() -> set[str]:
@@ -23,9 +26,7 @@ def grammar_words() -> set[str]:
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """Build a lower-casing WordPiece tokenizer that appends END, as T5's."""
-    characters = string.ascii_lowercase + string.digits + string.punctuation
-    words = sorted(grammar_words() - set(characters))
-    tokens = [PAD, END, UNKNOWN, *characters, *(f"##{c}" for c in characters), *words]
+    tokens = [*SPELLING, *sorted(grammar_words() - set(CHARACTERS))]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -42,3 +43,16 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         model_max_length=512,
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+def unknown_words(tokenizer: PreTrainedTokenizerBase, caption: str) -> list[str]:
+    """Return the words of a caption that the zoo's tokenizer spells, or cannot read: none of the grammar's.
+
+    Another tokenizer has a vocabulary of ordinary words: nothing is returned.
+    """
+    if tuple(tokenizer.convert_ids_to_tokens(list(range(len(SPELLING))))) != SPELLING:
+        return []
+    spelling = set(SPELLING[2:])
+    words = (word.strip(string.punctuation) for word in caption.lower().split())
+    unknown = (word for word in words if len(word) > 1 and spelling.issuperset(tokenizer.tokenize(word)))
+    return list(dict.fromkeys(unknown))

@@ -133,6 +133,16 @@ def test_student_samples_what_the_command_does(made, tmp_path):
     assert np.array_equal(np.asarray(student(["a star", "a red circle"], seed=4)[1]), np.asarray(images[1]))
 
 
+def test_words_that_a_scene_student_cannot_know_are_named(made, caplog):
+    student = lightgen.Student.from_pretrained(made.student)
+    student("a red circle")
+    assert not caplog.messages
+    student(["a red circle", "a photo of a cat"])
+    (message,) = caplog.messages
+    assert "not cat:" in message
+    assert "'a photo of a cat'" in message
+
+
 def test_student_inpaints_what_the_command_does(made, tmp_path):
     picture, white = Image.new("RGB", (48, 48), (200, 30, 40)), np.zeros((48, 48), bool)
     white[:20, :20] = True

@@ -21,7 +21,7 @@ from lightgen_core.scene.vocabulary import CATEGORIES, COLORS, SHAPES
 from lightgen_core.zoo import train_autoencoder, train_clip, train_t5
 from lightgen_core.zoo.captioned import Captioned, make_dataset
 from lightgen_core.zoo.quality import WORLDS, latent_spread, probe, reconstruction, retrieval_accuracy
-from lightgen_core.zoo.tokenizer import make_tokenizer
+from lightgen_core.zoo.tokenizer import make_tokenizer, unknown_words
 from lightgen_core.zoo.training import full_world, mirrored, seen_meanings
 
 FOLDERS = [Path(resolve(f"zoo:{name}")) for name in MODELS]
@@ -69,6 +69,20 @@ def test_every_word_of_the_grammar_is_one_token() -> None:
     tokenizer = make_tokenizer()
     captions = [caption for meaning in meanings(full_world())[::37] for caption in phrasings(meaning)[::11]]
     assert all(len(tokenizer(caption).input_ids) == len(caption.split()) + 1 for caption in captions)
+
+
+@pytest.mark.parametrize(
+    ("caption", "unknown"),
+    [
+        ("a red circle above a blue square", []),
+        ("A photo of a CAT, two zebras, and a cat.", ["cat", "zebras"]),
+        ("ein roter Kreis", ["ein", "roter", "kreis"]),
+        ("two 3 x", []),  # a character alone is a token of its own
+        ("赤い circle", ["赤い"]),
+    ],
+)
+def test_words_outside_the_grammar_are_found(caption: str, unknown: list[str]) -> None:
+    assert unknown_words(make_tokenizer(), caption) == unknown
 
 
 def test_shipped_tokenizers_are_the_one_that_is_built() -> None:
