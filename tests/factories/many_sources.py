@@ -36,7 +36,7 @@ def save_many_sources(folder: Path) -> Path:
     """Write the models, the files and the recipe into a folder; return the recipe's path."""
     models = folder / "models"
     save_tiny_language_model(models / "llama")
-    save_tiny_language_model(models / "qwen", kind="qwen2", chat=True, seed=1)
+    save_tiny_language_model(models / "mistral", kind="mistral", chat=True, seed=1)
     save_flux(models / "flux")
     save_sd3(models / "sd3")
     save_tiny_vlm(models / "llava")

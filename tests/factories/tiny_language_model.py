@@ -4,14 +4,14 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 WORDS = """
 a the one two three red green blue old small bright quiet circle square star cat dog boat house tree river lamp with
 beside under above near in on of at night dawn rain snow photo drawing painting caption write image
 """
 CHAT = "{% for turn in messages %}<user> {{ turn['content'] }} <model>{% endfor %}"
-CLASSES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
+CLASSES = {"llama": (LlamaConfig, LlamaForCausalLM), "mistral": (MistralConfig, MistralForCausalLM)}
 
 
 def save_tiny_language_model(folder: Path, *, chat: bool = False, seed: int = 0, kind: str = "llama") -> Path:

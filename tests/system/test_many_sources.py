@@ -88,7 +88,7 @@ def test_ten_stages_run_and_every_source_gives_its_share(result, made):
     assert [(row["stage"], row["state"]) for row in result["stages"]] == [(name, "ran") for name in NAMES]
     images = read_table(made["synthesis"], "^images", ["teacher", "caption_source"]).to_pylist()
     assert {(row["teacher"], row["caption_source"]) for row in images} == {
-        ("flux", "llama"), ("flux", "qwen"), ("sd3", "llama"), ("sd3", "qwen"), ("museum", "museum"),
+        ("flux", "llama"), ("flux", "mistral"), ("sd3", "llama"), ("sd3", "mistral"), ("museum", "museum"),
     }  # fmt: skip
     counts = Counter(row["teacher"] for row in images)
     assert counts["flux"] == pytest.approx(2 * counts["sd3"], abs=1)

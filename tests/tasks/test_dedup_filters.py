@@ -219,7 +219,7 @@ def test_drops_without_a_section_of_filters_have_examples_too(tmp_path):
     """A low text-image score and what a selection leaves out; the table then has no values, the embeddings do."""
     lines = (
         "dedup.min_clip_score=0.34",
-        "dedup.drop_lowest_fraction=0.6",
+        "dedup.drop_lowest_fraction=0.67",
         "dedup.select.count=3",
         "report.filtered=20",
     )
