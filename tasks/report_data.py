@@ -39,7 +39,8 @@ from tasks.config.recipe import Recipe
 from tasks.pair_worker import KINDS
 from tasks.report_filters import filter_reasons
 from tasks.report_inputs import RunArtifacts
-from tasks.report_sources import recaption_counts, source_tables
+from tasks.report_reasons import quarantined, rejected_captions
+from tasks.report_sources import recaptions_of, source_tables
 from tasks.report_student import failures, previews_of, sample_grid, unmeasured
 
 MAX_TOPICS = 24
@@ -88,11 +89,12 @@ def build_report_data(run: RunArtifacts, key: str = "") -> ReportData:
         other_topics=max(0, len(topics) - MAX_TOPICS),
         repeats=_repeated_captions(artifacts["captions"]),
         repeated_captions=manifests["captions"].counts["repeated"],
-        quarantine=manifests["synthesis"].metrics["quarantine"],
+        rejected_captions=rejected_captions(run),
+        quarantine=quarantined(run),
         diversity=tuple(Diversity(**manifests["dedup"].metrics["diversity"]).metrics()),
         dedup=dedup_summary(run),
         sources=source_tables(run),
-        recaptions=recaption_counts(run),
+        recaptions=recaptions_of(run),
         filtered=filter_reasons(run),
         pairs=pair_examples(run),
         pair_counts={kind: pairs[kind] for kind in KINDS if pairs[kind]},

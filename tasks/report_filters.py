@@ -3,7 +3,9 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow.compute as pc
 
+from lightgen_core.filters.verdicts import LOW_SCORE
 from lightgen_core.images.codec import decode_image
 from lightgen_core.report.data import FilteredImage, FilterReason
 from storage.rows import take_rows
@@ -12,21 +14,16 @@ from storage.tables import read_table
 if TYPE_CHECKING:
     from tasks.report_inputs import RunArtifacts
 
-_COLUMNS = ("id", "reason", "value", "threshold")
-
 
 def filter_reasons(run: "RunArtifacts") -> tuple[FilterReason, ...]:
-    """Return the reasons of images that filters dropped, the commonest first; needs `synthesis` and `dedup`.
+    """Return the reasons of images that filters, rules on the text-image score or a selection dropped.
 
-    Examples are spread evenly over an order by value, so that the mildest and the clearest case are among them.
+    The commonest come first. Examples are spread evenly over an order by value, so that the mildest and the clearest
+    case are among them. Needs `synthesis`, `embeddings` and `dedup`.
     """
-    if run.recipe.dedup.filters is None:
-        return ()
-    verdicts = read_table(run.artifacts["dedup"], "^keep", [*_COLUMNS, "kept", "duplicate_of"]).to_pylist()
     by_reason: dict[str, list[dict]] = {}
-    for row in verdicts:
-        if not row["kept"] and row["duplicate_of"] is None:
-            by_reason.setdefault(row["reason"], []).append(row)
+    for row in _dropped(run):
+        by_reason.setdefault(row["reason"], []).append(row)
     chosen = {reason: _spread(rows, run.recipe.report.filtered) for reason, rows in by_reason.items()}
     images = _images(run, [row["id"] for rows in chosen.values() for row in rows])
     return tuple(
@@ -37,6 +34,22 @@ def filter_reasons(run: "RunArtifacts") -> tuple[FilterReason, ...]:
         )
         for reason, rows in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
     )
+
+
+def _dropped(run: "RunArtifacts") -> list[dict]:
+    """Return id, reason, value and threshold of the dropped images that are nobody's duplicate."""
+    measured = ["value", "threshold"] if run.recipe.dedup.filters is not None else []
+    verdicts = read_table(run.artifacts["dedup"], "^keep", ["id", "reason", *measured, "kept", "duplicate_of"])
+    rows = verdicts.filter(pc.and_(pc.invert(verdicts["kept"]), pc.is_null(verdicts["duplicate_of"]))).to_pylist()
+    if measured or not rows:
+        return rows
+    scored = read_table(run.artifacts["embeddings"], "^embeddings", ["id", "score"])
+    scores, least = dict(zip(*scored.to_pydict().values(), strict=True)), run.recipe.dedup.min_clip_score
+    for row in rows:  # the table has no such columns in recipes without dedup.filters
+        value = scores[row["id"]] if row["reason"] == LOW_SCORE else None
+        below = value is not None and least is not None and value < least
+        row |= {"value": value, "threshold": least if below else None}
+    return rows
 
 
 def _spread(rows: list[dict], count: int) -> list[dict]:

@@ -45,7 +45,7 @@ def keep_list(ctx: StageContext, data: TrainingRows, files: str, number: int) ->
     kept, rows = data.kept(), _source_rows(ctx, data.tokens, files)
     ids, first = np.unique(rows["id"].to_numpy(), return_index=True)
     places = first[np.searchsorted(ids, kept["id"].to_numpy())]
-    of_rows = _weights_of(rows, weights)[places]
+    of_rows = weights_of_rows(rows, weights)[places]
     if not of_rows.any():
         raise ValueError(f"pretrain.weights of phase {number + 1} are 0 for every image that dedup keeps; raise one")
     return _write(ctx, kept.append_column("weight", pa.array(of_rows, pa.float64())), number)
@@ -65,7 +65,7 @@ def source_shares(ctx: StageContext, data: TrainingRows, files: str, number: int
         return {}
     kept, rows = data.kept()["id"].to_numpy(), _source_rows(ctx, data.tokens, files)
     rows = rows.filter(pa.array(np.isin(rows["id"].to_numpy(), kept)))
-    weights = _weights_of(rows, ctx.recipe.phases[number][1].weights or SourceWeights())
+    weights = weights_of_rows(rows, ctx.recipe.phases[number][1].weights or SourceWeights())
     shares: dict[str, dict] = {}
     for column in source_fields(ctx.recipe):
         names, codes = np.unique(rows[column].to_pylist(), return_inverse=True)
@@ -78,7 +78,7 @@ def _source_rows(ctx: StageContext, tokens: Artifact, files: str) -> pa.Table:
     return read_table(tokens, files, ["id", *source_fields(ctx.recipe)])
 
 
-def _weights_of(rows: pa.Table, weights: SourceWeights) -> np.ndarray:
+def weights_of_rows(rows: pa.Table, weights: SourceWeights) -> np.ndarray:
     """Return each row's weight, (rows,) float64."""
     result = np.ones(len(rows))
     for column, by_name in weights.columns().items():

@@ -170,6 +170,7 @@ def _captions(lineage: Lineage) -> Iterator[str]:
     topics = captions.metrics["captions_by_topic"]
     dropped = captions.metrics.get("dropped_by_reason", {})
     yield f"## Captions\n\n{captions.counts['rows']:,} captions of {len(topics):,} topics.\n"
+    yield from _shares(captions.metrics.get("captions_by_source", {}))
     yield from _reasons("Dropped", dropped, captions.counts["dropped"])
 
 
@@ -177,7 +178,11 @@ def _images(lineage: Lineage) -> Iterator[str]:
     if (synthesis := lineage.manifests.get("synthesis")) is None:
         return
     yield f"## Images\n\n{synthesis.counts['rows']:,} images.\n"
+    yield from _shares(synthesis.metrics.get("images_by_teacher", {}))
     yield from _reasons("In quarantine", synthesis.metrics["quarantine"], synthesis.counts["quarantined"])
+    for kind, written in synthesis.metrics.get("recaptions", {}).items():
+        yield f"{written['captions']:,} {kind} captions were written for them.\n"
+        yield from _reasons("Of no use", written["reasons"], sum(written["reasons"].values()))
 
 
 def _dropped(lineage: Lineage) -> Iterator[str]:
@@ -197,6 +202,13 @@ def _preferences(lineage: Lineage) -> Iterator[str]:
         teacher, own = pairs.counts["teacher"], pairs.counts["best_worst"]
         yield f"## Preference {label}\n"
         yield f"{teacher:,} with the teacher's image as winner, {own:,} among the student's own.\n"
+
+
+def _shares(counts: Mapping[str, int]) -> Iterator[str]:
+    """Yield what each of several sources gave."""
+    if total := sum(counts.values()):
+        listed = "; ".join(f"{name}: {count:,} ({count / total:.0%})" for name, count in counts.items())
+        yield f"By source: {listed}.\n"
 
 
 def _reasons(title: str, reasons: Mapping[str, int], total: int) -> Iterator[str]:

@@ -72,21 +72,23 @@ def _data_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     written, width = _has_written_captions(recipe), embedding_width(recipe.embeddings.model)
     writing = "the language model's work depends on its answers" if written else ""
     drawing, how = _teacher_flops(recipe)
+    row_bytes = _image_bytes(recipe) + CAPTION_BYTES
+    if recipe.synthesis.recaption is not None:
+        row_bytes, how = row_bytes + 2 * CAPTION_BYTES, f"{how}; without the work of recaptioning"
     rows, sizes = images * (2 if tokens.flip else 1), token_sizes(recipe).values()
     latents = 2 if tokens.latents == "moments" else 1
     text_bytes = 2 * text_tokens * text_width(tokens.text_encoder, recipe.pretrain.model.text_width)
-    token_bytes = min(captions, images) * (text_bytes + CAPTION_BYTES)
+    texts = min(captions, images) + (0 if recipe.synthesis.recaption is None else 2 * images)
+    token_bytes = texts * (text_bytes + CAPTION_BYTES)
     token_bytes += rows * sum(latents * size.latent_bytes + CAPTION_BYTES for size in sizes)
     codec, text = known_model(tokens.codec), known_model(tokens.text_encoder)
     encoding, lacking = None, "FLOPs of codec or text encoder are not known"
     if codec is not None and codec.encoder_flops is not None and text is not None:
         pixels = rows * sum(size.height * size.width for size in sizes)
-        encoding, lacking = codec.encoder_flops * pixels + 2 * text.parameters * text_tokens * captions, ""
+        encoding, lacking = codec.encoder_flops * pixels + 2 * text.parameters * text_tokens * texts, ""
     return {
         "captions": StageCost(captions, "captions", captions * CAPTION_BYTES, None if written else 0.0, note=writing),
-        "synthesis": StageCost(
-            images, "images", images * (_image_bytes(recipe) + CAPTION_BYTES), drawing, note=how, shard=shard
-        ),
+        "synthesis": StageCost(images, "images", images * row_bytes, drawing, note=how, shard=shard),
         "embeddings": StageCost(
             images,
             "images",

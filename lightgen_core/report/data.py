@@ -138,6 +138,23 @@ class FilterReason:
 
 
 @dataclass(frozen=True)
+class RejectedText:
+    """Caption that was dropped, or that of an image that could not be had, with what was found."""
+
+    text: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class TextReason:
+    """Captions, or images that could not be had, left out for one reason, with examples."""
+
+    name: str
+    count: int
+    examples: tuple[RejectedText, ...]
+
+
+@dataclass(frozen=True)
 class SourceRow:
     """Source with what it gave, and its share of the images that each phase of training sees."""
 
@@ -148,20 +165,44 @@ class SourceRow:
 
 @dataclass(frozen=True)
 class SourceTable:
-    """Several teachers, or several sources of captions; `unit` is what they gave."""
+    """Several teachers, sources of captions, or captions of an image.
+
+    Attributes:
+        unit: what they gave.
+        total: what the counts are shares of.
+    """
 
     title: str
     unit: str
+    total: int
     rows: tuple[SourceRow, ...]
 
 
 @dataclass(frozen=True)
-class RecaptionCount:
+class RecaptionKind:
     """Captions of a kind that a model wrote for the images, and the reasons for missing ones."""
 
     kind: str
     captions: int
-    reasons: Mapping[str, int]
+    reasons: tuple[TextReason, ...]
+
+
+@dataclass(frozen=True)
+class RecaptionedImage:
+    """Image with the caption that it was made from, and what a model wrote about it (None: nothing of use)."""
+
+    image: ImageArray
+    original: str
+    short: str | None
+    long: str | None
+
+
+@dataclass(frozen=True)
+class Recaptions:
+    """Short and long captions that a model wrote for the images, with examples."""
+
+    kinds: tuple[RecaptionKind, ...]
+    examples: tuple[RecaptionedImage, ...]
 
 
 @dataclass(frozen=True)
@@ -214,9 +255,11 @@ class ReportData:
         usage: what the commands on the page name.
         topics: captions by topic, `other_topics` that are not listed, and `unused_topics` that no caption covers.
         repeats: near-duplicate captions (examples), `repeated_captions` of them in all.
-        quarantine: reason -> missing images.
+        rejected_captions: reasons of captions that were left out, but for near duplicates.
+        quarantine: reasons of missing images.
         diversity: metrics of the images kept.
-        sources: of captions and images, where there are several; recaptions: empty where none were asked for.
+        sources: of captions and images, where there are several, and captions of an image, where they were asked for.
+        recaptions: None where none were asked for.
         filtered: reasons of the filters with examples; empty: the recipe has none.
         pairs: preference pairs (examples), `pair_counts` of each kind in all, `captions_without_pair` that gave none.
         stages: in order, without the report's own.
@@ -251,11 +294,12 @@ class ReportData:
     unused_topics: tuple[str, ...] = ()
     repeats: tuple[DuplicateCaption, ...] = ()
     repeated_captions: int = 0
-    quarantine: Mapping[str, int] = field(default_factory=dict)
+    rejected_captions: tuple[TextReason, ...] = ()
+    quarantine: tuple[TextReason, ...] = ()
     diversity: tuple[Metric, ...] = ()
     dedup: DedupSummary | None = None
     sources: tuple[SourceTable, ...] = ()
-    recaptions: tuple[RecaptionCount, ...] = ()
+    recaptions: Recaptions | None = None
     filtered: tuple[FilterReason, ...] = ()
     pairs: tuple[PairExample, ...] = ()
     pair_counts: Mapping[str, int] = field(default_factory=dict)

@@ -223,6 +223,6 @@ class Report(Section):
     filtered: int = Field(
         4,
         ge=0,
-        description="images shown for each reason of dedup.filters",
+        description="examples shown for each reason for which an image or a caption was left out",
         exclude_if=lambda count: count == 4,  # keys of recipes that do not set it stay
     )

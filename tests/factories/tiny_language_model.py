@@ -4,17 +4,19 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 WORDS = """
 a the one two three red green blue old small bright quiet circle square star cat dog boat house tree river lamp with
 beside under above near in on of at night dawn rain snow photo drawing painting caption write image
 """
 CHAT = "{% for turn in messages %}<user> {{ turn['content'] }} <model>{% endfor %}"
+CLASSES = {"llama": (LlamaConfig, LlamaForCausalLM), "mistral": (MistralConfig, MistralForCausalLM)}
 
 
-def save_tiny_language_model(folder: Path, *, chat: bool = False, seed: int = 0) -> Path:
-    """Write the model as `save_pretrained` does. Of its words one in forty ends a caption."""
+def save_tiny_language_model(folder: Path, *, chat: bool = False, seed: int = 0, kind: str = "llama") -> Path:
+    """Write the model as `save_pretrained` does; `kind`: of `CLASSES`. Of its words one in forty ends a caption."""
+    config_class, model_class = CLASSES[kind]
     special = ["<pad>", "<end>", "<unknown>", "<user>", "<model>"]
     vocabulary = {word: place for place, word in enumerate([*special, *WORDS.split()])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
@@ -27,7 +29,7 @@ def save_tiny_language_model(folder: Path, *, chat: bool = False, seed: int = 0)
         additional_special_tokens=["<user>", "<model>"],
         chat_template=CHAT if chat else None,
     )
-    config = LlamaConfig(
+    config = config_class(
         vocab_size=len(vocabulary),
         hidden_size=32,
         intermediate_size=48,
@@ -40,7 +42,7 @@ def save_tiny_language_model(folder: Path, *, chat: bool = False, seed: int = 0)
         eos_token_id=1,
     )
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(config)
+    model = model_class(config)
     with torch.no_grad():
         model.lm_head.weight.normal_(std=0.3)
     model.save_pretrained(folder)

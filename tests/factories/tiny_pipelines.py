@@ -144,6 +144,16 @@ def save_sd_that_flags_everything(folder: Path) -> Path:
     return _saved(pipeline, folder)
 
 
+def dcae() -> diffusers.AutoencoderDC:
+    """A DC-AE of four channels and stride 8."""
+    torch.manual_seed(0)
+    kinds = ("ResBlock", "ResBlock", "ResBlock", "EfficientViTBlock")
+    sizes = {"block_types": kinds, "block_out_channels": (8, 8, 16, 32), "layers_per_block": (1,) * 4}
+    sizes["qkv_multiscales"] = ((), (), (), (5,))
+    both = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in sizes.items()}
+    return diffusers.AutoencoderDC(latent_channels=4, scaling_factor=0.41, **both)
+
+
 def autoencoder(channels: int) -> diffusers.AutoencoderKL:
     """An AutoencoderKL of stride 2."""
     return diffusers.AutoencoderKL(

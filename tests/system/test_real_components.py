@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from diffusers import AutoencoderDC, FluxPipeline
+from diffusers import FluxPipeline
 
 from flows.distill import NAMES
 from lightgen_core.images.codec import encode_png
@@ -20,7 +19,7 @@ from tasks.config.recipe import Recipe
 from tasks.report_data import build_report_data
 from tasks.report_inputs import RunArtifacts
 from tests.factories.tiny_language_model import save_tiny_language_model
-from tests.factories.tiny_pipelines import WIDTH, save_flux, t5, t5_tokenizer
+from tests.factories.tiny_pipelines import WIDTH, dcae, save_flux, t5, t5_tokenizer
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow(rank=4)
@@ -76,12 +75,7 @@ def models(tmp_path_factory) -> Path:
     flux.text_encoder.resize_token_embeddings(len(flux.tokenizer))
     flux.tokenizer.add_tokens([UNDRAWABLE])
     flux.save_pretrained(folder / "flux")
-    torch.manual_seed(0)
-    kinds = ("ResBlock", "ResBlock", "ResBlock", "EfficientViTBlock")
-    sizes = {"block_types": kinds, "block_out_channels": (8, 8, 16, 32), "layers_per_block": (1,) * 4}
-    sizes["qkv_multiscales"] = ((), (), (), (5,))
-    both = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in sizes.items()}
-    AutoencoderDC(latent_channels=4, scaling_factor=0.41, **both).save_pretrained(folder / "dcae")
+    dcae().save_pretrained(folder / "dcae")
     t5().save_pretrained(folder / "t5")
     t5_tokenizer().save_pretrained(folder / "t5")
     (folder / "prompts.txt").write_text("a photo of a bench\ntwo cups and a green pear\n")

@@ -1,6 +1,7 @@
 """The filters of dedup: a row for each drop with its value and threshold, what is reused, and what the report shows."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ from safetensors.numpy import save_file
 from flows.load import load_recipe
 from lightgen_core.endpoint import EndpointError
 from lightgen_core.images.codec import encode_png
+from lightgen_core.report.page import render_report
 from storage.artifact import Artifact
 from storage.open_store import open_store
 from storage.tables import IMAGE, read_table
@@ -19,6 +21,7 @@ from tasks.dedup import dedup
 from tasks.report_filters import filter_reasons
 from tasks.report_inputs import RunArtifacts
 from tasks.stage import stage
+from tests.core.report.test_page import report
 from tests.factories.tiny_vlm import save_tiny_vlm
 from tests.factories.vectors import unit
 from tests.support.local_endpoint import Reply, serving, without_waits
@@ -210,3 +213,33 @@ def test_a_subset_is_taken_of_what_the_other_rules_left(tmp_path, method):
     (reason,) = (each for each in filter_reasons(run) if each.name == "not selected")
     assert reason.count == 6
     assert made(tmp_path, MEANING, "dedup.filters.min_side=10")[0].key == whole.key != artifact.key
+
+
+def test_drops_without_a_section_of_filters_have_examples_too(tmp_path):
+    """A low text-image score and what a selection leaves out; the table then has no values, the embeddings do."""
+    lines = (
+        "dedup.min_clip_score=0.34",
+        "dedup.drop_lowest_fraction=0.67",
+        "dedup.select.count=3",
+        "report.filtered=20",
+    )
+    _, run = made(tmp_path, MEANING, *lines)
+    low, unselected = filter_reasons(run)
+    assert (low.name, low.count, unselected.name, unselected.count) == ("low text-image score", 8, "not selected", 1)
+    assert [example.caption for example in low.examples] == [f"thing {number}" for number in range(11, 3, -1)]
+    below = [example.value for example in low.examples if example.threshold is not None]
+    assert max(below) < 0.34 <= low.examples[len(below)].value
+    assert (unselected.examples[0].value, unselected.examples[0].threshold) == (None, None)
+
+
+def test_a_report_shows_what_filters_and_a_selection_left_out(tmp_path):
+    """All reasons at once, with values and without."""
+    with serving(score_of) as asked:
+        lines = ("dedup.min_clip_score=0.12", "dedup.select.count=4", *PIXELS, JUDGE)
+        _, run = made(tmp_path, MEANING, *lines, url=asked.url)
+    reasons = filter_reasons(run)
+    assert {reason.name for reason in reasons} == {
+        "small", "elongated", "blurred", "low text-image score", "low judge score", "no judge score", "not selected",
+    }  # fmt: skip
+    page = render_report(replace(report(), filtered=reasons))
+    assert all(f"<h4>{reason.name.capitalize()}: {reason.count}</h4>" in page for reason in reasons)

@@ -21,9 +21,11 @@ from lightgen_core.report.data import (
     DuplicateImage,
     JudgedImage,
     PairExample,
+    RejectedText,
     ReportData,
     SampleRow,
     StageRow,
+    TextReason,
     Topic,
 )
 from lightgen_core.report.formats import format_bytes, format_duration, image_data_uri, interval, number, percent, when
@@ -264,14 +266,26 @@ def test_rates_of_planted_copies_are_shown():
     assert "planted" not in render_report(report(dedup=replace(report().dedup, planted=0)))
 
 
-def test_images_in_quarantine_are_counted_by_reason():
+def test_images_in_quarantine_are_shown_by_reason():
     """A page without any does not mention them."""
-    said = "1,203 images could not be had (undecodable 1,200, too many pixels 3)"
-    quarantine = {"undecodable": 1200, "too many pixels": 3}
-    assert said in render_report(report(quarantine=quarantine))
+    said, reason = "1,203 images could not be had", "not an image"
+    shown = "a &lt;b&gt; <small>cut</small><br>(no text)"
+    row = f'{reason}</th><td class="example">{shown}</td><td class="figure">1,200</td>'
+    examples = (RejectedText("a <b>", "cut"), RejectedText("", ""))
+    quarantine = (TextReason(reason, 1200, examples), TextReason("too many pixels", 3, ()))
     alone = ReportData("bare", "", (), STAGES[0].created_at, quarantine=quarantine)
-    assert said in render_report(alone) and '<a href="#data">' in render_report(alone)
+    for page in (render_report(report(quarantine=quarantine)), render_report(alone)):
+        assert said in page and row in page and '<a href="#data">' in page
     assert "quarantine" not in render_report(report())
+
+
+def test_captions_of_no_use_are_shown_by_reason():
+    reasons = (TextReason("refusal", 2, (RejectedText("I cannot", ""),)),)
+    alone = ReportData("bare", "", (), STAGES[0].created_at, rejected_captions=reasons)
+    for page in (render_report(report(rejected_captions=reasons)), render_report(alone)):
+        assert "2 captions were left out" in page
+        assert 'refusal</th><td class="example">I cannot</td><td class="figure">2</td>' in page
+    assert "dropped.parquet" not in render_report(report())
 
 
 def test_every_image_and_chart_has_a_description():

@@ -110,6 +110,17 @@ def test_fewer_text_tokens_make_smaller_rows_up_to_the_maximum():
     assert one < two == three
 
 
+def test_recaptions_are_two_more_texts_of_each_image():
+    """At the paper's scale their text states are terabytes."""
+    lines = ["captions.count=10", "synthesis.count=100"]
+    before = rows(estimate(load_recipe("lightgen-0.7b-256", lines), Rates()))
+    after = rows(estimate(load_recipe("lightgen-0.7b-256", [*lines, "synthesis.recaption={model: m}"]), Rates()))
+    assert after["tokens"]["bytes"] - before["tokens"]["bytes"] == 200 * (2 * 128 * 4096 + 200)
+    assert after["synthesis"]["bytes"] - before["synthesis"]["bytes"] == 200 * 200
+    assert "without the work of recaptioning" in after["synthesis"]["note"]
+    assert "recaptioning" not in before["synthesis"]["note"]
+
+
 @pytest.mark.parametrize("text", ["pretrain", "pretrain=", "pretrain=-1", "pretrain=nan", "train=3", "=3"])
 def test_a_throughput_that_is_none_is_explained(text):
     with pytest.raises(UserError, match="not of the form STAGE=ITEMS_PER_SECOND"):

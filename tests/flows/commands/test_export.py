@@ -224,6 +224,39 @@ def test_an_endpoints_images_have_its_providers_terms():
     assert (source.name, source.licence) == ("dall-e-3 behind an endpoint", "not known: the terms of its provider")
 
 
+def test_recaptions_judges_and_heads_are_sources_too(tmp_path):
+    """A model that wrote captions or chose images has terms as a teacher has."""
+    recaption = {"model": "Qwen/Qwen2-VL-7B-Instruct", "backend": "transformers"}
+    judge = {"model": "gpt-4o", "backend": "endpoint"}
+    head = {"name": "aesthetic", "weights": str(tmp_path / "aesthetic.safetensors")}
+    scorers = [{"kind": "pickscore", "model": "yuvalkirstain/PickScore_v1"}, {"kind": "judge", "judge": judge}]
+    manifests = {
+        "synthesis": manifest("synthesis", synthesis={"teacher": "scene", "recaption": recaption}),
+        "dedup": manifest("dedup", dedup={"filters": {"heads": [head], "judge": judge}}),
+        "pairs": manifest("pairs", pairs={"scorers": [*scorers, {"kind": "head", "head": head}]}),
+    }
+    found = sources_of(Lineage("dpo", manifests, ()), {"codec": "zoo:autoencoder", "text_encoder": "zoo:t5"})
+    rows = [(source.role, source.name) for source in found]
+    assert ("captions of the images, by a vision-language model", "Qwen/Qwen2-VL-7B-Instruct") in rows
+    assert ("choice of images, by a judge", "gpt-4o behind an endpoint") in rows
+    assert ("choice of images, by a head on CLIP", head["weights"]) in rows
+    assert ("choice of images, by a scorer", "yuvalkirstain/PickScore_v1") in rows
+    assert len(rows) == len(set(rows)), "each once"
+
+
+def test_the_data_card_has_the_share_of_each_source():
+    several = {"captions_by_source": {"written": 3, "found": 1}}, {"images_by_teacher": {"flux": 1, "sd3": 1}}
+    captions, synthesis = manifest("captions"), manifest("synthesis")
+    written = {"short": {"captions": 2, "reasons": {}}, "long": {"captions": 1, "reasons": {"too short": 1}}}
+    captions = captions.model_copy(update={"metrics": captions.metrics | several[0]})
+    synthesis = synthesis.model_copy(update={"metrics": synthesis.metrics | several[1] | {"recaptions": written}})
+    lineage = Lineage("dpo", {"captions": captions, "synthesis": synthesis}, ())
+    card = data_card(CardData("x", "other", {}, 1, (48, 48), (), [], lineage))
+    assert "By source: written: 3 (75%); found: 1 (25%)." in card
+    assert "By source: flux: 1 (50%); sd3: 1 (50%)." in card
+    assert "1 long captions were written for them.\n\nOf no use: 1 (too short: 1)." in card
+
+
 def test_permissive_sources_alone_make_a_permissive_card():
     assert student_licence([Source("a", "b", "Apache-2.0"), Source("c", "d", "MIT")]) == "apache-2.0"
     assert student_licence([Source("a", "b", "Apache-2.0"), Source("c", "d", "CC-BY-NC-4.0")]) == "other"
