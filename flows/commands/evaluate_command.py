@@ -20,7 +20,7 @@ _BENCHMARKS = [
 
 
 @click.command("eval")
-@click.argument("model", metavar="CHECKPOINT|diffusers:MODEL|images:PATH|endpoint:URL")
+@click.argument("model", metavar="CHECKPOINT|diffusers:MODEL|images:PATH|endpoint:URL|peer:NAME")
 @click.option("--benchmark", type=click.Choice(_BENCHMARKS), help="By default the recipe's, or scene.")
 @click.option("--recipe", metavar="RECIPE", help="Take world, sampler, seed and numbers from here.")
 @click.option("--images", type=POSITIVE, help="Images of each prompt.")
@@ -87,7 +87,8 @@ def evaluate(model: str, as_json: bool, **options: Any) -> None:
 
     CHECKPOINT is a recipe, a short key or a folder such as STORE/report/KEY/model; diffusers:MODEL a folder or hub id;
     images:PATH images with captions (GenEval's folders, a folder, Parquet); endpoint:URL an OpenAI-compatible server,
-    endpoint:MODEL one at LIGHTGEN_IMAGES_URL. With --recipe prompts, seeds and sampler are those of that recipe's own
+    endpoint:MODEL one at LIGHTGEN_IMAGES_URL; peer:NAME a model of the published tables, such as peer:sdxl, with its
+    authors' steps and guidance. With --recipe prompts, seeds and sampler are those of that recipe's own
     evaluation.
 
     \b
