@@ -84,7 +84,7 @@ class _Attributes:
         self.name = f"BLIP-VQA by {self._blip}" if self._blip else f"yes of {options.judge}, not BLIP-VQA"
 
     def identity(self) -> Mapping[str, Any]:
-        return self._asked.identity() if self._asked else _weights("--judge blip", str(self._blip))
+        return self._asked.identity() if self._asked else _weights(f"--judge {self._given}", str(self._blip))
 
     def load(self, device: "torch.device") -> PartJudge:
         ask = self._ask_blip(device) if self._blip else self._ask_vlm(device)
@@ -147,7 +147,7 @@ class _Spatial:
         self.name = f"boxes of {options.detector}, not UniDet"
 
     def identity(self) -> Mapping[str, Any]:
-        return _weights("--detector", self._model)
+        return _weights(f"--detector {self._model}", self._model)
 
     def load(self, device: "torch.device") -> PartJudge:
         from lightgen_core.evaluation.open_detector import OpenDetector
@@ -178,7 +178,7 @@ class _Action:
         self.name = f"CLIPScore by {self._clip}" + ("" if self._clip == CLIP else f", not {CLIP}")
 
     def identity(self) -> Mapping[str, Any]:
-        return _weights("--clip", self._clip)
+        return _weights(f"--clip {self._clip}", self._clip)
 
     def load(self, device: "torch.device") -> PartJudge:
         from lightgen_core.encoders.clip import Clip
@@ -208,4 +208,4 @@ def _weights(option: str, reference: str) -> dict[str, Any]:
     try:
         return {"model": reference, "weights": weights_digest(reference)}
     except ModelNotFound as error:
-        raise UserError(f"{option} {reference}: {error}") from error
+        raise UserError(f"{option}: {error}") from error

@@ -53,25 +53,15 @@ class BlipVqa:
         """Return for each question about an image P(yes) / (P(yes) + P(no)) of the answer's first token."""
         device = self.model.device
         pixels = self._processor.image_processor([np.array(image)], return_tensors="pt")["pixel_values"].to(device)
-        text = self._processor.tokenizer(
-            [question.lower() for question in questions],
-            padding=True,
-            truncation=True,
-            max_length=_LONGEST,
-            return_tensors="pt",
-        ).to(device)
-        ids, mask = text["input_ids"], text["attention_mask"]
+        seen = self.model.vision_model(pixel_values=pixels).last_hidden_state
+        return [self._yes(seen, question.lower()) for question in questions]
+
+    def _yes(self, seen: torch.Tensor, question: str) -> float:
+        """Answer one question about an encoded image, alone: beside padding the answer would be another."""
+        ids = self._processor.tokenizer([question], truncation=True, max_length=_LONGEST, return_tensors="pt")
+        ids = ids["input_ids"].to(seen.device)
         ids[:, 0] = self._encoder_start
-        seen = self.model.vision_model(pixel_values=pixels).last_hidden_state.expand(len(ids), -1, -1)
-        read = self.model.text_encoder(
-            input_ids=ids,
-            attention_mask=mask,
-            encoder_hidden_states=seen,
-            encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=device),
-        ).last_hidden_state
-        answer = self.model.text_decoder(
-            input_ids=torch.full((len(ids), 1), self._decoder_start, device=device),
-            encoder_hidden_states=read,
-            encoder_attention_mask=mask,
-        )
-        return answer.logits[:, 0, self._yes_and_no].float().softmax(1)[:, 0].tolist()
+        read = self.model.text_encoder(input_ids=ids, encoder_hidden_states=seen).last_hidden_state
+        start = torch.full((1, 1), self._decoder_start, device=seen.device)
+        answer = self.model.text_decoder(input_ids=start, encoder_hidden_states=read)
+        return float(answer.logits[0, 0, self._yes_and_no].float().softmax(0)[0])

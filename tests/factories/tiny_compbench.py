@@ -9,6 +9,7 @@ from transformers import (
     BlipForQuestionAnswering,
     BlipImageProcessor,
     BlipProcessor,
+    CLIPTokenizer,
     Owlv2Config,
     Owlv2ForObjectDetection,
     Owlv2ImageProcessor,
@@ -56,10 +57,11 @@ def save_tiny_blip(folder: Path, *, answer: dict[str, float] | None = None) -> s
 
 
 def save_tiny_owl(folder: Path) -> str:
-    """Write an OWLv2 that is sure of every box."""
+    """Write an OWLv2 that is sure of every box, each of them half as wide and high as the image."""
     torch.manual_seed(0)
     small = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-    tokenizer = clip_tokenizer()
+    words = {word: number + 1 for word, number in clip_tokenizer().get_vocab().items()}
+    tokenizer = CLIPTokenizer(vocab={"!": 0, **words}, merges=[], model_max_length=77, pad_token="!")  # 0: no query
     config = Owlv2Config(
         text_config={
             **small,
@@ -76,6 +78,8 @@ def save_tiny_owl(folder: Path) -> str:
     with torch.no_grad():
         model.class_head.logit_shift.weight.zero_()
         model.class_head.logit_shift.bias.fill_(4.0)
+        for value in model.box_head.dense2.parameters():
+            value.zero_()  # every box is half as wide and high as the image, and lies where its patch is
     model.save_pretrained(folder)
     size = {"height": _SIDE, "width": _SIDE}
     Owlv2Processor(Owlv2ImageProcessor(size=size), tokenizer).save_pretrained(folder)

@@ -27,7 +27,7 @@ def test_yes_is_weighed_against_no_alone(tmp_path):
 def test_an_answer_follows_from_image_and_question_alone(blip):
     found = blip.yes(IMAGE, QUESTIONS)
     assert len(set(found)) == 3 and all(0 < value < 1 for value in found)
-    assert blip.yes(IMAGE, QUESTIONS[:1]) == pytest.approx(found[:1], abs=1e-5)  # padding takes no part
+    assert blip.yes(IMAGE, QUESTIONS[:1]) == pytest.approx(found[:1], abs=1e-5)  # whatever else is asked
     assert blip.yes(IMAGE, ["A Green Bench?"]) == pytest.approx(found[:1], abs=1e-5)
     assert abs(blip.yes(OTHER, QUESTIONS[:1])[0] - found[0]) > 1e-3
 
