@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -12,6 +12,7 @@ from flows.did_you_mean import did_you_mean
 from flows.errors import UserError
 from flows.load import parse_yaml
 from lightgen_core.config import DpoConfig
+from tasks.config.recipe import Recipe
 
 Student = Literal["pretrain", "dpo"]
 
@@ -32,6 +33,15 @@ DEDUP_OFF = {
 }
 """Overrides of `--axis dedup --values off`: only exact repetitions are dropped."""
 OBJECTIVES: tuple[str, ...] = get_args(DpoConfig.model_fields["objective"].annotation)
+DEFAULTS: Mapping[str, Callable[[Recipe], list[Any]]] = {
+    "captions": lambda recipe: [max(1, 3 * recipe.captions.count // 200), recipe.captions.count],
+    "volume": lambda recipe: [recipe.synthesis.count // 3, recipe.synthesis.count],
+    "iterations": lambda recipe: [recipe.pretrain.steps // 2, recipe.pretrain.steps],
+    "checkpoints": lambda recipe: [recipe.pretrain.steps * quarter // 4 for quarter in (1, 2, 3, 4)],
+    "dedup": lambda recipe: ["off", recipe.dedup.threshold],
+    "preference": lambda recipe: ["none", "sft", recipe.dpo.objective],
+}
+"""Values of named axes where none are given: few against the recipe's own."""
 TUNING = ("dpo", "pairs")
 """Sections that pre-training does not read: an axis on one of them scores the tuned student."""
 SHARED = ("name", "purpose", "seed", "training_seed", "world", "evaluation", "report")
@@ -56,6 +66,16 @@ def parse_values(text: str) -> list[Any]:
     if len({json.dumps(value, sort_keys=True) for value in values}) < len(values) or not values:
         raise UserError(f"--values {text!r}: found {len(values)} values; expected one or more, each once")
     return list(values)
+
+
+def default_values(name: str, recipe: Recipe) -> list[Any]:
+    """Return the values of a named axis that follow from the recipe. Raises UserError for a field of the recipe."""
+    if name not in DEFAULTS:
+        field_of(name)
+        raise UserError(
+            f"--axis {name} needs --values: those of {', '.join(DEFAULTS)} follow from the recipe, others not"
+        )
+    return [*dict.fromkeys(DEFAULTS[name](recipe))]
 
 
 def grid_points(

@@ -21,7 +21,10 @@ from flows.terminal import stage_bar
     help="captions, volume, iterations, checkpoints, dedup, preference, or a field of the recipe; twice for a grid.",
 )
 @click.option(
-    "--values", multiple=True, required=True, metavar="V1,V2,...", help="Values of the axis before it, in order."
+    "--values",
+    multiple=True,
+    metavar="V1,V2,...",
+    help="Values of the axis before it, in order; without any, few against the recipe's own.",
 )
 @click.option("--seeds", type=POSITIVE, default=3, help="Trainings of each point; they share all data.")
 @click.option(
@@ -56,6 +59,7 @@ def ablate(
     stopped. Prints a time estimate, then scores and paired differences with 95 % intervals.
 
     \b
+    lightgen ablate demo --axis captions
     lightgen ablate demo --axis captions --values 60,300,4000
     lightgen ablate demo --axis preference --values none,sft,nft --seeds 5
     lightgen ablate demo --axis captions --values 60,4000 --axis volume --values 3000,12000
@@ -63,14 +67,19 @@ def ablate(
     lightgen ablate demo --axis pretrain.batch_size --values 48,96
     """
     from flows.ablation import validate_ablation
-    from flows.ablation_axes import parse_values
+    from flows.ablation_axes import default_values, parse_values
     from flows.commands.ablation_estimate import default_rates, describe_ablation_estimate, estimate_ablation
     from flows.commands.estimate import parse_throughput
     from flows.errors import UserError
+    from flows.load import load_recipe
 
-    if len(axes) != len(values):
+    if values and len(axes) != len(values):
         raise UserError(f"found {len(axes)} --axis and {len(values)} --values; every axis needs its values")
-    grid = [{"axis": axis, "values": parse_values(text)} for axis, text in zip(axes, values, strict=True)]
+    if values:
+        grid = [{"axis": axis, "values": parse_values(text)} for axis, text in zip(axes, values, strict=True)]
+    else:
+        base = load_recipe(recipe, overrides)
+        grid = [{"axis": axis, "values": default_values(axis, base)} for axis in axes]
     parameters: dict[str, Any] = {"recipe": recipe, "axes": grid, "seeds": seeds, "store": store_uri}
     parameters |= {"overrides": list(overrides), "student": student}
     request = validate_ablation(**parameters)

@@ -18,6 +18,7 @@ from flows.commands.evaluate_images import ImageSource
 from flows.commands.evaluate_kept import KeptImages
 from flows.commands.evaluate_metrics import MetricSuite
 from flows.commands.evaluate_options import EvaluationOptions
+from flows.commands.evaluate_peers import resolve_peer
 from flows.commands.evaluate_request import Generate, Request
 from flows.commands.evaluate_sources import Source, open_source
 from flows.commands.evaluate_tables import describe_evaluation_as_markdown
@@ -74,7 +75,7 @@ def evaluate(model: str, **options: Any) -> dict[str, Any]:
     """Score a model; return what `lightgen eval --json` prints.
 
     Args:
-        model: a student, or a name with a prefix of `SOURCES`.
+        model: a student, a name with a prefix of `SOURCES`, or a peer of the published tables.
         options: fields of `EvaluationOptions`.
 
     Raises:
@@ -83,7 +84,8 @@ def evaluate(model: str, **options: Any) -> dict[str, Any]:
         ModelNotFound: the path of a pipeline does not exist.
         PromptFileError: a file of prompts is not of its form.
     """
-    given, started = EvaluationOptions(**options), time.monotonic()
+    started = time.monotonic()
+    model, given = resolve_peer(model, EvaluationOptions(**options))
     recipe = given.configured()
     source = open_source(model, given, recipe)
     benchmark = BENCHMARKS[given.benchmark_of(recipe)](recipe, given, source)

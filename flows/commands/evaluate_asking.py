@@ -1,15 +1,14 @@
 """Benchmarks that ask a vision-language model about each image: DPG-Bench, GenEval 2."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows.commands.evaluate_asked_model import AskedModel, judging
 from flows.commands.evaluate_options import EvaluationOptions
 from flows.errors import UserError
 from lightgen_core.captioning.parse import Answer
-from lightgen_core.encoders.model_ref import ModelNotFound
 from lightgen_core.evaluation.prompt import Prompt, limit_per_category
 from lightgen_core.evaluation.vqa import (
     Question,
@@ -24,19 +23,13 @@ from lightgen_core.evaluation.vqa import (
     vqa_scores,
 )
 from lightgen_core.images.codec import encode_png
-from lightgen_core.vlm.config import VlmConfig
 from tasks.config.recipe import Recipe
-from tasks.config.settings import Settings
-from tasks.context.digests import weights_digest
-from tasks.vlm import open_vlm
 
 if TYPE_CHECKING:
     import torch
 
     from lightgen_core.vlm.vlm import FirstTokens, Vlm
 
-IN_PROCESS = "transformers:"
-"""Beginning of the name of a judge that is loaded here; others are asked at LIGHTGEN_VLM_URL."""
 _RULES = {
     "dpg": "DPG-Bench's rule",
     "geneval2": "Soft-TIFA GM",
@@ -55,16 +48,7 @@ class AskingBenchmark:
 
     def __init__(self, recipe: Recipe, options: EvaluationOptions, source: object) -> None:
         assert options.benchmark and options.questions and options.judge  # checked with the options
-        self.name, self._model = options.benchmark, options.judge
-        here = self._model.startswith(IN_PROCESS)
-        self._config = VlmConfig(
-            model=self._model.removeprefix(IN_PROCESS), backend="transformers" if here else "endpoint"
-        )
-        self._connections = ExitStack()  # as long as the benchmark
-        try:
-            self._weights = weights_digest(self._config.model) if here else None
-        except ModelNotFound as error:
-            raise UserError(f"--judge {self._model}: {error}") from error
+        self.name, self._model = options.benchmark, AskedModel(options.judge)
         self.judge: str | None = f"{options.judge}, {_RULES[self.name]}"
         read = read_dpg if self.name == "dpg" else read_geneval2
         per_category = options.per_category  # the recipe's is of another benchmark
@@ -72,9 +56,7 @@ class AskingBenchmark:
 
     def identity(self) -> Mapping[str, Any]:
         """Return the model, the rule, and the address or the digest of its weights."""
-        if self._config.backend == "endpoint":
-            return {"judge": self.judge, "url": Settings().vlm_url}
-        return {"judge": self.judge, "weights": self._weights, "dtype": self._config.dtype}
+        return {"judge": self.judge, **self._model.identity()}
 
     def metadata(self, prompt: Prompt) -> dict[str, Any]:
         """Return the prompt's questions."""
@@ -82,21 +64,11 @@ class AskingBenchmark:
 
     def load(self, device: "torch.device") -> Any:
         """Return the judge. Raises UserError for an address, a key or a model that cannot be used."""
-        from lightgen_core.endpoint import EndpointError
-        from lightgen_core.vlm.endpoint import NoLogprobs
-
-        try:
-            vlm = open_vlm(self._config, Settings(), lambda: device, self._connections)
-        except (EndpointError, OSError, ValueError) as error:
-            raise UserError(f"--judge {self._model}: {error}") from error
+        vlm = self._model.open(device)
 
         def judge(images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
-            try:
+            with judging("Soft-TIFA needs them, --benchmark geneval2-tifa does not"):
                 return [self._verdict(vlm, image, prompt) for image, prompt in zip(images, prompts, strict=True)]
-            except NoLogprobs as error:
-                raise UserError(f"{error}; Soft-TIFA needs them, --benchmark geneval2-tifa does not") from error
-            except EndpointError as error:
-                raise UserError(f"{error}\nPictures that were judged are kept where -o was given.") from error
 
         return judge
 
@@ -118,12 +90,12 @@ class AskingBenchmark:
         right = is_right(answer, question)
         if right is None:
             raise UserError(
-                f"{self._model} gave no usable answer to {question.text!r}: {answer.error or answer.text[:80]!r}; "
+                f"{self._model.name} gave no usable answer to {question.text!r}: {answer.error or answer.text[:80]!r}; "
                 "expected one that begins with the word asked for. The same command asks again"
             )
         return right
 
     def _soft(self, tokens: "FirstTokens | Answer", question: Question) -> float:
         if isinstance(tokens, Answer):
-            raise UserError(f"{self._model} gave no answer to {question.text!r}: {tokens.error}")
+            raise UserError(f"{self._model.name} gave no answer to {question.text!r}: {tokens.error}")
         return answer_probability(tokens, question.answer)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from flows.commands.evaluate_asking import AskingBenchmark
+from flows.commands.evaluate_compbench import CompBenchmark, RatedCompBenchmark
 from flows.commands.evaluate_images import ImageSource
 from flows.commands.evaluate_options import EvaluationOptions
 from flows.commands.evaluate_sources import Source
@@ -131,6 +132,8 @@ BENCHMARKS: Mapping[str, Callable[[Recipe, EvaluationOptions, Source], Benchmark
     "dpg": AskingBenchmark,
     "geneval2": AskingBenchmark,
     "geneval2-tifa": AskingBenchmark,
+    "t2i-compbench": CompBenchmark,
+    "t2i-compbench-mllm": RatedCompBenchmark,
 }
 """Benchmarks by the name that --benchmark takes."""
 

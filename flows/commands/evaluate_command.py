@@ -7,11 +7,20 @@ import click
 
 from flows.commands.options import FILE, FOLDER, POSITIVE, SEED, json_option, store_option
 
-_BENCHMARKS = ["scene", "geneval", "prompts", "dpg", "geneval2", "geneval2-tifa"]
+_BENCHMARKS = [
+    "scene",
+    "geneval",
+    "prompts",
+    "dpg",
+    "geneval2",
+    "geneval2-tifa",
+    "t2i-compbench",
+    "t2i-compbench-mllm",
+]
 
 
 @click.command("eval")
-@click.argument("model", metavar="CHECKPOINT|diffusers:MODEL|images:PATH|endpoint:URL")
+@click.argument("model", metavar="CHECKPOINT|diffusers:MODEL|images:PATH|endpoint:URL|peer:NAME")
 @click.option("--benchmark", type=click.Choice(_BENCHMARKS), help="By default the recipe's, or scene.")
 @click.option("--recipe", metavar="RECIPE", help="Take world, sampler, seed and numbers from here.")
 @click.option("--images", type=POSITIVE, help="Images of each prompt.")
@@ -32,8 +41,25 @@ _BENCHMARKS = ["scene", "geneval", "prompts", "dpg", "geneval2", "geneval2-tifa"
     metavar="FILE",
     help="Own prompts, .txt or .jsonl, which nobody judges.",
 )
-@click.option("--questions", type=FILE, metavar="FILE", help="dpg_bench.csv or geneval2_data.jsonl of their authors.")
-@click.option("--judge", metavar="MODEL", help="Who answers them: transformers:MODEL, or a name at LIGHTGEN_VLM_URL.")
+@click.option(
+    "--questions",
+    type=FILE,
+    metavar="FILE",
+    help="dpg_bench.csv, geneval2_data.jsonl or T2I-CompBench's CATEGORY_val.txt of their authors.",
+)
+@click.option(
+    "--judge",
+    metavar="MODEL",
+    help="Who answers them: transformers:MODEL, a name at LIGHTGEN_VLM_URL, or for t2i-compbench blip:MODEL.",
+)
+@click.option("--detector", metavar="MODEL", help="OWLv2 that finds the objects of t2i-compbench, by folder or hub id.")
+@click.option(
+    "--parser",
+    metavar="NAME",
+    default="en_core_web_sm",
+    show_default=True,
+    help="spaCy's pipeline that splits the prompts of t2i-compbench, or a folder.",
+)
 @click.option("--metrics", metavar="NAME,...", help="Over all images: fd, kid, cmmd, precision, recall, vendi, ...")
 @click.option("--references", metavar="SET", help="Images to compare with: folder, Parquet, or synthesis/KEY.")
 @click.option("--training", metavar="SET", help="Images that may be memorised; by default those it was trained on.")
@@ -43,7 +69,9 @@ _BENCHMARKS = ["scene", "geneval", "prompts", "dpg", "geneval2", "geneval2-tifa"
     show_default=True,
     help="Space of the metrics; or clip:REF, timm:NAME, inception:FILE.",
 )
-@click.option("--clip", metavar="REF", help="CLIP of the metrics clip and cmmd; by default the recipe's.")
+@click.option(
+    "--clip", metavar="REF", help="CLIP of clip and cmmd, by default the recipe's; of t2i-compbench, OpenAI's."
+)
 @click.option("--limit", type=POSITIVE, default=5000, help="References and training images that are read, at most.")
 @click.option("--memorised-below", type=click.FloatRange(min=0), default=0.05, help="1 - cosine of a memorised image.")
 @click.option(
@@ -59,7 +87,8 @@ def evaluate(model: str, as_json: bool, **options: Any) -> None:
 
     CHECKPOINT is a recipe, a short key or a folder such as STORE/report/KEY/model; diffusers:MODEL a folder or hub id;
     images:PATH images with captions (GenEval's folders, a folder, Parquet); endpoint:URL an OpenAI-compatible server,
-    endpoint:MODEL one at LIGHTGEN_IMAGES_URL. With --recipe prompts, seeds and sampler are those of that recipe's own
+    endpoint:MODEL one at LIGHTGEN_IMAGES_URL; peer:NAME a model of the published tables, such as peer:sdxl, with its
+    authors' steps and guidance. With --recipe prompts, seeds and sampler are those of that recipe's own
     evaluation.
 
     \b

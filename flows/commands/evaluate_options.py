@@ -14,8 +14,12 @@ ASKING = {
     "dpg": "dpg_bench.csv of github.com/TencentQQGYLab/ELLA",
     "geneval2": "geneval2_data.jsonl of github.com/facebookresearch/GenEval2",
     "geneval2-tifa": "geneval2_data.jsonl of github.com/facebookresearch/GenEval2",
+    "t2i-compbench": "CATEGORY_val.txt of github.com/Karine-Huang/T2I-CompBench, in examples/dataset",
+    "t2i-compbench-mllm": "CATEGORY_val.txt of github.com/Karine-Huang/T2I-CompBench, in examples/dataset",
 }
-"""Benchmarks that ask a vision-language model, and where their questions come from."""
+"""Benchmarks with prompts in their authors' files, and where these come from."""
+_COMPBENCH = ("t2i-compbench", "t2i-compbench-mllm")
+"""Benchmarks whose judges depend on the file: they say themselves which are missing."""
 _ALL = 10**9  # prompts of a category, more than there are
 
 
@@ -33,13 +37,15 @@ class EvaluationOptions:
         size: side of a pipeline's or an endpoint's images, px; default: as it does.
         metadata: GenEval's own `evaluation_metadata.jsonl`.
         prompts: captions to generate, one a line or as JSON lines.
-        questions: the file of a benchmark that asks about images: `dpg_bench.csv`, `geneval2_data.jsonl`.
-        judge: the model that is asked: `transformers:MODEL`, or its name at LIGHTGEN_VLM_URL.
+        questions: the file of a benchmark of `ASKING`: `dpg_bench.csv`, `geneval2_data.jsonl`, `color_val.txt`.
+        judge: the model that is asked: `transformers:MODEL`, its name at LIGHTGEN_VLM_URL, or `blip:MODEL`.
+        detector: OWLv2 or OWL-ViT that finds the objects of t2i-compbench.
+        parser: pipeline of spaCy that splits the prompts of t2i-compbench.
         metrics: names of `METRICS` with commas between, measured over all images.
         references: images that sets are compared with: a folder, Parquet or another set, or STAGE/KEY of a store.
         training: images that a student may have memorised; by default those that its lineage knows.
         features: space of the metrics that have none of their own (`evaluation/feature_models.py`).
-        clip: CLIP of the metrics in its space; the recipe's `embeddings.model` by default.
+        clip: CLIP of the metrics in its space, the recipe's `embeddings.model` by default; of t2i-compbench, OpenAI's.
         limit: most references and training images that are read, chosen by the seed.
         memorised_below: 1 - cosine below which an image counts as memorised.
         output: folder in which images and verdicts are kept, and from which the next run continues.
@@ -58,6 +64,8 @@ class EvaluationOptions:
     prompts: Path | None = None
     questions: Path | None = None
     judge: str | None = None
+    detector: str | None = None
+    parser: str = "en_core_web_sm"
     metrics: str | None = None
     references: str | None = None
     training: str | None = None
@@ -96,7 +104,10 @@ class EvaluationOptions:
     def _check(self, benchmark: str) -> None:
         if self.metadata and benchmark != "geneval":
             raise UserError(f"--metadata goes with --benchmark geneval, not with {benchmark}")
-        if benchmark in ASKING and not (self.questions and self.judge):
+        if benchmark in _COMPBENCH:
+            if self.questions is None:
+                raise UserError(f"{benchmark} needs --questions FILE: {ASKING[benchmark]}")
+        elif benchmark in ASKING and not (self.questions and self.judge):
             missing = "--questions FILE" if self.questions is None else "--judge MODEL"
             raise UserError(
                 f"{benchmark} needs {missing}: its authors' file is {ASKING[benchmark]}, and the model "
@@ -104,5 +115,7 @@ class EvaluationOptions:
             )
         if (self.questions or self.judge) and benchmark not in ASKING:
             raise UserError(f"--questions and --judge go with --benchmark {', '.join(ASKING)}, not with {benchmark}")
+        if self.detector and benchmark != "t2i-compbench":
+            raise UserError(f"--detector goes with --benchmark t2i-compbench, not with {benchmark}")
         if self.prompts and benchmark != "prompts":
             raise UserError(f"--prompts goes with --benchmark prompts, not with {benchmark}")

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
-from flows.commands.evaluate_asking import IN_PROCESS
+from flows.commands.evaluate_asked_model import IN_PROCESS
 from flows.errors import UserError
 from lightgen_core.captioning.config import PromptRewriting
 from tasks.config.settings import Settings

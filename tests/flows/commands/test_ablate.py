@@ -5,9 +5,11 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from flows.ablation_axes import default_values
 from flows.cli import cli
 from flows.commands.ablation_estimate import default_rates
 from flows.errors import UserError
+from flows.load import load_recipe
 
 
 def invoke(*arguments: str):
@@ -30,6 +32,30 @@ def test_every_axis_needs_its_values(tmp_path):
     refused = invoke("--axis", "captions", "--axis", "volume", "--values", "1,2", "--store", str(tmp_path)).exception
     assert isinstance(refused, UserError)
     assert str(refused) == "found 2 --axis and 1 --values; every axis needs its values"
+
+
+def test_an_axis_has_values_of_the_recipes_own_size(tmp_path):
+    """Few captions against all of them; a field of the recipe has none."""
+    done = invoke("--axis", "captions", "--seeds", "1", "--store", str(tmp_path), "--dry-run", "--json")
+    assert json.loads(done.output)["estimate"]["stages_of_all_runs"] == 14
+    refused = invoke("--axis", "pretrain.batch_size", "--store", str(tmp_path)).exception
+    assert isinstance(refused, UserError)
+    assert str(refused).startswith("--axis pretrain.batch_size needs --values: those of captions, volume")
+
+
+@pytest.mark.parametrize(
+    ("axis", "values"),
+    [
+        ("captions", [60, 4000]),
+        ("volume", [4000, 12000]),
+        ("iterations", [1300, 2600]),
+        ("checkpoints", [650, 1300, 1950, 2600]),
+        ("dedup", ["off", 0.9995]),
+        ("preference", ["none", "sft", "nft"]),
+    ],
+)
+def test_values_of_an_axis_follow_from_the_recipe(axis, values):
+    assert default_values(axis, load_recipe("demo")) == values
 
 
 def test_a_given_speed_takes_the_place_of_the_cores():
