@@ -69,7 +69,7 @@ class JudgeParts:
 
 
 class _Attributes:
-    """Whether each noun phrase is there: the product of the probabilities of yes."""
+    """Presence of each noun phrase: the product of the probabilities of yes."""
 
     def __init__(self, category: str, options: EvaluationOptions, parser: PhraseParser) -> None:
         if options.judge is None:

@@ -27,7 +27,7 @@ PARTS: dict[str, tuple[Part, ...]] = {
     "spatial": ("spatial",),
     "non_spatial": ("action",),
 }
-"""What is scored in a category's images; of complex prompts see `parts_of`."""
+"""Parts scored in the images of a category; of complex prompts see `parts_of`."""
 
 Relation = Literal["near", "left", "right", "top", "bottom"]
 _RELATIONS: dict[str, Relation] = {
