@@ -22,7 +22,7 @@ from tests.factories.many_sources import PROMPTS, save_many_sources
 from tests.support.contents import contents
 from tests.support.held import hold_at
 from tests.support.paths import ROOT
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.slow(rank=5)
 
@@ -51,7 +51,7 @@ def start(folder: Path, store: str, *path: str) -> subprocess.Popen:
 
 def finish(process: subprocess.Popen) -> dict:
     """Return what a run prints."""
-    printed, said = process.communicate(timeout=600)
+    printed, said = process.communicate(timeout=3 * PATIENCE)
     assert process.returncode == 0, said
     return json.loads(printed)
 
@@ -100,7 +100,11 @@ def test_a_run_killed_while_judging_ends_with_the_same_bytes(folder, made, tmp_p
     hold.flag.touch()
     process = start(folder, "killed", hold.path)
     dedup = folder / "killed" / "dedup"
-    wait_until(lambda: process.poll() is not None or (any(dedup.glob(f"*/{DONE}")) and any(dedup.glob("*/.*.partial"))))
+
+    def held() -> bool:
+        return any(dedup.glob(f"*/{DONE}")) and any(dedup.glob("*/.*.partial"))
+
+    wait_until(lambda: process.poll() is not None or held(), 3 * PATIENCE)  # four stages, on a machine that may be busy
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not list(dedup.glob(f"*/{HELD}")) and process.returncode == -signal.SIGKILL
