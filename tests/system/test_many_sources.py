@@ -104,9 +104,11 @@ def test_a_run_killed_while_judging_ends_with_the_same_bytes(folder, made, tmp_p
     def held() -> bool:
         return any(dedup.glob(f"*/{DONE}")) and any(dedup.glob("*/.*.partial"))
 
-    wait_until(lambda: process.poll() is not None or held(), 3 * PATIENCE)  # four stages, on a machine that may be busy
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    try:
+        wait_until(lambda: process.poll() is not None or held(), 3 * PATIENCE)  # four stages, on a busy machine too
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
     assert not list(dedup.glob(f"*/{HELD}")) and process.returncode == -signal.SIGKILL
     resumed = finish(start(folder, "killed"))
     states = {row["stage"]: row["state"] for row in resumed["stages"]}
