@@ -18,6 +18,7 @@ from lightgen_core.teachers.config import ImageSetConfig
 from lightgen_core.teachers.image_set import open_configured_set
 from storage.plural import pluralize
 from tasks.config.recipe import Recipe
+from tasks.config.sources import WeightedCaptions, WeightedTeacher
 
 SAMPLES, IMAGES = 2000, 100
 """Rows that are read, and images that are decoded; of a smaller set all."""
@@ -32,15 +33,38 @@ class DataFinding(NamedTuple):
     found: str
 
 
+class Wanted(NamedTuple):
+    """Rows that a source is to give, and the words for them."""
+
+    count: int
+    said: str
+
+
 def check_data(recipe: Recipe) -> list[DataFinding]:
     """Return the findings about the captions and images that a recipe reads."""
-    files = [origin.file for origin in recipe.captions.origins if origin.file]
-    rows = [row for file in files for row in _check_captions(recipe, file)]
-    sets = [each.files for each in recipe.synthesis.each if each.teacher == "files" and each.files]
-    return [*rows, *(row for images in sets for row in _check_images(recipe, images))]
+    rows: list[DataFinding] = []
+    for origin in recipe.captions.origins:
+        wanted = _wanted("captions.count", recipe.captions.count, origin, recipe.captions.sources)
+        if origin.file:
+            rows += _check_captions(recipe, origin.file, wanted if origin.source == "file" else None)
+    for each in recipe.synthesis.each:
+        wanted = _wanted("synthesis.count", recipe.synthesis.count, each, recipe.synthesis.teachers)
+        if each.teacher == "files" and each.files:
+            rows += _check_images(recipe, each.files, wanted)
+    return rows
 
 
-def _check_captions(recipe: Recipe, source: CaptionFile) -> list[DataFinding]:
+def _wanted(field: str, count: int, source: object, several: Sequence[WeightedCaptions | WeightedTeacher]) -> Wanted:
+    """Return how many rows a source is to give, and the words for it; of several sources its part by weight."""
+    for each in several:
+        if each is source:
+            part = round(count * each.weight / sum(other.weight for other in several))
+            return Wanted(part, f"{each.name}'s part of {field} is {part}")
+    return Wanted(count, f"{field} is {count}")
+
+
+def _check_captions(recipe: Recipe, source: CaptionFile, wanted: Wanted | None) -> list[DataFinding]:
+    """Return the findings about a file of captions; wanted: None where a language model rewrites them."""
     try:
         found = list(islice(read_captions(source), SAMPLES + 1))
     except CaptionFileError as error:
@@ -57,11 +81,13 @@ def _check_captions(recipe: Recipe, source: CaptionFile) -> list[DataFinding]:
             f"{_of(cut, captions)} have more than {longest} words, and are cut at tokens.max_text_tokens: {_quote(cut)}"
         )
         rows.append(DataFinding("captions", "note", text))
-    rows += _check_duplicates(recipe, captions, complete)
+    rows += _check_duplicates(recipe, captions, complete, wanted)
     return rows
 
 
-def _check_duplicates(recipe: Recipe, captions: Sequence[Caption], complete: bool) -> list[DataFinding]:
+def _check_duplicates(
+    recipe: Recipe, captions: Sequence[Caption], complete: bool, wanted: Wanted | None
+) -> list[DataFinding]:
     """Say how many captions the stage `captions` will drop, and with them their images."""
     config, rows = recipe.captions, []
     distinct = list({caption.text: caption for caption in captions}.values())
@@ -74,15 +100,15 @@ def _check_duplicates(recipe: Recipe, captions: Sequence[Caption], complete: boo
         text = f"{_of(dropped, captions)} are near duplicates (captions.near_duplicate), and dropped with their images"
         rows.append(DataFinding("captions", "note", f"{text}: {_quote(dropped)}"))
     left = len(distinct) - len(dropped)
-    if config.source == "file" and left > config.count:
-        text = f"captions.count is {config.count}: of {left}{'' if complete else ' and more'} the others are not taken"
+    if wanted and left > wanted.count:
+        text = f"{wanted.said}: of {left}{'' if complete else ' and more'} the others are not taken"
         rows.append(DataFinding("captions", "note", f"{text}, nor their images"))
-    if config.source == "file" and complete and left < config.count:
-        rows.append(DataFinding("captions", "note", f"captions.count is {config.count}; there are {left}"))
+    if wanted and complete and left < wanted.count:
+        rows.append(DataFinding("captions", "note", f"{wanted.said}; there are {left}"))
     return rows
 
 
-def _check_images(recipe: Recipe, config: ImageSetConfig) -> list[DataFinding]:
+def _check_images(recipe: Recipe, config: ImageSetConfig, wanted: Wanted) -> list[DataFinding]:
     try:
         image_set = open_configured_set(config)
         result = survey(image_set, config.max_pixels, samples=SAMPLES, images=IMAGES)
@@ -96,8 +122,8 @@ def _check_images(recipe: Recipe, config: ImageSetConfig) -> list[DataFinding]:
     rows += _by_reason("images", unreadable, result.decoded)
     if result.samples and not result.sizes:
         rows.append(DataFinding("images", "missing", f"none of {result.decoded} images can be read"))
-    if result.complete and 0 < len(result.samples) < recipe.synthesis.count:
-        text = f"synthesis.count is {recipe.synthesis.count}; the set has {len(result.samples)}"
+    if result.complete and 0 < len(result.samples) < wanted.count:
+        text = f"{wanted.said}; the set has {len(result.samples)}"
         rows.append(DataFinding("images", "note", text))
     return [*rows, *_check_sizes(recipe, config, result)]
 

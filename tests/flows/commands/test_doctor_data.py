@@ -128,3 +128,19 @@ def test_of_a_large_set_a_sample_of_several_files_is_read(tmp_path, monkeypatch)
     }
     assert sorted(set(opened)) == [f"{number:02}.parquet" for number in (0, 2, 5, 7, 10, 12, 15, 17)]
     assert IMAGES == 100
+
+
+def test_of_several_sources_each_has_its_part_of_the_count(tmp_path):
+    """A file that a language model rewrites is to give nothing itself."""
+    root = write_form("txt beside images", tmp_path / "set")
+    source, teacher = f"{{name: set, source: file, file: {{path: {root}}}}}", f"teacher: files, files: {{path: {root}}}"
+    rewriter = f"{{name: llm, weight: 3, source: llm, llm: {{model: m, rewrite: {{}}}}, file: {{path: {root}}}}}"
+    lines = [f"captions.sources=[{source}, {rewriter}]", "captions.count=100", "synthesis.count=100"]
+    lines += [f"synthesis.teachers=[{{name: set, {teacher}}}, {{name: more, weight: 4, {teacher}}}]"]
+    recipe = load_recipe("smoke", [*lines, "pairs.scorer=clip", "evaluation.benchmark=prompts"])
+    said = [found.found.partition(";")[0] for found in check_data(recipe) if " part of " in found.found]
+    assert said == [
+        "set's part of captions.count is 25",
+        "set's part of synthesis.count is 20",
+        "more's part of synthesis.count is 80",
+    ]
