@@ -36,7 +36,7 @@ class DataFinding(NamedTuple):
 class Wanted(NamedTuple):
     """Rows that a source is to give, and the words for them."""
 
-    count: int
+    rows: int
     said: str
 
 
@@ -100,10 +100,10 @@ def _check_duplicates(
         text = f"{_of(dropped, captions)} are near duplicates (captions.near_duplicate), and dropped with their images"
         rows.append(DataFinding("captions", "note", f"{text}: {_quote(dropped)}"))
     left = len(distinct) - len(dropped)
-    if wanted and left > wanted.count:
+    if wanted and left > wanted.rows:
         text = f"{wanted.said}: of {left}{'' if complete else ' and more'} the others are not taken"
         rows.append(DataFinding("captions", "note", f"{text}, nor their images"))
-    if wanted and complete and left < wanted.count:
+    if wanted and complete and left < wanted.rows:
         rows.append(DataFinding("captions", "note", f"{wanted.said}; there are {left}"))
     return rows
 
@@ -122,7 +122,7 @@ def _check_images(recipe: Recipe, config: ImageSetConfig, wanted: Wanted) -> lis
     rows += _by_reason("images", unreadable, result.decoded)
     if result.samples and not result.sizes:
         rows.append(DataFinding("images", "missing", f"none of {result.decoded} images can be read"))
-    if result.complete and 0 < len(result.samples) < wanted.count:
+    if result.complete and 0 < len(result.samples) < wanted.rows:
         text = f"{wanted.said}; the set has {len(result.samples)}"
         rows.append(DataFinding("images", "note", text))
     return [*rows, *_check_sizes(recipe, config, result)]
