@@ -3,20 +3,26 @@
     python -m lightgen_core.zoo.train_t5 --out FOLDER [--clip zoo:clip] [--steps 600] [--seed 0] [--threads 1]
 
 The mean of the T5's states is brought to the CLIP's embedding of the image (locked-image tuning, Zhai et al. 2022).
-A reader that asks the states what the caption says of each shape makes them useful word by word. No meaning that is
-held out takes part.
+A reader that asks the states what the caption says of each shape makes them useful word by word, also of captions that
+name more than any image shows. No meaning that is held out takes part, nor any part of a caption that says one.
 """
 
 import logging
+from collections.abc import Callable, Sequence, Set
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import T5Config, T5EncoderModel
+from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
 from lightgen_core.encoders.clip import Clip
+from lightgen_core.scene.meaning import Meaning
+from lightgen_core.scene.vocabulary import COLORS, SHAPES
 from lightgen_core.zoo.captioned import Captioned, make_dataset
+from lightgen_core.zoo.compound_captions import Group, compound_caption
 from lightgen_core.zoo.optimize import argument_parser, optimize, parse_arguments
 from lightgen_core.zoo.reader import Reader
 from lightgen_core.zoo.tokenizer import END, PAD, make_tokenizer
@@ -27,9 +33,12 @@ logger = logging.getLogger(__name__)
 
 WIDTH = 128
 BATCH = 192
-CONTRASTIVE_WEIGHT = 0.1
+"""Captions of a step: half of them of images, half without one, for the reader alone."""
+CONTRASTIVE_WEIGHT = 0.05
 """Low beside the reader's: the contrastive loss is content with states that know each meaning as a whole, and such
 states say little about meanings that are held out."""
+COMPOUND_TOKENS = 36
+"""Tokens that captions without an image are padded to."""
 
 
 class Towers(nn.Module):
@@ -86,20 +95,53 @@ def init_relative_positions(t5: T5EncoderModel, slope: float = 2.0) -> None:
         attention.relative_attention_bias.weight[bucket] = -slope * torch.tensor([before, after, *sides])
 
 
-def train(towers: Towers, dataset: Captioned, locked: Tensor, scale: Tensor, steps: int, seed: int) -> None:
-    """Train in place against the images' embeddings `locked` (images, embedding), in bf16 where autocast allows."""
+def train(
+    towers: Towers,
+    dataset: Captioned,
+    compounds: Callable[[int], tuple[Tensor, Tensor]],
+    locked: Tensor,
+    scale: Tensor,
+    steps: int,
+    seed: int,
+) -> None:
+    """Train in place against the images' embeddings `locked` (images, embedding).
+
+    compounds: returns so many captions without an image, (rows, tokens) ids, and their targets (rows, shapes, 3).
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def losses(step: int) -> dict[str, Tensor]:
-        rows, captions = dataset.sample(BATCH, step % 4 != 0, generator)
-        # Fused attention is slower than plain matrix products here: its bf16 backward on CPU is.
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            states, mask, texts = towers(captions)
-        by_reader = towers.reader.loss(states, mask, dataset.targets[dataset.meaning_ids[rows]])
-        by_clip = contrastive(locked[rows], texts, dataset.truth[rows][:, dataset.meaning_ids[rows]], scale)
+        rows, captions = dataset.sample(BATCH // 2, step % 4 != 0, generator)
+        others, other_targets = compounds(BATCH // 2)
+        captions = functional.pad(captions, (0, others.shape[1] - captions.shape[1]))
+        with sdpa_kernel(SDPBackend.MATH):  # faster than fused attention for so short texts
+            states, mask, texts = towers(torch.cat([captions, others]))
+        targets = torch.cat([dataset.targets[dataset.meaning_ids[rows]], other_targets])
+        by_reader = towers.reader.loss(states, mask, targets)
+        truth = dataset.truth[rows][:, dataset.meaning_ids[rows]]
+        by_clip = contrastive(locked[rows], texts[: len(rows)], truth, scale)
         return {"loss": by_reader + CONTRASTIVE_WEIGHT * by_clip, "reader": by_reader, "contrastive": by_clip}
 
     optimize(towers, losses, steps, betas=(0.9, 0.98), max_grad_norm=1.0)
+
+
+def sample_compounds(
+    tokenizer: PreTrainedTokenizerBase, seen: Set[Meaning], rng: np.random.Generator, count: int
+) -> tuple[Tensor, Tensor]:
+    """Sample captions of several groups of objects: (count, COMPOUND_TOKENS) ids and (count, shapes, 3) targets."""
+    captions, groups = zip(*(compound_caption(seen, rng) for _ in range(count)), strict=True)
+    padding = {"padding": "max_length", "max_length": COMPOUND_TOKENS, "truncation": True}
+    ids = tokenizer(list(captions), return_tensors="pt", **padding).input_ids
+    return ids, torch.tensor([_targets(each) for each in groups])
+
+
+def _targets(groups: Sequence[Group]) -> list[tuple[int, int, int]]:
+    """Return per shape its count and 0 or 1 + colour; no relation is said."""
+    targets = [(0, 0, 0)] * len(SHAPES)
+    for group in groups:
+        color = 1 + tuple(COLORS).index(group.object.color) if group.object.color else 0
+        targets[SHAPES.index(group.object.shape)] = (group.count, color, 0)
+    return targets
 
 
 def main() -> None:
@@ -116,7 +158,10 @@ def main() -> None:
     locked = torch.from_numpy(clip.embed_images(dataset.images.permute(0, 2, 3, 1)))
     logger.info("%d images of %d meanings", len(locked), len(both_ways))
     towers = Towers(len(tokenizer), clip.width)
-    train(towers, dataset, locked, clip.model.logit_scale.exp().clamp(max=100), arguments.steps, arguments.seed)
+    compounds = partial(sample_compounds, tokenizer, frozenset(seen), np.random.default_rng(arguments.seed))
+    train(
+        towers, dataset, compounds, locked, clip.model.logit_scale.exp().clamp(max=100), arguments.steps, arguments.seed
+    )
     towers.t5.half().save_pretrained(arguments.out)
     tokenizer.save_pretrained(arguments.out)
     logger.info("saved %s", arguments.out)

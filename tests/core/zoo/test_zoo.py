@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_clip_picks_the_caption_of_nine_in_ten_held_out_images() -> None:
     assert retrieval_accuracy(Clip.load("zoo:clip"), World(), 180, np.random.default_rng(4)) >= 0.9
 
 
-@pytest.mark.parametrize(("category", "least"), [("position", 0.95), ("color_attr", 0.85)])
+@pytest.mark.parametrize(("category", "least"), [("position", 0.95), ("color_attr", 0.95)])
 def test_frozen_text_states_encode_relation_and_binding(category: str, least: float) -> None:
     """Probed on held-out captions."""
     assert probe(TextEncoder.load("zoo:t5"), World(), category, np.random.default_rng(5), steps=400) > least
@@ -178,7 +179,9 @@ def test_training_t5_moves_every_weight(dataset: Captioned, tmp_path: Path) -> N
     towers = train_t5.Towers(len(tokenizer), embedding=8)
     before = {name: value.clone() for name, value in towers.named_parameters()}
     locked = functional.normalize(torch.randn(len(dataset.images), 8), dim=-1)
-    train_t5.train(towers, dataset, locked, torch.tensor(10.0), steps=1, seed=0)
+    seen = frozenset(seen_meanings())
+    compounds = partial(train_t5.sample_compounds, tokenizer, seen, np.random.default_rng(0))
+    train_t5.train(towers, dataset, compounds, locked, torch.tensor(10.0), steps=1, seed=0)
     assert [name for name, value in towers.named_parameters() if torch.equal(before[name], value)] == []
     towers.t5.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
