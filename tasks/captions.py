@@ -55,7 +55,7 @@ def _models(recipe: Recipe) -> tuple[str, ...]:
 
 def _files(recipe: Recipe) -> tuple[str, ...]:
     """Return the files of captions, and of the prompts that these must not repeat."""
-    files = [each.file.path for each in recipe.captions.origins if each.file]
+    files = [location for each in recipe.captions.origins if each.file for location in each.file.locations]
     return (*files, *(() if _scene_only(recipe) else prompt_files(recipe)))
 
 

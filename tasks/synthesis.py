@@ -57,8 +57,9 @@ def _weights(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _files(recipe: Recipe) -> tuple[str, ...]:
-    sets = [each.files.path for each in recipe.synthesis.each if each.teacher == "files" and each.files]
-    return (*sets, *(prompt_files(recipe) if recipe.synthesis.recaption else ()))
+    sets = [each.files for each in recipe.synthesis.each if each.teacher == "files" and each.files]
+    locations = [location for each in sets for location in each.locations]
+    return (*locations, *(prompt_files(recipe) if recipe.synthesis.recaption else ()))
 
 
 def _count_fields(recipe: Recipe) -> tuple[str, ...]:
@@ -94,6 +95,8 @@ def synthesis(ctx: StageContext, captions: Artifact) -> None:
     plan = plan_synthesis(ctx.recipe, captions)
     if (without := plan.counts.get("caption_filtered_out")) is not None:
         ctx.log("%s with a kept caption, %d without", pluralize(len(plan), "sample"), without)
+    if unused := plan.counts.get("captions_unused"):
+        ctx.log("%s of no image", pluralize(unused, "kept caption"))
     if plan.rejected:
         rows = [{"id": None, "source": s.key, "caption": s.caption, **_reason_columns(s.error)} for s in plan.rejected]
         ctx.write_table("quarantine-set.parquet", pa.Table.from_pylist(rows, QUARANTINE))

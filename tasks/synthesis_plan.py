@@ -139,7 +139,11 @@ class ImageSetPlan:
         self._row_of = {normalize_whitespace(row["caption"]): row for row in reversed(kept)}
         self._set = ImageSetTeacher(config.files, self._row_of, config.count, image_encoder(recipe))
         self.rejected: Sequence[BadSample] = self._set.bad_samples
-        self.counts = {"caption_filtered_out": self._set.unmatched, "surplus": self._set.surplus}
+        self.counts = {
+            "caption_filtered_out": self._set.unmatched,
+            "surplus": self._set.surplus,
+            "captions_unused": self._set.unused,
+        }
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ImageSetPlan, self._arguments

@@ -72,7 +72,7 @@ def _check_captions(recipe: Recipe, source: CaptionFile, wanted: Wanted | None) 
     complete = len(found) <= SAMPLES
     captions = [row for row in found[:SAMPLES] if isinstance(row, Caption)]
     bad = [row for row in found[:SAMPLES] if isinstance(row, BadRow)]
-    rows = [_summary("captions", source.path, len(captions), "caption", complete)]
+    rows = [_summary("captions", " with ".join(source.locations), len(captions), "caption", complete)]
     rows += _by_reason("captions", [(row.location, row.reason) for row in bad], len(captions) + len(bad))
     longest = recipe.tokens.max_text_tokens
     cut = [caption.text for caption in captions if len(caption.text.split()) > longest]
@@ -115,7 +115,7 @@ def _check_images(recipe: Recipe, config: ImageSetConfig, wanted: Wanted) -> lis
     except ImageSetError as error:
         return [DataFinding("images", "missing", str(error))]
     seen = len(result.samples) + len(result.bad_samples)
-    where = f"{config.path}, read as {image_set.form}"
+    where = f"{' with '.join(config.locations)}, read as {image_set.form}"
     rows = [_summary("images", where, len(result.samples), "sample", result.complete)]
     rows += _by_reason("images", [(each.key, str(each.error.reason)) for each in result.bad_samples], seen)
     unreadable = [(each.key, str(each.error.reason)) for each in result.unreadable]

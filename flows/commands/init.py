@@ -11,13 +11,16 @@ import yaml
 from flows.errors import UserError
 from lightgen_core.captioning.config import CaptionFile
 from lightgen_core.captioning.readers import BadRow, CaptionFileError, read_captions
-from lightgen_core.images.image_set import open_image_set
 from lightgen_core.images.sample import ImageSetError
 from lightgen_core.images.survey import Survey, evenly_spaced, survey
 from lightgen_core.teachers.config import ImageSetConfig
+from lightgen_core.teachers.image_set import open_configured_set
 
 SAMPLES, IMAGES = 20_000, 100
 """Rows that are read, and images that are decoded; of a smaller set all."""
+
+UNKNOWN = 1_000_000
+"""Count in the recipe of a set that is larger than what is read."""
 
 SIDE, LARGEST = 16, 64
 """Sides, px: multiples of SIDE, which the embedded autoencoder turns into whole tokens, up to LARGEST."""
@@ -41,16 +44,25 @@ HEADER = """\
 def recipe_of_images(images: str, captions: str | None, file: Path) -> str:
     """Return the text of a recipe for own images, and write the prompts of its evaluation beside `file`.
 
+    Args:
+        captions: a table that names the images, or a list of captions to take of the images' own; None: all of those.
+
     Raises:
         UserError: no image with a caption can be read.
     """
-    seen, form = _look_at(images)
+    seen, form, is_table = _look_at(images, captions)
     images, captions = _absolute(images), captions and _absolute(captions)
-    texts = [sample.caption for sample in seen.samples] if captions is None else _read(captions)
+    files = {"path": images, "captions": captions} if is_table else {"path": images}
+    source, texts = files, [sample.caption for sample in seen.samples]
+    count = count_captions = len(seen.samples) if seen.complete else UNKNOWN
+    if captions and not is_table:
+        source, texts = {"path": captions}, _listed(captions, seen)
+        count_captions = max(count, len(texts)) if len(texts) < SAMPLES else UNKNOWN
     distinct = list(dict.fromkeys(texts))
     prompts = file.with_name(f"{file.stem}-prompts.txt")
     held_out = evenly_spaced(distinct, max(1, min(PROMPTS, len(distinct) // 8)))
     prompts.write_text("".join(f"{caption}\n" for caption in held_out), encoding="utf-8")
+    form += f", captions in {Path(str(captions)).name}" if is_table else ""
     more = "" if seen.complete else " and more"
     smallest = min(min(height, width) for _, height, width in seen.sizes)
     found = [
@@ -62,16 +74,15 @@ def recipe_of_images(images: str, captions: str | None, file: Path) -> str:
     ]
     if held := _held_out(len(seen.samples), texts):
         found.append(f"# held out  at least {held} images, for a loss of what training never sees: pretrain.validation")
-    count = max(len(seen.samples), 1) if seen.complete else 1_000_000
     recipe = {
         "name": file.stem,
         "purpose": f"a small student of the images in {images}",
-        "captions": {"source": "file", "count": count, "file": {"path": captions or images}},
+        "captions": {"source": "file", "count": count_captions, "file": source},
         "synthesis": {
             "teacher": "files",
             "count": count,
             "shard_size": 500,
-            "files": {"path": images, "size": _side(seen)},
+            "files": {**files, "size": _side(seen)},
         },
         **_learning(min(100, len(distinct)), held),
         "evaluation": {"benchmark": "prompts", "prompts": str(prompts.resolve()), "images": 2, "shard_size": 48},
@@ -139,24 +150,35 @@ def _absolute(location: str) -> str:
     return str(path.resolve()) if path.exists() else location
 
 
-def _look_at(images: str) -> tuple[Survey, str]:
-    config = ImageSetConfig(path=images)
-    try:
-        image_set = open_image_set(images, max_image_bytes=config.max_bytes)
-        seen = survey(image_set, config.max_pixels, samples=SAMPLES, images=IMAGES)
-    except ImageSetError as error:
-        raise UserError(str(error)) from error
+def _look_at(images: str, captions: str | None) -> tuple[Survey, str, bool]:
+    """Return what is seen of the images, their form, and whether `captions` is a table that names them."""
+    errors: list[str] = []
+    for table in (captions, None) if captions else (None,):
+        try:
+            return (*_survey(images, table), table is not None)
+        except ImageSetError as error:
+            errors.insert(0, str(error))
+    raise UserError(
+        "\n".join(dict.fromkeys(errors)) + "\nPut a caption beside each image (a.jpg, a.txt), list them in "
+        "metadata.jsonl, or give --captions a table with columns file_name and text; see docs/data.md."
+    )
+
+
+def _survey(images: str, table: str | None) -> tuple[Survey, str]:
+    """Return what is seen of the images, with captions of their own or of a table, and their form."""
+    config = ImageSetConfig(path=images, captions=table)
+    image_set = open_configured_set(config)
+    seen = survey(image_set, config.max_pixels, samples=SAMPLES, images=IMAGES)
     if not seen.samples or not seen.sizes:
         bad = [*seen.bad_samples, *seen.unreadable]
         example = f"; the first: {bad[0].key}: {bad[0].error}" if bad else ""
-        raise UserError(
-            f"{images}, read as {image_set.form}, holds no image with a caption that can be read{example}.\n"
-            "Put a caption beside each image (a.jpg, a.txt), or list them in metadata.jsonl; see docs/data.md."
-        )
+        where = f"{images}, read as {image_set.form}" + (f" with {table}" if table else "")
+        raise ImageSetError(f"{where}, holds no image with a caption that can be read{example}.")
     return seen, image_set.form
 
 
-def _read(captions: str) -> list[str]:
+def _listed(captions: str, seen: Survey) -> list[str]:
+    """Return the captions of a list. Raises UserError: there is none, or no image has one of them."""
     try:
         rows = list(islice(read_captions(CaptionFile(path=captions)), SAMPLES))
     except CaptionFileError as error:
@@ -164,6 +186,12 @@ def _read(captions: str) -> list[str]:
     texts = [row.text for row in rows if not isinstance(row, BadRow)]
     if not texts:
         raise UserError(f"{captions} holds no caption that can be used; docs/data.md names the forms")
+    if seen.complete and len(rows) < SAMPLES and not {sample.caption for sample in seen.samples} & set(texts):
+        raise UserError(
+            f"{captions} names no image, and no image has one of its captions as its own, such as {texts[0][:60]!r}.\n"
+            "Give --captions a table with columns file_name and text, or a list of the images' own captions; without "
+            "it all of these are taken."
+        )
     return texts
 
 

@@ -115,7 +115,9 @@ def schema() -> None:
 
 @click.command()
 @click.option("--pictures", metavar="LOCATION", help="Folder, file, s3:// address or hub data set of images.")
-@click.option("--captions", metavar="LOCATION", help="Captions that lie elsewhere than with the images.")
+@click.option(
+    "--captions", metavar="LOCATION", help="Table of captions that names the images, or a list of captions to take."
+)
 @click.option(
     "--from",
     "base",
@@ -129,6 +131,7 @@ def init(pictures: str | None, captions: str | None, base: str | None, output: P
 
     \b
     lightgen init --pictures photos -o photos.yaml     looks at sizes, captions and their number
+    lightgen init --pictures Images --captions captions.txt -o photos.yaml     a table that names them
     lightgen init --from demo -o mine.yaml             extends a recipe that there is
     """
     from flows.commands.init import recipe_from, recipe_of_images

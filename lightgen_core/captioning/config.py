@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from lightgen_core.config import Fraction, Positive, Section
+from lightgen_core.images.config import DataLocation
 
 AXES: dict[str, tuple[str, ...]] = {
     "subject": (
@@ -57,7 +58,7 @@ REFUSALS = (
 )  # fmt: skip
 
 
-class CaptionFile(Section):
+class CaptionFile(DataLocation):
     """Existing captions in a file."""
 
     path: str = Field(

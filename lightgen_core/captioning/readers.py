@@ -18,9 +18,10 @@ from lightgen_core.captioning.select import Caption
 from lightgen_core.images.files import Files, is_hidden
 from lightgen_core.images.form import SUFFIXES, describe, find_form, form_names
 from lightgen_core.images.image_set import Format, open_image_set, open_split
+from lightgen_core.images.metadata import FILE_NAMES
 from lightgen_core.images.reference import IMAGE_COLUMNS
 from lightgen_core.images.sample import CAPTION_FIELDS, BadSample, ImageSetError, normalize_whitespace, usual_names
-from lightgen_core.images.tables import csv_rows, lines, open_table, parse_object, table_rows
+from lightgen_core.images.tables import csv_columns, csv_rows, lines, open_table, parse_object, table_rows
 from lightgen_core.rejected import Reason as ImageReason
 from lightgen_core.rejected import Rejected
 
@@ -129,6 +130,8 @@ def _find_form(files: Files) -> str:
     try:
         return find_form(files, IMAGE_COLUMNS)
     except ImageSetError:
+        if files.file and _has_header(files, files.file):
+            return "csv"
         names = [name.lower() for name in files.find("") if not is_hidden(name)]
         for form in SUFFIXES:
             if form_names(names, form):
@@ -136,6 +139,14 @@ def _find_form(files: Files) -> str:
         if any(name.endswith(".txt") for name in names):
             return "txt"
         raise
+
+
+def _has_header(files: Files, name: str) -> bool:
+    """Return whether a text is a table: its first line has a column that names images, and one of captions."""
+    if not name.lower().endswith(".txt"):
+        return False
+    columns = csv_columns(files, name, _LINE_BYTES)
+    return bool(usual_names(columns, FILE_NAMES) and usual_names(columns, CAPTION_FIELDS))
 
 
 def _names(source: CaptionFile, files: Files, form: str) -> list[str]:
@@ -243,18 +254,27 @@ def _first_usable(values: list[Any], max_characters: int) -> Any:
     return values[0]
 
 
-def _set_rows(source: CaptionFile, form: Format) -> Iterator[_Row]:
+def _set_rows(source: CaptionFile, form: Format | None) -> Iterator[_Row]:
     """Yield captions of an image set, as the teacher `files` reads them."""
     fields = CAPTION_FIELDS if source.column == _DEFAULT_COLUMN else (source.column,)
     try:
-        image_set = open_image_set(source.path, form, split=source.split, subset=source.subset, caption_fields=fields)
+        image_set = open_image_set(
+            source.path,
+            form,
+            split=source.split,
+            subset=source.subset,
+            captions=source.captions,
+            caption_fields=fields,
+        )
+        for sample in image_set.samples():
+            yield _Row(sample.key, sample.caption or "", error=sample.error if isinstance(sample, BadSample) else None)
     except ImageSetError as error:
         raise CaptionFileError(str(error)) from error
-    for sample in image_set.samples():
-        yield _Row(sample.key, sample.caption or "", error=sample.error if isinstance(sample, BadSample) else None)
 
 
 def _rows(source: CaptionFile) -> Iterator[_Row]:
+    if source.captions:
+        return _set_rows(source, cast(Format | None, source.format))
     files, form = _open(source)
     if form in ("folder", "webdataset"):
         return _set_rows(source, cast(Format, form))

@@ -64,12 +64,18 @@ def find_form(files: Files, image_columns: Sequence[str]) -> str:
         has = has_image_rows if form in ("jsonl", "csv") else has_images
         if names and has(files, names[0], image_columns):
             return form
-    if any(PurePosixPath(name).suffix[1:].lower() in IMAGE_SUFFIXES for name in found):
+    if has_image_files(files):
         return "folder"
     raise ImageSetError(
         f"{files.root} holds no image set: found {describe(files)}; expected images, or .tar, .parquet, .arrow, .jsonl "
         "or .csv files with images in them or their paths"
     )
+
+
+def has_image_files(files: Files) -> bool:
+    """Return whether there is a file with the suffix of an image."""
+    found = files.find(*(f".{suffix}" for suffix in IMAGE_SUFFIXES))
+    return any(PurePosixPath(name).suffix[1:].lower() in IMAGE_SUFFIXES and not is_hidden(name) for name in found)
 
 
 def beside(files: Files, form: str, names: Sequence[str]) -> list[BadSample]:

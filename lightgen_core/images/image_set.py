@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from lightgen_core.images.caption_table import CaptionTable
 from lightgen_core.images.files import Files
 from lightgen_core.images.folder_set import FolderSet
-from lightgen_core.images.form import beside, data_files, find_form
+from lightgen_core.images.form import beside, data_files, find_form, has_image_files
 from lightgen_core.images.location import LocationError, open_files, parse_hub
 from lightgen_core.images.reference import IMAGE_COLUMNS
 from lightgen_core.images.row_set import RowSet
@@ -83,6 +84,7 @@ def open_image_set(
     *,
     split: str | None = None,
     subset: str | None = None,
+    captions: str | Path | None = None,
     caption_fields: Sequence[str] = CAPTION_FIELDS,
     image_column: str = "image",
     max_image_bytes: int = MAX_IMAGE_BYTES,
@@ -98,20 +100,28 @@ def open_image_set(
             JSON also base64; dataset: a split, of any of these forms. None: what is found there.
         split: of a Hugging Face data set; None: train of one, all files of anything else.
         subset: configuration of the data set; None: its default one.
+        captions: location of a table that names images of the folder, with captions, preferred to others. Names may
+            have folders in front, or lack them.
         caption_fields: JSON fields or columns of the caption; the first one with a usable caption counts.
         image_column: field or column of the image; "image" stands for the usual names (IMAGE_COLUMNS).
 
     Raises:
-        ImageSetError: no such file or folder, or nothing of that format in it.
+        ImageSetError: no such file or folder, nothing of that format in it, or captions for another form than a folder.
     """
     fields = tuple(caption_fields)
     columns = IMAGE_COLUMNS if image_column == "image" else (image_column,)
     files, form = open_split(str(path), format, split, subset)
-    found = form or find_form(files, columns)
+    table = CaptionTable.open(str(captions)) if captions else None
+    found = "folder" if table and form is None and has_image_files(files) else form or find_form(files, columns)
+    if table and found != "folder":
+        raise ImageSetError(
+            f"{files.root} is read as {found}, by format or by what lies there, and captions names images of a folder; "
+            "take captions out, or name the folder of the images"
+        )
     if found == "folder":
         if files.file is not None:
             raise ImageSetError(f"{files.root} is no folder; format folder takes one of images and captions")
-        return WithPassedOver(FolderSet(files, fields, max_image_bytes), found, ())
+        return WithPassedOver(FolderSet(files, fields, max_image_bytes, table), found, ())
     names, passed_over = data_files(files, found)
     if format in (None, "dataset"):
         passed_over += beside(files, found, names)

@@ -33,10 +33,8 @@ def resolve_reference(files: Files, folder: str, text: str) -> str:
     Raises:
         Rejected: an address, a path out of the set, or no such file.
     """
-    if _ADDRESS.match(text):
-        raise Rejected(Reason.NO_IMAGE, f"{text[:200]!a} is not fetched: download the images, as img2dataset does")
     rejected: Rejected | None = None
-    for candidate in _candidates(folder, text.removeprefix("file://").replace("\\", "/").strip()):
+    for candidate in _candidates(folder, plain_path(text)):
         try:
             name = checked_member_name(posixpath.normpath(candidate).encode(errors="surrogateescape"))
             if files.exists(name):
@@ -44,6 +42,13 @@ def resolve_reference(files: Files, folder: str, text: str) -> str:
         except Rejected as error:
             rejected = rejected or error.without_frames()
     raise rejected or Rejected(Reason.NO_IMAGE, f"there is no {text[:200]!a} in the set")
+
+
+def plain_path(text: str) -> str:
+    """Return a path with slashes and without protocol. Raises Rejected: an address."""
+    if _ADDRESS.match(text):
+        raise Rejected(Reason.NO_IMAGE, f"{text[:200]!a} is not fetched: download the images, as img2dataset does")
+    return text.removeprefix("file://").replace("\\", "/").strip()
 
 
 def _candidates(folder: str, path: str) -> Iterator[str]:

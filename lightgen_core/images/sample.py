@@ -203,7 +203,8 @@ class SampleFiles:
     def results(self) -> Iterator[Sample | BadSample]:
         """Yield the sample or its error, and every file that was rejected."""
         yield from self.bad_samples
-        captions = [self.captions[kind] for kind in (*CAPTION_SUFFIXES, "metadata") if kind in self.captions]
+        kinds = ("table", *CAPTION_SUFFIXES, "metadata")
+        captions = [self.captions[kind] for kind in kinds if kind in self.captions]
         caption = next((value for value in captions if isinstance(value, str)), None)
         if not self.images:
             others = ascii(self.others)[:200]

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lightgen_core.images.documents import document_rows
 from lightgen_core.images.files import Files
 from lightgen_core.images.sample import codec_of
 from lightgen_core.rejected import Reason, Rejected
@@ -24,8 +25,6 @@ BATCH = 4096
 """Rows of text read at once."""
 IMAGE_BATCH = 16
 """Rows of images read at once."""
-_DOCUMENT_BYTES = 1 << 30
-"""Longest JSON document; JSON lines may be of any length."""
 _NEWLINES = (b"\n", "\n")
 _DELIMITERS = ",\t;|"
 _TEXT = (pa.string(), pa.large_string(), pa.string_view())
@@ -57,8 +56,7 @@ def open_plain(files: Files, name: str) -> Iterator[BinaryIO]:
 def lines(files: Files, name: str, limit: int) -> Iterator[Line]:
     """Yield the lines of a text, UTF-16 with its mark as UTF-8, in bounded memory for any file.
 
-    Of a .json that is one document the objects of its list are lines, or its own: kohya's tools write an object of one
-    object for each image, whose name becomes `file_name`. Their `start` is their index.
+    Of a .json that is one document its rows are lines (`document_rows`); their `start` is their index.
 
     Raises:
         Rejected: the packed data are damaged.
@@ -66,7 +64,7 @@ def lines(files: Files, name: str, limit: int) -> Iterator[Line]:
     try:
         if is_document(name):
             with open_plain(files, name) as file:
-                rows = _document_rows(file)
+                rows = document_rows(file)
             if rows is not None:
                 yield from (Line(index + 1, index, json.dumps(row).encode()) for index, row in enumerate(rows))
                 return
@@ -79,18 +77,6 @@ def lines(files: Files, name: str, limit: int) -> Iterator[Line]:
 def is_document(name: str) -> bool:
     """Return whether a file may be one JSON document."""
     return ".json" in PurePosixPath(name.lower()).suffixes[-2:]
-
-
-def _document_rows(file: BinaryIO) -> list[Any] | None:
-    """Return the rows of a JSON document; None if it is none."""
-    data = file.read(_DOCUMENT_BYTES + 1)
-    try:
-        value = json.loads(data.decode(codec_of(data))) if len(data) <= _DOCUMENT_BYTES else None
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(value, dict) and value and all(isinstance(row, dict) for row in value.values()):
-        return [{"file_name": name, **row} for name, row in value.items()]
-    return value if isinstance(value, list) else None
 
 
 def _lines(file: BinaryIO, limit: int) -> Iterator[Line]:
@@ -133,19 +119,40 @@ def csv_rows(files: Files, name: str) -> Iterator[tuple[int, dict[str, str] | Re
         Rejected: the packed data are damaged.
     """
     with open_plain(files, name) as file:
-        head = file.readline()
+        codec = codec_of(file.readline())
         file.seek(0)
         try:
-            with TextIOWrapper(file, codec_of(head), "surrogateescape", newline="") as text:
+            with TextIOWrapper(file, codec, "replace" if codec == "utf-16" else "surrogateescape", newline="") as text:
                 yield from _csv_rows(text)
-        except (OSError, EOFError, pa.ArrowException) as error:
+        except (OSError, EOFError, pa.ArrowException, csv.Error) as error:
             raise Rejected(Reason.ARCHIVE_CORRUPT, str(error)) from error
 
 
+def csv_columns(files: Files, name: str, limit: int) -> list[str]:
+    """Return what would be the columns of a file if it were a CSV; [] if its first line is longer than `limit` bytes.
+
+    Raises:
+        Rejected: the packed data are damaged.
+    """
+    first = next((line.data for line in lines(files, name, limit)), None)
+    text = (first or b"").decode("utf-8-sig", "replace")
+    try:
+        return _columns(_csv_reader(text, ()))
+    except csv.Error:
+        return []
+
+
+def _csv_reader(first: str, rest: Iterable[str]) -> Iterator[list[str]]:
+    return csv.reader(_chain(first, rest), delimiter=max(_DELIMITERS, key=first.count))
+
+
+def _columns(reader: Iterator[list[str]]) -> list[str]:
+    return [column.strip() for column in next(reader, [])]
+
+
 def _csv_rows(text: TextIOWrapper) -> Iterator[tuple[int, dict[str, str] | Rejected]]:
-    first = text.readline()
-    reader = csv.reader(_chain(first, text), delimiter=max(_DELIMITERS, key=first.count))
-    header = [column.strip() for column in next(reader, [])]
+    reader = _csv_reader(text.readline(), text)
+    header = _columns(reader)
     number = 0
     while True:
         try:

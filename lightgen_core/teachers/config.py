@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from lightgen_core.config import Positive, Section
+from lightgen_core.images.config import DataLocation
 from lightgen_core.images.sample import CAPTION_FIELDS
 
 Argument = bool | int | float | str
@@ -33,7 +34,7 @@ class DiffusersConfig(Section):
     batch_size: Positive = Field(4, description="images generated at once; halved when memory runs out")
 
 
-class ImageSetConfig(Section):
+class ImageSetConfig(DataLocation):
     """An existing image set with captions as teacher."""
 
     path: str = Field(

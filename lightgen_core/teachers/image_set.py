@@ -20,6 +20,7 @@ def open_configured_set(config: ImageSetConfig) -> WithPassedOver:
         config.format,
         split=config.split,
         subset=config.subset,
+        captions=config.captions,
         caption_fields=config.caption_fields,
         image_column=config.image_column,
         max_image_bytes=config.max_bytes,
@@ -33,6 +34,7 @@ class ImageSetTeacher:
         bad_samples: unusable ones, with any caption.
         unmatched: samples whose caption was not chosen.
         surplus: samples with a chosen caption beyond the count.
+        unused: chosen captions of no sample.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class ImageSetTeacher:
                 self.samples.append(sample)
             else:
                 self.surplus += 1
+        self.unused = len(chosen - {sample.caption for sample in self.samples})
         self._decoder = SafeImageDecoder(config.max_pixels, config.size, encode=encode)
 
     def images(self, start: int, stop: int, threads: int = 1) -> Iterator[bytes | Rejected]:

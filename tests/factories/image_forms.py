@@ -105,6 +105,16 @@ def _kohya(root: Path) -> None:
     (root / "meta_cap.json").write_text(json.dumps(rows, indent=2))
 
 
+def _coco(root: Path) -> None:
+    """As COCO's captions_val2017.json, with two captions of each image."""
+    names = _write(root)
+    listed = [{"id": 10 + number, "file_name": name, "license": 3} for number, name in enumerate(names)]
+    texts = [{"image_id": 10 + number, "caption": text} for number, text in enumerate(CAPTIONS)]
+    further = [text | {"caption": "something else"} for text in reversed(texts)]
+    document = {"info": {}, "licenses": [], "images": listed, "annotations": texts + further}
+    (root / "captions.json").write_text(json.dumps(document))
+
+
 def _json_base64(pack: Callable[[bytes], bytes], suffix: str) -> Callable[[Path], None]:
     def write(root: Path) -> None:
         lines = (
@@ -169,6 +179,7 @@ FORMS: dict[str, tuple[Callable[[Path], None], str]] = {
     "jsonl in UTF-16": (_json_base64(lambda data: data.decode().encode("utf-16"), ""), "jsonl"),
     "json list": (_json_list, "jsonl"),
     "json of kohya": (_kohya, "jsonl"),
+    "json of COCO": (_coco, "jsonl"),
     "csv": (_csv, "csv"),
     "save_to_disk": (_saved, "arrow"),
     "save_to_disk with splits": (_saved_splits, "arrow"),

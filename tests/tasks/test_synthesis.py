@@ -21,6 +21,7 @@ from storage.tables import read_table
 from tasks.captions import captions
 from tasks.config.sections import Synthesis
 from tasks.config.settings import Settings
+from tasks.context.digests import ContentNotFound
 from tasks.dedup import dedup
 from tasks.embeddings import embeddings
 from tasks.synthesis import NoImagesError, synthesis
@@ -57,14 +58,21 @@ def test_only_samples_of_kept_captions_are_used(tmp_path):
     assert made.images["caption"].to_pylist() == ["thing 3", "thing 7"] * 2
     assert made.images["caption_id"].to_pylist() == [10, 11] * 2
     assert made.images["seed"].to_pylist() == [None] * 4
-    assert made.manifest.counts == {"rows": 4, "quarantined": 0, "caption_filtered_out": 16, "surplus": 0}
+    assert made.manifest.counts == {
+        "rows": 4,
+        "quarantined": 0,
+        "caption_filtered_out": 16,
+        "surplus": 0,
+        "captions_unused": 1,
+    }
     assert made.images["image"][0].as_py() == {"bytes": (root / "003.jpg").read_bytes(), "path": "000000000.jpg"}
 
 
 def test_no_more_than_count_are_taken(tmp_path):
     made = run_synthesis(tmp_path, things(10), path=write_folder(tmp_path / "set", 20), format="folder", count=7)
     assert made.images["source"].to_pylist() == [f"{n:03}" for n in range(7)]
-    assert made.manifest.counts == {"rows": 7, "quarantined": 0, "caption_filtered_out": 10, "surplus": 3}
+    counts = {"rows": 7, "quarantined": 0, "caption_filtered_out": 10, "surplus": 3, "captions_unused": 3}
+    assert made.manifest.counts == counts
 
 
 def test_a_rejected_image_leaves_its_id_unused(tmp_path):
@@ -200,6 +208,58 @@ def test_a_set_that_is_not_there_is_the_callers_mistake(tmp_path):
     command = [sys.executable, "-m", "flows", "plan", "smoke", "--store", str(tmp_path), *overrides]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, "nowhere, which the recipe names" in done.stderr) == (2, True)
+
+
+def flickr(root: Path, images: int) -> tuple[Path, Path, list[str]]:
+    """A folder of images, and beside it a table of five captions of each, all of which are returned."""
+    write_folder(root / "Images", images)
+    for path in (root / "Images").glob("*.txt"):
+        path.unlink()
+    rows = [(f"{n:03}.jpg", f"view {turn} of thing {n}") for n in range(images) for turn in range(5)]
+    table = root / "captions.txt"
+    table.write_text("image,caption\n" + "".join(f"{name},{text}\n" for name, text in rows))
+    return root / "Images", table, [text for _, text in rows]
+
+
+def test_of_five_captions_an_image_has_one(tmp_path):
+    """All five are kept captions here; those that no image has are counted, and named by their row."""
+    images, table, texts = flickr(tmp_path, 3)
+    asked = {"teacher": "files", "files": {"path": str(images), "captions": str(table)}}
+    made = run_recipe(tmp_path, texts, recipe_of(**asked))
+    assert made.images["caption"].to_pylist() == texts[::5]
+    counts = {"rows": 3, "quarantined": 12, "caption_filtered_out": 0, "surplus": 0, "captions_unused": 12}
+    assert made.manifest.counts == counts
+    assert made.manifest.metrics == {"quarantine": {"duplicate key": 12}}
+    assert made.quarantine["caption"].to_pylist() == [text for n, text in enumerate(texts) if n % 5]
+    assert made.quarantine["source"].to_pylist()[:2] == ["captions.txt, row 2", "captions.txt, row 3"]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_table_of_captions_elsewhere_enters_the_keys(tmp_path, several):
+    """Of the stages that read it; the location alone is not enough, and a missing one is the caller's mistake."""
+    images, table, _ = flickr(tmp_path, 2)
+    section = f"{{path: {images}, captions: {table}}}"
+    one = f"teacher: files, files: {section}"
+    captioned, synthesis_ = f"{{source: file, file: {section}}}", f"{{{one}}}"
+    if several:
+        captioned, synthesis_ = f"{{sources: [{{name: a, {captioned[1:]}]}}", f"{{teachers: [{{name: b, {one}}}]}}"
+    own = [f"captions={captioned}", f"synthesis={synthesis_}", "pairs.scorer=clip", "evaluation.benchmark=prompts"]
+    recipe, store = load_recipe("smoke", own), open_store(str(tmp_path / "store"))
+
+    def keys() -> tuple[str, str]:
+        said = captions.artifact(recipe, store, ())
+        alone = captions_stage([]).artifact(recipe, store, ())
+        return said.key, synthesis.artifact(recipe, store, (alone,)).key
+
+    before, content = keys(), table.read_text()
+    table.write_text(content.replace("view 0", "sight 0"))
+    changed = keys()
+    assert [a == b for a, b in zip(before, changed, strict=True)] == [False, False]
+    table.write_text(content)
+    assert keys() == before
+    table.unlink()
+    with pytest.raises(ContentNotFound, match=r"there is no .*captions\.txt, which the recipe names"):
+        keys()
 
 
 def test_evaluation_prompts_stay_out_of_the_images_of_a_set(tmp_path):

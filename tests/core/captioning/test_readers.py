@@ -26,6 +26,16 @@ def test_a_text_file_holds_a_caption_a_line(tmp_path):
     assert bad == [("c.txt, line 3", "empty"), ("c.txt, line 4", "empty")]
 
 
+@pytest.mark.parametrize("first", ["image, a cat", "a caption", "caption", "file_name,label"])
+def test_a_text_is_a_table_only_with_both_columns(tmp_path, first):
+    path = tmp_path / "c.txt"
+    path.write_text(f"{first}\na.png,a dog\n")
+    assert [text for text, _ in read(path)[0]] == [first, "a.png,a dog"]
+    path.write_text("image,caption\na.png,a dog\n")
+    assert [text for text, _ in read(path)[0]] == ["a dog"]
+    assert [text for text, _ in read(path, format="txt")[0]] == ["image,caption", "a.png,a dog"]
+
+
 HOSTILE = {
     b"not json": "not JSON",
     b"": "not JSON",

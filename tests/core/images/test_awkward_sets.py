@@ -75,6 +75,39 @@ def test_a_path_means_the_file_however_it_is_written(tmp_path, form, text):
     assert (list(good.values()), bad) == (["a cat"], {})
 
 
+def test_of_several_rows_of_an_image_the_first_usable_counts(tmp_path):
+    """In metadata of a folder, also of two files; the others are named."""
+    put(tmp_path, "a.png", "b.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,\na.png,a cat\na.png,a dog\n")
+    lines = [
+        {"file_name": "a.png", "text": "a fox"},
+        {"file_name": "c.png", "text": "c"},
+        {"file_name": "b", "text": "b"},
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, [*lines, lines[1]])))
+    others = {"metadata.csv, row 3": Reason.DUPLICATE_KEY, "metadata.jsonl, line 1": Reason.DUPLICATE_KEY}
+    missing = {"c": Reason.NO_IMAGE, "metadata.jsonl, line 4": Reason.DUPLICATE_KEY}
+    assert read(tmp_path) == (
+        {"a": "a cat", "b": "b"},
+        {"metadata.csv, row 1": Reason.CAPTION_EMPTY} | others | missing,
+    )
+
+
+@pytest.mark.parametrize("form", ["a.csv", "a.jsonl", "a.parquet"])
+def test_of_a_table_as_the_set_each_row_is_a_sample(tmp_path, form):
+    """Of one image with several captions too: `dedup` drops the copies."""
+    put(tmp_path, "a.png")
+    rows = [{"file_name": "a.png", "text": text} for text in ("a cat", "a dog")]
+    if form == "a.csv":
+        (tmp_path / form).write_text("file_name,text\na.png,a cat\na.png,a dog\n")
+    elif form == "a.jsonl":
+        (tmp_path / form).write_text("\n".join(map(json.dumps, rows)))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / form)
+    good, bad = read(tmp_path)
+    assert (list(good.values()), bad) == (["a cat", "a dog"], {})
+
+
 @pytest.mark.parametrize("text", ["A", "a.jpg", "a.JPG", "A.png", "a"])
 def test_metadata_name_an_image_without_its_suffix_or_case(tmp_path, text):
     """Trainers whose identifiers have no suffix, and sets made on file systems that know no case."""

@@ -1,5 +1,6 @@
 """`lightgen init`: a recipe for own images, and one that extends another."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from flows.commands.init import _held_out, _learning
 from flows.errors import UserError
 from flows.load import load_recipe
 from flows.plan import plan
+from lightgen_core.captioning.readers import read_captions
+from lightgen_core.captioning.select import Caption
 from storage.open_store import open_store
 
 
@@ -60,12 +63,106 @@ def test_a_set_that_is_large_enough_gives_up_images(images, captions, rows):
     assert _learning(1, rows)["pretrain"].get("validation", {}).get("rows", 0) == rows
 
 
-def test_captions_may_lie_elsewhere(tmp_path):
+def test_a_list_of_captions_chooses_among_the_images(tmp_path):
+    """Images have captions of their own, and find themselves in the list by text; it may be longer than they are."""
     images, captions = folder_of(tmp_path / "images", 4), tmp_path / "captions.txt"
-    captions.write_text("a red house\na blue boat\n")
+    captions.write_text("a red house, old\nnoise with the number 2\n" + "".join(f"another {n}\n" for n in range(5)))
     init("--pictures", images, "--captions", captions, "-o", tmp_path / "mine.yaml")
     recipe = load_recipe(str(tmp_path / "mine.yaml"))
-    assert recipe.captions.file is not None and recipe.captions.file.path == str(captions)
+    assert recipe.captions.file is not None and recipe.synthesis.files is not None
+    assert (recipe.captions.file.path, recipe.captions.file.captions) == (str(captions), None)
+    assert (recipe.synthesis.files.captions, recipe.captions.count, recipe.synthesis.count) == (None, 7, 4)
+
+
+def test_a_list_of_which_no_image_has_a_caption_is_refused(tmp_path):
+    images, captions = folder_of(tmp_path / "images", 4), tmp_path / "captions.txt"
+    captions.write_text("a red house\na blue boat\n")
+    with pytest.raises(
+        UserError, match=r"(?s)no image has one of its captions.*such as 'a red house'.*file_name and te"
+    ):
+        init("--pictures", images, "--captions", captions, "-o", tmp_path / "mine.yaml")
+
+
+def tables(images: Path) -> dict[str, str]:
+    """Captions of the images in tables as people have them, by file name; of some forms five an image."""
+    names = [path.name for path in sorted(images.iterdir())]
+    five = [(name, f"view {turn} of the image called {name}") for name in names for turn in range(5)]
+    listed = [{"id": 7 * number, "file_name": name} for number, name in enumerate(names)]
+    annotations = [{"id": n, "image_id": 7 * (n // 5), "caption": text} for n, (_, text) in enumerate(five)]
+    return {
+        "captions.csv": "file_name,text\n" + "".join(f"{name},{text}\n" for name, text in five[::5]),
+        "captions.jsonl": "".join(json.dumps({"image": name, "prompt": text}) + "\n" for name, text in five[::5]),
+        "captions.txt": "image,caption\n" + "".join(f"{name},{text}\n" for name, text in five),
+        "captions_val2017.json": json.dumps({"info": {}, "images": listed, "annotations": annotations}),
+    }
+
+
+@pytest.mark.parametrize(("form", "further"), [("csv", 0), ("jsonl", 0), ("txt", 96), ("json", 0)])
+def test_a_table_of_captions_elsewhere_is_ready_at_first_try(tmp_path, form, further):
+    """Names have spaces, a dollar, capitals. Of five captions in rows all but the first are counted."""
+    images = folder_of(tmp_path / "images", 24)
+    for number, path in enumerate(sorted(images.iterdir())):
+        if path.suffix == ".txt":
+            path.unlink()
+        else:
+            path.rename(path.with_name(f"$a coin {number}.JPG"))
+    name, text = next((name, text) for name, text in tables(images).items() if name.endswith(f".{form}"))
+    (tmp_path / name).write_text(text)
+    init("--pictures", images, "--captions", tmp_path / name, "-o", tmp_path / "mine.yaml")
+    recipe = load_recipe(str(tmp_path / "mine.yaml"))
+    assert recipe.captions.file is not None and recipe.synthesis.files is not None
+    locations = (str(images), str(tmp_path / name))
+    assert (recipe.captions.file.locations, recipe.synthesis.files.locations) == (locations, locations)
+    assert (recipe.captions.count, recipe.synthesis.count) == (24, 24)
+    found = [finding for finding in check_data(recipe) if "enlarged" not in finding.found]
+    assert [finding.state for finding in found if finding.state == "missing"] == []
+    assert [finding.found for finding in found if finding.state == "ok"] == [
+        f"24 captions in {images} with {tmp_path / name}",
+        f"24 samples in {images} with {tmp_path / name}, read as folder",
+    ]
+    duplicates = [finding.found.partition(":")[0] for finding in found if "duplicate key" in finding.found]
+    assert duplicates == [f"{further} of {24 + further} duplicate key"] * (2 if further else 0)
+    assert len(plan(recipe, open_store(str(tmp_path / "store"))).stages) == 10
+
+
+def test_a_table_replaces_the_captions_of_the_images(tmp_path):
+    images = folder_of(tmp_path / "images", 4)
+    (tmp_path / "captions.csv").write_text("file_name,text\n00.JPG,a red house\n")
+    init("--pictures", images, "--captions", tmp_path / "captions.csv", "-o", tmp_path / "mine.yaml")
+    source = load_recipe(str(tmp_path / "mine.yaml")).captions.file
+    assert source is not None
+    assert [row.text for row in read_captions(source) if isinstance(row, Caption)] == [
+        "a red house",
+        *(f"noise with the number {number}" for number in (1, 2, 3)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (None, r"there is no .*captions\.csv; check the path"),
+        (
+            "file_name,text\nz.png,a cat\n",
+            r"captions\.csv names no image of .*images; captions\.csv, row 1: .*'z\.png'",
+        ),
+        ("a cat\na dog\n", r"captions\.csv names no image of .*images; captions\.csv, row 1: .* found \['a cat'\]"),
+        (
+            "file_name,label\n00.JPG,7\n",
+            r"read as folder with .*captions\.csv, holds no image .* found \['file_name', ",
+        ),
+    ],
+)
+def test_neither_captions_nor_a_table_is_told_with_the_remedy(tmp_path, table, message):
+    images = folder_of(tmp_path / "images", 2)
+    for caption in images.glob("*.txt"):
+        caption.unlink()
+    if table:
+        (tmp_path / "captions.csv").write_text(table)
+    remedy = (
+        r"(?s)read as folder, holds no image with a caption.*" + message + ".*Put a caption beside .*give --captions"
+    )
+    with pytest.raises(UserError, match=remedy):
+        init("--pictures", images, "--captions", tmp_path / "captions.csv", "-o", tmp_path / "mine.yaml")
 
 
 def test_a_recipe_from_another_extends_it(tmp_path):
