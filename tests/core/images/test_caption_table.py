@@ -176,6 +176,13 @@ def test_a_name_of_several_images_needs_its_folder(tmp_path):
     assert bad == {"x/a": Reason.NO_CAPTION, "a.csv, row 1": Reason.NO_IMAGE, "a.csv, row 4": Reason.NO_IMAGE}
 
 
+def test_a_path_is_that_of_the_image_that_it_covers(tmp_path):
+    """`set/a.png` is `a.png`, although `more/a.png` has this end too."""
+    root = write_images(tmp_path / "set", ["a.png", "more/a.png"])
+    table = write_csv(tmp_path / "a.csv", [("set/a.png", "a cat"), ("set/more/a.png", "a dog")])
+    assert read(root, table) == ({"a.png": "a cat", "more/a.png": "a dog"}, {})
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_paths_of_two_images_are_not_taken_for_one(tmp_path, order):
     """A table of all splits, and images of one: what is written out counts, and of two guesses none."""

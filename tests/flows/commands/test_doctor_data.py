@@ -99,6 +99,26 @@ def test_images_are_counted_by_bucket_and_compared_with_it(tmp_path):
     assert any("1 of 3 are smaller than their bucket at 48 px, and enlarged" in text for text in short)
 
 
+def test_captions_elsewhere_are_counted_or_missing(tmp_path):
+    """Of the two rows of an image one counts; a table that is not there, or names no image, leaves nothing to read."""
+    root, table = tmp_path / "set", tmp_path / "captions.csv"
+    write(root, [None, None])
+    elsewhere = [f"{section}={{path: {root}, captions: {table}}}" for section in ("captions.file", "synthesis.files")]
+    table.write_text("image,caption\n0.png,a red boat\n0.png,a boat\nx/1.PNG,two sleeping dogs\n")
+    assert findings(root, *elsewhere, "captions.count=2", "synthesis.count=2") == [
+        ("captions", "ok", f"2 captions in {root} with {table}"),
+        ("captions", "note", "1 of 3 duplicate key: captions.csv, row 2"),
+        ("images", "ok", f"2 samples in {root} with {table}, read as folder"),
+        ("images", "note", "1 of 3 duplicate key: captions.csv, row 2"),
+    ]
+    table.write_text("image,caption\nz.png,a red boat\n")
+    text = f"{table} names no image of {root}; captions.csv, row 1: no image: there is no 'z.png' in the set"
+    assert findings(root, *elsewhere) == [("captions", "missing", text), ("images", "missing", text)]
+    table.unlink()
+    text = f"captions is {str(table)!r}: there is no {table}; check the path on this machine"
+    assert findings(root, *elsewhere) == [("captions", "missing", text), ("images", "missing", text)]
+
+
 @pytest.mark.parametrize("what", ["nowhere", "empty"])
 def test_a_set_without_images_is_missing(tmp_path, what):
     if what == "empty":
