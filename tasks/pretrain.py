@@ -18,7 +18,7 @@ from tasks.pretrain_validation import put_aside, validation_config
 from tasks.stage import stage
 from tasks.token_files import RECAPTION_TEXT_FILES, TEXT_FILES, token_files_regex
 from tasks.token_shapes import default_layout, layout_of, token_shapes
-from tasks.training import init_checkpoint, kept_student, training_location
+from tasks.training import cpu_processes, init_checkpoint, kept_student, training_location
 from tasks.training_weights import TrainingRows, keep_list, source_shares
 
 
@@ -131,5 +131,7 @@ def _phase(ctx: StageContext, data: TrainingRows, student: NewStudent | StudentC
         seed=derive_seed(recipe.seed, "pretrain", *suffix),
         info=info.model_dump(mode="json"),
         validation=validation_config(ctx, held_out),
-        location=training_location(ctx, *suffix),
+        location=training_location(
+            ctx, *suffix, processes=cpu_processes(ctx.settings, recipe.pretrain.model.width, config)
+        ),
     )

@@ -84,4 +84,4 @@ def _group(group: Group, rng: np.random.Generator) -> str:
 
 
 def _pick(choices: Sequence[Choice], rng: np.random.Generator) -> Choice:
-    return choices[rng.integers(len(choices))]
+    return choices[int(rng.integers(len(choices)))]

@@ -1,10 +1,11 @@
 """Train the zoo's T5 encoder (transformers) with its CLIP: the images' embeddings are locked, the text's learn.
 
-    python -m lightgen_core.zoo.train_t5 --out FOLDER [--clip zoo:clip] [--steps 600] [--seed 0] [--threads 1]
+    python -m lightgen_core.zoo.train_t5 --out FOLDER [--clip zoo:clip] [--compounds] [--steps 600] [--seed 0]
 
 The mean of the T5's states is brought to the CLIP's embedding of the image (locked-image tuning, Zhai et al. 2022).
-A reader that asks the states what the caption says of each shape makes them useful word by word, also of captions that
-name more than any image shows. No meaning that is held out takes part, nor any part of a caption that says one.
+A reader that asks the states what the caption says of each shape makes them useful word by word. With `--compounds`
+half of its captions name more than any image shows; `zoo:t5` is trained without them (docs/performance.md). No meaning
+that is held out takes part, nor any part of a caption that says one.
 """
 
 import logging
@@ -33,8 +34,7 @@ logger = logging.getLogger(__name__)
 
 WIDTH = 128
 BATCH = 192
-"""Captions of a step: half of them of images, half without one, for the reader alone."""
-CONTRASTIVE_WEIGHT = 0.05
+CONTRASTIVE_WEIGHT = 0.1
 """Low beside the reader's: the contrastive loss is content with states that know each meaning as a whole, and such
 states say little about meanings that are held out."""
 COMPOUND_TOKENS = 36
@@ -95,32 +95,37 @@ def init_relative_positions(t5: T5EncoderModel, slope: float = 2.0) -> None:
         attention.relative_attention_bias.weight[bucket] = -slope * torch.tensor([before, after, *sides])
 
 
+Compounds = Callable[[int], tuple[Tensor, Tensor]]
+"""Returns so many captions without an image, (rows, tokens) ids, and their targets (rows, shapes, 3)."""
+
+
 def train(
     towers: Towers,
     dataset: Captioned,
-    compounds: Callable[[int], tuple[Tensor, Tensor]],
     locked: Tensor,
     scale: Tensor,
     steps: int,
     seed: int,
+    compounds: Compounds | None = None,
 ) -> None:
-    """Train in place against the images' embeddings `locked` (images, embedding).
-
-    compounds: returns so many captions without an image, (rows, tokens) ids, and their targets (rows, shapes, 3).
-    """
+    """Train in place against the images' embeddings `locked` (images, embedding); half of the captions compounds."""
     generator = torch.Generator().manual_seed(seed)
+    count = BATCH // 2 if compounds else BATCH
 
     def losses(step: int) -> dict[str, Tensor]:
-        rows, captions = dataset.sample(BATCH // 2, step % 4 != 0, generator)
-        others, other_targets = compounds(BATCH // 2)
-        captions = functional.pad(captions, (0, others.shape[1] - captions.shape[1]))
+        rows, captions = dataset.sample(count, step % 4 != 0, generator)
+        targets = dataset.targets[dataset.meaning_ids[rows]]
+        if compounds:
+            others, other_targets = compounds(BATCH - count)
+            captions = torch.cat([functional.pad(captions, (0, others.shape[1] - captions.shape[1])), others])
+            targets = torch.cat([targets, other_targets])
         with sdpa_kernel(SDPBackend.MATH):  # faster than fused attention for so short texts
-            states, mask, texts = towers(torch.cat([captions, others]))
-        targets = torch.cat([dataset.targets[dataset.meaning_ids[rows]], other_targets])
+            states, mask, texts = towers(captions)
         by_reader = towers.reader.loss(states, mask, targets)
         truth = dataset.truth[rows][:, dataset.meaning_ids[rows]]
-        by_clip = contrastive(locked[rows], texts[: len(rows)], truth, scale)
-        return {"loss": by_reader + CONTRASTIVE_WEIGHT * by_clip, "reader": by_reader, "contrastive": by_clip}
+        by_clip = contrastive(locked[rows], texts[:count], truth, scale)
+        loss = by_reader + CONTRASTIVE_WEIGHT * count / BATCH * by_clip
+        return {"loss": loss, "reader": by_reader, "contrastive": by_clip}
 
     optimize(towers, losses, steps, betas=(0.9, 0.98), max_grad_norm=1.0)
 
@@ -147,6 +152,7 @@ def _targets(groups: Sequence[Group]) -> list[tuple[int, int, int]]:
 def main() -> None:
     parser = argument_parser(__doc__, steps=600)
     parser.add_argument("--clip", default="zoo:clip", help="the CLIP whose image embeddings are the target")
+    parser.add_argument("--compounds", action="store_true", help="half of the captions name more than an image shows")
     arguments = parse_arguments(parser)
     tokenizer = make_tokenizer()
     assert tokenizer.convert_tokens_to_ids([PAD, END]) == [0, 1]
@@ -158,10 +164,10 @@ def main() -> None:
     locked = torch.from_numpy(clip.embed_images(dataset.images.permute(0, 2, 3, 1)))
     logger.info("%d images of %d meanings", len(locked), len(both_ways))
     towers = Towers(len(tokenizer), clip.width)
-    compounds = partial(sample_compounds, tokenizer, frozenset(seen), np.random.default_rng(arguments.seed))
-    train(
-        towers, dataset, compounds, locked, clip.model.logit_scale.exp().clamp(max=100), arguments.steps, arguments.seed
-    )
+    rng = np.random.default_rng(arguments.seed)
+    compounds = partial(sample_compounds, tokenizer, frozenset(seen), rng) if arguments.compounds else None
+    scale = clip.model.logit_scale.exp().clamp(max=100)
+    train(towers, dataset, locked, scale, arguments.steps, arguments.seed, compounds)
     towers.t5.half().save_pretrained(arguments.out)
     tokenizer.save_pretrained(arguments.out)
     logger.info("saved %s", arguments.out)

@@ -89,7 +89,9 @@ class Settings(BaseSettings):
     )
     train: ParallelConfig = Field(
         default_factory=ParallelConfig,
-        description="how training is laid out: LIGHTGEN_TRAIN__PROCESSES=2, LIGHTGEN_TRAIN__PARALLEL=fsdp and so on",
+        description="how training is laid out: LIGHTGEN_TRAIN__PROCESSES=2, LIGHTGEN_TRAIN__PARALLEL=fsdp and so on; "
+        "processes left out: one, but on a CPU, where a student of at most 256 wide is pre-trained on 50,000 images or "
+        "more, one for each thread, up to four",
     )
     llm_url: str = Field("http://localhost:8000/v1", description="address of the language model that writes captions")
     llm_key: SecretStr = Field(SecretStr(""), description="its key; kept out of manifests, logs and errors")
