@@ -81,7 +81,10 @@ def _text(thing: Any) -> str:
 
 
 def _fields() -> Iterator[str]:
-    yield "## Recipe fields\n\nWhere a default follows from a preset or another field, the text says so.\n"
+    yield (
+        "## Recipe fields\n\nDefaults of `pretrain.model` and `pretrain.head` are those of the preset `tiny`. Where "
+        "one follows from another field, the text says so.\n"
+    )
     rows = list(field_rows(Recipe))
     for section, group in groupby(
         rows, lambda row: row["field"].partition(".")[0] if "." in row["field"] else "recipe"

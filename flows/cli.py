@@ -3,6 +3,8 @@
 What a command needs loads when it runs, so that help and completion answer at once.
 """
 
+import atexit
+import gc
 import signal
 import sys
 import traceback
@@ -66,6 +68,7 @@ def main() -> None:
     2: the caller's input is wrong; 1: a stage failed, or the store does not answer; 130: stopped by Ctrl-C or SIGTERM.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends a command as Ctrl-C does: with a word
+    atexit.register(gc.freeze)  # else Python looks through torch's million objects again, seconds after the last word
     log_to_stderr()
     bound_spinning()
     arguments = [word for word in sys.argv[1:] if word != "--debug"]  # it may stand anywhere

@@ -3,6 +3,7 @@
 import logging
 import os
 import tomllib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +55,4 @@ def log_to_stderr() -> None:
         logging.getLogger(name).setLevel(logging.INFO)
     for name in PREFECT_QUEUES:
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="huggingface_hub")  # of arguments that diffusers and transformers give it

@@ -28,9 +28,9 @@ def start(
     if not is_server_configured() and (result := cached_result(request)) is not None:
         return result
     hand_over(request, parameters)
-    from flows.operations.server import ensure_server
-    from flows.run import run as flow
-
     with stage_bar("server"):
+        from flows.operations.server import ensure_server  # within: to load Prefect takes as long as its server
+        from flows.run import run as flow
+
         ensure_server()
     return flow(**parameters)

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TextIO
 
-from humanize import naturaldelta
-
 from storage.plural import pluralize
-from tasks.context.progress import Progress, ProgressCallback, ignore_progress
+from tasks.context.progress import Progress, ProgressCallback, duration_in_words, ignore_progress
 
 PREFECT_STATES = ("Beginning flow run", "Beginning subflow run", "Finished in state")
 """Starts of the lines by which Prefect tells of its own states."""
@@ -90,7 +88,7 @@ def describe_progress(progress: Progress, rate: str, held_out: float | None = No
         rate,
         "" if loss is None else f"loss {loss:.3g}",
         "" if held_out is None else f"held out {held_out:.3g}",
-        "" if left is None or progress.done == progress.total else f"{naturaldelta(left)} left",
+        "" if left is None or progress.done == progress.total else f"{duration_in_words(left)} left",
     ]
     return ", ".join(filter(None, parts))
 

@@ -18,7 +18,7 @@ from storage.rows import take_rows
 from storage.tables import read_table, schema
 from tasks.config.recipe import Recipe
 from tasks.context.context import LOG_INTERVAL_SECONDS, StageContext
-from tasks.context.progress import Progress
+from tasks.context.progress import Progress, duration_in_words
 from tasks.dedup_filters import filter_images
 from tasks.dedup_inputs import ScoredImages, gather
 from tasks.stage import stage
@@ -128,7 +128,7 @@ def _row_progress(ctx: StageContext, total: int) -> Callable[[int], None]:
         if (seconds := time.monotonic() - logged) >= LOG_INTERVAL_SECONDS:
             rate = (rows - before) / seconds
             left = (total - rows) / rate
-            ctx.log("%d of %d rows, %.0f rows/s, %.0f s left", rows, total, rate, left)
+            ctx.log("%d of %d rows, %.0f rows/s, %s left", rows, total, rate, duration_in_words(left))
             logged, before = time.monotonic(), rows
         ctx.on_progress(Progress(rows, total, "rows", left))
 

@@ -1,6 +1,7 @@
 """`lightgen ablate`: compare variants of a recipe, over seeds."""
 
 import json
+import shlex
 from typing import Any
 
 import click
@@ -90,7 +91,13 @@ def ablate(
         click.echo(json.dumps({"estimate": estimate}) if as_json else describe_ablation_estimate(estimate))
         return
     result = _run(request, parameters) | {"estimate": estimate}
-    click.echo(json.dumps(result) if as_json else _describe(result))
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    click.echo(_describe(result))
+    if request.plan.check("report").state == "done":
+        given = [word for line in overrides for word in ("--set", line)] + (["--store", store_uri] if store_uri else [])
+        click.echo(f"in the report: {shlex.join(['lightgen', 'open', recipe, *given])}")
 
 
 def _run(request: Any, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -101,10 +108,10 @@ def _run(request: Any, parameters: dict[str, Any]) -> dict[str, Any]:
     quiet_prefect()
     if not is_server_configured() and (result := cached_ablation(request)) is not None:
         return result
-    from flows.ablate import ablate as flow
-    from flows.operations.server import ensure_server
-
     with stage_bar("server"):
+        from flows.ablate import ablate as flow  # within: to load Prefect takes as long as its server
+        from flows.operations.server import ensure_server
+
         ensure_server()
     return flow(**parameters | {"store": request.store.uri})
 

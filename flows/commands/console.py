@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from humanize import naturaldelta, naturalsize
+from humanize import naturalsize
 
 from storage.plural import pluralize
+from tasks.context.progress import duration_in_words
 
 if TYPE_CHECKING:
     from storage.manifest import Manifest
@@ -45,15 +46,15 @@ def _link(address: str) -> str:
 
 
 def _next_commands(report: str, request: Sequence[str], prompt: str) -> list[str]:
-    """Return what to do with a finished run, as commands; in a remote store the student has no folder to name."""
-    student = shlex.quote(f"{report.rpartition('/')[0]}/model")
-    commands = [f"lightgen open {shlex.join(request)}"]
-    if "://" not in report:
-        commands += [
-            f"lightgen sample {student} {shlex.quote(prompt)} -o out",
-            f"lightgen inpaint {student} IMAGE.png MASK.png {shlex.quote(prompt)} -o out.png",
-        ]
-    return ["next:", *(f"  {command}" for command in commands)]
+    """Return what to do with a finished run, as commands; a recipe names its student unless --set changed it."""
+    key, store = report.split("/")[-2], request[request.index("--store") :][:2] if "--store" in request else []
+    student = f"report/{key[:8]}" if "--set" in request else request[0]
+    commands = (
+        ["open", *request],
+        ["sample", student, prompt, *store, "-o", "out"],
+        ["inpaint", student, "IMAGE.png", "MASK.png", prompt, *store, "-o", "out.png"],
+    )
+    return ["next:", *(f"  {shlex.join(['lightgen', *command])}" for command in commands)]
 
 
 def _label(stage: Mapping[str, Any]) -> str:
@@ -235,7 +236,7 @@ def _costs(row: Mapping[str, Any]) -> tuple[str, ...]:
         "?" if row["flops"] is None else format(row["flops"], ".3g"),
         "?" if row["device_hours"] is None else format(row["device_hours"], ",.2f"),
         "" if row["money"] is None else format(row["money"], ",.2f"),
-        "" if row["seconds_here"] is None else naturaldelta(row["seconds_here"]),
+        "" if row["seconds_here"] is None else duration_in_words(row["seconds_here"]),
     )
 
 

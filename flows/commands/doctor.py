@@ -10,6 +10,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from flows.commands.ablation_estimate import measure_cores
 from flows.commands.console import format_bytes
 from flows.commands.doctor_models import Finding, check_model, models_of
 from flows.commands.estimate import Rates, estimate
@@ -24,6 +25,7 @@ from storage.plural import pluralize
 from storage.store import StoreError
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
+from tasks.context.progress import duration_in_words
 
 PACKAGES = (
     "torch",
@@ -38,6 +40,8 @@ PACKAGES = (
     "pyarrow",
 )
 
+TRAINING_HOURS = 24
+"""Hours of pre-training on a CPU without a note."""
 SHARD_MINUTES = 10
 """Minutes of a teacher that a kill may lose without a note."""
 
@@ -64,14 +68,16 @@ def check_machine(recipe: Recipe | None, settings: Settings) -> list[dict[str, s
     models = {name: check_model(name) for name in users}
     for name, model in models.items():
         rows.append(_row(name, model.state, f"{model.found} (for {', '.join(users[name])})"))
-    rows += _check_disk(recipe, settings, sum(model.download for model in models.values()))
-    rows.append(_check_student(recipe))
-    rows += _check_shards(recipe)
+    rows.append(student := _check_student(recipe))
+    if student["state"] != "missing":  # else nothing is known of what it will take
+        rows += _check_disk(recipe, settings, sum(model.download for model in models.values()))
+        rows += [*_check_training(recipe, settings), *_check_shards(recipe)]
+        rows.append(_check_device_memory(recipe, settings, models))
     from flows.commands.doctor_data import check_data  # late: it loads pyarrow and scipy
     from flows.commands.doctor_heads import check_heads
 
     rows += [_row(*finding, defect="unusable") for finding in (*check_data(recipe), *check_heads(recipe))]
-    return [*rows, _check_device_memory(recipe, settings, models), *_check_endpoints(recipe)]
+    return [*rows, *_check_endpoints(recipe)]
 
 
 def _row(check: str, state: str, found: str, defect: str = "missing") -> dict[str, str]:
@@ -143,6 +149,24 @@ def _check_student(recipe: Recipe) -> dict[str, str]:
     parameters = student_parameters(config, recipe.pretrain.head) / 1e6
     widths = f"tokens of {config.token_width} values, text of {config.text_width}"
     return _row("student", "ok", f"{recipe.pretrain.model.preset}, {parameters:.1f} M parameters, {widths}")
+
+
+def _check_training(recipe: Recipe, settings: Settings) -> list[dict[str, str]]:
+    """Compare the time of pre-training on a CPU, by what the cores reach in a matrix product, with `TRAINING_HOURS`."""
+    from lightgen_core.device import pick_device
+
+    try:
+        if pick_device(settings.device, settings.threads).type != "cpu":
+            return []
+        stages = estimate(recipe, Rates(tflops=measure_cores()))["stages"]
+    except (UnknownModelSize, ValueError):  # the rows of student and device report it
+        return []
+    (row,) = (row for row in stages if row["stage"] == "pretrain")
+    if row["device_hours"] <= TRAINING_HOURS:
+        return []
+    least = duration_in_words(3600 * row["device_hours"])
+    text = f"{pluralize(row['items'], 'image')} take {least} on this CPU, at least (estimate)"
+    return [_row("pretrain", "note", f"{text}: lower pretrain.steps or pretrain.batch_size, or use a GPU")]
 
 
 def _check_shards(recipe: Recipe) -> list[dict[str, str]]:

@@ -12,12 +12,14 @@ from flows.did_you_mean import did_you_mean
 from flows.distill import ALL_NAMES
 from flows.errors import UserError
 from flows.known_models import known_model
-from flows.sizes import embedding_width, image_size, student_config, text_width, token_sizes
+from flows.sizes import check_sizes, embedding_width, image_size, student_config, text_width, token_sizes
+from lightgen_core.images.location import ZOO
 from lightgen_core.model.flops import few_step_head, head_parameters, student_parameters
 from lightgen_core.scene.vocabulary import CATEGORIES
 from tasks.config.distil_head import DistilHead
 from tasks.config.recipe import Recipe
 from tasks.config.sources import TeacherSource
+from tasks.evaluation_prompts import evaluation_prompts
 
 if TYPE_CHECKING:
     from flows.commands.measured_here import Measured
@@ -110,7 +112,7 @@ def _training_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     flops = sum(config.steps * config.batch_size * work.training(sizes[size].tokens, config) for size, config in phases)
     keep = max(config.keep_checkpoints for _, config in phases)
     students, evaluation = 2 if recipe.dpo.control == "none" else 3, recipe.evaluation
-    each = len(CATEGORIES) * evaluation.per_category * evaluation.images
+    each = _num_prompts(recipe) * evaluation.images
     samples, sampling = students * each, students * each * work.sampling()
     distilling = {}
     if section := recipe.distil_head:
@@ -124,6 +126,13 @@ def _training_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
         "evaluation": StageCost(samples, "samples", samples * _png_bytes(recipe), sampling, shard=shard),
         "report": StageCost(1, "pages", student + 1e6, note="the tuned student, exported"),
     }
+
+
+def _num_prompts(recipe: Recipe) -> int:
+    """Return the prompts that the evaluation samples, at most: to list a world's or to build a set takes its time."""
+    if recipe.evaluation.benchmark == "scene" or (recipe.evaluation.prompts or "").startswith(ZOO):
+        return len(CATEGORIES) * recipe.evaluation.per_category
+    return len(evaluation_prompts(recipe))
 
 
 def _preference_costs(work: StudentWork) -> dict[str, StageCost]:
@@ -240,8 +249,10 @@ def estimate(
         here: speeds of stages that this machine has made.
 
     Raises:
+        UserError: fields of the recipe contradict its components.
         UnknownModelSize: the size of a component is unknown until it is downloaded.
     """
+    check_sizes(recipe)
     text_tokens = min(text_tokens or recipe.tokens.max_text_tokens, recipe.tokens.max_text_tokens)
     costs = stage_costs(recipe, text_tokens)
     rows = [_row(name, costs[name], rates, (here or {}).get(name)) for name in ALL_NAMES if name in costs]

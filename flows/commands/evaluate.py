@@ -24,10 +24,12 @@ from flows.commands.evaluate_sources import Source, open_source
 from flows.commands.evaluate_tables import describe_evaluation_as_markdown
 from flows.errors import UserError
 from flows.folders import require_writable
+from flows.terminal import stage_bar
 from lightgen_core.rejected import Reason, Rejected
 from lightgen_core.seeds import derive_seed
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
+from tasks.context.progress import duration_in_words
 
 if TYPE_CHECKING:
     import torch
@@ -96,13 +98,14 @@ def evaluate(model: str, **options: Any) -> dict[str, Any]:
             "--metrics, or -o FOLDER to keep the images"
         )
     with _folder(given.output) as folder:
-        from lightgen_core.device import pick_device  # torch: after all that can be wrong with the request
+        with stage_bar("judge"):
+            from lightgen_core.device import pick_device  # torch: after all that can be wrong with the request
 
-        settings = Settings()
-        device = pick_device(settings.device, settings.threads)
-        evaluation = _open(folder, source, benchmark, recipe, given)
-        metrics.load(device)
-        judge = benchmark.load(device)
+            settings = Settings()
+            device = pick_device(settings.device, settings.threads)
+            evaluation = _open(folder, source, benchmark, recipe, given)
+            metrics.load(device)
+            judge = benchmark.load(device)
         _make_images(evaluation, judge, device)
         measured = metrics.measure(evaluation.kept, evaluation.requests)
         result = _result(model, evaluation, measured, started)
@@ -159,14 +162,15 @@ def _make_images(evaluation: _Evaluation, judge: JudgeImages, device: "torch.dev
             _make_batch(evaluation, generate, judge, batch)
             done = start + len(batch)
             left = (time.monotonic() - started) / done * (len(missing) - done)
-            log.info("%d of %d images, %.0f s left", len(there) + done, len(requests), left)
+            log.info("%d of %d images, %s left", len(there) + done, len(requests), duration_in_words(left))
     kept.finish([request.seed for request in requests])
 
 
 def _load(source: Source, device: "torch.device") -> Generate:
     """Load a source. Raises UserError."""
     try:
-        return source.load(device)
+        with stage_bar("model"):
+            return source.load(device)
     except (OSError, ValueError) as error:  # what loaders raise for a name that holds no such model
         raise UserError(str(error)) from error
 

@@ -13,6 +13,7 @@ from flows.commands.licences import sources_of, student_licence
 from flows.commands.lineage import Lineage, trace_lineage
 from flows.errors import UserError
 from flows.folders import is_exported, require_student, require_writable
+from flows.terminal import stage_bar
 from lightgen_core.encoders.model_ref import parse_model_ref
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def export(
     partial = folder.parent / f".partial-{folder.name}"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _write(found, partial, push or folder.name, components, licence)
+        with stage_bar("export"):
+            _write(found, partial, push or folder.name, components, licence)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     finally:

@@ -50,11 +50,11 @@ def import_to_folder(
         student = upstream_student(raw, num_heads)
         averaged = student if ema is raw else upstream_student(ema, num_heads)
     except UpstreamError as error:
-        raise UserError(str(error)) from error
+        raise UserError(str(error) if str(file) in str(error) else f"{file}: {error}") from error
     mar = student.mar.config
     if mar.token_width % PATCH**2:
         raise UserError(
-            f"z_proj.weight reads tokens of {mar.token_width} values: expected channels x {PATCH} x {PATCH}"
+            f"{file}: z_proj.weight reads tokens of {mar.token_width} values: expected channels x {PATCH} x {PATCH}"
         )
     info = StudentInfo(
         codec=codec,

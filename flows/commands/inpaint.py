@@ -8,6 +8,7 @@ from flows.checkpoint import find_student
 from flows.errors import UserError
 from flows.folders import require_student, require_writable
 from flows.student import Student
+from flows.terminal import stage_bar
 
 
 def inpaint_to_file(
@@ -20,6 +21,7 @@ def inpaint_to_file(
     steps: int | None,
     cfg: float | None,
     keep_pixels: bool,
+    store_uri: str | None = None,
 ) -> Path:
     """Resample the masked part of an image; return the file written.
 
@@ -32,10 +34,13 @@ def inpaint_to_file(
     if target.suffix.lower() != ".png":
         raise UserError(f"{target} does not end in .png: the result is a PNG, so that kept pixels stay as they are")
     opened, white = _open(image), _open(mask)
-    require_student(find_student(checkpoint).folder)
+    folder = find_student(checkpoint, store_uri).folder
+    require_student(folder)
     require_writable(target.parent)
-    student = Student.from_pretrained(checkpoint)
-    student.inpaint(opened, white, prompt, seed=seed, steps=steps, cfg=cfg, decode_all=not keep_pixels).save(target)
+    with stage_bar("student"):
+        student = Student.from_pretrained(folder)
+        inpainted = student.inpaint(opened, white, prompt, seed=seed, steps=steps, cfg=cfg, decode_all=not keep_pixels)
+    inpainted.save(target)
     return target
 
 

@@ -20,7 +20,8 @@ def open_report(what: str, store_uri: str | None, overrides: tuple[str, ...]) ->
     """Open the report of a recipe in a browser.
 
     Where the store holds an earlier run of the same name, its student is shown beside this one: changed fields,
-    scores with paired intervals, images of the same captions.
+    scores with paired intervals, images of the same captions. Ablations of the student (`lightgen ablate`) are
+    shown too: score against guidance, steps or any other field.
 
     \b
     lightgen open demo

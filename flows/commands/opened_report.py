@@ -1,10 +1,11 @@
-"""A report as `lightgen open` shows it: with the student of the run before beside its own."""
+"""A report as `lightgen open` shows it: with the ablations of its student, and the run before beside it."""
 
 import logging
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.commands.ablations_of import ablations_of
 from flows.commands.compare import changed_fields, paired_difference, shared_stages
 from flows.commands.side import Side, first_rows, read_images, run_before, side_of_artifact
 from storage.artifact import Artifact, CorruptArtifact
@@ -21,28 +22,37 @@ log = logging.getLogger("lightgen")
 
 
 def page_to_open(report: Artifact, scratch: Path) -> Path:
-    """Return the page of a finished report: a copy in `scratch` that also shows the run before, if there is one.
+    """Return the page of a finished report: a copy in `scratch` that also shows what else the store knows of it.
 
-    The store's own page stays as it is: its bytes follow from the report's key, which knows no other run.
+    These are the ablations of its student and the run before. The store's own page stays as it is: its bytes follow
+    from the report's key, which knows no other run.
     """
-    from pyarrow import ArrowException
-
     page = report.local("report.html", scratch / "inputs")
-    try:
-        comparison = compare_with_run_before(report)
-    except (CorruptArtifact, ArrowException) as error:
-        log.warning("the run before is not shown beside this one: %s", error)
+    ablations, comparison = ablations_of(report), _comparison(report)
+    if not ablations and comparison is None:
         return page
-    if comparison is None:
-        return page
+    from lightgen_core.report.ablations import insert_ablations
     from lightgen_core.report.comparison import insert_comparison
 
-    text = insert_comparison(page.read_text(encoding="utf-8"), comparison)
+    text = page.read_text(encoding="utf-8")
+    text = insert_ablations(text, ablations) if ablations else text
+    text = insert_comparison(text, comparison) if comparison else text
     opened = scratch / "opened" / f"{report.key}.html"
     opened.parent.mkdir(parents=True, exist_ok=True)
     model = (page.parent / "model").absolute().as_uri()
     opened.write_text(text.replace('href="model/"', f'href="{model}/"'), encoding="utf-8")
     return opened
+
+
+def _comparison(report: Artifact) -> "Comparison | None":
+    """Return the comparison with the run before; None if there is none, or, with a warning, if it cannot be read."""
+    from pyarrow import ArrowException
+
+    try:
+        return compare_with_run_before(report)
+    except (CorruptArtifact, ArrowException) as error:
+        log.warning("the run before is not shown beside this one: %s", error)
+        return None
 
 
 def compare_with_run_before(report: Artifact) -> "Comparison | None":

@@ -191,17 +191,23 @@ def estimate(
 
 @click.command()
 @click.argument("recipe", required=False, shell_complete=complete_recipe)
+@store_option
+@set_option
 @json_option
-def doctor(recipe: str | None, as_json: bool) -> None:
+def doctor(recipe: str | None, store_uri: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Say whether this machine is ready, and what is missing.
 
     With a RECIPE also whether its models, disk and device memory are there. Downloads nothing.
     """
     from flows.commands.doctor import check_machine
+    from flows.errors import UserError
     from flows.load import load_recipe
     from tasks.config.settings import Settings
 
-    findings = check_machine(load_recipe(recipe) if recipe else None, Settings())
+    if overrides and recipe is None:
+        raise UserError("--set changes fields of a recipe: name one, as in lightgen doctor demo --set pretrain.steps=9")
+    settings = Settings(store=store_uri) if store_uri else Settings()
+    findings = check_machine(load_recipe(recipe, overrides) if recipe else None, settings)
     click.echo(json.dumps({"checks": findings}) if as_json else console.describe_checks(findings))
     if any(finding["state"] == "missing" for finding in findings):
         raise SystemExit(1)

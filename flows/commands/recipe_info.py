@@ -1,9 +1,11 @@
 """Commands that show recipes: which there are, what one resolves to, and which fields they can have."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
@@ -14,6 +16,9 @@ from flows.commands.options import complete_recipe, json_option, set_option
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
+
+MAX_DEFAULT_CHARACTERS = 40
+"""Length of a default that `fields` prints whole; --json has all."""
 
 
 @click.command()
@@ -69,18 +74,30 @@ def fields(section: str | None, as_json: bool) -> None:
             known = [each for each, field in model.model_fields.items() if _section_of(field)]
             raise UserError(f"there is no section {section!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
         model = below
-    rows = list(field_rows(model, f"{section}." if section else ""))
-    click.echo(json.dumps(rows) if as_json else "\n".join(table([tuple(map(str, row.values())) for row in rows])))
+    prefix = f"{section}." if section else ""
+    rows = [row for row in field_rows(Recipe) if row["field"].startswith(prefix)]
+    click.echo(json.dumps(rows) if as_json else "\n".join(table([_shortened(row) for row in rows])))
 
 
-def field_rows(model: "type[BaseModel]", prefix: str = "") -> Iterator[dict[str, Any]]:
-    """Yield name, default and description of each field, those of sections below included."""
+def _shortened(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Return a row for a terminal, in which one long default would put the meanings of all out of sight."""
+    return row["field"], shorten(row["default"], MAX_DEFAULT_CHARACTERS, placeholder=" ..."), row["means"]
+
+
+def field_rows(
+    model: "type[BaseModel]", prefix: str = "", section: "BaseModel | None" = None
+) -> Iterator[dict[str, Any]]:
+    """Yield name, default and description of each field, those of sections below included.
+
+    section: the model as it is where a recipe says nothing: other defaults than the class' own may follow from where
+    it stands, as those of `pretrain.model` do from its preset.
+    """
     for name, field in model.model_fields.items():
-        below = _section_of(field)
+        below, value = _section_of(field), _default_of(field) if section is None else getattr(section, name)
         if below is not None:
-            yield from field_rows(below, f"{prefix}{name}.")
+            yield from field_rows(below, f"{prefix}{name}.", value if isinstance(value, below) else None)
         else:
-            yield {"field": f"{prefix}{name}", "default": _default_of(field), "means": field.description or ""}
+            yield {"field": f"{prefix}{name}", "default": _written(value), "means": field.description or ""}
 
 
 def _section_of(field: "FieldInfo") -> "type[BaseModel] | None":
@@ -90,11 +107,18 @@ def _section_of(field: "FieldInfo") -> "type[BaseModel] | None":
     return next((each for each in types if issubclass(each, BaseModel)), None)
 
 
-def _default_of(field: "FieldInfo") -> str:
+def _default_of(field: "FieldInfo") -> Any:
+    return field.get_default(call_default_factory=True, validated_data={})
+
+
+def _written(value: Any) -> str:
+    """Return a default as JSON, or "required"."""
+    from pydantic import BaseModel
     from pydantic_core import PydanticUndefined
 
-    value = field.get_default(call_default_factory=True, validated_data={})
-    return "required" if value is PydanticUndefined else json.dumps(value, default=str)
+    if value is PydanticUndefined:
+        return "required"
+    return json.dumps(value, default=lambda each: each.model_dump() if isinstance(each, BaseModel) else str(each))
 
 
 @click.command()
@@ -107,10 +131,21 @@ def schema() -> None:
     """
     from tasks.config.recipe import Recipe
 
-    described = Recipe.model_json_schema()
-    described["properties"]["extends"] = {"type": "string", "description": "recipe whose fields hold unless set here"}
-    described["required"] = [name for name in described.get("required", []) if name != "name"]
-    click.echo(json.dumps(described, indent=1))
+    click.echo(json.dumps(_for_files(Recipe.model_json_schema()), indent=1))
+
+
+def _for_files(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of what may stand in a file: less than a whole recipe, since it may extend another."""
+    from lightgen_core.model.presets import PRESETS
+
+    items = re.findall(r'"items": {"\$ref": "#/\$defs/(\w+)"', json.dumps(schema))
+    for name, section in [("", schema), *schema["$defs"].items()]:
+        if name not in items:
+            section.pop("required", None)
+    schema["properties"]["extends"] = {"type": "string", "description": "recipe whose fields hold unless set here"}
+    model = schema["$defs"]["Pretrain"]["properties"]["model"]
+    model["anyOf"] = [{"enum": list(PRESETS)}, {"$ref": model.pop("$ref")}]
+    return schema
 
 
 @click.command()

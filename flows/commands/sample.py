@@ -13,6 +13,7 @@ from flows.errors import UserError
 from flows.folders import require_student, require_writable
 from flows.load import parse_yaml
 from flows.student import Student, require_prompts
+from flows.terminal import stage_bar
 from lightgen_core.config import SamplerConfig
 
 
@@ -44,10 +45,11 @@ def sample_to_files(
     folder = find_student(checkpoint, store_uri).folder
     require_student(folder)
     require_writable(output)
-    from lightgen_core.images.codec import encode_png
+    with stage_bar("student"):  # seconds of imports
+        from lightgen_core.images.codec import encode_png
 
-    student = Student.from_pretrained(folder)
-    images = student.sample(_written_out(prompts, rewrite, seed), seed, num_images, changes, height, width)
+        student = Student.from_pretrained(folder)
+        images = student.sample(_written_out(prompts, rewrite, seed), seed, num_images, changes, height, width)
     captions = [prompt for prompt in prompts for _ in range(num_images)]
     paths = []
     for number, (caption, image) in enumerate(zip(captions, images, strict=True)):

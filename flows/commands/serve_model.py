@@ -6,6 +6,7 @@ from pathlib import Path
 from flows.checkpoint import find_student
 from flows.commands.web_server import allowed_hosts, serve_key, serve_until_stopped
 from flows.student import Student
+from flows.terminal import stage_bar
 
 log = logging.getLogger("lightgen")
 
@@ -28,9 +29,11 @@ def serve_model(
         UserError: no student, a port that is taken, or an address beyond this machine without LIGHTGEN_SERVE_KEY.
     """
     key = serve_key(host)
-    student = Student.from_pretrained(find_student(checkpoint, store_uri).folder)
-    from lightgen_core.serving.app import batch_sampler, create_app
-    from lightgen_core.serving.batcher import Batcher
+    folder = find_student(checkpoint, store_uri).folder
+    with stage_bar("student"):
+        student = Student.from_pretrained(folder)
+        from lightgen_core.serving.app import batch_sampler, create_app
+        from lightgen_core.serving.batcher import Batcher
 
     batcher = Batcher(batch_sampler(student.model), max_batch, max_queue)
     served = name or Path(checkpoint).stem

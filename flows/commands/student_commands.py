@@ -59,6 +59,7 @@ def sample(checkpoint: Path, prompts: tuple[str, ...], **options: Any) -> None:
     default=True,
     help="Outside the mask's tokens: IMAGE's own pixels, or what the autoencoder makes of them.",
 )
+@store_option
 def inpaint(checkpoint: Path, image: Path, mask: Path, prompt: str, **options: Any) -> None:
     """Redraw the part of IMAGE that is white in MASK.
 

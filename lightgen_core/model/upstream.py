@@ -138,7 +138,10 @@ def _configs(state_dict: Mapping[str, Tensor], num_heads: int, attend_to_padding
 
 def _shape(state_dict: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[int, ...]:
     if name not in state_dict:
-        raise UpstreamError(f"{name} is missing: this is not the state dict of a released model")
+        raise UpstreamError(
+            f"{name} is missing: this is not the state dict of a released model. "
+            f"Found {_listed(sorted(state_dict)) or 'no tensor'}"
+        )
     shape = tuple(state_dict[name].shape)
     if len(shape) != dimensions:
         raise UpstreamError(f"{name} has shape {shape}: expected {dimensions} dimensions")

@@ -5,10 +5,7 @@ from dataclasses import dataclass
 
 from lightgen_core.intervals import Interval
 from lightgen_core.report.data import SampleRow
-from lightgen_core.report.page import page_environment
-
-_LINK = '<a href="#before">Run before</a>\n'
-_BEFORE_LINK, _BEFORE_SECTION = '<a href="#lineage">', '<section id="lineage">'
+from lightgen_core.report.opened import insert_part
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,4 @@ def insert_comparison(page: str, comparison: Comparison) -> str:
     Raises:
         ValueError: the page is no report.
     """
-    if not (page.count(_BEFORE_LINK) == page.count(_BEFORE_SECTION) == 1):
-        raise ValueError(f"found no report: expected {_BEFORE_LINK} and {_BEFORE_SECTION} once each")
-    section = page_environment().get_template("comparison.html.j2").render(data=comparison)
-    return page.replace(_BEFORE_LINK, _LINK + _BEFORE_LINK).replace(_BEFORE_SECTION, section + _BEFORE_SECTION)
+    return insert_part(page, "comparison.html.j2", "before", "Run before", data=comparison)

@@ -61,6 +61,7 @@ def page_environment() -> Environment:
         "pixel_art": formats.is_pixel_art,
         "shell": shlex.quote,
         "literal": repr,
+        "svg_data_uri": svg.file_uri,
     }
     return environment
 

@@ -2,7 +2,8 @@
 
 from typing import Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from lightgen_core.config import HeadConfig, Positive, TrainConfig
 from lightgen_core.model.presets import PRESETS
@@ -62,6 +63,17 @@ class Pretrain(TrainConfig):
     phases: tuple[Phase, ...] = Field(
         (), description="phases after the first, which is this section itself on the smallest of tokens.sizes"
     )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Return the schema with the defaults of the default preset."""
+        schema = handler(core)
+        own = handler.resolve_ref_schema(schema)["properties"]
+        for section, defaults in PRESETS[DEFAULT_PRESET]._asdict().items():
+            fields = handler.resolve_ref_schema(own["model" if section == "blocks" else section])["properties"]
+            for name, value in defaults.items():
+                fields[name]["default"] = value
+        return schema
 
     @model_validator(mode="before")
     @classmethod

@@ -18,7 +18,7 @@ from storage.manifest import FileEntry
 from storage.tables import read_file, to_parquet
 from tasks.config.recipe import Recipe
 from tasks.config.settings import Settings
-from tasks.context.progress import Progress, ProgressCallback, TimeLeft, ignore_progress
+from tasks.context.progress import Progress, ProgressCallback, TimeLeft, duration_in_words, ignore_progress
 from tasks.context.reuse import EarlierArtifacts, EarlierRows, RowConfig, file_prefix
 from tasks.context.scratch import Scratch
 from tasks.context.shards import Shard, ShardWorker
@@ -183,7 +183,7 @@ class StageContext:
             yield shard
             done, rows = done + 1, rows + shard.rows
             left = time_left.after(done - before)
-            text = "" if left is None else f", {left:.0f} s left"
+            text = f", {duration_in_words(left)} left" if left else ""
             self.log("shard %d of %d%s", done, total, text, shown_by_bar=True)
             self.on_progress(Progress(done, total, "shards", left, rows=rows))
 
@@ -227,7 +227,7 @@ class StageContext:
             if before is not None and seconds < LOG_INTERVAL_SECONDS and step < steps:
                 return
             values = ", ".join(f"{name} {value:.3g}" for name, value in newest.items())
-            values += "" if left is None else f"; {left:.0f} s left"
+            values += f"; {duration_in_words(left)} left" if left else ""
             self.log("step %d of %d, %s", step, steps, values, shown_by_bar=True)
             logged, before = time.monotonic(), step
 

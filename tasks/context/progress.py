@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from storage.plural import pluralize
+
 LOADING_SECONDS = 60.0
 """Most that a worker takes to load its models; where the first shards took longer, they tell the pace."""
 
@@ -43,6 +45,19 @@ ProgressCallback = Callable[[Progress], None]
 
 def ignore_progress(progress: Progress) -> None:
     """Do nothing."""
+
+
+def duration_in_words(seconds: float) -> str:
+    """Return a time span in words: 45 seconds, 28 minutes, 1 hour and 58 minutes, 3 days and 2 hours."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 59.5:
+        return pluralize(max(1, round(seconds)), "second")
+    if minutes < 60:
+        return pluralize(minutes, "minute")
+    if hours >= 30 * 24:
+        return pluralize(round(hours / 24), "day")
+    counts, units = (divmod(minutes, 60), ("hour", "minute")) if hours < 24 else (divmod(hours, 24), ("day", "hour"))
+    return " and ".join(pluralize(count, unit) for count, unit in zip(counts, units, strict=True) if count)
 
 
 class TimeLeft:

@@ -14,6 +14,7 @@ from flows.student import changed_sampler
 from lightgen_core.config import SamplerConfig
 from storage.artifact import Artifact
 from storage.open_store import open_store
+from tests.factories.tiny_checkpoint import save_tiny_checkpoint
 from tests.support.stores import commit
 
 
@@ -34,6 +35,46 @@ def test_help_and_plan_load_neither_torch_nor_prefect(tmp_path):
         "sys.exit(bool({'torch', 'prefect'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+BAR = """
+import sys, {module} as module
+def bar(name):
+    sys.exit(f"{{name}} {{sorted({{'torch', 'prefect'}} & set(sys.modules))}}")
+module.stage_bar = bar
+from flows.cli import cli
+cli({arguments})
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "name"),
+    [
+        ("flows.start", ["run", "smoke"], "server"),
+        ("flows.commands.ablate", ["ablate", "smoke", "--axis", "captions"], "server"),
+        ("flows.commands.sample", ["sample", "STUDENT", "a red circle"], "student"),
+        ("flows.commands.serve_model", ["gallery", "STUDENT"], "student"),
+        ("flows.commands.export", ["export", "STUDENT", "STORE/exported"], "export"),
+    ],
+)
+def test_a_bar_moves_while_large_libraries_load(tmp_path, module, arguments, name):
+    """It is shown before they are: to load torch or Prefect takes seconds."""
+    student = save_tiny_checkpoint(tmp_path / "student")
+    given = [word.replace("STUDENT", str(student)).replace("STORE", str(tmp_path)) for word in arguments]
+    given += [] if "export" in given else ["--store", str(tmp_path / "store")]
+    code = BAR.format(module=module, arguments=given)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == f"{name} []"
+
+
+def test_a_command_ends_without_a_search_through_all_objects():
+    """With torch loaded that takes Python seconds after the command's last word."""
+    code = (
+        "import atexit, gc, sys; from flows.cli import main; sys.argv = ['lightgen', 'recipes']\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 0)); main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "True"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])

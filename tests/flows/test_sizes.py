@@ -1,13 +1,18 @@
 """Sizes that follow from components, and contradictions that are told before anything runs."""
 
+import re
+
 import pytest
 
+from flows.commands.doctor import check_machine
+from flows.commands.estimate import Rates, estimate
 from flows.errors import UserError
 from flows.load import load_recipe
 from flows.plan import plan
 from flows.sizes import student_config
 from lightgen_core.model.presets import PRESETS
 from storage.open_store import open_store
+from tasks.config.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -48,9 +53,15 @@ def test_a_preset_may_be_named_alone_and_changed(preset):
         ("tokens.sizes=[40]", "tokens.sizes: an image of 40 x 40 px is not made of whole tokens of 16 px"),
     ],
 )
-def test_a_contradiction_is_told_by_the_plan(tmp_path, override, message):
+def test_a_contradiction_is_told_by_plan_estimate_and_doctor(tmp_path, override, message):
+    recipe = load_recipe("demo", [override])
     with pytest.raises(UserError, match=message):
-        plan(load_recipe("demo", [override]), open_store(str(tmp_path)))
+        plan(recipe, open_store(str(tmp_path)))
+    with pytest.raises(UserError, match=message):
+        estimate(recipe, Rates())
+    (told,) = (row for row in check_machine(recipe, Settings(store=str(tmp_path))) if row["state"] == "missing")
+    assert (told["check"], told["word"]) == ("student", "contradiction")
+    assert re.search(message, told["found"])
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are():

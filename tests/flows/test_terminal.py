@@ -74,7 +74,7 @@ def test_what_a_bar_shows_is_no_line_beside_it():
         (
             Progress(40, 2600, "steps", 4000, {"loss": 0.98765}),
             "87 images/s",
-            "40 of 2,600 steps, 87 images/s, loss 0.988, an hour left",
+            "40 of 2,600 steps, 87 images/s, loss 0.988, 1 hour and 7 minutes left",
         ),
         (Progress(4, 4, "steps", 0.0), "", "4 of 4 steps"),
     ],

@@ -1,6 +1,7 @@
 """`lightgen doctor RECIPE`: which models are here, which can be had, what else is missing; nothing is downloaded."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -11,9 +12,12 @@ from typing import ClassVar
 
 import huggingface_hub.constants
 import pytest
+from click.testing import CliRunner
 
+from flows.cli import cli
 from flows.commands import doctor, doctor_models
 from flows.commands.doctor_models import check_model, models_of
+from flows.errors import UserError
 from flows.load import load_recipe
 from tasks.config.settings import Settings
 
@@ -180,6 +184,27 @@ def test_a_shard_of_more_than_ten_minutes_is_noted():
         "note",
         "a kill loses them: set synthesis.shard_size=231",
     )
+
+
+def test_a_training_of_more_than_a_day_on_a_cpu_is_noted(monkeypatch):
+    """A recipe without a section `pretrain` has the paper's steps and batches."""
+    monkeypatch.setattr(doctor, "measure_cores", lambda: 0.05)
+    settings, short = Settings(device="cpu"), load_recipe("demo")
+    assert doctor._check_training(short, settings) == []
+    (row,) = doctor._check_training(short.model_copy(update={"pretrain": type(short.pretrain)()}), settings)
+    assert row["state"] == "note"
+    assert re.match(r"204,800,000 images take \d+ days.* on this CPU, at least", row["found"]), row["found"]
+
+
+def test_the_store_and_the_fields_of_a_run_are_looked_at(tmp_path):
+    """With the options that `run` has."""
+    given = ["--store", str(tmp_path), "--set", "pretrain.model=small", "--json"]
+    done = CliRunner().invoke(cli, ["doctor", "demo", *given], catch_exceptions=False)
+    checks = {row["check"]: row["found"] for row in json.loads(done.output)["checks"]}
+    assert checks["store"].startswith(f"{tmp_path}, ") and checks["disk"].endswith(f"at {tmp_path}")
+    assert checks["student"].startswith("small, ")
+    refused = CliRunner().invoke(cli, ["doctor", *given]).exception
+    assert isinstance(refused, UserError) and "name one" in str(refused)
 
 
 def test_keys_of_endpoints_are_reported_as_set_and_never_shown(monkeypatch):

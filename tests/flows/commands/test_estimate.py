@@ -179,3 +179,13 @@ def test_captions_of_a_file_cost_nothing_and_no_language_model(tmp_path):
     rest = ["pairs.scorer=none", "pairs.kind=teacher", "evaluation.benchmark=prompts", "tokens.sizes=[48]"]
     result = rows(estimate(load_recipe("smoke", [*file, *asked, *rest]), Rates()))["captions"]
     assert (result["flops"], result["note"]) == (0.0, "")
+
+
+def test_prompts_of_a_file_are_counted(tmp_path):
+    """Each is sampled twice by two students; of GenEval's form there are 553, fewer than 100 in a category."""
+    (tmp_path / "prompts.txt").write_text("a house by the sea\na boat on a lake\na tree\n")
+    unjudged = ["pairs.scorer=none", "pairs.kind=teacher", "evaluation.images=2", "evaluation.benchmark=prompts"]
+    file = f"evaluation.prompts={tmp_path / 'prompts.txt'}"
+    assert rows(estimate(load_recipe("smoke", [*unjudged, file]), Rates()))["evaluation"]["items"] == 3 * 2 * 2
+    paper = rows(estimate(load_recipe("lightgen-0.7b-256"), Rates()))
+    assert paper["evaluation"]["items"] == 553 * 4 * 2

@@ -143,7 +143,10 @@ def unfit_files(state: dict[str, torch.Tensor], whole: bytes, folder: Path) -> d
         "missing": (shortened, "decoder_blocks.1.norm2.bias missing"),
         "shape": (state | {"z_proj_ln.bias": torch.zeros(5)}, "z_proj_ln.bias has shape (5,): expected (32,)"),
         "extra": (state | {"encoder_blocks.0.ls1.gamma": torch.ones(32)}, "encoder_blocks.0.ls1.gamma"),
-        "other": ({"conv1.weight": torch.zeros(3, 3)}, "z_proj.weight is missing"),
+        "other": (
+            {"conv1.weight": torch.zeros(3, 3)},
+            "z_proj.weight is missing: this is not the state dict of a released model. Found conv1.weight",
+        ),
         "hostile": ({"model": Payload(folder / "ran")}, "posix.mkdir, which is no tensor and could run code"),
         "no_ema": ({"model": None, "model_ema": None}, "holds no raw or ema weights"),
         "truncated": (whole[:-2000], "cannot be read safely"),
@@ -165,6 +168,7 @@ def test_what_does_not_fit_is_refused_in_few_lines_that_say_what(lightgen, state
     status, out, err = lightgen("import-upstream", file, "-o", tmp_path / "student", "--num-heads", released.HEADS)
     assert (status, out) == (2, "")
     assert message in err and "Traceback" not in err and len(err.splitlines()) <= 4
+    assert str(file) in err
     assert not (tmp_path / "student").exists() and not (tmp_path / "ran").exists()
 
 

@@ -2,7 +2,6 @@
 
 import shlex
 import webbrowser
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -48,23 +47,30 @@ def test_what_is_no_report_is_not_opened(tmp_path, what, message):
 RESULT = {"stages": [], "scores": {}, "seconds": 1.0, "store": "here"}
 
 
-def test_a_run_ends_with_commands_to_paste():
-    text = describe_run(
-        RESULT | {"report": "/my store/report/ab/report.html"}, ["demo", "--store", "my store"], "a cat's eye"
-    )
-    report, head, *commands = text.splitlines()[-5:]
-    assert (report, head) == ("report: file:///my%20store/report/ab/report.html", "next:")
+KEY = "0123456789abcdef0123"
+
+
+@pytest.mark.parametrize("store", ["/my store", "s3://my bucket"])
+@pytest.mark.parametrize(("changes", "student"), [([], "demo"), (["--set", "seed=3"], "report/01234567")])
+def test_a_run_ends_with_commands_to_paste(store, changes, student):
+    """What --set has changed is no longer the recipe's own student, and goes by its key."""
+    request, result = ["demo", *changes, "--store", store], RESULT | {"report": f"{store}/report/{KEY}/report.html"}
+    report, head, *commands = describe_run(result, request, "a cat's eye").splitlines()[-5:]
+    assert report in (f"report: file:///my%20store/report/{KEY}/report.html", f"report: {result['report']}")
+    assert head == "next:"
     words = [shlex.split(command) for command in commands]
-    assert words[0] == ["lightgen", "open", "demo", "--store", "my store"]
-    assert [each[1:3] for each in words[1:]] == [[name, "/my store/report/ab/model"] for name in ("sample", "inpaint")]
-    assert words[1][3] == words[2][5] == "a cat's eye"
+    assert words == [
+        ["lightgen", "open", *request],
+        ["lightgen", "sample", student, "a cat's eye", "--store", store, "-o", "out"],
+        ["lightgen", "inpaint", student, "IMAGE.png", "MASK.png", "a cat's eye", "--store", store, "-o", "out.png"],
+    ]
     for name, *given in (each[1:] for each in words):
         known = cli.commands[name].make_context(name, given, resilient_parsing=True).params
-        assert known.get("what", "demo") == "demo"
-        assert known.get("checkpoint") in (None, Path("/my store/report/ab/model"), "/my store/report/ab/model")
+        assert (known["store_uri"], str(known.get("what") or known["checkpoint"])) == (
+            store,
+            "demo" if name == "open" else student,
+        )
 
 
-@pytest.mark.parametrize("report", [None, "s3://bucket/report/ab/report.html"])
-def test_a_student_in_a_remote_store_or_none_is_not_offered(report):
-    text = describe_run(RESULT | {"report": report}, ["demo"])
-    assert ("lightgen sample" in text, "lightgen open demo" in text) == (False, report is not None)
+def test_a_run_without_a_report_offers_no_student():
+    assert "lightgen" not in describe_run(RESULT | {"report": None}, ["demo"])

@@ -4,10 +4,12 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from jsonschema import Draft202012Validator
 
 from flows.cli import cli
 from flows.errors import UserError
-from flows.load import load_recipe, recipe_names
+from flows.load import load_recipe, parse_yaml, recipe_names
+from flows.recipes import FOLDER
 
 MINE = """
 extends: demo
@@ -78,6 +80,26 @@ def test_fields_are_listed_with_default_and_meaning():
     assert all(row["means"] for row in json.loads(output("fields", "--json")) if row["field"] != "name")
 
 
+def test_a_default_is_what_a_recipe_without_the_field_has():
+    """Also where it is not the class' own: the blocks of the default preset, filters of recaptions."""
+    rows = {row["field"]: row["default"] for row in json.loads(output("fields", "--json"))}
+    nothing = load_recipe("demo").model_validate({"name": "nothing"}).pretrain
+    for section in ("model", "head", "optimizer"):
+        for name, value in getattr(nothing, section).model_dump(mode="json").items():
+            assert json.loads(rows[f"pretrain.{section}.{name}"]) == value
+    assert rows["synthesis.recaption.short_filters.max_words"] == "20"
+    described = json.loads(output("schema"))["$defs"]
+    assert described["StudentConfig"]["properties"]["width"]["default"] == nothing.model.width
+    assert described["HeadConfig"]["properties"]["depth"]["default"] == nothing.head.depth
+
+
+def test_a_long_default_leaves_the_meanings_in_sight():
+    rows, lines = json.loads(output("fields", "captions", "--json")), output("fields", "captions").splitlines()
+    names = max(len(row["field"]) for row in rows)
+    assert max(len(row["default"]) for row in rows) > 200
+    assert max(line.index(row["means"]) for row, line in zip(rows, lines, strict=True)) <= names + 2 + 40 + 2
+
+
 def test_a_section_that_does_not_exist_is_named():
     with pytest.raises(UserError, match="Did you mean 'optimizer'"):
         CliRunner().invoke(cli, ["fields", "pretrain.optimiser"], catch_exceptions=False)
@@ -87,3 +109,21 @@ def test_recipes_are_listed_and_the_schema_has_all_sections():
     assert [row["name"] for row in json.loads(output("recipes", "--json"))] == recipe_names()
     described = json.loads(output("schema"))
     assert {"extends", "captions", "pretrain", "report"} <= described["properties"].keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [
+        ("extends: demo\npretrain: {model: tiny}", []),
+        ("extends: mine.yaml\nsynthesis: {files: {size: 64}}", []),
+        ("pretrain: {model: tiniest}", ["pretrain.model"]),
+        ("pretrain: {stps: 4}", ["pretrain"]),
+        ("synthesis: {teachers: [{teacher: scene}]}", ["synthesis.teachers.0"]),
+        *((name, []) for name in recipe_names()),
+    ],
+)
+def test_an_editor_that_has_the_schema_underlines(text, faults):
+    """What a file may say is less than a recipe: it may extend one, and `pretrain.model` may be a preset's name."""
+    read = parse_yaml(text if ":" in text else (FOLDER / f"{text}.yaml").read_text())
+    errors = Draft202012Validator(json.loads(output("schema"))).iter_errors(read)
+    assert [".".join(map(str, error.absolute_path)) for error in errors] == faults

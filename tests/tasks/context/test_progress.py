@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.context import progress
-from tasks.context.progress import TimeLeft
+from tasks.context.progress import TimeLeft, duration_in_words
 
 
 @pytest.fixture
@@ -32,3 +32,22 @@ def test_all_workers_load_before_the_pace_is_known(clock):
 
 def test_shards_longer_than_any_loading_tell_the_pace_at_once(clock):
     assert run(clock, TimeLeft(3), 600) == [1200.0]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "1 second"),
+        (45, "45 seconds"),
+        (59.7, "1 minute"),
+        (95, "2 minutes"),
+        (1684, "28 minutes"),
+        (7100, "1 hour and 58 minutes"),
+        (3 * 86_400 + 7300, "3 days and 2 hours"),
+        (3600, "1 hour"),
+        (57_500_000, "666 days"),
+        (1e14, "1,157,407,407 days"),
+    ],
+)
+def test_a_time_span_is_told_in_words(seconds, words):
+    assert duration_in_words(seconds) == words
