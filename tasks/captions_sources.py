@@ -109,7 +109,7 @@ def _read_file(ctx: StageContext, origin: CaptionOrigin) -> tuple[list[Caption],
             damaged.append(asdict(row))
         else:
             captions.append(row)
-    ctx.log("%s in %s, damaged rows: %d", pluralize(len(captions), "caption"), source.path, len(damaged))
+    ctx.log("%s in %s, rows left out: %d", pluralize(len(captions), "caption"), source.path, len(damaged))
     return captions, damaged
 
 

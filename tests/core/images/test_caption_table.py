@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
@@ -60,6 +61,9 @@ FORMS = {
     "list.json": lambda path: path.write_text(json.dumps([{"image": n, "captions": [t, "other"]} for n, t in ROWS])),
     "meta_cap.json": lambda path: path.write_text(json.dumps({f"/home/me/set/{n}": {"caption": t} for n, t in ROWS})),
     "captions_val2017.json": lambda path: path.write_text(json.dumps(coco(list(ROWS)))),
+    "captions.arrow": lambda path: feather.write_feather(
+        pa.table({"image": list(CAPTIONS), "caption": list(CAPTIONS.values())}), path, "uncompressed"
+    ),
     "captions.parquet": lambda path: pq.write_table(
         pa.table({"path": [f"set/{name}" for name in CAPTIONS], "text": list(CAPTIONS.values())}), path
     ),
