@@ -90,7 +90,7 @@ def test_a_table_elsewhere_captions_the_images(tmp_path, form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_captions_of_images_and_of_stage_captions_agree(tmp_path, form):
-    """Whether the stage reads the images with the table, or the table alone."""
+    """It reads the images with the table, or the table alone."""
     root = write_images(tmp_path / "set")
     FORMS[form](tmp_path / form)
     for source in (CaptionFile(path=str(root), captions=str(tmp_path / form)), CaptionFile(path=str(tmp_path / form))):
@@ -134,7 +134,7 @@ def test_of_coco_the_first_caption_of_an_image_counts(tmp_path):
 
 
 def test_coco_beside_its_images_is_a_set_of_its_own(tmp_path):
-    """Where the document lies in the folder of the images; five captions are a list, of which the first counts."""
+    """The document lies in the folder of the images; five captions are a list, of which the first counts."""
     root = write_images(tmp_path / "set")
     (root / "captions.json").write_text(json.dumps(coco(FIVE)))
     opened = open_image_set(root)
@@ -206,7 +206,7 @@ def test_a_row_of_another_split_is_none_of_this_one(tmp_path):
 
 
 def test_a_table_is_preferred_to_captions_beside_the_images(tmp_path):
-    """Where it has none for an image, those count."""
+    """They count where it has none for an image."""
     root = write_images(tmp_path / "set", ["a.png", "b.png", "c.png"])
     for name in "abc":
         (root / f"{name}.txt").write_text(f"beside {name}")

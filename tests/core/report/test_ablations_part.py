@@ -24,7 +24,7 @@ ABLATION = ShownAblation(
 )
 
 
-def test_ablations_stand_before_the_lineage_with_figure_and_table():
+def test_ablations_stand_before_the_lineage_with_their_figure():
     page = insert_ablations(render_report(report()), [ABLATION])
     part = page[page.index('<section id="ablations">') : page.index('<section id="lineage">')]
     assert page.index('<a href="#ablations">') < page.index('<a href="#lineage">')

@@ -53,7 +53,7 @@ KEY = "0123456789abcdef0123"
 @pytest.mark.parametrize("store", ["/my store", "s3://my bucket"])
 @pytest.mark.parametrize(("changes", "student"), [([], "demo"), (["--set", "seed=3"], "report/01234567")])
 def test_a_run_ends_with_commands_to_paste(store, changes, student):
-    """What --set has changed is no longer the recipe's own student, and goes by its key."""
+    """A student that --set has changed is no longer the recipe's own, and goes by its key."""
     request, result = ["demo", *changes, "--store", store], RESULT | {"report": f"{store}/report/{KEY}/report.html"}
     report, head, *commands = describe_run(result, request, "a cat's eye").splitlines()[-5:]
     assert report in (f"report: file:///my%20store/report/{KEY}/report.html", f"report: {result['report']}")

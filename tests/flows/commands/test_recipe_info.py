@@ -123,7 +123,7 @@ def test_recipes_are_listed_and_the_schema_has_all_sections():
     ],
 )
 def test_an_editor_that_has_the_schema_underlines(text, faults):
-    """What a file may say is less than a recipe: it may extend one, and `pretrain.model` may be a preset's name."""
+    """A file may say less than a recipe: it may extend one, and `pretrain.model` may be a preset's name."""
     read = parse_yaml(text if ":" in text else (FOLDER / f"{text}.yaml").read_text())
     errors = Draft202012Validator(json.loads(output("schema"))).iter_errors(read)
     assert [".".join(map(str, error.absolute_path)) for error in errors] == faults
