@@ -13,9 +13,9 @@ from flows.ablation import AblationRequest, validate_ablation
 from flows.ablation_axes import Student
 from flows.ablation_outcome import ablation_result
 from flows.environment import log_to_prefect
-from flows.errors import USER_ERRORS, StageFailed
+from flows.errors import USER_ERRORS, RunCancelled, StageFailed
 from flows.openmp import bound_spinning
-from flows.operations.cancellation import RunCancelled, cancel_if_requested
+from flows.operations.cancellation import cancel_if_requested
 from flows.operations.crash_detection import track_crashes
 from flows.operations.device_limit import require_device_limit
 from flows.operations.retries import without_traceback

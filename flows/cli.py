@@ -8,6 +8,7 @@ import gc
 import signal
 import sys
 import traceback
+from typing import NoReturn
 
 import click
 
@@ -65,7 +66,8 @@ for command in _COMMANDS:
 def main() -> None:
     """Run the command line and turn errors into exit codes.
 
-    2: the caller's input is wrong; 1: a stage failed, or the store does not answer; 130: stopped by Ctrl-C or SIGTERM.
+    2: the caller's input is wrong; 1: a stage failed, or the store does not answer; 130: stopped by Ctrl-C or SIGTERM,
+    or cancelled in the Prefect UI.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends a command as Ctrl-C does: with a word
     atexit.register(gc.freeze)  # else Python looks through torch's million objects again, seconds after the last word
@@ -79,17 +81,23 @@ def main() -> None:
         error.show(sys.stderr)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped; what is finished is kept, and the same command goes on from there", err=True)
-        sys.exit(128 + signal.SIGINT)
+        _stop()
     except Exception as error:
-        from flows.errors import USER_ERRORS
+        from flows.errors import USER_ERRORS, RunCancelled
 
+        if isinstance(error, RunCancelled):  # the log has said by whom
+            _stop()
         _explain(error, debug)
         if isinstance(error, USER_ERRORS):  # its message says all; a traceback would tell of the program
             sys.exit(1 if isinstance(error, StoreUnavailable) else 2)
         if not debug:
             click.echo("`lightgen --debug ...` shows the traceback.", err=True)
         sys.exit(1)
+
+
+def _stop() -> NoReturn:
+    click.echo("stopped; what is finished is kept, and the same command goes on from there", err=True)
+    sys.exit(128 + signal.SIGINT)
 
 
 def _explain(error: Exception, debug: bool) -> None:

@@ -21,6 +21,10 @@ class StageFailed(Exception):
     """A stage raised; its finished shards are kept, and the same command continues from there."""
 
 
+class RunCancelled(Exception):
+    """The run was cancelled or deleted while it worked."""
+
+
 USER_ERRORS = (
     UserError,
     InvalidSettings,

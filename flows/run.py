@@ -11,9 +11,9 @@ from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Failed, State
 
 from flows.environment import log_to_prefect
-from flows.errors import USER_ERRORS, StageFailed
+from flows.errors import USER_ERRORS, RunCancelled, StageFailed
 from flows.openmp import bound_spinning
-from flows.operations.cancellation import RunCancelled, cancel_if_requested
+from flows.operations.cancellation import cancel_if_requested
 from flows.operations.crash_detection import track_crashes
 from flows.operations.device_limit import require_device_limit
 from flows.operations.form import Overrides, RecipeName, StageName, StageNames, StoreAddress

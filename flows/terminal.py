@@ -41,14 +41,12 @@ class StderrHandler(logging.StreamHandler):
         """Return whether to write a record."""
         if record.name.startswith("huggingface_hub"):  # it prints its own, beside handing them on
             return False
-        of_prefect = record.name.startswith("prefect.") and not self.prefect_states
-        if of_prefect and ABORTED in record.getMessage():
+        if record.name.startswith("prefect.") and not self.prefect_states:
+            message = record.getMessage()
+            if ABORTED in message or message.startswith(PREFECT_STATES):  # a failure is the command's last line
+                return False
+        if self.bar and record.levelno <= logging.INFO and getattr(record, "shown_by_bar", False):
             return False
-        if record.levelno <= logging.INFO:
-            if self.bar and getattr(record, "shown_by_bar", False):
-                return False
-            if of_prefect and record.getMessage().startswith(PREFECT_STATES):
-                return False
         return bool(super().filter(record))
 
 

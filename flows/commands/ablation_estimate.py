@@ -1,24 +1,18 @@
 """Time estimate of an ablation, before it runs: what is missing, at speeds measured in the store or given."""
 
-import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from flows.ablation import AblationRequest
+from flows.commands.compute_here import has_nvidia_device, measure_cores
 from flows.commands.estimate import Rates, StageCost, stage_costs
 from flows.plan import PlannedStage, Planner
 from lightgen_core.report.formats import format_duration
 from storage.manifest import Manifest
 from storage.store import Store
 from tasks.context.explain import MAX_MANIFESTS, newest_manifests
-
-MATRIX = 1024
-"""Side of the matrices whose product measures the cores."""
 
 
 @dataclass
@@ -97,20 +91,9 @@ def estimate_ablation(request: AblationRequest, rates: Rates | None) -> dict[str
 
 def default_rates(throughput: Mapping[str, float], tflops: float | None, mfu: float) -> Rates:
     """Return rates with a device's default, or where there is none with what the cores reach in a matrix product."""
-    if tflops is None and not Path("/dev/nvidiactl").exists():
+    if tflops is None and not has_nvidia_device():
         return Rates(throughput, measure_cores(), mfu)
     return Rates(throughput, **({} if tflops is None else {"tflops": tflops}), mfu=mfu)
-
-
-def measure_cores() -> float:
-    """Return TFLOP/s of a product of two matrices of numpy, the best of three."""
-    matrix = np.ones((MATRIX, MATRIX), np.float32)
-    best = float("inf")
-    for _ in range(3):
-        started = time.perf_counter()
-        matrix @ matrix
-        best = min(best, time.perf_counter() - started)
-    return 2 * MATRIX**3 / best / 1e12
 
 
 def describe_ablation_estimate(estimate: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from flows.commands.ablation_estimate import measure_cores
+from flows.commands.compute_here import measure_cores
 from flows.commands.console import format_bytes
 from flows.commands.doctor_models import Finding, check_model, models_of
 from flows.commands.estimate import Rates, estimate

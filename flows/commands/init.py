@@ -1,5 +1,7 @@
 """`lightgen init`: look at images and captions, and write a short recipe that runs on them."""
 
+import math
+import os
 import shlex
 from collections import Counter
 from itertools import islice
@@ -8,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from flows.commands.compute_here import has_nvidia_device, measure_cores
 from flows.errors import UserError
 from lightgen_core.captioning.config import CaptionFile
 from lightgen_core.captioning.readers import BadRow, CaptionFileError, read_captions
@@ -15,6 +18,7 @@ from lightgen_core.images.sample import ImageSetError
 from lightgen_core.images.survey import Survey, evenly_spaced, survey
 from lightgen_core.teachers.config import ImageSetConfig
 from lightgen_core.teachers.image_set import open_configured_set
+from storage.plural import pluralize
 
 SAMPLES, IMAGES = 20_000, 100
 """Rows that are read, and images that are decoded; of a smaller set all."""
@@ -31,6 +35,10 @@ PROMPTS = 12
 HELD_OUT, LEAST_HELD_OUT = 64, 16
 """Images put aside for the held-out loss, at most, and at most a twentieth of all; fewer than that say too little."""
 
+STEPS, CORES_TFLOPS, DOUBLINGS = 200, 0.15, 4
+"""Steps of a first training on cores that reach 0.15 TFLOP/s, as two do; twice the speed, twice the steps, at most so
+often, and on an NVIDIA device as often."""
+
 HEADER = """\
 # {purpose}
 #
@@ -42,7 +50,7 @@ HEADER = """\
 
 
 def recipe_of_images(images: str, captions: str | None, file: Path) -> str:
-    """Return the text of a recipe for own images, and write the prompts of its evaluation beside `file`.
+    """Return the text of a recipe for own images and this machine; write the prompts of its evaluation beside `file`.
 
     Args:
         captions: a table that names the images, or a list of captions to take of the images' own; None: all of those.
@@ -65,12 +73,13 @@ def recipe_of_images(images: str, captions: str | None, file: Path) -> str:
     form += f", captions in {Path(str(captions)).name}" if is_table else ""
     more = "" if seen.complete else " and more"
     smallest = min(min(height, width) for _, height, width in seen.sizes)
+    steps, machine = _first_training()
     found = [
         f"# found     {len(seen.samples)}{more} images with captions, {len(distinct)}{more} of them distinct (form:",
         f"#           {form}); the shortest side of {len(seen.sizes)} that were decoded is {smallest} px",
         f"# prompts   {len(held_out)} captions that training never sees are what the evaluation draws: {prompts.name}",
         "# judges    nobody: the report shows the images, and CLIP's cosine",
-        "# training  200 steps are a try, minutes on two cores; thousands are wanted for more than shapes of colour",
+        f"# machine   {machine}: {steps:,} steps of training are a try; thousands are wanted for more than colours",
     ]
     if held := _held_out(len(seen.samples), texts):
         found.append(f"# held out  at least {held} images, for a loss of what training never sees: pretrain.validation")
@@ -84,7 +93,7 @@ def recipe_of_images(images: str, captions: str | None, file: Path) -> str:
             "shard_size": 500,
             "files": {**files, "size": _side(seen)},
         },
-        **_learning(min(100, len(distinct)), held),
+        **_learning(steps, min(100, len(distinct)), held),
         "evaluation": {"benchmark": "prompts", "prompts": str(prompts.resolve()), "images": 2, "shard_size": 48},
     }
     header = HEADER.format(purpose=recipe["purpose"], file=shlex.quote(str(file)), found="\n".join(found))
@@ -98,19 +107,28 @@ def _held_out(images: int, captions: list[str]) -> int:
     return rows if rows >= LEAST_HELD_OUT and max(words.values()) <= rows else 0
 
 
-def _learning(pairs: int, held_out: int) -> dict[str, dict[str, Any]]:
-    """Return the sections of a first, short training on two cores."""
-    validation = {"validation": {"rows": held_out, "every": 40}} if held_out else {}
+def _first_training() -> tuple[int, str]:
+    """Return the steps of a first, short training on this machine, and what it computes with."""
+    if has_nvidia_device():
+        return STEPS * 2**DOUBLINGS, "an NVIDIA device"
+    speed = measure_cores()
+    doublings = min(DOUBLINGS, max(0, int(math.log2(speed / CORES_TFLOPS))))
+    return STEPS * 2**doublings, f"{pluralize(os.cpu_count() or 1, 'core')}, {speed:.2f} TFLOP/s in a matrix product"
+
+
+def _learning(steps: int, pairs: int, held_out: int) -> dict[str, dict[str, Any]]:
+    """Return the sections of a first, short training."""
+    validation = {"validation": {"rows": held_out, "every": steps // 5}} if held_out else {}
     return {
         "pretrain": {
             "model": "tiny",
-            "steps": 200,
+            "steps": steps,
             "batch_size": 48,
             "noise_samples_per_token": 2,
             "precision": "fp32",
             "ema_decay": 0.99,
             "log_every": 20,
-            "checkpoint_every": 100,
+            "checkpoint_every": steps // 2,
             "optimizer": {"name": "muon", "learning_rate": 2e-3, "warmup_steps": 40, "schedule": "cosine"},
             "mask": {"distribution": "uniform", "min_ratio": 0},
             **validation,

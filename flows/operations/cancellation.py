@@ -19,6 +19,8 @@ from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound, PrefectException, TerminationSignal
 
+from flows.errors import RunCancelled
+
 log = logging.getLogger("lightgen")
 
 POLL_SECONDS = 10.0
@@ -28,10 +30,6 @@ SIGNAL_POLLS = 6
 """Intervals that a run has to end before it is signalled again."""
 
 MESSAGE = "the run was cancelled or deleted in the Prefect UI; what is finished is kept"
-
-
-class RunCancelled(Exception):
-    """The run was cancelled or deleted while it worked."""
 
 
 @contextmanager

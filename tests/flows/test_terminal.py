@@ -39,7 +39,7 @@ def record(name: str, message: str, level: int = logging.INFO, **fields: bool) -
     [
         ("prefect.flow_runs", "Beginning flow run 'smoke-8cf2' for flow 'lightgen'", logging.INFO, False),
         ("prefect.task_runs", "Finished in state Completed()", logging.INFO, False),
-        ("prefect.task_runs", "Finished in state Failed()", logging.ERROR, True),
+        ("prefect.task_runs", "Finished in state Failed()", logging.ERROR, False),
         ("prefect.flow_runs", "Crash detected! Execution was aborted by a termination signal.", logging.ERROR, False),
         ("prefect.flow_runs", "Finished in state Crashed('Execution was aborted by ...')", logging.ERROR, False),
         ("prefect.flow_runs", "Crash detected! MemoryError", logging.ERROR, True),

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from flows.cli import cli
+from flows.commands import init as init_module
 from flows.commands.doctor_data import check_data
 from flows.commands.init import _held_out, _learning
 from flows.errors import UserError
@@ -60,7 +61,26 @@ def test_a_recipe_for_own_images_is_ready_at_first_try(tmp_path, monkeypatch):
 def test_a_set_that_is_large_enough_gives_up_images(images, captions, rows):
     """A twentieth, for the held-out loss; none where one caption alone would take more away."""
     assert _held_out(images, captions) == rows
-    assert _learning(1, rows)["pretrain"].get("validation", {}).get("rows", 0) == rows
+    assert _learning(200, 1, rows)["pretrain"].get("validation", {}).get("rows", 0) == rows
+
+
+@pytest.mark.parametrize(
+    ("tflops", "steps", "named"),
+    [
+        (0.04, 200, "0.04 TFLOP/s in a matrix product"),
+        (0.29, 200, "0.29 TFLOP/s in a matrix product"),
+        (0.31, 400, "0.31 TFLOP/s in a matrix product"),
+        (50.0, 3200, "50.00 TFLOP/s in a matrix product"),
+        (None, 3200, "an NVIDIA device"),
+    ],
+)
+def test_the_machine_decides_how_long_is_trained(tmp_path, monkeypatch, tflops, steps, named):
+    monkeypatch.setattr(init_module, "has_nvidia_device", lambda: tflops is None)
+    monkeypatch.setattr(init_module, "measure_cores", lambda: tflops)
+    init("--pictures", folder_of(tmp_path / "images", 9), "-o", tmp_path / "mine.yaml")
+    assert load_recipe(str(tmp_path / "mine.yaml")).pretrain.steps == steps
+    text = (tmp_path / "mine.yaml").read_text()
+    assert f"{named}: {steps:,} steps of training are a try" in text
 
 
 def test_a_list_of_captions_chooses_among_the_images(tmp_path):
