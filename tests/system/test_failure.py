@@ -185,10 +185,13 @@ def test_a_run_without_worker_ends_when_cancelled_or_deleted(server, store, how)
         server.api.http.delete(f"flow_runs/{run['id']}").raise_for_status()
     else:
         server.api.post(f"flow_runs/{run['id']}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
-    assert process.wait(PATIENCE) == 130
-    *_, said, last = (store / "log").read_text().splitlines()
-    assert cancellation.MESSAGE in said and last.startswith("stopped; what is finished is kept")
-    assert how == "deleted" or server.api.flow_run(run)["state_type"] == "CANCELLED"
+    status, text = process.wait(PATIENCE), (store / "log").read_text()
+    assert cancellation.MESSAGE in text
+    if how == "deleted":
+        assert status in (1, 130)  # 1 where Prefect cannot record the end of a run that is gone
+        return
+    assert status == 130 and text.splitlines()[-1].startswith("stopped; what is finished is kept")
+    assert server.api.flow_run(run)["state_type"] == "CANCELLED"
 
 
 BEATING = f"""
