@@ -8,7 +8,7 @@ from flows.openmp import bound_spinning
 from flows.operations.configured import is_server_configured
 from flows.outcome import cached_result
 from flows.request import hand_over, validate_request
-from flows.terminal import stage_bar
+from flows.terminal import waiting_bar
 
 
 def start(
@@ -28,9 +28,9 @@ def start(
     if not is_server_configured() and (result := cached_result(request)) is not None:
         return result
     hand_over(request, parameters)
-    with stage_bar("server"):
+    with waiting_bar("server"):
         from flows.operations.server import ensure_server  # within: to load Prefect takes as long as its server
         from flows.run import run as flow
 
         ensure_server()
-    return flow(**parameters)
+        return flow(**parameters)

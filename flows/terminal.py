@@ -91,9 +91,22 @@ def describe_progress(progress: Progress, rate: str, held_out: float | None = No
     return ", ".join(filter(None, parts))
 
 
+_waiting = contextlib.ExitStack()
+"""The bar of what comes before the first stage."""
+
+
+@contextlib.contextmanager
+def waiting_bar(name: str) -> Iterator[None]:
+    """Show a bar without progress until a stage has its own, or the block is left."""
+    with _waiting:
+        _waiting.enter_context(stage_bar(name))
+        yield
+
+
 @contextlib.contextmanager
 def stage_bar(stage: str) -> Iterator[ProgressCallback]:
     """Yield a callback that shows a stage's progress, where standard error is a terminal; elsewhere log lines do."""
+    _waiting.close()  # a terminal has room for one
     if not sys.stderr.isatty():
         yield ignore_progress
         return

@@ -8,7 +8,7 @@ import click
 
 from flows.commands.options import POSITIVE, complete_recipe, json_option, set_option, store_option
 from flows.environment import quiet_prefect
-from flows.terminal import stage_bar
+from flows.terminal import waiting_bar
 
 
 @click.command()
@@ -108,12 +108,12 @@ def _run(request: Any, parameters: dict[str, Any]) -> dict[str, Any]:
     quiet_prefect()
     if not is_server_configured() and (result := cached_ablation(request)) is not None:
         return result
-    with stage_bar("server"):
+    with waiting_bar("server"):
         from flows.ablate import ablate as flow  # within: to load Prefect takes as long as its server
         from flows.operations.server import ensure_server
 
         ensure_server()
-    return flow(**parameters | {"store": request.store.uri})
+        return flow(**parameters | {"store": request.store.uri})
 
 
 def _describe(result: dict[str, Any]) -> str:

@@ -32,6 +32,9 @@ SIDE, LARGEST = 16, 64
 PROMPTS = 12
 """Captions kept out of training and sampled by the evaluation, at most, and at most an eighth of all."""
 
+PREVIEWED = 4
+"""Of these those that are sampled while training goes on, at most."""
+
 HELD_OUT, LEAST_HELD_OUT = 64, 16
 """Images put aside for the held-out loss, at most, and at most a twentieth of all; fewer than that say too little."""
 
@@ -77,7 +80,8 @@ def recipe_of_images(images: str, captions: str | None, file: Path) -> str:
     found = [
         f"# found     {len(seen.samples)}{more} images with captions, {len(distinct)}{more} of them distinct (form:",
         f"#           {form}); the shortest side of {len(seen.sizes)} that were decoded is {smallest} px",
-        f"# prompts   {len(held_out)} captions that training never sees are what the evaluation draws: {prompts.name}",
+        f"# prompts   {len(held_out)} captions that training never sees are what the evaluation draws: {prompts.name};",
+        "#           some of them also while training goes on: pretrain.previews",
         "# judges    nobody: the report shows the images, and CLIP's cosine",
         f"# machine   {machine}: {steps:,} steps of training are a try; thousands are wanted for more than colours",
     ]
@@ -93,7 +97,7 @@ def recipe_of_images(images: str, captions: str | None, file: Path) -> str:
             "shard_size": 500,
             "files": {**files, "size": _side(seen)},
         },
-        **_learning(steps, min(100, len(distinct)), held),
+        **_learning(steps, min(100, len(distinct)), held, held_out[:PREVIEWED]),
         "evaluation": {"benchmark": "prompts", "prompts": str(prompts.resolve()), "images": 2, "shard_size": 48},
     }
     header = HEADER.format(purpose=recipe["purpose"], file=shlex.quote(str(file)), found="\n".join(found))
@@ -116,8 +120,8 @@ def _first_training() -> tuple[int, str]:
     return STEPS * 2**doublings, f"{pluralize(os.cpu_count() or 1, 'core')}, {speed:.2f} TFLOP/s in a matrix product"
 
 
-def _learning(steps: int, pairs: int, held_out: int) -> dict[str, dict[str, Any]]:
-    """Return the sections of a first, short training."""
+def _learning(steps: int, pairs: int, held_out: int, previewed: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the sections of a first, short training, which is looked at five times."""
     validation = {"validation": {"rows": held_out, "every": steps // 5}} if held_out else {}
     return {
         "pretrain": {
@@ -131,6 +135,8 @@ def _learning(steps: int, pairs: int, held_out: int) -> dict[str, dict[str, Any]
             "checkpoint_every": steps // 2,
             "optimizer": {"name": "muon", "learning_rate": 2e-3, "warmup_steps": 40, "schedule": "cosine"},
             "mask": {"distribution": "uniform", "min_ratio": 0},
+            "previews": 5,
+            "preview_captions": previewed,
             **validation,
         },
         "sampler": {

@@ -54,6 +54,7 @@ def run(
     lightgen run demo --set pretrain.steps=8000     make what depends on it again
     lightgen run demo --only dedup --refresh dedup
     """
+    log.info("%s: looking at what is there", recipe)
     from flows.start import start
 
     if prefect_states:

@@ -41,28 +41,28 @@ BAR = """
 import sys, {module} as module
 def bar(name):
     sys.exit(f"{{name}} {{sorted({{'torch', 'prefect'}} & set(sys.modules))}}")
-module.stage_bar = bar
+module.{bar} = bar
 from flows.cli import cli
 cli({arguments})
 """
 
 
 @pytest.mark.parametrize(
-    ("module", "arguments", "name"),
+    ("module", "bar", "arguments", "name"),
     [
-        ("flows.start", ["run", "smoke"], "server"),
-        ("flows.commands.ablate", ["ablate", "smoke", "--axis", "captions"], "server"),
-        ("flows.commands.sample", ["sample", "STUDENT", "a red circle"], "student"),
-        ("flows.commands.serve_model", ["gallery", "STUDENT"], "student"),
-        ("flows.commands.export", ["export", "STUDENT", "STORE/exported"], "export"),
+        ("flows.start", "waiting_bar", ["run", "smoke"], "server"),
+        ("flows.commands.ablate", "waiting_bar", ["ablate", "smoke", "--axis", "captions"], "server"),
+        ("flows.commands.sample", "stage_bar", ["sample", "STUDENT", "a red circle"], "student"),
+        ("flows.commands.serve_model", "stage_bar", ["gallery", "STUDENT"], "student"),
+        ("flows.commands.export", "stage_bar", ["export", "STUDENT", "STORE/exported"], "export"),
     ],
 )
-def test_a_bar_moves_while_large_libraries_load(tmp_path, module, arguments, name):
+def test_a_bar_moves_while_large_libraries_load(tmp_path, module, bar, arguments, name):
     """It is shown before they are: to load torch or Prefect takes seconds."""
     student = save_tiny_checkpoint(tmp_path / "student")
     given = [word.replace("STUDENT", str(student)).replace("STORE", str(tmp_path)) for word in arguments]
     given += [] if "export" in given else ["--store", str(tmp_path / "store")]
-    code = BAR.format(module=module, arguments=given)
+    code = BAR.format(module=module, bar=bar, arguments=given)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == f"{name} []"
 

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from flows import terminal
 from flows.terminal import StderrHandler, describe_progress, stage_bar
 from tasks.context.progress import Progress, ignore_progress
 
@@ -104,6 +105,17 @@ def test_a_terminal_gets_a_bar_and_whole_lines_above_it():
     lines = [line.strip() for line in text.replace("\r", "\n").split("\n")]
     whole = [line[10:] for line in lines if re.match(r"\d\d:\d\d:\d\d  ", line)]
     assert whole == ["pretrain: phases of training: 1", "pretrain made 4 rows"]
+
+
+def test_a_bar_of_waiting_ends_when_a_stage_has_its_own():
+    """A terminal has room for one."""
+    shown: list[str] = []
+    with terminal.waiting_bar("server"):
+        terminal._waiting.callback(shown.append, "server ends")
+        shown.append("the flow begins")
+        with stage_bar("captions"):
+            shown.append("captions")
+    assert shown == ["the flow begins", "server ends", "captions"]
 
 
 def test_where_there_is_no_terminal_all_lines_are_plain():

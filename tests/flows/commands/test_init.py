@@ -47,6 +47,7 @@ def test_a_recipe_for_own_images_is_ready_at_first_try(tmp_path, monkeypatch):
     assert len(plan(recipe, open_store(str(tmp_path / "store"))).stages) == 10
     prompts = Path(str(recipe.evaluation.prompts)).read_text().splitlines()
     assert prompts == ["noise with the number 0", "noise with the number 8", "noise with the number 16"]
+    assert (recipe.pretrain.previews, list(recipe.pretrain.preview_captions)) == (5, prompts)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_a_recipe_for_own_images_is_ready_at_first_try(tmp_path, monkeypatch):
 def test_a_set_that_is_large_enough_gives_up_images(images, captions, rows):
     """A twentieth, for the held-out loss; none where one caption alone would take more away."""
     assert _held_out(images, captions) == rows
-    assert _learning(200, 1, rows)["pretrain"].get("validation", {}).get("rows", 0) == rows
+    assert _learning(200, 1, rows, [])["pretrain"].get("validation", {}).get("rows", 0) == rows
 
 
 @pytest.mark.parametrize(
