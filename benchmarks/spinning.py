@@ -2,6 +2,7 @@
 
     python -m benchmarks.spinning
     python -m benchmarks.spinning --beside 2 --rounds 9     as many busy threads of another process
+    python -m benchmarks.spinning --processes 2 --threads 1 trainings that wait for nobody: what the cores give at most
 
 Each setting is a process of its own, since OpenMP reads it once. They train for a moment in turns, each turn once alone
 and once beside the busy process, so that other programs disturb all alike. Listed are medians, and medians of the ratio
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--beside", type=int, default=2, help="threads of the busy process")
     parser.add_argument("--images", type=int, default=24, help="of a step")
     parser.add_argument("--threads", type=int, default=2, help="of the training")
+    parser.add_argument("--processes", type=int, default=1, help="trainings at once, whose rates are added up")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--only", nargs="*", help="settings that contain one of these words")
     parser.add_argument("--real-time", action="store_true", help="alone at a real-time priority")
@@ -53,16 +55,18 @@ def main() -> None:
     chosen = [name for name in SETTINGS if not args.only or any(word in name for word in args.only)]
     rates: dict[tuple[str, bool], list[float]] = {(name, shared): [] for shared in (False, True) for name in chosen}
     with ExitStack() as stack:
-        workers = {name: stack.enter_context(worker(SETTINGS[name], args)) for name in chosen}
+        workers = {
+            name: [stack.enter_context(worker(SETTINGS[name], args)) for _ in range(args.processes)] for name in chosen
+        }
         for turn in range(args.rounds + 1):  # the first is not counted
             for shared in (False, True):
-                for name, process in workers.items():
+                for name, processes in workers.items():
                     with busy(args.beside if shared else 0):
                         if args.real_time:
-                            schedule(process.pid, os.SCHED_OTHER if shared else os.SCHED_RR)
-                        rate = ask(process, args.seconds)
+                            schedule(processes, os.SCHED_OTHER if shared else os.SCHED_RR)
+                        rate = ask(processes, args.seconds)
                     if args.real_time:
-                        schedule(process.pid, os.SCHED_OTHER)
+                        schedule(processes, os.SCHED_OTHER)
                     print(f"{name:25} {'beside' if shared else 'alone':6} {rate:6.1f}", file=sys.stderr)
                     rates[name, shared] += [rate] if turn else []
     report(chosen, rates, args)
@@ -83,17 +87,19 @@ def worker(variables: dict[str, str], args: argparse.Namespace) -> Iterator[subp
         process.wait()
 
 
-def ask(process: subprocess.Popen[str], seconds: float) -> float:
-    """Return the images per second of a process that trains for some seconds."""
-    assert process.stdin is not None and process.stdout is not None
-    print(seconds, file=process.stdin, flush=True)
-    return float(process.stdout.readline())
+def ask(processes: list[subprocess.Popen[str]], seconds: float) -> float:
+    """Return the images per second of processes that train for some seconds at once, together."""
+    for process in processes:
+        assert process.stdin is not None
+        print(seconds, file=process.stdin, flush=True)
+    return sum(float(process.stdout.readline()) for process in processes if process.stdout is not None)
 
 
-def schedule(pid: int, policy: int) -> None:
-    """Set the scheduling policy of all threads of a process."""
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setscheduler(int(thread.name), policy, os.sched_param(1 if policy == os.SCHED_RR else 0))
+def schedule(processes: list[subprocess.Popen[str]], policy: int) -> None:
+    """Set the scheduling policy of all threads of processes."""
+    for process in processes:
+        for thread in Path(f"/proc/{process.pid}/task").iterdir():
+            os.sched_setscheduler(int(thread.name), policy, os.sched_param(1 if policy == os.SCHED_RR else 0))
 
 
 @contextmanager

@@ -255,6 +255,12 @@ class DpoConfig(LoopConfig):
         "and score it beside the first",
         exclude_if=lambda control: control == "none",
     )
+    control_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="of the control; left out: the objective's. What suits a contrast can break fine-tuning",
+        exclude_if=lambda rate: rate is None,
+    )
     displacement_guard: Literal["none", "sdpo", "anchor", "both"] = Field(
         "sdpo",
         description="for the winner's sake, sdpo: scale the loser's gradient (of dpo, ipo, kto, mapo; sft and nft have "
@@ -264,6 +270,12 @@ class DpoConfig(LoopConfig):
     anchor_weight: float = Field(1.0, ge=0, description="anchor: weight of the winner's error, in units of beta / 2")
     tolerance: float = Field(0.05, gt=0, description="largest relative rise of the winner's error over the reference's")
     tolerance_window: Positive = Field(5, description="log rows over which that rise is averaged before it is judged")
+
+    @model_validator(mode="after")
+    def _rate_has_a_control(self) -> Self:
+        if self.control_learning_rate is not None and self.control == "none":
+            raise ValueError("control_learning_rate: there is no control; set control, or leave the rate out")
+        return self
 
 
 class FewStepConfig(Section):

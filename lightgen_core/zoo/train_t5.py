@@ -1,11 +1,11 @@
 """Train the zoo's T5 encoder (transformers) with its CLIP: the images' embeddings are locked, the text's learn.
 
-    python -m lightgen_core.zoo.train_t5 --out FOLDER [--clip zoo:clip] [--compounds] [--steps 600] [--seed 0]
+    python -m lightgen_core.zoo.train_t5 --out FOLDER [--clip zoo:clip] [--steps 600] [--seed 0]
 
 The mean of the T5's states is brought to the CLIP's embedding of the image (locked-image tuning, Zhai et al. 2022).
-A reader that asks the states what the caption says of each shape makes them useful word by word. With `--compounds`
-half of its captions name more than any image shows; `zoo:t5` is trained without them (docs/performance.md). No meaning
-that is held out takes part, nor any part of a caption that says one.
+A reader that asks the states what the caption says of each shape makes them useful word by word, and half of its
+captions name more than any image shows, so that they cannot be learned by heart (docs/zoo.md). No meaning that is held
+out takes part, nor any part of a caption that says one.
 """
 
 import logging
@@ -100,25 +100,17 @@ Compounds = Callable[[int], tuple[Tensor, Tensor]]
 
 
 def train(
-    towers: Towers,
-    dataset: Captioned,
-    locked: Tensor,
-    scale: Tensor,
-    steps: int,
-    seed: int,
-    compounds: Compounds | None = None,
+    towers: Towers, dataset: Captioned, compounds: Compounds, locked: Tensor, scale: Tensor, steps: int, seed: int
 ) -> None:
     """Train in place against the images' embeddings `locked` (images, embedding); half of the captions compounds."""
     generator = torch.Generator().manual_seed(seed)
-    count = BATCH // 2 if compounds else BATCH
+    count = BATCH // 2
 
     def losses(step: int) -> dict[str, Tensor]:
         rows, captions = dataset.sample(count, step % 4 != 0, generator)
-        targets = dataset.targets[dataset.meaning_ids[rows]]
-        if compounds:
-            others, other_targets = compounds(BATCH - count)
-            captions = torch.cat([functional.pad(captions, (0, others.shape[1] - captions.shape[1])), others])
-            targets = torch.cat([targets, other_targets])
+        others, other_targets = compounds(BATCH - count)
+        captions = torch.cat([functional.pad(captions, (0, others.shape[1] - captions.shape[1])), others])
+        targets = torch.cat([dataset.targets[dataset.meaning_ids[rows]], other_targets])
         with sdpa_kernel(SDPBackend.MATH):  # faster than fused attention for so short texts
             states, mask, texts = towers(captions)
         by_reader = towers.reader.loss(states, mask, targets)
@@ -152,7 +144,6 @@ def _targets(groups: Sequence[Group]) -> list[tuple[int, int, int]]:
 def main() -> None:
     parser = argument_parser(__doc__, steps=600)
     parser.add_argument("--clip", default="zoo:clip", help="the CLIP whose image embeddings are the target")
-    parser.add_argument("--compounds", action="store_true", help="half of the captions name more than an image shows")
     arguments = parse_arguments(parser)
     tokenizer = make_tokenizer()
     assert tokenizer.convert_tokens_to_ids([PAD, END]) == [0, 1]
@@ -165,11 +156,11 @@ def main() -> None:
     logger.info("%d images of %d meanings", len(locked), len(both_ways))
     towers = Towers(len(tokenizer), clip.width)
     rng = np.random.default_rng(arguments.seed)
-    compounds = partial(sample_compounds, tokenizer, frozenset(seen), rng) if arguments.compounds else None
+    compounds = partial(sample_compounds, tokenizer, frozenset(seen), rng)
     scale = clip.model.logit_scale.exp().clamp(max=100)
-    train(towers, dataset, locked, scale, arguments.steps, arguments.seed, compounds)
+    train(towers, dataset, compounds, locked, scale, arguments.steps, arguments.seed)
     towers.t5.half().save_pretrained(arguments.out)
-    tokenizer.save_pretrained(arguments.out)
+    make_tokenizer().save_pretrained(arguments.out)  # the other remembers the padding of compounds
     logger.info("saved %s", arguments.out)
 
 

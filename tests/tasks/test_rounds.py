@@ -71,6 +71,23 @@ def test_rounds_and_the_control_are_stages_of_the_plan():
     ]
 
 
+def test_a_control_may_have_a_learning_rate_of_its_own():
+    """Its stages change, those of the student beside it do not."""
+    given = ("dpo.rounds=2", "dpo.control=sft", "dpo.objective=nft")
+    same, own = (
+        plan(recipe_of(*given, *more), open_store("/nowhere")) for more in ((), ("dpo.control_learning_rate=3e-6",))
+    )
+    changed = {label for label, artifact in own.artifacts.items() if artifact.key != same.artifacts[label].key}
+    assert changed == {"dpo-sft", "pairs-sft-2", "dpo-sft-2", "evaluation", "report"}
+    rates = {label: own.stages[label].recipe.dpo.optimizer.learning_rate for label in ("dpo-2", "dpo-sft", "dpo-sft-2")}
+    assert rates == {"dpo-2": 1e-5, "dpo-sft": 3e-6, "dpo-sft-2": 3e-6}
+
+
+def test_a_learning_rate_of_no_control_is_refused():
+    with pytest.raises(UserError, match="control_learning_rate: there is no control"):
+        recipe_of("dpo.control_learning_rate=3e-6")
+
+
 def test_more_rounds_leave_the_earlier_ones_alone(tmp_path):
     one, four, six = (
         plan(recipe_of(f"dpo.rounds={rounds}"), open_store(str(tmp_path))).artifacts for rounds in (1, 4, 6)

@@ -60,7 +60,7 @@ def test_clip_picks_the_caption_of_nine_in_ten_held_out_images() -> None:
     assert retrieval_accuracy(Clip.load("zoo:clip"), World(), 180, np.random.default_rng(4)) >= 0.9
 
 
-@pytest.mark.parametrize(("category", "least"), [("position", 0.95), ("color_attr", 0.85)])
+@pytest.mark.parametrize(("category", "least"), [("position", 0.98), ("color_attr", 0.98)])
 def test_frozen_text_states_encode_relation_and_binding(category: str, least: float) -> None:
     """Probed on held-out captions."""
     assert probe(TextEncoder.load("zoo:t5"), World(), category, np.random.default_rng(5), steps=400) > least
@@ -172,8 +172,7 @@ def test_training_clip_moves_every_weight(dataset: Captioned, tmp_path: Path) ->
     assert Clip.load(str(tmp_path)).width == train_clip.EMBEDDING
 
 
-@pytest.mark.parametrize("with_compounds", [False, True])
-def test_training_t5_moves_every_weight(dataset: Captioned, tmp_path: Path, with_compounds: bool) -> None:
+def test_training_t5_moves_every_weight(dataset: Captioned, tmp_path: Path) -> None:
     """It saves a model that transformers loads."""
     tokenizer = make_tokenizer()
     torch.manual_seed(0)
@@ -181,8 +180,8 @@ def test_training_t5_moves_every_weight(dataset: Captioned, tmp_path: Path, with
     before = {name: value.clone() for name, value in towers.named_parameters()}
     locked = functional.normalize(torch.randn(len(dataset.images), 8), dim=-1)
     seen, rng = frozenset(seen_meanings()), np.random.default_rng(0)
-    compounds = partial(train_t5.sample_compounds, tokenizer, seen, rng) if with_compounds else None
-    train_t5.train(towers, dataset, locked, torch.tensor(10.0), 1, 0, compounds)
+    compounds = partial(train_t5.sample_compounds, make_tokenizer(), seen, rng)
+    train_t5.train(towers, dataset, compounds, locked, torch.tensor(10.0), steps=1, seed=0)
     assert [name for name, value in towers.named_parameters() if torch.equal(before[name], value)] == []
     towers.t5.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
