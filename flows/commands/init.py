@@ -4,6 +4,7 @@ import math
 import os
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def _first_training() -> tuple[int, str]:
     return STEPS * 2**doublings, f"{pluralize(os.cpu_count() or 1, 'core')}, {speed:.2f} TFLOP/s in a matrix product"
 
 
-def _learning(steps: int, pairs: int, held_out: int, previewed: list[str]) -> dict[str, dict[str, Any]]:
+def _learning(steps: int, pairs: int, held_out: int, previewed: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the sections of a first, short training, which is looked at five times."""
     validation = {"validation": {"rows": held_out, "every": steps // 5}} if held_out else {}
     return {
@@ -136,7 +137,7 @@ def _learning(steps: int, pairs: int, held_out: int, previewed: list[str]) -> di
             "optimizer": {"name": "muon", "learning_rate": 2e-3, "warmup_steps": 40, "schedule": "cosine"},
             "mask": {"distribution": "uniform", "min_ratio": 0},
             "previews": 5,
-            "preview_captions": previewed,
+            "preview_captions": list(previewed),
             **validation,
         },
         "sampler": {

@@ -1,6 +1,5 @@
 """Rounds of preference tuning: the stages `pairs` and `dpo` again, with draws of their own."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lightgen_core.seeds import derive_seed
@@ -39,7 +38,7 @@ def control_rounds(recipe: Recipe) -> tuple[Round, ...]:
     return _rounds(recipe, dpo.control, f"-{dpo.control}", own)
 
 
-def _rounds(recipe: Recipe, objective: str, suffix: str, own: Mapping[str, Any]) -> tuple[Round, ...]:
+def _rounds(recipe: Recipe, objective: str, suffix: str, own: dict[str, Any]) -> tuple[Round, ...]:
     """Return rounds of an objective with its `own` fields of `dpo`."""
     one = {"rounds": 1, "control": "none", "control_learning_rate": None, "objective": objective}
     dpo = recipe.dpo.model_copy(update=one | own)
