@@ -27,6 +27,6 @@ PRESETS: dict[str, Preset] = {
     "large": Preset({}, {}),
     "huge": Preset({"width": 1280, "heads": 16, "encoder_depth": 20, "decoder_depth": 20, "text_depth": 20}, {}),
 }
-"""tiny: the demo's, and a text aligner (1.3 M parameters); small: scene-64's; base, large (0.7B), huge: the paper's family."""
+"""tiny: the demo's, and a text aligner (1.3 M parameters); small: scene-64's; base, large (0.7B), huge: the paper's."""
 
 assert tuple(PRESETS) == get_args(PresetName)
