@@ -4,8 +4,9 @@ import json
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
-from lightgen_core.images.sample import codec_of
+from lightgen_core.images.sample import IMAGE_SUFFIXES, codec_of
 
+_IMAGE_ENDS = tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
 _DOCUMENT_BYTES = 1 << 30
 """Longest JSON document; JSON lines may be of any length."""
 
@@ -13,8 +14,9 @@ _DOCUMENT_BYTES = 1 << 30
 def document_rows(file: BinaryIO) -> list[Any] | None:
     """Return the rows of a JSON document; None if it is none.
 
-    Of kohya's tools, an object of one object for each image: its name becomes `file_name`. Of COCO, `images` and
-    `annotations`: a row for each image, with the list of its captions as `caption`.
+    Of kohya's tools, an object of one object for each image: its name becomes `file_name`. An object of a caption, or
+    a list of captions, for each image: `file_name` and `caption`. Of COCO, `images` and `annotations`: a row for each
+    image, with the list of its captions as `caption`.
     """
     data = file.read(_DOCUMENT_BYTES + 1)
     try:
@@ -27,6 +29,8 @@ def document_rows(file: BinaryIO) -> list[Any] | None:
             return _coco_rows(images, annotations)
         if value and all(isinstance(row, dict) for row in value.values()):
             return [{"file_name": name, **row} for name, row in value.items()]
+        if value and all(name.lower().endswith(_IMAGE_ENDS) for name in value):
+            return [{"file_name": name, "caption": caption} for name, caption in value.items()]
     return value if isinstance(value, list) else None
 
 

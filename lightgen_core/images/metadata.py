@@ -18,7 +18,15 @@ from lightgen_core.images.sample import (
     record_captions,
     usual_names,
 )
-from lightgen_core.images.tables import CSV_SUFFIXES, JSON_SUFFIXES, csv_rows, lines, parse_object, table_rows
+from lightgen_core.images.tables import (
+    CSV_SUFFIXES,
+    JSON_SUFFIXES,
+    csv_rows,
+    lines,
+    parse_object,
+    table_rows,
+    without_caption_number,
+)
 from lightgen_core.rejected import Reason, Rejected
 
 FILE_NAMES = ("file_name", *(name for name in IMAGE_COLUMNS if name != "file_name"), "image_name")
@@ -107,7 +115,8 @@ def named_image(row: Mapping[str, Any]) -> str:
     column = next((name for name in usual_names(row, FILE_NAMES) if row[name]), None)
     if column is None:
         raise Rejected(Reason.NO_IMAGE, f"expected a path in file_name; found {ascii(list(row))[:200]}")
-    return path_of(row[column].decode(errors="replace") if isinstance(row[column], bytes) else row[column])
+    path = path_of(row[column].decode(errors="replace") if isinstance(row[column], bytes) else row[column])
+    return without_caption_number(path)
 
 
 def caption_of(row: Mapping[str, Any], fields: Sequence[str]) -> str | Rejected:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from lightgen_core.images.documents import document_rows
 from lightgen_core.images.files import Files
-from lightgen_core.images.sample import codec_of
+from lightgen_core.images.sample import IMAGE_SUFFIXES, codec_of
 from lightgen_core.rejected import Reason, Rejected
 
 JSON_SUFFIXES = tuple(f"{name}{packed}" for name in (".jsonl", ".ndjson", ".json") for packed in ("", ".gz", ".zst"))
@@ -27,6 +28,8 @@ IMAGE_BATCH = 16
 """Rows of images read at once."""
 _NEWLINES = (b"\n", "\n")
 _DELIMITERS = ",\t;|"
+_CAPTION_NUMBER = re.compile(r"#\d+$")
+"""At the end of a path in Flickr8k.token.txt: which of the image's captions follows."""
 _TEXT = (pa.string(), pa.large_string(), pa.string_view())
 _ARROW_FILE = b"ARROW1"
 
@@ -115,6 +118,8 @@ def parse_object(line: bytes) -> dict[str, Any]:
 def csv_rows(files: Files, name: str) -> Iterator[tuple[int, dict[str, str] | Rejected]]:
     """Yield the rows of a CSV with their numbers from 1; the separator is the header's most frequent one.
 
+    Two values of which the first ends as an image does are no header, but `file_name` and `caption` of the first row.
+
     Raises:
         Rejected: the packed data are damaged.
     """
@@ -135,24 +140,41 @@ def csv_columns(files: Files, name: str, limit: int) -> list[str]:
         Rejected: the packed data are damaged.
     """
     first = next((line.data for line in lines(files, name, limit)), None)
-    text = (first or b"").decode("utf-8-sig", "replace")
     try:
-        return _columns(_csv_reader(text, ()))
+        return _open_csv((first or b"").decode("utf-8-sig", "replace"), ()).columns
     except csv.Error:
         return []
 
 
-def _csv_reader(first: str, rest: Iterable[str]) -> Iterator[list[str]]:
-    return csv.reader(_chain(first, rest), delimiter=max(_DELIMITERS, key=first.count))
+def without_caption_number(path: str) -> str:
+    """Return the path of an image without the number of its caption: `a.jpg#0` is `a.jpg`."""
+    plain = _CAPTION_NUMBER.sub("", path)
+    return plain if _names_image(plain) else path
 
 
-def _columns(reader: Iterator[list[str]]) -> list[str]:
-    return [column.strip() for column in next(reader, [])]
+class _Csv(NamedTuple):
+    columns: list[str]
+    rows: Iterator[list[str]]
+
+
+def _open_csv(first: str, rest: Iterable[str]) -> _Csv:
+    for delimiter in sorted(_DELIMITERS):  # the tab first: captions hold commas, and paths no tabs
+        # Lists of captions with tabs know no quotes: one that opens a caption would swallow the lines until the next.
+        plain = delimiter == "\t" and not first.startswith('"')
+        dialect: dict[str, Any] = {"delimiter": delimiter, "quoting": csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL}
+        row = next(csv.reader([first], **dialect), [])
+        if len(row) == 2 and row[1].strip() and _names_image(without_caption_number(row[0].strip())):
+            return _Csv(["file_name", "caption"], csv.reader(_chain(first, rest), **dialect))
+    reader = csv.reader(_chain(first, rest), delimiter=max(_DELIMITERS, key=first.count))
+    return _Csv([column.strip() for column in next(reader, [])], reader)
+
+
+def _names_image(path: str) -> bool:
+    return PurePosixPath(path).suffix[1:].lower() in IMAGE_SUFFIXES
 
 
 def _csv_rows(text: TextIOWrapper) -> Iterator[tuple[int, dict[str, str] | Rejected]]:
-    reader = _csv_reader(text.readline(), text)
-    header = _columns(reader)
+    header, reader = _open_csv(text.readline(), text)
     number = 0
     while True:
         try:

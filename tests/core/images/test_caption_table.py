@@ -60,6 +60,10 @@ FORMS = {
     "captions.jsonl.gz": lambda path: path.write_bytes(gzip.compress(_lines(ROWS, "image", "caption").encode())),
     "list.json": lambda path: path.write_text(json.dumps([{"image": n, "captions": [t, "other"]} for n, t in ROWS])),
     "meta_cap.json": lambda path: path.write_text(json.dumps({f"/home/me/set/{n}": {"caption": t} for n, t in ROWS})),
+    "Flickr8k.token.txt": lambda path: path.write_text("".join(f"{n}#{i}\t{t}\n" for i, (n, t) in enumerate(ROWS))),
+    "headless.csv": lambda path: path.write_text("".join(f'{n},"{t}"\n' for n, t in ROWS)),
+    "labels.json": lambda path: path.write_text(json.dumps({f"set/{n}": t for n, t in ROWS})),
+    "several.json": lambda path: path.write_text(json.dumps({n: [t, "other"] for n, t in ROWS})),
     "captions_val2017.json": lambda path: path.write_text(json.dumps(coco(list(ROWS)))),
     "captions.arrow": lambda path: feather.write_feather(
         pa.table({"image": list(CAPTIONS), "caption": list(CAPTIONS.values())}), path, "uncompressed"
@@ -110,6 +114,24 @@ def test_of_five_rows_of_an_image_the_first_usable_counts(tmp_path):
     assert bad == {f"captions.txt, row {n}": Reason.DUPLICATE_KEY for n in range(1, 16) if n not in first | {6}}
     found = open_image_set(root, captions=table).samples()
     assert [each.caption for each in found if each.key == "captions.txt, row 3"] == ["a coin, in purple (2)"]
+
+
+def test_a_quote_in_a_list_of_captions_swallows_no_line(tmp_path):
+    """As lists with tabs are written: a quote is a character of the caption."""
+    texts = ['"stop" says a sign', 'a "coin', '"', "two, three; four | five"]
+    names = [*CAPTIONS, "last.png"]
+    root = write_images(tmp_path / "set", names)
+    table = tmp_path / "token.txt"
+    table.write_text("".join(f"{name}#0\t{text}\n" for name, text in zip(names, texts, strict=True)))
+    assert read(root, table) == (dict(zip(names, texts, strict=True)), {})
+
+
+def test_a_document_of_other_texts_is_no_table(tmp_path):
+    """Its keys are no images."""
+    table = tmp_path / "about.json"
+    table.write_text(json.dumps({"name": "my set", "$pac.png": "a coin"}))
+    with pytest.raises(ImageSetError, match="names no image"):
+        read(write_images(tmp_path / "set"), table)
 
 
 def test_all_unusable_rows_of_an_image_are_named(tmp_path):
