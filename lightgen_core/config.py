@@ -258,7 +258,8 @@ class DpoConfig(LoopConfig):
     control_learning_rate: float | None = Field(
         None,
         gt=0,
-        description="of the control; left out: the objective's. What suits a contrast can break fine-tuning",
+        description="of the control, and of the same objective in its place (lightgen ablate --axis preference); left "
+        "out: the optimizer's. What suits a contrast can break fine-tuning",
         exclude_if=lambda rate: rate is None,
     )
     displacement_guard: Literal["none", "sdpo", "anchor", "both"] = Field(

@@ -1,6 +1,6 @@
 """Rounds of preference tuning: the stages `pairs` and `dpo` again, with draws of their own."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lightgen_core.seeds import derive_seed
 from tasks.config.recipe import Recipe
@@ -25,23 +25,21 @@ def pretraining(recipe: Recipe) -> Round:
 
 def tuning_rounds(recipe: Recipe) -> tuple[Round, ...]:
     """Return the rounds of the student that a recipe asks for."""
-    return _rounds(recipe, recipe.dpo.objective, "", {})
+    return _rounds(recipe, recipe.dpo.objective, "")
 
 
 def control_rounds(recipe: Recipe) -> tuple[Round, ...]:
     """Return the rounds of the control, which learns from winners alone; none where none is asked for."""
-    dpo = recipe.dpo
-    if dpo.control == "none":
-        return ()
-    rate = {"learning_rate": dpo.control_learning_rate} if dpo.control_learning_rate else {}
-    own = {"optimizer": dpo.optimizer.model_copy(update=rate)}
-    return _rounds(recipe, dpo.control, f"-{dpo.control}", own)
+    return () if recipe.dpo.control == "none" else _rounds(recipe, recipe.dpo.control, f"-{recipe.dpo.control}")
 
 
-def _rounds(recipe: Recipe, objective: str, suffix: str, own: dict[str, Any]) -> tuple[Round, ...]:
-    """Return rounds of an objective with its `own` fields of `dpo`."""
-    one = {"rounds": 1, "control": "none", "control_learning_rate": None, "objective": objective}
-    dpo = recipe.dpo.model_copy(update=one | own)
+def _rounds(recipe: Recipe, objective: str, suffix: str) -> tuple[Round, ...]:
+    """Return rounds of an objective; one that is the control's, too, has the control's learning rate."""
+    optimizer, rate = recipe.dpo.optimizer, recipe.dpo.control_learning_rate
+    if rate is not None and objective == recipe.dpo.control:
+        optimizer = optimizer.model_copy(update={"learning_rate": rate})
+    one = {"rounds": 1, "control": "none", "control_learning_rate": None}
+    dpo = recipe.dpo.model_copy(update={**one, "objective": objective, "optimizer": optimizer})
     training = recipe.training
     return tuple(
         Round(

@@ -72,7 +72,7 @@ def test_rounds_and_the_control_are_stages_of_the_plan():
 
 
 def test_a_control_may_have_a_learning_rate_of_its_own():
-    """Its stages change, those of the student beside it do not."""
+    """Its stages change, those of the student beside it do not; as the objective it is the same student."""
     given = ("dpo.rounds=2", "dpo.control=sft", "dpo.objective=nft")
     same, own = (
         plan(recipe_of(*given, *more), open_store("/nowhere")) for more in ((), ("dpo.control_learning_rate=3e-6",))
@@ -81,6 +81,8 @@ def test_a_control_may_have_a_learning_rate_of_its_own():
     assert changed == {"dpo-sft", "pairs-sft-2", "dpo-sft-2", "evaluation", "report"}
     rates = {label: own.stages[label].recipe.dpo.optimizer.learning_rate for label in ("dpo-2", "dpo-sft", "dpo-sft-2")}
     assert rates == {"dpo-2": 1e-5, "dpo-sft": 3e-6, "dpo-sft-2": 3e-6}
+    instead = plan(recipe_of(*given, "dpo.control_learning_rate=3e-6", "dpo.objective=sft"), open_store("/nowhere"))
+    assert instead.artifacts["dpo-2"].key == own.artifacts["dpo-sft-2"].key
 
 
 def test_a_learning_rate_of_no_control_is_refused():
