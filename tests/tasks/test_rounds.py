@@ -82,7 +82,8 @@ def test_a_control_may_have_a_learning_rate_of_its_own():
     rates = {label: own.stages[label].recipe.dpo.optimizer.learning_rate for label in ("dpo-2", "dpo-sft", "dpo-sft-2")}
     assert rates == {"dpo-2": 1e-5, "dpo-sft": 3e-6, "dpo-sft-2": 3e-6}
     instead = plan(recipe_of(*given, "dpo.control_learning_rate=3e-6", "dpo.objective=sft"), open_store("/nowhere"))
-    assert instead.artifacts["dpo-2"].key == own.artifacts["dpo-sft-2"].key
+    assert instead.artifacts["dpo"].key == own.artifacts["dpo-sft"].key
+    assert instead.stages["dpo-2"].recipe.dpo == own.stages["dpo-sft-2"].recipe.dpo
 
 
 def test_a_learning_rate_of_no_control_is_refused():
