@@ -19,6 +19,7 @@ from storage.store import Store
 from tasks.ablation import ablation
 from tasks.config.ablation import AblatedRecipe, Grid, GridPoint
 from tasks.config.recipe import Recipe
+from tasks.config.rounds import without_control
 from tasks.config.settings import Settings
 from tasks.evaluation import evaluation
 from tasks.executors.select import require_engine
@@ -82,7 +83,7 @@ def validate_ablation(
         raise UserError(f"found {seeds} seeds; each point is trained once or more")
     points = grid_points([(axis["axis"], axis["values"]) for axis in axes], student, base.pretrain.keep_steps)
     runs = [
-        _plan_run(variant, opened, point.student)
+        _plan_run(without_control(variant), opened, point.student)
         for point in points
         for variant in _variants(load_recipe(recipe, [*overrides, *point.overrides]), seeds)
     ]

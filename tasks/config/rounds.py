@@ -1,6 +1,6 @@
 """Rounds of preference tuning: the stages `pairs` and `dpo` again, with draws of their own."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lightgen_core.seeds import derive_seed
 from tasks.config.recipe import Recipe
@@ -25,22 +25,28 @@ def pretraining(recipe: Recipe) -> Round:
 
 def tuning_rounds(recipe: Recipe) -> tuple[Round, ...]:
     """Return the rounds of the student that a recipe asks for."""
-    return _rounds(recipe, recipe.dpo.objective, "")
+    return _rounds(without_control(recipe), "")
 
 
 def control_rounds(recipe: Recipe) -> tuple[Round, ...]:
     """Return the rounds of the control, which learns from winners alone; none where none is asked for."""
-    return () if recipe.dpo.control == "none" else _rounds(recipe, recipe.dpo.control, f"-{recipe.dpo.control}")
+    if (control := recipe.dpo.control) == "none":
+        return ()
+    dpo = recipe.dpo.model_copy(update={"objective": control})
+    return _rounds(without_control(recipe.model_copy(update={"dpo": dpo})), f"-{control}")
 
 
-def _rounds(recipe: Recipe, objective: str, suffix: str) -> tuple[Round, ...]:
-    """Return rounds of an objective; one that is the control's, too, has the control's learning rate."""
-    optimizer, rate = recipe.dpo.optimizer, recipe.dpo.control_learning_rate
-    if rate is not None and objective == recipe.dpo.control:
-        optimizer = optimizer.model_copy(update={"learning_rate": rate})
-    one = {"rounds": 1, "control": "none", "control_learning_rate": None}
-    dpo = recipe.dpo.model_copy(update={**one, "objective": objective, "optimizer": optimizer})
-    training = recipe.training
+def without_control(recipe: Recipe) -> Recipe:
+    """Return a recipe with its objective alone; one that is the control's has the control's learning rate."""
+    dpo = recipe.dpo
+    alone: dict[str, Any] = {"control": "none", "control_learning_rate": None}
+    if dpo.objective == dpo.control and dpo.control_learning_rate is not None:
+        alone["optimizer"] = dpo.optimizer.model_copy(update={"learning_rate": dpo.control_learning_rate})
+    return recipe.model_copy(update={"dpo": dpo.model_copy(update=alone)})
+
+
+def _rounds(recipe: Recipe, suffix: str) -> tuple[Round, ...]:
+    dpo, training = recipe.dpo.model_copy(update={"rounds": 1}), recipe.training
     return tuple(
         Round(
             training.model_copy(update={"dpo": dpo, "seed": _seed(training.seed, number)}),

@@ -136,6 +136,16 @@ def test_what_runs_share_is_planned_once(tmp_path):
     assert [stages.count(name) for name in ("tokens", "pretrain", "pairs", "dpo", "evaluation")] == [1, 2, 2, 4, 6]
 
 
+def test_points_have_no_control_beside_them(tmp_path):
+    """It is a point of its own, with its own learning rate."""
+    axes = [{"axis": "preference", "values": ["none", "sft", "nft"]}]
+    given = ["dpo.control=sft", "dpo.control_learning_rate=3e-6", "dpo.rounds=2"]
+    runs = validate_ablation("smoke", axes, 1, str(tmp_path), given).runs
+    assert [label for run in runs for label in run.stages if label.startswith("dpo")] == ["dpo", "dpo-2"] * 2
+    rates = [run.stages["dpo-2"].recipe.dpo.optimizer.learning_rate for run in runs[1:]]
+    assert rates == [3e-6, 1e-5]
+
+
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory) -> tuple[str, str]:
     """Recipe and store of an ablation that was killed in its second student, of four."""
