@@ -33,7 +33,7 @@ def _heads(recipe: Recipe) -> tuple[str, ...]:
 
 
 @stage(
-    version=5,
+    version=6,
     config_sections=("seed", "pairs", "sampler", "world", "tokens", "pretrain"),
     weights=_models,
     files=_heads,

@@ -12,8 +12,12 @@ import pyarrow as pa
 
 from lightgen_core.encoders.dtypes import from_bytes
 
-WATCHED = {"diversity": "the diversity within a prompt", "held_out": "the held-out score"}
-"""Metrics that must not fall, with their names in a sentence."""
+WATCHED = {
+    "diversity": "the diversity within a prompt",
+    "held_out": "the held-out score",
+    "score": "the score that it is tuned for",
+}
+"""Metrics that must not fall, with their names in a sentence; the last falls where a student drifts apart."""
 
 
 def sample_metrics(tables: Iterable[pa.Table], dtype: str) -> dict[str, float | None]:
@@ -57,7 +61,7 @@ def reward_hacking(
         if now is not None and before is not None and before > 0 and now < (1 - max_drop) * before:
             return (
                 f"{words} fell from {before:.3f} to {now:.3f} since the first round, by more than pairs.max_drop "
-                f"{max_drop:g}: the student may be learning its scorer; lower dpo.optimizer.learning_rate or "
-                "dpo.rounds, or score with several scorers"
+                f"{max_drop:g}: the student {'gets worse' if name == 'score' else 'may be learning its scorer'}; lower "
+                "dpo.optimizer.learning_rate or dpo.rounds, or score with several scorers"
             )
     return None

@@ -39,8 +39,8 @@ class Pairs(Section):
     )
     max_drop: Fraction = Field(
         0.3,
-        description="largest relative fall, since the first round, of the held-out score and of the diversity within a "
-        "prompt; beyond it dpo leaves the student as it is",
+        description="largest relative fall, since the first round, of the score, the held-out score and the diversity "
+        "within a prompt; beyond it dpo leaves the student as it is",
     )
     candidates: int = Field(6, ge=2, description="samples of the student for each caption; without a scorer one")
     shard_size: Positive = Field(200, description="captions of one shard")

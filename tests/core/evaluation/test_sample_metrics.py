@@ -31,7 +31,8 @@ def test_samples_without_latents_have_no_part_in_diversity():
 
 
 @pytest.mark.parametrize(
-    ("name", "now", "stops"), [("diversity", 0.71, False), ("diversity", 0.69, True), ("held_out", 0.1, True)]
+    ("name", "now", "stops"),
+    [("diversity", 0.71, False), ("diversity", 0.69, True), ("held_out", 0.1, True), ("score", 0.34, True)],
 )
 def test_a_fall_beyond_the_share_stops(name, now, stops):
     first = {"score": 0.5, "diversity": 1.0, "held_out": 0.25}
@@ -41,7 +42,7 @@ def test_a_fall_beyond_the_share_stops(name, now, stops):
         assert f"fell from {first[name]:.3f} to {now:.3f}" in reason and "pairs.max_drop" in reason
 
 
-def test_without_a_held_out_scorer_only_diversity_is_watched():
+def test_without_a_held_out_scorer_the_others_are_watched():
     first = {"score": 0.5, "diversity": 1.0, "held_out": None}
     assert reward_hacking(first, first, 0.0) is None
 
