@@ -8,7 +8,7 @@ from tasks.ledger import ledger_row
 from tasks.stage import stage
 
 
-@stage(version=12, config_sections=("name", "purpose", "smoke_test", "seed", "world", "sampler", "report", "dedup"))
+@stage(version=13, config_sections=("name", "purpose", "smoke_test", "seed", "world", "sampler", "report", "dedup"))
 def report(ctx: StageContext, *inputs: Artifact) -> None:
     """Write `report.html`, `ledger.json` (what each stage has cost, as `lightgen ledger`) and `model/`."""
     from lightgen_core.emoji.credits import credits_page

@@ -12,6 +12,7 @@ from lightgen_core.report.formats import format_duration, humanize_identifier, n
 from lightgen_core.report.svg import Scale, Values, legend, line, log_ticks, path, rect, round_ticks, scale, svg, text
 
 _WIDTH = 440  # user units; the page scales a chart to its column
+_LEGEND_ROW = 3  # students that fit beside each other above the bars
 _DECADE = 8.0  # from this ratio of largest to smallest value on, a curve's axis is logarithmic
 
 
@@ -21,14 +22,19 @@ def score_bars(scores: Mapping[str, Mapping[str, Interval]]) -> Markup:
     categories = list(scores[students[0]])
     left, bar, pad = 122, 9, 14
     group = len(students) * (bar + 2) + pad
-    height = group * len(categories) + 48
+    rows_of_legend = [students[start : start + _LEGEND_ROW] for start in range(0, len(students), _LEGEND_ROW)]
+    first = 18 + 16 * len(rows_of_legend)
+    height = group * len(categories) + first + 14
     x = scale(0, 1, left, _WIDTH - 14)
-    parts = [legend({STUDENTS[name]: f"fill-{name}" for name in students}, left, 10)]
+    parts = [
+        legend({STUDENTS[name]: f"fill-{name}" for name in names}, left, 10 + 16 * number)
+        for number, names in enumerate(rows_of_legend)
+    ]
     for fraction in (0, 0.25, 0.5, 0.75, 1):
-        parts.append(line(float(x(fraction)), 26, float(x(fraction)), height - 20, "grid"))
+        parts.append(line(float(x(fraction)), first - 8, float(x(fraction)), height - 20, "grid"))
         parts.append(text(float(x(fraction)), height - 5, f"{fraction:g}", "tick", "middle"))
     for row, category in enumerate(categories):
-        top = 34 + row * group
+        top = first + row * group
         css_class = "label strong" if category == "overall" else "label"
         parts.append(text(left - 10, top + (group - pad) / 2 + 3, humanize_identifier(category), css_class, "end"))
         for turn, student in enumerate(students):

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -15,6 +16,7 @@ from lightgen_core.emoji.credits import credits_of
 from lightgen_core.intervals import Interval
 from lightgen_core.report.charts import loss_curve, running_mean, score_bars, time_bars
 from lightgen_core.report.data import (
+    STUDENTS,
     Curve,
     DedupSummary,
     DuplicateCaption,
@@ -370,6 +372,19 @@ def test_bars_are_as_long_as_scores_and_whiskers_span_intervals():
     )
     ends = re.search(r'<line x1="([\d.]+)" y1="[\d.]+" x2="([\d.]+)" y2="[\d.]+" class="whisker"/>', drawn).groups()
     assert [float(end) for end in ends] == [left + 0.25 * (right - left), left + 0.75 * (right - left)]
+
+
+@pytest.mark.parametrize("students", [2, 3, 4, 5])
+def test_a_legend_lies_beside_the_bars_however_many(students):
+    """Names end within the drawing, above the first bar, and do not cover each other."""
+    names = ["pretrain", "sft", "dpo", "few_step", "shuffled"][:students]
+    drawn = score_bars({name: {"overall": Interval(0.5, 0.25, 0.75, 10)} for name in names})
+    found = re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]+)</text>', drawn)
+    spans = [(float(y), float(x), float(x) + 7 * len(name)) for x, y, name in found if name in STUDENTS.values()]
+    width, first_bar = float(re.search(r'viewBox="0 0 ([\d.]+)', drawn)[1]), 18 + 16 * -(-students // 3)
+    assert len(spans) == students and all(y < first_bar and end <= width for y, _, end in spans)
+    ordered = sorted(spans)
+    assert all(a[0] < b[0] or a[2] < b[1] for a, b in itertools.pairwise(ordered))
 
 
 def test_time_bars_give_the_share_of_each_stage():
