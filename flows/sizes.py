@@ -12,6 +12,7 @@ from lightgen_core.config import MarConfig
 from lightgen_core.encoders.model_ref import parse_model_ref
 from lightgen_core.images.buckets import bucket_shapes
 from tasks.config.recipe import Recipe
+from tasks.config.sections import Tokens
 from tasks.config.sources import TeacherSource
 
 DEFAULT_SIDE = 1024
@@ -94,25 +95,65 @@ def student_config(recipe: Recipe) -> MarConfig:
 
 def check_sizes(recipe: Recipe) -> None:
     """Raise UserError if fields of a recipe contradict its components, as far as these are here or known."""
+    _check_encoding(recipe.tokens)
     try:
         student_config(recipe)
-        sizes = token_sizes(recipe).values()
+        sizes = list(token_sizes(recipe).values())
         for size in sizes:
             bucket_sizes(recipe, size)
     except UnknownModelSize:
         return
     except ValueError as error:
         raise UserError(str(error)) from error
-    if not recipe.tokens.sizes and any(each.teacher not in ("scene", "diffusers") for each in recipe.synthesis.each):
-        return  # only the images tell
-    for size in sizes:
-        side = size.stride * size.patch
-        if size.height % side or size.width % side:
-            field = "tokens.sizes" if recipe.tokens.sizes else "the teacher"
+    stride = sizes[0].stride
+    side = stride * recipe.tokens.patch
+    stated = [("tokens.sizes", (size.height, size.width)) for size in sizes] if recipe.tokens.sizes else _drawn(recipe)
+    for field, (height, width) in stated:
+        if height % side or width % side:
             raise UserError(
-                f"{field}: an image of {size.height} x {size.width} px is not made of whole tokens of {side} px: "
-                f"{recipe.tokens.codec} has {size.stride} px a latent, and tokens.patch is {size.patch}"
+                f"{field}: an image of {height} x {width} px is not made of whole tokens of {side} px: "
+                f"{recipe.tokens.codec} has {stride} px a latent, and tokens.patch is {recipe.tokens.patch}"
             )
+    for field, shape in [] if recipe.tokens.sizes else stated[1:]:
+        if shape != stated[0][1]:
+            (height, width), (other_height, other_width) = stated[0][1], shape
+            raise UserError(
+                f"{stated[0][0]} gives images of {height} x {width} px, {field} of {other_height} x {other_width} px, "
+                "and tokens takes one size: set tokens.sizes, to which images are cropped and resized"
+            )
+
+
+def _drawn(recipe: Recipe) -> list[tuple[str, tuple[int, int]]]:
+    """Return the field that sets each teacher's images, and their height and width, px; of others only images tell."""
+    drawn = []
+    for number, each in enumerate(recipe.synthesis.each):
+        section = f"synthesis.teachers.{number}" if recipe.synthesis.teachers else "synthesis"
+        if each.teacher == "scene":
+            drawn.append(("world.image_size", _teacher_size(recipe, each)))
+        elif each.teacher == "diffusers":
+            if each.diffusers and each.diffusers.height and each.diffusers.width:  # else the pipeline's own size
+                drawn.append((f"{section}.diffusers.height and width", _teacher_size(recipe, each)))
+        elif getattr(each, each.teacher).size:
+            drawn.append((f"{section}.{each.teacher}.size", _teacher_size(recipe, each)))
+    return drawn
+
+
+def _check_encoding(tokens: Tokens) -> None:
+    """Raise UserError if latents or a layer are asked for that codec or text encoder, where they are here, lack."""
+    kind = _config(tokens.codec, "config.json").get("_class_name", "AutoencoderKL")
+    if tokens.latents == "moments" and kind != "AutoencoderKL":
+        raise UserError(
+            f"tokens.latents is moments, but tokens.codec {tokens.codec} is an {kind}, which gives one latent and no "
+            "standard deviation of it: set latents to mean, or another codec, an AutoencoderKL"
+        )
+    config = _config(tokens.text_encoder, "config.json")
+    config = config.get("text_config", config)
+    layers = config.get("num_hidden_layers") or config.get("num_layers")
+    if layers and not -layers - 1 <= tokens.text_layer <= layers:
+        raise UserError(
+            f"tokens.text_layer is {tokens.text_layer}, but tokens.text_encoder {tokens.text_encoder} has {layers} "
+            f"layers: states {-layers - 1} to {layers}, where 0 is before the first and -1 after the last"
+        )
 
 
 def codec_channels(reference: str, default: int | None = None) -> int:

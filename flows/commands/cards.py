@@ -101,7 +101,7 @@ def _licences(data: CardData) -> Iterator[str]:
     yield "## Licences\n"
     yield "What the student was made from. Terms of a teacher, a data set or a frozen model can bind its users.\n"
     yield from _sources(data.sources)
-    if open_ones := [source.name for source in data.sources if not source.permissive]:
+    if open_ones := dict.fromkeys(source.name for source in data.sources if not source.permissive):
         yield f"Read these terms before use, since they are not known to allow any use: {', '.join(open_ones)}.\n"
 
 
@@ -169,7 +169,8 @@ def _captions(lineage: Lineage) -> Iterator[str]:
         return
     topics = captions.metrics["captions_by_topic"]
     dropped = captions.metrics.get("dropped_by_reason", {})
-    yield f"## Captions\n\n{captions.counts['rows']:,} captions of {len(topics):,} topics.\n"
+    rows = pluralize(captions.counts["rows"], "caption")
+    yield f"## Captions\n\n{rows} of {pluralize(len(topics), 'topic')}.\n"
     yield from _shares(captions.metrics.get("captions_by_source", {}))
     yield from _reasons("Dropped", dropped, captions.counts["dropped"])
 
@@ -177,7 +178,7 @@ def _captions(lineage: Lineage) -> Iterator[str]:
 def _images(lineage: Lineage) -> Iterator[str]:
     if (synthesis := lineage.manifests.get("synthesis")) is None:
         return
-    yield f"## Images\n\n{synthesis.counts['rows']:,} images.\n"
+    yield f"## Images\n\n{pluralize(synthesis.counts['rows'], 'image')}.\n"
     yield from _shares(synthesis.metrics.get("images_by_teacher", {}))
     yield from _reasons("In quarantine", synthesis.metrics["quarantine"], synthesis.counts["quarantined"])
     for kind, written in synthesis.metrics.get("recaptions", {}).items():
@@ -188,7 +189,11 @@ def _images(lineage: Lineage) -> Iterator[str]:
 def _dropped(lineage: Lineage) -> Iterator[str]:
     if (dedup := lineage.manifests.get("dedup")) is None:
         return
-    yield f"## Duplicates\n\n{dedup.counts['kept']:,} of {dedup.counts['rows']:,} images are trained on.\n"
+    pretrain = lineage.manifests.get("pretrain")
+    held_out = pretrain.counts.get("held_out", 0) if pretrain else 0
+    trained, rows = dedup.counts["kept"] - held_out, dedup.counts["rows"]
+    aside = f", {held_out:,} are put aside for the held-out loss of pre-training" if held_out else ""
+    yield f"## Duplicates\n\n{trained:,} of {rows:,} images are trained on{aside}.\n"
     yield from _reasons("Dropped", dedup.metrics["reasons"], dedup.counts["dropped"])
     if recall := dedup.metrics["certificate"]["recall"]:
         low, high = recall["low"], recall["high"]

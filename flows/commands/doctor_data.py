@@ -125,6 +125,12 @@ def _check_images(recipe: Recipe, config: ImageSetConfig, wanted: Wanted) -> lis
     if result.complete and 0 < len(result.samples) < wanted.rows:
         text = f"{wanted.said}; the set has {len(result.samples)}"
         rows.append(DataFinding("images", "note", text))
+    validation = recipe.pretrain.validation
+    if validation and result.complete and not recipe.synthesis.teachers and len(result.samples) <= validation.rows:
+        text = (
+            f"pretrain.validation.rows is {validation.rows}; the set has {len(result.samples)}, and none would be left"
+        )
+        rows.append(DataFinding("images", "missing", f"{text} to train on"))
     return [*rows, *_check_sizes(recipe, config, result)]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from flows.commands.options import FILE, FOLDER, POSITIVE, SEED, json_option, store_option
+from flows.commands.options import FILE, FOLDER, POSITIVE, SEED, complete_recipe, json_option, store_option
 
 _BENCHMARKS = [
     "scene",
@@ -22,7 +22,12 @@ _BENCHMARKS = [
 @click.command("eval")
 @click.argument("model", metavar="CHECKPOINT|diffusers:MODEL|images:PATH|endpoint:URL|peer:NAME")
 @click.option("--benchmark", type=click.Choice(_BENCHMARKS), help="By default the recipe's, or scene.")
-@click.option("--recipe", metavar="RECIPE", help="Take world, sampler, seed and numbers from here.")
+@click.option(
+    "--recipe",
+    metavar="RECIPE",
+    shell_complete=complete_recipe,
+    help="Take world, sampler, seed and numbers from here.",
+)
 @click.option("--images", type=POSITIVE, help="Images of each prompt.")
 @click.option("--per-category", type=POSITIVE, help="Prompts of each category, at most.")
 @click.option("--seed", type=SEED, help="Seed of prompts and images.")

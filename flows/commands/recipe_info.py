@@ -9,6 +9,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
+from click.shell_completion import CompletionItem
 
 from flows.commands.console import table
 from flows.commands.options import complete_recipe, json_option, set_option
@@ -55,27 +56,37 @@ def show(recipe: str, overrides: tuple[str, ...], everything: bool, as_json: boo
     click.echo(json.dumps(fields) if as_json else yaml.safe_dump(fields, sort_keys=False, width=120).rstrip())
 
 
+def complete_section(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the sections and fields that begin as what was typed, down to the next dot."""
+    from tasks.config.recipe import Recipe
+
+    depth = incomplete.count(".") + 1
+    names = {".".join(row["field"].split(".")[:depth]) for row in field_rows(Recipe)}
+    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
+
+
 @click.command()
-@click.argument("section", required=False)
+@click.argument("section", required=False, metavar="[SECTION|FIELD]", shell_complete=complete_section)
 @json_option
 def fields(section: str | None, as_json: bool) -> None:
     """Print the fields that a recipe can have.
 
-    Each with its default and what it means; of one SECTION, such as pretrain or pretrain.optimizer, or of all.
+    Each with its default and what it means; of one SECTION, such as pretrain or pretrain.optimizer, one FIELD, or all.
     """
     from flows.did_you_mean import did_you_mean
     from flows.errors import UserError
     from tasks.config.recipe import Recipe
 
-    model: type[BaseModel] = Recipe
+    model: type[BaseModel] | None = Recipe
     for name in section.split(".") if section else ():
-        below = _section_of(model.model_fields[name]) if name in model.model_fields else None
-        if below is None:
-            known = [each for each, field in model.model_fields.items() if _section_of(field)]
-            raise UserError(f"there is no section {section!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
-        model = below
-    prefix = f"{section}." if section else ""
-    rows = [row for row in field_rows(Recipe) if row["field"].startswith(prefix)]
+        known = list(model.model_fields) if model else []
+        if model is None or name not in known:
+            among = (
+                f"{did_you_mean(name, known)} Known: {', '.join(known)}." if known else " A field has none below it."
+            )
+            raise UserError(f"there is no section or field {section!r}.{among}")
+        model = _section_of(model.model_fields[name])
+    rows = [row for row in field_rows(Recipe) if section is None or f"{row['field']}.".startswith(f"{section}.")]
     click.echo(json.dumps(rows) if as_json else "\n".join(table([_shortened(row) for row in rows])))
 
 

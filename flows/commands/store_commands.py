@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.commands.console import describe_artifact, format_bytes, format_time, table
-from flows.commands.options import json_option, set_option, store_option
+from flows.commands.options import complete_recipe, json_option, set_option, store_option
 from storage.open_store import open_store
 from storage.plural import pluralize
 from storage.store import Store
@@ -144,7 +144,13 @@ def verify(store_uri: str | None, as_json: bool) -> None:
 
 @store.command()
 @click.option(
-    "--keep", "recipes", multiple=True, required=True, metavar="RECIPE", help="Keep what this recipe needs; repeatable."
+    "--keep",
+    "recipes",
+    multiple=True,
+    required=True,
+    metavar="RECIPE",
+    shell_complete=complete_recipe,
+    help="Keep what this recipe needs; repeatable.",
 )
 @set_option
 @click.option("--delete", is_flag=True, help="Delete; by default the command only lists what it would delete.")

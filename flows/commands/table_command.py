@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.commands.options import json_option, store_option
+from flows.commands.options import complete_recipe, json_option, store_option
 
 if TYPE_CHECKING:
     from flows.commands.table_rows import TableRow
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("name", required=False)
-@click.argument("results", nargs=-1, metavar="[RESULT]...")
+@click.argument("results", nargs=-1, metavar="[RESULT]...", shell_complete=complete_recipe)
 @click.option("--commands", is_flag=True, help="Print the `lightgen eval` of each model that can be run.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write it to this file.")
 @store_option

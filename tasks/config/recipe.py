@@ -179,6 +179,16 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _validation_leaves_images(self) -> "Recipe":
+        validation = self.pretrain.validation
+        if validation is not None and validation.rows >= self.synthesis.count:
+            raise ValueError(
+                f"pretrain.validation.rows is {validation.rows}, and synthesis.count {self.synthesis.count}: none of "
+                "the images would be left to train on; lower rows, or make more images"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _padding_is_stored_if_attended(self) -> "Recipe":
         stored, read = self.tokens.pad_text, self.pretrain.model.attend_to_padding
         if stored != read:

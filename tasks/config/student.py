@@ -39,12 +39,12 @@ class StudentConfig(BlocksConfig):
         Raises:
             ValueError: the recipe sets another width than its components give.
         """
-        widths = {"token_width": (token_width, "tokens.codec and tokens.patch")}
-        widths["text_width"] = (text_width, "tokens.text_encoder")
+        widths = {"token_width": (token_width, "tokens.codec and tokens.patch give")}
+        widths["text_width"] = (text_width, "tokens.text_encoder gives")
         for name, (width, origin) in widths.items():
             if (given := getattr(self, name)) not in (None, width):
                 raise ValueError(
-                    f"pretrain.model.{name} is {given}, but {origin} give {width}: leave {name} out, and it follows"
+                    f"pretrain.model.{name} is {given}, but {origin} {width}: leave {name} out, and it follows"
                 )
         fields = self.model_dump(exclude={"preset", "token_width", "text_width", "position_grid"})
         return MarConfig(

@@ -100,6 +100,11 @@ def test_help_loads_no_large_library(arguments):
         (["run", "demo", "--only"], "d", ["dedup", "dpo", "distil_head"]),
         (["run", "demo", "--refresh"], "a", ["all"]),
         (["run", "demo", "--until"], "a", []),
+        (["eval", "out", "--recipe"], "smo", ["smoke"]),
+        (["store", "gc", "--keep"], "de", ["demo"]),
+        (["table", "2"], "smo", ["smoke"]),
+        (["fields"], "pre", ["pretrain"]),
+        (["fields"], "pretrain.he", ["pretrain.head"]),
     ],
 )
 def test_recipes_and_stages_are_completed(words, typed, found):

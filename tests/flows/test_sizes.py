@@ -9,7 +9,7 @@ from flows.commands.estimate import Rates, estimate
 from flows.errors import UserError
 from flows.load import load_recipe
 from flows.plan import plan
-from flows.sizes import student_config
+from flows.sizes import check_sizes, student_config
 from lightgen_core.model.presets import PRESETS
 from storage.open_store import open_store
 from tasks.config.settings import Settings
@@ -47,9 +47,13 @@ def test_a_preset_may_be_named_alone_and_changed(preset):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("pretrain.model.text_width=4096", "text_width is 4096, but tokens.text_encoder give 128"),
+        ("pretrain.model.text_width=4096", "text_width is 4096, but tokens.text_encoder gives 128"),
         ("pretrain.model.token_width=16", "token_width is 16, but tokens.codec and tokens.patch give 64"),
         ("tokens.patch=4", "48 x 48 px is not made of whole tokens of 32 px"),
+        ("world.image_size=40", "world.image_size: an image of 40 x 40 px is not made of whole tokens of 16 px"),
+        ("tokens.latents=moments", "latents is moments, but tokens.codec zoo:autoencoder is an AutoencoderDC"),
+        ("tokens.text_layer=7", "tokens.text_layer is 7, but tokens.text_encoder zoo:t5 has 4 layers"),
+        ("tokens.text_layer=-6", "tokens.text_layer is -6, .* has 4 layers: states -5 to 4"),
         ("tokens.sizes=[40]", "tokens.sizes: an image of 40 x 40 px is not made of whole tokens of 16 px"),
     ],
 )
@@ -62,6 +66,28 @@ def test_a_contradiction_is_told_by_plan_estimate_and_doctor(tmp_path, override,
     (told,) = (row for row in check_machine(recipe, Settings(store=str(tmp_path))) if row["state"] == "missing")
     assert (told["check"], told["word"]) == ("student", "contradiction")
     assert re.search(message, told["found"])
+
+
+@pytest.mark.parametrize(
+    ("synthesis", "message"),
+    [
+        ({"teacher": "files", "files": {"path": "here", "size": 50}}, "synthesis.files.size: an image of 50 x 50 px"),
+        ({"teacher": "endpoint", "endpoint": {"model": "m", "size": 40}}, "synthesis.endpoint.size: .* 40 x 40 px"),
+        (
+            {
+                "teachers": [
+                    {"name": "drawn", "teacher": "scene"},
+                    {"name": "found", "teacher": "files", "files": {"path": "here", "size": 64}},
+                ]
+            },
+            "world.image_size gives .* 48 x 48 px, synthesis.teachers.1.files.size of 64 x 64 px, .* set tokens.sizes",
+        ),
+    ],
+)
+def test_sizes_of_teachers_are_compared_with_the_tokens(synthesis, message):
+    with pytest.raises(UserError, match=message):
+        check_sizes(load_recipe("demo", {"synthesis": synthesis}))
+    check_sizes(load_recipe("demo", {"synthesis": synthesis, "tokens": {"sizes": [64]}}))
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are():

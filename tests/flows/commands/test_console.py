@@ -45,14 +45,17 @@ VERBS = [
 
 
 def test_what_is_named_by_recipe_is_looked_for_in_any_store():
-    """Only `show` reads no store."""
+    """`show` reads no store, and `fields`, which completes sections."""
     named = [
         name
         for name, command in cli.commands.items()
         if any(isinstance(each, click.Argument) and each._custom_shell_complete for each in command.params)
     ]
     assert {"run", "doctor", "sample", "inpaint", "open"} <= {*named}
-    assert [name for name in named if "store_uri" not in {each.name for each in cli.commands[name].params}] == ["show"]
+    assert [name for name in named if "store_uri" not in {each.name for each in cli.commands[name].params}] == [
+        "show",
+        "fields",
+    ]
 
 
 @pytest.mark.parametrize(("count", "said"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (12000, "12,000 rows")])

@@ -35,6 +35,16 @@ def test_a_set_in_order_has_its_counts_alone(tmp_path):
     ]
 
 
+def test_a_validation_of_the_whole_set_is_refused(tmp_path):
+    write(tmp_path / "set", ["a red boat", "two sleeping dogs"])
+    given = ("captions.count=2", "pretrain.validation.every=10", "pretrain.validation.rows=2")
+    refused = "pretrain.validation.rows is 2; the set has 2, and none would be left to train on"
+    assert ("images", "missing", refused) in findings(tmp_path / "set", *given)
+    assert all(
+        state != "missing" for _, state, _ in findings(tmp_path / "set", *given[:2], "pretrain.validation.rows=1")
+    )
+
+
 def test_what_will_be_refused_is_named_and_counted(tmp_path):
     root = tmp_path / "set"
     long = " ".join(f"word{n}" for n in range(70))

@@ -217,6 +217,25 @@ def test_licences_travel_from_teacher_and_data_to_the_student(tmp_path):
     assert data_card(data).count("| captions | ") == 1
 
 
+def test_the_data_card_tells_what_validation_put_aside():
+    dedup, pretrain = manifest("dedup"), manifest("pretrain")
+    dedup.counts.update(rows=9, kept=8, dropped=1)
+    dedup.metrics.update(reasons={"copy": 1}, certificate={"recall": None})
+    pretrain.counts.update(held_out=2)
+    made = {"captions": manifest("captions"), "synthesis": manifest("synthesis"), "dedup": dedup, "pretrain": pretrain}
+    data = CardData("x", "other", {}, 1, (48, 48), (), (), Lineage("dpo", made, ()))
+    card = data_card(data)
+    assert "6 of 9 images are trained on, 2 are put aside for the held-out loss of pre-training." in card
+    assert "1 caption of 1 topic." in card and "1 image." in card
+
+
+def test_a_source_of_two_parts_is_named_once_among_the_terms():
+    sources = [Source(role, "my/set", "not known") for role in ("captions", "images")]
+    info = {"codec": "zoo:autoencoder", "text_encoder": "zoo:t5"}
+    card = model_card(CardData("x", "other", info, 1, (48, 48), ("vae", "text_encoder"), sources, None))
+    assert "not known to allow any use: my/set.\n" in card
+
+
 def test_an_endpoints_images_have_its_providers_terms():
     synthesis = {"teacher": "endpoint", "endpoint": {"model": "dall-e-3"}}
     lineage = Lineage("dpo", {"synthesis": manifest("synthesis", synthesis=synthesis)}, ())

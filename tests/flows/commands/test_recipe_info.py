@@ -100,9 +100,22 @@ def test_a_long_default_leaves_the_meanings_in_sight():
     assert max(line.index(row["means"]) for row, line in zip(rows, lines, strict=True)) <= names + 2 + 40 + 2
 
 
-def test_a_section_that_does_not_exist_is_named():
-    with pytest.raises(UserError, match="Did you mean 'optimizer'"):
-        CliRunner().invoke(cli, ["fields", "pretrain.optimiser"], catch_exceptions=False)
+def test_one_field_is_shown_alone():
+    (row,) = json.loads(output("fields", "pretrain.head.width", "--json"))
+    assert (row["field"], row["means"]) == ("pretrain.head.width", "width of the residual MLP")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pretrain.optimiser", "Did you mean 'optimizer'"),
+        ("pretrain.head.widht", "Did you mean 'width'.* Known: width, depth, objective"),
+        ("pretrain.steps.more", "A field has none below it"),
+    ],
+)
+def test_a_section_or_field_that_does_not_exist_is_named(name, said):
+    with pytest.raises(UserError, match=said):
+        CliRunner().invoke(cli, ["fields", name], catch_exceptions=False)
 
 
 def test_recipes_are_listed_and_the_schema_has_all_sections():

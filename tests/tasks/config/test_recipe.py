@@ -18,6 +18,12 @@ def test_every_recipe_that_comes_with_the_package_is_valid(name):
     assert load_recipe(name).name == name
 
 
+def test_a_validation_of_all_images_is_refused():
+    with pytest.raises(ValueError, match=r"pretrain.validation.rows is 48, and synthesis.count 48: none"):
+        Recipe(name="x", synthesis={"count": 48}, pretrain={"validation": {"rows": 48}})
+    Recipe(name="x", synthesis={"count": 49}, pretrain={"validation": {"rows": 48}})
+
+
 def test_demo_and_smoke_always_exist():
     assert {"demo", "smoke"} <= set(recipe_names())
 
