@@ -98,13 +98,18 @@ def _set_source(role: str, path: str) -> Source:
         return Source(role, path, "; ".join(f"{artist.name}: {artist.licence}" for artist in ARTISTS))
     here = Path(path).expanduser()
     if here.exists():
-        return Source(role, path, _licence_in(here if here.is_dir() else here.parent) or UNKNOWN)
+        return Source(role, _local_name(here), _licence_in(here if here.is_dir() else here.parent) or UNKNOWN)
     name = path.removeprefix("hf://datasets/").partition("@")[0]
     if ("://" not in path and re.fullmatch(r"[\w.-]+/[\w.-]+", name)) or path.startswith("hf://"):
         repository = "/".join(name.split("/")[:2])
         page = f"https://huggingface.co/datasets/{repository}"
         return Source(role, path, _cached_licence(repository, None, "dataset") or f"{UNKNOWN}: see its page", page)
-    return Source(role, path, UNKNOWN)
+    return Source(role, path if "://" in path else _local_name(here), UNKNOWN)
+
+
+def _local_name(path: Path) -> str:
+    """Return what a card may tell of a file or folder here: a whole path would publish names of this machine."""
+    return f"{path.name} (local)"
 
 
 def model_source(role: str, name: str) -> Source:
@@ -116,7 +121,7 @@ def model_source(role: str, name: str) -> Source:
     except ModelNotFound:  # moved since it was used
         ref = ModelRef(name, Path(name))
     if ref.path is not None:
-        return Source(role, name, _licence_in(ref.path) or UNKNOWN)
+        return Source(role, _local_name(ref.path), _licence_in(ref.path) or UNKNOWN)
     known = KNOWN.get(f"{ref.repository}/{ref.subfolder}" if ref.subfolder else ref.repository)
     licence = _cached_licence(ref.repository, ref.revision, "model") or (known.licence if known else "")
     page = f"https://huggingface.co/{ref.repository}"
