@@ -1,4 +1,4 @@
-"""What this machine computes with: an NVIDIA device, or cores of a measured speed. Loads no torch."""
+"""The NVIDIA device, or the cores and their measured speed, that this machine computes with. Loads no torch."""
 
 import time
 from pathlib import Path
