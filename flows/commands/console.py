@@ -85,7 +85,11 @@ def describe_comparison(result: Mapping[str, Any]) -> str:
     fields = _field_rows(result["fields"])
     lines += ["", *table([("field", "A", "B"), *fields])] if fields else ["", "no field of the recipes differs"]
     shared = [stage["stage"] for stage in result["stages"] if stage["shared"]]
-    lines += ["", f"shared stages: {', '.join(shared) or 'none'}", ""]
+    lines += ["", f"shared stages: {', '.join(shared) or 'none'}"]
+    for side, other in (("a", "b"), ("b", "a")):
+        if alone := [stage["stage"] for stage in result["stages"] if stage[other] is None]:
+            lines.append(f"stages of {side.upper()} alone: {', '.join(alone)}")
+    lines.append("")
     if a["scores"] and b["scores"]:
         lines += _compared_scores(a["scores"], b["scores"], result["difference"])
     else:

@@ -105,6 +105,12 @@ def test_a_section_of_one_recipe_alone_is_one_row(result):
     assert row == ["pairs.*", "-", str(sum(name.startswith("pairs.") for name in result["fields"])), "fields"]
 
 
+def test_stages_of_one_student_alone_are_named(result):
+    """Such as further rounds of tuning, of which no field tells."""
+    alone = [line for line in describe_comparison(result).splitlines() if " alone: " in line]
+    assert alone == ["stages of B alone: pairs, dpo, report"]
+
+
 @pytest.fixture
 def two_runs(made, tmp_path):
     """A store with a run of the same name before, with another bootstrap."""
