@@ -172,7 +172,7 @@ def test_a_device_that_is_too_small_is_noted(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "_memory", lambda: 10**6)
     row = checks_of(recipe, settings)["device memory"]
     assert row["state"] == "note"
-    assert row["found"].startswith("59.4 MB for training, one row at a time")
+    assert row["found"].startswith("48.8 MB for training, one row at a time")
 
 
 def test_a_shard_of_more_than_ten_minutes_is_noted():
