@@ -102,9 +102,9 @@ def rise_of(tuned: Path, reference: Path, files: tuple[Path, ...], config: DpoCo
     old, info = load_student(reference, weights="ema")
     new, _ = load_student(tuned, weights="ema")
     source = PairSource(files, patch=info["patch"], batch_size=MEASURED_PAIRS, seed=1, scratch=scratch)
-    criterion = DpoCriterion.create(old, source, config)
+    criterion = DpoCriterion.create(old, source, config.model_copy(update={"batch_size": MEASURED_PAIRS}))
     criterion.prepare(new, torch.device("cpu"))
-    batch = source.batch(0)
+    batch = source.batch(0).to(torch.device("cpu"))
     noise = criterion.sample_noise(batch.grid, (0, MEASURED_PAIRS), step_generator(1, 0))
     metrics = criterion.losses(new, batch, noise).metrics
     return float(metrics["winner_delta"].mean() / metrics["reference_error"].mean())
