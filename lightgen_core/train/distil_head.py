@@ -1,8 +1,6 @@
 """Training of a few-step head: regression on the full sampler's pairs of noise and token, the transformer frozen."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator
@@ -13,17 +11,16 @@ from lightgen_core.diffusion.objectives import get_objective
 from lightgen_core.model.few_step import FewStepHead
 from lightgen_core.model.flops import distillation_flops
 from lightgen_core.train.step_noise import StepNoise
-from lightgen_core.train.train_step import LossOutput
+from lightgen_core.train.train_step import LossOutput, NeverStops
 
 
 @dataclass(frozen=True)
-class DistilHeadCriterion:
+class DistilHeadCriterion(NeverStops):
     """Squared error of the head's token, averaged over noises and values."""
 
     config: FitConfig
     mar: MarConfig | None = None
     """Sizes of the transformer whose states are read; None: FLOPs are not counted."""
-    may_stop: ClassVar = False
 
     def prepare(self, model: FewStepHead, device: torch.device) -> None:
         """Put the head into training mode."""
@@ -55,6 +52,3 @@ class DistilHeadCriterion:
         rows, samples = batch.noise.shape[:2]
         return rows * distillation_flops(self.mar, model.sizes, noise_samples=samples)
 
-    def should_stop(self, rows: Sequence[dict]) -> str | None:
-        """Never stop early."""
-        return None

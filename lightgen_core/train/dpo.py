@@ -118,6 +118,13 @@ class DpoCriterion:
             return None
         return f"the winner's error rose {rise:.1%} above the reference's; the tolerance is {tolerance:.1%}"
 
+    def may_keep(self, rows: Sequence[dict]) -> bool:
+        """Keep weights of the newest row if the winner's error in it alone is within the tolerance.
+
+        The average that `should_stop` judges lags behind: a checkpoint made meanwhile would bring the rise back.
+        """
+        return winner_error_ema(rows[-1:], horizon=1) <= self.config.tolerance
+
     def _residuals(self, model: Student, batch: PairBatch, step_noise: StepNoise) -> tuple[Tensor, Tensor]:
         """Compute prediction minus target of winners and losers, (noise_samples, pairs, tokens, values) each.
 

@@ -120,7 +120,7 @@ def fit(model: nn.Module, source: Source, criterion: Criterion, run: RunContext)
             flops.clear()
             if stopped := criterion.should_stop(rows):
                 break
-            if step % config.checkpoint_every == 0 or step == config.steps:
+            if (step % config.checkpoint_every == 0 or step == config.steps) and criterion.may_keep(rows):
                 manager.save(step, rows, meter)
         if stopped:
             logger.warning("stopped at step %d: %s; going back to the last checkpoint", step, stopped)

@@ -1,8 +1,7 @@
 """Pre-training: denoise masked tokens, given the visible ones and the text (paper, Eq. 3)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Generator, Tensor
@@ -14,17 +13,16 @@ from lightgen_core.model.flops import training_flops
 from lightgen_core.model.mar import Student
 from lightgen_core.train.losses import predict, work_sizes
 from lightgen_core.train.step_noise import StepNoise
-from lightgen_core.train.train_step import LossOutput
+from lightgen_core.train.train_step import LossOutput, NeverStops
 
 
 @dataclass(frozen=True)
-class MaskedDenoisingCriterion:
+class MaskedDenoisingCriterion(NeverStops):
     """The head's loss at masked tokens, averaged over an image's tokens and noise samples."""
 
     token_width: int
     objective: Objective
     config: TrainConfig
-    may_stop: ClassVar = False
     moments: bool = False
     """True if batches hold means and deviations, from which each step samples tokens."""
 
@@ -69,6 +67,3 @@ class MaskedDenoisingCriterion:
         sizes = work_sizes(batch, step_noise)
         return len(batch.ids) * training_flops(model.mar.config, model.head.config, **sizes)
 
-    def should_stop(self, rows: Sequence[dict]) -> str | None:
-        """Never stop early."""
-        return None

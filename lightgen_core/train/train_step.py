@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -68,6 +68,23 @@ class Criterion(Protocol):
 
     def should_stop(self, rows: Sequence[dict]) -> str | None:
         """Return a reason to end the run and restore its last checkpoint, or None."""
+
+    def may_keep(self, rows: Sequence[dict]) -> bool:
+        """Return whether a run that ends early may go back to the newest row's weights; if not, they are not saved."""
+
+
+class NeverStops:
+    """A criterion whose runs end with their last step."""
+
+    may_stop: ClassVar = False
+
+    def should_stop(self, rows: Sequence[dict]) -> str | None:
+        """Never stop early."""
+        return None
+
+    def may_keep(self, rows: Sequence[dict]) -> bool:
+        """Keep every checkpoint."""
+        return True
 
 
 class NonFiniteLossError(RuntimeError):

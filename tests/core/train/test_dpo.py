@@ -231,6 +231,21 @@ def test_the_rise_is_an_average_over_the_log():
     assert winner_error_ema([], horizon=3) == 0.0
 
 
+def test_weights_beyond_the_tolerance_are_never_brought_back(pairs, tmp_path, monkeypatch):
+    # The average over five rows passes the tolerance at the fourth: the checkpoint of step 3 is beyond it already.
+    rises = iter([0.0, 0.0, 0.2, 0.4, 0.4])
+
+    def made_up(self, model, batch, step_noise, losses=DpoCriterion.losses):
+        output = losses(self, model, batch, step_noise)
+        delta = next(rises) * output.metrics["reference_error"]
+        return output._replace(metrics=output.metrics | {"winner_delta": delta})
+
+    monkeypatch.setattr(DpoCriterion, "losses", made_up)
+    _, _, result = run(pairs, tmp_path, steps=6, checkpoint_every=1, tolerance=0.15, tolerance_window=5)
+    assert len(result.rows) == 4 and result.stopped
+    assert result.step == 2 and not (tmp_path / "step-00000003").exists()
+
+
 @pytest.mark.parametrize(("first_bad", "kept"), [(2, 0), (5, 3)])
 def test_a_rise_above_the_tolerance_restores_the_last_checkpoint(pairs, tmp_path, monkeypatch, first_bad, kept):
     before, _, _ = run(pairs, tmp_path / "before", steps=6)
