@@ -18,7 +18,13 @@ from tasks.config.settings import Settings
 
 log = logging.getLogger("lightgen")
 
-STUDENTS = {"report": "model/", "distil_head": "student/", "dpo": "student/", "pretrain": "student/"}
+STUDENTS = {
+    "report": "model/",
+    "distil_head": "student/",
+    "average": "student/",
+    "dpo": "student/",
+    "pretrain": "student/",
+}
 """Stages whose artifacts hold a student, the most finished first, and its folder there."""
 
 
@@ -112,7 +118,8 @@ def finished_students(planner: Planner) -> list[Artifact]:
     The last round of preference tuning comes before earlier ones; the control of preference tuning is none of them.
     """
     rounds = [label for label in planner.stages if re.fullmatch(r"dpo(-\d+)?", label)]
-    labels = ["report", *(["distil_head"] if "distil_head" in planner.stages else []), *reversed(rounds), "pretrain"]
+    optional = [label for label in ("distil_head", "average") if label in planner.stages]
+    labels = ["report", *optional, *reversed(rounds), "pretrain"]
     return [planner.artifacts[label] for label in labels if planner.check(label).state == "done"]
 
 

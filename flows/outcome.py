@@ -9,6 +9,7 @@ from flows.request import Request
 from storage.artifact import Artifact
 from tasks.config.recipe import Recipe
 from tasks.context.scratch import shared_store_lock
+from tasks.pretrain import divergence
 from tasks.stage import is_done
 
 log = logging.getLogger("lightgen")
@@ -30,6 +31,9 @@ def run_result(request: Request, rows: list[dict[str, Any]], seconds: float) -> 
     outcome = request.plan.rechecked()
     if request.recipe.smoke_test and outcome.scores():
         log.warning("%s is too small to learn from: its scores mean nothing", request.recipe.name)
+    trained = outcome.check("pretrain").state == "done"
+    if trained and (warning := divergence(outcome.artifacts["pretrain"].manifest().metrics)):
+        log.warning("%s", warning)
     return {
         "recipe": request.recipe.name,
         "store": request.store.uri,

@@ -1,7 +1,7 @@
 """pretrain: tokens, and which of them to keep -> the student's checkpoint."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from tasks.token_files import RECAPTION_TEXT_FILES, TEXT_FILES, token_files_rege
 from tasks.token_shapes import default_layout, layout_of, token_shapes
 from tasks.training import cpu_processes, init_checkpoint, kept_student, training_location
 from tasks.training_weights import TrainingRows, keep_list, source_shares
+
+DIVERGED_LOSS = 10.0
+"""A last loss above it is of a student that has diverged: one that predicts zero has about 1 (ddpm) or 2 (v, flow)."""
 
 
 @stage(version=7, config_sections=("seed", "pretrain", "tokens"), weights=init_checkpoint, on_device=True)
@@ -59,6 +62,16 @@ def pretrain(ctx: StageContext, tokens: Artifact, dedup: Artifact, *synthesis: A
     if data.held_out is not None:
         ctx.counts["held_out"] = len(data.held_out.ids)
         ctx.metrics["validation_loss"] = rows[-1]["validation_loss"]
+    if warning := divergence(ctx.metrics):
+        ctx.log("%s", warning)
+
+
+def divergence(metrics: Mapping[str, Any]) -> str | None:
+    """Return a warning if the metrics of this stage are of a student that has diverged, or None."""
+    loss = metrics.get("final_loss")
+    if loss is None or loss <= DIVERGED_LOSS:
+        return None
+    return f"the student has diverged, its last loss is {loss:.3g}: lower pretrain.optimizer.learning_rate"
 
 
 def _log_phase(ctx: StageContext, data: TrainingRows, phase: TrainingJob, number: int) -> dict[str, dict]:

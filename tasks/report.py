@@ -18,7 +18,7 @@ def report(ctx: StageContext, *inputs: Artifact) -> None:
     from tasks.report_inputs import RunArtifacts
 
     run = RunArtifacts.of(inputs, ctx.recipe)
-    last = run.artifacts.get("distil_head") or run.last("dpo")
+    last = run.artifacts.get("distil_head") or run.artifacts.get("average") or run.last("dpo")
     folder, saved = ctx.scratch / "model", ctx.local_folder(last, "student/")
     student, info = load_student(saved, weights="raw")
     averaged, _ = load_student(saved, weights="ema")

@@ -114,7 +114,11 @@ def _training_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     students, evaluation = 2 if recipe.dpo.control == "none" else 3, recipe.evaluation
     each = _num_prompts(recipe) * evaluation.images
     samples, sampling = students * each, students * each * work.sampling()
-    distilling = {}
+    averaging, distilling = {}, {}
+    if recipe.average and recipe.dpo.rounds > 1:
+        tuned = 1 if recipe.dpo.control == "none" else 2
+        averaged = tuned * min(recipe.average.rounds or recipe.dpo.rounds, recipe.dpo.rounds)
+        averaging = {"average": StageCost(averaged, "students", student * tuned, note="weights alone")}
     if section := recipe.distil_head:
         distilling = {"distil_head": _distil_cost(work, section)}
         samples, sampling = samples + each, sampling + each * work.few_step_sampling(section)
@@ -122,6 +126,7 @@ def _training_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     return {
         "pretrain": StageCost(images, "images", student, flops, checkpoint * keep),
         **_preference_costs(work),
+        **averaging,
         **distilling,
         "evaluation": StageCost(samples, "samples", samples * _png_bytes(recipe), sampling, shard=shard),
         "report": StageCost(1, "pages", student + 1e6, note="the tuned student, exported"),

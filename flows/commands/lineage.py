@@ -77,7 +77,7 @@ def _name_in(evaluation: Manifest | None, artifact: Artifact) -> str:
     labels = [label for label, key in evaluation.inputs.items() if key == artifact.key] if evaluation else []
     label = labels[0] if labels else artifact.stage
     names = {"pretrain": "pretrain", "distil_head": "few_step"}
-    return names.get(label, "sft" if label.startswith("dpo-sft") else "dpo")
+    return names.get(label, "sft" if "-sft" in label else "dpo")
 
 
 def _evaluation_of(artifact: Artifact) -> Manifest | None:

@@ -57,8 +57,8 @@ def run_rows(name: str, store_uri: str | None, table: PublishedTable) -> Measure
 
 def _student_of(label: str) -> str:
     """Return the name in the scores of an evaluation's input."""
-    if label.startswith("dpo"):
-        return "sft" if label.startswith("dpo-sft") else "dpo"
+    if label.startswith(("dpo", "average")):
+        return "sft" if "-sft" in label else "dpo"
     return {"distil_head": "few_step"}.get(label, label)
 
 

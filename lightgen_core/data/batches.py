@@ -12,6 +12,7 @@ Only an index is held in memory (`data/row_reader.py`), and a batch reads only i
 step, and sets of any size train alike.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -62,6 +63,12 @@ class Examples:
     def rows(self, start: int, stop: int) -> Self:
         """Return rows `start` to `stop`."""
         return replace(self._tensors(lambda tensor: tensor[start:stop]), ids=self.ids[start:stop])
+
+    def largest(self) -> float:
+        """Return the largest absolute number of its tensors, infinite if one of them is not a number."""
+        tensors = (getattr(self, field.name) for field in fields(self))
+        numbers = [float(each.float().abs().max()) for each in tensors if isinstance(each, Tensor)]
+        return math.inf if any(map(math.isnan, numbers)) else max(numbers)
 
     def _tensors(self, change: Callable[[Tensor], Tensor]) -> Self:
         """Return a copy with every tensor changed."""

@@ -51,4 +51,3 @@ class DistilHeadCriterion(NeverStops):
             return None
         rows, samples = batch.noise.shape[:2]
         return rows * distillation_flops(self.mar, model.sizes, noise_samples=samples)
-

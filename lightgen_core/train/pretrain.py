@@ -66,4 +66,3 @@ class MaskedDenoisingCriterion(NeverStops):
         """Count an update on a batch, without the optimizer."""
         sizes = work_sizes(batch, step_noise)
         return len(batch.ids) * training_flops(model.mar.config, model.head.config, **sizes)
-

@@ -166,22 +166,30 @@ class TrainStep:
 
     @torch.no_grad()
     def nonfinite_error(self, step: int, source: Source) -> NonFiniteLossError:
-        """Repeat a step with the same weights to name the rows that broke it; all processes must call this."""
-        seen: list[int] = []
+        """Repeat a step with the same weights and tell bad rows from a student that has diverged.
+
+        All processes must call this.
+        """
         bad: list[int] = []
+        largest = 0.0
         for part in self.prepare(step, source):
-            ids = part.batch.ids
             finite = torch.isfinite(self._losses(step, part, self.state.module).loss).cpu().numpy()
-            seen, bad = seen + ids.tolist(), bad + ids[~finite].tolist()
-        gathered = self.ranks.gather((seen, bad))
-        bad = [row for _, rows in gathered for row in rows]
-        rows = bad or [row for rows, _ in gathered for row in rows]
-        what = "the loss" if bad else "the gradient (no row's loss)"
-        named = ", ".join(map(str, rows[:16])) + (f" and {len(rows) - 16} more" if len(rows) > 16 else "")
+            bad += part.batch.ids[~finite].tolist()
+            largest = max(largest, part.batch.largest())
+        gathered = self.ranks.gather((bad, largest))
+        bad, largest = [row for rows, _ in gathered for row in rows], max(number for _, number in gathered)
+        if not math.isfinite(largest):
+            named = ", ".join(map(str, bad[:16])) + (f" and {len(bad) - 16} more" if len(bad) > 16 else "")
+            return NonFiniteLossError(
+                f"step {step}: the loss is not finite, rows {named}; the update was not made. Latents or text of these "
+                "rows are not finite themselves: look at their images and captions, or drop them"
+            )
+        config, what = self.config, "a loss" if bad else "the gradient"
+        precision = "" if config.precision == "fp32" else f", or train with precision: fp32 ({config.precision})"
         return NonFiniteLossError(
-            f"step {step}: {what} is not finite, rows {named}; the update was not made. Look for non-finite or huge "
-            "values in these rows' latents and text; if they are fine, lower the learning rate or the clip, or train "
-            "in fp32. A rerun goes on from the last checkpoint"
+            f"the student has diverged: at step {step} {what} is not finite, while the batch's latents and text are, "
+            f"at most {largest:.3g}. Lower optimizer.learning_rate ({config.optimizer.learning_rate:g}) or "
+            f"optimizer.max_grad_norm ({config.optimizer.max_grad_norm:g}){precision}"
         )
 
     def _rows(self, source: Source, step: int, part: range) -> Any:

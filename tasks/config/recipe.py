@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from lightgen_core.config import DpoConfig, SamplerConfig, Section
 from lightgen_core.scene.config import World
+from tasks.config.average import Average
 from tasks.config.dedup import Dedup
 from tasks.config.distil_head import DistilHead
 from tasks.config.pairs import Pairs
@@ -46,6 +47,12 @@ class Recipe(Section):
     sampler: SamplerConfig = Field(default_factory=SamplerConfig, description="how pairs and evaluation sample")
     pairs: Pairs = Field(default_factory=Pairs)
     dpo: DpoConfig = Field(default_factory=DpoConfig)
+    average: Average | None = Field(
+        None,
+        description="after several rounds of dpo, average the weights of their students; none, or one round: no such "
+        "stage",
+        exclude_if=lambda section: section is None,
+    )
     distil_head: DistilHead | None = Field(
         None,
         description="after dpo, distil the head into one that needs one evaluation a token; none: no such stage",

@@ -1,6 +1,7 @@
 """A run with nothing to do and no server is answered from the manifests, without Prefect, and never wrongly."""
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,16 @@ def test_the_command_answers_without_prefect_and_torch(finished, tmp_path):
     report = result["stages"][-1]
     assert (result["scores"], result["report"]) == (SCORES, f"{report['uri']}/report.html")
     assert all(row.keys() == {"stage", "key", "state", "seconds", "rows", "uri"} for row in result["stages"])
+
+
+@pytest.mark.parametrize(("loss", "told"), [(0.4, False), (108.0, True)])
+def test_a_student_that_has_diverged_is_told_with_its_scores(store, caplog, loss, told):
+    request = validate_request("smoke", store)
+    manifest = Path(store, request.plan.artifacts["pretrain"].path, "manifest.json")
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"metrics": {"final_loss": loss}}))
+    with caplog.at_level(logging.WARNING):
+        assert cached_result(request) is not None
+    assert ("the student has diverged, its last loss is 108" in caplog.text) is told
 
 
 def test_only_the_chosen_stages_need_to_be_done(store):

@@ -112,7 +112,7 @@ def test_pairs_give_winner_and_loser(run):
         (lambda run: run.table("dpo"), "dpo has no table ''; it has none"),
         (lambda run: run.table("captions", "nosuch"), "no table 'nosuch'; it has captions, dropped"),
         (lambda run: run.table("tokns"), "Did you mean 'tokens'"),
-        (lambda run: run.student("tokens"), "tokens has no student; report, distil_head, dpo, pretrain have"),
+        (lambda run: run.student("tokens"), "tokens has no student; report, distil_head, average, dpo, pretrain have"),
     ],
 )
 def test_a_wrong_question_names_what_there_is(run, ask, message):
@@ -182,7 +182,10 @@ def test_a_changed_recipe_gives_the_newest_student_of_its_name(made, tmp_path, c
     ("checkpoint", "message"),
     [
         ("nosuch", "nosuch holds no student: there is no such folder, and no such recipe"),
-        ("captions/0", "an artifact of captions holds no student; those of report, distil_head, dpo, pretrain do"),
+        (
+            "captions/0",
+            "captions holds no student; those of report, distil_head, average, dpo, pretrain do",
+        ),
         ("dpo/zz", "dpo/zz names no artifacts"),
         ("demo", "demo has no student in"),
         ("docs", "docs holds no student"),

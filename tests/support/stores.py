@@ -4,8 +4,11 @@ from storage.artifact import Artifact
 from storage.manifest import Manifest
 
 
-def commit(artifact: Artifact) -> bool:
-    """Write the manifest of what an artifact's records name; return whether this was the first one."""
+def commit(artifact: Artifact, **counts: int) -> bool:
+    """Write the manifest of what an artifact's records name; return whether this was the first one.
+
+    counts: of the manifest, beside the rows.
+    """
     files = tuple(sorted(artifact.records().values(), key=lambda entry: entry.name))
     manifest = Manifest(
         stage=artifact.stage,
@@ -14,7 +17,7 @@ def commit(artifact: Artifact) -> bool:
         config={},
         inputs={},
         files=files,
-        counts={"rows": sum(file.rows for file in files)},
+        counts={"rows": sum(file.rows for file in files)} | counts,
         timings={"seconds": 1.0},
         device_seconds=0.0,
         software={},

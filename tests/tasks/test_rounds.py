@@ -6,16 +6,23 @@ import numpy as np
 import pytest
 import torch
 
-from flows.distill import NAMES
+from flows.commands.lineage import trace_lineage
+from flows.distill import ALL_NAMES, NAMES
 from flows.errors import UserError
 from flows.load import load_recipe
 from flows.plan import plan, require_inputs
 from flows.selection import select
+from lightgen_core.model.save import load_student
+from storage.artifact import Artifact
 from storage.open_store import open_store
 from storage.store import Store
 from storage.tables import read_table
+from tasks.average import average
+from tasks.config.average import Average
+from tasks.config.settings import Settings
 from tests.factories.made_stages import make_stages, make_until
 from tests.support.contents import contents
+from tests.support.stores import commit
 
 SMALL = (
     "captions.count=48",
@@ -69,6 +76,20 @@ def test_rounds_and_the_control_are_stages_of_the_plan():
         *("dpo-sft", "pairs-sft-2", "dpo-sft-2"),
         *after,
     ]
+
+
+def test_the_mean_over_rounds_is_a_stage_that_leaves_the_rounds_alone():
+    given = ("dpo.rounds=3", "dpo.control=sft", "dpo.objective=nft")
+    store = open_store("/nowhere")
+    plain, mean, last = (plan(recipe_of(*given, *more), store) for more in ((), ("average={}",), ("average.rounds=2",)))
+    added = {"average", "average-sft"}
+    assert set(mean.stages) - set(plain.stages) == added and list(mean.stages)[-2:] == ["evaluation", "report"]
+    changed = {label for label in plain.artifacts if mean.artifacts[label].key != plain.artifacts[label].key}
+    assert changed == {"evaluation", "report"}
+    assert mean.inputs["average"] == ("dpo", "dpo-2", "dpo-3") and mean.inputs["average-sft"][0] == "dpo-sft"
+    assert last.inputs["average"] == ("dpo-2", "dpo-3")
+    assert mean.inputs["evaluation"] == ("pretrain", "average", "average-sft")
+    assert "average" not in plan(recipe_of("average={}"), store).stages, "the mean of one round is that round"
 
 
 def test_a_control_may_have_a_learning_rate_of_its_own():
@@ -218,3 +239,51 @@ def test_a_round_that_is_made_again_has_the_same_bytes(two, store):
         made[label].remove()
     make_stages(store, recipe, "pairs", "dpo")
     assert {label: contents(made[label]) for label in before} == before
+
+
+@pytest.fixture(scope="module")
+def averaged(two, store):
+    """The same rounds and control, and their means."""
+    recipe, _ = two
+    return make_stages(store, recipe.model_copy(update={"average": Average()}), *ALL_NAMES)
+
+
+def folder_of(artifact, name):
+    return artifact.store.local_path(artifact.path) / name
+
+
+def test_the_mean_of_two_rounds_is_that_of_their_weights(averaged):
+    students = {label: load_student(folder_of(averaged[label], "student")) for label in ("dpo", "dpo-2", "average")}
+    first, second, mean = (student.state_dict() for student, _ in students.values())
+    assert any(not first[name].equal(second[name]) for name in first)
+    for name, value in mean.items():
+        torch.testing.assert_close(value, (first[name] + second[name]) / 2, rtol=1e-6, atol=1e-8)
+    raw, _ = load_student(folder_of(averaged["average"], "student"), "raw")
+    parts = [load_student(folder_of(averaged[label], "student"), "raw")[0].state_dict() for label in ("dpo", "dpo-2")]
+    name, value = next(iter(raw.state_dict().items()))
+    torch.testing.assert_close(value, (parts[0][name] + parts[1][name]) / 2, rtol=1e-6, atol=1e-8)
+    assert averaged["average"].manifest().counts["rows"] == 2
+
+
+def test_the_mean_is_what_is_scored_reported_and_found(averaged, store):
+    assert set(averaged["evaluation"].manifest().inputs) == {"pretrain", "average", "average-sft"}
+    assert (
+        contents(averaged["average"])["student/ema.safetensors"]
+        == contents(averaged["report"])["model/ema.safetensors"]
+    )
+    lineage = trace_lineage(averaged["average-sft"])
+    assert lineage.student == "sft" and {"dpo-sft", "dpo-sft-2", "pairs-sft-2"} <= set(lineage.manifests)
+    assert trace_lineage(averaged["average"]).student == "dpo"
+
+
+def test_a_round_without_a_step_has_no_part_in_the_mean(averaged, store, tmp_path):
+    """A guard has left the student as it is: it would count twice."""
+    inputs = [averaged["dpo"], averaged["dpo-2"]]
+    kept = Artifact(open_store(str(tmp_path)), "dpo", "kept")
+    for name in averaged["dpo"].names():
+        if name != "manifest.json":
+            kept.add(name, averaged["dpo"].open(name).read(), 0, {})
+    commit(kept, steps=0)
+    made = average.artifact(recipe_of(), store, (*inputs, kept))
+    average.run(recipe_of(), Settings(), (*inputs, kept), made)
+    assert contents(made)["student/ema.safetensors"] == contents(averaged["average"])["student/ema.safetensors"]

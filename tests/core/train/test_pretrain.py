@@ -174,6 +174,14 @@ def test_a_row_that_is_not_finite_is_named_and_changes_no_weight(tmp_path):
     assert all(weight.equal(before[name]) for name, weight in student.state_dict().items())
 
 
+def test_a_student_that_diverges_is_told_from_bad_rows(tmp_path, tokens):
+    optimizer = {"learning_rate": 1e12, "warmup_steps": 0, "max_grad_norm": 1e12}
+    with pytest.raises(NonFiniteLossError) as caught:
+        run(tokens, tmp_path / "run", optimizer=tiny_training().optimizer.model_copy(update=optimizer))
+    assert str(caught.value).startswith("the student has diverged: at step ")
+    assert "Lower optimizer.learning_rate (1e+12)" in str(caught.value) and "rows" not in str(caught.value)
+
+
 def updater_of(student, **changes):
     config = tiny_training(**changes)
     criterion = MaskedDenoisingCriterion(TOKEN_WIDTH, get_objective("v"), config)
