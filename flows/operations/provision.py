@@ -4,6 +4,7 @@
 """
 
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,8 @@ from tasks.config.settings import Settings
 
 WORK_POOL = "lightgen"
 AUTOMATIONS = Path(__file__).parents[1] / "automations"
+STARTING = 60.0
+"""Seconds that a server may take to answer after its start, on a busy machine."""
 
 
 def provision(client: SyncPrefectClient, device_limit: str | None) -> list[str]:
@@ -61,16 +64,29 @@ def _automation(client: SyncPrefectClient, path: Path) -> str:
     return f"automation {automation.name} made to say what {path.name} says"
 
 
+def wait_for_server(client: SyncPrefectClient, seconds: float) -> None:
+    """Wait for a server that was started a moment ago.
+
+    Raises:
+        httpx.ConnectError: none answers in this time.
+    """
+    end = time.monotonic() + seconds
+    while error := client.api_healthcheck():
+        if time.monotonic() > end or not isinstance(error, httpx.ConnectError):
+            raise error
+        time.sleep(0.5)
+
+
 def main() -> None:
     """Provision the server that is configured; exit with 2 if none answers."""
     with get_client(sync_client=True) as client:
         try:
+            wait_for_server(client, STARTING)
             print(*provision(client, Settings().device_limit), sep="\n")
         except httpx.ConnectError as error:
             print(
-                f"no Prefect server answers at {client.api_url} ({error}).\n"
-                "Start it (`prefect server start --background`; it answers after some seconds), or name another in "
-                "PREFECT_API_URL.",
+                f"no Prefect server answers at {client.api_url} ({error}), after {STARTING:.0f} seconds.\n"
+                "Start it (`prefect server start --background`), or name another in PREFECT_API_URL.",
                 file=sys.stderr,
             )
             sys.exit(2)
