@@ -42,7 +42,7 @@ DEFAULTS: Mapping[str, Callable[[Recipe], list[Any]]] = {
     "preference": lambda recipe: ["none", "sft", recipe.dpo.objective],
 }
 """Values of named axes where none are given: few against the recipe's own."""
-TUNING = ("dpo", "pairs")
+TUNING = ("dpo", "pairs", "average")
 """Sections that pre-training does not read: an axis on one of them scores the tuned student."""
 SHARED = ("name", "purpose", "seed", "training_seed", "world", "evaluation", "report")
 """Sections that points share, so that all are scored on the same prompts with the same seeds."""

@@ -5,10 +5,21 @@ import shlex
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from flows.commands.options import POSITIVE, complete_recipe, json_option, set_option, store_option
 from flows.environment import quiet_prefect
 from flows.terminal import waiting_bar
+
+
+def complete_axis(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the named axes, and the sections and fields, that begin as what was typed."""
+    from flows.ablation_axes import FIELDS
+    from flows.commands.recipe_info import complete_section
+
+    fields = complete_section(context, parameter, incomplete)
+    known = {item.value for item in fields}
+    return [*(CompletionItem(name) for name in FIELDS if name.startswith(incomplete) and name not in known), *fields]
 
 
 @click.command()
@@ -19,6 +30,7 @@ from flows.terminal import waiting_bar
     multiple=True,
     required=True,
     metavar="NAME|FIELD",
+    shell_complete=complete_axis,
     help="captions, volume, iterations, checkpoints, dedup, preference, or a field of the recipe; twice for a grid.",
 )
 @click.option(
