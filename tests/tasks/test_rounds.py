@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from flows.commands.estimate import Rates, estimate
 from flows.commands.lineage import trace_lineage
 from flows.distill import ALL_NAMES, NAMES
 from flows.errors import UserError
@@ -287,3 +288,11 @@ def test_a_round_without_a_step_has_no_part_in_the_mean(averaged, store, tmp_pat
     made = average.artifact(recipe_of(), store, (*inputs, kept))
     average.run(recipe_of(), Settings(), (*inputs, kept), made)
     assert contents(made)["student/ema.safetensors"] == contents(averaged["average"])["student/ema.safetensors"]
+
+
+def test_the_mean_has_a_line_in_the_estimate():
+    rounds = ("dpo.rounds=3", "dpo.control=sft", "dpo.objective=nft", "average={}")
+    rows = {row["stage"]: row for row in estimate(recipe_of(*rounds), Rates())["stages"]}
+    assert (rows["average"]["items"], rows["average"]["unit"], rows["average"]["flops"]) == (6, "students", 0)
+    assert rows["average"]["bytes"] == 2 * rows["dpo"]["bytes"] / 6, "two students, of six rounds"
+    assert "average" not in {row["stage"] for row in estimate(recipe_of("average={}"), Rates())["stages"]}
