@@ -79,7 +79,7 @@ def test_rounds_and_the_control_are_stages_of_the_plan():
     ]
 
 
-def test_the_mean_over_rounds_is_a_stage_that_leaves_the_rounds_alone():
+def test_the_mean_over_rounds_leaves_the_rounds_alone():
     given = ("dpo.rounds=3", "dpo.control=sft", "dpo.objective=nft")
     store = open_store("/nowhere")
     plain, mean, last = (plan(recipe_of(*given, *more), store) for more in ((), ("average={}",), ("average.rounds=2",)))
