@@ -11,7 +11,7 @@ from tasks.stage import stage
 from tasks.training import count_rows, training_location
 
 
-@stage(version=3, config_sections=("seed", "dpo"), on_device=True)
+@stage(version=4, config_sections=("seed", "dpo"), on_device=True)
 def dpo(ctx: StageContext, student: Artifact, pairs: Artifact) -> None:
     """Write the tuned student (raw and EMA weights, config) and `log.json`: accuracy, winner's and loser's error."""
     from lightgen_core.launch.run import launch

@@ -22,7 +22,7 @@ from tasks.training import cpu_processes, init_checkpoint, kept_student, trainin
 from tasks.training_weights import TrainingRows, keep_list, source_shares
 
 DIVERGED_LOSS = 10.0
-"""A last loss above it is of a student that has diverged: one that predicts zero has about 1 (ddpm) or 2 (v, flow)."""
+"""A last loss above it is of a student that has diverged: one that predicts zero has about 1 (ddpm, v) or 2 (flow)."""
 
 
 @stage(version=7, config_sections=("seed", "pretrain", "tokens"), weights=init_checkpoint, on_device=True)
