@@ -34,7 +34,7 @@ from lightgen_core.sampling.unmask import sample
 from lightgen_core.scene.config import World
 from lightgen_core.scene.vocabulary import CATEGORIES
 
-LAST_RUNGS = {"ddpm": ("ddpm", 25, 6), "v": ("ddim", 12, 4), "flow": ("euler", 12, 4)}
+LAST_RUNGS = {"ddpm": ("ddpm", 25, 6), "v": ("ddim", 12, 4), "x": ("ddim", 12, 4), "flow": ("euler", 12, 4)}
 """For each objective the sampler of the lower rungs, and its head steps at first and at last."""
 
 

@@ -54,6 +54,11 @@ class BlocksConfig(Section):
     released_positions: bool = Field(
         False, description="interpolate positions as the released code does: offset 0.1, rows and columns swapped"
     )
+    qk_norm: bool = Field(
+        False,
+        description="RMS norm of queries and keys, head by head (Henry et al. 2020): attention's scores stay bounded",
+        exclude_if=lambda on: not on,  # keys of recipes without it stay
+    )
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -75,8 +80,10 @@ class HeadConfig(Section):
 
     width: Positive = Field(1536, description="width of the residual MLP")
     depth: Positive = Field(8, description="residual blocks")
-    objective: Literal["ddpm", "v", "flow"] = Field(
-        "ddpm", description="ddpm: noise prediction with learned variance, as released; v; flow"
+    objective: Literal["ddpm", "v", "x", "flow"] = Field(
+        "ddpm",
+        description="ddpm: noise prediction with learned variance, as released; v; x: the clean token, with v's loss; "
+        "flow",
     )
 
 
@@ -90,6 +97,30 @@ class MaskConfig(Section):
     std: float = Field(0.25, gt=0, description="truncated_normal: standard deviation")
     min_ratio: Fraction = Field(0.7, description="smallest mask ratio; uniform: 0 masks one token or more")
     multiple: Positive = Field(1, description="masked tokens are rounded up to a multiple: fewer shapes to compile")
+    drop_ratio: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the masked tokens that a step leaves out: not in decoder, text blocks and loss",
+        exclude_if=lambda ratio: ratio == 0,  # keys of recipes without it stay
+    )
+
+    def num_learned(self, num_masked: int) -> int:
+        """Return how many of so many masked tokens a step learns, one at least."""
+        return max(1, num_masked - int(self.drop_ratio * num_masked))
+
+
+class TimestepsConfig(Section):
+    """Noise levels of a training step, from numbers uniform in [0, 1)."""
+
+    distribution: Literal["uniform", "logit_normal"] = Field(
+        "uniform", description="logit_normal: middle levels more often than clean and noisy ones (Esser et al. 2024)"
+    )
+    mean: float = Field(0.0, description="logit_normal: mean of the logit")
+    std: float = Field(1.0, gt=0, description="logit_normal: standard deviation of the logit")
+    shift: float = Field(
+        1.0, gt=0, description="s t / (1 + (s - 1) t): above 1 towards noise, as for many tokens; below 1 towards data"
+    )
 
 
 class OptimizerConfig(Section):
@@ -154,6 +185,11 @@ class MaskedUpdatesConfig(UpdatesConfig):
     """Updates of a student, from masked tokens."""
 
     noise_samples_per_token: Positive = Field(4, description="time steps and noises sampled for each masked token")
+    timesteps: TimestepsConfig = Field(
+        default_factory=TimestepsConfig,
+        description="at which noise levels the head learns",
+        exclude_if=lambda section: section == TimestepsConfig(),  # keys of recipes without it stay
+    )
     mask: MaskConfig = Field(default_factory=MaskConfig, description="how many tokens are masked")
 
 

@@ -11,8 +11,8 @@ from lightgen_core.model.flops import (
     expected_training_flops,
     few_step_head,
     forward_flops,
-    num_masked_probabilities,
     sampling_flops,
+    step_sizes,
     student_parameters,
 )
 from tasks.config.distil_head import DistilHead
@@ -48,11 +48,12 @@ class StudentWork:
 
     def reference(self) -> float:
         """Return FLOPs of one image in the reference of preference tuning: forward alone."""
-        dpo, options = self.recipe.dpo, {"tokens": self.last.tokens, "text_tokens": self.text_tokens}
-        options["noise_samples"] = dpo.noise_samples_per_token
+        dpo = self.recipe.dpo
+        options = {"text_tokens": self.text_tokens, "noise_samples": dpo.noise_samples_per_token}
         return sum(
-            share * sum(forward_flops(self.model, self.recipe.pretrain.head, masked=masked, **options).values())
-            for masked, share in num_masked_probabilities(self.last.tokens, dpo.mask).items()
+            share
+            * sum(forward_flops(self.model, self.recipe.pretrain.head, tokens=kept, masked=masked, **options).values())
+            for (kept, masked), share in step_sizes(self.last.tokens, dpo.mask).items()
         )
 
     def sampling(self) -> float:

@@ -1,7 +1,7 @@
-"""Prediction targets of the head: noise with learned variance (ddpm), v, or the velocity of a straight path.
+"""Prediction targets of the head: noise with learned variance (ddpm), v, the token (x), or a straight path's velocity.
 
 An objective holds no state and no chance: time comes from uniform numbers and noise is passed in. Times are the
-objective's own: whole steps 0 to 999 for ddpm, a share of the way to pure noise in [0, 1) for v and flow. Losses and
+objective's own: whole steps 0 to 999 for ddpm, a share of the way to pure noise in [0, 1) for v, x and flow. Losses and
 errors come back per token, averaged over channels and nothing else.
 """
 
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from lightgen_core.diffusion import gaussian
 from lightgen_core.diffusion.schedule import NUM_TRAIN_STEPS, schedule_on
+
+SMALLEST_SIGMA = 0.05
+"""x: noise below which the error of v grows no more; a token is nearly there (Li and He 2025)."""
 
 Timestep = Float[Tensor, "*#rows"] | Int[Tensor, "*#rows"]
 
@@ -161,6 +164,34 @@ class VPrediction(Objective):
         return alpha * noisy - sigma * prediction, sigma * noisy + alpha * prediction
 
 
+class XPrediction(VPrediction):
+    """The clean token, on the path of v and with v's error (Li and He 2025): the head's output is never noise."""
+
+    name = "x"
+
+    def target(
+        self, x0: Float[Tensor, "*rows values"], timestep: Timestep, noise: Float[Tensor, "*rows values"]
+    ) -> Float[Tensor, "*rows values"]:
+        return x0
+
+    def to_x0_and_noise(
+        self, prediction: Float[Tensor, "*rows values"], noisy: Float[Tensor, "*rows values"], timestep: Timestep
+    ) -> tuple[Float[Tensor, "*rows values"], Float[Tensor, "*rows values"]]:
+        alpha, sigma = (share[..., None] for share in self.alpha_sigma(timestep))
+        return prediction, (noisy - alpha * prediction) / sigma.clamp(min=torch.finfo(sigma.dtype).tiny)
+
+    def residual(
+        self,
+        output: Float[Tensor, "*rows outputs"],
+        x0: Float[Tensor, "*rows values"],
+        timestep: Timestep,
+        noise: Float[Tensor, "*rows values"],
+    ) -> Float[Tensor, "*rows values"]:
+        """Compute prediction minus target over sigma: v = (alpha x_t - x_0) / sigma, so this is the error of v."""
+        _, sigma = self.alpha_sigma(timestep)
+        return super().residual(output, x0, timestep, noise) / sigma.clamp(min=SMALLEST_SIGMA)[..., None]
+
+
 class Flow(Objective):
     """Rectified flow (Liu et al. 2022): the straight path x_t = (1 - t) x_0 + t noise; velocity = noise - x_0."""
 
@@ -184,7 +215,9 @@ class Flow(Objective):
         return noisy - time * prediction, noisy + (1 - time) * prediction
 
 
-OBJECTIVES: dict[str, Objective] = {objective.name: objective for objective in (Ddpm(), VPrediction(), Flow())}
+OBJECTIVES: dict[str, Objective] = {
+    objective.name: objective for objective in (Ddpm(), VPrediction(), XPrediction(), Flow())
+}
 
 
 def get_objective(name: str) -> Objective:

@@ -22,12 +22,12 @@ def layer_norm(width: int) -> nn.LayerNorm:
 
 
 def init_layers(module: nn.Module, generator: Generator | None) -> None:
-    """Initialise linear layers (Xavier, zero biases) and layer norms of a module."""
+    """Initialise linear layers (Xavier, zero biases) and norms of a module."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight, generator=generator)
             nn.init.zeros_(layer.bias)
-        elif isinstance(layer, nn.LayerNorm):
+        elif isinstance(layer, nn.LayerNorm | nn.RMSNorm):
             layer.reset_parameters()
 
 
@@ -73,15 +73,34 @@ def split_heads(
     return cut.permute(2, 0, 3, 1, 4).unbind(0)
 
 
+class QkNorm(nn.Module):
+    """RMS norm of queries, or of keys, over a head's channels, with a learned scale for each; computed in fp32."""
+
+    def __init__(self, head_width: int):
+        super().__init__()
+        self.norm = nn.RMSNorm(head_width, eps=NORM_EPS)
+
+    def forward(
+        self, states: Float[Tensor, "batch heads length head_width"]
+    ) -> Float[Tensor, "batch heads length head_width"]:
+        return self.norm(states.float()).to(states.dtype)
+
+
+def qk_norm(width: int, heads: int, on: bool) -> nn.Module:
+    """Build the norm of queries or keys, or nothing in its place."""
+    return QkNorm(width // heads) if on else nn.Identity()
+
+
 class SelfAttention(nn.Module):
     """x + attention(norm(x)): every position reads every other."""
 
-    def __init__(self, width: int, heads: int, dropout: float):
+    def __init__(self, width: int, heads: int, dropout: float, normalize_qk: bool = False):
         super().__init__()
         self.heads = heads
         self.dropout = dropout
         self.norm = layer_norm(width)
         self.qkv = nn.Linear(width, 3 * width)
+        self.query_norm, self.key_norm = (qk_norm(width, heads, normalize_qk) for _ in range(2))
         self.out = nn.Linear(width, width)
         self.out_dropout = nn.Dropout(dropout)
 
@@ -89,6 +108,7 @@ class SelfAttention(nn.Module):
         self, states: Float[Tensor, "batch length width"], key_mask: Bool[Tensor, "batch length"] | None = None
     ) -> Float[Tensor, "batch length width"]:
         query, key, value = split_heads(self.qkv(self.norm(states)), 3, self.heads)
+        query, key = self.query_norm(query), self.key_norm(key)
         mixed = attention(query, key, value, key_mask, self.dropout if self.training else 0.0)
         return states + self.out_dropout(self.out(mixed))
 
@@ -96,19 +116,20 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Multi-head attention of image states to text: queries from one, keys and values from the other."""
 
-    def __init__(self, width: int, heads: int, dropout: float):
+    def __init__(self, width: int, heads: int, dropout: float, normalize_qk: bool = False):
         super().__init__()
         self.heads = heads
         self.dropout = dropout
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
+        self.query_norm, self.key_norm = (qk_norm(width, heads, normalize_qk) for _ in range(2))
         self.out = nn.Linear(width, width)
         self.out_dropout = nn.Dropout(dropout)
 
     def keys_and_values(self, text: Float[Tensor, "batch text_tokens width"]) -> KeyValue:
         """Compute keys and values of the text."""
         key, value = split_heads(self.key_value(text), 2, self.heads)
-        return key, value
+        return self.key_norm(key), value
 
     def forward(
         self,
@@ -117,7 +138,7 @@ class CrossAttention(nn.Module):
         text_mask: Bool[Tensor, "batch text_tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
         (query,) = split_heads(self.query(states), 1, self.heads)
-        mixed = attention(query, *kv, text_mask, self.dropout if self.training else 0.0)
+        mixed = attention(self.query_norm(query), *kv, text_mask, self.dropout if self.training else 0.0)
         return self.out_dropout(self.out(mixed))
 
 
@@ -139,9 +160,9 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block: self-attention, then MLP."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float):
+    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float, normalize_qk: bool = False):
         super().__init__()
-        self.attention = SelfAttention(width, heads, dropout)
+        self.attention = SelfAttention(width, heads, dropout, normalize_qk)
         self.mlp = Mlp(width, mlp_width, dropout)
 
     def forward(
@@ -157,12 +178,21 @@ class CrossAttentionBlock(nn.Module):
     n + attention(n, norm(text)), not x + attention(n, norm(text)).
     """
 
-    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float, self_attention: bool):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_width: int,
+        dropout: float,
+        normalize_qk: bool = False,
+        *,
+        self_attention: bool,
+    ):
         super().__init__()
-        self.self_attention = SelfAttention(width, heads, dropout) if self_attention else nn.Identity()
+        self.self_attention = SelfAttention(width, heads, dropout, normalize_qk) if self_attention else nn.Identity()
         self.query_norm = layer_norm(width)
         self.text_norm = layer_norm(width)
-        self.attention = CrossAttention(width, heads, dropout)
+        self.attention = CrossAttention(width, heads, dropout, normalize_qk)
         self.mlp = Mlp(width, mlp_width, dropout)
 
     def keys_and_values(self, text: Float[Tensor, "batch text_tokens width"]) -> KeyValue:

@@ -58,10 +58,10 @@ def expected_training_flops(
     mar: MarConfig, head: HeadConfig, mask: MaskConfig, *, tokens: int, text_tokens: int, noise_samples: int
 ) -> float:
     """Average `training_flops` over the steps' numbers of masked tokens."""
+    options = {"text_tokens": text_tokens, "noise_samples": noise_samples}
     return sum(
-        probability
-        * training_flops(mar, head, tokens=tokens, masked=masked, text_tokens=text_tokens, noise_samples=noise_samples)
-        for masked, probability in num_masked_probabilities(tokens, mask).items()
+        probability * training_flops(mar, head, tokens=kept, masked=masked, **options)
+        for (kept, masked), probability in step_sizes(tokens, mask).items()
     )
 
 
@@ -102,6 +102,16 @@ def num_masked_probabilities(tokens: int, mask: MaskConfig) -> dict[int, float]:
         rounded = min(tokens, math.ceil(count / mask.multiple) * mask.multiple)
         counts[rounded] = counts.get(rounded, 0.0) + probability
     return {count: probability for count, probability in counts.items() if probability > 0}
+
+
+def step_sizes(tokens: int, mask: MaskConfig) -> dict[tuple[int, int], float]:
+    """Return every (tokens, masked tokens) of a step, without those it leaves out, with its probability."""
+    sizes: dict[tuple[int, int], float] = {}
+    for masked, probability in num_masked_probabilities(tokens, mask).items():
+        learned = mask.num_learned(masked)
+        size = (tokens - masked + learned, learned)
+        sizes[size] = sizes.get(size, 0.0) + probability
+    return sizes
 
 
 def _ratio_cdf(ratio: float, mask: MaskConfig) -> float:
@@ -165,8 +175,9 @@ def mar_parameters(mar: MarConfig) -> int:
     width, inner = mar.width, round(mar.width * mar.mlp_ratio)
     norm = 2 * width
     mlp = norm + _linear_parameters(width, inner) + _linear_parameters(inner, width)
-    attention = norm + _linear_parameters(width, 3 * width) + _linear_parameters(width, width)
-    text_block = 2 * norm + 2 * _linear_parameters(width, width) + _linear_parameters(width, 2 * width) + mlp
+    qk_norms = 2 * (width // mar.heads) if mar.qk_norm else 0
+    attention = norm + _linear_parameters(width, 3 * width) + _linear_parameters(width, width) + qk_norms
+    text_block = 2 * norm + 2 * _linear_parameters(width, width) + _linear_parameters(width, 2 * width) + qk_norms + mlp
     if mar.text_self_attention:
         text_block += attention
     return (

@@ -50,7 +50,7 @@ class AdaLNBlock(nn.Module):
 
 
 class TokenDenoiser(nn.Module):
-    """Predicts, for one noisy token, what its objective asks for: noise and variance (ddpm), v, or velocity (flow)."""
+    """Predicts, for one noisy token, what its objective asks for: noise and variance (ddpm), v, x, or velocity."""
 
     def __init__(self, config: HeadConfig, token_width: int, condition_width: int):
         super().__init__()

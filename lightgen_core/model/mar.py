@@ -41,7 +41,7 @@ class Mar(nn.Module):
         super().__init__()
         self.config = config
         width, positions = config.width, config.position_grid**2
-        shape = (width, config.heads, round(width * config.mlp_ratio), config.dropout)
+        shape = (width, config.heads, round(width * config.mlp_ratio), config.dropout, config.qk_norm)
 
         self.aligner = TextAligner(config)
         self.null_text = nn.Parameter(torch.empty(width))
@@ -61,7 +61,7 @@ class Mar(nn.Module):
         self.cross_in = nn.Linear(width, width)
         self.cross_positions = nn.Parameter(torch.empty(positions, width))
         self.cross_blocks = nn.ModuleList(
-            CrossAttentionBlock(*shape, config.text_self_attention) for _ in range(config.text_depth)
+            CrossAttentionBlock(*shape, self_attention=config.text_self_attention) for _ in range(config.text_depth)
         )
         self.cross_norm = layer_norm(width)
         self.reset_parameters()
@@ -84,11 +84,13 @@ class Mar(nn.Module):
         num_masked: int | None = None,
         text_dropped: Bool[Tensor, " batch"] | None = None,
         at: Int[Tensor, "batch chosen"] | None = None,
+        places: Int[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch states width"]:
         """Compute the states of all tokens of an (h, w) grid, in row-major order.
 
         Args:
             tokens: values of all tokens; those of masked ones do not matter.
+            places: where in the grid the tokens lie, where some are left out; None: all are there, in order.
             text: raw states of the text encoder.
             text_mask: true at text tokens, false at padding; None attends to padding too, as released.
             num_masked: masked tokens of each image, if equal for all. Without it the host reads the mask and waits
@@ -100,8 +102,8 @@ class Mar(nn.Module):
         if text_dropped is not None:
             aligned = torch.where(text_dropped[:, None, None], self.null_text.to(aligned.dtype), aligned)
             text_mask = None if text_mask is None else text_mask | text_dropped[:, None]
-        states = self.encode_decode(tokens, mask, grid, num_masked)
-        return self.cross_attend(states, aligned, text_mask, grid, at)
+        states = self.encode_decode(tokens, mask, grid, num_masked, places)
+        return self.cross_attend(states, aligned, text_mask, grid, at, places)
 
     def align(
         self, text: Float[Tensor, "batch text_tokens text_width"], text_mask: Bool[Tensor, "batch text_tokens"] | None
@@ -123,9 +125,10 @@ class Mar(nn.Module):
         mask: Bool[Tensor, "batch tokens"],
         grid: tuple[int, int],
         num_masked: int | None = None,
+        places: Int[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
         """Compute image states before cross-attention: the same for a caption and the null text."""
-        if tokens.shape[1] != grid[0] * grid[1]:
+        if places is None and tokens.shape[1] != grid[0] * grid[1]:
             raise ValueError(
                 f"{tokens.shape[1]} tokens do not fill a grid of {grid[0]}x{grid[1]}: pass grid=(h, w) in tokens"
             )
@@ -137,8 +140,8 @@ class Mar(nn.Module):
                 rank = torch.arange(tokens.shape[1] - num_masked, device=mask.device)
                 key_mask = rank < tokens.shape[1] - counts[:, None]
         visible = order[:, : tokens.shape[1] - num_masked, None]
-        encoded = self._encode(tokens, visible, grid, key_mask)
-        return self._decode(encoded, visible, mask, grid, padded=key_mask is not None)
+        encoded = self._encode(tokens, visible, grid, key_mask, places)
+        return self._decode(encoded, visible, mask, grid, key_mask is not None, places)
 
     def _encode(
         self,
@@ -146,11 +149,14 @@ class Mar(nn.Module):
         visible: Int[Tensor, "batch visible 1"],
         grid: tuple[int, int],
         key_mask: Bool[Tensor, "batch visible"] | None,
+        places: Int[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch visible width"]:
         """Encode visible tokens; ``key_mask`` is false at the padding of images with fewer."""
-        positions = self._positions(self.encoder_positions, grid)
+        positions = self._positions(self.encoder_positions, grid, places)
         seen = tokens.gather(1, visible.expand(-1, -1, tokens.shape[2]))
-        states = self.token_norm(self.token_in(seen) + positions[visible[..., 0]])
+        index = visible[..., 0]
+        seen_at = positions[index] if places is None else gather_tokens(positions, index)
+        states = self.token_norm(self.token_in(seen) + seen_at)
         key_mask = None if key_mask is None else unmask_empty_rows(key_mask)
         for block in self.encoder:
             states = block(states, key_mask)
@@ -163,6 +169,7 @@ class Mar(nn.Module):
         mask: Bool[Tensor, "batch tokens"],
         grid: tuple[int, int],
         padded: bool,
+        places: Int[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
         """Decode all tokens, with the mask token at masked ones."""
         embedded = self.decoder_in(encoded)
@@ -170,7 +177,7 @@ class Mar(nn.Module):
         states = blank.scatter(1, visible.expand_as(embedded), embedded)
         if padded:
             states = torch.where(mask[..., None], blank, states)
-        states = states + self._positions(self.decoder_positions, grid)
+        states = states + self._positions(self.decoder_positions, grid, places)
         for block in self.decoder:
             states = block(states)
         return self.decoder_norm(states)
@@ -182,10 +189,11 @@ class Mar(nn.Module):
         text_mask: Bool[Tensor, "batch text_tokens"] | None,
         grid: tuple[int, int],
         at: Int[Tensor, "batch chosen"] | None = None,
+        places: Int[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch states width"]:
         """Attend from token states, all or those ``at`` the given indices, to the text, aligned or as its `text_kv`."""
         text_mask = self._text_mask(text_mask)
-        states = self.cross_in(states) + self._positions(self.cross_positions, grid)
+        states = self.cross_in(states) + self._positions(self.cross_positions, grid, places)
         if at is not None and not self.config.text_self_attention:  # then tokens do not read each other
             states, at = gather_tokens(states, at), None
         for index, block in enumerate(self.cross_blocks):
@@ -193,9 +201,13 @@ class Mar(nn.Module):
         return self.cross_norm(states if at is None else gather_tokens(states, at))
 
     def _positions(
-        self, table: Float[Tensor, "positions width"], grid: tuple[int, int]
-    ) -> Float[Tensor, "tokens width"]:
-        return positions_for(table, grid, self.config.released_positions)
+        self,
+        table: Float[Tensor, "positions width"],
+        grid: tuple[int, int],
+        places: Int[Tensor, "batch tokens"] | None,
+    ) -> Float[Tensor, "*images tokens width"]:
+        positions = positions_for(table, grid, self.config.released_positions)
+        return positions if places is None else positions[places]
 
     def _text_mask(
         self, text_mask: Bool[Tensor, "batch text_tokens"] | None
@@ -228,6 +240,7 @@ class Student(nn.Module):
         text_dropped: Bool[Tensor, " batch"] | None,
         noisy: Float[Tensor, "noise_samples rows values"],
         timestep: Float[Tensor, "noise_samples rows"] | Int[Tensor, "noise_samples rows"],
+        places: Int[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "noise_samples rows outputs"]:
         """Compute the head's outputs at several noisy versions of each masked token; rows = batch x num_masked.
 
@@ -243,6 +256,7 @@ class Student(nn.Module):
             num_masked=masked_index.shape[1],
             text_dropped=text_dropped,
             at=masked_index,
+            places=places,
         )
         return self.head(noisy, timestep, states.flatten(0, 1))
 

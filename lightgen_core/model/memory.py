@@ -52,7 +52,8 @@ def activation_bytes(
         "cross": (mar.text_depth, shape.tokens if mar.text_self_attention else shape.masked, _cross_block(mar, value)),
         "head": (head.depth, shape.noise_samples * shape.masked, _head_block(head, value)),
     }
-    text_kv = shape.text_tokens * width * (4 + 3 * value)  # a norm's input and output, keys and values
+    # A norm's input and output, keys and values.
+    text_kv = shape.text_tokens * (width * (4 + 3 * value) + _qk_norm(mar, value))
     if checkpointing:
         inputs = dict.fromkeys(blocks, 4 * width) | {"head": value * head.width}
         kept = 1.0 * sum(depth * rows * inputs[name] for name, (depth, rows, _) in blocks.items())
@@ -68,7 +69,8 @@ def row_bytes(
 ) -> int:
     """Return what a row of a batch, an image or a pair, adds at most: with every token masked, and as fp32 inputs."""
     images = 2 if isinstance(config, DpoConfig) else 1
-    shape = ImageShape(tokens, tokens, text_tokens, config.noise_samples_per_token)
+    learned = config.mask.num_learned(tokens)
+    shape = ImageShape(learned, learned, text_tokens, config.noise_samples_per_token)
     inputs = 4 * (text_tokens * mar.text_width + tokens * mar.token_width * (1 + config.noise_samples_per_token))
     return images * (activation_bytes(mar, head, shape, config.precision, checkpointing) + inputs)
 
@@ -90,7 +92,12 @@ def _norm(width: int, value: int) -> float:
 
 def _self_attention(mar: MarConfig, value: int) -> float:
     width, dropped = mar.width, 1 if mar.dropout else 0
-    return _norm(width, value) + 4 * value * width + 4 * mar.heads + dropped * width
+    return _norm(width, value) + 4 * value * width + 4 * mar.heads + dropped * width + 2 * _qk_norm(mar, value)
+
+
+def _qk_norm(mar: MarConfig, value: int) -> float:
+    """Return a token's bytes of the norm of its queries or keys: the fp32 input, a moment for each head."""
+    return 4 * mar.width + 4 * mar.heads if mar.qk_norm else 0.0
 
 
 def _mlp(mar: MarConfig, value: int) -> float:
@@ -102,7 +109,8 @@ def _cross_block(mar: MarConfig, value: int) -> float:
     """Return a token's bytes in a text block, keys and values of the text aside."""
     width, dropped = mar.width, 1 if mar.dropout else 0
     own = _self_attention(mar, value) if mar.text_self_attention else 0
-    return own + _norm(width, value) + 2 * value * width + 4 * mar.heads + dropped * width + _mlp(mar, value)
+    own += _norm(width, value) + 2 * value * width + 4 * mar.heads + dropped * width + _qk_norm(mar, value)
+    return own + _mlp(mar, value)
 
 
 def _head_block(head: HeadConfig, value: int) -> float:

@@ -14,7 +14,7 @@ class TextAligner(nn.Module):
     def __init__(self, config: MarConfig):
         super().__init__()
         width = config.width
-        shape = (width, config.heads, round(width * config.mlp_ratio), config.dropout)
+        shape = (width, config.heads, round(width * config.mlp_ratio), config.dropout, config.qk_norm)
         self.up = nn.Linear(config.text_width, width)
         self.down = nn.Linear(width, width)
         self.blocks = nn.ModuleList(Block(*shape) for _ in range(config.aligner_depth))

@@ -23,7 +23,7 @@ from lightgen_core.diffusion.schedule import NUM_TRAIN_STEPS, cosine_alpha_bar, 
 Denoiser = Callable[[Tensor, int], Tensor]
 """denoiser(noisy (rows, values), which of the sampler's steps) -> the head's output (rows, outputs)."""
 
-SAMPLERS = {"ddpm": ("ddpm", "ddim"), "v": ("ddpm", "ddim"), "flow": ("euler",)}
+SAMPLERS = {"ddpm": ("ddpm", "ddim"), "v": ("ddpm", "ddim"), "x": ("ddpm", "ddim"), "flow": ("euler",)}
 """Samplers of a diffusion head, by its objective."""
 
 
@@ -55,7 +55,7 @@ class NoiseLevel:
 def sampling_schedule(objective: Objective, steps: int) -> list[NoiseLevel]:
     """Return the steps of a sampler, from pure noise to the data; ValueError for more than ddpm has.
 
-    ddpm: evenly spread over the 1,000 training steps, as in the released code; v and flow: evenly over time 1 to 0.
+    ddpm: evenly spread over the 1,000 training steps, as in the released code; v, x and flow: evenly over time 1 to 0.
     """
     if objective.name == "ddpm":
         timesteps = spaced_steps(steps)

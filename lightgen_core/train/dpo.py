@@ -47,6 +47,7 @@ def sdpo_scale(
 def repeat_for_pairs(step_noise: StepNoise) -> StepNoise:
     """Repeat a batch's step noise: winners and losers share it."""
     dims = {"mask": 0, "masked_index": 0, "text_dropped": 0, "timestep": 1, "noise": 1}
+    dims |= {} if step_noise.places is None else {"places": 0}
     twice: dict[str, Any] = {name: torch.cat([getattr(step_noise, name)] * 2, dim=dim) for name, dim in dims.items()}
     return replace(step_noise, **twice)
 

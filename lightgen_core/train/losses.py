@@ -24,6 +24,8 @@ def predict(
         text, text_mask: raw text states, and which of them are not padding.
         grid: (h, w) in tokens.
     """
+    if step_noise.places is not None:
+        tokens = gather_tokens(tokens, step_noise.places)
     masked = gather_tokens(tokens, step_noise.masked_index).flatten(0, 1)
     x0 = masked.expand_as(step_noise.noise)
     output = student(
@@ -36,6 +38,7 @@ def predict(
         text_dropped=step_noise.text_dropped,
         noisy=step_noise.objective.add_noise(x0, step_noise.timestep, step_noise.noise),
         timestep=step_noise.timestep,
+        places=step_noise.places,
     )
     return x0, output
 
@@ -43,7 +46,7 @@ def predict(
 def work_sizes(batch: Any, step_noise: StepNoise) -> dict[str, Any]:
     """Return the sizes of one image's work, as the functions of `lightgen_core.model.flops` want them."""
     return {
-        "tokens": batch.grid[0] * batch.grid[1],
+        "tokens": step_noise.mask.shape[1],
         "masked": step_noise.num_masked,
         "text_tokens": batch.text.shape[1],
         "noise_samples": len(step_noise.timestep),

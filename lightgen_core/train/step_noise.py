@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from lightgen_core.config import LoopConfig, MaskConfig
+from lightgen_core.config import LoopConfig, MaskConfig, TimestepsConfig
 from lightgen_core.device import to_device
 from lightgen_core.diffusion.objectives import Objective
 from lightgen_core.seeds import derive_seed
@@ -29,7 +29,7 @@ class StepNoise:
     objective: Objective
     """Gives ``timestep`` its unit."""
     num_masked: int
-    """Masked tokens of each image."""
+    """Masked tokens of each image, without those that are left out."""
     mask: Bool[Tensor, "batch tokens"]
     masked_index: Int[Tensor, "batch num_masked"]
     """Indices of the masked tokens, ascending."""
@@ -37,8 +37,11 @@ class StepNoise:
     """Images that train without their caption, for guidance."""
     timestep: Float[Tensor, "noise_samples rows"] | Int[Tensor, "noise_samples rows"]
     noise: Float[Tensor, "noise_samples rows values"]
-    latent_noise: Float[Tensor, "batch tokens values"] | None = None
+    latent_noise: Float[Tensor, "batch all_tokens values"] | None = None
     """Standard normal, to sample tokens where a set stores their mean and deviation."""
+    places: Int[Tensor, "batch tokens"] | None = None
+    """Where in the grid the tokens lie, ascending, if some masked ones are left out (`MaskConfig.drop_ratio`); mask and
+    masked_index then speak of these tokens."""
 
     @classmethod
     def sample(
@@ -63,7 +66,8 @@ class StepNoise:
         """
         batch, samples, (tokens, width) = config.batch_size, config.noise_samples_per_token, shape
         start, stop = images or (0, batch)
-        num_masked = sample_num_masked(tokens, config.mask, generator)
+        all_masked = sample_num_masked(tokens, config.mask, generator)
+        num_masked = config.mask.num_learned(all_masked)
         order = torch.rand(batch, tokens, generator=generator).argsort(dim=1)
         time = torch.rand(samples, batch * num_masked, generator=generator)
         text_dropped = torch.rand(batch, generator=generator) < caption_dropout
@@ -71,6 +75,11 @@ class StepNoise:
 
         masked_index = order[:, :num_masked].sort(dim=1).values
         mask = torch.zeros(batch, tokens, dtype=torch.bool).scatter(1, masked_index, True)
+        places = None
+        if num_masked < all_masked:
+            places = torch.cat([order[:, :num_masked], order[:, all_masked:]], dim=1).sort(dim=1).values
+            mask = mask.gather(1, places)
+            masked_index = mask.nonzero()[:, 1].view(batch, num_masked)
         noise = torch.empty(samples, stop - start, num_masked, width)
         of_latents = torch.empty(stop - start, tokens, width) if latent_noise else None
         per_image = torch.Generator()
@@ -85,9 +94,12 @@ class StepNoise:
             mask=mask[start:stop],
             masked_index=masked_index[start:stop],
             text_dropped=text_dropped[start:stop],
-            timestep=objective.sample_timesteps(time[:, start * num_masked : stop * num_masked]),
+            timestep=objective.sample_timesteps(
+                warp_uniform(time[:, start * num_masked : stop * num_masked], config.timesteps)
+            ),
             noise=noise.flatten(1, 2),
             latent_noise=of_latents,
+            places=None if places is None else places[start:stop],
         )
 
     def rows(self, start: int, stop: int) -> "StepNoise":
@@ -101,6 +113,7 @@ class StepNoise:
             timestep=self.timestep[:, tokens],
             noise=self.noise[:, tokens],
             latent_noise=None if self.latent_noise is None else self.latent_noise[start:stop],
+            places=None if self.places is None else self.places[start:stop],
         )
 
     def to(self, device: torch.device) -> "StepNoise":
@@ -121,6 +134,17 @@ class StepNoise:
 def step_generator(seed: int, step: int) -> Generator:
     """Create a step's CPU generator, the same whenever and wherever it runs."""
     return torch.Generator().manual_seed(derive_seed(seed, "draw", step))
+
+
+def warp_uniform(uniform: Float[Tensor, "*rows"], config: TimestepsConfig) -> Float[Tensor, "*rows"]:
+    """Return times in [0, 1), distributed as configured (Esser et al. 2024, Sec. 3.1 and 5.3.2)."""
+    if config == TimestepsConfig():
+        return uniform
+    time = uniform.double()
+    if config.distribution == "logit_normal":
+        time = torch.sigmoid(config.mean + config.std * torch.special.ndtri(time))
+    time = config.shift * time / (1 + (config.shift - 1) * time)
+    return time.float().clamp(max=1 - 2**-24)
 
 
 def sample_num_masked(tokens: int, mask: MaskConfig, generator: Generator) -> int:

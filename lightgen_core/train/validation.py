@@ -12,7 +12,7 @@ from typing import Self, cast
 import torch
 from torch import Tensor, nn
 
-from lightgen_core.config import TrainConfig
+from lightgen_core.config import TimestepsConfig, TrainConfig
 from lightgen_core.data.held_out import HeldOutRows
 from lightgen_core.model.mar import Student
 from lightgen_core.train.compile import uncompiled
@@ -36,7 +36,9 @@ class HeldOutLoss:
     @classmethod
     def create(cls, student: Student, rows: HeldOutRows, config: TrainConfig, every: int) -> Self:
         """Return the loss that fits a student and its training; `rows` come in parts of `PART_ROWS`."""
-        always = config.model_copy(update={"batch_size": rows.batch_size, "caption_dropout": 0.0})
+        # Of all trainings alike: uniform times, and no masked token left out.
+        noise = {"timesteps": TimestepsConfig(), "mask": config.mask.model_copy(update={"drop_ratio": 0.0})}
+        always = config.model_copy(update={"batch_size": rows.batch_size, "caption_dropout": 0.0} | noise)
         return cls(rows, MaskedDenoisingCriterion.create(student, rows, always), every)
 
     def measure(self, state: TrainingState, device: torch.device) -> float:

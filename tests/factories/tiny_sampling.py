@@ -6,7 +6,7 @@ from lightgen_core.config import SamplerConfig
 from lightgen_core.sampling.unmask import pad_text
 from tests.factories.tiny_student import TEXT_WIDTH, TOKEN_WIDTH, tiny_student
 
-SAMPLERS = [("ddpm", "ddpm"), ("ddpm", "ddim"), ("v", "ddpm"), ("v", "ddim"), ("flow", "euler")]
+SAMPLERS = [("ddpm", "ddpm"), ("ddpm", "ddim"), ("v", "ddpm"), ("v", "ddim"), ("x", "ddim"), ("flow", "euler")]
 
 
 def trained_looking(name):

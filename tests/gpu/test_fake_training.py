@@ -132,8 +132,9 @@ SMALL = MarConfig(width=256, heads=4, text_width=1024, aligner_depth=1, encoder_
         ({}, "bf16", True),
         ({}, "fp32", False),
         ({"text_self_attention": True, "dropout": 0.0}, "bf16", False),
+        ({"text_self_attention": True, "qk_norm": True}, "bf16", False),
     ],
-    ids=["checkpointing", "fp32", "self-attention without dropout"],
+    ids=["checkpointing", "fp32", "self-attention without dropout", "qk-norm"],
 )
 def test_the_bytes_of_an_image_are_as_computed(changes, precision, checkpointing):
     mar, head = SMALL.model_copy(update=changes), HeadConfig(width=384, depth=2)

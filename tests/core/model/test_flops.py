@@ -1,5 +1,7 @@
 """FLOPs of the student, counted from its configuration: against torch's own counter on the real modules."""
 
+from collections import Counter
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -12,19 +14,20 @@ from lightgen_core.model.flops import (
     forward_flops,
     num_masked_probabilities,
     sampling_flops,
+    step_sizes,
     student_parameters,
     training_flops,
 )
 from lightgen_core.model.mar import Student, new_student
 from lightgen_core.sampling.unmask import sample
-from lightgen_core.train.step_noise import StepNoise, sample_num_masked
+from lightgen_core.train.step_noise import StepNoise, sample_num_masked, step_generator
 from tests.factories.tiny_student import token_losses
 
 GRID, WORDS, DRAWS, BATCH = (4, 4), 5, 3, 2
 MASK = MaskConfig(distribution="uniform", min_ratio=0.5)
 
 
-def student_of(objective_name: str, self_attention: bool):
+def student_of(objective_name: str, self_attention: bool, **changes):
     mar = MarConfig(
         token_width=8,
         text_width=24,
@@ -37,19 +40,24 @@ def student_of(objective_name: str, self_attention: bool):
         text_self_attention=self_attention,
         dropout=0.0,
         position_grid=4,
+        **changes,
     )
     return new_student(mar, HeadConfig(width=48, depth=2, objective=objective_name), 0)
 
 
+@pytest.mark.parametrize("drop_ratio", [0.0, 0.4])
 @pytest.mark.parametrize(("objective_name", "self_attention"), [("ddpm", False), ("v", True), ("flow", False)])
-def test_training_flops_equal_torch_of_forward_and_backward(objective_name, self_attention):
-    student = student_of(objective_name, self_attention)
+def test_training_flops_equal_torch_of_forward_and_backward(objective_name, self_attention, drop_ratio):
+    student = student_of(objective_name, self_attention, qk_norm=drop_ratio > 0)
     tokens = GRID[0] * GRID[1]
     generator = torch.Generator().manual_seed(1)
-    config = LoopConfig(batch_size=BATCH, mask=MASK, noise_samples_per_token=DRAWS)
+    mask = MASK.model_copy(update={"drop_ratio": drop_ratio})
+    config = LoopConfig(batch_size=BATCH, mask=mask, noise_samples_per_token=DRAWS)
     drawn = StepNoise.sample(config, (tokens, 8), get_objective(objective_name), generator, caption_dropout=0.5)
     images, text = torch.randn(BATCH, tokens, 8), torch.randn(BATCH, WORDS, 24)
-    sizes = {"tokens": tokens, "masked": drawn.num_masked, "text_tokens": WORDS, "noise_samples": DRAWS}
+    kept = drawn.mask.shape[1]
+    assert (kept < tokens) == (drop_ratio > 0)
+    sizes = {"tokens": kept, "masked": drawn.num_masked, "text_tokens": WORDS, "noise_samples": DRAWS}
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward:
         losses = token_losses(student, images, text, None, GRID, drawn)
     expected = forward_flops(student.mar.config, student.head.config, **sizes)
@@ -87,6 +95,19 @@ def test_probabilities_of_mask_counts_are_those_of_the_draws(mask):
         assert (drawn == count).double().mean().item() == pytest.approx(expected.get(count, 0.0), abs=0.012)
 
 
+def test_sizes_of_steps_are_those_of_the_draws():
+    mask = MaskConfig(min_ratio=0.5, drop_ratio=0.3)
+    config = LoopConfig(batch_size=1, mask=mask, noise_samples_per_token=1)
+    drawn = Counter()
+    for step in range(4000):
+        noise = StepNoise.sample(config, (16, 1), get_objective("v"), step_generator(0, step))
+        drawn[noise.mask.shape[1], noise.num_masked] += 1 / 4000
+    expected = step_sizes(16, mask)
+    assert sum(expected.values()) == pytest.approx(1)
+    assert set(drawn) <= set(expected)
+    assert all(drawn[size] == pytest.approx(share, abs=0.03) for size, share in expected.items())
+
+
 def test_expected_flops_lie_between_smallest_and_largest_mask():
     mar, head = MarConfig(), HeadConfig()
     mean = expected_training_flops(mar, head, MaskConfig(), tokens=256, text_tokens=128, noise_samples=4)
@@ -102,9 +123,10 @@ def test_a_decoder_block_of_the_papers_student_matches_a_formula():
     assert forward["decoder"] == 16 * (24 * 256 * 1024**2 + 4 * 256**2 * 1024)
 
 
-@pytest.mark.parametrize(("objective_name", "self_attention"), [("ddpm", False), ("flow", True)])
-def test_parameters_from_the_config_are_those_of_the_student(objective_name, self_attention):
-    student = student_of(objective_name, self_attention)
+@pytest.mark.parametrize(("objective_name", "self_attention"), [("ddpm", False), ("x", False), ("flow", True)])
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_parameters_from_the_config_are_those_of_the_student(objective_name, self_attention, qk_norm):
+    student = student_of(objective_name, self_attention, qk_norm=qk_norm)
     counted = sum(weight.numel() for weight in student.parameters())
     assert student_parameters(student.mar.config, student.head.config) == counted
 

@@ -182,6 +182,46 @@ def test_self_attention_adds_parameters_only_to_the_text_blocks():
     )
 
 
+def test_normalised_queries_and_keys_bound_the_scores():
+    """Written out for a block's self-attention; however large the states' projections, a score is at most sqrt(d)."""
+    block = mar_of(qk_norm=True).encoder[0].attention
+    with torch.no_grad():
+        block.qkv.weight *= 100
+        block.query_norm.norm.weight.fill_(1.0)
+        block.key_norm.norm.weight.fill_(1.0)
+    states = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+    query, key, value = block.qkv(block.norm(states)).view(2, 5, 3, 4, 8).permute(2, 0, 3, 1, 4)
+    query, key = (part / (part.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt() for part in (query, key))
+    scores = query @ key.mT / 8**0.5
+    mixed = (scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2)
+    assert scores.abs().max() <= 8**0.5 + 1e-4
+    assert torch.allclose(block(states), states + block.out(mixed), rtol=1e-4, atol=1e-4)
+
+
+def test_normalised_keys_and_values_are_cached_as_computed():
+    mar = mar_of(qk_norm=True, text_self_attention=True)
+    tokens, mask, text, text_mask = batch_of()
+    memory = mar.text_kv(mar.align(text, text_mask))
+    cached = mar.cross_attend(mar.encode_decode(tokens, mask, GRID, 7), memory, text_mask, GRID)
+    assert torch.equal(cached, mar(tokens, mask, text, text_mask, GRID))
+    assert not torch.allclose(cached, mar_of(text_self_attention=True)(tokens, mask, text, text_mask, GRID))
+
+
+def test_qk_norm_adds_two_scales_to_each_attention_alone():
+    plain, added = (dict(mar_of(qk_norm=on).named_parameters()) for on in (False, True))
+    extra = {name: weight.shape for name, weight in added.items() if name not in plain}
+    assert plain.keys() <= added.keys()
+    assert set(extra.values()) == {(8,)} and len(extra) == 2 * (1 + 2 + 2 + 2)
+
+
+def test_places_of_all_tokens_change_nothing():
+    mar = mar_of()
+    tokens, mask, text, text_mask = batch_of()
+    everywhere = torch.arange(TOKENS).expand(len(tokens), -1)
+    states = mar(tokens, mask, text, text_mask, GRID, places=everywhere)
+    assert (states - mar(tokens, mask, text, text_mask, GRID)).abs().max() <= 1e-5
+
+
 def test_dropout_acts_in_training_only():
     mar = mar_of(dropout=0.5)
     given = (*batch_of(), GRID)

@@ -1,15 +1,18 @@
 """Chance: the same for the same step whatever the split, and distributed as the paper says."""
 
+import copy
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from lightgen_core.config import HeadConfig, LoopConfig, MarConfig, MaskConfig
+from lightgen_core.config import HeadConfig, LoopConfig, MarConfig, MaskConfig, TimestepsConfig
 from lightgen_core.diffusion.objectives import OBJECTIVES, get_objective
 from lightgen_core.model.mar import new_student
 from lightgen_core.train.losses import predict
-from lightgen_core.train.step_noise import StepNoise, sample_num_masked, step_generator
+from lightgen_core.train.step_noise import StepNoise, sample_num_masked, step_generator, warp_uniform
 from tests.factories.tiny_student import token_losses
 
 TENSORS = ("mask", "masked_index", "text_dropped", "timestep", "noise")
@@ -88,6 +91,53 @@ def test_times_are_uniform(name):
     assert stats.kstest(spread.numpy(), "uniform").pvalue > 1e-3
 
 
+@pytest.mark.parametrize("shift", [1.0, 3.0, 0.5])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_times_follow_a_shifted_logit_normal(name, shift):
+    """The logit of a time is normal, and a shift by s adds log s to it."""
+    times = TimestepsConfig(distribution="logit_normal", mean=0.3, std=0.8, shift=shift)
+    config = LoopConfig(batch_size=64, noise_samples_per_token=4, timesteps=times)
+    time = StepNoise.sample(config, (64, 1), get_objective(name), step_generator(0, 1)).timestep.double().flatten()
+    time = (time + 0.5) / 1000 if name == "ddpm" else time
+    assert stats.kstest(torch.logit(time).numpy(), "norm", (0.3 + np.log(shift), 0.8)).pvalue > 1e-3
+
+
+def test_a_shift_of_uniform_times_is_that_of_the_formula():
+    uniform = torch.tensor([0.0, 0.25, 0.5, 1 - 2**-24])
+    warped = warp_uniform(uniform, TimestepsConfig(shift=3.0))
+    assert warped.tolist() == pytest.approx([0.0, 0.5, 0.75, 1.0], abs=1e-6)
+    assert warped.max() < 1, "ddpm's last step is 999"
+    far = TimestepsConfig(distribution="logit_normal", mean=20.0, std=5.0)
+    assert warp_uniform(uniform, far).isfinite().all() and warp_uniform(uniform, far).max() < 1
+
+
+DROPPING = MaskConfig(distribution="uniform", min_ratio=0.5, drop_ratio=0.5)
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_dropped_tokens_are_masked_ones_and_nothing_else(step):
+    """Against the same step without dropping: the visible tokens stay, and half of the masked ones."""
+    dropped, plain = draw_of(step, mask=DROPPING), draw_of(step, mask=DROPPING.model_copy(update={"drop_ratio": 0.0}))
+    assert dropped.num_masked == plain.num_masked - plain.num_masked // 2
+    assert plain.places is None and dropped.places.shape == dropped.mask.shape
+    assert torch.equal(dropped.mask.nonzero()[:, 1].view(BATCH, -1), dropped.masked_index)
+    for image in range(BATCH):
+        places, mask = dropped.places[image], dropped.mask[image]
+        assert places.tolist() == sorted(set(places.tolist()))
+        assert places[~mask].tolist() == (~plain.mask[image]).nonzero()[:, 0].tolist()
+        assert plain.mask[image][places[mask]].all()
+    part = draw_of(step, mask=DROPPING, images=(2, 5))
+    assert same(part, dropped.rows(2, 5)) and torch.equal(part.places, dropped.places[2:5])
+
+
+def test_every_masked_token_is_dropped_equally_often():
+    learned = torch.zeros(TOKENS)
+    for step in range(100):
+        drawn = draw_of(step, batch=64, mask=DROPPING)
+        learned += torch.bincount(drawn.places[drawn.mask], minlength=TOKENS)
+    assert (learned / learned.mean() - 1).abs().max() <= 0.07
+
+
 def counts(tokens: int, mask: MaskConfig, steps: int = 4000) -> np.ndarray:
     return np.array([sample_num_masked(tokens, mask, step_generator(2, step)) for step in range(steps)])
 
@@ -114,7 +164,7 @@ def test_counts_are_rounded_up_and_never_exceed_the_tokens():
     assert np.array_equal(rounded, np.minimum(np.ceil(plain / 16) * 16, 250))
 
 
-def student_and_batch(name: str):
+def student_and_batch(name: str, **changes):
     mar = MarConfig(
         token_width=WIDTH,
         text_width=5,
@@ -126,6 +176,7 @@ def student_and_batch(name: str):
         text_depth=1,
         position_grid=3,
         dropout=0.0,
+        **changes,
     )
     student = new_student(mar, HeadConfig(width=16, depth=2, objective=name), seed=0)
     generator = torch.Generator().manual_seed(1)
@@ -172,10 +223,34 @@ def test_losses_of_micro_batches_are_parts_of_the_whole_batchs(name):
         assert torch.allclose(losses, whole[:, start:stop], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("self_attention", [False, True])
+def test_learned_tokens_lose_as_if_the_dropped_had_never_been(self_attention):
+    """Written out: a student given only the kept tokens, with the positions where they lie."""
+    student, (tokens, text, text_mask) = student_and_batch("v", text_self_attention=self_attention)
+    drawn = draw_of(name="v", mask=DROPPING)
+    assert 0 < drawn.num_masked < (~drawn.mask).sum(dim=1)[0] + drawn.num_masked < TOKENS
+    losses = token_losses(student, tokens, text, text_mask, (3, 3), drawn)
+    tables = ("encoder_positions", "decoder_positions", "cross_positions")
+    for image in range(BATCH):
+        places, row = drawn.places[image], drawn.rows(image, image + 1)
+        alone = copy.deepcopy(student)
+        for name in tables:
+            table = getattr(student.mar, name).detach()[places]
+            padded = torch.cat([table, torch.zeros(TOKENS - len(places), 16)])
+            setattr(alone.mar, name, torch.nn.Parameter(padded))
+        alone.mar._positions = lambda table, grid, places: table[: grid[1]]
+        kept = tokens[image : image + 1, places]
+        given = dataclasses.replace(row, places=None)
+        grid = (1, len(places))
+        expected = token_losses(alone, kept, text[image : image + 1], text_mask[image : image + 1], grid, given)
+        assert torch.allclose(losses[:, image : image + 1], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("drop_ratio", [0.0, 0.5])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_parameter_learns_from_the_loss(name):
-    student, batch = student_and_batch(name)
-    drawn = draw_of(name=name, mask=MaskConfig(distribution="uniform", min_ratio=0.3))
+def test_every_parameter_learns_from_the_loss(name, drop_ratio):
+    student, batch = student_and_batch(name, qk_norm=True)
+    drawn = draw_of(name=name, mask=MaskConfig(distribution="uniform", min_ratio=0.3, drop_ratio=drop_ratio))
     assert drawn.num_masked < TOKENS and drawn.text_dropped.any()
     token_losses(student, *batch, (3, 3), drawn).mean().backward()
     assert [name for name, parameter in student.named_parameters() if not parameter.grad.abs().sum() > 0] == []
