@@ -73,7 +73,15 @@ def evaluation(ctx: StageContext, pretrain: Artifact, *tuned: Artifact) -> None:
     captions, rewritten = [prompt.caption for prompt in prompts], None
     if config.rewrite:
         captions, rewritten = rewrite_prompts(ctx, prompts)
-    shards = split_rows(len(students) * len(prompts) * config.images, config.shard_size, "samples")
+    each = len(prompts) * config.images
+
+    def address(start: int, stop: int) -> str | None:
+        """Of a shard of one student: another evaluation may have sampled the same, beside another student."""
+        name = list(students)[start // each]
+        whole = start // each == (stop - 1) // each
+        return ctx.row_config.address(name, students[name].key, start, stop, captions) if whole else None
+
+    shards = split_rows(len(students) * each, config.shard_size, "samples", address=address)
     ctx.run_shards(shards, SamplingWorker, students, prompts, captions)
     options: dict[str, Any] = {"seed": derive_seed(recipe.seed, "bootstrap"), "resamples": config.resamples}
     options["threads"] = ctx.settings.threads
@@ -143,7 +151,7 @@ class SamplingWorker:
         if recipe.evaluation.rewrite:
             given = [self.captions[row["prompt"]] for row in rows]
             table = table.append_column(SAMPLED_CAPTION, pa.array(given, pa.string()))
-        self.ctx.write_table(shard.name, table)
+        self.ctx.write_table(shard.name, table, address=shard.address)
 
     def _load_student(self, name: str) -> "TextToImage":
         from lightgen_core.sampling.load import load_text_to_image

@@ -48,11 +48,11 @@ class ShardWorker(Protocol):
 
 
 def split_rows(
-    rows: int, size: int, *names: str, address: Callable[[int, int], str] | None = None
+    rows: int, size: int, *names: str, address: Callable[[int, int], str | None] | None = None
 ) -> list[RowRangeShard]:
     """Return the shards of `size` rows, each with a file of every name.
 
-    address: of the rows from the first number up to but not including the second.
+    address: of the rows from the first number up to but not including the second; None: they are made in any case.
     """
     ranges = [(start, min(start + size, rows)) for start in range(0, rows, size)]
     return [

@@ -296,3 +296,16 @@ def test_the_mean_has_a_line_in_the_estimate():
     assert (rows["average"]["items"], rows["average"]["unit"], rows["average"]["flops"]) == (6, "students", 0)
     assert rows["average"]["bytes"] == 2 * rows["dpo"]["bytes"] / 6, "two students, of six rounds"
     assert "average" not in {row["stage"] for row in estimate(recipe_of("average={}"), Rates())["stages"]}
+
+
+def test_an_evaluation_takes_over_what_another_sampled(store, two, caplog):
+    """Of the same students: a shard that holds two of them is sampled again, and the rows are the same."""
+    recipe, _ = two
+    changes = ("dpo.rounds=2", "dpo.objective=nft", "evaluation.shard_size=8")
+    with_control = make_until(store, recipe_of(*changes, "dpo.control=sft"))["evaluation"]
+    caplog.set_level("INFO")
+    alone = make_until(store, recipe_of(*changes))["evaluation"]
+    rows = [read_table(each, "^samples").to_pylist() for each in (with_control, alone)]
+    assert rows[1] == [row for row in rows[0] if row["student"] != "sft"]
+    assert "2 of 3 shards are in other artifacts already" in caplog.text
+    assert alone.manifest().metrics["scores"]["pretrain"] == with_control.manifest().metrics["scores"]["pretrain"]
