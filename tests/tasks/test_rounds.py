@@ -300,7 +300,6 @@ def test_the_mean_has_a_line_in_the_estimate():
 
 def test_an_evaluation_takes_over_what_another_sampled(store, two, caplog):
     """Of the same students: a shard that holds two of them is sampled again, and the rows are the same."""
-    recipe, _ = two
     changes = ("dpo.rounds=2", "dpo.objective=nft", "evaluation.shard_size=8")
     with_control = make_until(store, recipe_of(*changes, "dpo.control=sft"))["evaluation"]
     caplog.set_level("INFO")
