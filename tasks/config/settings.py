@@ -13,6 +13,10 @@ class InvalidSettings(ValueError):
     """A variable `LIGHTGEN_*` has an invalid value; the message names it and the expected one."""
 
 
+ANY_GPU = ("auto", "cuda")
+"""Devices that name no GPU of several."""
+
+
 class Settings(BaseSettings):
     """Settings from `LIGHTGEN_*`; for example `LIGHTGEN_STORE=/data/lightgen`."""
 
@@ -37,7 +41,12 @@ class Settings(BaseSettings):
         description="what makes the shards of a stage, and trains: processes of this machine, or the Ray cluster at "
         "RAY_ADDRESS (without it, one that is started here); needs lightgen[ray]",
     )
-    workers: int = Field(1, ge=1, description="engine local: processes that make shards at once; 1: this one")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="engine local: processes that make shards at once; 1: this one; none: one for each GPU where a "
+        "stage works on it, else 1",
+    )
     shard_cpus: float = Field(1, gt=0, description="engine ray: CPUs that a worker occupies; 2 halves the workers")
     shard_gpus: float | None = Field(
         None,

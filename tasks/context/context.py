@@ -17,7 +17,7 @@ from storage.artifact import Artifact
 from storage.manifest import FileEntry
 from storage.tables import read_file, to_parquet
 from tasks.config.recipe import Recipe
-from tasks.config.settings import Settings
+from tasks.config.settings import ANY_GPU, Settings
 from tasks.context.progress import Progress, ProgressCallback, TimeLeft, duration_in_words, ignore_progress
 from tasks.context.reuse import EarlierArtifacts, EarlierRows, RowConfig, file_prefix
 from tasks.context.scratch import Scratch
@@ -107,6 +107,17 @@ class StageContext:
         self.meter.use(device)
         return device
 
+    @functools.cached_property
+    def workers(self) -> int:
+        """Number of processes that make shards at once on this machine; by default one for each GPU that is used."""
+        settings, shared = self.settings, not self.artifact.store.uri.startswith("memory:")
+        counted = settings.workers is None and settings.engine == "local" and settings.device in ANY_GPU
+        if not (counted and shared and self.on_device):
+            return settings.workers or 1
+        from lightgen_core.device import visible_gpus
+
+        return max(1, len(visible_gpus()))
+
     def head_compile(self) -> "HeadCompileConfig":
         """Return the compile settings of a student's head while it samples."""
         from lightgen_core.sampling.token_sampler import HeadCompileConfig
@@ -177,7 +188,7 @@ class StageContext:
         """Yield each shard, then report it as finished, with progress and the time left."""
         total, before = len(shards), len(shards) - len(pending)
         done, rows = before, sum(shard.rows for shard in shards) - sum(shard.rows for shard in pending)
-        time_left = TimeLeft(len(pending), self.settings.workers)
+        time_left = TimeLeft(len(pending), self.workers if pending else 1)
         self.on_progress(Progress(done, total, "shards", rows=rows))
         for shard in finished:
             yield shard

@@ -21,6 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from tasks.config.settings import ANY_GPU
 from tasks.context.context import StageContext
 from tasks.context.shards import Shard, ShardWorker
 from tasks.executors.worker import EngineError, RemoteError, Worker, dump_spec, forward_logs, log_record
@@ -34,7 +35,7 @@ Message = logging.LogRecord | RemoteError | None
 def run_in_pool(
     ctx: StageContext, shards: Sequence[Shard], worker: Callable[..., ShardWorker], inputs: tuple[Any, ...]
 ) -> Generator[Shard, None, None]:
-    """Run shards in `settings.workers` processes, each on a GPU of its own if there are as many.
+    """Run shards in `ctx.workers` processes, each on a GPU of its own if there are as many.
 
     The processes end with this one, however it ends. None is replaced: one that dies has most often run out of
     memory, and would again.
@@ -43,10 +44,10 @@ def run_in_pool(
         EngineError: a process died. An error of a worker is raised as it is.
     """
     settings = ctx.settings
-    per_worker = settings.for_worker(settings.workers, (os.cpu_count() or 1) // settings.workers)
+    per_worker = settings.for_worker(ctx.workers, (os.cpu_count() or 1) // ctx.workers)
     spec = dump_spec(ctx.for_worker(per_worker), worker, inputs)
     gpus: list[str] = []
-    if ctx.on_device and settings.device in ("auto", "cuda"):  # another device was named, and all work there
+    if ctx.on_device and settings.device in ANY_GPU:  # another device was named, and all work there
         from lightgen_core.device import visible_gpus
 
         gpus = visible_gpus()
@@ -54,7 +55,7 @@ def run_in_pool(
     with ExitStack() as stack:
         idle = [
             stack.enter_context(closing(_Process(gpus[number % len(gpus)] if gpus else None)))
-            for number in range(min(settings.workers, len(shards)))
+            for number in range(min(ctx.workers, len(shards)))
         ]
         for process in idle:
             process.send(spec)

@@ -25,7 +25,7 @@ def run_shards(
     require_engine(settings, ctx.artifact.store)
     if not shards:
         return
-    if settings.engine == "local" and settings.workers == 1:
+    if settings.engine == "local" and ctx.workers == 1:
         run_shard = worker(ctx, *inputs)
         for shard in shards:
             run_shard(shard)
@@ -42,7 +42,10 @@ def run_shards(
 
 def require_engine(settings: Settings, store: Store) -> None:
     """Raise InvalidSettings, before anything runs, if the engine cannot work with this store."""
-    if settings.engine == "local" and settings.workers == 1:
+    if settings.engine == "local" and settings.workers in (
+        None,
+        1,
+    ):  # none: one process, where others cannot work on it
         return
     if settings.engine == "ray" and importlib.util.find_spec("ray") is None:
         raise InvalidSettings("engine ray needs Ray, which is not installed here: pip install 'lightgen[ray]'")

@@ -23,6 +23,7 @@ from storage.open_store import open_store
 from tasks.config.settings import InvalidSettings, Settings
 from tasks.context.context import StageContext
 from tasks.context.progress import Progress
+from tasks.context.reuse import RowConfig
 from tasks.context.shards import split_rows
 from tasks.executors import select as engine
 from tasks.executors.worker import EngineError, RemoteError
@@ -103,6 +104,35 @@ def test_two_workers_write_the_bytes_of_one_in_every_stage(tmp_path):
                 assert contents(artifact) == same
                 assert artifact.manifest().metrics == plan(recipe, one).statuses[stage.name][0].manifest().metrics
     assert shards == FANNED
+
+
+@pytest.mark.parametrize(
+    ("changes", "on_device", "workers"),
+    [
+        ({}, True, 3),
+        ({"device": "cuda"}, True, 3),
+        ({"device": "cuda:1"}, True, 1),
+        ({"device": "cpu"}, True, 1),
+        ({"workers": 2}, True, 2),
+        ({"engine": "ray"}, True, 1),
+        ({}, False, 1),
+    ],
+)
+def test_left_out_there_is_a_worker_for_each_gpu(store, monkeypatch, changes, on_device, workers):
+    monkeypatch.setattr("lightgen_core.device.visible_gpus", lambda: ["0", "1", "2"])
+    row_config = RowConfig(1, {}, ())
+    for place, expected in ((store, workers), (open_store("memory://workers"), changes.get("workers", 1))):
+        artifact = Artifact(place, "numbers", "0" * 20)
+        ctx = StageContext(load_recipe("smoke"), Settings(**changes), artifact, row_config, on_device=on_device)
+        assert ctx.workers == expected
+
+
+def test_a_machine_with_two_gpus_uses_both(store, notes, monkeypatch):
+    """Where nobody set a number of workers."""
+    monkeypatch.setattr("lightgen_core.device.visible_gpus", lambda: ["GPU-a", "GPU-b"])
+    make(store, notes, Numbers, Settings(device="auto", threads=1))
+    loaded = noted(notes, "loaded")
+    assert len({each["pid"] for each in loaded}) == 2 and {each["gpu"] for each in loaded} == {"GPU-a", "GPU-b"}
 
 
 def test_the_watcher_hears_of_every_shard_once(store, notes, caplog, tmp_path):
