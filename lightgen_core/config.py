@@ -225,7 +225,7 @@ class ParallelConfig(Section):
 
     processes: Positive = Field(1, description="training processes started on this machine, one for each GPU")
     parallel: Literal["ddp", "fsdp"] = Field(
-        "ddp", description="ddp: every process holds the whole model; fsdp: its share of weights and optimizer (AdamW)"
+        "ddp", description="ddp: every process holds the whole model; fsdp: its share of weights and optimizer"
     )
     micro_batch: Positive | Literal["auto"] | None = Field(
         "auto",

@@ -32,8 +32,7 @@ def main() -> int:
     job = TrainingJob.model_validate_json(arguments.job.read_bytes())
     meter = Meter(save_to(job.location.workdir / COST), attempt=job.location.attempt, is_child=True)
     if dist.is_torchelastic_launched():
-        gpu = job.location.device != "cpu" and torch.cuda.is_available()
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
+        _connect(job.location.device)
     first = int(os.environ.get("RANK", 0)) == 0
     if first:
         logging.basicConfig(handlers=[LauncherLogHandler()])
@@ -49,6 +48,22 @@ def main() -> int:
     if dist.is_initialized():
         dist.destroy_process_group()
     return 0
+
+
+def _connect(device: str) -> None:
+    """Join the other processes, on a machine with GPUs bound to this one's own before any tensor is made.
+
+    NCCL otherwise guesses the device at the first message, and by then a context on the first GPU may exist. A process
+    without a GPU of its own is left to `train`, whose error says so.
+    """
+    if device == "cpu" or not torch.cuda.is_available():
+        dist.init_process_group("gloo")
+        return
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    own = torch.device("cuda", local_rank) if local_rank < torch.cuda.device_count() else None
+    if own is not None:
+        torch.cuda.set_device(own)
+    dist.init_process_group("cpu:gloo,cuda:nccl", device_id=own)
 
 
 def _end_with_launcher() -> None:

@@ -55,7 +55,7 @@ def train_on_ray(job: TrainingJob, train: Train, on_log: Callable[[dict], None] 
 
     Each calls `train` and takes `threads` CPUs and, unless the device is the CPU or the cluster has none, a GPU.
     """
-    check_parallel(job.config, job.location.parallel, job.location.parallel.processes)
+    check_parallel(job.config, job.location.parallel.processes)
     job = _absolute_paths(job)
     connect()
     listener, restarts, reached = MessageRelay(on_log), 0, 0

@@ -18,7 +18,7 @@ LINES_KEPT = 40
 def train_with_torchrun(job: TrainingJob, on_log: Callable[[dict], None] | None = None) -> TrainingSummary:
     """Train in processes of this machine; see `launch` for arguments and errors."""
     folder, processes = job.location.workdir, job.location.parallel.processes
-    check_parallel(job.config, job.location.parallel, processes)
+    check_parallel(job.config, processes)
     folder.mkdir(parents=True, exist_ok=True)
     description, outcome = folder / "job.json", folder / OUTCOME
     description.write_text(job.model_dump_json(indent=1))

@@ -16,9 +16,19 @@ KeyValue = tuple[
 """Keys and values of a text for one attention layer."""
 
 
+class LayerNorm(nn.LayerNorm):
+    """Layer norm whose weights are widened to its input: sharded training gathers bf16 ones for an fp32 stream."""
+
+    def forward(self, states: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
+        dtype = torch.promote_types(states.dtype, self.weight.dtype)
+        return functional.layer_norm(
+            states, self.normalized_shape, self.weight.to(dtype), self.bias.to(dtype), self.eps
+        )
+
+
 def layer_norm(width: int) -> nn.LayerNorm:
     """Build a layer norm over ``width`` channels with the student's epsilon, 1e-6."""
-    return nn.LayerNorm(width, eps=NORM_EPS)
+    return LayerNorm(width, eps=NORM_EPS)
 
 
 def init_layers(module: nn.Module, generator: Generator | None) -> None:

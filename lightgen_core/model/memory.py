@@ -37,6 +37,11 @@ def static_bytes(mar: MarConfig, head: HeadConfig, config: LoopConfig) -> int:
     return student_parameters(mar, head) * each
 
 
+def unsharded_gradient_bytes(mar: MarConfig, head: HeadConfig) -> int:
+    """Return the bytes of a whole fp32 gradient, which fsdp keeps between the micro-batches of a step."""
+    return 4 * student_parameters(mar, head)
+
+
 def activation_bytes(
     mar: MarConfig, head: HeadConfig, shape: ImageShape, precision: Literal["fp32", "bf16"], checkpointing: bool = False
 ) -> int:

@@ -9,7 +9,7 @@ import torch
 
 from lightgen_core.config import FitConfig, LoopConfig, ParallelConfig
 from lightgen_core.model.mar import Student
-from lightgen_core.model.memory import row_bytes, rows_that_fit, static_bytes
+from lightgen_core.model.memory import row_bytes, rows_that_fit, static_bytes, unsharded_gradient_bytes
 from lightgen_core.train.parallel import DistributedState
 from lightgen_core.train.step_noise import StepNoise
 
@@ -72,8 +72,6 @@ class MicroBatchSize:
             grid, text_tokens = source.largest(step)
             mar, head = self._model.mar.config, self._model.head.config
             static = static_bytes(mar, head, self._config)
-            if self._parallel.parallel == "fsdp":
-                static //= self._ranks.world_size
             row = row_bytes(
                 mar,
                 head,
@@ -82,6 +80,10 @@ class MicroBatchSize:
                 text_tokens=text_tokens,
                 checkpointing=self._parallel.activation_checkpointing,
             )
+            if self._parallel.parallel == "fsdp":
+                static //= self._ranks.world_size
+                if rows_that_fit(self._memory, static, row) < rows:
+                    static += unsharded_gradient_bytes(mar, head)  # kept from one micro-batch to the next
             size = rows_that_fit(self._memory, static, row)
         return min(rows, size, self._limit or rows)
 

@@ -17,6 +17,13 @@ ITERATIONS = 5
 ADAMW_RMS = 0.2
 """Root mean square of an update at learning rate 1, about AdamW's: one rate then serves both (Liu et al. 2025)."""
 
+Orthogonalize = Callable[[Tensor, tuple[int, ...]], Tensor]
+"""Orthogonalisation of matrices, (n, own rows, columns), of a full shape; see `orthogonalize`."""
+
+
+def _orthogonalize_whole(matrices: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return orthogonalize(matrices)
+
 
 class Muon(torch.optim.Optimizer):
     """Muon over `matrices`, fused AdamW over `others`, at one learning rate.
@@ -34,14 +41,23 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float],
         weight_decay: float,
         momentum: float = 0.95,
+        shapes: Sequence[tuple[int, ...]] | None = None,
+        orthogonalize: Orthogonalize = _orthogonalize_whole,
     ) -> None:
-        """matrices: weights of two dimensions, decayed; others: everything else, not decayed."""
+        """Take the weights to train.
+
+        matrices: weights of two dimensions, decayed; others: everything else, not decayed. Of sharded matrices those
+        are this process's rows; then shapes: of the full matrices, in the same order; orthogonalize: for its rows.
+        """
         groups = [
             {"params": list(matrices), "weight_decay": weight_decay},
             {"params": list(others), "weight_decay": 0.0},
         ]
         super().__init__(groups, {"lr": lr})
         self.momentum = momentum
+        self._orthogonalize = orthogonalize
+        own = self.param_groups[0]["params"]
+        self._shapes = [tuple(weight.shape) for weight in own] if shapes is None else list(shapes)
         self._adamw = torch.optim.AdamW([dict(self.param_groups[1])], lr=lr, betas=betas, fused=True)
         self._adamw.state = self.state
         self.grad_scale: Tensor | None = None
@@ -55,14 +71,14 @@ class Muon(torch.optim.Optimizer):
         vars(self._adamw).update(grad_scale=self.grad_scale, found_inf=self.found_inf)
         self._adamw.step()
         by_shape: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
-        for weight in group["params"]:
+        for weight, shape in zip(group["params"], self._shapes, strict=True):
             if weight.grad is not None:
-                by_shape[tuple(weight.shape)].append(weight)
-        for weights in by_shape.values():
-            self._step_alike(weights, group["lr"], group["weight_decay"])
+                by_shape[shape].append(weight)
+        for shape, weights in by_shape.items():
+            self._step_alike(weights, shape, group["lr"], group["weight_decay"])
 
-    def _step_alike(self, weights: Sequence[Tensor], lr: float, weight_decay: float) -> None:
-        """Update matrices of one shape, their iterations batched."""
+    def _step_alike(self, weights: Sequence[Tensor], shape: tuple[int, ...], lr: float, weight_decay: float) -> None:
+        """Update matrices of one full shape, their iterations batched."""
         gradients = torch.stack([weight.grad for weight in weights if weight.grad is not None])
         go = torch.ones((), device=gradients.device) if self.found_inf is None else 1 - self.found_inf
         gradients = torch.where(go > 0, gradients if self.grad_scale is None else gradients / self.grad_scale, 0)
@@ -72,8 +88,8 @@ class Muon(torch.optim.Optimizer):
         averages = [self.state[weight]["average"] for weight in weights]
         average = torch.stack(averages)
         average = torch.where(go > 0, average.lerp(gradients, 1 - self.momentum), average)
-        update = orthogonalize(gradients.lerp(average, self.momentum))
-        scale = ADAMW_RMS * max(update.shape[1:]) ** 0.5
+        update = self._orthogonalize(gradients.lerp(average, self.momentum), shape)
+        scale = ADAMW_RMS * max(shape) ** 0.5
         for weight, own_average, new_average, step in zip(weights, averages, average, update, strict=True):
             own_average.copy_(new_average)
             weight.mul_(1 - go * lr * weight_decay).sub_(step * (go * lr * scale))

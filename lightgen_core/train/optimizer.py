@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightgen_core.config import OptimizerConfig
 from lightgen_core.train.muon import Muon
+from lightgen_core.train.muon_shards import orthogonalize_shards
+from lightgen_core.train.parallel import is_sharded
 
 
 def param_groups(module: nn.Module, weights: Mapping[str, Tensor], weight_decay: float) -> list[dict]:
@@ -21,12 +24,24 @@ def param_groups(module: nn.Module, weights: Mapping[str, Tensor], weight_decay:
 
 
 def make_optimizer(module: nn.Module, weights: Mapping[str, Tensor], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Build fused AdamW, or Muon; both can skip an update by a flag on the device (`found_inf`)."""
+    """Build fused AdamW, or Muon; both can skip an update by a flag on the device (`found_inf`).
+
+    weights: the parameters of the module by name, or where it is sharded this process's rows of them.
+    """
     groups = param_groups(module, weights, config.weight_decay)
-    if config.name == "muon":
-        matrices, others = (group["params"] for group in groups)
-        return Muon(matrices, others, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+    matrices, others = (group["params"] for group in groups)
+    settings: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": config.betas,
+        "weight_decay": config.weight_decay,
+    }
+    parameters = dict(module.named_parameters())
+    if any(map(is_sharded, parameters.values())):
+        full = {weight: tuple(parameters[name].shape) for name, weight in weights.items()}
+        settings |= {"shapes": [full[matrix] for matrix in matrices], "orthogonalize": orthogonalize_shards}
+    return Muon(matrices, others, **settings)
 
 
 def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:

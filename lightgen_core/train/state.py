@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from lightgen_core.config import FitConfig
 from lightgen_core.train.ema import Ema
+from lightgen_core.train.gather import full_tensors
 from lightgen_core.train.optimizer import make_optimizer
 from lightgen_core.train.parallel import (
     distribute_like,
     forget_gathered,
-    full_tensor,
     local_parameters,
     local_tensor,
 )
@@ -50,20 +50,20 @@ class TrainingState:
 
     def tensors(self) -> Tensors:
         """Return full tensors: the live ones, or under fsdp copies on rank 0; all ranks must call this."""
-        moments: dict[str, Tensor | None] = {}
+        moments: dict[str, tuple[Tensor, Tensor]] = {}
         for name, weight in self.weights.items():
             for moment, value in self.optimizer.state.get(weight, {}).items():
                 sharded = value.shape == weight.shape
-                moments[f"{name}/{moment}"] = full_tensor(value, self._parameters[name]) if sharded else value
+                moments[f"{name}/{moment}"] = (value, self._parameters[name] if sharded else value)
         model, ema = self.model_tensors()
-        return {"model": model, "ema": ema, "optimizer": _present(moments)}
+        return {"model": model, "ema": ema, "optimizer": full_tensors(moments)}
 
     def model_tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the module's tensors and the averages of its weights, as `tensors` does."""
         averages = self.ema.state_dict().items()
-        model = {name: full_tensor(local_tensor(tensor), tensor) for name, tensor in self.module.state_dict().items()}
-        ema = {name: full_tensor(average, self._parameters[name]) for name, average in averages}
-        return _present(model), _present(ema)
+        model = {name: (local_tensor(tensor), tensor) for name, tensor in self.module.state_dict().items()}
+        ema = {name: (average, self._parameters[name]) for name, average in averages}
+        return full_tensors(model), full_tensors(ema)
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -79,7 +79,3 @@ class TrainingState:
             sharded, like = value.shape == parameters[name].shape, parameters[name]
             part = local_tensor(distribute_like(value, like)) if sharded else value.to(like.device)
             self.optimizer.state[self.weights[name]][moment] = part
-
-
-def _present(tensors: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in tensors.items() if tensor is not None}

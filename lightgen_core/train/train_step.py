@@ -1,6 +1,5 @@
 """One update: forward, backward, clipping, optimizer, average. A non-finite one is not made, and is explained."""
 
-import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,7 +8,6 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
 
 from lightgen_core.config import FitConfig, ParallelConfig
 from lightgen_core.model.mar import Mar
@@ -17,7 +15,7 @@ from lightgen_core.seeds import derive_seed
 from lightgen_core.train.compile import blocks_of
 from lightgen_core.train.micro_batch import MicroBatch, MicroBatchSize
 from lightgen_core.train.optimizer import learning_rate
-from lightgen_core.train.parallel import DistributedState, check_parallel, parallelize, total_norm
+from lightgen_core.train.parallel import DistributedState, check_parallel, gradient_sync, parallelize, total_norm
 from lightgen_core.train.state import TrainingState
 from lightgen_core.train.step_noise import StepNoise, step_generator
 
@@ -104,9 +102,10 @@ class TrainStep:
     ):
         """Move the model to the device, and distribute it over the processes of torch.distributed."""
         self.ranks, self.config = DistributedState.current(), criterion.config
-        check_parallel(self.config, parallel, self.ranks.world_size)
+        check_parallel(self.config, self.ranks.world_size)
         self._padding_counts = any(isinstance(m, Mar) and m.config.attend_to_padding for m in model.modules())
-        self._called = parallelize(model.to(device), blocks_of(model), parallel.parallel, device)
+        precision = self.config.precision
+        self._called = parallelize(model.to(device), blocks_of(model), parallel.parallel, device, precision)
         self.state = TrainingState(model, self.config)
         self._criterion, self._seed, self._device, self._parallel = criterion, seed, device, parallel
         self._nonfinite_at = torch.full((), -1, device=device)
@@ -229,8 +228,7 @@ class TrainStep:
         """Leave the mean loss's gradient in the weights. Return means of loss and metrics."""
         means: dict[str, Tensor] = {}
         for part in parts:
-            ddp = isinstance(self._called, DistributedDataParallel) and part is not parts[-1]
-            with self._called.no_sync() if ddp else contextlib.nullcontext():  # type: ignore[operator]
+            with gradient_sync(self._called, enabled=part is parts[-1]):
                 losses = self._losses(step, part, self._called)
                 loss = losses.loss.mean() * part.weight
                 # Times a NaN where it is not finite, so that no gradient stays finite, here or in another process.

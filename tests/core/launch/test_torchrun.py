@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from lightgen_core.config import ParallelConfig
 from lightgen_core.data.batches import TokenSource
+from lightgen_core.launch import __main__ as process
 from lightgen_core.launch import torchrun
 from lightgen_core.launch.job import StudentCheckpoint, TrainingJob
 from lightgen_core.launch.messages import MARK, MessageRelay, read, send
@@ -184,3 +185,18 @@ def test_the_layout_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("LIGHTGEN_TRAIN__PROCESSES", "2")
     monkeypatch.setenv("LIGHTGEN_TRAIN__PARALLEL", "fsdp")
     assert Settings().train == ParallelConfig(processes=2, parallel="fsdp")
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(2, torch.device("cuda", 1)), (1, None)])
+def test_a_process_takes_its_gpu_before_it_connects(monkeypatch, gpus, expected):
+    """And is bound to it, so that NCCL does not guess; one without a GPU is left to the error of `train`."""
+    calls = []
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(("set_device", device)))
+    monkeypatch.setattr(
+        process.dist, "init_process_group", lambda backend, device_id: calls.append((backend, device_id))
+    )
+    process._connect("auto")
+    assert calls == [("set_device", expected)] * (expected is not None) + [("cpu:gloo,cuda:nccl", expected)]

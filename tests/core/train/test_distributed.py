@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from lightgen_core.config import OptimizerConfig, ParallelConfig
+from lightgen_core.config import ParallelConfig
 from lightgen_core.data.batches import TokenSource
 from lightgen_core.train.parallel import DistributedState, check_parallel
 from tests.factories.tiny_student import CHANNELS, PATCH, SIDE, tiny_training, write_buckets, write_rows
@@ -142,11 +142,4 @@ def test_processes_share_the_rows_of_a_batch():
 
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="a batch of 4 rows does not divide among 3 processes"):
-        check_parallel(tiny_training(), ParallelConfig(), 3)
-
-
-def test_muon_is_not_sharded():
-    config = tiny_training(optimizer=OptimizerConfig(name="muon"))
-    check_parallel(config, ParallelConfig(parallel="ddp"), 2)
-    with pytest.raises(ValueError, match="LIGHTGEN_TRAIN__PARALLEL=ddp"):
-        check_parallel(config, ParallelConfig(parallel="fsdp"), 2)
+        check_parallel(tiny_training(), 3)
