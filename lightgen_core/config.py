@@ -131,6 +131,11 @@ class OptimizerConfig(Section):
     name: Literal["adamw", "muon"] = Field("adamw", description="muon: for weight matrices, and AdamW for the rest")
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's decay of the two moments")
+    ns_steps: Positive = Field(
+        5,
+        description="muon: Newton-Schulz iterations of an update",
+        exclude_if=lambda steps: steps == 5,  # keys of recipes without it stay
+    )
     weight_decay: float = Field(0.02, ge=0, description="decay of matrices, not of biases, norms and learned vectors")
     max_grad_norm: float = Field(3.0, gt=0, description="largest gradient norm")
     warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up")

@@ -83,22 +83,19 @@ def split_heads(
     return cut.permute(2, 0, 3, 1, 4).unbind(0)
 
 
-class QkNorm(nn.Module):
+class QkNorm(nn.RMSNorm):
     """RMS norm of queries, or of keys, over a head's channels, with a learned scale for each; computed in fp32."""
-
-    def __init__(self, head_width: int):
-        super().__init__()
-        self.norm = nn.RMSNorm(head_width, eps=NORM_EPS)
 
     def forward(
         self, states: Float[Tensor, "batch heads length head_width"]
     ) -> Float[Tensor, "batch heads length head_width"]:
-        return self.norm(states.float()).to(states.dtype)
+        normed = functional.rms_norm(states.float(), self.normalized_shape, self.weight.float(), self.eps)
+        return normed.to(states.dtype)
 
 
 def qk_norm(width: int, heads: int, on: bool) -> nn.Module:
     """Build the norm of queries or keys, or nothing in its place."""
-    return QkNorm(width // heads) if on else nn.Identity()
+    return QkNorm(width // heads, eps=NORM_EPS) if on else nn.Identity()
 
 
 class SelfAttention(nn.Module):

@@ -17,12 +17,15 @@ ITERATIONS = 5
 ADAMW_RMS = 0.2
 """Root mean square of an update at learning rate 1, about AdamW's: one rate then serves both (Liu et al. 2025)."""
 
-Orthogonalize = Callable[[Tensor, tuple[int, ...]], Tensor]
-"""Orthogonalisation of matrices, (n, own rows, columns), of a full shape; see `orthogonalize`."""
+Orthogonalize = Callable[[Tensor, tuple[int, ...], int, int], Tensor]
+"""orthogonalize(matrices (n, own rows, columns), full shape, iterations, matrices before these) -> as the first.
+
+The last number is for processes that share the work: so that they begin with different ones for each shape.
+"""
 
 
-def _orthogonalize_whole(matrices: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return orthogonalize(matrices)
+def _orthogonalize_alone(matrices: Tensor, shape: tuple[int, ...], steps: int, before: int) -> Tensor:
+    return orthogonalize(matrices, steps)
 
 
 class Muon(torch.optim.Optimizer):
@@ -41,20 +44,22 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float],
         weight_decay: float,
         momentum: float = 0.95,
+        ns_steps: int = ITERATIONS,
         shapes: Sequence[tuple[int, ...]] | None = None,
-        orthogonalize: Orthogonalize = _orthogonalize_whole,
+        orthogonalize: Orthogonalize = _orthogonalize_alone,
     ) -> None:
         """Take the weights to train.
 
         matrices: weights of two dimensions, decayed; others: everything else, not decayed. Of sharded matrices those
-        are this process's rows; then shapes: of the full matrices, in the same order; orthogonalize: for its rows.
+        are this process's rows; then shapes: of the full matrices, in the same order.
+        orthogonalize: by default in this process alone; see `muon_shards.py`.
         """
         groups = [
             {"params": list(matrices), "weight_decay": weight_decay},
             {"params": list(others), "weight_decay": 0.0},
         ]
         super().__init__(groups, {"lr": lr})
-        self.momentum = momentum
+        self.momentum, self.ns_steps = momentum, ns_steps
         self._orthogonalize = orthogonalize
         own = self.param_groups[0]["params"]
         self._shapes = [tuple(weight.shape) for weight in own] if shapes is None else list(shapes)
@@ -74,10 +79,14 @@ class Muon(torch.optim.Optimizer):
         for weight, shape in zip(group["params"], self._shapes, strict=True):
             if weight.grad is not None:
                 by_shape[shape].append(weight)
+        before = 0
         for shape, weights in by_shape.items():
-            self._step_alike(weights, shape, group["lr"], group["weight_decay"])
+            self._step_alike(weights, shape, before, group["lr"], group["weight_decay"])
+            before += len(weights)
 
-    def _step_alike(self, weights: Sequence[Tensor], shape: tuple[int, ...], lr: float, weight_decay: float) -> None:
+    def _step_alike(
+        self, weights: Sequence[Tensor], shape: tuple[int, ...], before: int, lr: float, weight_decay: float
+    ) -> None:
         """Update matrices of one full shape, their iterations batched."""
         gradients = torch.stack([weight.grad for weight in weights if weight.grad is not None])
         go = torch.ones((), device=gradients.device) if self.found_inf is None else 1 - self.found_inf
@@ -88,36 +97,40 @@ class Muon(torch.optim.Optimizer):
         averages = [self.state[weight]["average"] for weight in weights]
         average = torch.stack(averages)
         average = torch.where(go > 0, average.lerp(gradients, 1 - self.momentum), average)
-        update = self._orthogonalize(gradients.lerp(average, self.momentum), shape)
+        update = self._orthogonalize(gradients.lerp(average, self.momentum), shape, self.ns_steps, before)
         scale = ADAMW_RMS * max(shape) ** 0.5
         for weight, own_average, new_average, step in zip(weights, averages, average, update, strict=True):
             own_average.copy_(new_average)
             weight.mul_(1 - go * lr * weight_decay).sub_(step * (go * lr * scale))
 
 
-def orthogonalize(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
+def orthogonalize(
+    matrices: Float[Tensor, "n rows columns"], steps: int = ITERATIONS
+) -> Float[Tensor, "n rows columns"]:
     """Approximate the nearest (semi-)orthogonal matrices: singular values end between 0.7 and 1.2."""
     if matrices.shape[1] > matrices.shape[2]:
-        return orthogonalize(matrices.mT).mT
+        return orthogonalize(matrices.mT, steps).mT
     norms = matrices.norm(dim=(1, 2), keepdim=True)
     matrices = matrices / (norms + 1e-7)
     if matrices.is_cuda:  # rough is enough; most CPUs emulate bfloat16, many times slower
         matrices = matrices.bfloat16()
     elif matrices.shape[2] >= 2 * matrices.shape[1]:
-        return _iterate_on_gram(matrices)
-    return _iterate(matrices).float()
+        return _iterate_on_gram(matrices, steps)
+    return _iterate(matrices, steps).float()
 
 
-def _iterate(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
+def _iterate(matrices: Float[Tensor, "n rows columns"], steps: int = ITERATIONS) -> Float[Tensor, "n rows columns"]:
     """Run the iteration on the matrices themselves."""
     a, b, c = NEWTON_SCHULZ
-    for _ in range(ITERATIONS):
+    for _ in range(steps):
         gram = matrices @ matrices.mT
         matrices = a * matrices + (b * gram + c * gram @ gram) @ matrices
     return matrices
 
 
-def _iterate_on_gram(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
+def _iterate_on_gram(
+    matrices: Float[Tensor, "n rows columns"], steps: int = ITERATIONS
+) -> Float[Tensor, "n rows columns"]:
     """Run the iteration on rows x rows matrices alone: the same up to rounding, and for long rows half the arithmetic.
 
     Each factor a + b G + c G^2 is a polynomial of the first Gram matrix, so all of them commute with it.
@@ -126,9 +139,9 @@ def _iterate_on_gram(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor,
     gram = matrices @ matrices.mT
     identity = torch.eye(gram.shape[1], device=gram.device)
     product = identity
-    for iteration in range(ITERATIONS):
+    for iteration in range(steps):
         factor = a * identity + b * gram + c * gram @ gram
         product = factor @ product if iteration else factor
-        if iteration < ITERATIONS - 1:
+        if iteration < steps - 1:
             gram = factor @ gram @ factor
     return product @ matrices

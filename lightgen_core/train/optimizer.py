@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from lightgen_core.config import OptimizerConfig
 from lightgen_core.train.muon import Muon
-from lightgen_core.train.muon_shards import orthogonalize_shards
+from lightgen_core.train.muon_shards import orthogonalize_shards, orthogonalize_shared
 from lightgen_core.train.parallel import is_sharded
 
 
@@ -36,11 +37,14 @@ def make_optimizer(module: nn.Module, weights: Mapping[str, Tensor], config: Opt
         "lr": config.learning_rate,
         "betas": config.betas,
         "weight_decay": config.weight_decay,
+        "ns_steps": config.ns_steps,
     }
     parameters = dict(module.named_parameters())
     if any(map(is_sharded, parameters.values())):
         full = {weight: tuple(parameters[name].shape) for name, weight in weights.items()}
         settings |= {"shapes": [full[matrix] for matrix in matrices], "orthogonalize": orthogonalize_shards}
+    elif dist.is_initialized():
+        settings["orthogonalize"] = orthogonalize_shared
     return Muon(matrices, others, **settings)
 
 

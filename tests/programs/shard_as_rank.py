@@ -17,10 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightgen_core.config import OptimizerConfig, ParallelConfig
 from lightgen_core.data.batches import TokenSource
-from lightgen_core.train import gather
+from lightgen_core.train import gather, muon_shards
 from lightgen_core.train.loop import TrainResult
 from lightgen_core.train.muon import orthogonalize
-from lightgen_core.train.muon_shards import orthogonalize_shards
+from lightgen_core.train.muon_shards import orthogonalize_shards, orthogonalize_shared
+from lightgen_core.train.optimizer import make_optimizer
 from lightgen_core.train.pretrain import MaskedDenoisingCriterion
 from lightgen_core.train.train_step import TrainStep
 from tests.factories.tiny_student import PATCH, tiny_student, tiny_training, train
@@ -142,13 +143,36 @@ def skipped(training: TrainStep, data: Path) -> bool:
 
 
 def difference() -> float:
-    """Return how far four matrices, some without a row here, are from those made orthogonal in one process."""
-    whole = torch.randn(4, 4, 6, generator=torch.Generator().manual_seed(0))
-    chunk = -(-4 // dist.get_world_size())
+    """Return how far matrices, some without a row here, are from those made orthogonal in one process."""
+    chunk, largest = -(-4 // dist.get_world_size()), 0.0
     own = slice(dist.get_rank() * chunk, (dist.get_rank() + 1) * chunk)
-    update = orthogonalize_shards(whole[:, own], (4, 6))
-    assert update.shape == whole[:, own].shape
-    return float((update - orthogonalize(whole)[:, own]).abs().sum())
+    for count, before in ((4, 0), (4, 1), (1, 2), (5, 4)):
+        whole = torch.randn(count, 4, 6, generator=torch.Generator().manual_seed(0))
+        expected = orthogonalize(whole, 3)
+        update = orthogonalize_shards(whole[:, own], (4, 6), 3, before)
+        assert update.shape == whole[:, own].shape
+        shared = orthogonalize_shared(whole, (4, 6), 3, before)
+        largest = max(largest, *(float(gap.abs().sum()) for gap in (update - expected[:, own], shared - expected)))
+    return largest
+
+
+def iterations() -> list[int]:
+    """Return on how many matrices each of an update's iterations ran here, under ddp."""
+    config = OptimizerConfig(name="muon", ns_steps=2)
+    module = torch.nn.Sequential(*(torch.nn.Linear(size, 6) for size in (4, 4, 4, 6, 6, 8)))
+    optimizer = make_optimizer(module, dict(module.named_parameters()), config)
+    for weight in module.parameters():
+        weight.grad = torch.ones_like(weight)
+    seen: list[int] = []
+
+    def counting(matrices: Tensor, steps: int) -> Tensor:
+        assert steps == 2
+        seen.append(len(matrices))
+        return orthogonalize(matrices, steps)
+
+    with mock.patch.object(muon_shards, "orthogonalize", counting):
+        optimizer.step()
+    return seen
 
 
 def main(folder: Path, rank: int, processes: int) -> None:
@@ -162,6 +186,11 @@ def main(folder: Path, rank: int, processes: int) -> None:
         fitted(folder, folder / "parts", FSDP, until=5, optimizer=MUON)
     except Interrupted:
         results["muon in parts"] = fitted(folder, folder / "parts", FSDP, optimizer=MUON).rows
+    results["muon ddp"] = fitted(folder, folder / "muon-ddp", DDP, optimizer=MUON).rows
+    try:
+        fitted(folder, folder / "parts-ddp", DDP, until=5, optimizer=MUON)
+    except Interrupted:
+        results["muon ddp in parts"] = fitted(folder, folder / "parts-ddp", DDP, optimizer=MUON).rows
     results["two after one"] = fitted(folder, folder / "one", FSDP, optimizer=MUON).rows
     if processes == 2:
         results["bf16 fsdp"] = fitted(folder, folder / "bf16-fsdp", FSDP, precision="bf16").rows
@@ -169,8 +198,10 @@ def main(folder: Path, rank: int, processes: int) -> None:
         results["step fsdp"], results["step ddp"] = one_step(folder, FSDP), one_step(folder, DDP)
     training = one_update(folder)
     everywhere: list[Any] = [None] * processes
-    dist.all_gather_object(everywhere, (in_buckets(training), skipped(training, folder), difference()))
-    results["in buckets"], results["skipped"], results["differences"] = zip(*everywhere, strict=True)
+    mine = (in_buckets(training), skipped(training, folder), difference(), iterations())
+    dist.all_gather_object(everywhere, mine)
+    names = ("in buckets", "skipped", "differences", "iterations")
+    results |= dict(zip(names, zip(*everywhere, strict=True), strict=True))
     if rank == 0:
         (folder / "results.json").write_text(json.dumps(results))
     dist.destroy_process_group()

@@ -187,8 +187,8 @@ def test_normalised_queries_and_keys_bound_the_scores():
     block = mar_of(qk_norm=True).encoder[0].attention
     with torch.no_grad():
         block.qkv.weight *= 100
-        block.query_norm.norm.weight.fill_(1.0)
-        block.key_norm.norm.weight.fill_(1.0)
+        block.query_norm.weight.fill_(1.0)
+        block.key_norm.weight.fill_(1.0)
     states = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
     query, key, value = block.qkv(block.norm(states)).view(2, 5, 3, 4, 8).permute(2, 0, 3, 1, 4)
     query, key = (part / (part.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt() for part in (query, key))

@@ -89,3 +89,21 @@ def test_vectors_go_to_adamw_and_matrices_do_not():
     optimizer.step()
     assert optimizer.state[layer.weight].keys() == {"average"}
     assert optimizer.state[layer.bias].keys() == {"step", "exp_avg", "exp_avg_sq"}
+
+
+@pytest.mark.parametrize(("count", "shape"), [(14, (96, 96)), (5, (288, 96)), (5, (96, 384)), (3, (384, 128))])
+def test_a_share_of_the_matrices_is_made_to_the_same_bits(one_thread, count, shape):
+    """So processes that share the matrices of the demo's student train the bytes of those that do not."""
+    whole = matrices(count, *shape)
+    together = orthogonalize(whole)
+    for rank in (0, 1):
+        assert torch.equal(orthogonalize(whole[rank::2]), together[rank::2])
+
+
+def test_fewer_iterations_leave_smaller_singular_values():
+    """Which the field is for: each multiplies a small one by 3.4 at most."""
+    given = with_singular_values(-3)
+    given = given / given.norm(dim=(1, 2), keepdim=True)
+    smallest = [torch.linalg.svdvals(orthogonalize(given, steps)).min().item() for steps in (1, 3, 5)]
+    assert smallest[0] < smallest[1] < smallest[2]
+    assert smallest[1] / smallest[0] == pytest.approx(3.4445**2, rel=0.05)

@@ -149,6 +149,26 @@ def test_a_sharded_muon_update_is_skipped_after_a_bad_one(ran):
 
 
 def test_a_process_without_rows_of_a_matrix_takes_part(ran):
-    """Four matrices of 4 x 6, of which the last of three processes has no row; to the rounding of batched products."""
+    """Matrices of 4 x 6, of which the last of three processes has no row; to the rounding of batched products.
+
+    Replicated ones too, and a shape of one matrix alone, of which all processes but one make none.
+    """
     _, results = ran
     assert max(results["differences"]) < 1e-5
+
+
+def test_replicated_matrices_are_made_orthogonal_once(ran):
+    """Three of 6 x 4, two of 6 x 6 and one of 6 x 8 over all processes, so equally many on each."""
+    _, results = ran
+    processes = len(results["iterations"])
+    assert sum(map(sum, results["iterations"])) == 6
+    assert {sum(seen) for seen in results["iterations"]} == {6 // processes}
+
+
+def test_replicated_muon_trains_as_one_process(ran, alone):
+    """And resumes to the bytes of a whole run."""
+    folder, results = ran
+    assert of(results["muon ddp"], "loss") == pytest.approx(of(alone["muon"], "loss"), rel=1e-5)
+    assert results["muon ddp in parts"] == results["muon ddp"]
+    mine, whole = last(folder / "muon-ddp", "model"), last(alone["folder"] / "muon", "model")
+    assert all((mine[name] - weight).abs().max() < 1e-4 for name, weight in whole.items())
