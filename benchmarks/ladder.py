@@ -87,8 +87,9 @@ def _encode_images(
     else:
         everywhere, visible = visible_first(mask)[..., None], tokens.shape[1] - remaining
         seen = (torch.arange(tokens.shape[1], device=mask.device) < visible).expand(len(tokens), -1)
-        encoded = mar._encode(tokens, everywhere, grid, seen)[:, :visible]
-        states = mar._decode(encoded, everywhere[:, :visible], mask, grid, padded=False)
+        positions = mar.positions(grid)
+        encoded = mar._encode(tokens, everywhere, positions.encoder, seen)[:, :visible]
+        states = mar._decode(encoded, everywhere[:, :visible], mask, positions.decoder, padded=False)
     return [states] * branches if rungs.image_once else states.chunk(branches)
 
 

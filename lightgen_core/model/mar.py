@@ -4,7 +4,7 @@ Reading order: `Student.forward` = `Mar.forward`, then the head. `Mar.forward` =
 image, `cross_attend`. A sampler calls the three itself, because between its iterations only the image changes.
 """
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -32,6 +32,14 @@ def gather_tokens(
 def unmask_empty_rows(mask: Bool[Tensor, "batch keys"]) -> Bool[Tensor, "batch keys"]:
     """Unmask rows that mask every key: attention over nothing is not a number."""
     return mask | ~mask.any(dim=1, keepdim=True)
+
+
+class GridPositions(NamedTuple):
+    """The learned positions of an (h, w) grid, row-major."""
+
+    encoder: Float[Tensor, "tokens width"]
+    decoder: Float[Tensor, "tokens width"]
+    cross: Float[Tensor, "tokens width"]
 
 
 class Mar(nn.Module):
@@ -100,8 +108,9 @@ class Mar(nn.Module):
         if text_dropped is not None:
             aligned = torch.where(text_dropped[:, None, None], self.null_text.to(aligned.dtype), aligned)
             text_mask = None if text_mask is None else text_mask | text_dropped[:, None]
-        states = self.encode_decode(tokens, mask, grid, num_masked)
-        return self.cross_attend(states, aligned, text_mask, grid, at)
+        positions = self.positions(grid)
+        states = self.encode_decode(tokens, mask, grid, num_masked, positions)
+        return self.cross_attend(states, aligned, text_mask, grid, at, positions)
 
     def align(
         self, text: Float[Tensor, "batch text_tokens text_width"], text_mask: Bool[Tensor, "batch text_tokens"] | None
@@ -123,8 +132,12 @@ class Mar(nn.Module):
         mask: Bool[Tensor, "batch tokens"],
         grid: tuple[int, int],
         num_masked: int | None = None,
+        positions: GridPositions | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
-        """Compute image states before cross-attention: the same for a caption and the null text."""
+        """Compute image states before cross-attention: the same for a caption and the null text.
+
+        positions: those of the grid (`positions`), if the caller has them already.
+        """
         if tokens.shape[1] != grid[0] * grid[1]:
             raise ValueError(
                 f"{tokens.shape[1]} tokens do not fill a grid of {grid[0]}x{grid[1]}: pass grid=(h, w) in tokens"
@@ -137,18 +150,18 @@ class Mar(nn.Module):
                 rank = torch.arange(tokens.shape[1] - num_masked, device=mask.device)
                 key_mask = rank < tokens.shape[1] - counts[:, None]
         visible = order[:, : tokens.shape[1] - num_masked, None]
-        encoded = self._encode(tokens, visible, grid, key_mask)
-        return self._decode(encoded, visible, mask, grid, padded=key_mask is not None)
+        positions = positions or self.positions(grid)
+        encoded = self._encode(tokens, visible, positions.encoder, key_mask)
+        return self._decode(encoded, visible, mask, positions.decoder, padded=key_mask is not None)
 
     def _encode(
         self,
         tokens: Float[Tensor, "batch tokens values"],
         visible: Int[Tensor, "batch visible 1"],
-        grid: tuple[int, int],
+        positions: Float[Tensor, "tokens width"],
         key_mask: Bool[Tensor, "batch visible"] | None,
     ) -> Float[Tensor, "batch visible width"]:
         """Encode visible tokens; ``key_mask`` is false at the padding of images with fewer."""
-        positions = self._positions(self.encoder_positions, grid)
         seen = tokens.gather(1, visible.expand(-1, -1, tokens.shape[2]))
         states = self.token_norm(self.token_in(seen) + positions[visible[..., 0]])
         key_mask = None if key_mask is None else unmask_empty_rows(key_mask)
@@ -161,7 +174,7 @@ class Mar(nn.Module):
         encoded: Float[Tensor, "batch visible width"],
         visible: Int[Tensor, "batch visible 1"],
         mask: Bool[Tensor, "batch tokens"],
-        grid: tuple[int, int],
+        positions: Float[Tensor, "tokens width"],
         padded: bool,
     ) -> Float[Tensor, "batch tokens width"]:
         """Decode all tokens, with the mask token at masked ones."""
@@ -170,7 +183,7 @@ class Mar(nn.Module):
         states = blank.scatter(1, visible.expand_as(embedded), embedded)
         if padded:
             states = torch.where(mask[..., None], blank, states)
-        states = states + self._positions(self.decoder_positions, grid)
+        states = states + positions
         for block in self.decoder:
             states = block(states)
         return self.decoder_norm(states)
@@ -182,20 +195,21 @@ class Mar(nn.Module):
         text_mask: Bool[Tensor, "batch text_tokens"] | None,
         grid: tuple[int, int],
         at: Int[Tensor, "batch chosen"] | None = None,
+        positions: GridPositions | None = None,
     ) -> Float[Tensor, "batch states width"]:
         """Attend from token states, all or those ``at`` the given indices, to the text, aligned or as its `text_kv`."""
-        text_mask = self._text_mask(text_mask)
-        states = self.cross_in(states) + self._positions(self.cross_positions, grid)
+        text_mask, positions = self._text_mask(text_mask), positions or self.positions(grid)
+        states = self.cross_in(states) + positions.cross
         if at is not None and not self.config.text_self_attention:  # then tokens do not read each other
             states, at = gather_tokens(states, at), None
         for index, block in enumerate(self.cross_blocks):
             states = block(states, text if isinstance(text, Tensor) else text[index], text_mask)
         return self.cross_norm(states if at is None else gather_tokens(states, at))
 
-    def _positions(
-        self, table: Float[Tensor, "positions width"], grid: tuple[int, int]
-    ) -> Float[Tensor, "tokens width"]:
-        return positions_for(table, grid, self.config.released_positions)
+    def positions(self, grid: tuple[int, int]) -> GridPositions:
+        """Interpolate the learned positions to a grid; a sampler does so once for all of its iterations."""
+        tables = (self.encoder_positions, self.decoder_positions, self.cross_positions)
+        return GridPositions(*(positions_for(table, grid, self.config.released_positions) for table in tables))
 
     def _text_mask(
         self, text_mask: Bool[Tensor, "batch text_tokens"] | None
