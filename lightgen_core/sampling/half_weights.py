@@ -3,7 +3,7 @@
 import copy
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from lightgen_core.model.mar import Mar
 
@@ -25,5 +25,5 @@ def with_half_weights(module: Module) -> Module:
     return half
 
 
-def _half(weight: nn.Parameter) -> nn.Parameter:
+def _half(weight: Tensor) -> nn.Parameter:
     return nn.Parameter(weight.bfloat16(), requires_grad=False)
