@@ -29,7 +29,7 @@ def main() -> None:
     arguments = _arguments()
     device = pick_device(arguments.device, arguments.threads)
     loaded = TextToImage.load(arguments.student, device)
-    prompts = scene_prompts(World(), max(1, arguments.images // len(CATEGORIES)), seed=1)
+    prompts = scene_prompts(World(), max(1, arguments.pictures // len(CATEGORIES)), seed=1)
     captions = [prompt.caption for prompt in prompts]
     text, mask = loaded.encode_text(captions)
     few_step = loaded.sampler.model_copy(update={"head_sampler": "few_step"})

@@ -13,9 +13,10 @@ from torch import Tensor
 from lightgen_core.config import SamplerConfig
 from lightgen_core.model.blocks import KeyValue
 from lightgen_core.model.mar import Mar, Student, gather_tokens, visible_first
-from lightgen_core.sampling.head_samplers import head_steps_for, noises_per_token
+from lightgen_core.sampling.head_samplers import noises_per_token
+from lightgen_core.sampling.noise import sample_noises, sample_orders
 from lightgen_core.sampling.token_sampler import TokenSampler
-from lightgen_core.sampling.unmask import _noises, _orders, cosine_unmask_schedule, guidance_at
+from lightgen_core.sampling.unmask import plan_iterations
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,12 @@ def sample_by_rungs(
     tokens = torch.zeros(batch, num_tokens, student.head.token_width, device=text.device)
     mask = torch.ones(batch, num_tokens, dtype=torch.bool, device=text.device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    order, remaining = _orders(mask[0].cpu(), generators).to(text.device), num_tokens
+    order = sample_orders(num_tokens, generators).to(text.device)
     aligned: list[Tensor] | None = None
     text_inputs: list[Tensor | list[KeyValue]] | None = None
-    for count in cosine_unmask_schedule(num_tokens, config.iterations):
+    for iteration in plan_iterations(num_tokens, num_tokens, config):
+        remaining, count = iteration.left, iteration.count
         chosen = order[:, num_tokens - remaining :][:, :count]
-        steps, guidance = (
-            head_steps_for(1 - remaining / num_tokens, config),
-            guidance_at(1 - (remaining - count) / num_tokens, config),
-        )
         if aligned is None or not rungs.align_once:
             aligned = [mar.align(text, text_mask), mar.null_states(batch, text.shape[1])]
         if text_inputs is None or not rungs.kv_once:
@@ -68,11 +66,14 @@ def sample_by_rungs(
             _cross_attend(mar, image, kv, kv_mask, grid, chosen, rungs)
             for image, (kv, kv_mask) in zip(images, branches, strict=True)
         ]
-        noises = _noises(generators, noises_per_token(config.head_sampler, steps), count, tokens.shape[2])
-        revealed = head.tokens(torch.stack(attended), noises.to(text.device), config, steps, guidance)
+        noises = sample_noises(
+            generators, [(noises_per_token(config.head_sampler, iteration.steps), count)], tokens.shape[2]
+        ).view(-1, batch * count, tokens.shape[2])
+        times = head.embed_times(config, iteration.steps, text.device)
+        strength = torch.full((), iteration.guidance, device=text.device)
+        revealed = head.tokens(torch.stack(attended), noises.to(text.device), config, times, strength)
         tokens.scatter_(1, chosen[..., None].expand(-1, -1, tokens.shape[2]), revealed.unflatten(0, (batch, count)))
         mask.scatter_(1, chosen, False)
-        remaining -= count
     return tokens
 
 
@@ -87,8 +88,9 @@ def _encode_images(
     else:
         everywhere, visible = visible_first(mask)[..., None], tokens.shape[1] - remaining
         seen = (torch.arange(tokens.shape[1], device=mask.device) < visible).expand(len(tokens), -1)
-        encoded = mar._encode(tokens, everywhere, grid, seen)[:, :visible]
-        states = mar._decode(encoded, everywhere[:, :visible], mask, grid, padded=False)
+        positions = mar.positions(grid)
+        encoded = mar._encode(tokens, everywhere, positions.encoder, seen)[:, :visible]
+        states = mar._decode(encoded, everywhere[:, :visible], mask, positions.decoder, padded=False)
     return [states] * branches if rungs.image_once else states.chunk(branches)
 
 

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 
+from benchmarks.fake_cuda.backward import SavedTensors, backward
+from benchmarks.fake_cuda.watch import Watch
 from lightgen_core.diffusion.schedule import schedule_on
 from lightgen_core.model.positions import interpolation_matrix
-from lightgen_core.sampling import head_samplers, token_sampler, unmask
+from lightgen_core.sampling import head_samplers, noise, token_sampler, unmask
 from lightgen_core.train.step_noise import StepNoise
-from tests.fake_cuda.backward import SavedTensors, backward
-from tests.fake_cuda.watch import Watch
 
 CUDA = torch.device("cuda")
 
@@ -111,8 +111,8 @@ def fake_cuda() -> Iterator[FakeCuda]:
             (StepNoise, "sample", cuda.on_host(StepNoise.sample)),
             (head_samplers, "head_steps", head_steps),
             (token_sampler, "head_steps", head_steps),
-            (unmask, "_orders", cuda.on_host(unmask._orders)),
-            (unmask, "_noises", cuda.on_host(unmask._noises)),
+            (unmask, "sample_orders", cuda.on_host(noise.sample_orders)),
+            (noise, "sample_noises", cuda.on_host(noise.sample_noises)),
         ):
             stack.enter_context(mock.patch.object(owner, name, value))
         stack.enter_context(mode)

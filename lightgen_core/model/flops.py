@@ -77,7 +77,7 @@ def sampling_flops(mar: MarConfig, head: HeadConfig, sampler: SamplerConfig, *, 
     )
     iterations = min(sampler.iterations, tokens)
     once = forward_flops(mar, head, tokens=tokens, masked=tokens, text_tokens=text_tokens, noise_samples=0)
-    denoising = head_steps * (tokens * branches * _denoising(mar, head) + iterations * _time(head))
+    denoising = head_steps * (tokens * branches * _denoising(mar, head) + _time(head))
     text_kv = mar.text_depth * _text_kv(mar, text_tokens)
     total = once["aligner"] + text_kv + branches * once["head"] + denoising
     for done in range(iterations):

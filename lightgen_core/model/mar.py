@@ -4,7 +4,7 @@ Reading order: `Student.forward` = `Mar.forward`, then the head. `Mar.forward` =
 image, `cross_attend`. A sampler calls the three itself, because between its iterations only the image changes.
 """
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -32,6 +32,14 @@ def gather_tokens(
 def unmask_empty_rows(mask: Bool[Tensor, "batch keys"]) -> Bool[Tensor, "batch keys"]:
     """Unmask rows that mask every key: attention over nothing is not a number."""
     return mask | ~mask.any(dim=1, keepdim=True)
+
+
+class GridPositions(NamedTuple):
+    """The learned positions of an (h, w) grid, row-major, or of each image's tokens where some are left out."""
+
+    encoder: Float[Tensor, "*images tokens width"]
+    decoder: Float[Tensor, "*images tokens width"]
+    cross: Float[Tensor, "*images tokens width"]
 
 
 class Mar(nn.Module):
@@ -102,8 +110,9 @@ class Mar(nn.Module):
         if text_dropped is not None:
             aligned = torch.where(text_dropped[:, None, None], self.null_text.to(aligned.dtype), aligned)
             text_mask = None if text_mask is None else text_mask | text_dropped[:, None]
-        states = self.encode_decode(tokens, mask, grid, num_masked, places)
-        return self.cross_attend(states, aligned, text_mask, grid, at, places)
+        positions = self.positions(grid, places)
+        states = self.encode_decode(tokens, mask, grid, num_masked, positions)
+        return self.cross_attend(states, aligned, text_mask, grid, at, positions)
 
     def align(
         self, text: Float[Tensor, "batch text_tokens text_width"], text_mask: Bool[Tensor, "batch text_tokens"] | None
@@ -125,10 +134,14 @@ class Mar(nn.Module):
         mask: Bool[Tensor, "batch tokens"],
         grid: tuple[int, int],
         num_masked: int | None = None,
-        places: Int[Tensor, "batch tokens"] | None = None,
+        positions: GridPositions | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
-        """Compute image states before cross-attention: the same for a caption and the null text."""
-        if places is None and tokens.shape[1] != grid[0] * grid[1]:
+        """Compute image states before cross-attention: the same for a caption and the null text.
+
+        positions: those of the tokens (`positions`), if the caller has them already, or some tokens are left out.
+        """
+        positions = positions or self.positions(grid)
+        if tokens.shape[1] != positions.encoder.shape[-2]:
             raise ValueError(
                 f"{tokens.shape[1]} tokens do not fill a grid of {grid[0]}x{grid[1]}: pass grid=(h, w) in tokens"
             )
@@ -140,22 +153,20 @@ class Mar(nn.Module):
                 rank = torch.arange(tokens.shape[1] - num_masked, device=mask.device)
                 key_mask = rank < tokens.shape[1] - counts[:, None]
         visible = order[:, : tokens.shape[1] - num_masked, None]
-        encoded = self._encode(tokens, visible, grid, key_mask, places)
-        return self._decode(encoded, visible, mask, grid, key_mask is not None, places)
+        encoded = self._encode(tokens, visible, positions.encoder, key_mask)
+        return self._decode(encoded, visible, mask, positions.decoder, padded=key_mask is not None)
 
     def _encode(
         self,
         tokens: Float[Tensor, "batch tokens values"],
         visible: Int[Tensor, "batch visible 1"],
-        grid: tuple[int, int],
+        positions: Float[Tensor, "*images tokens width"],
         key_mask: Bool[Tensor, "batch visible"] | None,
-        places: Int[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch visible width"]:
         """Encode visible tokens; ``key_mask`` is false at the padding of images with fewer."""
-        positions = self._positions(self.encoder_positions, grid, places)
         seen = tokens.gather(1, visible.expand(-1, -1, tokens.shape[2]))
         index = visible[..., 0]
-        seen_at = positions[index] if places is None else gather_tokens(positions, index)
+        seen_at = positions[index] if positions.dim() == 2 else gather_tokens(positions, index)
         states = self.token_norm(self.token_in(seen) + seen_at)
         key_mask = None if key_mask is None else unmask_empty_rows(key_mask)
         for block in self.encoder:
@@ -167,9 +178,8 @@ class Mar(nn.Module):
         encoded: Float[Tensor, "batch visible width"],
         visible: Int[Tensor, "batch visible 1"],
         mask: Bool[Tensor, "batch tokens"],
-        grid: tuple[int, int],
+        positions: Float[Tensor, "*images tokens width"],
         padded: bool,
-        places: Int[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
         """Decode all tokens, with the mask token at masked ones."""
         embedded = self.decoder_in(encoded)
@@ -177,7 +187,7 @@ class Mar(nn.Module):
         states = blank.scatter(1, visible.expand_as(embedded), embedded)
         if padded:
             states = torch.where(mask[..., None], blank, states)
-        states = states + self._positions(self.decoder_positions, grid, places)
+        states = states + positions
         for block in self.decoder:
             states = block(states)
         return self.decoder_norm(states)
@@ -189,25 +199,22 @@ class Mar(nn.Module):
         text_mask: Bool[Tensor, "batch text_tokens"] | None,
         grid: tuple[int, int],
         at: Int[Tensor, "batch chosen"] | None = None,
-        places: Int[Tensor, "batch tokens"] | None = None,
+        positions: GridPositions | None = None,
     ) -> Float[Tensor, "batch states width"]:
         """Attend from token states, all or those ``at`` the given indices, to the text, aligned or as its `text_kv`."""
-        text_mask = self._text_mask(text_mask)
-        states = self.cross_in(states) + self._positions(self.cross_positions, grid, places)
+        text_mask, positions = self._text_mask(text_mask), positions or self.positions(grid)
+        states = self.cross_in(states) + positions.cross
         if at is not None and not self.config.text_self_attention:  # then tokens do not read each other
             states, at = gather_tokens(states, at), None
         for index, block in enumerate(self.cross_blocks):
             states = block(states, text if isinstance(text, Tensor) else text[index], text_mask)
         return self.cross_norm(states if at is None else gather_tokens(states, at))
 
-    def _positions(
-        self,
-        table: Float[Tensor, "positions width"],
-        grid: tuple[int, int],
-        places: Int[Tensor, "batch tokens"] | None,
-    ) -> Float[Tensor, "*images tokens width"]:
-        positions = positions_for(table, grid, self.config.released_positions)
-        return positions if places is None else positions[places]
+    def positions(self, grid: tuple[int, int], places: Int[Tensor, "batch tokens"] | None = None) -> GridPositions:
+        """Interpolate the learned positions to a grid, or to some of its places; a sampler does so once for a call."""
+        tables = (self.encoder_positions, self.decoder_positions, self.cross_positions)
+        on_grid = (positions_for(table, grid, self.config.released_positions) for table in tables)
+        return GridPositions(*(each if places is None else each[places] for each in on_grid))
 
     def _text_mask(
         self, text_mask: Bool[Tensor, "batch text_tokens"] | None

@@ -73,7 +73,8 @@ class _Recorder(TokenSampler):
         tokens_per_image: int,
         noise_samples: int,
     ) -> None:
-        super().__init__(student.head, head_compile)
+        # The host reads states between iterations, so they are not recorded as graphs.
+        super().__init__(student.head, HeadCompileConfig(compile=head_compile is not None and head_compile.compile))
         self.parts: list[dict[str, Tensor]] = []
         self._noise_samples, self._done = noise_samples, 0
         # Not the images' own generators, so that recording changes no image.
@@ -89,8 +90,8 @@ class _Recorder(TokenSampler):
         conditions: Float[Tensor, "branches rows condition_width"],
         noises: Float[Tensor, "noises rows values"],
         config: SamplerConfig,
-        steps: int,
-        guidance: float,
+        times: Float[Tensor, "steps width"],
+        strength: Float[Tensor, ""],
     ) -> Float[Tensor, "rows values"]:
         """Sample the image's tokens; record those that were chosen."""
         count = conditions.shape[1] // len(self._generators)
@@ -98,11 +99,11 @@ class _Recorder(TokenSampler):
         self._done += count
         if chosen.any():
             where = to_device(chosen.flatten().nonzero()[:, 0], conditions.device)
-            self._record(chosen, conditions[:, where], noises.shape[2], config, steps, guidance)
-        return super().tokens(conditions, noises, config, steps, guidance)
+            self._record(chosen, conditions[:, where], noises.shape[2], config, times, strength)
+        return super().tokens(conditions, noises, config, times, strength)
 
     def _record(
-        self, chosen: Tensor, conditions: Tensor, width: int, config: SamplerConfig, steps: int, guidance: float
+        self, chosen: Tensor, conditions: Tensor, width: int, config: SamplerConfig, times: Tensor, strength: Tensor
     ) -> None:
         samples, rows = self._noise_samples, conditions.shape[1]
         drawn = [
@@ -110,10 +111,10 @@ class _Recorder(TokenSampler):
             for generator, tokens in zip(self._generators, chosen.sum(dim=1), strict=True)
         ]
         start = (config.temperature * torch.cat(drawn, dim=1)).half().float()
-        reached = self._reach(to_device(start, conditions.device), conditions, config, steps, guidance)
+        reached = self._reach(to_device(start, conditions.device), conditions, config, times, strength)
         part = {
             "image": chosen.nonzero()[:, 0],
-            "guidance": torch.full((rows,), guidance),
+            "guidance": strength.expand(rows),
             "states": conditions[0],
             "noise": start.transpose(0, 1),
             "tokens": reached.transpose(0, 1),
@@ -127,22 +128,21 @@ class _Recorder(TokenSampler):
         start: Float[Tensor, "noise_samples rows values"],
         conditions: Float[Tensor, "branches rows condition_width"],
         config: SamplerConfig,
-        steps: int,
-        guidance: float,
+        times: Float[Tensor, "steps width"],
+        strength: Float[Tensor, ""],
     ) -> Float[Tensor, "noise_samples rows values"]:
         """Run the sampler's steps from several noises of each state.
 
         As `TokenSampler` does, but with the head's modulations, over half of its work, computed once for all noises.
         """
         head, objective = self._head, self._objective
-        along = head_steps(objective.name, config.head_sampler, steps)
-        times = head.embed_time(to_device(torch.tensor([step.timestep for step in along]), start.device))
+        along = head_steps(objective.name, config.head_sampler, len(times))
         embedded = head.condition(conditions)
 
         def denoiser(noisy: Tensor, index: int) -> Tensor:
             outputs = head.forward_embedded(noisy[:, None], times[index], embedded).float()
             with_text, without = outputs[:, 0], outputs[:, -1]
-            return without + guidance * (with_text - without) if len(conditions) > 1 else with_text
+            return without + strength * (with_text - without) if len(conditions) > 1 else with_text
 
         whole = config.model_copy(update={"temperature": 1.0})  # it is in the noise
         return sample_head(denoiser, objective, whole, along, start[None])

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightgen_core.config import SamplerConfig
 from lightgen_core.model.patchify import patchify, unpatchify
 from lightgen_core.sampling.text_to_image import TextToImage
+from lightgen_core.sampling.token_sampler import TokenSampler
 from lightgen_core.sampling.unmask import sample
 
 
@@ -64,6 +65,8 @@ def inpaint(
         seeds=[seed],
         known=known,
         keep=torch.from_numpy(~renewed).flatten(),
+        # Not what the student has recorded: each number of tokens to sample has iterations of its own.
+        head=TokenSampler(student.student.head, few_step=student.few_step),
     ).cpu()
     decoded = student.codec.decode(unpatchify(tokens, renewed.shape, student.info.channels, patch).float())[0]
     new = renewed.repeat(side, axis=0).repeat(side, axis=1)

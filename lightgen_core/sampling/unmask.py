@@ -3,19 +3,25 @@
 Order and noise of an image come from its own seed, so the image does not depend on the rest of the batch.
 """
 
+import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from lightgen_core.config import SamplerConfig
 from lightgen_core.device import to_device
 from lightgen_core.diffusion.objectives import get_objective
 from lightgen_core.model.mar import Mar, Student
+from lightgen_core.sampling.graphs import TEXT_MULTIPLE
 from lightgen_core.sampling.head_samplers import check_sampler, head_steps_for, noises_per_token
+from lightgen_core.sampling.noise import noises_on, sample_orders
+from lightgen_core.sampling.state import Branch, SamplingState
 from lightgen_core.sampling.token_sampler import TokenSampler
 
 
@@ -51,6 +57,29 @@ def guidance_at(share: float, config: SamplerConfig) -> float:
     return config.guidance_scale if first <= share <= last else 1.0
 
 
+@dataclass(frozen=True)
+class Iteration:
+    """The sizes of an iteration, which are known before the first.
+
+    left: masked tokens of an image; count: those that it unmasks; steps: of the head; guidance: 1 is none.
+    """
+
+    left: int
+    count: int
+    steps: int
+    guidance: float
+
+
+def plan_iterations(num_masked: int, length: int, config: SamplerConfig) -> list[Iteration]:
+    """Return the iterations that unmask so many of `length` tokens."""
+    left, iterations = num_masked, []
+    for count in cosine_unmask_schedule(num_masked, config.iterations):
+        steps, guidance = head_steps_for(1 - left / length, config), guidance_at(1 - (left - count) / length, config)
+        iterations.append(Iteration(left, count, steps, guidance))
+        left -= count
+    return iterations
+
+
 @torch.no_grad()
 def sample(
     student: Student,
@@ -73,7 +102,7 @@ def sample(
         grid: (h, w) in tokens.
         known, keep: zero-shot inpainting: tokens of `known` where `keep` is true (row-major, one mask for the batch)
             stay bit for bit and condition the rest.
-        head: any compiled or recorded loop of the student's head, or its few-step head.
+        head: what was compiled and recorded of the student before, or its few-step head.
 
     Raises:
         ValueError: a sampler that does not fit the head, or inputs whose sizes do not fit each other.
@@ -103,34 +132,71 @@ def _sample_tokens(
     known: Tensor | None,
     keep: Tensor | None,
 ) -> Tensor:
-    """Run the iterations: image states, cross-attention, then the head at the tokens to unmask.
+    """Run the iterations, in turn or as recorded graphs.
 
-    Keys and values of the texts are computed once; those of the null text serve iterations with guidance only. What
-    the host draws is copied from page-locked memory, so that the host never waits for the device.
+    Keys and values of the texts are computed once; those of the null text serve iterations with guidance only.
     """
-    batch, length, device = len(text), grid[0] * grid[1], text.device
-    tokens, mask, masked = _start(batch, length, mar.config.token_width, known, keep, device)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    order = to_device(_orders(masked, generators), device)
-    branches = [(mar.text_kv(mar.align(text, text_mask)), text_mask)]
+    batch, length, width, device = len(text), grid[0] * grid[1], mar.config.token_width, text.device
+    tokens, mask, masked = _start(batch, length, width, known, keep, device)
+    generators = [Generator().manual_seed(seed) for seed in seeds]
+    order = to_device(sample_orders(masked, generators), device)
+    iterations = plan_iterations(order.shape[1], length, config)
+    if head.graphs is not None:
+        mar = head.graphs.weights(mar, config.precision)
+        if text_mask is not None and not mar.config.attend_to_padding:
+            text, text_mask = _pad_to_multiple(text, text_mask, TEXT_MULTIPLE)
+    branches = [Branch(mar.text_kv(mar.align(text, text_mask)), text_mask)]
     if config.guidance_scale > 1 and config.head_sampler != "few_step":  # whose guidance is inside
-        branches.append((mar.text_kv(mar.null_states(batch)), None))
-    left = order.shape[1]
-    for count in cosine_unmask_schedule(left, config.iterations):
-        chosen = order[:, order.shape[1] - left :][:, :count]
-        steps, guidance = head_steps_for(1 - left / length, config), guidance_at(1 - (left - count) / length, config)
-        states = mar.encode_decode(tokens, mask, grid, num_masked=left)
+        branches.append(Branch(mar.text_kv(mar.null_states(batch)), None))
+    strengths = to_device(torch.tensor([iteration.guidance for iteration in iterations]), device)
+    state = SamplingState(tokens, mask, order, tuple(branches), strengths)
+    shapes = [(noises_per_token(config.head_sampler, each.steps), each.count) for each in iterations]
+    noises = noises_on(device, generators, shapes, width)
+    unmasker = functools.partial(Unmasker, mar, head, grid, config, iterations, device)
+    if head.graphs is not None:
+        kernels = tuple((each.left, each.count, each.steps, each.guidance > 1) for each in iterations)
+        key = (grid, config.head_sampler, config.temperature, config.precision, kernels)
+        most_noise = max((batch * each * count * width for each, count in shapes), default=0)
+        return head.graphs.shape(key, unmasker, state, most_noise).sample(state, noises)
+    unmask = unmasker()
+    for index, noise in enumerate(noises):
+        unmask(index, state, noise)
+    return state.tokens
+
+
+class Unmasker:
+    """Runs an iteration: image states, cross-attention, then the head at the tokens to unmask.
+
+    What all calls of a shape share is computed once: positions of the grid, embedded times.
+    """
+
+    def __init__(
+        self,
+        mar: Mar,
+        head: TokenSampler,
+        grid: tuple[int, int],
+        config: SamplerConfig,
+        iterations: Sequence[Iteration],
+        device: torch.device,
+    ):
+        self._mar, self._head, self._grid, self._config, self._iterations = mar, head, grid, config, iterations
+        self._positions = mar.positions(grid)
+        self._times = {steps: head.embed_times(config, steps, device) for steps in {each.steps for each in iterations}}
+
+    def __call__(self, index: int, state: SamplingState, noises: Float[Tensor, "noises rows values"]) -> None:
+        """Unmask the tokens of an iteration, in place, and without a wait for the device."""
+        iteration, grid, positions = self._iterations[index], self._grid, self._positions
+        chosen = state.order[:, state.order.shape[1] - iteration.left :][:, : iteration.count]
+        states = self._mar.encode_decode(state.tokens, state.mask, grid, iteration.left, positions)
         conditions = [
-            mar.cross_attend(states, kv, kv_mask, grid, at=chosen).flatten(0, 1)
-            for kv, kv_mask in (branches if guidance > 1 else branches[:1])
+            self._mar.cross_attend(states, branch.kv, branch.mask, grid, chosen, positions).flatten(0, 1)
+            for branch in state.branches[: 2 if iteration.guidance > 1 else 1]
         ]
-        noises = _noises(generators, noises_per_token(config.head_sampler, steps), count, mar.config.token_width)
-        unmasked = head.tokens(torch.stack(conditions), to_device(noises, device), config, steps, guidance)
-        unmasked = unmasked.unflatten(0, (batch, count))
-        tokens.scatter_(1, chosen[..., None].expand_as(unmasked), unmasked)
-        mask.scatter_(1, chosen, False)
-        left -= count
-    return tokens
+        times, strength = self._times[iteration.steps], state.strengths[index]
+        unmasked = self._head.tokens(torch.stack(conditions), noises, self._config, times, strength)
+        unmasked = unmasked.unflatten(0, (-1, iteration.count))
+        state.tokens.scatter_(1, chosen[..., None].expand_as(unmasked), unmasked)
+        state.mask.scatter_(1, chosen, False)
 
 
 def _start(
@@ -152,13 +218,9 @@ def _start(
     return tokens, ~to_device(keep, device).repeat(batch, 1), ~keep.cpu()
 
 
-def _orders(masked: int | Bool[Tensor, " tokens"], generators: Sequence[Generator]) -> Int[Tensor, "batch num_masked"]:
-    """Sample each image's order of its masked tokens, so many or those where true, with its own generator."""
-    where = torch.arange(masked) if isinstance(masked, int) else masked.nonzero()[:, 0]
-    return torch.stack([where[torch.randperm(len(where), generator=generator)] for generator in generators])
-
-
-def _noises(generators: Sequence[Generator], noises: int, count: int, width: int) -> Float[Tensor, "noises rows width"]:
-    """Sample noise of `count` tokens of each image; rows are image after image."""
-    own = [torch.randn(noises, count, width, generator=generator) for generator in generators]
-    return torch.stack(own, dim=1).flatten(1, 2)
+def _pad_to_multiple(
+    text: Float[Tensor, "batch text_tokens text_width"], mask: Bool[Tensor, "batch text_tokens"], multiple: int
+) -> tuple[Float[Tensor, "batch padded text_width"], Bool[Tensor, "batch padded"]]:
+    """Pad texts to a multiple of tokens, which the mask excludes."""
+    added = -text.shape[1] % multiple
+    return functional.pad(text, (0, 0, 0, added)), functional.pad(mask, (0, added))

@@ -25,6 +25,12 @@ def captions(*lengths):
     return pad_text([torch.randn(length, TEXT_WIDTH, generator=generator) for length in lengths])
 
 
+def head_tokens(sampler, conditions, noises, config, steps, guidance):
+    """Tokens of a `TokenSampler` in so many steps."""
+    times = sampler.embed_times(config, steps, conditions.device)
+    return sampler.tokens(conditions, noises, config, times, torch.tensor(guidance, device=conditions.device))
+
+
 def settings(sampler="ddim", **changes):
     return SamplerConfig(
         **({"iterations": 4, "head_steps": 5, "head_sampler": sampler, "guidance_scale": 3.0} | changes)

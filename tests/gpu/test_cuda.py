@@ -8,6 +8,7 @@ import os
 import pytest
 import torch
 
+from benchmarks.fake_cuda.steps import FakeRows
 from lightgen_core.config import HeadConfig, MarConfig, ParallelConfig, TrainConfig
 from lightgen_core.data.batches import TokenSource
 from lightgen_core.diffusion.objectives import get_objective
@@ -22,7 +23,6 @@ from lightgen_core.train.pretrain import MaskedDenoisingCriterion
 from lightgen_core.train.train_step import TrainStep
 from tests.factories.tiny_sampling import captions, settings, trained_looking
 from tests.factories.tiny_student import GRID, PATCH, tiny_student, tiny_training, train, write_rows
-from tests.fake_cuda.steps import FakeRows
 
 CUDA = torch.device("cuda")
 REQUIRED = os.environ.get("LIGHTGEN_REQUIRE_GPU") == "1"
@@ -47,22 +47,23 @@ def no_waits():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("name", "sampler"), [("ddpm", "ddpm"), ("v", "ddim"), ("flow", "euler")])
 def test_a_replayed_graph_samples_what_eager_does(name, sampler, precision):
-    """Also after other allocations took the memory that autocast had freed."""
+    """With other texts and seeds, after other allocations took the memory that autocast had freed."""
     student, config = trained_looking(name).to(CUDA).eval(), settings(sampler, precision=precision)
-    text, mask = (tensor.to(CUDA) for tensor in captions(3, 5))
     graphs = TokenSampler(student.head, HeadCompileConfig(graphs=True))
-    expected = sample(student, text, mask, GRID, config, seeds=[1, 2])
-    for _ in range(3):
-        found = sample(student, text, mask, GRID, config, seeds=[1, 2], head=graphs)
+    for turn in range(3):
+        text, mask = (tensor.to(CUDA) for tensor in captions(3 + turn, 5))
+        expected = sample(student, text, mask, GRID, config, seeds=[turn, 7])
+        found = sample(student, text, mask, GRID, config, seeds=[turn, 7], head=graphs)
         torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2 * expected.abs().max().item())
         blocks = [torch.full((size,), float("nan"), device=CUDA) for size in (64, 1024, 4096, 65536) for _ in range(64)]
         del blocks
 
 
-def test_the_second_sampling_never_waits(request):
+@pytest.mark.parametrize("graphs", [False, True])
+def test_the_second_sampling_never_waits(request, graphs):
     student = trained_looking("ddpm").to(CUDA).eval()
     text, mask = (tensor.to(CUDA) for tensor in captions(3, 5))
-    loop = TokenSampler(student.head)
+    loop = TokenSampler(student.head, HeadCompileConfig(graphs=graphs))
     sample(student, text, mask, GRID, settings("ddpm"), seeds=[1, 2], head=loop)
     torch.cuda.synchronize()
     request.getfixturevalue("no_waits")

@@ -1,6 +1,7 @@
 """Sampling and frozen components on fake CUDA tensors: one device, and no wait but for the result."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import diffusers
 import numpy as np
@@ -9,16 +10,17 @@ import pytest
 import torch
 import transformers
 
+from benchmarks.fake_cuda.mode import CUDA, fake_cuda
+from benchmarks.fake_cuda.steps import TINY
 from lightgen_core import zoo
 from lightgen_core.config import HeadConfig, SamplerConfig
 from lightgen_core.encoders.autoencoder import LatentCodec
 from lightgen_core.encoders.clip import Clip
 from lightgen_core.encoders.text_encoder import TextEncoder
 from lightgen_core.model.mar import Student
-from lightgen_core.sampling.token_sampler import HeadCompileConfig, TokenSampler, with_half_weights
+from lightgen_core.sampling.half_weights import with_half_weights
+from lightgen_core.sampling.token_sampler import HeadCompileConfig, TokenSampler
 from lightgen_core.sampling.unmask import sample
-from tests.fake_cuda.mode import CUDA, fake_cuda
-from tests.fake_cuda.steps import TINY
 
 ZOO = Path(zoo.__file__).parent
 
@@ -154,34 +156,45 @@ def test_half_weights_are_to_the_bit_what_autocast_computes_with(objective):
     assert found.equal(expected) and found.dtype == torch.bfloat16
 
 
-class Recorded:
+class Watched:
     """Stands for a CUDA graph: watches the run that would be recorded."""
 
-    def __init__(self, function, inputs, pool=None):
-        self._function = function
+    watches: ClassVar[list] = []
+
+    def __init__(self, function, pool):
+        function()
         with self.cuda.watch() as watch:
-            function(*inputs)
-        Recorded.watch = watch
+            function()
+        self._function = function
+        Watched.watches.append(watch)
 
-    def __call__(self, *inputs):
-        return self._function(*inputs)
+    @staticmethod
+    def new_pool(device):
+        return object()
+
+    def replay(self):
+        self._function()
 
 
+@pytest.mark.parametrize("grid", [(4, 4), (6, 8)])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_what_a_graph_records_casts_no_weight_and_never_waits(monkeypatch, precision):
+def test_what_a_graph_records_casts_no_weight_and_never_waits(monkeypatch, precision, grid):
     """Memory of a cast weight belongs to autocast, which frees it while the graph goes on reading it."""
-    monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: (0, 0))
-    monkeypatch.setattr("lightgen_core.sampling.token_sampler.CudaGraph", Recorded)
-    config = SamplerConfig(head_steps=2, precision=precision)
+    monkeypatch.setattr("lightgen_core.sampling.graphs.CudaGraph", Watched)
+    monkeypatch.setattr(Watched, "watches", [])
+    config = SamplerConfig(iterations=3, head_steps=2, precision=precision)
     with fake_cuda() as cuda:
-        Recorded.cuda = cuda
-        head = cuda.build(lambda: Student(TINY, HeadConfig(width=48, depth=2))).eval().head
-        loop, given = TokenSampler(head, HeadCompileConfig(graphs=True)), torch.empty(2, 6, 8, device=CUDA)
-        with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
-            loop.tokens(torch.empty(2, 6, 32, device=CUDA), given, config, 2, 4.0)
-        ((_, step),) = loop._denoisers.items()
-        recorded = step.__self__
-        weights = {weight.untyped_storage()._cdata for weight in recorded.parameters()}
-        products = [kernel for kernel in Recorded.watch.kernels if kernel.name == "addmm"]
-    assert len(products) >= 2 * 8 and Recorded.watch.waits == {}
-    assert not weights & Recorded.watch.converted
+        Watched.cuda = cuda
+        student = cuda.build(lambda: Student(TINY, HeadConfig(width=48, depth=2))).eval()
+        text, mask = torch.empty(2, 5, 24, device=CUDA), torch.ones(2, 5, dtype=torch.bool, device=CUDA)
+        graphs = TokenSampler(student.head, HeadCompileConfig(graphs=True))
+        sample(student, text, mask, grid, config, seeds=[1, 2], head=graphs)
+        modules = [student, graphs._in(precision, student.head), graphs.graphs.weights(student.mar, precision)]
+        weights = {weight.untyped_storage()._cdata for module in modules for weight in module.parameters()}
+        products = [kernel for kernel in Watched.watches[-1].kernels if kernel.name == "addmm"]
+        watch = cuda.watch(*modules)
+        with watch:
+            sample(student, text, mask, grid, config, seeds=[3, 4], head=graphs)
+    assert len(Watched.watches) == 3 and len(products) >= 2 * 8 + 10
+    assert all(each.waits == {} and not weights & each.converted for each in Watched.watches)
+    assert watch.waits == {}

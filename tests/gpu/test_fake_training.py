@@ -5,13 +5,13 @@ from unittest import mock
 import pytest
 import torch
 
+from benchmarks.fake_cuda.mode import fake_cuda
+from benchmarks.fake_cuda.steps import FakeTraining
 from lightgen_core.config import DpoConfig, HeadConfig, MarConfig, OptimizerConfig, TrainConfig
 from lightgen_core.model import mar as student_module
 from lightgen_core.model.flops import student_parameters, training_flops
 from lightgen_core.model.memory import ImageShape, activation_bytes, row_bytes, static_bytes
 from lightgen_core.train import train_step
-from tests.fake_cuda.mode import fake_cuda
-from tests.fake_cuda.steps import FakeTraining
 
 pytestmark = pytest.mark.usefixtures("one_thread", "unchecked_shapes")
 

@@ -11,7 +11,7 @@ from lightgen_core.sampling.distillation import deterministic, sample_pairs
 from lightgen_core.sampling.head_samplers import IncompatibleSamplerError
 from lightgen_core.sampling.token_sampler import TokenSampler
 from lightgen_core.sampling.unmask import sample
-from tests.factories.tiny_sampling import captions, settings, trained_looking
+from tests.factories.tiny_sampling import captions, head_tokens, settings, trained_looking
 from tests.factories.tiny_student import GRID, TOKEN_WIDTH, TOKENS
 
 DETERMINISTIC = [("ddpm", "ddim"), ("v", "ddim"), ("flow", "euler")]
@@ -38,19 +38,19 @@ def test_a_target_is_where_the_full_sampler_ends(name, sampler, monkeypatch):
     student, config = trained_looking(name), settings(sampler, guidance_schedule="linear", temperature=0.9)
     seen, plain = [], TokenSampler.tokens
 
-    def spy(self, conditions, noises, config, steps, guidance):
-        seen.append((conditions, steps, guidance))
-        return plain(self, conditions, noises, config, steps, guidance)
+    def spy(self, conditions, noises, config, times, strength):
+        seen.append((conditions, times, strength))
+        return plain(self, conditions, noises, config, times, strength)
 
     monkeypatch.setattr(TokenSampler, "tokens", spy)
     pairs = pairs_of(student, config)
     assert len(pairs.image) == 2 * TOKENS and pairs.tokens.shape == (2 * TOKENS, 3, TOKEN_WIDTH)
     start, whole, head = 0, config.model_copy(update={"temperature": 1.0}), TokenSampler(student.head)
-    for conditions, steps, guidance in seen:
+    for conditions, times, strength in seen:
         rows = slice(start, start := start + conditions.shape[1])
-        assert torch.equal(pairs.states[rows], conditions[0]) and (pairs.guidance[rows] == guidance).all()
+        assert torch.equal(pairs.states[rows], conditions[0]) and (pairs.guidance[rows] == strength).all()
         for k in range(3):
-            ended = plain(head, conditions, pairs.noise[rows, k][None], whole, steps, guidance)
+            ended = plain(head, conditions, pairs.noise[rows, k][None], whole, times, strength)
             assert torch.allclose(ended, pairs.tokens[rows, k], atol=1e-4, rtol=1e-4)
     assert start == 2 * TOKENS and len(seen) == 4
 
@@ -115,7 +115,7 @@ def test_the_token_is_what_the_few_step_head_gives():
     student, few_step, generator = trained_looking("v"), few_step_head(), torch.Generator().manual_seed(3)
     conditions, noises = (torch.randn(1, 4, width, generator=generator) for width in (16, TOKEN_WIDTH))
     config = settings("few_step", temperature=0.5)
-    drawn = TokenSampler(student.head, few_step=few_step).tokens(conditions, noises, config, 5, 2.0)
+    drawn = head_tokens(TokenSampler(student.head, few_step=few_step), conditions, noises, config, 5, 2.0)
     with torch.no_grad():
         expected = few_step(0.5 * noises[0], torch.tensor(2.0), conditions[0])
         other = few_step(0.5 * noises[0], torch.tensor(3.0), conditions[0])

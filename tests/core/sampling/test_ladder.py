@@ -11,7 +11,7 @@ from benchmarks.ladder import Rungs, sample_by_rungs
 from lightgen_core.model.mar import gather_tokens
 from lightgen_core.sampling.token_sampler import HeadCompileConfig, TokenSampler
 from lightgen_core.sampling.unmask import sample
-from tests.factories.tiny_sampling import SAMPLERS, captions, settings, trained_looking
+from tests.factories.tiny_sampling import SAMPLERS, captions, head_tokens, settings, trained_looking
 from tests.factories.tiny_student import GRID, TOKEN_WIDTH
 
 SEEDS = [1, 2]
@@ -69,13 +69,13 @@ def test_one_compiled_head_draws_the_eager_tokens_of_any_number(monkeypatch, unc
     eager, compiled = TokenSampler(head), TokenSampler(head, HeadCompileConfig(compile=True))
     for rows in (6, 4, 30):
         states, noises = torch.randn(2, rows, 16), torch.randn(1, rows, TOKEN_WIDTH)
-        expected = eager.tokens(states, noises, config, 5, 3.0)
-        assert_equal_but_for_rounding(compiled.tokens(states, noises, config, 5, 3.0), expected)
+        expected = head_tokens(eager, states, noises, config, 5, 3.0)
+        assert_equal_but_for_rounding(head_tokens(compiled, states, noises, config, 5, 3.0), expected)
     assert backend.frame_count == 1
 
 
 def test_cuda_graphs_on_a_cpu_are_refused():
-    head, states = trained_looking("v").head, torch.randn(2, 6, 16)
-    loop = TokenSampler(head, HeadCompileConfig(graphs=True))
+    student, (text, mask) = trained_looking("v"), captions(2, 5)
+    graphs = TokenSampler(student.head, HeadCompileConfig(graphs=True))
     with pytest.raises(ValueError, match="CUDA graphs need a CUDA device, found cpu"):
-        loop.tokens(states, torch.randn(1, 6, TOKEN_WIDTH), settings(), 5, 3.0)
+        sample(student, text, mask, GRID, settings(), SEEDS, head=graphs)

@@ -18,7 +18,7 @@ from lightgen_core.sampling.head_samplers import (
 )
 from lightgen_core.sampling.token_sampler import TokenSampler
 from lightgen_core.sampling.unmask import cosine_unmask_schedule, guidance_at, sample
-from tests.factories.tiny_sampling import SAMPLERS, captions, settings, trained_looking
+from tests.factories.tiny_sampling import SAMPLERS, captions, head_tokens, settings, trained_looking
 from tests.factories.tiny_student import GRID, TEXT_WIDTH, TOKEN_WIDTH, TOKENS, tiny_student
 
 
@@ -167,8 +167,8 @@ def test_guidance_extends_the_line_from_null_text_to_caption():
     head, config = trained_looking("v").head, settings(head_steps=1)
     states, noises = torch.randn(2, 4, 16), torch.randn(1, 4, TOKEN_WIDTH)
     loop = TokenSampler(head)
-    text, null = (loop.tokens(branch[None], noises, config, 1, guidance=1.0) for branch in states)
-    guided = loop.tokens(states, noises, config, 1, guidance=3.0)
+    text, null = (head_tokens(loop, branch[None], noises, config, 1, 1.0) for branch in states)
+    guided = head_tokens(loop, states, noises, config, 1, 3.0)
     torch.testing.assert_close(guided, 3 * text - 2 * null, rtol=1e-4, atol=1e-5)
 
 
@@ -177,7 +177,9 @@ def test_a_learned_variance_is_the_captions():
     """At guidance 1 two branches draw what the caption alone does, noise included."""
     head, config = trained_looking("ddpm").head, settings("ddpm")
     states, noises = torch.randn(2, 4, 16), torch.randn(5, 4, TOKEN_WIDTH)
-    both, alone = (TokenSampler(head).tokens(branches, noises, config, 5, 1.0) for branches in (states, states[:1]))
+    both, alone = (
+        head_tokens(TokenSampler(head), branches, noises, config, 5, 1.0) for branches in (states, states[:1])
+    )
     torch.testing.assert_close(both, alone, rtol=1e-4, atol=1e-4)
 
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from lightgen_core.config import HeadConfig, LoopConfig, MarConfig, MaskConfig, TimestepsConfig
 from lightgen_core.diffusion.objectives import OBJECTIVES, get_objective
-from lightgen_core.model.mar import new_student
+from lightgen_core.model.mar import GridPositions, new_student
 from lightgen_core.train.losses import predict
 from lightgen_core.train.step_noise import StepNoise, sample_num_masked, step_generator, warp_uniform
 from tests.factories.tiny_student import token_losses
@@ -238,7 +238,9 @@ def test_learned_tokens_lose_as_if_the_dropped_had_never_been(self_attention):
             table = getattr(student.mar, name).detach()[places]
             padded = torch.cat([table, torch.zeros(TOKENS - len(places), 16)])
             setattr(alone.mar, name, torch.nn.Parameter(padded))
-        alone.mar._positions = lambda table, grid, places: table[: grid[1]]
+        alone.mar.positions = lambda grid, places: GridPositions(
+            *(getattr(alone.mar, name)[: grid[1]] for name in tables)
+        )
         kept = tokens[image : image + 1, places]
         given = dataclasses.replace(row, places=None)
         grid = (1, len(places))
