@@ -238,8 +238,8 @@ def test_learned_tokens_lose_as_if_the_dropped_had_never_been(self_attention):
             table = getattr(student.mar, name).detach()[places]
             padded = torch.cat([table, torch.zeros(TOKENS - len(places), 16)])
             setattr(alone.mar, name, torch.nn.Parameter(padded))
-        alone.mar.positions = lambda grid, places: GridPositions(
-            *(getattr(alone.mar, name)[: grid[1]] for name in tables)
+        alone.mar.positions = lambda grid, places, mar=alone.mar: GridPositions(
+            *(getattr(mar, name)[: grid[1]] for name in tables)
         )
         kept = tokens[image : image + 1, places]
         given = dataclasses.replace(row, places=None)
