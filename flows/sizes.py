@@ -8,8 +8,8 @@ from typing import Any
 
 from flows.errors import UnknownModelSize, UserError
 from flows.known_models import known_model
-from lightgen_core.config import MarConfig
-from lightgen_core.encoders.model_ref import parse_model_ref
+from lightgen_core.config import MarConfig, ProjectorConfig
+from lightgen_core.encoders.model_ref import TIMM, parse_model_ref
 from lightgen_core.images.buckets import bucket_shapes
 from tasks.config.recipe import Recipe
 from tasks.config.sections import Tokens
@@ -96,6 +96,12 @@ def student_config(recipe: Recipe) -> MarConfig:
 def check_sizes(recipe: Recipe) -> None:
     """Raise UserError if fields of a recipe contradict its components, as far as these are here or known."""
     _check_encoding(recipe.tokens)
+    try:
+        feature_channels(recipe)
+    except UnknownModelSize:
+        pass
+    except ValueError as error:
+        raise UserError(f"tokens.features: {error}") from error
     try:
         student_config(recipe)
         sizes = list(token_sizes(recipe).values())
@@ -189,16 +195,51 @@ def codec_stride(reference: str) -> int:
     raise _unknown("stride", reference)
 
 
+def feature_channels(recipe: Recipe) -> int:
+    """Return the values of a token's features; 0 for a recipe without. Loads timm if they are of a model of it.
+
+    Raises:
+        UnknownModelSize: the encoder is neither here nor a model that open_clip or timm describe.
+        ModelNotFound: timm has no such model, or it gives no map of features.
+    """
+    section = recipe.tokens.features
+    if section is None:
+        return 0
+    towers = _config(section.model, "two_towers.json")
+    vision = _clip_config(section.model).get("vision_cfg", {})
+    trunk = vision.get("timm_model_name") or towers.get("image_tower")
+    if section.model.startswith(TIMM) or trunk:
+        from lightgen_core.encoders.timm_model import timm_map_channels
+
+        return timm_map_channels(trunk or section.model, section.size)
+    if not vision:
+        raise _unknown("width", section.model)
+    blocks_of_stages = isinstance(vision.get("layers"), list)  # a ResNet
+    return int(vision["width"]) * (32 if blocks_of_stages else 1)
+
+
+def projector_config(recipe: Recipe) -> ProjectorConfig | None:
+    """Return the projector of a recipe's alignment, or None. Raises as `student_config` and `feature_channels`."""
+    repa = recipe.pretrain.repa
+    return None if repa is None else repa.resolve(student_config(recipe), feature_channels(recipe))
+
+
 def embedding_width(reference: str) -> int | None:
     """Return the width of a CLIP embedding; None if unknown until downloaded."""
-    if width := _config(reference, "open_clip_config.json").get("model_cfg", {}).get("embed_dim"):
-        return int(width)
+    width = _clip_config(reference).get("embed_dim")
+    return None if width is None else int(width)
+
+
+def _clip_config(reference: str) -> dict[str, Any]:
+    """Return the configuration of a CLIP, of its folder or as open_clip knows it; empty if neither has it."""
+    if config := _config(reference, "open_clip_config.json").get("model_cfg"):
+        return config
     package = importlib.util.find_spec("open_clip")
     for name in (parse_model_ref(reference).repository.rpartition("/")[2], reference.partition("/")[0]):
         file = Path(package.origin).parent / "model_configs" / f"{name}.json" if package and package.origin else None
         if file and file.is_file():
-            return int(json.loads(file.read_text())["embed_dim"])
-    return None
+            return json.loads(file.read_text())
+    return {}
 
 
 def _config(reference: str, name: str) -> dict[str, Any]:

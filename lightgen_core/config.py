@@ -246,12 +246,53 @@ class ParallelConfig(Section):
     )
 
 
+class ProjectorConfig(Section):
+    """The projector of representation alignment: from a block's states to the features of a frozen encoder."""
+
+    depth: Positive = Field(description="number of the block whose states it reads, of decoder and text blocks in turn")
+    width: Positive = Field(description="width of its two hidden layers")
+    feature_channels: Positive = Field(description="values of a token's features")
+
+
+class RepaConfig(Section):
+    """Representation alignment (REPA, Yu et al. 2024): states of a block also predict a frozen encoder's features."""
+
+    weight: float = Field(0.5, ge=0, description="of the alignment loss, 1 - cosine, beside the head's; 0: none")
+    depth: Positive | None = Field(
+        None,
+        description="number of the block whose states are aligned: 1 is the decoder's first, and behind its last come "
+        "those that read the text; none: the one in the middle of the decoder",
+    )
+    projector_width: Positive | None = Field(
+        None, description="width of the projector's two hidden layers; none: twice the student's"
+    )
+
+    def resolve(self, mar: BlocksConfig, feature_channels: int) -> ProjectorConfig:
+        """Return the projector of a student."""
+        return ProjectorConfig(
+            depth=self.depth or max(1, (mar.decoder_depth + 1) // 2),
+            width=self.projector_width or 2 * mar.width,
+            feature_channels=feature_channels,
+        )
+
+
 class TrainConfig(LoopConfig):
     """Pre-training of a student on tokens."""
 
     renamed: ClassVar = {**LoopConfig.renamed, "text_drop": "caption_dropout"}
 
     caption_dropout: Fraction = Field(0.1, description="share of images trained with the null text, for guidance")
+    repa: RepaConfig | None = Field(
+        None,
+        description="also align a block's states with tokens.features, which speeds training up; none: no alignment",
+        exclude_if=lambda section: section is None,  # keys of recipes without it stay
+    )
+
+    @field_validator("repa")
+    @classmethod
+    def _alignment_has_a_weight(cls, repa: RepaConfig | None) -> RepaConfig | None:
+        """Leave an alignment of weight 0 out, so that one training is written in one way."""
+        return repa if repa is not None and repa.weight else None
 
 
 class DpoOptimizerConfig(OptimizerConfig):

@@ -19,7 +19,7 @@ from storage.tables import IMAGE, layout_metadata, read_table, schema
 from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
 from tasks.context.shards import RowRangeShard
-from tasks.token_files import TEXT_FILES, token_files_regex
+from tasks.token_files import TEXT_FILES, token_files_regex, without_image_values
 from tasks.vlm import load_vlm
 
 if TYPE_CHECKING:
@@ -86,8 +86,9 @@ class PairWorker:
 
         recipe, config, threads = self.ctx.recipe, self.ctx.recipe.pairs, self.ctx.settings.threads
         table = take_rows(self.tokens, token_files(recipe), self.chosen[shard.start : shard.stop])
+        table = table.select([name for name in table.column_names if name != "features"])
         rows, layout, info = table.to_pylist(), layout_metadata(table.schema), self.student.info
-        layout.pop("moments", None)  # a winner is the mean
+        layout = without_image_values(layout)  # a winner is the mean
         layout |= {"height": info.latent_height, "width": info.latent_width} | self._add_text(rows)
         judged = self._sample(rows, str(layout["dtype"]))
         teacher_images, teacher_each = self._teacher(rows)

@@ -43,16 +43,18 @@ def pretrain(ctx: StageContext, tokens: Artifact, dedup: Artifact, *synthesis: A
         seed=derive_seed(recipe.seed, "student"),
         init_from=next(map(Path, init_checkpoint(recipe)), None),
     )
+    projector: Path | None = None
     rows: list[dict[str, Any]] = []
     shares: list[dict[str, dict]] = []
     previews: list[Preview] = []
     for number in range(len(recipe.phases)):
-        phase, done = _phase(ctx, data, student, number), rows[-1]["step"] if rows else 0
+        phase, done = _phase(ctx, data, student, projector, number), rows[-1]["step"] if rows else 0
         shares.append(_log_phase(ctx, data, phase, number))
         outcome, seen = _train(ctx, phase, number, done, on_log)
         previews += seen
         rows += [row | {"phase": number + 1, "step": done + row["step"]} for row in outcome.rows]
         student = StudentCheckpoint(folder=phase.location.output_dir, weights="raw")
+        projector = phase.location.projector if recipe.pretrain.repa else None
     ctx.add_folder(phase.location.output_dir, "student/")
     if previews:
         ctx.write_table(PREVIEW_FILE, preview_table(previews))
@@ -114,10 +116,16 @@ def _student_config(recipe: Recipe, tokens: Artifact, dedup: Artifact) -> MarCon
     )
 
 
-def _phase(ctx: StageContext, data: TrainingRows, student: NewStudent | StudentCheckpoint, number: int) -> TrainingJob:
+def _phase(
+    ctx: StageContext,
+    data: TrainingRows,
+    student: NewStudent | StudentCheckpoint,
+    projector: Path | None,
+    number: int,
+) -> TrainingJob:
     """Return the job of a phase; a finished one only loads its last checkpoint.
 
-    The first phase has the seed and the folder of a training without phases.
+    The first phase has the seed and the folder of a training without phases. projector: of the phase before, if any.
     """
     from lightgen_core.sampling.text_to_image import StudentInfo
 
@@ -136,6 +144,7 @@ def _phase(ctx: StageContext, data: TrainingRows, student: NewStudent | StudentC
     )
     return TrainingJob(
         student=student,
+        projector=projector,
         files=tuple(ctx.local(tokens, name) for name in files),
         texts=tuple(ctx.local(tokens, name) for pattern in texts for name in tokens.names(pattern)),
         keep=keep_list(ctx, data, token_files_regex(size), number),

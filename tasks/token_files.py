@@ -16,6 +16,7 @@ from tasks.context.context import StageContext
 
 if TYPE_CHECKING:
     from lightgen_core.encoders.autoencoder import LatentCodec
+    from lightgen_core.encoders.feature_maps import FeatureMaps
 
 COLUMN_TYPES: dict[str, pa.DataType] = {
     "id": pa.int64(),
@@ -30,6 +31,7 @@ COLUMN_TYPES: dict[str, pa.DataType] = {
     "flipped": pa.bool_(),
     "latents": pa.binary(),
     "std": pa.binary(),
+    "features": pa.binary(),
     "text": pa.binary(),
     "text_length": pa.int32(),
 }
@@ -98,14 +100,46 @@ def token_files_regex(size: int | None, shape: tuple[int, int] | None = None) ->
     return rf"^{file_prefix(size, shape)}-{'' if shape else '([0-9]+x[0-9]+-)?'}\d+\."
 
 
-def latent_layout(config: Tokens, codec: "LatentCodec", shape: tuple[int, int]) -> dict[str, object]:
+def encoders_of(config: Tokens) -> tuple[str, ...]:
+    """Return the names of the frozen models that encode images and captions."""
+    return (config.codec, config.text_encoder, *([config.features.model] if config.features else []))
+
+
+def value_columns(config: Tokens) -> list[str]:
+    """Return the columns that are encoded from images."""
+    moments, features = config.latents == "moments", config.features is not None
+    return ["latents", *(["std"] if moments else []), *(["features"] if features else [])]
+
+
+def load_feature_maps(ctx: StageContext) -> "FeatureMaps | None":
+    """Load the encoder of `tokens.features`, if there is one."""
+    if (config := ctx.recipe.tokens.features) is None:
+        return None
+    from lightgen_core.encoders.feature_maps import FeatureMaps
+
+    return FeatureMaps.load(config.model, device=ctx.device(), precision=config.precision, size=config.size)
+
+
+def latent_layout(
+    config: Tokens, codec: "LatentCodec", shape: tuple[int, int], feature_channels: int = 0
+) -> dict[str, object]:
     """Return the schema metadata that readers need: dtype and the latents' (channels, height, width).
 
-    shape: height and width of the images, px.
+    shape: height and width of the images, px; feature_channels: of a token's features, 0 without any.
     """
-    height, width = shape
-    sides = {"channels": codec.channels, "height": height // codec.stride, "width": width // codec.stride}
-    return {"dtype": config.dtype, **sides, **({"moments": True} if config.latents == "moments" else {})}
+    height, width = (side // codec.stride for side in shape)
+    layout = {"dtype": config.dtype, "channels": codec.channels, "height": height, "width": width}
+    if config.latents == "moments":
+        layout["moments"] = True
+    if feature_channels:
+        grid = {"feature_height": height // config.patch, "feature_width": width // config.patch}
+        layout |= {**grid, "feature_channels": feature_channels}
+    return layout
+
+
+def without_image_values(layout: dict[str, object]) -> dict[str, object]:
+    """Return a layout without what only images' rows have: deviations and features."""
+    return {name: value for name, value in layout.items() if name != "moments" and not name.startswith("feature_")}
 
 
 def check_latents(columns: pa.Table, layout: Mapping[str, object], ids: pa.ChunkedArray) -> None:
@@ -134,14 +168,17 @@ def check_codec(config: Tokens, codec: "LatentCodec") -> None:
         )
 
 
-def log_disk_estimate(ctx: StageContext, image: bytes, rows: int, codec: "LatentCodec") -> None:
-    """Log, before the first image is encoded, how much disk the latents of so many rows take at most.
+def log_disk_estimate(
+    ctx: StageContext, image: bytes, rows: int, codec: "LatentCodec", feature_channels: int = 0
+) -> None:
+    """Log, before the first image is encoded, how much disk latents and features of so many rows take at most.
 
-    image: an encoded one of the set, whose sides count where no size is given.
+    image: an encoded one of the set, whose sides count where no size is given; feature_channels: of a token's features.
     """
     config, own = ctx.recipe.tokens, image_shape(image)
     sides = [[shape or own for shape in bucket.shapes] for bucket in buckets_of(config, codec.stride)]
     pixels = max(sum(height * width for height, width in shapes) for shapes in sides)
     row_bytes = 2 * codec.channels * pixels // codec.stride**2 * (2 if config.latents == "moments" else 1)
+    row_bytes += 2 * feature_channels * (pixels // (codec.stride * config.patch) ** 2)
     size = rows * row_bytes / 1e9
     ctx.log("at most %s of %d bytes, all sizes together: %.2f GB", pluralize(rows, "row"), row_bytes, size)

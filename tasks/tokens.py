@@ -30,8 +30,11 @@ from tasks.token_files import (
     buckets_of,
     check_codec,
     check_latents,
+    encoders_of,
     latent_layout,
+    load_feature_maps,
     log_disk_estimate,
+    value_columns,
 )
 from tasks.token_recaptions import mirrors_hold, recaption_digests, recaption_texts, with_recaption_ids
 
@@ -45,7 +48,7 @@ KEYS = ("sha256", "flipped")
 @stage(
     version=4,
     config_sections=("tokens",),
-    weights=lambda recipe: (recipe.tokens.codec, recipe.tokens.text_encoder),
+    weights=lambda recipe: encoders_of(recipe.tokens),
     on_device=True,
 )
 def tokens(ctx: StageContext, synthesis: Artifact) -> None:
@@ -55,7 +58,7 @@ def tokens(ctx: StageContext, synthesis: Artifact) -> None:
     image is in the files of one bucket. Every image is encoded, whatever dedup keeps: training chooses. Rows of images
     that an earlier artifact holds are taken from there. On request an image whose caption allows it has a second row,
     `flipped`, with the latents of its mirror image, and a column `std` holds the standard deviations of the latents,
-    which are their means.
+    which are their means; a column `features` those of a frozen image encoder, for each token of the same pixels.
     """
     captions = captions_of(synthesis)
 
@@ -148,7 +151,8 @@ class LatentWorker:
         self.codec = LatentCodec.load(self.config.codec, device=ctx.device(), dtype=precision)
         check_codec(self.config, self.codec)
         self.buckets = buckets_of(self.config, self.codec.stride)
-        self.values = ["latents", "std"] if self.config.latents == "moments" else ["latents"]
+        self.features = load_feature_maps(ctx)
+        self.values = value_columns(self.config)
         self.earlier = [
             [ctx.earlier_rows(f"^{prefix}-[0-9]+[.]", KEYS) for prefix in bucket.file_prefixes(self.config)]
             for bucket in self.buckets
@@ -163,7 +167,7 @@ class LatentWorker:
         example = images["image"][0]["bytes"].as_py()
         if shard.number == 0:
             count = self.synthesis.manifest().counts["rows"] * (2 if self.config.flip else 1)
-            log_disk_estimate(self.ctx, example, count, self.codec)
+            log_disk_estimate(self.ctx, example, count, self.codec, self.feature_channels)
         rows, flipped = (
             add_mirrored_rows(images, mirrors) if self.config.flip else (images, np.zeros(len(images), bool))
         )
@@ -173,8 +177,13 @@ class LatentWorker:
         for number, bucket in enumerate(self.buckets):
             chosen = rows.filter(pa.array(numbers == number)) if len(self.buckets) > 1 else rows
             for shape, (latents, reused) in zip(bucket.shapes, self._latents(chosen, number), strict=True):
-                layout = latent_layout(self.config, self.codec, shape or image_shape(example))
+                layout = latent_layout(self.config, self.codec, shape or image_shape(example), self.feature_channels)
                 self._write(next(files), shard, chosen, latents, layout, reused)
+
+    @property
+    def feature_channels(self) -> int:
+        """Values of a token's features; 0 without any."""
+        return 0 if self.features is None else self.features.channels
 
     def _write(
         self, name: str, shard: FileShard, rows: pa.Table, columns: pa.Table, layout: dict[str, object], reused: int
@@ -209,7 +218,14 @@ class LatentWorker:
         """Return the rows' latents at each size."""
         batch_size, threads = self.config.batch_size, self.ctx.settings.threads
         batches = image_batches(rows, rows["flipped"].to_numpy(), batch_size, bucket.shapes, threads)
-        latents = encode_latents(self.codec, batches, batch_size, moments=self.config.latents == "moments")
+        latents = encode_latents(
+            self.codec,
+            batches,
+            batch_size,
+            moments=self.config.latents == "moments",
+            features=self.features,
+            patch=self.config.patch,
+        )
         return [pa.table(values_to_bytes(values, self.config.dtype)) for values in latents]
 
 

@@ -12,9 +12,19 @@ from torch import Tensor
 from benchmarks.fake_cuda.backward import backward
 from benchmarks.fake_cuda.mode import CUDA, FakeCuda
 from benchmarks.fake_cuda.watch import Watch
-from lightgen_core.config import DpoConfig, HeadConfig, LoopConfig, MarConfig, ParallelConfig, TrainConfig
+from lightgen_core.config import (
+    DpoConfig,
+    HeadConfig,
+    LoopConfig,
+    MarConfig,
+    ParallelConfig,
+    ProjectorConfig,
+    RepaConfig,
+    TrainConfig,
+)
 from lightgen_core.data.batches import Batch, PairBatch
 from lightgen_core.diffusion.objectives import get_objective
+from lightgen_core.model.aligned import AlignedStudent
 from lightgen_core.model.mar import Student
 from lightgen_core.train.compile import apply_compile_and_ac
 from lightgen_core.train.dpo import DpoCriterion
@@ -33,6 +43,7 @@ TINY = MarConfig(
     position_grid=4,
 )
 TINY_HEAD = HeadConfig(width=48, depth=1)
+FEATURE_CHANNELS = 768
 
 
 @dataclass
@@ -45,6 +56,7 @@ class FakeRows:
     batch_size: int
     pairs: bool = False
     moments: bool = False
+    features: bool = False
 
     def batch(self, step: int, start: int = 0, stop: int | None = None) -> Any:
         rows = (self.batch_size if stop is None else stop) - start
@@ -57,10 +69,16 @@ class FakeRows:
         mask, ids = torch.ones(rows, self.text_tokens, dtype=torch.bool), np.arange(rows)
         if self.pairs:
             return PairBatch(ids, self.grid, images(), images(), text, mask)
-        return Batch(ids, self.grid, images(), text, mask, images() if self.moments else None)
+        features = torch.empty(rows, tokens, FEATURE_CHANNELS, dtype=torch.float16) if self.features else None
+        return Batch(ids, self.grid, images(), text, mask, images() if self.moments else None, features)
 
     def largest(self, step: int) -> tuple[tuple[int, int], int]:
         return self.grid, self.text_tokens
+
+
+def _student(mar: MarConfig, head: HeadConfig, repa: RepaConfig | None) -> Student:
+    student = Student(mar, head)
+    return student if repa is None else AlignedStudent(student, repa.resolve(mar, FEATURE_CHANNELS))
 
 
 @dataclass
@@ -90,8 +108,10 @@ class FakeTraining:
     ) -> "FakeTraining":
         """Build student, state and criterion: preference tuning for a `DpoConfig`, else pre-training."""
         config = config or TrainConfig(batch_size=4)
-        rows = FakeRows(mar, grid, text_tokens, config.batch_size, isinstance(config, DpoConfig), moments)
-        student, goal = cuda.build(lambda: Student(mar, head)), get_objective(head.objective)
+        repa = config.repa if isinstance(config, TrainConfig) else None
+        tuning = isinstance(config, DpoConfig)
+        rows = FakeRows(mar, grid, text_tokens, config.batch_size, tuning, moments, repa is not None)
+        student, goal = cuda.build(lambda: _student(mar, head, repa)), get_objective(head.objective)
         criterion: Any
         if isinstance(config, DpoConfig):
             criterion = DpoCriterion(cuda.build(lambda: Student(mar, head)), mar.token_width, goal, config)
@@ -101,6 +121,11 @@ class FakeTraining:
         criterion.prepare(student, CUDA)
         layout = ParallelConfig(micro_batch=None, **parallel)
         return cls(cuda, student, TrainStep(student, criterion, 0, CUDA, layout), rows, layout)
+
+    @property
+    def projector(self) -> ProjectorConfig | None:
+        """Return the sizes of the student's projector, if it has one."""
+        return self.student.projector_config if isinstance(self.student, AlignedStudent) else None
 
     def resident(self) -> list[Any]:
         """Return what is on the device between steps."""

@@ -15,7 +15,7 @@ from flows.commands.console import format_bytes
 from flows.commands.doctor_models import Finding, check_model, models_of
 from flows.commands.estimate import Rates, estimate
 from flows.errors import UnknownModelSize, UserError
-from flows.sizes import check_sizes, student_config, token_sizes
+from flows.sizes import check_sizes, projector_config, student_config, token_sizes
 from lightgen_core.captioning.config import WriterConfig
 from lightgen_core.model.flops import student_parameters
 from lightgen_core.model.memory import row_bytes, static_bytes
@@ -238,9 +238,11 @@ def _training_bytes(recipe: Recipe, settings: Settings) -> int:
         text_tokens=recipe.tokens.max_text_tokens,
         checkpointing=settings.train.activation_checkpointing,
     )
+    projector = projector_config(recipe)
+    trainings = [(size, config, projector) for size, config in recipe.phases]
     return max(
-        static_bytes(mar, head, config) + row(config, tokens=sizes[size].tokens)
-        for size, config in (*recipe.phases, (recipe.phases[-1][0], recipe.dpo))
+        static_bytes(mar, head, config, aligned) + row(config, tokens=sizes[size].tokens, projector=aligned)
+        for size, config, aligned in (*trainings, (recipe.phases[-1][0], recipe.dpo, None))
     )
 
 

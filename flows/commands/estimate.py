@@ -12,9 +12,18 @@ from flows.did_you_mean import did_you_mean
 from flows.distill import ALL_NAMES
 from flows.errors import UserError
 from flows.known_models import known_model
-from flows.sizes import check_sizes, embedding_width, image_size, student_config, text_width, token_sizes
+from flows.sizes import (
+    check_sizes,
+    embedding_width,
+    feature_channels,
+    image_size,
+    projector_config,
+    student_config,
+    text_width,
+    token_sizes,
+)
 from lightgen_core.images.location import ZOO
-from lightgen_core.model.flops import few_step_head, head_parameters, student_parameters
+from lightgen_core.model.flops import few_step_head, head_parameters, projector_parameters, student_parameters
 from lightgen_core.scene.vocabulary import CATEGORIES
 from tasks.config.distil_head import DistilHead
 from tasks.config.recipe import Recipe
@@ -82,10 +91,13 @@ def _data_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     text_bytes = 2 * text_tokens * text_width(tokens.text_encoder, recipe.pretrain.model.text_width)
     texts = min(captions, images) + (0 if recipe.synthesis.recaption is None else 2 * images)
     token_bytes = texts * (text_bytes + CAPTION_BYTES)
-    token_bytes += rows * sum(latents * size.latent_bytes + CAPTION_BYTES for size in sizes)
+    features = 2 * feature_channels(recipe)
+    token_bytes += rows * sum(latents * size.latent_bytes + features * size.tokens + CAPTION_BYTES for size in sizes)
     codec, text = known_model(tokens.codec), known_model(tokens.text_encoder)
     encoding, lacking = None, "FLOPs of codec or text encoder are not known"
-    if codec is not None and codec.encoder_flops is not None and text is not None:
+    if tokens.features is not None:
+        lacking = "FLOPs of the encoder of features are not known"
+    elif codec is not None and codec.encoder_flops is not None and text is not None:
         pixels = rows * sum(size.height * size.width for size in sizes)
         encoding, lacking = codec.encoder_flops * pixels + 2 * text.parameters * text_tokens * texts, ""
     return {
@@ -110,6 +122,8 @@ def _training_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     student, checkpoint = work.parameters * STUDENT_BYTES, work.parameters * CHECKPOINT_BYTES
     images = sum(config.steps * config.batch_size for _, config in phases)
     flops = sum(config.steps * config.batch_size * work.training(sizes[size].tokens, config) for size, config in phases)
+    if projector := projector_config(recipe):
+        checkpoint += projector_parameters(work.model, projector) * CHECKPOINT_BYTES
     keep = max(config.keep_checkpoints for _, config in phases)
     students, evaluation = 2 if recipe.dpo.control == "none" else 3, recipe.evaluation
     each = _num_prompts(recipe) * evaluation.images

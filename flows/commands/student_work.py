@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from flows.known_models import known_model
-from flows.sizes import Size, student_config, token_sizes
-from lightgen_core.config import HeadConfig, LoopConfig, MarConfig, SamplerConfig
+from flows.sizes import Size, projector_config, student_config, token_sizes
+from lightgen_core.config import HeadConfig, LoopConfig, MarConfig, SamplerConfig, TrainConfig
 from lightgen_core.model.flops import (
     distillation_flops,
     distillation_target_flops,
@@ -44,7 +44,9 @@ class StudentWork:
     def training(self, tokens: int, config: LoopConfig) -> float:
         """Return FLOPs of one image, forward and backward, averaged over masks."""
         options = {"tokens": tokens, "text_tokens": self.text_tokens, "noise_samples": config.noise_samples_per_token}
-        return expected_training_flops(self.model, self.recipe.pretrain.head, config.mask, **options)
+        projector = projector_config(self.recipe) if isinstance(config, TrainConfig) else None
+        head = self.recipe.pretrain.head
+        return expected_training_flops(self.model, head, config.mask, **options, projector=projector)
 
     def reference(self) -> float:
         """Return FLOPs of one image in the reference of preference tuning: forward alone."""

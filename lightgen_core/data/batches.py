@@ -4,7 +4,8 @@ Rows hold `id` (int64) and `latents` (or `winner` and `loser`), which are channe
 row's text is tokens x width values as bytes, ragged, in columns `text` and `text_length`: its own, or in other files
 that of the row whose `id` is its `caption_id`, or the value of another such column. The schema metadata key `lightgen`
 is a JSON object with `dtype` ("float16" or "bfloat16"), `channels`, `height`, `width` and `text_width`. With `moments`,
-`latents` are means, and a column `std` of the same form holds their standard deviations.
+`latents` are means, and a column `std` of the same form holds their standard deviations. A column `features` holds
+`feature_channels` values for each token of the grid.
 
 Files may differ in height and width: rows of one shape are a bucket, and a batch is of one bucket (`bucket_turn`).
 
@@ -29,7 +30,7 @@ from lightgen_core.data.row_order import RowOrder
 from lightgen_core.data.row_reader import RowReader
 from lightgen_core.data.shuffle import bucket_turn
 from lightgen_core.data.token_bucket import TokenBucket
-from lightgen_core.data.token_file import CAPTION_ID, DataError, has_moments
+from lightgen_core.data.token_file import CAPTION_ID, FEATURES, DataError, has_moments
 from lightgen_core.device import to_device
 from lightgen_core.seeds import derive_seed
 
@@ -82,12 +83,14 @@ class Batch(Examples):
     """tokens (rows, h*w, token width), text (rows, text tokens, text width), text_mask (rows, text tokens) bool.
 
     std: as `tokens`, which are means then; None of a set without standard deviations.
+    features: (rows, h*w, channels), of a frozen encoder; None where they are not read.
     """
 
     tokens: Tensor
     text: Tensor
     text_mask: Tensor
     std: Tensor | None = None
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ class _Source:
         keep: NDArray[np.int64] | None = None,
         weights: NDArray[np.float64] | None = None,
         caption_shares: Mapping[str, float] | None = None,
+        features: bool = False,
         scratch: Path | None = None,
     ):
         """Open the files; see `RowReader`.
@@ -131,6 +135,7 @@ class _Source:
             weights: (keep,), how often a row comes compared with others; 0: never. None: all alike.
             caption_shares: share of the rows of a batch that come with the text of each column of ids of texts, over
                 the sum of all; None: all with that of `caption_id`.
+            features: also read the features of a frozen encoder.
 
         Raises:
             DataError: no rows, missing columns or metadata, a row of the wrong size, latents that do not divide, an id
@@ -138,6 +143,8 @@ class _Source:
         """
         if any(has_moments(Path(file)) for file in files[:1]):
             self.columns = (*self.columns, *self.moment_columns)
+        if features:
+            self.columns = (*self.columns, FEATURES)
         shares = {name: share for name, share in (caption_shares or {CAPTION_ID: 1.0}).items() if share > 0}
         columns = self.columns if texts else (*self.columns, "text")
         readers = RowReader.of_each_shape(files, columns, scratch, tuple(shares))
@@ -156,6 +163,7 @@ class _Source:
         ]
         self._bucket_sums = [round(_SUMS * bucket.order.total) for bucket in self._buckets]
         self.rows = sum(bucket.order.rows for bucket in self._buckets)
+        self.feature_channels = readers[0].layout.feature_channels
         self._ends = np.cumsum(list(shares.values()))[:-1] / sum(shares.values())
         self.batch_size, self.seed = batch_size, seed
         self._prefetched: tuple[int, int, int | None] | None = None

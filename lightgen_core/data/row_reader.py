@@ -176,7 +176,8 @@ def _check_layout(piece: TokenFile, first: TokenFile, *, shapes_may_differ: bool
     """Raise DataError if two files differ in layout."""
     layout, expected = piece.layout, first.layout
     if shapes_may_differ:
-        layout = replace(layout, height=expected.height, width=expected.width)
+        names = ("height", "width", "feature_height", "feature_width")
+        layout = replace(layout, **{name: getattr(expected, name) for name in names})
     if layout != expected:
         raise DataError(f"{piece.file} holds {piece.layout}, {first.file} {first.layout}; train on one kind")
 

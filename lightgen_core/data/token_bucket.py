@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightgen_core.data.row_order import RowOrder
 from lightgen_core.data.row_reader import RowReader
-from lightgen_core.data.token_file import DataError
+from lightgen_core.data.token_file import FEATURES, DataError
 from lightgen_core.model.patchify import patchify
 
 
@@ -29,7 +29,7 @@ class TokenBucket:
 
         Args:
             texts: `rows` itself where each row holds its own.
-            columns: of latents.
+            columns: of latents, and maybe of features.
             order: of the rows to train on, one or more.
         """
         self._rows, self._texts, self.order, self.columns, self._patch = rows, texts, order, columns, patch
@@ -41,6 +41,9 @@ class TokenBucket:
                 f"latents of {layout.height} x {layout.width} do not divide into patches of {patch} x {patch}"
             )
         self.grid = (layout.height // patch, layout.width // patch)
+        if FEATURES in columns and (layout.feature_height, layout.feature_width) != self.grid:
+            found = f"{layout.feature_height} x {layout.feature_width}"
+            raise DataError(f"found features of {found} tokens and latents of {self.grid[0]} x {self.grid[1]}")
         values = layout.channels * layout.height * layout.width
         tokens = patchify(torch.arange(values).view(1, layout.channels, layout.height, -1), patch)[0]
         self._token_shape = tokens.shape
@@ -77,6 +80,10 @@ class TokenBucket:
         fields["text"] = self._as_tensor(text).view(len(rows), longest, text_width)
         fields["text_mask"] = torch.arange(longest) < lengths[:, None]
         for column in self.columns:
+            if column == FEATURES:
+                shape = (len(rows), self.grid[0] * self.grid[1], self._rows.layout.feature_channels)
+                fields[column] = self._as_tensor(_values(self._rows, column, rows, shape[1] * shape[2])).view(shape)
+                continue
             latents = _values(self._rows, column, rows, self._token_shape.numel())
             tokens = latents.view(f"V{2 * self._patch}").take(self._runs, axis=1)
             fields[column] = self._as_tensor(tokens).view(len(rows), *self._token_shape)

@@ -18,6 +18,9 @@ from lightgen_core.encoders.dtypes import DTYPES
 CAPTION_ID = "caption_id"
 """Column of the row of text that goes with an image, unless another caption is chosen."""
 
+FEATURES = "features"
+"""Column of a frozen encoder's features, for each token of the grid in row-major order."""
+
 
 class DataError(ValueError):
     """The files are not what training reads: says which file or row, and what was expected."""
@@ -27,7 +30,8 @@ class DataError(ValueError):
 class TokenLayout:
     """Layout of the values (schema metadata `lightgen`); with `moments`, `latents` are means and `std` is a column.
 
-    Files without latents have no channels, height and width, those without text no text width.
+    Files without latents have no channels, height and width, those without text no text width. Where there is a column
+    `features`, it holds feature_height x feature_width x feature_channels values.
     """
 
     dtype: str
@@ -36,6 +40,9 @@ class TokenLayout:
     width: int = 0
     text_width: int = 0
     moments: bool = False
+    feature_height: int = 0
+    feature_width: int = 0
+    feature_channels: int = 0
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -44,7 +51,12 @@ class TokenLayout:
 
     def bytes_of(self, column: str, rows: int | np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Return the bytes of a column's values in so many rows with so many text tokens, elementwise."""
-        values = tokens * self.text_width if column == "text" else rows * self.channels * self.height * self.width
+        if column == "text":
+            values = tokens * self.text_width
+        elif column == FEATURES:
+            values = rows * self.feature_height * self.feature_width * self.feature_channels
+        else:
+            values = rows * self.channels * self.height * self.width
         return np.broadcast_to(values * self.torch_dtype.itemsize, np.shape(tokens))
 
 
@@ -141,6 +153,8 @@ def _layout(schema: pa.Schema, columns: Sequence[str], file: Path) -> TokenLayou
     wanted = ["dtype", *(["text_width"] if "text" in columns else [])]
     if {"latents", "winner"} & set(columns):
         wanted += ["channels", "height", "width"]
+    if FEATURES in columns:
+        wanted += ["feature_height", "feature_width", "feature_channels"]
     if set(wanted) - layout.keys() or layout["dtype"] not in DTYPES:
         raise DataError(
             f"{file}: metadata `lightgen` is {layout}; expected {sorted(wanted)}, dtype one of {sorted(DTYPES)}"

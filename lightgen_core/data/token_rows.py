@@ -1,4 +1,4 @@
-"""Pre-tokenized rows from images and captions: latents, their standard deviations, text states."""
+"""Pre-tokenized rows from images and captions: latents, their standard deviations, features, text states."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from lightgen_core.images.parallel import decode_batches, encoded_bytes
 
 if TYPE_CHECKING:
     from lightgen_core.encoders.autoencoder import LatentCodec
+    from lightgen_core.encoders.feature_maps import FeatureMaps
     from lightgen_core.encoders.text_encoder import TextEncoder
 
 
@@ -72,23 +73,32 @@ def _check_shapes(images: Sequence[np.ndarray], expected: Sequence[tuple[int, ..
 
 
 def encode_latents(
-    codec: "LatentCodec", batches: Iterable[Sequence[np.ndarray]], batch_size: int, *, moments: bool
+    codec: "LatentCodec",
+    batches: Iterable[Sequence[np.ndarray]],
+    batch_size: int,
+    *,
+    moments: bool,
+    features: "FeatureMaps | None" = None,
+    patch: int = 1,
 ) -> list[dict[str, np.ndarray]]:
     """Return, for each shape, `latents` and with `moments` also `std`: (images, channels, height, width); [] for none.
 
+    With an encoder of features also `features`, (images, height / patch, width / patch, channels): of the same pixels.
     Every batch is filled up to `batch_size` images, so that an image's latents do not depend on how many others come
     with it: kernels for other shapes round differently. batches: of `image_batches`.
     """
+    names = ["latents", *(["std"] if moments else []), *([] if features is None else ["features"])]
 
     def encode(images: np.ndarray) -> list[np.ndarray]:
         filled = np.concatenate([images, np.repeat(images[-1:], batch_size - len(images), axis=0)])
-        values = codec.moments(filled) if moments else (codec.encode(filled),)
+        values = list(codec.moments(filled)) if moments else [codec.encode(filled)]
+        if features is not None:
+            values.append(features.encode(filled, (values[0].shape[2] // patch, values[0].shape[3] // patch)))
         return [value[: len(images)] for value in values]
 
     parts = [[encode(images) for images in batch] for batch in batches]
-    names = ("latents", "std")
     return [
-        {name: np.concatenate(values) for name, values in zip(names, zip(*shape, strict=True), strict=False)}
+        {name: np.concatenate(values) for name, values in zip(names, zip(*shape, strict=True), strict=True)}
         for shape in zip(*parts, strict=True)
     ]
 

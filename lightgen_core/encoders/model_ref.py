@@ -7,6 +7,8 @@
     org/name/folder@revision     a folder of it, such as a pipeline's `vae`
     ViT-B-32/openai              for open_clip alone: an architecture and the tag of its weights
     ViT-B-32/models/weights.safetensors     or a file of weights
+    timm:NAME@weights.safetensors           a model of timm, with a file of weights
+    timm:NAME.TAG@revision                  or with those of its repository of the hub, timm/NAME.TAG
 
 A hub model without a revision is whatever its main branch holds on the day. The revision is part of the name, so it is
 part of every key that the name enters.
@@ -21,6 +23,7 @@ from typing import Any
 from lightgen_core.encoders.packaged import EFFICIENTNETS, MINILM, PackageMissing
 
 PREFIX = "zoo:"
+TIMM = "timm:"
 MODELS = ("autoencoder", "autoencoder-general", "clip", "clip-general", "t5")
 _CONFIGS = ("config.json", "model_index.json", "open_clip_config.json")
 
@@ -104,6 +107,8 @@ def parse_model_ref(text: str) -> ModelRef:
     Raises:
         ModelNotFound: a zoo model that the zoo does not have, or a path at which nothing is.
     """
+    if text.startswith(TIMM):
+        return _parse_timm(text)
     path = Path(resolve(text)).expanduser()
     if path.is_dir() or (text.startswith(PREFIX) and path.is_file()):
         return ModelRef(text, path)
@@ -117,3 +122,16 @@ def parse_model_ref(text: str) -> ModelRef:
             "save_pretrained wrote, or a hub id: org/name@revision"
         )
     return ModelRef(text, None, "/".join(parts[:2]), "/".join(parts[2:]) or None, revision or None)
+
+
+def _parse_timm(text: str) -> ModelRef:
+    """Parse a model of timm; behind its @ is a file, if it has a folder or the suffix of weights, or a revision."""
+    name, _, rest = text.removeprefix(TIMM).partition("@")
+    path = Path(rest).expanduser()
+    if "/" not in rest and path.suffix not in (".safetensors", ".bin", ".pt", ".pth"):
+        return ModelRef(text, None, f"timm/{name}", None, rest or None)
+    if path.suffix != ".safetensors":
+        raise ModelNotFound(f"{path} is not a safetensors file; convert it, since others can run code")
+    if not path.is_file():
+        raise ModelNotFound(f"the weights of {TIMM}{name} are not here: there is no {path}")
+    return ModelRef(text, path)

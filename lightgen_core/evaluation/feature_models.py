@@ -3,7 +3,7 @@
     efficientnet_lite0           ImageNet's EfficientNet-Lite0, which `lightgen[pictures]` ships
     clip:REF                     image vectors of an open_clip model, named as `embeddings.model`: clip:zoo:clip
     timm:NAME                    any model of timm with its weights of the hub: timm:vit_large_patch14_dinov2.lvd142m
-    timm:NAME@FILE               the same with weights of a file of this machine
+    timm:NAME@FILE               the same with weights of a file of this machine; or timm:NAME.TAG@revision
     inception:FILE               FID's own Inception-v3, through torch-fidelity
 
 A distance compares only with others in the same space. Free of torch until one is loaded.
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from lightgen_core.encoders.model_ref import ModelNotFound
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +72,7 @@ def load_features(name: str, device: "torch.device | str" = "cpu") -> Features:
 
             return ClipSpace(Clip.load(reference, device=device))
         if kind == "timm" and reference:
-            return _load_timm(reference, device)
+            return _load_timm(name, device)
         if kind == "inception" and reference:
             return _load_inception(Path(reference).expanduser(), device)
     except FeaturesMissing:
@@ -87,24 +89,12 @@ def _load_timm(reference: str, device: "torch.device | str") -> Features:
     import timm
     import torch
 
-    name, _, file = reference.partition("@")
-    if name.partition(".")[0] not in timm.list_models():
-        raise FeaturesMissing(f"found timm model {name!r}; timm.list_models() names those that there are")
-    path = Path(file).expanduser() if file else None
-    if path is not None and path.suffix != ".safetensors":
-        raise FeaturesMissing(f"{path} is not a safetensors file; convert it, since others can run code")
-    if path is not None and not path.is_file():
-        raise FeaturesMissing(f"the weights of timm:{name} are not here: there is no {path}")
-    overlay = {"file": str(path)} if path else None
+    from lightgen_core.encoders.timm_model import load_timm
+
     try:
-        model = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
-    except Exception as error:  # of the hub: connection, offline mode, no such repository; of a file: another model's
-        raise FeaturesMissing(
-            f"the weights of timm:{name} are not here ({type(error).__name__}: {str(error).strip()[:200]}). On a "
-            f"machine that reaches the hub: python -c 'import timm; timm.create_model(\"{name}\", pretrained=True)'; "
-            f"or give the file, timm:{name}@model.safetensors"
-        ) from error
-    model = model.eval().requires_grad_(False).to(device)
+        model = load_timm(reference, device)
+    except ModelNotFound as error:
+        raise FeaturesMissing(str(error)) from error
     config = timm.data.resolve_model_data_config(model)
     prepare = timm.data.create_transform(**config, is_training=False)
 

@@ -42,6 +42,11 @@ class RunLocation(Section):
         "torchrun", description="torchrun: processes on this machine; ray: on the machines of a Ray cluster"
     )
 
+    @property
+    def projector(self) -> Path:
+        """File of the projector that a run with an alignment ends with, for the phase behind it."""
+        return self.workdir / "projector.safetensors"
+
 
 class PreviewConfig(Section):
     """Captions to sample while a student trains; they do not change its result."""
@@ -83,6 +88,9 @@ class TrainingJob(Section):
     seed: int = Field(description="of the order of rows and of all step noise")
     info: dict[str, Any] | None = Field(
         None, description="contents of the student's config.json beside its sizes, `patch` at least; none: as saved"
+    )
+    projector: Path | None = Field(
+        None, description="file of the projector that an alignment goes on with; none: a new one"
     )
     previews: PreviewConfig | None = Field(None, description="captions to sample meanwhile; none: no previews")
     validation: ValidationConfig | None = Field(None, description="held-out rows of pre-training; none: no such loss")

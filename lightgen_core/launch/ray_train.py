@@ -94,8 +94,9 @@ def _absolute_paths(job: TrainingJob) -> TrainingJob:
     changes: dict[str, Any] = {"workdir": location.workdir.absolute(), "output_dir": location.output_dir.absolute()}
     location = location.model_copy(update=changes | {"device": location.device.partition(":")[0]})
     files = tuple(file.absolute() for file in job.files)
+    projector = job.projector and job.projector.absolute()
     previews = job.previews and job.previews.model_copy(update={"folder": job.previews.folder.absolute()})
-    update = {"student": student, "files": files, "location": location, "previews": previews}
+    update = {"student": student, "files": files, "location": location, "previews": previews, "projector": projector}
     return job.model_copy(update=update)
 
 

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
-from lightgen_core.config import DpoConfig, TrainConfig
+from lightgen_core.config import DpoConfig, ProjectorConfig, TrainConfig
 from lightgen_core.data.batches import PairSource, TokenSource
 from lightgen_core.data.held_out import HeldOutRows
 from lightgen_core.data.token_file import kept_ids
@@ -16,8 +17,10 @@ from lightgen_core.launch.ray_train import train_on_ray
 from lightgen_core.launch.snapshots import snapshots_of
 from lightgen_core.launch.torchrun import train_with_torchrun
 from lightgen_core.metering.meter import Meter
+from lightgen_core.model.aligned import AlignedStudent, align_student, projector_weights, student_weights
 from lightgen_core.model.mar import Student, new_student
 from lightgen_core.model.save import load_student, save_student
+from lightgen_core.seeds import derive_seed
 from lightgen_core.train.dpo import DpoCriterion
 from lightgen_core.train.loop import RunContext, fit
 from lightgen_core.train.parallel import DistributedState
@@ -74,16 +77,20 @@ def train(
     else:
         keep, weights = (None, None) if job.keep is None else kept_ids(job.keep)
         data |= {"keep": keep, "weights": weights, "caption_shares": job.caption_shares or None}
-        source = TokenSource(job.files, texts=job.texts, **data)
+        source = TokenSource(job.files, texts=job.texts, features=config.repa is not None, **data)
         criterion = MaskedDenoisingCriterion.create(student, source, config)
         validation = _validation(job, config, student, info["patch"])
+        if config.repa is not None:
+            student = _aligned(job, student, config.repa.resolve(student.mar.config, source.feature_channels))
     run = RunContext(job.seed, location.workdir, device, location.parallel, on_log, *snapshots, validation)
     result = fit(student, source, criterion, run)
     with torch.device("meta"):
         trained = Student(student.mar.config, student.head.config)  # the other one may be sharded
     if DistributedState.current().rank == 0:
-        trained.load_state_dict(result.raw, assign=True)
-        save_student(location.output_dir, trained, result.ema, info)
+        trained.load_state_dict(student_weights(result.raw), assign=True)
+        save_student(location.output_dir, trained, student_weights(result.ema), info)
+        if projector := projector_weights(result.raw):
+            save_file(projector, location.projector)
     return TrainingSummary(
         step=result.step,
         stopped=result.stopped,
@@ -102,6 +109,14 @@ def _student(job: TrainingJob) -> tuple[Student, dict[str, Any]]:
         return fresh, job.info or {}
     student, info = load_student(job.student.folder, weights=job.student.weights)
     return student, info if job.info is None else job.info
+
+
+def _aligned(job: TrainingJob, student: Student, projector: ProjectorConfig) -> AlignedStudent:
+    """Return the student with a projector: a new one, or that of the phase before."""
+    aligned = align_student(student, projector, derive_seed(job.seed, "projector"))
+    if job.projector is not None:
+        aligned.load_state_dict(student.state_dict() | load_file(job.projector))
+    return aligned
 
 
 def _validation(job: TrainingJob, config: TrainConfig, student: Student, patch: int) -> HeldOutLoss | None:

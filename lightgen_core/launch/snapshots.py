@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightgen_core.launch.job import SnapshotConfig, TrainingJob
 from lightgen_core.launch.previews import PreviewWriter
+from lightgen_core.model.aligned import student_weights
 from lightgen_core.model.mar import Student
 from lightgen_core.model.save import save_student
 from lightgen_core.train.loop import OnSnapshot
@@ -34,6 +35,7 @@ def snapshots_of(
     students = SnapshotWriter(job.snapshots, student, info) if job.snapshots else None
 
     def on_snapshot(step: int, raw: dict[str, Tensor], ema: dict[str, Tensor]) -> None:
+        raw, ema = student_weights(raw), student_weights(ema)
         if previews is not None and step in previewed:
             previews(step, ema)
         if students is not None and step in saved:

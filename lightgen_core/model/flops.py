@@ -7,7 +7,7 @@ activation checkpointing computes a second time. So these are *model* FLOPs, the
 
 import math
 
-from lightgen_core.config import FewStepConfig, HeadConfig, MarConfig, MaskConfig, SamplerConfig
+from lightgen_core.config import FewStepConfig, HeadConfig, MarConfig, MaskConfig, ProjectorConfig, SamplerConfig
 
 TIME_FEATURES = 256
 """Features of a time step (`lightgen_core.model.head.time_features`)."""
@@ -54,15 +54,36 @@ def training_flops(
     return 3 * sum(forward.values()) - reads_data
 
 
+def aligned_tokens(mar: MarConfig, projector: ProjectorConfig, *, tokens: int, masked: int) -> int:
+    """Return how many of an image's tokens are aligned: all in the decoder, those that pass in the text blocks."""
+    return tokens if projector.depth <= mar.decoder_depth or mar.text_self_attention else masked
+
+
+def alignment_flops(mar: MarConfig, projector: ProjectorConfig, *, tokens: int, masked: int) -> float:
+    """Count the forward and backward pass of the projector on one image."""
+    rows, width = aligned_tokens(mar, projector, tokens=tokens, masked=masked), projector.width
+    layers = ((mar.width, width), (width, width), (width, projector.feature_channels))
+    return 3 * sum(linear(rows, *sizes) for sizes in layers)
+
+
 def expected_training_flops(
-    mar: MarConfig, head: HeadConfig, mask: MaskConfig, *, tokens: int, text_tokens: int, noise_samples: int
+    mar: MarConfig,
+    head: HeadConfig,
+    mask: MaskConfig,
+    *,
+    tokens: int,
+    text_tokens: int,
+    noise_samples: int,
+    projector: ProjectorConfig | None = None,
 ) -> float:
-    """Average `training_flops` over the steps' numbers of masked tokens."""
+    """Average `training_flops`, and those of an alignment, over the steps' numbers of masked tokens."""
     options = {"text_tokens": text_tokens, "noise_samples": noise_samples}
-    return sum(
-        probability * training_flops(mar, head, tokens=kept, masked=masked, **options)
-        for (kept, masked), probability in step_sizes(tokens, mask).items()
-    )
+    total = 0.0
+    for (kept, masked), probability in step_sizes(tokens, mask).items():
+        total += probability * training_flops(mar, head, tokens=kept, masked=masked, **options)
+        if projector is not None:
+            total += probability * alignment_flops(mar, projector, tokens=kept, masked=masked)
+    return total
 
 
 def sampling_flops(mar: MarConfig, head: HeadConfig, sampler: SamplerConfig, *, tokens: int, text_tokens: int) -> float:
@@ -206,6 +227,16 @@ def head_parameters(mar: MarConfig, head: HeadConfig) -> int:
         + head.depth * block
         + _linear_parameters(width, 2 * width)
         + _linear_parameters(width, outputs)
+    )
+
+
+def projector_parameters(mar: MarConfig, projector: ProjectorConfig) -> int:
+    """Count the weights that representation alignment trains beside the student's."""
+    width = projector.width
+    return (
+        _linear_parameters(mar.width, width)
+        + _linear_parameters(width, width)
+        + _linear_parameters(width, projector.feature_channels)
     )
 
 

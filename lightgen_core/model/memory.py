@@ -8,8 +8,8 @@ tensors. Free of torch, like `model/flops.py`, for `lightgen doctor`.
 from dataclasses import dataclass
 from typing import Literal
 
-from lightgen_core.config import DpoConfig, HeadConfig, LoopConfig, MarConfig
-from lightgen_core.model.flops import TIME_FEATURES, student_parameters
+from lightgen_core.config import DpoConfig, HeadConfig, LoopConfig, MarConfig, ProjectorConfig
+from lightgen_core.model.flops import TIME_FEATURES, aligned_tokens, projector_parameters, student_parameters
 
 STATIC_BYTES = 20
 """Bytes of a trained parameter in fp32: weight, gradient, two moments, average."""
@@ -29,12 +29,12 @@ class ImageShape:
     noise_samples: int
 
 
-def static_bytes(mar: MarConfig, head: HeadConfig, config: LoopConfig) -> int:
+def static_bytes(mar: MarConfig, head: HeadConfig, config: LoopConfig, projector: ProjectorConfig | None = None) -> int:
     """Return the bytes of training without images; in preference tuning a second, frozen student is there."""
     half, each = 2 if config.precision == "bf16" else 0, STATIC_BYTES
     each += half + (4 + half if isinstance(config, DpoConfig) else 0)
     each += MUON_BYTES if config.optimizer.name == "muon" else 0
-    return student_parameters(mar, head) * each
+    return (student_parameters(mar, head) + (projector_parameters(mar, projector) if projector else 0)) * each
 
 
 def unsharded_gradient_bytes(mar: MarConfig, head: HeadConfig) -> int:
@@ -69,15 +69,36 @@ def activation_bytes(
     return round(kept + recomputed + _outside_blocks(mar, head, shape, value))
 
 
+def alignment_bytes(
+    mar: MarConfig, projector: ProjectorConfig, shape: ImageShape, precision: Literal["fp32", "bf16"]
+) -> int:
+    """Return what the projector and its loss keep of one image; blocks keep the states that it reads already."""
+    value = 2 if precision == "bf16" else 4
+    copies = value * mar.width if precision == "bf16" else 0
+    each = copies + 4 * value * projector.width + 4 * 4 * projector.feature_channels + 8
+    return each * aligned_tokens(mar, projector, tokens=shape.tokens, masked=shape.masked)
+
+
 def row_bytes(
-    mar: MarConfig, head: HeadConfig, config: LoopConfig, *, tokens: int, text_tokens: int, checkpointing: bool
+    mar: MarConfig,
+    head: HeadConfig,
+    config: LoopConfig,
+    *,
+    tokens: int,
+    text_tokens: int,
+    checkpointing: bool,
+    projector: ProjectorConfig | None = None,
 ) -> int:
     """Return what a row of a batch, an image or a pair, adds at most: with every token masked, and as fp32 inputs."""
     images = 2 if isinstance(config, DpoConfig) else 1
     learned = config.mask.num_learned(tokens)
     shape = ImageShape(learned, learned, text_tokens, config.noise_samples_per_token)
     inputs = 4 * (text_tokens * mar.text_width + tokens * mar.token_width * (1 + config.noise_samples_per_token))
-    return images * (activation_bytes(mar, head, shape, config.precision, checkpointing) + inputs)
+    kept = activation_bytes(mar, head, shape, config.precision, checkpointing)
+    if projector is not None:
+        kept += alignment_bytes(mar, projector, shape, config.precision)
+        inputs += 4 * tokens * projector.feature_channels
+    return images * (kept + inputs)
 
 
 def rows_that_fit(memory: int, static: int, row: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lightgen_core.config import FitConfig, LoopConfig, ParallelConfig
+from lightgen_core.model.aligned import AlignedStudent
 from lightgen_core.model.mar import Student
 from lightgen_core.model.memory import row_bytes, rows_that_fit, static_bytes, unsharded_gradient_bytes
 from lightgen_core.train.parallel import DistributedState
@@ -71,7 +72,8 @@ class MicroBatchSize:
         if self._memory is not None and isinstance(self._config, LoopConfig):
             grid, text_tokens = source.largest(step)
             mar, head = self._model.mar.config, self._model.head.config
-            static = static_bytes(mar, head, self._config)
+            projector = self._model.projector_config if isinstance(self._model, AlignedStudent) else None
+            static = static_bytes(mar, head, self._config, projector)
             row = row_bytes(
                 mar,
                 head,
@@ -79,6 +81,7 @@ class MicroBatchSize:
                 tokens=grid[0] * grid[1],
                 text_tokens=text_tokens,
                 checkpointing=self._parallel.activation_checkpointing,
+                projector=projector,
             )
             if self._parallel.parallel == "fsdp":
                 static //= self._ranks.world_size

@@ -32,7 +32,10 @@ class Source(Protocol):
 
 
 class LossOutput(NamedTuple):
-    """Losses (rows,) to minimise, and metrics to log by name, (rows,) each and without gradient."""
+    """Losses (rows,) to minimise, and metrics to log by name, (rows,) each and without gradient.
+
+    A metric `loss` is logged in place of what is minimised: the part of it that is comparable between runs.
+    """
 
     loss: Tensor
     metrics: dict[str, Tensor]

@@ -36,9 +36,10 @@ class HeldOutLoss:
     @classmethod
     def create(cls, student: Student, rows: HeldOutRows, config: TrainConfig, every: int) -> Self:
         """Return the loss that fits a student and its training; `rows` come in parts of `PART_ROWS`."""
-        # Of all trainings alike: uniform times, and no masked token left out.
+        # Of all trainings alike: uniform times, no masked token left out, and no alignment.
         noise = {"timesteps": TimestepsConfig(), "mask": config.mask.model_copy(update={"drop_ratio": 0.0})}
-        always = config.model_copy(update={"batch_size": rows.batch_size, "caption_dropout": 0.0} | noise)
+        alike = {"batch_size": rows.batch_size, "caption_dropout": 0.0, "repa": None}
+        always = config.model_copy(update=alike | noise)
         return cls(rows, MaskedDenoisingCriterion.create(student, rows, always), every)
 
     def measure(self, state: TrainingState, device: torch.device) -> float:

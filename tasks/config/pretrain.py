@@ -101,6 +101,16 @@ class Pretrain(TrainConfig):
         return self
 
     @model_validator(mode="after")
+    def _alignment_has_a_block(self) -> "Pretrain":
+        depth, model = self.repa and self.repa.depth, self.model
+        if depth is not None and depth > model.decoder_depth + model.text_depth:
+            raise ValueError(
+                f"repa.depth is {depth}; the student has {model.decoder_depth} blocks of the decoder and behind them "
+                f"{model.text_depth} that read the text"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _validation_falls_on_log_rows(self) -> "Pretrain":
         every = self.validation_every
         if every is not None and every % self.log_every:

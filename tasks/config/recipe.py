@@ -162,6 +162,15 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _alignment_has_features(self) -> "Recipe":
+        if self.pretrain.repa is not None and self.tokens.features is None:
+            raise ValueError(
+                "pretrain.repa aligns the student's states with features of a frozen image encoder, and tokens stores "
+                "none: give tokens.features, with model, or leave repa out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _phases_match_token_sizes(self) -> "Recipe":
         phases = [phase.size for phase in self.pretrain.phases]
         if missing := [size for size in phases if size not in self.tokens.sizes]:

@@ -104,6 +104,19 @@ class Embeddings(Section):
     batch_size: Positive = Field(256, description="images embedded at once")
 
 
+class Features(Section):
+    """Features of a frozen image encoder for each token, which pre-training may align its states with (`repa`)."""
+
+    model: str = Field(
+        description="image encoder: a CLIP, as embeddings.model, or a model of timm, timm:NAME@FILE with a safetensors "
+        "file of weights or timm:NAME@revision of the hub, such as timm:vit_base_patch14_dinov2.lvd142m"
+    )
+    size: Positive | None = Field(
+        None, description="a model of timm: side that images are resized to for it, px; none: the model's own"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="number format of its arithmetic")
+
+
 class Tokens(Section):
     """The encoding of images and captions for the student."""
 
@@ -140,6 +153,11 @@ class Tokens(Section):
         description="aspect ratios, width:height, such as '4:3': images are cropped to the nearest one, not to the "
         "square, and resized to about the area of each of sizes; a batch is of one ratio; none: squares",
         exclude_if=lambda ratios: not ratios,  # keys of recipes without buckets stay
+    )
+    features: Features | None = Field(
+        None,
+        description="also store features of a frozen image encoder, for pretrain.repa; none: no such column",
+        exclude_if=lambda section: section is None,  # keys of recipes without it stay
     )
     pad_text: bool = Field(
         False, description="store max_text_tokens states of each caption, for a student with attend_to_padding"

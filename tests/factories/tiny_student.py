@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lightgen_core.config import HeadConfig, LoopConfig, MarConfig, MaskConfig, OptimizerConfig, TrainConfig
+from lightgen_core.model.aligned import AlignedStudent, align_student
 from lightgen_core.model.mar import Student, new_student
 from lightgen_core.train.dpo import DpoCriterion
 from lightgen_core.train.loop import RunContext, TrainResult, fit
@@ -19,6 +20,8 @@ GRID = (SIDE // PATCH, SIDE // PATCH)
 TOKENS = GRID[0] * GRID[1]
 TOKEN_WIDTH = CHANNELS * PATCH * PATCH
 LAYOUT = {"dtype": "float16", "channels": CHANNELS, "height": SIDE, "width": SIDE, "text_width": TEXT_WIDTH}
+
+FEATURE_CHANNELS = 5
 
 
 def tiny_student(objective: str = "v", seed: int = 0, dropout: float = 0.1) -> Student:
@@ -86,6 +89,19 @@ def write_rows(
     metadata = {"lightgen": json.dumps(layout)} if layout else None
     pq.write_table(pa.table(table).replace_schema_metadata(metadata), path, compression="none", use_dictionary=False)
     return path
+
+
+def write_features(path: Path, rows: int, seed: int = 0) -> Path:
+    """Random rows as `write_rows`, each token with features."""
+    rng = np.random.default_rng(seed + 1)
+    sizes = {"feature_height": GRID[0], "feature_width": GRID[1], "feature_channels": FEATURE_CHANNELS}
+    features = [rng.standard_normal((TOKENS, FEATURE_CHANNELS)).astype(np.float16).tobytes() for _ in range(rows)]
+    return write_rows(path, rows, seed=seed, layout=LAYOUT | sizes, features=features)
+
+
+def aligned_student(student: Student, config: TrainConfig, seed: int = 3) -> AlignedStudent:
+    """Return a student with a projector of its own, as `config.repa` says."""
+    return align_student(student, config.repa.resolve(student.mar.config, FEATURE_CHANNELS), seed)
 
 
 def write_buckets(folder: Path, rows: dict[tuple[int, int], int]) -> list[Path]:

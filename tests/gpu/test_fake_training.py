@@ -7,10 +7,18 @@ import torch
 
 from benchmarks.fake_cuda.mode import fake_cuda
 from benchmarks.fake_cuda.steps import FakeTraining
-from lightgen_core.config import DpoConfig, HeadConfig, MarConfig, OptimizerConfig, TrainConfig
+from lightgen_core.config import (
+    DpoConfig,
+    HeadConfig,
+    MarConfig,
+    MaskConfig,
+    OptimizerConfig,
+    RepaConfig,
+    TrainConfig,
+)
 from lightgen_core.model import mar as student_module
-from lightgen_core.model.flops import student_parameters, training_flops
-from lightgen_core.model.memory import ImageShape, activation_bytes, row_bytes, static_bytes
+from lightgen_core.model.flops import projector_parameters, student_parameters, training_flops
+from lightgen_core.model.memory import ImageShape, activation_bytes, alignment_bytes, row_bytes, static_bytes
 from lightgen_core.train import train_step
 
 pytestmark = pytest.mark.usefixtures("one_thread", "unchecked_shapes")
@@ -34,8 +42,9 @@ def waits(**training):
         {"config": TrainConfig(batch_size=4, precision="fp32", optimizer=MUON), "activation_checkpointing": True},
         {"config": DpoConfig(batch_size=2, displacement_guard="both")},
         {"config": DpoConfig(batch_size=2, objective="nft")},
+        {"config": TrainConfig(batch_size=4, mask=MaskConfig(drop_ratio=0.5), repa=RepaConfig(depth=2))},
     ],
-    ids=["ddpm", "flow, moments, another grid", "fp32, muon, checkpointing", "dpo", "nft"],
+    ids=["ddpm", "flow, moments, another grid", "fp32, muon, checkpointing", "dpo", "nft", "aligned, dropped tokens"],
 )
 def test_a_step_is_on_one_device_and_never_waits(training):
     assert waits(**training) == {}
@@ -127,18 +136,20 @@ SMALL = MarConfig(width=256, heads=4, text_width=1024, aligner_depth=1, encoder_
 
 
 @pytest.mark.parametrize(
-    ("changes", "precision", "checkpointing"),
+    ("changes", "precision", "checkpointing", "repa"),
     [
-        ({}, "bf16", True),
-        ({}, "fp32", False),
-        ({"text_self_attention": True, "dropout": 0.0}, "bf16", False),
-        ({"text_self_attention": True, "qk_norm": True}, "bf16", False),
+        ({}, "bf16", True, None),
+        ({}, "fp32", False, None),
+        ({"text_self_attention": True, "dropout": 0.0}, "bf16", False, None),
+        ({"text_self_attention": True, "qk_norm": True}, "bf16", False, None),
+        ({}, "bf16", False, RepaConfig(projector_width=2048)),
+        ({}, "fp32", False, RepaConfig(projector_width=2048, depth=3)),
     ],
-    ids=["checkpointing", "fp32", "self-attention without dropout", "qk-norm"],
+    ids=["checkpointing", "fp32", "self-attention without dropout", "qk-norm", "aligned", "fp32, text aligned"],
 )
-def test_the_bytes_of_an_image_are_as_computed(changes, precision, checkpointing):
+def test_the_bytes_of_an_image_are_as_computed(changes, precision, checkpointing, repa):
     mar, head = SMALL.model_copy(update=changes), HeadConfig(width=384, depth=2)
-    config = TrainConfig(batch_size=16, precision=precision)
+    config = TrainConfig(batch_size=16, precision=precision, repa=repa)
     with fake_cuda() as cuda:
         running = FakeTraining.start(
             cuda, mar, head, config=config, grid=(16, 16), text_tokens=64, activation_checkpointing=checkpointing
@@ -147,10 +158,17 @@ def test_the_bytes_of_an_image_are_as_computed(changes, precision, checkpointing
         watch = running.run(1, masked=200)
         saved = running.saved
     sizes = ImageShape(tokens=256, masked=200, text_tokens=64, noise_samples=4)
+    projector = running.projector
     computed = 16 * activation_bytes(mar, head, sizes, precision, checkpointing)
+    parameters = student_parameters(mar, head)
+    if projector is not None:
+        added = 16 * alignment_bytes(mar, projector, sizes, precision)
+        assert added > 0.2 * computed
+        computed, parameters = computed + added, parameters + projector_parameters(mar, projector)
     if not checkpointing:
-        halves = 2 * student_parameters(mar, head) if precision == "bf16" else 0
+        halves = 2 * parameters if precision == "bf16" else 0
         assert saved - halves == pytest.approx(computed, rel=0.06)
-    upper = static_bytes(mar, head, config)
-    upper += 16 * row_bytes(mar, head, config, tokens=256, text_tokens=64, checkpointing=checkpointing)
+    upper = static_bytes(mar, head, config, projector)
+    options = {"text_tokens": 64, "checkpointing": checkpointing, "projector": projector}
+    upper += 16 * row_bytes(mar, head, config, tokens=256, **options)
     assert 0.6 * upper < watch.peak <= upper

@@ -10,17 +10,24 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
-from lightgen_core.config import DpoConfig, DpoOptimizerConfig, MaskConfig, OptimizerConfig, ParallelConfig
+from lightgen_core.config import (
+    DpoConfig,
+    DpoOptimizerConfig,
+    MaskConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    RepaConfig,
+)
 from lightgen_core.data.batches import PairSource, TokenSource
 from lightgen_core.data.held_out import HeldOutRows
 from lightgen_core.train.loop import TrainResult
 from lightgen_core.train.train_step import NonFiniteLossError
 from lightgen_core.train.validation import HeldOutLoss
-from tests.factories.tiny_student import PATCH, tiny_student, tiny_training, train
+from tests.factories.tiny_student import PATCH, aligned_student, tiny_student, tiny_training, train
 
 OBJECTIVES = ("ddpm", "v", "flow")
-KINDS = (*OBJECTIVES, "dpo", "muon", "buckets")
-SHARDED = ("ddpm", "dpo")
+KINDS = (*OBJECTIVES, "dpo", "muon", "buckets", "aligned")
+SHARDED = ("ddpm", "dpo", "aligned")
 DDP, FSDP = ParallelConfig(parallel="ddp"), ParallelConfig(parallel="fsdp")
 FRUGAL = ParallelConfig(parallel="fsdp", micro_batch=1, activation_checkpointing=True, compile=True)
 DPO = DpoConfig(
@@ -78,11 +85,14 @@ def fitted(
         return train(student, source, DPO, reference=copy.deepcopy(student), **place)
     optimizer = OptimizerConfig(learning_rate=3e-3, warmup_steps=2, name="muon" if kind == "muon" else "adamw")
     files = sorted(data.glob("bucket-*.parquet")) if kind == "buckets" else [data / "tokens.parquet"]
-    source = UntilStep(TokenSource(files, **reading), until)
+    config = tiny_training(optimizer=optimizer, repa=RepaConfig() if kind == "aligned" else None)
+    source = UntilStep(TokenSource(files, features=config.repa is not None, **reading), until)
+    if config.repa is not None:
+        student = aligned_student(student, config)
     if validate:
         rows = HeldOutRows(files, **reading)
-        place["validation"] = HeldOutLoss.create(student, rows, tiny_training(), every=2)
-    return train(student, source, tiny_training(optimizer=optimizer), **place)
+        place["validation"] = HeldOutLoss.create(student, rows, config, every=2)
+    return train(student, source, config, **place)
 
 
 def in_parts(data: Path, folder: Path, kind: str, layout: ParallelConfig) -> TrainResult:
@@ -108,9 +118,9 @@ def main(folder: Path, rank: int) -> None:
     rows["whole fsdp"] = fitted(folder, folder / "whole-fsdp", "v", FSDP).rows
     rows["parts fsdp"] = in_parts(folder, folder / "parts-fsdp", "v", FSDP).rows
     rows["validated ddp"] = fitted(folder, folder / "validated-ddp", "v", DDP, dropout=0.0, validate=True).rows
-    rows["validated fsdp"] = fitted(folder, folder / "validated-fsdp", "ddpm", FSDP, dropout=0.0, validate=True).rows
+    rows["validated fsdp"] = fitted(folder, folder / "validated-fsdp", "aligned", FSDP, dropout=0.0, validate=True).rows
     with mock.patch("torch.compile", partial(torch.compile, backend="eager")):  # graphs without kernels: seconds less
-        rows["frugal"] = fitted(folder, folder / "frugal", "ddpm", FRUGAL, dropout=0.0, validate=True).rows
+        rows["frugal"] = fitted(folder, folder / "frugal", "aligned", FRUGAL, dropout=0.0, validate=True).rows
     rows["two after one"] = fitted(folder, folder / "one", "v", FSDP, dropout=0.0).rows
     try:
         fitted(folder / "broken", folder / "broken/run", "v", DDP)

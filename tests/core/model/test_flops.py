@@ -1,18 +1,31 @@
 """FLOPs of the student, counted from its configuration: against torch's own counter on the real modules."""
 
 from collections import Counter
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightgen_core.config import HeadConfig, LoopConfig, MarConfig, MaskConfig, SamplerConfig
+from lightgen_core.config import (
+    HeadConfig,
+    LoopConfig,
+    MarConfig,
+    MaskConfig,
+    RepaConfig,
+    SamplerConfig,
+    TrainConfig,
+)
+from lightgen_core.data.batches import Batch
 from lightgen_core.diffusion.objectives import get_objective
+from lightgen_core.model.aligned import AlignedStudent
 from lightgen_core.model.flops import (
     expected_training_flops,
     forward_flops,
     num_masked_probabilities,
+    projector_parameters,
     sampling_flops,
     step_sizes,
     student_parameters,
@@ -20,6 +33,7 @@ from lightgen_core.model.flops import (
 )
 from lightgen_core.model.mar import Student, new_student
 from lightgen_core.sampling.unmask import sample
+from lightgen_core.train.pretrain import MaskedDenoisingCriterion
 from lightgen_core.train.step_noise import StepNoise, sample_num_masked, step_generator
 from tests.factories.tiny_student import token_losses
 
@@ -66,6 +80,31 @@ def test_training_flops_equal_torch_of_forward_and_backward(objective_name, self
         losses.mean().backward()
     counted = forward.get_total_flops() + backward.get_total_flops()
     assert counted == BATCH * training_flops(student.mar.config, student.head.config, **sizes)
+
+
+@pytest.mark.parametrize(("depth", "self_attention"), [(2, False), (4, False), (5, True)])
+def test_alignment_flops_equal_torch_of_both_passes(depth, self_attention):
+    student = student_of("v", self_attention)
+    config = TrainConfig(
+        batch_size=BATCH, mask=MASK, noise_samples_per_token=DRAWS, repa=RepaConfig(depth=depth, projector_width=40)
+    )
+    aligned = AlignedStudent(student, config.repa.resolve(student.mar.config, 12))
+    criterion = MaskedDenoisingCriterion(8, get_objective("v"), config)
+    images, text = torch.randn(BATCH, 16, 8), torch.randn(BATCH, WORDS, 24)
+    batch = Batch(np.arange(BATCH), GRID, images, text, torch.ones(BATCH, WORDS, dtype=torch.bool))
+    batch = replace(batch, features=torch.randn(BATCH, 16, 12))
+    noise = criterion.sample_noise(GRID, (0, BATCH), step_generator(0, 0))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        criterion.losses(aligned, batch, noise).loss.mean().backward()
+    assert counted.get_total_flops() == criterion.flops(aligned, batch, noise)
+    assert 0 < noise.num_masked < 16
+
+
+def test_the_projectors_parameters_are_those_of_the_config():
+    student = student_of("v", False)
+    projector = RepaConfig().resolve(student.mar.config, 12)
+    counted = sum(weight.numel() for weight in AlignedStudent(student, projector).projector.parameters())
+    assert projector_parameters(student.mar.config, projector) == counted
 
 
 def test_sampling_flops_equal_torchs_count_to_two_percent():

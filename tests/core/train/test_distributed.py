@@ -12,7 +12,15 @@ from safetensors.torch import load_file
 from lightgen_core.config import ParallelConfig
 from lightgen_core.data.batches import TokenSource
 from lightgen_core.train.parallel import DistributedState, check_parallel
-from tests.factories.tiny_student import CHANNELS, PATCH, SIDE, tiny_training, write_buckets, write_rows
+from tests.factories.tiny_student import (
+    CHANNELS,
+    PATCH,
+    SIDE,
+    tiny_training,
+    write_buckets,
+    write_features,
+    write_rows,
+)
 from tests.programs.train_as_rank import DDP, KINDS, SHARDED, Interrupted, fitted
 from tests.support.paths import PROGRAMS, ROOT
 
@@ -26,7 +34,7 @@ def pair(tmp_path_factory):
     """A folder with all runs of two processes, and their logs by name."""
     folder = tmp_path_factory.mktemp("pair")
     (folder / "broken").mkdir()
-    write_rows(folder / "tokens.parquet", rows=10)
+    write_features(folder / "tokens.parquet", rows=10)
     write_buckets(folder, {(6, 6): 5, (4, 8): 4, (8, 4): 7, (2, 2): 0})
     write_rows(folder / "pairs.parquet", rows=10, images=("winner", "loser"))
     latents = np.random.default_rng(0).standard_normal((10, CHANNELS, SIDE, SIDE)).astype(np.float16)
@@ -49,7 +57,7 @@ def pair(tmp_path_factory):
 
 
 def losses(rows):
-    return [row["loss"] for row in rows]
+    return [value for row in rows for name, value in row.items() if name in ("loss", "alignment_loss")]
 
 
 def last_bytes(folder):
@@ -75,7 +83,7 @@ def test_sharded_training_has_the_losses_of_one_process(tmp_path, pair, kind):
 def test_sharded_recomputed_compiled_training_has_equal_losses(tmp_path, pair):
     """Row by row too, they are the losses of one process."""
     folder, rows = pair
-    alone = fitted(folder, tmp_path, "ddpm", ParallelConfig(), dropout=0.0).rows
+    alone = fitted(folder, tmp_path, "aligned", ParallelConfig(), dropout=0.0).rows
     assert losses(rows["frugal"]) == pytest.approx(losses(alone), rel=1e-5)
 
 
@@ -83,8 +91,8 @@ def test_sharded_recomputed_compiled_training_has_equal_losses(tmp_path, pair):
     ("run", "kind", "plain", "tolerance"),
     [
         ("validated ddp", "v", "ddp v", 1e-6),
-        ("validated fsdp", "ddpm", "fsdp ddpm", 1e-6),
-        ("frugal", "ddpm", None, 1e-5),
+        ("validated fsdp", "aligned", "fsdp aligned", 1e-6),
+        ("frugal", "aligned", None, 1e-5),
     ],
 )
 def test_two_processes_have_the_held_out_loss_of_one(tmp_path, pair, run, kind, plain, tolerance):
