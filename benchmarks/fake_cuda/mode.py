@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 
+from benchmarks.fake_cuda.backward import SavedTensors, backward
+from benchmarks.fake_cuda.watch import Watch
 from lightgen_core.diffusion.schedule import schedule_on
 from lightgen_core.model.positions import interpolation_matrix
 from lightgen_core.sampling import head_samplers, token_sampler, unmask
 from lightgen_core.train.step_noise import StepNoise
-from tests.fake_cuda.backward import SavedTensors, backward
-from tests.fake_cuda.watch import Watch
 
 CUDA = torch.device("cuda")
 
@@ -103,7 +103,7 @@ def fake_cuda() -> Iterator[FakeCuda]:
             ("torch.nn.functional.scaled_dot_product_attention", attention_of_a_gpu),
         ):
             stack.enter_context(mock.patch(target, value))
-        for owner, name, value in (
+        for owner, name, replacement in (
             (Tensor, "backward", lambda loss: backward(loss, cuda.saved)),
             (Tensor, "pin_memory", pin_memory),
             (Tensor, "numpy", lambda tensor: np.zeros(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))),
@@ -114,7 +114,7 @@ def fake_cuda() -> Iterator[FakeCuda]:
             (unmask, "_orders", cuda.on_host(unmask._orders)),
             (unmask, "_noises", cuda.on_host(unmask._noises)),
         ):
-            stack.enter_context(mock.patch.object(owner, name, value))
+            stack.enter_context(mock.patch.object(owner, name, replacement))
         stack.enter_context(mode)
         stack.enter_context(cuda.saved.kept())
         try:

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.fake_cuda.backward import backward
+from benchmarks.fake_cuda.mode import CUDA, FakeCuda
+from benchmarks.fake_cuda.watch import Watch
 from lightgen_core.config import DpoConfig, HeadConfig, LoopConfig, MarConfig, ParallelConfig, TrainConfig
 from lightgen_core.data.batches import Batch, PairBatch
 from lightgen_core.diffusion.objectives import get_objective
@@ -17,9 +20,6 @@ from lightgen_core.train.compile import apply_compile_and_ac
 from lightgen_core.train.dpo import DpoCriterion
 from lightgen_core.train.pretrain import MaskedDenoisingCriterion
 from lightgen_core.train.train_step import TrainStep
-from tests.fake_cuda.backward import backward
-from tests.fake_cuda.mode import CUDA, FakeCuda
-from tests.fake_cuda.watch import Watch
 
 TINY = MarConfig(
     token_width=8,

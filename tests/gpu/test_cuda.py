@@ -8,6 +8,7 @@ import os
 import pytest
 import torch
 
+from benchmarks.fake_cuda.steps import FakeRows
 from lightgen_core.config import HeadConfig, MarConfig, ParallelConfig, TrainConfig
 from lightgen_core.data.batches import TokenSource
 from lightgen_core.diffusion.objectives import get_objective
@@ -22,7 +23,6 @@ from lightgen_core.train.pretrain import MaskedDenoisingCriterion
 from lightgen_core.train.train_step import TrainStep
 from tests.factories.tiny_sampling import captions, settings, trained_looking
 from tests.factories.tiny_student import GRID, PATCH, tiny_student, tiny_training, train, write_rows
-from tests.fake_cuda.steps import FakeRows
 
 CUDA = torch.device("cuda")
 REQUIRED = os.environ.get("LIGHTGEN_REQUIRE_GPU") == "1"

@@ -9,6 +9,8 @@ import pytest
 import torch
 import transformers
 
+from benchmarks.fake_cuda.mode import CUDA, fake_cuda
+from benchmarks.fake_cuda.steps import TINY
 from lightgen_core import zoo
 from lightgen_core.config import HeadConfig, SamplerConfig
 from lightgen_core.encoders.autoencoder import LatentCodec
@@ -17,8 +19,6 @@ from lightgen_core.encoders.text_encoder import TextEncoder
 from lightgen_core.model.mar import Student
 from lightgen_core.sampling.token_sampler import HeadCompileConfig, TokenSampler, with_half_weights
 from lightgen_core.sampling.unmask import sample
-from tests.fake_cuda.mode import CUDA, fake_cuda
-from tests.fake_cuda.steps import TINY
 
 ZOO = Path(zoo.__file__).parent
 

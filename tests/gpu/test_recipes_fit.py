@@ -7,6 +7,7 @@ import diffusers
 import pytest
 import torch
 
+from benchmarks.fake_cuda.mode import CUDA, fake_cuda
 from flows.known_models import known_model
 from flows.load import load_recipe
 from flows.sizes import student_config, token_sizes
@@ -16,7 +17,6 @@ from lightgen_core.model.flops import num_masked_probabilities, student_paramete
 from lightgen_core.model.mar import Student
 from lightgen_core.model.memory import RESERVED, row_bytes, rows_that_fit, static_bytes
 from lightgen_core.sampling import unmask
-from tests.fake_cuda.mode import CUDA, fake_cuda
 
 pytestmark = pytest.mark.usefixtures("one_thread", "unchecked_shapes")
 
