@@ -12,6 +12,7 @@ from lightgen_core.diffusion.objectives import Objective, get_objective
 from lightgen_core.model.flops import training_flops
 from lightgen_core.model.mar import Student
 from lightgen_core.train.losses import predict, work_sizes
+from lightgen_core.train.precision import apply_precision
 from lightgen_core.train.step_noise import StepNoise
 from lightgen_core.train.train_step import LossOutput, NeverStops
 
@@ -33,8 +34,9 @@ class MaskedDenoisingCriterion(NeverStops):
         return cls(head.token_width, get_objective(head.config.objective), config, source.moments)
 
     def prepare(self, model: Student, device: torch.device) -> None:
-        """Put the model into training mode: dropout is active."""
+        """Put the model into training mode, dropout active, and apply the configuration's precisions."""
         model.train()
+        apply_precision(model, self.config, device)
 
     def sample_noise(self, grid: tuple[int, int], images: tuple[int, int], generator: Generator) -> StepNoise:
         """Sample the step noise of images start to stop of a step's batch, of (h, w) tokens each."""
