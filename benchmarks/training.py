@@ -2,6 +2,10 @@
 
     python -m benchmarks.training --released PATH
     python -m benchmarks.training --size large --device cuda --batch 64 --compile --released PATH
+    python -m benchmarks.training --size large --batch 64 --roofline H100
+
+The last one runs nothing: it computes the least time of such a step, its kernels counted on tensors without values. On
+a GPU whose ceilings are known that time stands beside the measured ones.
 
 Ours is `TrainStep.prepare` and `TrainStep.step`, as in `fit`: step noise, clipping, AdamW and average; on a GPU a
 thread prepares ahead, from half precision. All see the same latents and the same text, 128 text tokens without padding,
@@ -18,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import interleaved
+from benchmarks import interleaved, roofline
 from benchmarks.released import released_model, training_step
 from benchmarks.sizes import GRID, NUM_TEXT_TOKENS, SIZES
 from lightgen_core.config import ParallelConfig, TrainConfig
@@ -55,6 +59,9 @@ class SameRows:
 
 def main() -> None:
     arguments = _arguments()
+    if arguments.roofline:
+        _report_roofline(arguments)
+        return
     device = pick_device(arguments.device, arguments.threads)
     mar, head = SIZES[arguments.size]
     batch = _batch(arguments.batch, mar.token_width, mar.text_width)
@@ -136,20 +143,54 @@ def _memory(device: torch.device, reset: bool = False) -> int:
 def _report(
     arguments: argparse.Namespace, seconds: dict[str, float], memory: dict[str, int], device: torch.device
 ) -> None:
-    mar, head = SIZES[arguments.size]
-    flops = training_flops(
-        mar, head, tokens=TOKENS, masked=round(MEAN_MASK_RATIO * TOKENS), text_tokens=NUM_TEXT_TOKENS, noise_samples=4
-    )
+    flops = _flops(arguments.size)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {arguments.threads} threads"
+    ceilings = next((each for key, each in roofline.CEILINGS.items() if key in name), None)
+    least = roofline.seconds(_kernels(arguments), ceilings) if ceilings else None
     peak = arguments.peak_tflops or next((tflops for key, tflops in PEAK_TFLOPS.items() if key in name), None)
     first, rows = next(iter(seconds.values())), list[tuple[str, ...]]()
     for row, taken in seconds.items():
         speed = arguments.batch / taken
         gib = f"{memory[row] / 2**30:.1f}" if device.type == "cuda" else "-"
         mfu = f"{100 * flops * speed / (peak * 1e12):.0f} %" if peak else "-"
-        rows.append((row, f"{speed:.2f}", f"{first / taken:.2f}", f"{flops * speed / 1e12:.3f}", mfu, gib))
+        bound = f"{arguments.batch / least:.0f}" if least and row == "ours, bf16" else "-"
+        rows.append((row, f"{speed:.2f}", f"{first / taken:.2f}", f"{flops * speed / 1e12:.3f}", mfu, bound, gib))
     print(f"{arguments.size}, batch {arguments.batch}, {name}; medians of {arguments.rounds} steps in turns\n")
-    print(interleaved.table(("step", "images/s", "ratio", "model TFLOP/s", "MFU", "GiB"), rows))
+    if ceilings:
+        print(f"roofline: computed, at {ceilings}\n")
+    print(interleaved.table(("step", "images/s", "ratio", "model TFLOP/s", "MFU", "roofline images/s", "GiB"), rows))
+
+
+def _kernels(arguments: argparse.Namespace) -> list[roofline.Kernel]:
+    mar, head = SIZES[arguments.size]
+    masked = round(MEAN_MASK_RATIO * TOKENS)
+    return roofline.training_kernels(
+        mar, head, images=arguments.batch, grid=GRID, masked=masked, text_tokens=NUM_TEXT_TOKENS
+    )
+
+
+def _report_roofline(arguments: argparse.Namespace) -> None:
+    """Print the computed least time of an eager step in bf16, by kind of kernel."""
+    ceilings, kernels = roofline.CEILINGS[arguments.roofline], _kernels(arguments)
+    least = roofline.seconds(kernels, ceilings)
+    speed, flops = arguments.batch / least, _flops(arguments.size)
+    peak = arguments.peak_tflops or PEAK_TFLOPS[arguments.roofline]
+    print(f"{arguments.size}, batch {arguments.batch}, ours, bf16, not compiled; computed for {arguments.roofline}")
+    print(f"at {ceilings}\n")
+    print(roofline.by_kind(kernels, ceilings))
+    print(
+        f"\n{len(kernels)} kernels, {1e3 * least:.0f} ms: {speed:.0f} images/s, "
+        f"{flops * speed / 1e12:.0f} model TFLOP/s, MFU {100 * flops * speed / (peak * 1e12):.0f} % of {peak:.0f}"
+    )
+    products = arguments.batch * flops / ceilings.bf16
+    print(f"matrix products and attention alone: {arguments.batch / products:.0f} images/s")
+
+
+def _flops(size: str) -> float:
+    """Return the model FLOPs of an image's training step, at the mean mask ratio."""
+    mar, head = SIZES[size]
+    masked = round(MEAN_MASK_RATIO * TOKENS)
+    return training_flops(mar, head, tokens=TOKENS, masked=masked, text_tokens=NUM_TEXT_TOKENS, noise_samples=4)
 
 
 def _arguments() -> argparse.Namespace:
@@ -163,6 +204,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--peak-tflops", type=float, help="bf16 peak of the device, for MFU; known for A100, H100, H200"
     )
+    parser.add_argument("--roofline", choices=roofline.CEILINGS, help="run nothing: compute the least time on this GPU")
     parser.add_argument("--released", type=Path, metavar="PATH", help="a checkout of the released code (needs timm)")
     return parser.parse_args()
 

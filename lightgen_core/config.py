@@ -287,12 +287,34 @@ class TrainConfig(LoopConfig):
         description="also align a block's states with tokens.features, which speeds training up; none: no alignment",
         exclude_if=lambda section: section is None,  # keys of recipes without it stay
     )
+    residual_precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="the stream that the transformer's blocks add to; bf16, with precision bf16: half the bytes of "
+        "sums and norms on a GPU",
+        exclude_if=lambda precision: precision == "fp32",  # keys of recipes without it stay
+    )
+    fp8: Literal["none", "tensorwise", "emulated"] = Field(
+        "none",
+        description="products of MLPs and of the head's blocks in fp8, with precision bf16 (torchao; a GPU of compute "
+        "capability 8.9); tensorwise: a scale for each tensor; emulated: that rounding on any device, slowly",
+        exclude_if=lambda fp8: fp8 == "none",
+    )
 
     @field_validator("repa")
     @classmethod
     def _alignment_has_a_weight(cls, repa: RepaConfig | None) -> RepaConfig | None:
         """Leave an alignment of weight 0 out, so that one training is written in one way."""
         return repa if repa is not None and repa.weight else None
+
+    @model_validator(mode="after")
+    def _lower_precisions_need_bf16(self) -> Self:
+        lower = {"residual_precision=bf16": self.residual_precision == "bf16", f"fp8={self.fp8}": self.fp8 != "none"}
+        if self.precision == "fp32" and any(lower.values()):
+            asked = " and ".join(name for name, given in lower.items() if given)
+            raise ValueError(
+                f"{asked} with precision=fp32: set precision=bf16, which the rest then has, or leave it out"
+            )
+        return self
 
 
 class DpoOptimizerConfig(OptimizerConfig):

@@ -103,7 +103,7 @@ def fake_cuda() -> Iterator[FakeCuda]:
             ("torch.nn.functional.scaled_dot_product_attention", attention_of_a_gpu),
         ):
             stack.enter_context(mock.patch(target, value))
-        for owner, name, value in (
+        for owner, name, replacement in (
             (Tensor, "backward", lambda loss: backward(loss, cuda.saved)),
             (Tensor, "pin_memory", pin_memory),
             (Tensor, "numpy", lambda tensor: np.zeros(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))),
@@ -114,7 +114,7 @@ def fake_cuda() -> Iterator[FakeCuda]:
             (unmask, "sample_orders", cuda.on_host(noise.sample_orders)),
             (noise, "sample_noises", cuda.on_host(noise.sample_noises)),
         ):
-            stack.enter_context(mock.patch.object(owner, name, value))
+            stack.enter_context(mock.patch.object(owner, name, replacement))
         stack.enter_context(mode)
         stack.enter_context(cuda.saved.kept())
         try:

@@ -24,11 +24,12 @@ BY_INDEX = {"index", "index_put", "index_put_", "_index_put_impl_"}
 
 
 class Kernel(NamedTuple):
-    """An operator on a GPU: bytes read and written, an expanded dimension counted once; FLOPs."""
+    """An operator on a GPU: bytes read and written, an expanded dimension counted once; FLOPs, in a dtype."""
 
     name: str
     bytes: int
     flops: int
+    dtype: torch.dtype
 
 
 class Watch(TorchDispatchMode):
@@ -80,7 +81,8 @@ class Watch(TorchDispatchMode):
         if name not in NO_KERNEL and not func.is_view and any(map(_on_gpu, [*given, *made])):
             count = flop_registry.get(func._overloadpacket)
             flops = count(*args, **kwargs, out_val=result) if count else 0
-            self.kernels.append(Kernel(name, sum(map(_touched, [*given, *made])), int(flops)))
+            touched = [*given, *(made or _written(func, args))]
+            self.kernels.append(Kernel(name, sum(map(_touched, touched)), int(flops), touched[0].dtype))
         return result
 
     def _wait(self, name: str, given: list[Tensor], args: Any, kwargs: dict[str, Any]) -> str | None:
@@ -131,6 +133,13 @@ class Watch(TorchDispatchMode):
 def _on_gpu(tensor: Tensor) -> bool:
     """Return whether a tensor is on a GPU; a fake's own `is_cuda` is an operator too, and slow."""
     return getattr(tensor, "fake_device", None) is not None and tensor.fake_device.type == "cuda"  # type: ignore
+
+
+def _written(func: Any, args: Any) -> list[Tensor]:
+    """Return the tensors that an operator without a result changes: the optimizer's, in lists."""
+    pairs = zip(func._schema.arguments, args, strict=False)
+    changed = [value for argument, value in pairs if argument.alias_info is not None and argument.alias_info.is_write]
+    return [leaf for leaf in tree_leaves(changed) if isinstance(leaf, Tensor)]
 
 
 def _touched(tensor: Tensor) -> int:

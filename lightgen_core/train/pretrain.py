@@ -17,6 +17,7 @@ from lightgen_core.model.aligned import AlignedStudent
 from lightgen_core.model.flops import alignment_flops, training_flops
 from lightgen_core.model.mar import Student, gather_tokens
 from lightgen_core.train.losses import alignment_loss, predict, student_inputs, work_sizes
+from lightgen_core.train.precision import apply_precision
 from lightgen_core.train.step_noise import StepNoise
 from lightgen_core.train.train_step import LossOutput, NeverStops
 
@@ -38,8 +39,9 @@ class MaskedDenoisingCriterion(NeverStops):
         return cls(head.token_width, get_objective(head.config.objective), config, source.moments)
 
     def prepare(self, model: Student, device: torch.device) -> None:
-        """Put the model into training mode: dropout is active."""
+        """Put the model into training mode, dropout active, and apply the configuration's precisions."""
         model.train()
+        apply_precision(model, self.config, device)
 
     def sample_noise(self, grid: tuple[int, int], images: tuple[int, int], generator: Generator) -> StepNoise:
         """Sample the step noise of images start to stop of a step's batch, of (h, w) tokens each."""

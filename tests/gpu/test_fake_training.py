@@ -40,14 +40,37 @@ def waits(**training):
         {},
         {"grid": (6, 8), "moments": True, "head": HeadConfig(width=48, depth=1, objective="flow")},
         {"config": TrainConfig(batch_size=4, precision="fp32", optimizer=MUON), "activation_checkpointing": True},
+        {"config": TrainConfig(batch_size=4, residual_precision="bf16")},
         {"config": DpoConfig(batch_size=2, displacement_guard="both")},
         {"config": DpoConfig(batch_size=2, objective="nft")},
         {"config": TrainConfig(batch_size=4, mask=MaskConfig(drop_ratio=0.5), repa=RepaConfig(depth=2))},
     ],
-    ids=["ddpm", "flow, moments, another grid", "fp32, muon, checkpointing", "dpo", "nft", "aligned, dropped tokens"],
+    ids=[
+        "ddpm",
+        "flow, moments, another grid",
+        "fp32, muon, checkpointing",
+        "bf16 residuals",
+        "dpo",
+        "nft",
+        "aligned, dropped tokens",
+    ],
 )
 def test_a_step_is_on_one_device_and_never_waits(training):
     assert waits(**training) == {}
+
+
+def test_bf16_residuals_move_fewer_bytes_and_keep_fewer():
+    """Of a student of 256 channels the norms' inputs and outputs, the sums, and what autograd keeps of them."""
+    moved, kept = [], []
+    for residual in ("fp32", "bf16"):
+        config = TrainConfig(batch_size=4, residual_precision=residual)
+        with fake_cuda() as cuda:
+            running = FakeTraining.start(cuda, SMALL, config=config, grid=(16, 16), text_tokens=16)
+            watch = running.run(0, masked=200)
+            moved.append(sum(kernel.bytes for kernel in watch.kernels[: running.forward_kernels]))
+            kept.append(running.saved)
+    assert moved[1] < 0.97 * moved[0]
+    assert kept[1] < 0.96 * kept[0]
 
 
 def test_losses_of_all_objectives_never_wait():
