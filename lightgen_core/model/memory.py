@@ -75,7 +75,7 @@ def alignment_bytes(
     """Return what the projector and its loss keep of one image; blocks keep the states that it reads already."""
     value = 2 if precision == "bf16" else 4
     copies = value * mar.width if precision == "bf16" else 0
-    each = copies + 4 * value * projector.width + 4 * 4 * projector.feature_channels + 8
+    each = copies + 4 * value * projector.width + 2 * 4 * projector.feature_channels + 8  # fp32 vectors, their norms
     return each * aligned_tokens(mar, projector, tokens=shape.tokens, masked=shape.masked)
 
 

@@ -102,7 +102,7 @@ class Pretrain(TrainConfig):
 
     @model_validator(mode="after")
     def _alignment_has_a_block(self) -> "Pretrain":
-        depth, model = self.repa and self.repa.depth, self.model
+        depth, model = None if self.repa is None else self.repa.depth, self.model
         if depth is not None and depth > model.decoder_depth + model.text_depth:
             raise ValueError(
                 f"repa.depth is {depth}; the student has {model.decoder_depth} blocks of the decoder and behind them "

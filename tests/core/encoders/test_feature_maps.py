@@ -43,7 +43,7 @@ def test_timms_map_is_that_of_forward_features(tmp_path, name):
     """Of a transformer without its class and register tokens."""
     reference = saved(tmp_path, name)
     features = FeatureMaps.load(reference)
-    model = timm.create_model(name, num_classes=0, checkpoint_path=str(tmp_path / f"{name}.safetensors")).eval()
+    model = timm.create_model(name, checkpoint_path=str(tmp_path / f"{name}.safetensors")).eval()
     config = timm.data.resolve_model_data_config(model)
     side = config["input_size"][1]
     images = np.random.default_rng(1).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
