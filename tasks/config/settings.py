@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     retry_seconds: float = Field(30, gt=0, description="wait before the first of them; doubled for each further one")
     compile_head: bool = Field(False, description="sample through a compiled head: a minute once, then faster steps")
     cuda_graphs: bool = Field(False, description="on a GPU, record the head's steps and replay them as one launch")
+    compile_teacher: bool = Field(
+        False, description="generate through a compiled diffusers pipeline: minutes once, then faster steps"
+    )
     offload: Literal["none", "model", "sequential"] = Field(
         "none", description="teacher's weights kept in main memory until they are needed, by model or by layer"
     )
