@@ -109,7 +109,7 @@ def load_teacher(ctx: StageContext, config: TeacherSource) -> "Teacher":
     if config.teacher == "diffusers" and config.diffusers:
         from lightgen_core.teachers.diffusers_teacher import DiffusersTeacher
 
-        return DiffusersTeacher.load(config.diffusers, ctx.device(), settings.offload)
+        return DiffusersTeacher.load(config.diffusers, ctx.device(), settings.offload, settings.compile_teacher)
     if config.teacher == "endpoint" and config.endpoint:
         from lightgen_core.endpoint import Endpoint
         from lightgen_core.teachers.endpoint import EndpointTeacher

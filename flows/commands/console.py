@@ -232,6 +232,42 @@ def describe_estimate(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def describe_teachers(result: Mapping[str, Any]) -> str:
+    """Return the known teachers' costs as a table, with the assumptions and sources."""
+    assumed, rows = result["assumed"], result["teachers"]
+    head: tuple[str, ...] = ("teacher", "parameters", "image tokens", "text tokens", "steps", "passes")
+    head += ("TFLOP an image", "of the denoiser", "device-hours", *([] if assumed["price"] is None else ["money"]))
+    cells = [
+        (
+            row["teacher"] + (" (the recipe's)" if row["of_the_recipe"] else ""),
+            f"{row['parameters'] / 1e9:.2f} B",
+            f"{row['image_tokens']:,}",
+            f"{row['text_tokens']:,}" + (" padded" if row["padded"] else ""),
+            str(row["steps"]),
+            str(row["passes"]),
+            f"{row['flops_per_image'] / 1e12:,.1f}",
+            f"{row['denoiser_flops'] / 1e12:,.1f}",
+            f"{row['device_hours']:,.0f}" if row["device_hours"] >= 10 else f"{row['device_hours']:.2g}",
+            *([] if row["money"] is None else [f"{row['money']:,.2f}"]),
+        )
+        for row in rows
+    ]
+    lines = [
+        f"{pluralize(result['images'], 'image')} of {result['height']} x {result['width']} px; "
+        f"{pluralize(result['words_per_caption'], 'text token')} a caption, for teachers that do not pad",
+        "",
+        *table([head, *cells]),
+        "",
+        f"Device-hours at {assumed['tflops']:g} TFLOP/s x {assumed['mfu']:g}: an assumption, measured of no teacher. "
+        "Parameters are the denoiser's; passes: its evaluations at each step.",
+        "FLOPs are those of matrix products and convolutions, attention included; what is not the denoiser's is the "
+        "text encoder's and the decoder's. A step cache is not counted.",
+        "",
+        *table([(row["teacher"], row["source"]) for row in rows]),
+    ]
+    return "\n".join(lines)
+
+
 def _costs(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Return disk, scratch, FLOPs, device-hours, money and the time on this machine as cells."""
     return (

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.student_work import StudentWork
+from flows.commands.teacher_work import teacher_flops
 from flows.did_you_mean import did_you_mean
 from flows.distill import ALL_NAMES
 from flows.errors import UserError
@@ -27,7 +28,6 @@ from lightgen_core.model.flops import few_step_head, head_parameters, projector_
 from lightgen_core.scene.vocabulary import CATEGORIES
 from tasks.config.distil_head import DistilHead
 from tasks.config.recipe import Recipe
-from tasks.config.sources import TeacherSource
 from tasks.evaluation_prompts import evaluation_prompts
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _data_costs(recipe: Recipe, text_tokens: int) -> dict[str, StageCost]:
     shard = min(recipe.synthesis.shard_size, images)
     written, width = _has_written_captions(recipe), embedding_width(recipe.embeddings.model)
     writing = "the language model's work depends on its answers" if written else ""
-    drawing, how = _teacher_flops(recipe)
+    drawing, how = teacher_flops(recipe, text_tokens)
     row_bytes = _image_bytes(recipe) + CAPTION_BYTES
     if recipe.synthesis.recaption is not None:
         row_bytes, how = row_bytes + 2 * CAPTION_BYTES, f"{how}; without the work of recaptioning"
@@ -206,33 +206,6 @@ def _image_bytes(recipe: Recipe) -> float:
     height, width = image_size(recipe)
     lossy = recipe.synthesis.image_format == "jpeg" or recipe.synthesis.image_quality is not None
     return height * width * LOSSY_BYTES if lossy else _png_bytes(recipe)
-
-
-def _teacher_flops(recipe: Recipe) -> tuple[float | None, str]:
-    """Return the FLOPs of all images (None if unknown) and a note; several teachers have their shares of the images."""
-    teachers, images = recipe.synthesis.teachers, recipe.synthesis.count
-    if not teachers:
-        return _images_flops(recipe, recipe.synthesis, images)
-    total = sum(each.weight for each in teachers)
-    parts = {each.name: _images_flops(recipe, each, images * each.weight / total) for each in teachers}
-    notes = "; ".join(f"{name}: {note}" for name, (_, note) in parts.items())
-    flops = [count for count, _ in parts.values()]
-    return None if None in flops else sum(count for count in flops if count is not None), notes
-
-
-def _images_flops(recipe: Recipe, source: TeacherSource, images: float) -> tuple[float | None, str]:
-    teacher = source.diffusers
-    if source.teacher == "scene":
-        return 0.0, "drawn on the CPU"
-    if source.teacher != "diffusers" or teacher is None:
-        return 0.0, "nothing is drawn here; the images' size is a guess where the recipe does not say it"
-    model = known_model(teacher.model)
-    if model is None or teacher.steps is None:
-        return None, "the teacher's FLOPs are not known; give --throughput synthesis=IMAGES_PER_SECOND"
-    height, width = image_size(recipe)
-    tokens = images * teacher.steps * (height // 16 * (width // 16) + 512)
-    note = "2 x parameters x tokens x steps of the teacher; its text encoder is left out"
-    return 2 * model.parameters * tokens, note
 
 
 def parse_throughput(arguments: Sequence[str]) -> dict[str, float]:

@@ -103,8 +103,9 @@ class PipelineSource:
             width=self._options.size,
             batch_size=self.batch_size,
         )
+        settings = Settings()
         try:
-            teacher = DiffusersTeacher.load(config, device, Settings().offload)
+            teacher = DiffusersTeacher.load(config, device, settings.offload, settings.compile_teacher)
         except TeacherError as error:
             raise UserError(str(error)) from error
         return lambda requests: teacher.generate(*_captions_and_seeds(requests))

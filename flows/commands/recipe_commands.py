@@ -151,6 +151,7 @@ def serve(recipe: str, cron: str, store_uri: str | None, **options: Any) -> None
 )
 @click.option("--words", type=POSITIVE, help="Text tokens of a caption; tokens.max_text_tokens by default.")
 @click.option("--price", type=click.FloatRange(min=0), help="Of one device-hour, in any currency.")
+@click.option("--teachers", is_flag=True, help="The recipe's images by each teacher that is known, instead.")
 @store_option
 @json_option
 def estimate(
@@ -158,6 +159,7 @@ def estimate(
     overrides: tuple[str, ...],
     throughput: tuple[str, ...],
     words: int | None,
+    teachers: bool,
     store_uri: str | None,
     as_json: bool,
     **rates: Any,
@@ -170,15 +172,21 @@ def estimate(
     \b
     lightgen estimate lightgen-0.7b-256 --price 2.50
     lightgen estimate demo --throughput pretrain=420     images per second, measured
+    lightgen estimate lightgen-0.7b-256 --teachers       its images by FLUX, Qwen-Image and others
     """
     from flows.commands.estimate import Rates, parse_throughput
     from flows.commands.estimate import estimate as make_estimate
+    from flows.commands.estimate_teachers import estimate_teachers
     from flows.commands.measured_here import measured_here
     from flows.load import load_recipe
     from storage.open_store import open_store
     from tasks.config.settings import Settings
 
     loaded, rates_ = load_recipe(recipe, overrides), Rates(parse_throughput(throughput), **rates)
+    if teachers:
+        compared = estimate_teachers(loaded, rates_, words)
+        click.echo(json.dumps(compared) if as_json else console.describe_teachers(compared))
+        return
     try:
         here = measured_here(open_store(store_uri or Settings().store), loaded)
     except StoreError as error:

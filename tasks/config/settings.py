@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     cuda_graphs: bool = Field(
         False, description="on a GPU, record each iteration of sampling and replay it as one launch"
     )
+    compile_teacher: bool = Field(
+        False, description="generate through a compiled diffusers pipeline: minutes once, then faster steps"
+    )
     offload: Literal["none", "model", "sequential"] = Field(
         "none", description="teacher's weights kept in main memory until they are needed, by model or by layer"
     )

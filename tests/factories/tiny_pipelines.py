@@ -25,14 +25,14 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,-"
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
 
-def save_flux(folder: Path) -> Path:
-    """A FluxPipeline with guidance embedded."""
+def save_flux(folder: Path, blocks: tuple[int, int] = (1, 1)) -> Path:
+    """A FluxPipeline with guidance embedded, with so many double and single blocks."""
     torch.manual_seed(0)
     transformer = diffusers.FluxTransformer2DModel(
         patch_size=1,
         in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
+        num_layers=blocks[0],
+        num_single_layers=blocks[1],
         attention_head_dim=16,
         num_attention_heads=2,
         joint_attention_dim=WIDTH,
@@ -49,7 +49,7 @@ def save_flux(folder: Path) -> Path:
         tokenizer_2=t5_tokenizer(),
         transformer=transformer,
     )
-    return _saved(pipeline, folder)
+    return saved(pipeline, folder)
 
 
 def save_sd3(folder: Path) -> Path:
@@ -79,7 +79,7 @@ def save_sd3(folder: Path) -> Path:
         text_encoder_3=t5(2 * WIDTH),
         tokenizer_3=t5_tokenizer(),
     )
-    return _saved(pipeline, folder)
+    return saved(pipeline, folder)
 
 
 def save_sdxl(folder: Path) -> Path:
@@ -112,7 +112,7 @@ def save_sdxl(folder: Path) -> Path:
         scheduler=diffusers.EulerDiscreteScheduler(**SCHEDULE),
         add_watermarker=False,
     )
-    return _saved(pipeline, folder)
+    return saved(pipeline, folder)
 
 
 def save_sd_that_flags_everything(folder: Path) -> Path:
@@ -141,7 +141,7 @@ def save_sd_that_flags_everything(folder: Path) -> Path:
         safety_checker=checker,
         feature_extractor=CLIPImageProcessor(size=30, crop_size=30),
     )
-    return _saved(pipeline, folder)
+    return saved(pipeline, folder)
 
 
 def dcae() -> diffusers.AutoencoderDC:
@@ -214,6 +214,7 @@ def t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=words, extra_ids=0, model_max_length=64)
 
 
-def _saved(pipeline: diffusers.DiffusionPipeline, folder: Path) -> Path:
+def saved(pipeline: diffusers.DiffusionPipeline, folder: Path) -> Path:
+    """Save a pipeline as safetensors."""
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder

@@ -176,13 +176,13 @@ def test_a_device_that_is_too_small_is_noted(monkeypatch, tmp_path):
 
 
 def test_a_shard_of_more_than_ten_minutes_is_noted():
-    """With a size that takes ten: FLUX needs 2.6 s an image of 512 px by the estimate."""
+    """With a size that takes ten: FLUX needs 1.3 s an image of 512 px by the estimate."""
     sizes = [("synthesis.shard_size=192",), ("synthesis.shard_size=2000",)]
     (short,), (long,) = (doctor._check_shards(load_recipe("lightgen-0.7b-256", changes)) for changes in sizes)
-    assert (short["state"], short["found"]) == ("ok", "a shard of 192 images takes 8 minutes (estimate)")
+    assert (short["state"], short["found"]) == ("ok", "a shard of 192 images takes 4 minutes (estimate)")
     assert (long["state"], long["found"].partition("; ")[2]) == (
         "note",
-        "a kill loses them: set synthesis.shard_size=231",
+        "a kill loses them: set synthesis.shard_size=474",
     )
 
 
