@@ -65,7 +65,9 @@ class Settings(BaseSettings):
     retries: int = Field(3, ge=0, description="attempts after a failure that may pass: network, device taken")
     retry_seconds: float = Field(30, gt=0, description="wait before the first of them; doubled for each further one")
     compile_head: bool = Field(False, description="sample through a compiled head: a minute once, then faster steps")
-    cuda_graphs: bool = Field(False, description="on a GPU, record each iteration of sampling and replay it as one launch")
+    cuda_graphs: bool = Field(
+        False, description="on a GPU, record each iteration of sampling and replay it as one launch"
+    )
     offload: Literal["none", "model", "sequential"] = Field(
         "none", description="teacher's weights kept in main memory until they are needed, by model or by layer"
     )
