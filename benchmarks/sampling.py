@@ -2,10 +2,12 @@
 
     python -m benchmarks.sampling CHECKPOINT --released PATH        a trained student, with scores
     python -m benchmarks.sampling --size large --device cuda --released PATH     random weights, without
+    python -m benchmarks.sampling CHECKPOINT --sampler head_steps=12 head_sampler=ddim --change null_text_every=2
 
 The plain setting is the paper's: 64 iterations (no more than tokens), 100 head steps, constant guidance. Each row has
-the rungs above it too. Text encoder and image decoder are not timed. Scores are the scene world's detector on held-out
-captions, with a 95 % interval.
+the rungs above it too; with `--change` there is a row for each changed field instead, all else being equal. Text
+encoder and image decoder are not timed. Scores are the scene world's detector on held-out captions, with a 95 %
+interval, and the paired difference to the plain setting.
 """
 
 import argparse
@@ -14,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,13 +43,14 @@ LAST_RUNGS = {"ddpm": ("ddpm", 25, 6), "v": ("ddim", 12, 4), "x": ("ddim", 12, 4
 
 @dataclass(frozen=True)
 class Workload:
-    """Texts to sample, and the scorer of the tokens."""
+    """Texts to sample; of held-out captions their prompts, and the judge of the tokens."""
 
     student: Student
     text: Tensor
     text_mask: Tensor | None
     grid: tuple[int, int]
-    score: Callable[[Tensor], str]
+    prompts: Sequence[Prompt] = ()
+    judge: Callable[[Tensor], np.ndarray] | None = None
 
     @property
     def seeds(self) -> range:
@@ -57,7 +61,8 @@ def main() -> None:
     arguments = _arguments()
     device = pick_device(arguments.device, arguments.threads)
     workload = _trained(arguments, device) if arguments.checkpoint else _random(arguments, device)
-    ladder = _ladder(workload, device, arguments.compile)
+    plain = _with(_plain(workload.student), arguments.sampler)
+    ladder = _changes(workload, plain, arguments.change) or _ladder(workload, plain, device, arguments.compile)
     outputs: dict[str, Tensor] = {}
     rungs = {name: _keep(outputs, name, run) for name, run in ladder.items()}
     others: dict[str, Callable[[], object]] = {}
@@ -65,7 +70,7 @@ def main() -> None:
         mar, head = workload.student.mar.config, workload.student.head.config
         model = released_model(arguments.released, mar, head, workload.grid, workload.text.shape[1], device)
         others["released code, random weights"] = sampler(
-            model, workload.text, workload.grid, 64, SamplerConfig().guidance_scale
+            model, workload.text, workload.grid, plain.iterations, plain.guidance_scale
         )
     seconds = interleaved.seconds(others | rungs, arguments.rounds, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {arguments.threads} threads"
@@ -73,20 +78,38 @@ def main() -> None:
     print(f"{images}, {name}, medians of {arguments.rounds}\n")
     print(
         interleaved.table(
-            ("setting", "images/s", "to plain", "to released", "score"), _rows(workload, seconds, outputs)
+            ("setting", "images/s", "to plain", "to released", "score", "paired difference"),
+            _rows(workload, seconds, outputs),
         )
     )
 
 
-def _ladder(workload: Workload, device: torch.device, compiled: bool) -> dict[str, Callable[[], Tensor]]:
+def _with(config: SamplerConfig, fields_and_values: Sequence[str]) -> SamplerConfig:
+    """Return a sampler with other fields, given as field=value."""
+    changed = dict(each.split("=", 1) for each in fields_and_values)
+    return SamplerConfig.model_validate(config.model_dump() | changed)
+
+
+def _changes(workload: Workload, plain: SamplerConfig, changes: Sequence[str]) -> dict[str, Callable[[], Tensor]]:
+    """Return the plain setting and one for each change."""
+    settings = {"plain": plain} | {change: _with(plain, [change]) for change in changes}
+    return {name: _sampling(workload, config) for name, config in settings.items()} if changes else {}
+
+
+def _sampling(workload: Workload, config: SamplerConfig, head: TokenSampler | None = None) -> Callable[[], Tensor]:
+    given = workload.student, workload.text, workload.text_mask, workload.grid, config, workload.seeds
+    return lambda: sample(*given, head=head)
+
+
+def _ladder(
+    workload: Workload, plain: SamplerConfig, device: torch.device, compiled: bool
+) -> dict[str, Callable[[], Tensor]]:
     """Return the rungs: exact ones, then those that change images, then the head's."""
-    student, plain = workload.student, _plain(workload.student)
+    student = workload.student
     ladder: dict[str, Callable[[], Tensor]] = {}
 
     def add(name: str, config: SamplerConfig, head: TokenSampler | None = None) -> None:
-        ladder[name] = lambda: sample(
-            student, workload.text, workload.text_mask, workload.grid, config, workload.seeds, head=head
-        )
+        ladder[name] = _sampling(workload, config, head)
 
     taken: dict[str, bool] = {}
     for rung in ("", *(field.name for field in fields(Rungs))):
@@ -102,6 +125,9 @@ def _ladder(workload: Workload, device: torch.device, compiled: bool) -> dict[st
     iterations = math.ceil(2 / 3 * min(plain.iterations, workload.grid[0] * workload.grid[1]))
     fastest = falling.model_copy(update={"iterations": iterations})
     add(f"+ {iterations} iterations", fastest)
+    if student.mar.config.text_self_attention:
+        fastest = fastest.model_copy(update={"null_text_every": 2})
+        add("+ null text in every second", fastest)
     if compiled:
         add("+ compiled head", fastest, TokenSampler(student.head, HeadCompileConfig(compile=True)))
     if device.type == "cuda":
@@ -133,11 +159,16 @@ def _keep(outputs: dict[str, Tensor], name: str, run: Callable[[], Tensor]) -> C
 
 def _rows(workload: Workload, seconds: Mapping[str, float], outputs: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
     released = next((taken for name, taken in seconds.items() if name not in outputs), None)
+    verdicts = {name: workload.judge(tokens) for name, tokens in outputs.items()} if workload.judge else {}
     rows: list[tuple[str, ...]] = []
     for name, taken in seconds.items():
         to_released = f"{released / taken:.2f}" if released else "-"
-        score = workload.score(outputs[name]) if name in outputs else "-"
-        rows.append((name, f"{len(workload.text) / taken:.2f}", f"{seconds['plain'] / taken:.2f}", to_released, score))
+        score = difference = "-"
+        if name in verdicts:
+            score = _overall(verdicts[name], workload.prompts)
+            difference = _overall(verdicts[name] - verdicts["plain"], workload.prompts, paired=True)
+        speed = f"{len(workload.text) / taken:.2f}", f"{seconds['plain'] / taken:.2f}"
+        rows.append((name, *speed, to_released, score, difference))
     return rows
 
 
@@ -148,16 +179,15 @@ def _trained(arguments: argparse.Namespace, device: torch.device) -> Workload:
     captions = [prompt.caption for prompt in prompts]
     text, mask = loaded.encode_text(captions)
 
-    def score(tokens: Tensor) -> str:
-        return _score(loaded, prompts, tokens)
+    def judge(tokens: Tensor) -> np.ndarray:
+        latents = unpatchify(tokens, loaded.info.grid, loaded.info.channels, loaded.info.patch)
+        return judge_scenes(loaded.codec.decode(latents.float()), captions)[:, None].astype(np.int8)
 
-    return Workload(loaded.student, text.to(device), mask.to(device), loaded.info.grid, score)
+    return Workload(loaded.student, text.to(device), mask.to(device), loaded.info.grid, prompts, judge)
 
 
-def _score(loaded: TextToImage, prompts: Sequence[Prompt], tokens: Tensor) -> str:
-    latents = unpatchify(tokens, loaded.info.grid, loaded.info.channels, loaded.info.patch)
-    correct = judge_scenes(loaded.codec.decode(latents.float()), [prompt.caption for prompt in prompts])
-    overall = score_table(correct[:, None], prompts, seed=0, resamples=2000)["overall"]
+def _overall(verdicts: np.ndarray, prompts: Sequence[Prompt], paired: bool = False) -> str:
+    overall = score_table(verdicts, prompts, seed=0, resamples=2000, paired=paired)["overall"]
     return f"{overall['value']:.3f} ({overall['low']:.3f} to {overall['high']:.3f})"
 
 
@@ -168,7 +198,7 @@ def _random(arguments: argparse.Namespace, device: torch.device) -> Workload:
     text = torch.randn(arguments.pictures, NUM_TEXT_TOKENS, student.mar.config.text_width, generator=generator).to(
         device
     )
-    return Workload(student, text, None, GRID, lambda _: "-")
+    return Workload(student, text, None, GRID)
 
 
 def _arguments() -> argparse.Namespace:
@@ -179,6 +209,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--pictures", type=int, default=120, help="images, sampled as one batch")
     parser.add_argument("--rounds", type=int, default=3, help="timed runs of each rung")
+    parser.add_argument("--sampler", nargs="+", default=[], metavar="FIELD=VALUE", help="another plain setting")
+    parser.add_argument("--change", nargs="+", default=[], metavar="FIELD=VALUE", help="a row each, instead of rungs")
     parser.add_argument("--compile", action="store_true", help="also a compiled head (a minute to compile on a CPU)")
     parser.add_argument("--released", type=Path, metavar="PATH", help="a checkout of the released code (needs timm)")
     return parser.parse_args()

@@ -165,6 +165,12 @@ class SamplerConfig(Section):
     guidance_interval: tuple[Fraction, Fraction] = Field(
         (0.0, 1.0), description="interval: first and last known share of the tokens at which guidance acts"
     )
+    null_text_every: Positive = Field(
+        1,
+        description="iterations for one run of the null text, if image states attend to each other in the text blocks; "
+        "until the next one its states are the caption's with the last difference (LazyMAR's condition cache)",
+        exclude_if=lambda every: every == 1,  # keys of recipes without it stay
+    )
     temperature: float = Field(1.0, ge=0, description="scale of the noise the head adds")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast of the student while it samples")
 

@@ -115,8 +115,13 @@ class IncompatibleSamplerError(ValueError):
     """A sampler that does not go with what the head was trained to predict."""
 
 
-def check_sampler(config: SamplerConfig, objective: Objective) -> None:
-    """Raise IncompatibleSamplerError if a head cannot be sampled so; a few-step head has no steps to check."""
+def check_sampler(config: SamplerConfig, objective: Objective, text_self_attention: bool) -> None:
+    """Raise IncompatibleSamplerError if a student cannot be sampled so; a few-step head has no steps to check."""
+    if config.null_text_every > 1 and not text_self_attention:
+        raise IncompatibleSamplerError(
+            f"null_text_every is {config.null_text_every}, but the student's text blocks have no self-attention: they "
+            "run where tokens are unmasked alone, once for each token, so there is nothing to reuse; set it to 1"
+        )
     if config.head_sampler == "few_step":
         return
     allowed = SAMPLERS[objective.name]

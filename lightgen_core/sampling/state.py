@@ -22,7 +22,7 @@ class SamplingState:
     """Tensors that differ between calls of one shape, so that a recorded graph needs copies of these alone.
 
     order: of the masked tokens of each image; branches: the caption's and, for guidance, the null text's; strengths:
-    the guidance of each iteration.
+    the guidance of each iteration; difference: the null text's states without the caption's, where they are reused.
     """
 
     tokens: Float[Tensor, "batch tokens values"]
@@ -30,6 +30,7 @@ class SamplingState:
     order: Int[Tensor, "batch num_masked"]
     branches: tuple[Branch, ...]
     strengths: Float[Tensor, " iterations"]
+    difference: Float[Tensor, "batch tokens width"] | None = None
 
     @property
     def tensors(self) -> Iterator[Tensor]:
@@ -40,6 +41,8 @@ class SamplingState:
                 yield from kv
             if branch.mask is not None:
                 yield branch.mask
+        if self.difference is not None:
+            yield self.difference
 
     def clone(self) -> Self:
         """Copy every tensor."""
@@ -51,7 +54,8 @@ class SamplingState:
             for branch in self.branches
         )
         tokens, mask, order, strengths = (part.clone() for part in (self.tokens, self.mask, self.order, self.strengths))
-        return type(self)(tokens, mask, order, tuple(branches), strengths)
+        difference = None if self.difference is None else self.difference.clone()
+        return type(self)(tokens, mask, order, tuple(branches), strengths, difference)
 
     def copy_(self, other: Self) -> None:
         """Overwrite every tensor with that of a state of the same shape."""

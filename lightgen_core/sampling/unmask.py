@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lightgen_core.config import SamplerConfig
 from lightgen_core.device import to_device
 from lightgen_core.diffusion.objectives import get_objective
-from lightgen_core.model.mar import Mar, Student
+from lightgen_core.model.mar import Mar, Student, gather_tokens
 from lightgen_core.sampling.graphs import TEXT_MULTIPLE
 from lightgen_core.sampling.head_samplers import check_sampler, head_steps_for, noises_per_token
 from lightgen_core.sampling.noise import noises_on, sample_orders
@@ -61,22 +61,24 @@ def guidance_at(share: float, config: SamplerConfig) -> float:
 class Iteration:
     """The sizes of an iteration, which are known before the first.
 
-    left: masked tokens of an image; count: those that it unmasks; steps: of the head; guidance: 1 is none.
+    left: masked tokens of an image; count: those that it unmasks; steps: of the head; guidance: 1 is none; cached:
+    whether the null text's states follow from the caption's.
     """
 
     left: int
     count: int
     steps: int
     guidance: float
+    cached: bool
 
 
 def plan_iterations(num_masked: int, length: int, config: SamplerConfig) -> list[Iteration]:
     """Return the iterations that unmask so many of `length` tokens."""
-    left, iterations = num_masked, []
+    left, guided, iterations = num_masked, 0, list[Iteration]()
     for count in cosine_unmask_schedule(num_masked, config.iterations):
         steps, guidance = head_steps_for(1 - left / length, config), guidance_at(1 - (left - count) / length, config)
-        iterations.append(Iteration(left, count, steps, guidance))
-        left -= count
+        iterations.append(Iteration(left, count, steps, guidance, guided % config.null_text_every > 0))
+        left, guided = left - count, guided + (guidance > 1)
     return iterations
 
 
@@ -107,7 +109,7 @@ def sample(
     Raises:
         ValueError: a sampler that does not fit the head, or inputs whose sizes do not fit each other.
     """
-    check_sampler(config, get_objective(student.head.config.objective))
+    check_sampler(config, get_objective(student.head.config.objective), student.mar.config.text_self_attention)
     if len(seeds) != len(text):
         raise ValueError(f"{len(seeds)} seeds for {len(text)} texts: give one seed for each image")
     if (known is None) != (keep is None):
@@ -149,12 +151,15 @@ def _sample_tokens(
     if config.guidance_scale > 1 and config.head_sampler != "few_step":  # whose guidance is inside
         branches.append(Branch(mar.text_kv(mar.null_states(batch)), None))
     strengths = to_device(torch.tensor([iteration.guidance for iteration in iterations]), device)
-    state = SamplingState(tokens, mask, order, tuple(branches), strengths)
+    difference = None
+    if len(branches) == 2 and config.null_text_every > 1:
+        difference = torch.zeros(batch, length, mar.config.width, device=device)
+    state = SamplingState(tokens, mask, order, tuple(branches), strengths, difference)
     shapes = [(noises_per_token(config.head_sampler, each.steps), each.count) for each in iterations]
     noises = noises_on(device, generators, shapes, width)
     unmasker = functools.partial(Unmasker, mar, head, grid, config, iterations, device)
     if head.graphs is not None:
-        kernels = tuple((each.left, each.count, each.steps, each.guidance > 1) for each in iterations)
+        kernels = tuple((each.left, each.count, each.steps, each.guidance > 1, each.cached) for each in iterations)
         key = (grid, config.head_sampler, config.temperature, config.precision, kernels)
         most_noise = max((batch * each * count * width for each, count in shapes), default=0)
         return head.graphs.shape(key, unmasker, state, most_noise).sample(state, noises)
@@ -185,18 +190,40 @@ class Unmasker:
 
     def __call__(self, index: int, state: SamplingState, noises: Float[Tensor, "noises rows values"]) -> None:
         """Unmask the tokens of an iteration, in place, and without a wait for the device."""
-        iteration, grid, positions = self._iterations[index], self._grid, self._positions
+        iteration = self._iterations[index]
         chosen = state.order[:, state.order.shape[1] - iteration.left :][:, : iteration.count]
-        states = self._mar.encode_decode(state.tokens, state.mask, grid, iteration.left, positions)
-        conditions = [
-            self._mar.cross_attend(states, branch.kv, branch.mask, grid, chosen, positions).flatten(0, 1)
-            for branch in state.branches[: 2 if iteration.guidance > 1 else 1]
-        ]
+        states = self._mar.encode_decode(state.tokens, state.mask, self._grid, iteration.left, self._positions)
+        conditions = torch.stack([branch.flatten(0, 1) for branch in self._attend(states, state, chosen, iteration)])
         times, strength = self._times[iteration.steps], state.strengths[index]
-        unmasked = self._head.tokens(torch.stack(conditions), noises, self._config, times, strength)
+        unmasked = self._head.tokens(conditions, noises, self._config, times, strength)
         unmasked = unmasked.unflatten(0, (-1, iteration.count))
         state.tokens.scatter_(1, chosen[..., None].expand_as(unmasked), unmasked)
         state.mask.scatter_(1, chosen, False)
+
+    def _attend(
+        self,
+        states: Float[Tensor, "batch tokens width"],
+        state: SamplingState,
+        chosen: Int[Tensor, "batch chosen"],
+        iteration: Iteration,
+    ) -> list[Float[Tensor, "batch chosen width"]]:
+        """Return the states of chosen tokens after the text blocks, for the caption and, guided, for the null text.
+
+        The condition cache (LazyMAR, Yan et al. 2025): what the caption adds changes little between iterations.
+        """
+
+        def attend(branch: Branch, at: Tensor | None) -> Tensor:
+            return self._mar.cross_attend(states, branch.kv, branch.mask, self._grid, at, self._positions)
+
+        caption, *null = state.branches
+        if iteration.guidance == 1 or not null:
+            return [attend(caption, chosen)]
+        if state.difference is None:
+            return [attend(caption, chosen), attend(null[0], chosen)]
+        with_text = attend(caption, None)
+        if not iteration.cached:
+            state.difference.copy_(attend(null[0], None) - with_text)
+        return [gather_tokens(every, chosen) for every in (with_text, with_text + state.difference)]
 
 
 def _start(

@@ -90,6 +90,12 @@ class Recipe(Section):
                 "sampler.head_sampler is few_step, which is learned from the full sampler: give that one here, and "
                 "switch on the section distil_head, whose student samples with few_step"
             )
+        if self.sampler.null_text_every > 1 and not self.pretrain.model.text_self_attention:
+            raise ValueError(
+                f"sampler.null_text_every is {self.sampler.null_text_every}, but without "
+                "pretrain.model.text_self_attention text blocks run once for each token, so there is nothing to reuse; "
+                "set it to 1"
+            )
         flow_head, flow_sampler = self.pretrain.head.objective == "flow", self.sampler.head_sampler == "euler"
         if flow_head != flow_sampler:
             raise ValueError(

@@ -107,9 +107,10 @@ def test_the_projectors_parameters_are_those_of_the_config():
     assert projector_parameters(student.mar.config, projector) == counted
 
 
-def test_sampling_flops_equal_torchs_count_to_two_percent():
-    student = student_of("v", False).requires_grad_(False)
-    config = SamplerConfig(iterations=6, head_steps=7, head_sampler="ddim", guidance_scale=2.0)
+@pytest.mark.parametrize(("self_attention", "every"), [(False, 1), (True, 1), (True, 2), (True, 4)])
+def test_sampling_flops_equal_torchs_count_to_two_percent(self_attention, every):
+    student = student_of("v", self_attention).requires_grad_(False)
+    config = SamplerConfig(iterations=6, head_steps=7, head_sampler="ddim", guidance_scale=2.0, null_text_every=every)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
         sample(student, torch.randn(1, WORDS, 24), None, GRID, config, seeds=[0])
     expected = sampling_flops(student.mar.config, student.head.config, config, tokens=16, text_tokens=WORDS)

@@ -69,6 +69,14 @@ def test_a_replay_on_another_grid_is_eager_to_the_bit(fake_graphs):
         assert sample(student, text, mask, grid, settings(), seeds, head=recorded).equal(expected)
 
 
+def test_a_replay_with_a_cached_null_text_is_eager_to_the_bit(fake_graphs):
+    student, config = trained_looking("v").eval(), settings(null_text_every=2)
+    recorded = recorder(student)
+    for text, mask, seeds in batches(2):
+        expected = sample(student, text, mask, GRID, config, seeds)
+        assert sample(student, text, mask, GRID, config, seeds, head=recorded).equal(expected)
+
+
 def test_a_replay_keeps_known_tokens(fake_graphs):
     student, keep = trained_looking("v").eval(), torch.arange(TOKENS) % 2 == 0
     recorded = recorder(student)

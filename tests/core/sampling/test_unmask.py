@@ -1,11 +1,18 @@
-"""What is computed before the loop changes no bit: noises, embedded times, positions."""
+"""Iterations: what is computed before them changes no bit, and the null text's states are cached between them."""
 
 import pytest
 import torch
 
 from lightgen_core.diffusion.objectives import get_objective
 from lightgen_core.sampling import noise
-from lightgen_core.sampling.head_samplers import head_steps, head_steps_for, noises_per_token, sample_head
+from lightgen_core.sampling.head_samplers import (
+    IncompatibleSamplerError,
+    head_steps,
+    head_steps_for,
+    noises_per_token,
+    sample_head,
+)
+from lightgen_core.sampling.token_sampler import TokenSampler
 from lightgen_core.sampling.unmask import cosine_unmask_schedule, guidance_at, sample
 from tests.factories.tiny_sampling import SAMPLERS, captions, settings, trained_looking
 from tests.factories.tiny_student import GRID, TOKEN_WIDTH
@@ -53,6 +60,42 @@ def test_the_sampler_gives_the_bits_of_a_plain_loop(name, sampler, grid):
     interval = {"guidance_schedule": "interval", "guidance_interval": (0.2, 0.7)}
     config = settings(sampler, iterations=7, head_steps_last=2, **interval)
     assert sample(student, text, mask, grid, config, SEEDS).equal(sampled_plainly(student, text, mask, grid, config))
+
+
+@pytest.mark.parametrize(
+    ("every", "schedule", "runs"),
+    [(1, {}, [0, 1, 2, 3]), (2, {}, [0, 2]), (3, {}, [0, 3]), (2, {"guidance_schedule": "linear"}, [0, 2])],
+)
+def test_the_null_text_runs_in_every_so_manyth_iteration(every, schedule, runs, monkeypatch):
+    """In between its states are the caption's, with the last difference."""
+    student, (text, mask), seen, conditions = trained_looking("v").eval(), captions(5), [], []
+    attend, tokens = student.mar.cross_attend, TokenSampler.tokens
+
+    def cross_attend(states, text, text_mask, grid, at=None, positions=None):
+        seen.append((text_mask is None, attend(states, text, text_mask, grid, None, positions)))
+        return attend(states, text, text_mask, grid, at, positions)
+
+    monkeypatch.setattr(student.mar, "cross_attend", cross_attend)
+    monkeypatch.setattr(TokenSampler, "tokens", lambda *a: (conditions.append(a[1]), tokens(*a))[1])
+    sample(student, text, mask, GRID, settings(null_text_every=every, **schedule), [11])
+    with_text, ran, difference = [states for null, states in seen if not null], [], None
+    for index, states in enumerate(with_text):
+        place = next(number for number, (_, each) in enumerate(seen) if each is states)
+        if place + 1 < len(seen) and seen[place + 1][0]:
+            ran.append(index)
+            difference = seen[place + 1][1] - states
+        found, expected = conditions[index][1] - conditions[index][0], difference[0]
+        distance = (found[:, None] - expected).abs().amax(dim=2).amin(dim=1)
+        assert distance.max() < 1e-6
+    assert ran == runs
+
+
+def test_a_null_text_is_not_cached_where_that_saves_nothing():
+    """Text blocks without self-attention run at tokens that are unmasked, once for each."""
+    student = trained_looking("v")
+    student.mar.config = student.mar.config.model_copy(update={"text_self_attention": False})
+    with pytest.raises(IncompatibleSamplerError, match="null_text_every is 2, but the student's text blocks have no"):
+        sample(student, *captions(5), GRID, settings(null_text_every=2), [11])
 
 
 @pytest.mark.parametrize("most", [1, 3 * 4 * 2 * 8 * TOKEN_WIDTH])
