@@ -4,6 +4,7 @@ As of a real one, recording changes no memory, Python's numbers are those of the
 known by its place alone: a replay fails if it was freed meanwhile.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +70,8 @@ class Recording(TorchDispatchMode):
         super().__exit__(*error)
         for tensor, before in reversed(self._before):
             tensor.copy_(before)
-        self._alive.clear(), self._before.clear()
+        self._alive.clear()
+        self._before.clear()
 
     def _reference(self, tensor: Tensor) -> Made | Outside:
         if made := self._made.get(id(tensor)):
@@ -81,7 +83,7 @@ class Recording(TorchDispatchMode):
 class FakeGraph:
     """Stands for `lightgen_core.sampling.graphs.CudaGraph`."""
 
-    def __init__(self, function, pool):
+    def __init__(self, function: Callable[[], None], pool: Any) -> None:
         function()
         recording = Recording()
         with recording:
@@ -89,12 +91,12 @@ class FakeGraph:
         self._operators = recording.operators
 
     @staticmethod
-    def new_pool(device):
+    def new_pool(device: torch.device) -> Any:
         return object()
 
     @torch.no_grad()
-    def replay(self):
-        results = []
+    def replay(self) -> None:
+        results: list[list[Any]] = []
         for func, args, kwargs in self._operators:
             args, kwargs = tree_map_only(Made, lambda made: results[made.operator][made.output], (args, kwargs))
             args, kwargs = tree_map_only(Outside, Outside.tensor, (args, kwargs))

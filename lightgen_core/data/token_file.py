@@ -51,6 +51,7 @@ class TokenLayout:
 
     def bytes_of(self, column: str, rows: int | np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Return the bytes of a column's values in so many rows with so many text tokens, elementwise."""
+        values: int | np.ndarray
         if column == "text":
             values = tokens * self.text_width
         elif column == FEATURES:
