@@ -167,8 +167,8 @@ class SamplerConfig(Section):
     )
     null_text_every: Positive = Field(
         1,
-        description="iterations for one run of the null text, if image states attend to each other in the text blocks; "
-        "until the next one its states are the caption's with the last difference (LazyMAR's condition cache)",
+        description="iterations for one run of the null text, after the first two, if image states attend to each "
+        "other in the text blocks; in between its states are the caption's with the last difference (LazyMAR)",
         exclude_if=lambda every: every == 1,  # keys of recipes without it stay
     )
     temperature: float = Field(1.0, ge=0, description="scale of the noise the head adds")

@@ -42,6 +42,7 @@ def connect() -> None:
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before Ray is loaded: a local cluster's processes inherit it
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # under `uv run` it would send the folder to all nodes
+    os.environ.setdefault("RAY_worker_niceness", "0")  # a local cluster's; Ray's own 15 waits for all else that runs
     try:
         import ray
     except ModuleNotFoundError as error:

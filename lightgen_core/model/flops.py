@@ -105,7 +105,8 @@ def sampling_flops(mar: MarConfig, head: HeadConfig, sampler: SamplerConfig, *, 
         left, next_left = (tokens * math.cos(math.pi / 2 * step / iterations) for step in (done, done + 1))
         part = forward_flops(mar, head, tokens=tokens, masked=left, text_tokens=text_tokens, noise_samples=0)
         total += part["encoder"] + part["decoder"] + _cross_attention(mar, tokens, left - next_left, text_tokens)
-        if branches == 2 and done % sampler.null_text_every == 0:  # the null text is one token
+        # The null text is one token; where it is cached, it runs in the first iteration and again from the second on.
+        if branches == 2 and (done == 0 or (done - 1) % sampler.null_text_every == 0):
             total += _cross_attention(mar, tokens, left - next_left, 1)
     return total
 

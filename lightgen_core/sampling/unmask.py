@@ -77,7 +77,9 @@ def plan_iterations(num_masked: int, length: int, config: SamplerConfig) -> list
     left, guided, iterations = num_masked, 0, list[Iteration]()
     for count in cosine_unmask_schedule(num_masked, config.iterations):
         steps, guidance = head_steps_for(1 - left / length, config), guidance_at(1 - (left - count) / length, config)
-        iterations.append(Iteration(left, count, steps, guidance, guided % config.null_text_every > 0))
+        # Not in the second: what the caption adds changes most when the first tokens come in.
+        cached = guided > 0 and (guided - 1) % config.null_text_every > 0
+        iterations.append(Iteration(left, count, steps, guidance, cached))
         left, guided = left - count, guided + (guidance > 1)
     return iterations
 

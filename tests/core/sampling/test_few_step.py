@@ -1,5 +1,6 @@
 """The few-step head: what it learns from is where the full sampler ends, and it replaces all of its evaluations."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,8 +10,11 @@ from lightgen_core.model.head import TokenDenoiser
 from lightgen_core.model.mar import Mar
 from lightgen_core.sampling.distillation import deterministic, sample_pairs
 from lightgen_core.sampling.head_samplers import IncompatibleSamplerError
+from lightgen_core.sampling.inpaint import inpaint
+from lightgen_core.sampling.text_to_image import TextToImage
 from lightgen_core.sampling.token_sampler import TokenSampler
 from lightgen_core.sampling.unmask import sample
+from tests.factories.tiny_checkpoint import save_tiny_checkpoint
 from tests.factories.tiny_sampling import captions, head_tokens, settings, trained_looking
 from tests.factories.tiny_student import GRID, TOKEN_WIDTH, TOKENS
 
@@ -121,6 +125,15 @@ def test_the_token_is_what_the_few_step_head_gives():
         other = few_step(0.5 * noises[0], torch.tensor(3.0), conditions[0])
     assert torch.equal(drawn, expected)
     assert (other - expected).abs().max() > 1e-3, "guidance is inside"
+
+
+def test_inpainting_takes_the_few_step_head(tmp_path):
+    loaded = TextToImage.load(save_tiny_checkpoint(tmp_path / "student"), torch.device("cpu"))
+    loaded.few_step = new_few_step_head(FewStepConfig(width=16, depth=1), 64, 32, 0).eval()
+    image, mask = np.zeros((48, 48, 3), np.uint8), np.arange(48 * 48).reshape(48, 48) < 48 * 16
+    sampler = loaded.sampler.model_copy(update={"head_sampler": "few_step"})
+    painted = inpaint(loaded, image, mask, "a star", 3, sampler)
+    assert painted.renewed.sum() == 3 and np.array_equal(painted.pasted[16:], image[16:])
 
 
 def test_a_student_without_a_few_step_head_says_so():
