@@ -51,13 +51,10 @@ class TokenLayout:
 
     def bytes_of(self, column: str, rows: int | np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Return the bytes of a column's values in so many rows with so many text tokens, elementwise."""
-        values: int | np.ndarray
-        if column == "text":
-            values = tokens * self.text_width
-        elif column == FEATURES:
-            values = rows * self.feature_height * self.feature_width * self.feature_channels
-        else:
-            values = rows * self.channels * self.height * self.width
+        image = self.channels * self.height * self.width
+        if column == FEATURES:
+            image = self.feature_height * self.feature_width * self.feature_channels
+        values = tokens * self.text_width if column == "text" else rows * image
         return np.broadcast_to(values * self.torch_dtype.itemsize, np.shape(tokens))
 
 
