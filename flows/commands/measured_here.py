@@ -13,7 +13,13 @@ from tasks.context.host import host_facts
 
 SAME: Mapping[str, tuple[str, ...]] = {
     "captions": ("captions.source",),
-    "synthesis": ("synthesis.teacher", "synthesis.diffusers.model", "synthesis.diffusers.steps"),
+    "synthesis": (
+        "synthesis.teacher",
+        *(
+            f"synthesis.diffusers.{name}"
+            for name in ("model", "steps", "max_sequence_length", "step_cache", "quantization")
+        ),
+    ),
     "embeddings": ("embeddings.model",),
     "tokens": ("tokens.codec", "tokens.text_encoder", "tokens.sizes"),
 }

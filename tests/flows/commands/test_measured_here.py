@@ -76,6 +76,19 @@ def test_another_machine_or_model_tells_nothing(store, changes):
     assert measured_here(store, RECIPE) == {}
 
 
+@pytest.mark.parametrize(
+    "change", [{"max_sequence_length": 512}, {"step_cache": None}, {"quantization": {"backend": "torchao"}}, None]
+)
+def test_a_teacher_told_otherwise_is_as_fast_as_it_is(store, change):
+    """With another text length, step cache or quantization."""
+    fields = ["max_sequence_length=256", "step_cache={method: taylorseer, interval: 3}"]
+    recipe = load_recipe("lightgen-0.7b-512", [f"synthesis.diffusers.{field}" for field in fields])
+    config = {"synthesis": recipe.model_dump(mode="json")["synthesis"]}
+    config["synthesis"]["diffusers"] |= change or {}
+    commit(store, "synthesis", "a", config=config)
+    assert list(measured_here(store, recipe)) == ([] if change else ["synthesis"])
+
+
 def test_the_command_shows_the_column_where_something_is_known(store):
     arguments = ["estimate", "smoke", "--store", store.uri]
     without = CliRunner().invoke(cli, arguments, catch_exceptions=False).output
