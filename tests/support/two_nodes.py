@@ -15,7 +15,7 @@ QUIET = {  # a dead node is missed after five periods; a slow one has its usual 
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
-    "RAY_worker_niceness": "0",  # as the clusters that LightGen starts; with Ray's own 15 they starve beside other tests
+    "RAY_worker_niceness": "0",  # as in clusters that LightGen starts; with Ray's own 15 they starve beside other tests
 }
 
 
