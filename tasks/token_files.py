@@ -128,7 +128,8 @@ def latent_layout(
     shape: height and width of the images, px; feature_channels: of a token's features, 0 without any.
     """
     height, width = (side // codec.stride for side in shape)
-    layout = {"dtype": config.dtype, "channels": codec.channels, "height": height, "width": width}
+    sides = {"channels": codec.channels, "height": height, "width": width}
+    layout: dict[str, object] = {"dtype": config.dtype, **sides}
     if config.latents == "moments":
         layout["moments"] = True
     if feature_channels:
