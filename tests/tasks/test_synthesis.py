@@ -157,17 +157,14 @@ def test_a_pipeline_draws_the_same_image_in_any_shard(tmp_path):
 def test_a_prompt_that_the_pipeline_cannot_take_is_quarantined(tmp_path, monkeypatch):
     from lightgen_core.teachers.diffusers_teacher import DiffusersTeacher
 
-    attempt = DiffusersTeacher._attempt
+    call = DiffusersTeacher._call
 
     def fails_on_two(self, prompts, seeds):
         if "thing 2" in prompts:
-            self = type("Broken", (), {"pipeline": staticmethod(raising), "_arguments": {}, "_negative": None})()
-        return attempt(self, prompts, seeds)
+            raise ValueError("this prompt cannot be drawn")
+        return call(self, prompts, seeds)
 
-    def raising(**named):
-        raise ValueError("this prompt cannot be drawn")
-
-    monkeypatch.setattr(DiffusersTeacher, "_attempt", fails_on_two)
+    monkeypatch.setattr(DiffusersTeacher, "_call", fails_on_two)
     folder = tiny_pipelines.save_flux(tmp_path / "flux")
     pipeline = {"model": str(folder), "dtype": "float32", "steps": 1, "height": 32, "width": 32}
     made = run_recipe(
