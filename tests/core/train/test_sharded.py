@@ -157,12 +157,10 @@ def test_a_process_without_rows_of_a_matrix_takes_part(ran):
     assert max(results["differences"]) < 1e-5
 
 
-def test_replicated_matrices_are_made_orthogonal_once(ran):
-    """Three of 6 x 4, two of 6 x 6 and one of 6 x 8 over all processes, so equally many on each."""
+def test_replicated_matrices_on_a_cpu_are_made_by_every_process(ran):
+    """Sharing them out, as on a GPU, was slower: 335 against 376 images a second in the demo's two processes."""
     _, results = ran
-    processes = len(results["iterations"])
-    assert sum(map(sum, results["iterations"])) == 6
-    assert {sum(seen) for seen in results["iterations"]} == {6 // processes}
+    assert not any(results["iterations"])
 
 
 def test_replicated_muon_trains_as_one_process(ran, alone):
