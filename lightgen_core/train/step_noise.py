@@ -40,7 +40,7 @@ class StepNoise:
     latent_noise: Float[Tensor, "batch all_tokens values"] | None = None
     """Standard normal, to sample tokens where a set stores their mean and deviation."""
     places: Int[Tensor, "batch tokens"] | None = None
-    """Where in the grid the tokens lie, ascending, if some masked ones are left out (`MaskConfig.drop_ratio`); mask and
+    """Places of the tokens in the grid, ascending, if some masked ones are left out (`MaskConfig.drop_ratio`); mask and
     masked_index then speak of these tokens."""
 
     @classmethod

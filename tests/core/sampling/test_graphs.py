@@ -61,7 +61,7 @@ def test_a_replay_is_eager_to_the_bit(fake_graphs, name, sampler, precision):
 
 
 def test_a_replay_on_another_grid_is_eager_to_the_bit(fake_graphs):
-    """Where positions are interpolated, once for a shape."""
+    """Positions are interpolated once for a shape."""
     student, grid = trained_looking("v").eval(), (2, 5)
     recorded = recorder(student)
     for text, mask, seeds in batches(2):

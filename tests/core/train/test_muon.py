@@ -101,7 +101,7 @@ def test_a_share_of_the_matrices_is_made_to_the_same_bits(one_thread, count, sha
 
 
 def test_fewer_iterations_leave_smaller_singular_values():
-    """Which the field is for: each multiplies a small one by 3.4 at most."""
+    """Each iteration multiplies a small one by 3.4 at most."""
     given = with_singular_values(-3)
     given = given / given.norm(dim=(1, 2), keepdim=True)
     smallest = [torch.linalg.svdvals(orthogonalize(given, steps)).min().item() for steps in (1, 3, 5)]

@@ -128,7 +128,7 @@ def test_left_out_there_is_a_worker_for_each_gpu(store, monkeypatch, changes, on
 
 
 def test_a_machine_with_two_gpus_uses_both(store, notes, monkeypatch):
-    """Where nobody set a number of workers."""
+    """Nobody set a number of workers."""
     monkeypatch.setattr("lightgen_core.device.visible_gpus", lambda: ["GPU-a", "GPU-b"])
     make(store, notes, Numbers, Settings(device="auto", threads=1))
     loaded = noted(notes, "loaded")
