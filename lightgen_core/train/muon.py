@@ -3,8 +3,9 @@
 The demo's student needs about a third of AdamW's steps with it, at a fifth more time for each.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -17,15 +18,15 @@ ITERATIONS = 5
 ADAMW_RMS = 0.2
 """Root mean square of an update at learning rate 1, about AdamW's: one rate then serves both (Liu et al. 2025)."""
 
-Orthogonalize = Callable[[Tensor, tuple[int, ...], int, int], Tensor]
-"""orthogonalize(matrices (n, own rows, columns), full shape, iterations, matrices before these) -> as the first.
+GROUP_VALUES = 2**26
+"""Values of the matrices that are updated together, and sent in one message: 256 MiB in fp32."""
 
-The last number is for processes that share the work: so that they begin with different ones for each shape.
-"""
+Orthogonalize = Callable[[Sequence[Tensor], Sequence[tuple[int, ...]], int], list[Tensor]]
+"""orthogonalize(stacks of matrices (n, own rows, columns), full shape of each, iterations) -> as the first."""
 
 
-def _orthogonalize_alone(matrices: Tensor, shape: tuple[int, ...], steps: int, before: int) -> Tensor:
-    return orthogonalize(matrices, steps)
+def _orthogonalize_alone(stacks: Sequence[Tensor], shapes: Sequence[tuple[int, ...]], steps: int) -> list[Tensor]:
+    return [orthogonalize(stack, steps) for stack in stacks]
 
 
 class Muon(torch.optim.Optimizer):
@@ -79,17 +80,25 @@ class Muon(torch.optim.Optimizer):
         for weight, shape in zip(group["params"], self._shapes, strict=True):
             if weight.grad is not None:
                 by_shape[shape].append(weight)
-        before = 0
-        for shape, weights in by_shape.items():
-            self._step_alike(weights, shape, before, group["lr"], group["weight_decay"])
-            before += len(weights)
+        for together in _groups(by_shape):
+            self._update_together(together, group["lr"], group["weight_decay"])
 
-    def _step_alike(
-        self, weights: Sequence[Tensor], shape: tuple[int, ...], before: int, lr: float, weight_decay: float
+    def _update_together(
+        self, together: Sequence[tuple[tuple[int, ...], list[Tensor]]], lr: float, weight_decay: float
     ) -> None:
-        """Update matrices of one full shape, their iterations batched."""
+        """Update matrices of a few shapes, the iterations of each shape batched."""
+        device = together[0][1][0].device
+        go = torch.ones((), device=device) if self.found_inf is None else 1 - self.found_inf
+        momenta = [self._momenta(weights, go) for _, weights in together]
+        updates = self._orthogonalize(momenta, [shape for shape, _ in together], self.ns_steps)
+        for (shape, weights), update in zip(together, updates, strict=True):
+            scale = ADAMW_RMS * max(shape) ** 0.5
+            for weight, step in zip(weights, update, strict=True):
+                weight.mul_(1 - go * lr * weight_decay).sub_(step * (go * lr * scale))
+
+    def _momenta(self, weights: Sequence[Tensor], go: Tensor) -> Float[Tensor, "n own_rows columns"]:
+        """Update the averages of matrices of one shape, unless `go` is 0; return what is to be made orthogonal."""
         gradients = torch.stack([weight.grad for weight in weights if weight.grad is not None])
-        go = torch.ones((), device=gradients.device) if self.found_inf is None else 1 - self.found_inf
         gradients = torch.where(go > 0, gradients if self.grad_scale is None else gradients / self.grad_scale, 0)
         for weight in weights:
             if "average" not in self.state[weight]:
@@ -97,11 +106,23 @@ class Muon(torch.optim.Optimizer):
         averages = [self.state[weight]["average"] for weight in weights]
         average = torch.stack(averages)
         average = torch.where(go > 0, average.lerp(gradients, 1 - self.momentum), average)
-        update = self._orthogonalize(gradients.lerp(average, self.momentum), shape, self.ns_steps, before)
-        scale = ADAMW_RMS * max(shape) ** 0.5
-        for weight, own_average, new_average, step in zip(weights, averages, average, update, strict=True):
+        for own_average, new_average in zip(averages, average, strict=True):
             own_average.copy_(new_average)
-            weight.mul_(1 - go * lr * weight_decay).sub_(step * (go * lr * scale))
+        return gradients.lerp(average, self.momentum)
+
+
+def _groups(by_shape: Mapping[tuple[int, ...], list[Tensor]]) -> Iterator[list[tuple[tuple[int, ...], list[Tensor]]]]:
+    """Cut matrices by shape into groups of at most `GROUP_VALUES`, or of one shape."""
+    group, values = list[tuple[tuple[int, ...], list[Tensor]]](), 0
+    for shape, weights in by_shape.items():
+        count = len(weights) * math.prod(shape)
+        if group and values + count > GROUP_VALUES:
+            yield group
+            group, values = [], 0
+        group.append((shape, weights))
+        values += count
+    if group:
+        yield group
 
 
 def orthogonalize(

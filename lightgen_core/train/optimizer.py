@@ -43,7 +43,7 @@ def make_optimizer(module: nn.Module, weights: Mapping[str, Tensor], config: Opt
     if any(map(is_sharded, parameters.values())):
         full = {weight: tuple(parameters[name].shape) for name, weight in weights.items()}
         settings |= {"shapes": [full[matrix] for matrix in matrices], "orthogonalize": orthogonalize_shards}
-    elif dist.is_initialized() and matrices[0].is_cuda:  # on a CPU the messages take longer than the iterations saved
+    elif dist.is_initialized():
         settings["orthogonalize"] = orthogonalize_shared
     return Muon(matrices, others, **settings)
 

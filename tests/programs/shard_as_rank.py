@@ -1,6 +1,7 @@
 """Trains tiny sharded students as one of several processes: `python shard_as_rank.py FOLDER RANK PROCESSES`."""
 
 import json
+import math
 import sys
 from collections import Counter
 from contextlib import contextmanager
@@ -144,35 +145,41 @@ def skipped(training: TrainStep, data: Path) -> bool:
 
 def difference() -> float:
     """Return how far matrices, some without a row here, are from those made orthogonal in one process."""
-    chunk, largest = -(-4 // dist.get_world_size()), 0.0
-    own = slice(dist.get_rank() * chunk, (dist.get_rank() + 1) * chunk)
-    for count, before in ((4, 0), (4, 1), (1, 2), (5, 4)):
-        whole = torch.randn(count, 4, 6, generator=torch.Generator().manual_seed(0))
-        expected = orthogonalize(whole, 3)
-        update = orthogonalize_shards(whole[:, own], (4, 6), 3, before)
-        assert update.shape == whole[:, own].shape
-        shared = orthogonalize_shared(whole, (4, 6), 3, before)
-        largest = max(largest, *(float(gap.abs().sum()) for gap in (update - expected[:, own], shared - expected)))
+    rank, processes, largest = dist.get_rank(), dist.get_world_size(), 0.0
+    shapes = [(4, 6), (6, 6), (5, 3), (4, 8)]
+    for counts in ((4, 1, 5, 2), (1, 1, 1, 1), (2,)):
+        generator = torch.Generator().manual_seed(0)
+        whole = [torch.randn(count, *shape, generator=generator) for count, shape in zip(counts, shapes, strict=False)]
+        alike = shapes[: len(whole)]
+        chunks = [math.ceil(rows / processes) for rows, _ in alike]
+        own = [slice(rank * chunk, (rank + 1) * chunk) for chunk in chunks]
+        expected = [orthogonalize(stack, 3) for stack in whole]
+        sharded = orthogonalize_shards([stack[:, rows] for stack, rows in zip(whole, own, strict=True)], alike, 3)
+        shared = orthogonalize_shared(whole, alike, 3)
+        for found, every, rows, right in zip(sharded, shared, own, expected, strict=True):
+            assert found.shape == right[:, rows].shape
+            largest = max(largest, *(float(gap.abs().sum()) for gap in (found - right[:, rows], every - right)))
     return largest
 
 
-def iterations() -> list[int]:
-    """Return on how many matrices each of an update's iterations ran here, under ddp."""
+def shared_update() -> dict[str, Any]:
+    """Return the number of matrices in each iteration of an update here under ddp, and its messages."""
     config = OptimizerConfig(name="muon", ns_steps=2)
     module = torch.nn.Sequential(*(torch.nn.Linear(size, 6) for size in (4, 4, 4, 6, 6, 8)))
     optimizer = make_optimizer(module, dict(module.named_parameters()), config)
     for weight in module.parameters():
         weight.grad = torch.ones_like(weight)
-    seen: list[int] = []
+    matrices: list[int] = []
+    messages: list[list[Any]] = []
 
-    def counting(matrices: Tensor, steps: int) -> Tensor:
+    def counting(stack: Tensor, steps: int) -> Tensor:
         assert steps == 2
-        seen.append(len(matrices))
-        return orthogonalize(matrices, steps)
+        matrices.append(len(stack))
+        return orthogonalize(stack, steps)
 
-    with mock.patch.object(muon_shards, "orthogonalize", counting):
+    with mock.patch.object(muon_shards, "orthogonalize", counting), counted(messages):
         optimizer.step()
-    return seen
+    return {"matrices": matrices, "messages": messages}
 
 
 def main(folder: Path, rank: int, processes: int) -> None:
@@ -198,9 +205,9 @@ def main(folder: Path, rank: int, processes: int) -> None:
         results["step fsdp"], results["step ddp"] = one_step(folder, FSDP), one_step(folder, DDP)
     training = one_update(folder)
     everywhere: list[Any] = [None] * processes
-    mine = (in_buckets(training), skipped(training, folder), difference(), iterations())
+    mine = (in_buckets(training), skipped(training, folder), difference(), shared_update())
     dist.all_gather_object(everywhere, mine)
-    names = ("in buckets", "skipped", "differences", "iterations")
+    names = ("in buckets", "skipped", "differences", "shared updates")
     results |= dict(zip(names, zip(*everywhere, strict=True), strict=True))
     if rank == 0:
         (folder / "results.json").write_text(json.dumps(results))

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from lightgen_core.config import OptimizerConfig
+from lightgen_core.train import muon
 from lightgen_core.train.muon import ADAMW_RMS, Muon, _iterate, _iterate_on_gram, orthogonalize
 from lightgen_core.train.optimizer import make_optimizer
 
@@ -107,3 +108,18 @@ def test_fewer_iterations_leave_smaller_singular_values():
     smallest = [torch.linalg.svdvals(orthogonalize(given, steps)).min().item() for steps in (1, 3, 5)]
     assert smallest[0] < smallest[1] < smallest[2]
     assert smallest[1] / smallest[0] == pytest.approx(3.4445**2, rel=0.05)
+
+
+@pytest.mark.parametrize("values", [1, 40, 10**6])
+def test_groups_of_any_size_give_the_same_update(one_thread, monkeypatch, values):
+    monkeypatch.setattr(muon, "GROUP_VALUES", values)
+    weights = [nn.Parameter(matrix.clone()) for shape in ((4, 6), (6, 6), (4, 6)) for matrix in matrices(2, *shape)]
+    before = [weight.detach().clone() for weight in weights]
+    for weight in weights:
+        weight.grad = weight.detach().roll(1, 0)
+    Muon(weights, [], lr=0.1, betas=(0.9, 0.95), weight_decay=0.01).step()
+    scale = 0.1 * ADAMW_RMS * 6**0.5
+    for weight, old in zip(weights, before, strict=True):
+        momentum = old.roll(1, 0) * (1 - 0.95 + 0.05 * 0.95)
+        expected = old * (1 - 0.1 * 0.01) - scale * orthogonalize(momentum[None])[0]
+        assert torch.allclose(weight, expected, atol=1e-5)
