@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lightgen_core.config import CopyConfig
+from lightgen_core.dedup.config import CopyConfig
 from lightgen_core.dedup.copies import CopyMatcher
 from lightgen_core.dedup.copy_features import copy_features, stack_features
 from lightgen_core.dedup.planted import KINDS

@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.interleaved import table
 from benchmarks.vectors import WIDTH, Planted, hashes, load, write
-from lightgen_core.config import DedupConfig
+from lightgen_core.dedup.config import DedupConfig
 from lightgen_core.dedup.greedy import BLOCK
 from lightgen_core.dedup.hash_index import HashIndex
 from lightgen_core.dedup.images import find_duplicates

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, UInt8
 from scipy.ndimage import affine_transform
 from scipy.sparse import csr_array
 
-from lightgen_core.config import CopyConfig
+from lightgen_core.dedup.config import CopyConfig
 from lightgen_core.dedup.copy_features import THUMBNAIL
 from lightgen_core.dedup.hash_index import HashIndex
 from lightgen_core.dedup.minhash import normalize_words

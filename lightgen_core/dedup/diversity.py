@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lightgen_core.config import DedupConfig
 from lightgen_core.dedup.clusters import cluster_count, kmeans
+from lightgen_core.dedup.config import DedupConfig
 from lightgen_core.dedup.minhash import topic_coverage
 from lightgen_core.dedup.search import Indices, Subset, Vectors
 

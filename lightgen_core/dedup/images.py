@@ -20,8 +20,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from lightgen_core.config import DedupConfig
 from lightgen_core.dedup.components import Components
+from lightgen_core.dedup.config import DedupConfig
 from lightgen_core.dedup.copies import CopyMatcher
 from lightgen_core.dedup.greedy import GreedySelector, RowProgress
 from lightgen_core.dedup.neighbour_index import SearchOptions

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from lightgen_core.config import CopyConfig
+from lightgen_core.dedup.config import CopyConfig
 from lightgen_core.dedup.copies import CopyMatcher
 from lightgen_core.dedup.copy_features import copy_features, stack_features
 

@@ -6,8 +6,8 @@ Vectors are unit-norm embeddings. The choice depends on ids, vectors and scores,
 import numpy as np
 import numpy.typing as npt
 
-from lightgen_core.config import SelectionConfig
 from lightgen_core.dedup.clusters import kmeans
+from lightgen_core.dedup.config import SelectionConfig
 from lightgen_core.dedup.search import Indices, Subset
 
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from lightgen_core.config import DedupConfig
+from lightgen_core.dedup.config import DedupConfig
 from lightgen_core.filters.config import ImageFilters
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lightgen_core.config import DedupConfig
 from lightgen_core.dedup import greedy
+from lightgen_core.dedup.config import DedupConfig
 from lightgen_core.dedup.images import find_duplicates
 from tests.factories.vectors import unit
 

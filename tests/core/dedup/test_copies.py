@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from lightgen_core.config import CopyConfig, DedupConfig
+from lightgen_core.dedup.config import CopyConfig, DedupConfig
 from lightgen_core.dedup.copies import CopyMatcher
 from lightgen_core.dedup.copy_features import copy_features, perceptual_hashes, stack_features
 from lightgen_core.dedup.images import find_duplicates

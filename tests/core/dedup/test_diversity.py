@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lightgen_core.config import DedupConfig
+from lightgen_core.dedup.config import DedupConfig
 from lightgen_core.dedup.diversity import (
     cluster_entropy,
     diversity,

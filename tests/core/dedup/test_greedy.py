@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from lightgen_core.config import CopyConfig, DedupConfig
 from lightgen_core.dedup import greedy
+from lightgen_core.dedup.config import CopyConfig, DedupConfig
 from lightgen_core.dedup.copies import CopyMatcher
 from lightgen_core.dedup.copy_features import HASH_BYTES, THUMBNAIL, VIEWS
 from lightgen_core.dedup.images import find_duplicates

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lightgen_core.config import DedupConfig
 from lightgen_core.dedup import greedy
+from lightgen_core.dedup.config import DedupConfig
 from lightgen_core.dedup.images import find_duplicates
 from lightgen_core.dedup.neighbour_index import index_factory
 from tests.factories.vectors import unit

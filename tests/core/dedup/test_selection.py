@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lightgen_core.config import SelectionConfig
+from lightgen_core.dedup.config import SelectionConfig
 from lightgen_core.dedup.search import Subset
 from lightgen_core.dedup.selection import select, take_in_turn
 from tests.factories.vectors import unit
