@@ -394,3 +394,8 @@ class FewStepConfig(Section):
 
     width: Positive = Field(description="width of the residual MLP")
     depth: Positive = Field(description="residual blocks")
+    null_text: bool = Field(
+        False,
+        description="whether it also sees the token's state with the null text, which takes a second branch",
+        exclude_if=lambda on: not on,  # students saved without it stay
+    )

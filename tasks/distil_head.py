@@ -107,6 +107,7 @@ class TeachingWorker:
             [derive_seed(recipe.seed, "distil_head", image) for image in images.tolist()],
             tokens_per_image=config.tokens_per_image,
             noise_samples=config.noise_samples_per_token,
+            null_text=config.null_text,
             head_compile=self.ctx.head_compile(),
         )
         self.ctx.meter.count_flops(len(images) * each)

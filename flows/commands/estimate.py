@@ -24,7 +24,7 @@ from flows.sizes import (
     token_sizes,
 )
 from lightgen_core.images.location import ZOO
-from lightgen_core.model.flops import few_step_head, head_parameters, projector_parameters, student_parameters
+from lightgen_core.model.flops import few_step_parameters, projector_parameters, student_parameters
 from lightgen_core.scene.vocabulary import CATEGORIES
 from tasks.config.distil_head import DistilHead
 from tasks.config.recipe import Recipe
@@ -178,8 +178,9 @@ def _preference_costs(work: StudentWork) -> dict[str, StageCost]:
 def _distil_cost(work: StudentWork, section: DistilHead) -> StageCost:
     """Return the cost of the few-step head, its teacher's images included."""
     rows = section.images * min(section.tokens_per_image, work.last.tokens)
-    values = work.model.width + 2 * section.noise_samples_per_token * work.model.token_width
-    head = head_parameters(work.model, few_step_head(section.head(work.recipe.pretrain.head)))
+    states = work.model.width * (2 if section.null_text else 1)
+    values = states + 2 * section.noise_samples_per_token * work.model.token_width
+    head = few_step_parameters(work.model, section.head(work.recipe.pretrain.head))
     return StageCost(
         section.images,
         "images",

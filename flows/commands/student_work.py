@@ -65,7 +65,8 @@ class StudentWork:
     def few_step_sampling(self, section: DistilHead) -> float:
         """Return FLOPs of one sample of the few-step head, decoded."""
         sampler = self.recipe.sampler.model_copy(update={"head_sampler": "few_step"})
-        return self._drawing(few_step_head(section.head(self.recipe.pretrain.head)), sampler) + self._decoding
+        head = few_step_head(section.head(self.recipe.pretrain.head))
+        return self._drawing(head, sampler, section.null_text) + self._decoding
 
     def distilling(self, section: DistilHead) -> float:
         """Return FLOPs of the stage distil_head: images, further noises of their tokens, and the head's training."""
@@ -75,9 +76,9 @@ class StudentWork:
         rows = section.steps * section.batch_size
         return section.images * each + rows * distillation_flops(self.model, section.head(head), noise_samples=samples)
 
-    def _drawing(self, head: HeadConfig, sampler: SamplerConfig) -> float:
+    def _drawing(self, head: HeadConfig, sampler: SamplerConfig, null_text: bool = True) -> float:
         options = {"tokens": self.last.tokens, "text_tokens": self.text_tokens}
-        return sampling_flops(self.model, head, sampler, **options)
+        return sampling_flops(self.model, head, sampler, **options, null_text=null_text)
 
     @property
     def _decoding(self) -> float:

@@ -12,7 +12,7 @@ from flows.commands.table_rows import FORM, Measured, TableRow, notes_of
 from flows.errors import UserError
 from lightgen_core.config import FewStepConfig, HeadConfig, MarConfig
 from lightgen_core.evaluation.published import PublishedTable
-from lightgen_core.model.flops import few_step_head, head_parameters, student_parameters
+from lightgen_core.model.flops import few_step_parameters, student_parameters
 from storage.artifact import Artifact
 from storage.manifest import Manifest
 from tasks.config.settings import Settings
@@ -95,7 +95,7 @@ def _parameters(student: Artifact) -> int:
     mar = MarConfig.model_validate(MarConfig.with_new_names(config["mar"]))
     head = HeadConfig.model_validate(HeadConfig.with_new_names(config["head"]))
     sizes = config.get(FEW_STEP)
-    further = head_parameters(mar, few_step_head(FewStepConfig.model_validate(sizes))) if sizes else 0
+    further = few_step_parameters(mar, FewStepConfig.model_validate(sizes)) if sizes else 0
     return student_parameters(mar, head) + further
 
 

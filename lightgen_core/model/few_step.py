@@ -2,8 +2,8 @@
 
 The full sampler's deterministic steps are a function of the noise, the token's states with and without the caption, and
 the guidance. This head learns that function (`tasks/distil_head.py`; the idea is that of guided distillation, Meng et
-al. 2023, and of regression on a sampler's pairs of noise and data, Luhman and Luhman 2021). It sees the state with the
-caption alone, so that sampling needs no second branch either.
+al. 2023, and of regression on a sampler's pairs of noise and data, Luhman and Luhman 2021). By default it sees the
+caption's state alone, so that sampling needs no second branch either; what the null text's state would tell is lost.
 """
 
 import torch
@@ -22,18 +22,25 @@ class FewStepHead(nn.Module):
 
     def __init__(self, sizes: FewStepConfig, token_width: int, condition_width: int):
         super().__init__()
-        self.sizes = sizes
+        self.sizes, self.condition_width = sizes, condition_width
         config = HeadConfig(width=sizes.width, depth=sizes.depth, objective="flow")
-        self.mlp = TokenDenoiser(config, token_width, condition_width)
+        self.mlp = TokenDenoiser(config, token_width, condition_width * (2 if sizes.null_text else 1))
 
     def forward(
         self,
         noise: Float[Tensor, "*noise_samples rows token_width"],
         guidance: Float[Tensor, "*#rows"],
-        states: Float[Tensor, "rows condition_width"],
+        states: Float[Tensor, "rows states_width"],
     ) -> Float[Tensor, "*noise_samples rows token_width"]:
-        """Return the token that the full sampler would reach from a noise, for states that attended to the caption."""
+        """Return the token that the full sampler would reach from a noise; states: `few_step_states`."""
         return self.mlp(noise, guidance * GUIDANCE_UNIT, states)
+
+
+def few_step_states(
+    conditions: Float[Tensor, "branches rows condition_width"], null_text: bool
+) -> Float[Tensor, "rows states_width"]:
+    """Join what the head sees of states that attended to the caption and, in any second branch, to the null text."""
+    return torch.cat([conditions[0], conditions[-1]], dim=-1) if null_text else conditions[0]
 
 
 def new_few_step_head(sizes: FewStepConfig, token_width: int, condition_width: int, seed: int) -> FewStepHead:

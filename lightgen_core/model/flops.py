@@ -86,19 +86,27 @@ def expected_training_flops(
     return total
 
 
-def sampling_flops(mar: MarConfig, head: HeadConfig, sampler: SamplerConfig, *, tokens: int, text_tokens: int) -> float:
+def sampling_flops(
+    mar: MarConfig,
+    head: HeadConfig,
+    sampler: SamplerConfig,
+    *,
+    tokens: int,
+    text_tokens: int,
+    null_text: bool = True,
+) -> float:
     """Count the sampling of one image; the cosine schedule is not rounded to whole tokens.
 
-    head: for `head_sampler` few_step that of the few-step head.
+    head: for `head_sampler` few_step that of the few-step head, one evaluation with guidance inside; null_text: whether
+    it sees the null text's states too.
     """
-    few_step = sampler.head_sampler == "few_step"  # one evaluation, with guidance inside: no second branch
-    branches, head_steps = (
-        (2 if sampler.guidance_scale > 1 and not few_step else 1),
-        1 if few_step else sampler.head_steps,
-    )
+    few_step = sampler.head_sampler == "few_step"
+    branches = 2 if sampler.guidance_scale > 1 and null_text else 1
     iterations = min(sampler.iterations, tokens)
     once = forward_flops(mar, head, tokens=tokens, masked=tokens, text_tokens=text_tokens, noise_samples=0)
-    denoising = head_steps * (tokens * branches * _denoising(mar, head) + _time(head))
+    evaluations = 1 if few_step else branches * sampler.head_steps
+    times = 1 if few_step else sampler.head_steps
+    denoising = evaluations * tokens * _denoising(mar, head) + times * _time(head)
     text_kv = mar.text_depth * _text_kv(mar, text_tokens)
     total = once["aligner"] + text_kv + branches * once["head"] + denoising
     for done in range(iterations):
@@ -246,6 +254,11 @@ def few_step_head(sizes: FewStepConfig) -> HeadConfig:
     return HeadConfig(width=sizes.width, depth=sizes.depth, objective="flow")
 
 
+def few_step_parameters(mar: MarConfig, sizes: FewStepConfig) -> int:
+    """Count the weights of a few-step head."""
+    return head_parameters(mar, few_step_head(sizes)) + (mar.width * sizes.width if sizes.null_text else 0)
+
+
 def denoising_flops(mar: MarConfig, head: HeadConfig, *, noise_samples: int) -> float:
     """Count the head at several noises of one state and time; its modulations are computed once."""
     modulations = linear(1, head.width, 3 * head.width) * head.depth + linear(1, head.width, 2 * head.width)
@@ -255,8 +268,9 @@ def denoising_flops(mar: MarConfig, head: HeadConfig, *, noise_samples: int) -> 
 def distillation_flops(mar: MarConfig, sizes: FewStepConfig, *, noise_samples: int) -> float:
     """Count the forward and backward pass of a few-step head on a token's state with its noises."""
     head = few_step_head(sizes)
-    forward = linear(1, mar.width, head.width) + _time(head) + denoising_flops(mar, head, noise_samples=noise_samples)
-    data = linear(1, mar.width, head.width) + linear(1, TIME_FEATURES, head.width)
+    states = linear(1, mar.width * (2 if sizes.null_text else 1), head.width)
+    forward = states + _time(head) + denoising_flops(mar, head, noise_samples=noise_samples)
+    data = states + linear(1, TIME_FEATURES, head.width)
     return 3 * forward - data - noise_samples * linear(1, mar.token_width, head.width)
 
 

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from lightgen_core.config import SamplerConfig
 from lightgen_core.device import to_device
+from lightgen_core.model.few_step import few_step_states
 from lightgen_core.model.mar import Student
 from lightgen_core.sampling.head_samplers import head_steps, sample_head
 from lightgen_core.sampling.token_sampler import HeadCompileConfig, TokenSampler
@@ -20,13 +21,13 @@ from lightgen_core.seeds import derive_seed
 class SampledPairs:
     """Tokens chosen while images were drawn, image after image for each iteration; all on the CPU.
 
-    image: which image of the batch; states: those that attended to the caption; noise: where the sampler started,
+    image: which image of the batch; states: as the few-step head sees them; noise: where the sampler started,
     temperature included, rounded to half precision before the sampler saw it; tokens: where it ended.
     """
 
     image: Int[Tensor, " rows"]
     guidance: Float[Tensor, " rows"]
-    states: Float[Tensor, "rows condition_width"]
+    states: Float[Tensor, "rows states_width"]
     noise: Float[Tensor, "rows noise_samples values"]
     tokens: Float[Tensor, "rows noise_samples values"]
 
@@ -46,6 +47,7 @@ def sample_pairs(
     *,
     tokens_per_image: int,
     noise_samples: int,
+    null_text: bool = False,
     head_compile: HeadCompileConfig | None = None,
 ) -> SampledPairs:
     """Draw an image for each text, and from tokens of each sample further noises to the end.
@@ -54,8 +56,9 @@ def sample_pairs(
         text, text_mask, grid, seeds: as `sample`; an image's choice of tokens and its noises follow from its seed too.
         config: a deterministic sampler (`deterministic`).
         tokens_per_image: at most; chosen at random.
+        null_text: whether `states` hold the null text's too (`few_step_states`).
     """
-    recorder = _Recorder(student, head_compile, seeds, grid[0] * grid[1], tokens_per_image, noise_samples)
+    recorder = _Recorder(student, head_compile, seeds, grid[0] * grid[1], tokens_per_image, noise_samples, null_text)
     sample(student, text, text_mask, grid, config, seeds, head=recorder)
     names = ("image", "guidance", "states", "noise", "tokens")
     return SampledPairs(**{name: torch.cat([part[name] for part in recorder.parts]) for name in names})
@@ -72,11 +75,12 @@ class _Recorder(TokenSampler):
         length: int,
         tokens_per_image: int,
         noise_samples: int,
+        null_text: bool,
     ) -> None:
         # The host reads states between iterations, so they are not recorded as graphs.
         super().__init__(student.head, HeadCompileConfig(compile=head_compile is not None and head_compile.compile))
         self.parts: list[dict[str, Tensor]] = []
-        self._noise_samples, self._done = noise_samples, 0
+        self._noise_samples, self._null_text, self._done = noise_samples, null_text, 0
         # Not the images' own generators, so that recording changes no image.
         self._generators = [Generator().manual_seed(derive_seed(seed, "further noises")) for seed in seeds]
         chosen = torch.zeros(len(seeds), length, dtype=torch.bool)
@@ -115,7 +119,7 @@ class _Recorder(TokenSampler):
         part = {
             "image": chosen.nonzero()[:, 0],
             "guidance": strength.expand(rows),
-            "states": conditions[0],
+            "states": few_step_states(conditions, self._null_text),
             "noise": start.transpose(0, 1),
             "tokens": reached.transpose(0, 1),
         }

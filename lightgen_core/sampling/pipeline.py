@@ -71,7 +71,7 @@ class FewStepModel(FewStepHead, ModelMixin, ConfigMixin):
         """Return a head with the same weights."""
         sizes = head.sizes.model_dump(mode="json")
         with torch.device("meta"):
-            made = cls(sizes, head.mlp.token_width, head.mlp.condition.in_features)
+            made = cls(sizes, head.mlp.token_width, head.condition_width)
         made.load_state_dict(head.state_dict(), assign=True)
         return made.eval()
 

@@ -166,10 +166,11 @@ class TextToImage:
 
     def _flops(self, sampler: SamplerConfig, tokens: int, text_tokens: int) -> float:
         """Count the sampling of one image."""
-        head = self.student.head.config
+        head, null_text = self.student.head.config, True
         if sampler.head_sampler == "few_step" and self.few_step is not None:
-            head = few_step_head(self.few_step.sizes)
-        return sampling_flops(self.student.mar.config, head, sampler, tokens=tokens, text_tokens=text_tokens)
+            head, null_text = few_step_head(self.few_step.sizes), self.few_step.sizes.null_text
+        sizes = {"tokens": tokens, "text_tokens": text_tokens}
+        return sampling_flops(self.student.mar.config, head, sampler, **sizes, null_text=null_text)
 
     def encode_text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return text states (n, text tokens, width) and mask, on the device; padded for students that attend to it."""

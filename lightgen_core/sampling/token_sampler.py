@@ -14,7 +14,7 @@ from torch import Tensor
 from lightgen_core.config import SamplerConfig
 from lightgen_core.device import to_device
 from lightgen_core.diffusion.objectives import get_objective
-from lightgen_core.model.few_step import FewStepHead
+from lightgen_core.model.few_step import FewStepHead, few_step_states
 from lightgen_core.model.head import TokenDenoiser
 from lightgen_core.sampling.graphs import IterationGraphs
 from lightgen_core.sampling.half_weights import with_half_weights
@@ -62,6 +62,12 @@ class TokenSampler:
         self._compiled: dict[TokenDenoiser | FewStepHead, Denoise] = {}
         self.graphs = IterationGraphs() if self._head_compile.graphs else None
 
+    def needs_null_text(self, config: SamplerConfig) -> bool:
+        """Return whether tokens depend on the null text's states; the few-step head may have guidance inside."""
+        if config.head_sampler == "few_step" and self._few_step is not None:
+            return config.guidance_scale > 1 and self._few_step.sizes.null_text
+        return config.guidance_scale > 1
+
     @torch.no_grad()
     def embed_times(self, config: SamplerConfig, steps: int, device: torch.device) -> Float[Tensor, "steps width"]:
         """Embed the times of so many steps of the head; the few-step head has none."""
@@ -88,12 +94,12 @@ class TokenSampler:
             IncompatibleSamplerError: `head_sampler` few_step of a student without such a head.
         """
         if config.head_sampler == "few_step":
-            return self._one_step(conditions[0], noises[0] * config.temperature, config, strength)
+            return self._one_step(conditions, noises[0] * config.temperature, config, strength)
         return self._loop(conditions, noises, config, times, strength)
 
     def _one_step(
         self,
-        states: Float[Tensor, "rows condition_width"],
+        conditions: Float[Tensor, "branches rows condition_width"],
         noise: Float[Tensor, "rows values"],
         config: SamplerConfig,
         strength: Float[Tensor, ""],
@@ -104,6 +110,7 @@ class TokenSampler:
                 "head_sampler 'few_step' needs a student whose head was distilled (stage distil_head); this one has "
                 f"none: choose {' or '.join(SAMPLERS[self._objective.name])}"
             )
+        states = few_step_states(conditions, self._few_step.sizes.null_text)
         return self._denoise(self._in(config.precision, self._few_step))(noise, strength, states).float()
 
     def _loop(

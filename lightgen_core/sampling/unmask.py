@@ -150,7 +150,7 @@ def _sample_tokens(
         if text_mask is not None and not mar.config.attend_to_padding:
             text, text_mask = _pad_to_multiple(text, text_mask, TEXT_MULTIPLE)
     branches = [Branch(mar.text_kv(mar.align(text, text_mask)), text_mask)]
-    if config.guidance_scale > 1 and config.head_sampler != "few_step":  # whose guidance is inside
+    if head.needs_null_text(config):
         branches.append(Branch(mar.text_kv(mar.null_states(batch)), None))
     strengths = to_device(torch.tensor([iteration.guidance for iteration in iterations]), device)
     difference = None

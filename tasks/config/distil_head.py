@@ -28,6 +28,12 @@ class DistilHead(FitConfig):
     )
     width: Positive | None = Field(None, description="width of the head's residual MLP; none: that of pretrain.head")
     depth: Positive | None = Field(None, description="residual blocks of the head; none: as many as pretrain.head has")
+    null_text: bool = Field(
+        False,
+        description="whether the head also sees a token's state with the null text, as the full sampler does: nearer "
+        "to it, at the cost of the second branch",
+        exclude_if=lambda on: not on,  # keys of recipes without it stay
+    )
     steps: Positive = Field(4000, description="optimizer updates")
     batch_size: Positive = Field(128, description="tokens of one update, each with all its noises")
     optimizer: DistilOptimizerConfig = Field(
@@ -39,4 +45,6 @@ class DistilHead(FitConfig):
 
     def head(self, teacher: HeadConfig) -> FewStepConfig:
         """Return the sizes of the head that replaces a teacher's."""
-        return FewStepConfig(width=self.width or teacher.width, depth=self.depth or teacher.depth)
+        return FewStepConfig(
+            width=self.width or teacher.width, depth=self.depth or teacher.depth, null_text=self.null_text
+        )

@@ -122,6 +122,24 @@ def test_the_reports_student_samples_with_it_by_default(made, tmp_path):
     assert np.array_equal(exported.sample(["a red circle"], [1]).images, images["few_step"])
 
 
+def test_a_head_that_sees_the_null_text_is_trained_saved_and_exported(made, store, tmp_path):
+    """Its images are neither the full sampler's nor those of the head without, and guidance 1 leaves it out."""
+    artifact = make_stages(store, recipe_of(f"{HEAD[:-1]}, null_text: true}}"), "distil_head")["distil_head"]
+    files = {file.name: file.sha256 for file in made["distil_head"].manifest().files}
+    for file in artifact.manifest().files:
+        if file.name.startswith("targets"):
+            assert file.sha256 != files[file.name], "another key for other states"
+    seeing, blind = (
+        load_text_to_image(folder_of(each, "student"), torch.device("cpu")) for each in (artifact, made["distil_head"])
+    )
+    assert seeing.few_step.sizes.null_text and not blind.few_step.sizes.null_text
+    drawn = [each.sample(["a red circle"], [1]).images for each in (seeing, blind)]
+    assert not np.array_equal(*drawn)
+    export(folder_of(artifact, "student"), tmp_path / "out")
+    exported = load_text_to_image(tmp_path / "out", torch.device("cpu"))
+    assert np.array_equal(exported.sample(["a red circle"], [1]).images, drawn[0])
+
+
 def test_made_again_after_a_kill_it_has_the_same_bytes(made, store):
     """The first shard is there, the second is not, and no student."""
     artifact = made["distil_head"]

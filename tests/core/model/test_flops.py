@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightgen_core.config import (
+    FewStepConfig,
     HeadConfig,
     LoopConfig,
     MarConfig,
@@ -21,8 +22,12 @@ from lightgen_core.config import (
 from lightgen_core.data.batches import Batch
 from lightgen_core.diffusion.objectives import get_objective
 from lightgen_core.model.aligned import AlignedStudent
+from lightgen_core.model.few_step import new_few_step_head
 from lightgen_core.model.flops import (
+    distillation_flops,
     expected_training_flops,
+    few_step_head,
+    few_step_parameters,
     forward_flops,
     num_masked_probabilities,
     projector_parameters,
@@ -32,6 +37,7 @@ from lightgen_core.model.flops import (
     training_flops,
 )
 from lightgen_core.model.mar import Student, new_student
+from lightgen_core.sampling.token_sampler import TokenSampler
 from lightgen_core.sampling.unmask import sample
 from lightgen_core.train.pretrain import MaskedDenoisingCriterion
 from lightgen_core.train.step_noise import StepNoise, sample_num_masked, step_generator
@@ -115,6 +121,26 @@ def test_sampling_flops_equal_torchs_count_to_two_percent(self_attention, every)
         sample(student, torch.randn(1, WORDS, 24), None, GRID, config, seeds=[0])
     expected = sampling_flops(student.mar.config, student.head.config, config, tokens=16, text_tokens=WORDS)
     assert counted.get_total_flops() == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("null_text", [False, True])
+def test_flops_and_parameters_of_a_few_step_head_are_counted(null_text):
+    """Sampling to two percent; a row of its training exactly."""
+    student, sizes = student_of("v", True).requires_grad_(False), FewStepConfig(width=24, depth=2, null_text=null_text)
+    mar = student.mar.config
+    few_step = new_few_step_head(sizes, mar.token_width, mar.width, seed=0)
+    assert few_step_parameters(mar, sizes) == sum(weight.numel() for weight in few_step.parameters())
+    config = SamplerConfig(iterations=6, head_sampler="few_step", guidance_scale=2.0)
+    head = TokenSampler(student.head, few_step=few_step)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        sample(student, torch.randn(1, WORDS, 24), None, GRID, config, seeds=[0], head=head)
+    sizes_of_image = {"tokens": 16, "text_tokens": WORDS}
+    expected = sampling_flops(mar, few_step_head(sizes), config, **sizes_of_image, null_text=null_text)
+    assert counted.get_total_flops() == pytest.approx(expected, rel=0.02)
+    states = torch.randn(1, mar.width * (2 if null_text else 1))
+    with FlopCounterMode(display=False) as counted:
+        few_step(torch.randn(DRAWS, 1, mar.token_width), torch.tensor([2.0]), states).sum().backward()
+    assert counted.get_total_flops() == distillation_flops(mar, sizes, noise_samples=DRAWS)
 
 
 @pytest.mark.parametrize(

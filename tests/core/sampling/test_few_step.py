@@ -22,9 +22,10 @@ DETERMINISTIC = [("ddpm", "ddim"), ("v", "ddim"), ("flow", "euler")]
 TEXT, TEXT_MASK = captions(3, 5)
 
 
-def few_step_head(seed=0) -> FewStepHead:
+def few_step_head(null_text=False) -> FewStepHead:
     """A head whose output layer and modulations are not zero, as they are at the start."""
-    head, generator = new_few_step_head(FewStepConfig(width=16, depth=1), TOKEN_WIDTH, 16, seed), torch.Generator()
+    sizes, generator = FewStepConfig(width=16, depth=1, null_text=null_text), torch.Generator()
+    head = new_few_step_head(sizes, TOKEN_WIDTH, 16, seed=0)
     with torch.no_grad():
         for weight in head.parameters():
             weight += 0.1 * torch.randn(weight.shape, generator=generator.manual_seed(1))
@@ -36,9 +37,10 @@ def pairs_of(student, config, **changes):
     return sample_pairs(student, TEXT, TEXT_MASK, GRID, config, [5, 6], **asked)
 
 
+@pytest.mark.parametrize("null_text", [False, True])
 @pytest.mark.parametrize(("name", "sampler"), DETERMINISTIC)
-def test_a_target_is_where_the_full_sampler_ends(name, sampler, monkeypatch):
-    """From the recorded noise, with the conditions of its iteration and their guidance."""
+def test_a_target_is_where_the_full_sampler_ends(name, sampler, null_text, monkeypatch):
+    """From the recorded noise, with the conditions of its iteration and their guidance; the head sees one or both."""
     student, config = trained_looking(name), settings(sampler, guidance_schedule="linear", temperature=0.9)
     seen, plain = [], TokenSampler.tokens
 
@@ -47,12 +49,13 @@ def test_a_target_is_where_the_full_sampler_ends(name, sampler, monkeypatch):
         return plain(self, conditions, noises, config, times, strength)
 
     monkeypatch.setattr(TokenSampler, "tokens", spy)
-    pairs = pairs_of(student, config)
+    pairs = pairs_of(student, config, null_text=null_text)
     assert len(pairs.image) == 2 * TOKENS and pairs.tokens.shape == (2 * TOKENS, 3, TOKEN_WIDTH)
     start, whole, head = 0, config.model_copy(update={"temperature": 1.0}), TokenSampler(student.head)
     for conditions, times, strength in seen:
         rows = slice(start, start := start + conditions.shape[1])
-        assert torch.equal(pairs.states[rows], conditions[0]) and (pairs.guidance[rows] == strength).all()
+        seen_states = torch.cat(conditions.unbind(), dim=-1) if null_text else conditions[0]
+        assert torch.equal(pairs.states[rows], seen_states) and (pairs.guidance[rows] == strength).all()
         for k in range(3):
             ended = plain(head, conditions, pairs.noise[rows, k][None], whole, times, strength)
             assert torch.allclose(ended, pairs.tokens[rows, k], atol=1e-4, rtol=1e-4)
@@ -89,10 +92,11 @@ def test_ancestral_steps_are_taught_by_their_deterministic_form():
     assert deterministic(settings("euler")) == settings("euler")
 
 
-def test_a_token_costs_one_evaluation_an_iteration_one_branch(monkeypatch):
-    """24 times fewer of the head than 12 steps with guidance, and half of the cross-attention."""
+@pytest.mark.parametrize(("null_text", "passes"), [(False, 4), (True, 8)])
+def test_a_token_costs_one_evaluation_of_the_head(monkeypatch, null_text, passes):
+    """24 times fewer than 12 steps with guidance, and where the null text is not seen half of the cross-attention."""
     evaluations, branches = [], []
-    student, few_step = trained_looking("v"), few_step_head()
+    student, few_step = trained_looking("v"), few_step_head(null_text)
     of_head, attend = TokenDenoiser.forward_embedded, Mar.cross_attend
 
     def head(self, noisy, time, embedded):
@@ -112,19 +116,33 @@ def test_a_token_costs_one_evaluation_an_iteration_one_branch(monkeypatch):
         sampler = TokenSampler(student.head, few_step=few_step)
         sample(student, TEXT, TEXT_MASK, GRID, settings(name, head_steps=12), [5, 6], head=sampler)
         counts[name] = (sum(evaluations), sum(branches))
-    assert counts == {"ddim": (2 * TOKENS * 24, 8), "few_step": (2 * TOKENS, 4)}
+    assert counts == {"ddim": (2 * TOKENS * 24, 8), "few_step": (2 * TOKENS, passes)}
 
 
-def test_the_token_is_what_the_few_step_head_gives():
-    student, few_step, generator = trained_looking("v"), few_step_head(), torch.Generator().manual_seed(3)
-    conditions, noises = (torch.randn(1, 4, width, generator=generator) for width in (16, TOKEN_WIDTH))
+@pytest.mark.parametrize("null_text", [False, True])
+def test_the_token_is_what_the_few_step_head_gives(null_text):
+    student, few_step, generator = trained_looking("v"), few_step_head(null_text), torch.Generator().manual_seed(3)
+    conditions, noises = (torch.randn(2, 4, width, generator=generator) for width in (16, TOKEN_WIDTH))
+    states = torch.cat([conditions[0], conditions[1]], dim=-1) if null_text else conditions[0]
     config = settings("few_step", temperature=0.5)
     drawn = head_tokens(TokenSampler(student.head, few_step=few_step), conditions, noises, config, 5, 2.0)
     with torch.no_grad():
-        expected = few_step(0.5 * noises[0], torch.tensor(2.0), conditions[0])
-        other = few_step(0.5 * noises[0], torch.tensor(3.0), conditions[0])
+        expected = few_step(0.5 * noises[0], torch.tensor(2.0), states)
+        other = few_step(0.5 * noises[0], torch.tensor(3.0), states)
     assert torch.equal(drawn, expected)
     assert (other - expected).abs().max() > 1e-3, "guidance is inside"
+
+
+def test_without_guidance_both_states_are_the_captions():
+    """As they were recorded: the null text has no say then."""
+    student, few_step, config = trained_looking("v"), few_step_head(null_text=True), settings(guidance_scale=1.0)
+    pairs = pairs_of(student, config, null_text=True)
+    assert torch.equal(*pairs.states.chunk(2, dim=-1))
+    conditions, noises = pairs.states[None, :4, :16], pairs.noise[:4, :1].transpose(0, 1)
+    head = TokenSampler(student.head, few_step=few_step)
+    drawn = head_tokens(head, conditions, noises, settings("few_step", guidance_scale=1.0), 5, 1.0)
+    with torch.no_grad():
+        assert torch.equal(drawn, few_step(noises[0], torch.tensor(1.0), pairs.states[:4]))
 
 
 def test_inpainting_takes_the_few_step_head(tmp_path):

@@ -86,9 +86,10 @@ def test_a_replay_keeps_known_tokens(fake_graphs):
         assert drawn.equal(sample(student, text, mask, GRID, settings(), seeds, known=known, keep=keep))
 
 
-def test_a_replay_of_the_few_step_head_is_eager_to_the_bit(fake_graphs):
-    student = trained_looking("v").eval()
-    few_step = new_few_step_head(FewStepConfig(width=16, depth=1), TOKEN_WIDTH, 16, seed=0).eval()
+@pytest.mark.parametrize("null_text", [False, True])
+def test_a_replay_of_the_few_step_head_is_eager_to_the_bit(fake_graphs, null_text):
+    student, sizes = trained_looking("v").eval(), FewStepConfig(width=16, depth=1, null_text=null_text)
+    few_step = new_few_step_head(sizes, TOKEN_WIDTH, 16, seed=0).eval()
     recorded, config = recorder(student, few_step=few_step), settings("few_step", precision="bf16")
     for text, mask, seeds in batches(2):
         expected = sample(student, text, mask, GRID, config, seeds, head=TokenSampler(student.head, few_step=few_step))
