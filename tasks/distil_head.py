@@ -39,7 +39,7 @@ TRAINING = (*FitConfig.model_fields, "width", "depth")
 
 
 @stage(
-    version=1,
+    version=2,  # 2: begins with the diffusion head's weights
     config_sections=("seed", "distil_head", "sampler"),
     count_fields=tuple(f"distil_head.{name}" for name in (*TRAINING, "images")),
     on_device=True,
@@ -124,7 +124,7 @@ class TeachingWorker:
 def _train(ctx: StageContext, student: Artifact) -> None:
     """Train the head on the artifact's own rows, and write it with the student that it is of."""
     from lightgen_core.data.distil_rows import DistilSource
-    from lightgen_core.model.few_step import new_few_step_head
+    from lightgen_core.model.few_step import new_few_step_head, start_from
     from lightgen_core.model.save import load_student, save_student
     from lightgen_core.train.distil_head import DistilHeadCriterion
     from lightgen_core.train.loop import RunContext, fit
@@ -135,8 +135,10 @@ def _train(ctx: StageContext, student: Artifact) -> None:
     mar = teacher.mar.config
     seed = derive_seed(recipe.seed, "distil_head")
     head = new_few_step_head(config.head(teacher.head.config), mar.token_width, mar.width, seed)
+    started = start_from(head, averaged.head)
     source = DistilSource(ctx.read_output("^targets"), config.batch_size, seed)
-    ctx.log("%s of %s", pluralize(config.steps, "step"), pluralize(config.batch_size, "token"))
+    weights = "the diffusion head's weights" if started else "fresh weights"
+    ctx.log("%s of %s from %s", pluralize(config.steps, "step"), pluralize(config.batch_size, "token"), weights)
     fitting = FitConfig(**config.model_dump(include=set(FitConfig.model_fields)))
     run = RunContext(seed, ctx.scratch / "checkpoints", ctx.device(), on_log=ctx.progress(config.steps))
     result = fit(head, source, DistilHeadCriterion(fitting, mar), run)

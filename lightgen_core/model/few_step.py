@@ -50,3 +50,31 @@ def new_few_step_head(sizes: FewStepConfig, token_width: int, condition_width: i
     head.to_empty(device="cpu")
     head.mlp.reset_parameters(torch.Generator().manual_seed(seed))
     return head
+
+
+FIRST_TOKEN = {"v": -1.0, "x": 1.0}
+"""Factor from a diffusion head's output at pure noise to its token, for objectives whose output is a token there."""
+
+
+@torch.no_grad()
+def start_from(head: FewStepHead, teacher: TokenDenoiser) -> bool:
+    """Give a new head the weights of the diffusion head that it replaces; False where sizes or objective forbid it.
+
+    It then begins as that head's first step from pure noise with the caption: what guidance, the null text's state and
+    the further steps change is left to learn.
+    """
+    sign, mlp, sizes = FIRST_TOKEN.get(teacher.config.objective), head.mlp, head.sizes
+    if sign is None or (sizes.width, sizes.depth) != (teacher.config.width, teacher.config.depth):
+        return False
+    for name, weight in mlp.state_dict().items():
+        learned = teacher.state_dict()[name]
+        if name == "condition.weight":  # the null text's state comes second
+            weight.zero_()
+            weight[:, : learned.shape[1]] = learned
+        elif name == "time_down.weight":  # the time is the guidance here
+            weight.zero_()
+        elif name == "time_down.bias":
+            weight.copy_(teacher.embed_time(torch.ones(())))
+        else:
+            weight.copy_(sign * learned if name.startswith("out.") else learned)
+    return True

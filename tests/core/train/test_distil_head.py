@@ -11,12 +11,13 @@ from lightgen_core.config import FewStepConfig, FitConfig, OptimizerConfig
 from lightgen_core.data.distil_rows import VALUES, DistilSource
 from lightgen_core.data.token_file import DataError
 from lightgen_core.data.token_rows import values_to_bytes
-from lightgen_core.model.few_step import new_few_step_head
+from lightgen_core.model.few_step import new_few_step_head, start_from
 from lightgen_core.model.save import StudentError, load_few_step, load_student, save_student
 from lightgen_core.sampling.distillation import sample_pairs
+from lightgen_core.sampling.token_sampler import TokenSampler
 from lightgen_core.train.distil_head import DistilHeadCriterion
 from lightgen_core.train.loop import RunContext, fit
-from tests.factories.tiny_sampling import captions, settings, trained_looking
+from tests.factories.tiny_sampling import captions, head_tokens, settings, trained_looking
 from tests.factories.tiny_student import GRID, TOKEN_WIDTH, TOKENS, tiny_student
 
 SIZES = FewStepConfig(width=32, depth=2)
@@ -73,6 +74,32 @@ def test_a_batch_holds_the_rows_that_were_written(table):
         assert np.array_equal(batch.tokens[row].numpy(), stored)
     rows = np.concatenate([source.batch(step).ids for step in range(len(table) // 8)])
     assert sorted(rows) == list(range(len(table))), "each row once an epoch"
+
+
+@pytest.mark.parametrize("null_text", [False, True])
+@pytest.mark.parametrize("objective", ["v", "x"])
+def test_it_begins_as_the_full_heads_first_step(objective, null_text):
+    teacher = trained_looking(objective).head
+    sizes = FewStepConfig(width=teacher.config.width, depth=teacher.config.depth, null_text=null_text)
+    head = new_few_step_head(sizes, TOKEN_WIDTH, 16, seed=0)
+    assert start_from(head, teacher)
+    generator = torch.Generator().manual_seed(5)
+    noise, states = torch.randn(6, TOKEN_WIDTH, generator=generator), torch.randn(6, 16, generator=generator)
+    first = head_tokens(TokenSampler(teacher), states[None], noise[None], settings(), 1, guidance=1.0)
+    seen = torch.cat([states, torch.randn(6, 16, generator=generator)], dim=1) if null_text else states
+    with torch.no_grad():
+        token = head(noise, torch.rand(6, generator=generator), seen)
+    torch.testing.assert_close(token, first)
+    assert first.std() > 0.1
+
+
+@pytest.mark.parametrize(("objective", "sizes"), [("ddpm", {}), ("flow", {}), ("v", {"width": 8}), ("v", {"depth": 2})])
+def test_other_heads_begin_with_fresh_weights(objective, sizes):
+    teacher = trained_looking(objective).head
+    config = FewStepConfig(**{"width": teacher.config.width, "depth": teacher.config.depth} | sizes)
+    head, fresh = (new_few_step_head(config, TOKEN_WIDTH, 16, seed=0) for _ in range(2))
+    assert not start_from(head, teacher)
+    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in head.state_dict().items())
 
 
 def test_no_row_is_an_error(table):
