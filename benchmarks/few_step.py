@@ -1,4 +1,4 @@
-"""The few-step head beside the full sampler: images per second in turns, and scores on the same captions and seeds.
+"""The few-step student beside the full sampler: images per second in turns, and scores on the same captions and seeds.
 
     python -m benchmarks.few_step STORE/distil_head/KEY/student --threads 2
 
@@ -34,8 +34,10 @@ def main() -> None:
     text, mask = loaded.encode_text(captions)
     few_step = loaded.sampler.model_copy(update={"head_sampler": "few_step"})
     samplers = {"full": few_step.model_copy(update={"head_sampler": arguments.full}), "few_step": few_step}
+    for iterations in arguments.iterations:
+        samplers[f"few_step, {iterations} iterations"] = few_step.model_copy(update={"iterations": iterations})
     runs = {
-        name: partial(sample, loaded.student, text, mask, loaded.info.grid, config, head=loaded.head)
+        name: partial(sample, loaded.sampled(config), text, mask, loaded.info.grid, config)
         for name, config in samplers.items()
     }
     count, correct = len(prompts), {}
@@ -47,14 +49,14 @@ def main() -> None:
             verdicts.append(judge_scenes(loaded.codec.decode(latents.float()), captions))
         correct[name] = np.stack(verdicts, axis=1).astype(np.int8)
         print(f"{name}: overall {_overall(correct[name], prompts)}")
-    if correct:
-        print(f"difference: {_overall(correct['few_step'] - correct['full'], prompts)}")
+    for name in runs if correct else ():
+        if name != "full":
+            print(f"{name} less full: {_overall(correct[name] - correct['full'], prompts)}")
     if arguments.rounds:
         timed = {name: partial(run, range(count)) for name, run in runs.items()}
         seconds = interleaved.seconds(timed, arguments.rounds, device)
         for name, taken in seconds.items():
-            print(f"{name}: {count / taken:.1f} images/s")
-        print(f"few_step is {seconds['full'] / seconds['few_step']:.2f} times as fast")
+            print(f"{name}: {count / taken:.1f} images/s, {seconds['full'] / taken:.2f} times full")
 
 
 def _overall(correct: np.ndarray, prompts: list) -> str:
@@ -64,8 +66,9 @@ def _overall(correct: np.ndarray, prompts: list) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("student", type=Path, help="folder of a student with a few-step head")
+    parser.add_argument("student", type=Path, help="folder of a student that was distilled")
     parser.add_argument("--full", default="ddim", choices=("ddim", "euler"), help="the full sampler that taught it")
+    parser.add_argument("--iterations", type=int, nargs="*", default=[], help="of further rows of few_step")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--pictures", type=int, default=240, help="captions, sampled as one batch")

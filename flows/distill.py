@@ -38,7 +38,7 @@ def distill(run: Run, recipe: Recipe) -> None:
     pretrain_ = run(pretrain, tokens_, dedup_, *captioned, round_=pretraining(recipe))
     tuned = tune(run, recipe, tuning_rounds(recipe), pretrain_, tokens_, dedup_, synthesis_)
     controls = tune(run, recipe, control_rounds(recipe), pretrain_, tokens_, dedup_, synthesis_)
-    heads = [run(distil_head, [pretrain_, *tuned][-1], tokens_)] if recipe.distil_head else []
+    heads = [run(distil_head, [pretrain_, *tuned][-1], tokens_, dedup_)] if recipe.distil_head else []
     evaluation_ = run(evaluation, pretrain_, *tuned[-1:], *controls[-1:], *heads)
     run(report, captions_, synthesis_, embeddings_, dedup_, tokens_, pretrain_, *tuned, *controls, *heads, evaluation_)
 

@@ -394,8 +394,10 @@ class FewStepConfig(Section):
 
     width: Positive = Field(description="width of the residual MLP")
     depth: Positive = Field(description="residual blocks")
-    null_text: bool = Field(
-        False,
-        description="whether it also sees the token's state with the null text, which takes a second branch",
-        exclude_if=lambda on: not on,  # students saved without it stay
-    )
+
+
+class DistilConfig(LoopConfig):
+    """Distillation of the full sampler into a few-step student."""
+
+    head: FewStepConfig = Field(description="sizes of its head")
+    sampler: SamplerConfig = Field(description="the sampler whose tokens are learned; ancestral steps as those of ddim")

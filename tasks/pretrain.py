@@ -16,10 +16,10 @@ from tasks.context.progress import Preview
 from tasks.pretrain_previews import PREVIEW_FILE, PhasePreviews, preview_table
 from tasks.pretrain_validation import put_aside, validation_config
 from tasks.stage import stage
-from tasks.token_files import RECAPTION_TEXT_FILES, TEXT_FILES, token_files_regex
+from tasks.token_files import TEXT_FILES, token_files_regex
 from tasks.token_shapes import default_layout, layout_of, token_shapes
 from tasks.training import cpu_processes, init_checkpoint, kept_student, training_location
-from tasks.training_weights import TrainingRows, keep_list, source_shares
+from tasks.training_weights import TrainingRows, rows_of, source_shares
 
 DIVERGED_LOSS = 10.0
 """A last loss above it is of a student that has diverged: one that predicts zero has about 1 (ddpm, v) or 2 (flow)."""
@@ -130,11 +130,10 @@ def _phase(
     from lightgen_core.sampling.text_to_image import StudentInfo
 
     recipe, (size, config), (tokens, dedup, held_out) = ctx.recipe, ctx.recipe.phases[number], data
-    files, suffix = tokens.names(token_files_regex(size)), [number + 1] if number else []
+    suffix = [number + 1] if number else []
     shapes = token_shapes(tokens, dedup, size)
     for shape in shapes if recipe.tokens.buckets else ():
         ctx.log("%s: %s kept", shape.prefix, pluralize(shape.kept, "row"))
-    texts = [TEXT_FILES, *([RECAPTION_TEXT_FILES] if recipe.synthesis.recaption is not None else [])]
     layout = default_layout(shapes)
     info = StudentInfo(
         **recipe.tokens.model_dump(include=set(StudentInfo.model_fields)),
@@ -145,10 +144,7 @@ def _phase(
     return TrainingJob(
         student=student,
         projector=projector,
-        files=tuple(ctx.local(tokens, name) for name in files),
-        texts=tuple(ctx.local(tokens, name) for pattern in texts for name in tokens.names(pattern)),
-        keep=keep_list(ctx, data, token_files_regex(size), number),
-        caption_shares=config.caption_shares.columns() if config.caption_shares else {},
+        **rows_of(ctx, data, number),
         config=TrainConfig(**config.model_dump(include=set(TrainConfig.model_fields))),
         seed=derive_seed(recipe.seed, "pretrain", *suffix),
         info=info.model_dump(mode="json"),

@@ -1,7 +1,7 @@
 """The rows that a phase of training sees, with the weights of their sources."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from tasks.context.context import StageContext
 from tasks.dedup import KEEP_FILE
 from tasks.pretrain_validation import HeldOut
 from tasks.synthesis import source_fields
+from tasks.token_files import RECAPTION_TEXT_FILES, TEXT_FILES, token_files_regex
 
 
 class TrainingRows(NamedTuple):
@@ -29,6 +30,18 @@ class TrainingRows(NamedTuple):
         if self.held_out is None:
             return kept
         return kept.filter(pa.array(~np.isin(kept["id"].to_numpy(), self.held_out.ids)))
+
+
+def rows_of(ctx: StageContext, data: TrainingRows, number: int) -> dict[str, Any]:
+    """Return the fields of a `TrainingJob` that say which rows a phase of pre-training sees, with which captions."""
+    size, config = ctx.recipe.phases[number]
+    texts = [TEXT_FILES, *([RECAPTION_TEXT_FILES] if ctx.recipe.synthesis.recaption is not None else [])]
+    return {
+        "files": tuple(ctx.local(data.tokens, name) for name in data.tokens.names(token_files_regex(size))),
+        "texts": tuple(ctx.local(data.tokens, name) for pattern in texts for name in data.tokens.names(pattern)),
+        "keep": keep_list(ctx, data, token_files_regex(size), number),
+        "caption_shares": config.caption_shares.columns() if config.caption_shares else {},
+    }
 
 
 def keep_list(ctx: StageContext, data: TrainingRows, files: str, number: int) -> Path:

@@ -176,19 +176,16 @@ def _preference_costs(work: StudentWork) -> dict[str, StageCost]:
 
 
 def _distil_cost(work: StudentWork, section: DistilHead) -> StageCost:
-    """Return the cost of the few-step head, its teacher's images included."""
-    rows = section.images * min(section.tokens_per_image, work.last.tokens)
-    states = work.model.width * (2 if section.null_text else 1)
-    values = states + 2 * section.noise_samples_per_token * work.model.token_width
-    head = few_step_parameters(work.model, section.head(work.recipe.pretrain.head))
+    """Return the cost of the few-step student, its teacher's part of each step included."""
+    images = section.steps * section.batch_size
+    weights = few_step_parameters(work.model, section.head(work.recipe.pretrain.head))
     return StageCost(
-        section.images,
+        images,
         "images",
-        work.parameters * STUDENT_BYTES + 4 * head + 2 * rows * values,
-        work.distilling(section),
-        head * CHECKPOINT_BYTES * section.keep_checkpoints,
-        f"{rows:,} tokens, held in memory while the head trains",
-        shard=min(section.shard_size, section.images),
+        work.parameters * STUDENT_BYTES + 4 * weights,
+        images * work.distilling(section),
+        weights * CHECKPOINT_BYTES * section.keep_checkpoints,
+        "teacher and student",
     )
 
 

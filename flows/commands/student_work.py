@@ -7,7 +7,6 @@ from flows.sizes import Size, projector_config, student_config, token_sizes
 from lightgen_core.config import HeadConfig, LoopConfig, MarConfig, SamplerConfig, TrainConfig
 from lightgen_core.model.flops import (
     distillation_flops,
-    distillation_target_flops,
     expected_training_flops,
     few_step_head,
     forward_flops,
@@ -66,19 +65,20 @@ class StudentWork:
         """Return FLOPs of one sample of the few-step head, decoded."""
         sampler = self.recipe.sampler.model_copy(update={"head_sampler": "few_step"})
         head = few_step_head(section.head(self.recipe.pretrain.head))
-        return self._drawing(head, sampler, section.null_text) + self._decoding
+        return self._drawing(head, sampler) + self._decoding
 
     def distilling(self, section: DistilHead) -> float:
-        """Return FLOPs of the stage distil_head: images, further noises of their tokens, and the head's training."""
-        head, sampler, samples = self.recipe.pretrain.head, self.recipe.sampler, section.noise_samples_per_token
-        options = {"tokens": self.last.tokens, "text_tokens": self.text_tokens, "noise_samples": samples}
-        each = distillation_target_flops(self.model, head, sampler, chosen=section.tokens_per_image, **options)
-        rows = section.steps * section.batch_size
-        return section.images * each + rows * distillation_flops(self.model, section.head(head), noise_samples=samples)
+        """Return FLOPs of one image of the stage distil_head, teacher and student, averaged over masks."""
+        head, sampler = self.recipe.pretrain.head, self.recipe.sampler
+        options = {"text_tokens": self.text_tokens, "noise_samples": section.noise_samples_per_token}
+        return sum(
+            share
+            * distillation_flops(self.model, head, section.head(head), sampler, tokens=kept, masked=masked, **options)
+            for (kept, masked), share in step_sizes(self.last.tokens, section.mask).items()
+        )
 
-    def _drawing(self, head: HeadConfig, sampler: SamplerConfig, null_text: bool = True) -> float:
-        options = {"tokens": self.last.tokens, "text_tokens": self.text_tokens}
-        return sampling_flops(self.model, head, sampler, **options, null_text=null_text)
+    def _drawing(self, head: HeadConfig, sampler: SamplerConfig) -> float:
+        return sampling_flops(self.model, head, sampler, tokens=self.last.tokens, text_tokens=self.text_tokens)
 
     @property
     def _decoding(self) -> float:

@@ -89,14 +89,13 @@ def _row(
 
 
 def _parameters(student: Artifact) -> int:
-    """Return the number of a student's parameters, with those of a few-step head that it samples with."""
+    """Return the number of a student's parameters; of one that was distilled those of the few-step student."""
     with student.open(f"{STUDENTS[student.stage]}config.json") as file:
         config = json.loads(file.read())
     mar = MarConfig.model_validate(MarConfig.with_new_names(config["mar"]))
     head = HeadConfig.model_validate(HeadConfig.with_new_names(config["head"]))
     sizes = config.get(FEW_STEP)
-    further = few_step_parameters(mar, FewStepConfig.model_validate(sizes)) if sizes else 0
-    return student_parameters(mar, head) + further
+    return few_step_parameters(mar, FewStepConfig.model_validate(sizes)) if sizes else student_parameters(mar, head)
 
 
 def _side(evaluation: Artifact) -> int:

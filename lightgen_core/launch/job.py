@@ -5,7 +5,16 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from lightgen_core.config import DpoConfig, HeadConfig, MarConfig, ParallelConfig, Positive, Section, TrainConfig
+from lightgen_core.config import (
+    DistilConfig,
+    DpoConfig,
+    HeadConfig,
+    MarConfig,
+    ParallelConfig,
+    Positive,
+    Section,
+    TrainConfig,
+)
 
 OUTCOME = "outcome.json"
 """File in a job's folder that its first process writes at the end."""
@@ -73,9 +82,11 @@ class SnapshotConfig(Section):
 
 
 class TrainingJob(Section):
-    """A training run: student, data, configuration (of pre-training or DPO) and location."""
+    """A training run: student, data, configuration (of pre-training, DPO or distillation) and location."""
 
-    student: NewStudent | StudentCheckpoint = Field(description="what training starts from; for DPO also the reference")
+    student: NewStudent | StudentCheckpoint = Field(
+        description="what training starts from; for DPO also the reference, for distillation the teacher"
+    )
     files: tuple[Path, ...] = Field(description="Parquet files of tokens or of pairs, in the order that numbers rows")
     texts: tuple[Path, ...] = Field((), description="Parquet files of the rows' text; none: each row holds its own")
     keep: Path | None = Field(
@@ -84,7 +95,7 @@ class TrainingJob(Section):
     caption_shares: dict[str, float] = Field(
         {}, description="share of the rows of a batch by column of ids of texts; none: all with that of `caption_id`"
     )
-    config: TrainConfig | DpoConfig = Field(description="pre-training, or DPO")
+    config: TrainConfig | DpoConfig | DistilConfig = Field(description="pre-training, DPO, or distillation")
     seed: int = Field(description="of the order of rows and of all step noise")
     info: dict[str, Any] | None = Field(
         None, description="contents of the student's config.json beside its sizes, `patch` at least; none: as saved"
@@ -105,4 +116,4 @@ class TrainingSummary(Section):
     stopped: str | None = Field(description="why it ended before its last step")
     rows: list[dict] = Field(description="the log")
     examples: int = Field(description="rows of the training set")
-    parameters: int = Field(description="weights of the student")
+    parameters: int = Field(description="weights that were trained")

@@ -7,22 +7,24 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from lightgen_core.config import DpoConfig, ProjectorConfig, TrainConfig
+from lightgen_core.config import DistilConfig, DpoConfig, ProjectorConfig, TrainConfig
 from lightgen_core.data.batches import PairSource, TokenSource
 from lightgen_core.data.held_out import HeldOutRows
 from lightgen_core.data.token_file import kept_ids
 from lightgen_core.device import pick_device
-from lightgen_core.launch.job import NewStudent, RunLocation, TrainingJob, TrainingSummary
+from lightgen_core.launch.job import NewStudent, RunLocation, StudentCheckpoint, TrainingJob, TrainingSummary
 from lightgen_core.launch.ray_train import train_on_ray
 from lightgen_core.launch.snapshots import snapshots_of
 from lightgen_core.launch.torchrun import train_with_torchrun
 from lightgen_core.metering.meter import Meter
 from lightgen_core.model.aligned import AlignedStudent, align_student, projector_weights, student_weights
+from lightgen_core.model.few_step import FewStepStudent, new_few_step_student
 from lightgen_core.model.mar import Student, new_student
 from lightgen_core.model.save import load_student, save_student
 from lightgen_core.seeds import derive_seed
+from lightgen_core.train.distil_head import DistilHeadCriterion
 from lightgen_core.train.dpo import DpoCriterion
-from lightgen_core.train.loop import RunContext, fit
+from lightgen_core.train.loop import RunContext, TrainResult, fit
 from lightgen_core.train.parallel import DistributedState
 from lightgen_core.train.pretrain import MaskedDenoisingCriterion
 from lightgen_core.train.validation import PART_ROWS, HeldOutLoss
@@ -62,6 +64,7 @@ def train(
     """
     config, location = job.config, job.location
     student, info = _student(job)
+    model: Student | FewStepStudent = student
     data: dict[str, Any] = {"patch": info["patch"], "batch_size": config.batch_size, "seed": job.seed}
     data["scratch"] = location.workdir / "rows"
     device = _device(location)
@@ -70,34 +73,55 @@ def train(
     snapshots = snapshots_of(job, student, info, device)
     validation: HeldOutLoss | None = None
     source: PairSource | TokenSource
-    criterion: DpoCriterion | MaskedDenoisingCriterion
+    criterion: DpoCriterion | MaskedDenoisingCriterion | DistilHeadCriterion
     if isinstance(config, DpoConfig):
         source = PairSource(job.files, **data)
         criterion = DpoCriterion.create(_student(job)[0], source, config)
     else:
+        aligned = isinstance(config, TrainConfig) and config.repa is not None
         keep, weights = (None, None) if job.keep is None else kept_ids(job.keep)
         data |= {"keep": keep, "weights": weights, "caption_shares": job.caption_shares or None}
-        source = TokenSource(job.files, texts=job.texts, features=config.repa is not None, **data)
-        criterion = MaskedDenoisingCriterion.create(student, source, config)
-        validation = _validation(job, config, student, info["patch"])
-        if config.repa is not None:
-            student = _aligned(job, student, config.repa.resolve(student.mar.config, source.feature_channels))
+        source = TokenSource(job.files, texts=job.texts, features=aligned, **data)
+        if isinstance(config, DistilConfig):
+            model = new_few_step_student(student, config.head, derive_seed(job.seed, "head"))
+            criterion = DistilHeadCriterion.create(student, source, config)
+        else:
+            criterion = MaskedDenoisingCriterion.create(student, source, config)
+            validation = _validation(job, config, student, info["patch"])
+            if config.repa is not None:
+                model = _aligned(job, student, config.repa.resolve(student.mar.config, source.feature_channels))
+    counted = student if isinstance(model, AlignedStudent) else model
+    parameters = sum(weight.numel() for weight in counted.parameters())  # before any of them are sharded
     run = RunContext(job.seed, location.workdir, device, location.parallel, on_log, *snapshots, validation)
-    result = fit(student, source, criterion, run)
-    with torch.device("meta"):
-        trained = Student(student.mar.config, student.head.config)  # the other one may be sharded
+    result = fit(model, source, criterion, run)
     if DistributedState.current().rank == 0:
-        trained.load_state_dict(student_weights(result.raw), assign=True)
-        save_student(location.output_dir, trained, student_weights(result.ema), info)
-        if projector := projector_weights(result.raw):
-            save_file(projector, location.projector)
+        _save(job, result, student, info)
     return TrainingSummary(
         step=result.step,
         stopped=result.stopped,
         rows=result.rows,
         examples=source.rows,
-        parameters=sum(weight.numel() for weight in trained.parameters()),
+        parameters=parameters,
     )
+
+
+def _save(job: TrainingJob, result: TrainResult, student: Student, info: dict[str, Any]) -> None:
+    """Write the finished student; of a distillation the teacher, with the few-step student beside it."""
+    folder, config = job.location.output_dir, job.config
+    if isinstance(config, DistilConfig):
+        with torch.device("meta"):
+            few_step = FewStepStudent(student.mar.config, config.head)
+        few_step.load_state_dict(result.ema, assign=True)
+        assert isinstance(job.student, StudentCheckpoint), "a distillation starts from a student"
+        raw, averaged = (load_student(job.student.folder, weights=weights)[0] for weights in ("raw", "ema"))
+        save_student(folder, raw, averaged.state_dict(), info, few_step)
+        return
+    with torch.device("meta"):
+        trained = Student(student.mar.config, student.head.config)  # the other one may be sharded
+    trained.load_state_dict(student_weights(result.raw), assign=True)
+    save_student(folder, trained, student_weights(result.ema), info)
+    if projector := projector_weights(result.raw):
+        save_file(projector, job.location.projector)
 
 
 def _student(job: TrainingJob) -> tuple[Student, dict[str, Any]]:

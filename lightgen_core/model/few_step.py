@@ -1,20 +1,22 @@
-"""The few-step head: from noise to a token in one evaluation, with guidance inside.
+"""The few-step student: tokens in one evaluation of the head each, with guidance inside.
 
-The full sampler's deterministic steps are a function of the noise, the token's states with and without the caption, and
-the guidance. This head learns that function (`tasks/distil_head.py`; the idea is that of guided distillation, Meng et
-al. 2023, and of regression on a sampler's pairs of noise and data, Luhman and Luhman 2021). By default it sees the
-caption's state alone, so that sampling needs no second branch either; what the null text's state would tell is lost.
+The full sampler's deterministic steps are a function of noise, caption, visible tokens and guidance. A copy of the
+student learns that function (`train/distil_head.py`): guided distillation (Meng et al. 2023) in a single step by
+regression on the sampler's own pairs of noise and data (Luhman and Luhman 2021).
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lightgen_core.config import FewStepConfig, HeadConfig
+from lightgen_core.config import FewStepConfig, HeadConfig, MarConfig
 from lightgen_core.model.head import TokenDenoiser
+from lightgen_core.model.mar import Mar, Student
 
 GUIDANCE_UNIT = 0.1
 """Time that a guidance of 1 is embedded as: guidance 1 to 10 over the range of a diffusion head's times."""
+FIRST_TOKEN = {"v": -1.0, "x": 1.0}
+"""Factor from a diffusion head's output at pure noise to its token, for objectives whose output is a token there."""
 
 
 class FewStepHead(nn.Module):
@@ -22,56 +24,84 @@ class FewStepHead(nn.Module):
 
     def __init__(self, sizes: FewStepConfig, token_width: int, condition_width: int):
         super().__init__()
-        self.sizes, self.condition_width = sizes, condition_width
+        self.sizes = sizes
         config = HeadConfig(width=sizes.width, depth=sizes.depth, objective="flow")
-        self.mlp = TokenDenoiser(config, token_width, condition_width * (2 if sizes.null_text else 1))
+        self.mlp = TokenDenoiser(config, token_width, condition_width)
 
     def forward(
         self,
         noise: Float[Tensor, "*noise_samples rows token_width"],
         guidance: Float[Tensor, "*#rows"],
-        states: Float[Tensor, "rows states_width"],
+        condition: Float[Tensor, "rows condition_width"],
     ) -> Float[Tensor, "*noise_samples rows token_width"]:
-        """Return the token that the full sampler would reach from a noise; states: `few_step_states`."""
-        return self.mlp(noise, guidance * GUIDANCE_UNIT, states)
+        """Return the token that the full sampler would reach from a noise, temperature included."""
+        return self.mlp(noise, guidance * GUIDANCE_UNIT, condition)
 
 
-def few_step_states(
-    conditions: Float[Tensor, "branches rows condition_width"], null_text: bool
-) -> Float[Tensor, "rows states_width"]:
-    """Join what the head sees of states that attended to the caption and, in any second branch, to the null text."""
-    return torch.cat([conditions[0], conditions[-1]], dim=-1) if null_text else conditions[0]
+class FewStepStudent(nn.Module):
+    """A transformer of a student's sizes whose states hold guidance, and the head that reads them."""
+
+    def __init__(self, mar: MarConfig, head: FewStepConfig):
+        super().__init__()
+        self.mar = Mar(mar)
+        self.head = FewStepHead(head, mar.token_width, mar.width)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "batch tokens values"],
+        text: Float[Tensor, "batch text_tokens text_width"],
+        text_mask: Bool[Tensor, "batch text_tokens"] | None,
+        grid: tuple[int, int],
+        *,
+        mask: Bool[Tensor, "batch tokens"],
+        masked_index: Int[Tensor, "batch num_masked"],
+        text_dropped: Bool[Tensor, " batch"] | None,
+        noise: Float[Tensor, "noise_samples rows values"],
+        guidance: Float[Tensor, ""],
+        places: Int[Tensor, "batch tokens"] | None = None,
+    ) -> Float[Tensor, "noise_samples rows values"]:
+        """Compute the masked tokens, from several noises each; arguments as of `Student`, rows = batch x num_masked."""
+        states = self.mar(
+            tokens,
+            mask,
+            text,
+            text_mask,
+            grid,
+            num_masked=masked_index.shape[1],
+            text_dropped=text_dropped,
+            at=masked_index,
+            places=places,
+        )
+        return self.head(noise, guidance, states.flatten(0, 1))
 
 
-def new_few_step_head(sizes: FewStepConfig, token_width: int, condition_width: int, seed: int) -> FewStepHead:
-    """Create a head on the CPU with fresh weights from ``seed``; global randomness is untouched."""
+def new_few_step_student(teacher: Student, sizes: FewStepConfig, seed: int) -> FewStepStudent:
+    """Create a few-step student on the CPU with a teacher's transformer; global randomness is untouched.
+
+    Its head begins as the teacher's first step where sizes and objective allow it (`start_from`), and otherwise with
+    fresh weights from ``seed``.
+    """
     with torch.device("meta"):
-        head = FewStepHead(sizes, token_width, condition_width)
-    head.to_empty(device="cpu")
-    head.mlp.reset_parameters(torch.Generator().manual_seed(seed))
-    return head
-
-
-FIRST_TOKEN = {"v": -1.0, "x": 1.0}
-"""Factor from a diffusion head's output at pure noise to its token, for objectives whose output is a token there."""
+        student = FewStepStudent(teacher.mar.config, sizes)
+    student.to_empty(device="cpu")
+    student.head.mlp.reset_parameters(torch.Generator().manual_seed(seed))
+    student.mar.load_state_dict(teacher.mar.state_dict())
+    start_from(student.head, teacher.head)
+    return student
 
 
 @torch.no_grad()
 def start_from(head: FewStepHead, teacher: TokenDenoiser) -> bool:
     """Give a new head the weights of the diffusion head that it replaces; False where sizes or objective forbid it.
 
-    It then begins as that head's first step from pure noise with the caption: what guidance, the null text's state and
-    the further steps change is left to learn.
+    It then begins as that head's first step from pure noise, without guidance.
     """
     sign, mlp, sizes = FIRST_TOKEN.get(teacher.config.objective), head.mlp, head.sizes
     if sign is None or (sizes.width, sizes.depth) != (teacher.config.width, teacher.config.depth):
         return False
     for name, weight in mlp.state_dict().items():
         learned = teacher.state_dict()[name]
-        if name == "condition.weight":  # the null text's state comes second
-            weight.zero_()
-            weight[:, : learned.shape[1]] = learned
-        elif name == "time_down.weight":  # the time is the guidance here
+        if name == "time_down.weight":  # the time is the guidance here
             weight.zero_()
         elif name == "time_down.bias":
             weight.copy_(teacher.embed_time(torch.ones(())))

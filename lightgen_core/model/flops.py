@@ -93,15 +93,13 @@ def sampling_flops(
     *,
     tokens: int,
     text_tokens: int,
-    null_text: bool = True,
 ) -> float:
     """Count the sampling of one image; the cosine schedule is not rounded to whole tokens.
 
-    head: for `head_sampler` few_step that of the few-step head, one evaluation with guidance inside; null_text: whether
-    it sees the null text's states too.
+    head: for `head_sampler` few_step that of the few-step student, one evaluation with guidance inside.
     """
     few_step = sampler.head_sampler == "few_step"
-    branches = 2 if sampler.guidance_scale > 1 and null_text else 1
+    branches = 2 if sampler.guidance_scale > 1 and not few_step else 1
     iterations = min(sampler.iterations, tokens)
     once = forward_flops(mar, head, tokens=tokens, masked=tokens, text_tokens=text_tokens, noise_samples=0)
     evaluations = 1 if few_step else branches * sampler.head_steps
@@ -255,40 +253,36 @@ def few_step_head(sizes: FewStepConfig) -> HeadConfig:
 
 
 def few_step_parameters(mar: MarConfig, sizes: FewStepConfig) -> int:
-    """Count the weights of a few-step head."""
-    return head_parameters(mar, few_step_head(sizes)) + (mar.width * sizes.width if sizes.null_text else 0)
+    """Count the weights of a few-step student: a transformer of its own, and the head."""
+    return mar_parameters(mar) + head_parameters(mar, few_step_head(sizes))
 
 
-def denoising_flops(mar: MarConfig, head: HeadConfig, *, noise_samples: int) -> float:
-    """Count the head at several noises of one state and time; its modulations are computed once."""
-    modulations = linear(1, head.width, 3 * head.width) * head.depth + linear(1, head.width, 2 * head.width)
-    return modulations + noise_samples * (_denoising(mar, head) - modulations)
-
-
-def distillation_flops(mar: MarConfig, sizes: FewStepConfig, *, noise_samples: int) -> float:
-    """Count the forward and backward pass of a few-step head on a token's state with its noises."""
-    head = few_step_head(sizes)
-    states = linear(1, mar.width * (2 if sizes.null_text else 1), head.width)
-    forward = states + _time(head) + denoising_flops(mar, head, noise_samples=noise_samples)
-    data = states + linear(1, TIME_FEATURES, head.width)
-    return 3 * forward - data - noise_samples * linear(1, mar.token_width, head.width)
-
-
-def distillation_target_flops(
+def distillation_flops(
     mar: MarConfig,
     head: HeadConfig,
+    sizes: FewStepConfig,
     sampler: SamplerConfig,
     *,
     tokens: int,
+    masked: int,
     text_tokens: int,
-    chosen: int,
     noise_samples: int,
 ) -> float:
-    """Count one image of the full sampler, and `noise_samples` further noises of `chosen` of its tokens."""
+    """Count one image of distillation: the student forward and backward, the teacher's states, and its head's steps.
+
+    The teacher samples each masked token to its end once for each noise; falling head steps count as the first.
+    """
+    options = {"tokens": tokens, "masked": masked, "text_tokens": text_tokens}
+    student = training_flops(mar, few_step_head(sizes), **options, noise_samples=noise_samples)
+    # Its head's time is the guidance, one for all tokens, so that a token's modulations serve all its noises.
+    student -= noise_samples * masked * (3 * _time(few_step_head(sizes)) - linear(1, TIME_FEATURES, sizes.width))
+    student -= 3 * (noise_samples - 1) * masked * linear(1, sizes.width, (3 * sizes.depth + 2) * sizes.width)
+    states = forward_flops(mar, head, **options, noise_samples=0)
     branches = 2 if sampler.guidance_scale > 1 else 1
-    further = denoising_flops(mar, head, noise_samples=noise_samples)
-    drawing = sampling_flops(mar, head, sampler, tokens=tokens, text_tokens=text_tokens)
-    return drawing + min(chosen, tokens) * sampler.head_steps * branches * further
+    once = sum(states.values()) - states["head"]
+    null_text = _cross_attention(mar, tokens, masked, 1) + mar.text_depth * _text_kv(mar, 1) if branches == 2 else 0.0
+    steps = noise_samples * branches * (states["head"] + sampler.head_steps * masked * _denoising(mar, head))
+    return student + once + null_text + steps + sampler.head_steps * _time(head)
 
 
 def student_parameters(mar: MarConfig, head: HeadConfig) -> int:

@@ -1,6 +1,6 @@
 """A finished student on disk: `config.json`, `model.safetensors` (raw weights) and `ema.safetensors` (averaged).
 
-A student whose head was distilled has `few_step.safetensors` beside them, and its sizes in `config.json`.
+A student that was distilled has `few_step.safetensors` beside them, and the sizes of its head in `config.json`.
 """
 
 import json
@@ -17,14 +17,14 @@ from torch import Tensor
 
 from lightgen_core.config import FewStepConfig, HeadConfig, MarConfig
 from lightgen_core.model.atomic_folder import DamagedFolderError, verify_folder, write_folder
-from lightgen_core.model.few_step import FewStepHead
+from lightgen_core.model.few_step import FewStepStudent
 from lightgen_core.model.mar import Student
 
 Loaded = TypeVar("Loaded")
 
 FORMAT = 1
 FEW_STEP = "few_step"
-"""Name of the few-step head's file, and of its sizes in `config.json`."""
+"""Name of the few-step student's file, and of its head's sizes in `config.json`."""
 _FILES = {"raw": "model.safetensors", "ema": "ema.safetensors"}
 _FORMER_NAMES = {"null_word": "null_text", "reader_": "cross_", r"reader\.": "cross_blocks."}
 """Beginnings of parameter names in `mar` of earlier versions, and of today."""
@@ -39,7 +39,7 @@ def save_student(
     student: Student,
     ema: Mapping[str, Tensor],
     info: Mapping[str, Any],
-    few_step: FewStepHead | None = None,
+    few_step: FewStepStudent | None = None,
     *,
     raw: bool = True,
 ) -> None:
@@ -49,7 +49,7 @@ def save_student(
         student: its own weights are the raw ones.
         ema: the averaged weights, a complete state dict.
         info: plain JSON for a sampler (patch, grid, codec, text encoder, sampler defaults).
-        few_step: the head that was distilled from the averaged student, if any.
+        few_step: what was distilled from the averaged student, if anything.
         raw: False leaves the raw weights out: half the disk, for a student that is sampled and not trained on.
 
     Raises:
@@ -66,7 +66,7 @@ def save_student(
     }
     tensors: dict[str, Mapping[str, Tensor]] = ({"model": weights} if raw else {}) | {"ema": ema}
     if few_step is not None:
-        config[FEW_STEP] = few_step.sizes.model_dump(mode="json")
+        config[FEW_STEP] = few_step.head.sizes.model_dump(mode="json")
         tensors[FEW_STEP] = few_step.state_dict()
     write_folder(Path(folder), tensors, {"config": config})
 
@@ -94,21 +94,25 @@ def load_student(
     return _load(Path(folder), load)
 
 
-def load_few_step(folder: Path, device: torch.device | str = "cpu") -> FewStepHead | None:
-    """Load the few-step head that was saved with a student, in evaluation mode; None where there is none.
+def load_info(folder: Path) -> dict[str, Any]:
+    """Return a student's `info`. Raises StudentError as `load_student`."""
+    return _load(Path(folder), lambda config: dict(config["info"]))
+
+
+def load_few_step(folder: Path, device: torch.device | str = "cpu") -> FewStepStudent | None:
+    """Load the few-step student that was saved with a student, in evaluation mode; None where there is none.
 
     Raises:
         StudentError: as `load_student`.
     """
 
-    def load(config: dict[str, Any]) -> FewStepHead | None:
+    def load(config: dict[str, Any]) -> FewStepStudent | None:
         if FEW_STEP not in config:
             return None
-        mar = MarConfig(**config["mar"])
         with torch.device("meta"):
-            head = FewStepHead(FewStepConfig(**config[FEW_STEP]), mar.token_width, mar.width)
-        head.load_state_dict(load_file(Path(folder) / f"{FEW_STEP}.safetensors", device=str(device)), assign=True)
-        return head.eval()
+            student = FewStepStudent(MarConfig(**config["mar"]), FewStepConfig(**config[FEW_STEP]))
+        student.load_state_dict(load_file(Path(folder) / f"{FEW_STEP}.safetensors", device=str(device)), assign=True)
+        return student.eval()
 
     return _load(Path(folder), load)
 

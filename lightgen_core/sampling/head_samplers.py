@@ -115,16 +115,25 @@ class IncompatibleSamplerError(ValueError):
     """A sampler that does not go with what the head was trained to predict."""
 
 
-def check_sampler(config: SamplerConfig, objective: Objective, text_self_attention: bool) -> None:
-    """Raise IncompatibleSamplerError if a student cannot be sampled so; a few-step head has no steps to check."""
+def check_sampler(config: SamplerConfig, objective: Objective | None, text_self_attention: bool) -> None:
+    """Raise IncompatibleSamplerError if a student cannot be sampled so; objective: None for a few-step student."""
     if config.null_text_every > 1 and not text_self_attention:
         raise IncompatibleSamplerError(
             f"null_text_every is {config.null_text_every}, but the student's text blocks have no self-attention: they "
             "run where tokens are unmasked alone, once for each token, so there is nothing to reuse; set it to 1"
         )
-    if config.head_sampler == "few_step":
+    if objective is None:
+        if config.head_sampler != "few_step":
+            raise IncompatibleSamplerError(
+                f"head_sampler {config.head_sampler!r} does not fit a few-step student; choose few_step"
+            )
         return
     allowed = SAMPLERS[objective.name]
+    if config.head_sampler == "few_step":
+        raise IncompatibleSamplerError(
+            "head_sampler 'few_step' needs a student that was distilled (stage distil_head); this one was not: "
+            f"choose {' or '.join(allowed)}"
+        )
     if config.head_sampler not in allowed:
         raise IncompatibleSamplerError(
             f"head_sampler {config.head_sampler!r} does not fit a head trained with objective {objective.name!r}; "

@@ -10,7 +10,6 @@ from torch import Tensor
 from lightgen_core.config import SamplerConfig
 from lightgen_core.model.patchify import patchify, unpatchify
 from lightgen_core.sampling.text_to_image import TextToImage
-from lightgen_core.sampling.token_sampler import TokenSampler
 from lightgen_core.sampling.unmask import sample
 
 
@@ -56,17 +55,16 @@ def inpaint(
     renewed = require_mask(image, mask, side)
     known = patchify(torch.from_numpy(student.codec.encode(image[None])), patch)
     text, text_mask = student.encode_text([caption])
-    tokens = sample(
-        student.student,
+    sampler = sampler or student.sampler
+    tokens = sample(  # without what the student has recorded: each number of tokens to sample has its own iterations
+        student.sampled(sampler),
         text,
         text_mask,
         renewed.shape,
-        sampler or student.sampler,
+        sampler,
         seeds=[seed],
         known=known,
         keep=torch.from_numpy(~renewed).flatten(),
-        # Not what the student has recorded: each number of tokens to sample has iterations of its own.
-        head=TokenSampler(student.student.head, few_step=student.few_step),
     ).cpu()
     decoded = student.codec.decode(unpatchify(tokens, renewed.shape, student.info.channels, patch).float())[0]
     new = renewed.repeat(side, axis=0).repeat(side, axis=1)

@@ -16,7 +16,7 @@ from lightgen_core.config import FewStepConfig, HeadConfig, MarConfig, SamplerCo
 from lightgen_core.encoders.autoencoder import LatentCodec
 from lightgen_core.encoders.dtypes import PRECISIONS
 from lightgen_core.encoders.text_encoder import TextEncoder
-from lightgen_core.model.few_step import FewStepHead
+from lightgen_core.model.few_step import FewStepStudent
 from lightgen_core.model.mar import Student
 from lightgen_core.model.save import StudentError
 from lightgen_core.sampling.text_to_image import StudentInfo, TextToImage
@@ -59,20 +59,19 @@ class StudentModel(Student, ModelMixin, ConfigMixin):
         return made.eval()
 
 
-class FewStepModel(FewStepHead, ModelMixin, ConfigMixin):
-    """The few-step head with the configuration and the files that diffusers gives its models."""
+class FewStepModel(FewStepStudent, ModelMixin, ConfigMixin):
+    """The few-step student with the configuration and the files that diffusers gives its models."""
 
     @register_to_config
-    def __init__(self, sizes: dict[str, Any], token_width: int, condition_width: int) -> None:
-        FewStepHead.__init__(self, FewStepConfig(**sizes), token_width, condition_width)
+    def __init__(self, mar_config: dict[str, Any], sizes: dict[str, Any]) -> None:
+        FewStepStudent.__init__(self, MarConfig(**mar_config), FewStepConfig(**sizes))
 
     @classmethod
-    def of(cls, head: FewStepHead) -> "FewStepModel":
-        """Return a head with the same weights."""
-        sizes = head.sizes.model_dump(mode="json")
+    def of(cls, student: FewStepStudent) -> "FewStepModel":
+        """Return a student with the same weights."""
         with torch.device("meta"):
-            made = cls(sizes, head.mlp.token_width, head.condition_width)
-        made.load_state_dict(head.state_dict(), assign=True)
+            made = cls(student.mar.config.model_dump(mode="json"), student.head.sizes.model_dump(mode="json"))
+        made.load_state_dict(student.state_dict(), assign=True)
         return made.eval()
 
 
@@ -86,7 +85,7 @@ class LightGenPipeline(DiffusionPipeline):
         info: `StudentInfo`: geometry, names and precisions of the frozen components, default sampler.
         vae: image autoencoder.
         text_encoder: with its `tokenizer`.
-        few_step: head that was distilled, if any.
+        few_step: student that was distilled, if any.
     """
 
     model_cpu_offload_seq = "text_encoder->student->vae"

@@ -15,7 +15,7 @@ from lightgen_core.device import to_device
 from lightgen_core.encoders.autoencoder import LatentCodec
 from lightgen_core.encoders.dtypes import PRECISIONS
 from lightgen_core.encoders.text_encoder import TextEncoder
-from lightgen_core.model.few_step import FewStepHead
+from lightgen_core.model.few_step import FewStepStudent
 from lightgen_core.model.flops import few_step_head, sampling_flops
 from lightgen_core.model.mar import Student
 from lightgen_core.model.patchify import unpatchify
@@ -84,11 +84,14 @@ class TextToImage:
         text_encoder: TextEncoder,
         device: torch.device,
         head_compile: HeadCompileConfig | None = None,
-        few_step: FewStepHead | None = None,
+        few_step: FewStepStudent | None = None,
     ) -> None:
         self.student = student.to(device).eval()
         self.few_step = None if few_step is None else few_step.to(device).eval()
-        self.head = TokenSampler(self.student.head, head_compile, self.few_step)
+        students: list[Student | FewStepStudent] = [self.student]
+        if self.few_step is not None:
+            students.append(self.few_step)
+        self._heads = {each: TokenSampler(each.head, head_compile) for each in students}
         self.info, self.codec, self.text_encoder, self.device = info, codec, text_encoder, device
 
     @classmethod
@@ -159,18 +162,21 @@ class TextToImage:
     ) -> Sampled:
         text, mask = self.encode_text(captions)
         grid, sampler = grid or self.info.grid, sampler or self.sampler
-        tokens = sample(self.student, text, mask, grid, sampler, seeds=list(seeds), head=self.head)
+        student = self.sampled(sampler)
+        tokens = sample(student, text, mask, grid, sampler, seeds=list(seeds), head=self._heads[student])
         latents = unpatchify(tokens, grid, self.info.channels, self.info.patch).float()
         flops = len(captions) * self._flops(sampler, grid[0] * grid[1], text.shape[1])
         return Sampled(latents.cpu(), self.codec.decode(latents), flops)
 
+    def sampled(self, sampler: SamplerConfig) -> Student | FewStepStudent:
+        """Return the student that a sampler is for; `sample` refuses few_step where there is no few-step student."""
+        return self.few_step if sampler.head_sampler == "few_step" and self.few_step is not None else self.student
+
     def _flops(self, sampler: SamplerConfig, tokens: int, text_tokens: int) -> float:
         """Count the sampling of one image."""
-        head, null_text = self.student.head.config, True
-        if sampler.head_sampler == "few_step" and self.few_step is not None:
-            head, null_text = few_step_head(self.few_step.sizes), self.few_step.sizes.null_text
-        sizes = {"tokens": tokens, "text_tokens": text_tokens}
-        return sampling_flops(self.student.mar.config, head, sampler, **sizes, null_text=null_text)
+        student = self.sampled(sampler)
+        head = few_step_head(student.head.sizes) if isinstance(student, FewStepStudent) else student.head.config
+        return sampling_flops(student.mar.config, head, sampler, tokens=tokens, text_tokens=text_tokens)
 
     def encode_text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return text states (n, text tokens, width) and mask, on the device; padded for students that attend to it."""

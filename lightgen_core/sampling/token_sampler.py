@@ -14,16 +14,11 @@ from torch import Tensor
 from lightgen_core.config import SamplerConfig
 from lightgen_core.device import to_device
 from lightgen_core.diffusion.objectives import get_objective
-from lightgen_core.model.few_step import FewStepHead, few_step_states
+from lightgen_core.model.few_step import FewStepHead
 from lightgen_core.model.head import TokenDenoiser
 from lightgen_core.sampling.graphs import IterationGraphs
 from lightgen_core.sampling.half_weights import with_half_weights
-from lightgen_core.sampling.head_samplers import (
-    SAMPLERS,
-    IncompatibleSamplerError,
-    head_steps,
-    sample_head,
-)
+from lightgen_core.sampling.head_samplers import head_steps, sample_head
 
 Head = TypeVar("Head", TokenDenoiser, FewStepHead)
 
@@ -48,32 +43,23 @@ class TokenSampler:
     What is compiled or recorded works on a copy of the weights in the sampler's precision, made once.
     """
 
-    def __init__(
-        self,
-        head: TokenDenoiser,
-        head_compile: HeadCompileConfig | None = None,
-        few_step: FewStepHead | None = None,
-    ):
-        """few_step: the head of a sampler with `head_sampler` few_step."""
-        self._head, self._few_step = head, few_step
-        self._objective = get_objective(head.config.objective)
+    def __init__(self, head: TokenDenoiser | FewStepHead, head_compile: HeadCompileConfig | None = None):
+        self._head = head
         self._head_compile = head_compile or HeadCompileConfig()
         self._half: dict[TokenDenoiser | FewStepHead, TokenDenoiser | FewStepHead] = {}
         self._compiled: dict[TokenDenoiser | FewStepHead, Denoise] = {}
         self.graphs = IterationGraphs() if self._head_compile.graphs else None
 
     def needs_null_text(self, config: SamplerConfig) -> bool:
-        """Return whether tokens depend on the null text's states; the few-step head may have guidance inside."""
-        if config.head_sampler == "few_step" and self._few_step is not None:
-            return config.guidance_scale > 1 and self._few_step.sizes.null_text
-        return config.guidance_scale > 1
+        """Return whether tokens depend on the null text's states; the few-step head has guidance inside."""
+        return config.guidance_scale > 1 and not isinstance(self._head, FewStepHead)
 
     @torch.no_grad()
     def embed_times(self, config: SamplerConfig, steps: int, device: torch.device) -> Float[Tensor, "steps width"]:
         """Embed the times of so many steps of the head; the few-step head has none."""
-        if config.head_sampler == "few_step":
-            return torch.empty(0, self._head.config.width, device=device)
-        along = head_steps(self._objective.name, config.head_sampler, steps)
+        if isinstance(self._head, FewStepHead):
+            return torch.empty(0, self._head.sizes.width, device=device)
+        along = head_steps(self._head.config.objective, config.head_sampler, steps)
         timesteps = to_device(torch.tensor([step.timestep for step in along]), device)
         return self._in(config.precision, self._head).embed_time(timesteps)
 
@@ -89,32 +75,15 @@ class TokenSampler:
         """Sample tokens for states that attended to the caption and, in any second branch, to the null text.
 
         times: `embed_times`; strength: of the guidance.
-
-        Raises:
-            IncompatibleSamplerError: `head_sampler` few_step of a student without such a head.
         """
-        if config.head_sampler == "few_step":
-            return self._one_step(conditions, noises[0] * config.temperature, config, strength)
-        return self._loop(conditions, noises, config, times, strength)
-
-    def _one_step(
-        self,
-        conditions: Float[Tensor, "branches rows condition_width"],
-        noise: Float[Tensor, "rows values"],
-        config: SamplerConfig,
-        strength: Float[Tensor, ""],
-    ) -> Float[Tensor, "rows values"]:
-        """Evaluate the few-step head."""
-        if self._few_step is None:
-            raise IncompatibleSamplerError(
-                "head_sampler 'few_step' needs a student whose head was distilled (stage distil_head); this one has "
-                f"none: choose {' or '.join(SAMPLERS[self._objective.name])}"
-            )
-        states = few_step_states(conditions, self._few_step.sizes.null_text)
-        return self._denoise(self._in(config.precision, self._few_step))(noise, strength, states).float()
+        if isinstance(self._head, FewStepHead):
+            denoise = self._denoise(self._in(config.precision, self._head))
+            return denoise(noises[0] * config.temperature, strength, conditions[0]).float()
+        return self._loop(self._head, conditions, noises, config, times, strength)
 
     def _loop(
         self,
+        head: TokenDenoiser,
         conditions: Float[Tensor, "branches rows condition_width"],
         noises: Float[Tensor, "noises rows values"],
         config: SamplerConfig,
@@ -122,7 +91,7 @@ class TokenSampler:
         strength: Float[Tensor, ""],
     ) -> Float[Tensor, "rows values"]:
         """Run all steps; the prediction is guided, and a learned variance the caption's, as in the released code."""
-        objective, head = self._objective, self._in(config.precision, self._head)
+        objective, head = get_objective(head.config.objective), self._in(config.precision, head)
         denoise, embedded = self._denoise(head), head.condition(conditions)
         along = head_steps(objective.name, config.head_sampler, len(times))
 

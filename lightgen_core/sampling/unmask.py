@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lightgen_core.config import SamplerConfig
 from lightgen_core.device import to_device
 from lightgen_core.diffusion.objectives import get_objective
+from lightgen_core.model.few_step import FewStepStudent
 from lightgen_core.model.mar import Mar, Student, gather_tokens
 from lightgen_core.sampling.graphs import TEXT_MULTIPLE
 from lightgen_core.sampling.head_samplers import check_sampler, head_steps_for, noises_per_token
@@ -86,7 +87,7 @@ def plan_iterations(num_masked: int, length: int, config: SamplerConfig) -> list
 
 @torch.no_grad()
 def sample(
-    student: Student,
+    student: Student | FewStepStudent,
     text: Float[Tensor, "batch text_tokens text_width"],
     text_mask: Bool[Tensor, "batch text_tokens"] | None,
     grid: tuple[int, int],
@@ -100,18 +101,19 @@ def sample(
     """Sample image tokens for texts, one image per row, on the device of `text` (the student's).
 
     Args:
-        student: run without dropout, whatever its mode.
+        student: run without dropout, whatever its mode; a few-step student with `head_sampler` few_step.
         text: raw states of the text encoder (`pad_text`).
         text_mask: true at text tokens; None attends to padding too.
         grid: (h, w) in tokens.
         known, keep: zero-shot inpainting: tokens of `known` where `keep` is true (row-major, one mask for the batch)
             stay bit for bit and condition the rest.
-        head: what was compiled and recorded of the student before, or its few-step head.
+        head: what was compiled and recorded of the student before.
 
     Raises:
         ValueError: a sampler that does not fit the head, or inputs whose sizes do not fit each other.
     """
-    check_sampler(config, get_objective(student.head.config.objective), student.mar.config.text_self_attention)
+    objective = None if isinstance(student, FewStepStudent) else get_objective(student.head.config.objective)
+    check_sampler(config, objective, student.mar.config.text_self_attention)
     if len(seeds) != len(text):
         raise ValueError(f"{len(seeds)} seeds for {len(text)} texts: give one seed for each image")
     if (known is None) != (keep is None):

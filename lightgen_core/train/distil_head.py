@@ -1,53 +1,114 @@
-"""Training of a few-step head: regression on the full sampler's pairs of noise and token, the transformer frozen."""
+"""Distillation of the full sampler into a few-step student.
 
-from dataclasses import dataclass
+A step masks tokens of training images, as pre-training does. From a noise at each of them the teacher samples the token
+to its end, guided; the few-step student learns to reach it at once, with the caption alone. Its transformer learns too:
+what the teacher's states say with the caption does not tell where guidance leads.
+"""
+
+from dataclasses import dataclass, field
+from typing import Self
 
 import torch
-from torch import Generator
+from jaxtyping import Float
+from torch import Generator, Tensor
 
-from lightgen_core.config import FitConfig, MarConfig
-from lightgen_core.data.distil_rows import DistilBatch
-from lightgen_core.diffusion.objectives import get_objective
-from lightgen_core.model.few_step import FewStepHead
+from lightgen_core.config import DistilConfig
+from lightgen_core.data.batches import Batch, TokenSource
+from lightgen_core.device import to_device
+from lightgen_core.diffusion.objectives import Objective, get_objective
+from lightgen_core.model.few_step import FewStepStudent
 from lightgen_core.model.flops import distillation_flops
+from lightgen_core.model.mar import Student, gather_tokens
+from lightgen_core.sampling.token_sampler import TokenSampler
+from lightgen_core.sampling.unmask import Iteration, plan_iterations
+from lightgen_core.train.losses import latent_tokens, work_sizes
 from lightgen_core.train.step_noise import StepNoise
 from lightgen_core.train.train_step import LossOutput, NeverStops
 
 
 @dataclass(frozen=True)
 class DistilHeadCriterion(NeverStops):
-    """Squared error of the head's token, averaged over noises and values."""
+    """Squared error of the student's tokens, averaged over an image's tokens, noises and values."""
 
-    config: FitConfig
-    mar: MarConfig | None = None
-    """Sizes of the transformer whose states are read; None: FLOPs are not counted."""
+    teacher: Student
+    objective: Objective
+    config: DistilConfig
+    moments: bool = False
+    """True if batches hold means and deviations, from which each step samples tokens."""
+    _sampler: TokenSampler = field(init=False, repr=False)
 
-    def prepare(self, model: FewStepHead, device: torch.device) -> None:
-        """Put the head into training mode."""
-        model.train()
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_sampler", TokenSampler(self.teacher.head))
+
+    @classmethod
+    def create(cls, teacher: Student, source: TokenSource, config: DistilConfig) -> Self:
+        """Build the criterion that fits a teacher and its data; its tokens are a function of the noise."""
+        sampler = config.sampler
+        if sampler.head_sampler == "ddpm":
+            sampler = sampler.model_copy(update={"head_sampler": "ddim"})
+        config = config.model_copy(update={"sampler": sampler})
+        return cls(teacher, get_objective(teacher.head.config.objective), config, source.moments)
+
+    def prepare(self, model: FewStepStudent, device: torch.device) -> None:
+        """Put teacher and student into evaluation mode: dropout would blur what is to be equal."""
+        self.teacher.to(device).eval().requires_grad_(False)
+        model.eval()
 
     def sample_noise(self, grid: tuple[int, int], images: tuple[int, int], generator: Generator) -> StepNoise:
-        """Return step noise of no token: the rows hold their noise, which the full sampler began with."""
-        rows = images[1] - images[0]
-        return StepNoise(
-            objective=get_objective("flow"),
-            num_masked=0,
-            mask=torch.zeros(rows, 0, dtype=torch.bool),
-            masked_index=torch.zeros(rows, 0, dtype=torch.int64),
-            text_dropped=torch.zeros(rows, dtype=torch.bool),
-            timestep=torch.zeros(1, 0),
-            noise=torch.zeros(1, 0, 1),
+        """Sample masks and the noises to start from; no caption is dropped, and times are not used."""
+        shape = (grid[0] * grid[1], self.teacher.mar.config.token_width)
+        return StepNoise.sample(self.config, shape, self.objective, generator, images=images, latent_noise=self.moments)
+
+    def losses(self, model: FewStepStudent, batch: Batch, step_noise: StepNoise) -> LossOutput:
+        """Compute the losses of the images, (rows,)."""
+        iteration = self._iteration(step_noise)
+        tokens = latent_tokens(batch, step_noise)
+        strength = to_device(torch.tensor(iteration.guidance), tokens.device)
+        if step_noise.places is not None:
+            tokens = gather_tokens(tokens, step_noise.places)
+        reached = self._reach(batch, tokens, step_noise, iteration, strength)
+        predicted = model(
+            tokens,
+            batch.text,
+            batch.text_mask,
+            batch.grid,
+            mask=step_noise.mask,
+            masked_index=step_noise.masked_index,
+            text_dropped=step_noise.text_dropped,
+            noise=self.config.sampler.temperature * step_noise.noise,
+            guidance=strength,
+            places=step_noise.places,
         )
+        errors = (predicted.float() - reached).square().mean(dim=-1)
+        return LossOutput(errors.unflatten(1, (-1, step_noise.num_masked)).mean(dim=(0, 2)), {})
 
-    def losses(self, model: FewStepHead, batch: DistilBatch, step_noise: StepNoise) -> LossOutput:
-        """Compute the losses of the rows, (rows,)."""
-        predicted = model(batch.noise.transpose(0, 1), batch.guidance, batch.states)
-        error = predicted.float() - batch.tokens.transpose(0, 1)
-        return LossOutput(error.square().mean(dim=(0, 2)), {})
-
-    def flops(self, model: FewStepHead, batch: DistilBatch, step_noise: StepNoise) -> float | None:
+    def flops(self, model: FewStepStudent, batch: Batch, step_noise: StepNoise) -> float:
         """Count an update on a batch, without the optimizer."""
-        if self.mar is None:
-            return None
-        rows, samples = batch.noise.shape[:2]
-        return rows * distillation_flops(self.mar, model.sizes, noise_samples=samples)
+        mar, head, sizes = self.teacher.mar.config, self.teacher.head.config, work_sizes(batch, step_noise)
+        return len(batch.ids) * distillation_flops(mar, head, self.config.head, self.config.sampler, **sizes)
+
+    def _iteration(self, step_noise: StepNoise) -> Iteration:
+        """Return the sampler's iteration that would unmask tokens where so many are masked."""
+        length = step_noise.mask.shape[1]
+        iterations = plan_iterations(length, length, self.config.sampler)
+        return min((each for each in iterations if each.left >= step_noise.num_masked), key=lambda each: each.left)
+
+    @torch.no_grad()
+    def _reach(
+        self, batch: Batch, tokens: Tensor, step_noise: StepNoise, iteration: Iteration, strength: Tensor
+    ) -> Float[Tensor, "noise_samples rows values"]:
+        """Sample the masked tokens from each noise to the end, all given the same visible ones."""
+        mar, at = self.teacher.mar, step_noise.masked_index
+        positions = mar.positions(batch.grid, step_noise.places)
+        states = mar.encode_decode(tokens, step_noise.mask, batch.grid, step_noise.num_masked, positions)
+        texts: list[tuple[Tensor, Tensor | None]] = [(mar.align(batch.text, batch.text_mask), batch.text_mask)]
+        if iteration.guidance > 1:
+            texts.append((mar.null_states(len(tokens)), None))
+        branches = [mar.cross_attend(states, text, mask, batch.grid, at, positions) for text, mask in texts]
+        conditions = torch.stack([branch.flatten(0, 1) for branch in branches])
+        times = self._sampler.embed_times(self.config.sampler, iteration.steps, tokens.device)
+        reached = [
+            self._sampler.tokens(conditions, noise[None], self.config.sampler, times, strength)
+            for noise in step_noise.noise
+        ]
+        return torch.stack(reached)

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightgen_core.data.batches import Batch
 from lightgen_core.model.mar import gather_tokens
 from lightgen_core.train.step_noise import StepNoise
 
@@ -55,6 +56,14 @@ def student_inputs(
         "places": step_noise.places,
     }
     return x0, inputs
+
+
+def latent_tokens(batch: Batch, step_noise: StepNoise) -> Float[Tensor, "batch tokens values"]:
+    """Return a step's tokens to learn, all of an image; of rows with moments mean + std * noise."""
+    if batch.std is None:
+        return batch.tokens
+    assert step_noise.latent_noise is not None, "a criterion without moments for a source that has them"
+    return batch.tokens + batch.std * step_noise.latent_noise
 
 
 def alignment_loss(

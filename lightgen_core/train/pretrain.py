@@ -16,7 +16,7 @@ from lightgen_core.diffusion.objectives import Objective, get_objective
 from lightgen_core.model.aligned import AlignedStudent
 from lightgen_core.model.flops import alignment_flops, training_flops
 from lightgen_core.model.mar import Student, gather_tokens
-from lightgen_core.train.losses import alignment_loss, predict, student_inputs, work_sizes
+from lightgen_core.train.losses import alignment_loss, latent_tokens, predict, student_inputs, work_sizes
 from lightgen_core.train.precision import apply_precision
 from lightgen_core.train.step_noise import StepNoise
 from lightgen_core.train.train_step import LossOutput, NeverStops
@@ -55,16 +55,9 @@ class MaskedDenoisingCriterion(NeverStops):
             latent_noise=self.moments,
         )
 
-    def tokens(self, batch: Batch, step_noise: StepNoise) -> Tensor:
-        """Return the tokens to learn, (rows, tokens, token width); with moments mean + std * noise."""
-        if batch.std is None:
-            return batch.tokens
-        assert step_noise.latent_noise is not None, "a criterion without moments for a source that has them"
-        return batch.tokens + batch.std * step_noise.latent_noise
-
     def losses(self, model: Student, batch: Batch, step_noise: StepNoise) -> LossOutput:
         """Compute the losses of the images, (rows,); with an alignment `loss` in the log is the head's alone."""
-        tokens, repa = self.tokens(batch, step_noise), self.config.repa
+        tokens, repa = latent_tokens(batch, step_noise), self.config.repa
         if repa is None:
             x0, output = predict(model, tokens, batch.text, batch.text_mask, batch.grid, step_noise)
             return LossOutput(self._denoising(output, x0, step_noise), {})

@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightgen_core.config import (
+    DistilConfig,
     FewStepConfig,
     HeadConfig,
     LoopConfig,
@@ -22,9 +23,8 @@ from lightgen_core.config import (
 from lightgen_core.data.batches import Batch
 from lightgen_core.diffusion.objectives import get_objective
 from lightgen_core.model.aligned import AlignedStudent
-from lightgen_core.model.few_step import new_few_step_head
+from lightgen_core.model.few_step import new_few_step_student
 from lightgen_core.model.flops import (
-    distillation_flops,
     expected_training_flops,
     few_step_head,
     few_step_parameters,
@@ -37,8 +37,8 @@ from lightgen_core.model.flops import (
     training_flops,
 )
 from lightgen_core.model.mar import Student, new_student
-from lightgen_core.sampling.token_sampler import TokenSampler
 from lightgen_core.sampling.unmask import sample
+from lightgen_core.train.distil_head import DistilHeadCriterion
 from lightgen_core.train.pretrain import MaskedDenoisingCriterion
 from lightgen_core.train.step_noise import StepNoise, sample_num_masked, step_generator
 from tests.factories.tiny_student import token_losses
@@ -123,24 +123,31 @@ def test_sampling_flops_equal_torchs_count_to_two_percent(self_attention, every)
     assert counted.get_total_flops() == pytest.approx(expected, rel=0.02)
 
 
-@pytest.mark.parametrize("null_text", [False, True])
-def test_flops_and_parameters_of_a_few_step_head_are_counted(null_text):
-    """Sampling to two percent; a row of its training exactly."""
-    student, sizes = student_of("v", True).requires_grad_(False), FewStepConfig(width=24, depth=2, null_text=null_text)
-    mar = student.mar.config
-    few_step = new_few_step_head(sizes, mar.token_width, mar.width, seed=0)
+@pytest.mark.parametrize("masked", [3, 16])
+def test_flops_and_parameters_of_a_few_step_student_are_counted(masked):
+    """To two percent: its sampling, and an image of its training, teacher included."""
+    teacher, sizes = student_of("v", True).requires_grad_(False), FewStepConfig(width=24, depth=2)
+    mar, few_step = teacher.mar.config, new_few_step_student(teacher, sizes, seed=0)
     assert few_step_parameters(mar, sizes) == sum(weight.numel() for weight in few_step.parameters())
     config = SamplerConfig(iterations=6, head_sampler="few_step", guidance_scale=2.0)
-    head = TokenSampler(student.head, few_step=few_step)
+    text = torch.randn(1, WORDS, 24)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
-        sample(student, torch.randn(1, WORDS, 24), None, GRID, config, seeds=[0], head=head)
-    sizes_of_image = {"tokens": 16, "text_tokens": WORDS}
-    expected = sampling_flops(mar, few_step_head(sizes), config, **sizes_of_image, null_text=null_text)
+        sample(few_step, text, None, GRID, config, seeds=[0])
+    expected = sampling_flops(mar, few_step_head(sizes), config, tokens=16, text_tokens=WORDS)
     assert counted.get_total_flops() == pytest.approx(expected, rel=0.02)
-    states = torch.randn(1, mar.width * (2 if null_text else 1))
-    with FlopCounterMode(display=False) as counted:
-        few_step(torch.randn(DRAWS, 1, mar.token_width), torch.tensor([2.0]), states).sum().backward()
-    assert counted.get_total_flops() == distillation_flops(mar, sizes, noise_samples=DRAWS)
+    mask = MaskConfig(distribution="uniform", min_ratio=masked / 16)
+    sampler = SamplerConfig(head_steps=7, head_sampler="ddim", guidance_scale=2.0)
+    training = DistilConfig(batch_size=1, mask=mask, noise_samples_per_token=DRAWS, head=sizes, sampler=sampler)
+    criterion = DistilHeadCriterion(teacher, get_objective("v"), training)
+    noise = next(
+        each
+        for each in (criterion.sample_noise(GRID, (0, 1), step_generator(0, step)) for step in range(1000))
+        if each.num_masked == masked
+    )
+    batch = Batch(ids=np.zeros(1), grid=GRID, tokens=torch.randn(1, 16, mar.token_width), text=text, text_mask=None)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        criterion.losses(few_step.requires_grad_(True), batch, noise).loss.sum().backward()
+    assert counted.get_total_flops() == pytest.approx(criterion.flops(few_step, batch, noise), rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.fake_cuda.graph import FakeGraph
 from lightgen_core.config import FewStepConfig
-from lightgen_core.model.few_step import new_few_step_head
+from lightgen_core.model.few_step import new_few_step_student
 from lightgen_core.sampling import graphs
 from lightgen_core.sampling.half_weights import with_half_weights
 from lightgen_core.sampling.token_sampler import HeadCompileConfig, TokenSampler
@@ -86,13 +86,11 @@ def test_a_replay_keeps_known_tokens(fake_graphs):
         assert drawn.equal(sample(student, text, mask, GRID, settings(), seeds, known=known, keep=keep))
 
 
-@pytest.mark.parametrize("null_text", [False, True])
-def test_a_replay_of_the_few_step_head_is_eager_to_the_bit(fake_graphs, null_text):
-    student, sizes = trained_looking("v").eval(), FewStepConfig(width=16, depth=1, null_text=null_text)
-    few_step = new_few_step_head(sizes, TOKEN_WIDTH, 16, seed=0).eval()
-    recorded, config = recorder(student, few_step=few_step), settings("few_step", precision="bf16")
+def test_a_replay_of_the_few_step_student_is_eager_to_the_bit(fake_graphs):
+    student = new_few_step_student(trained_looking("v"), FewStepConfig(width=16, depth=1), seed=0).eval()
+    recorded, config = recorder(student), settings("few_step", precision="bf16")
     for text, mask, seeds in batches(2):
-        expected = sample(student, text, mask, GRID, config, seeds, head=TokenSampler(student.head, few_step=few_step))
+        expected = sample(student, text, mask, GRID, config, seeds)
         assert sample(student, text, mask, GRID, config, seeds, head=recorded).equal(expected)
 
 

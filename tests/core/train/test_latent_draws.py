@@ -12,6 +12,7 @@ from lightgen_core.config import LoopConfig, MaskConfig, ParallelConfig
 from lightgen_core.data.batches import DataError, TokenSource
 from lightgen_core.diffusion.objectives import get_objective
 from lightgen_core.model.patchify import patchify
+from lightgen_core.train.losses import latent_tokens
 from lightgen_core.train.parallel import DistributedState
 from lightgen_core.train.pretrain import MaskedDenoisingCriterion
 from lightgen_core.train.step_noise import StepNoise, step_generator
@@ -84,7 +85,7 @@ def tokens_at(step: int, source: TokenSource, micro_batch: int | None = None, ra
     parallel = ParallelConfig(micro_batch=micro_batch)
     train_step = TrainStep(tiny_student(), criterion, seed=7, device=CPU, parallel=parallel)
     train_step.ranks = DistributedState(rank, ranks)
-    return torch.cat([criterion.tokens(part.batch, part.step_noise) for part in train_step.prepare(step, source)])
+    return torch.cat([latent_tokens(part.batch, part.step_noise) for part in train_step.prepare(step, source)])
 
 
 def noise_at(step: int, source: TokenSource) -> Tensor:
@@ -110,7 +111,7 @@ def test_tokens_of_many_steps_have_the_stored_mean_and_deviation(file):
     seen = torch.empty(600, 10, TOKENS, TOKEN_WIDTH)
     for step in range(600):
         batch = source.batch(step).to(CPU)
-        seen[step, batch.ids - 100] = criterion.tokens(
+        seen[step, batch.ids - 100] = latent_tokens(
             batch, criterion.sample_noise(GRID, (0, 10), step_generator(7, step))
         )
     mean, std = patchify(MEAN, PATCH).float(), patchify(STD, PATCH).float()
