@@ -5,7 +5,8 @@
     python -m benchmarks.sampling CHECKPOINT --sampler head_steps=12 head_sampler=ddim --change null_text_every=2
 
 The plain setting is the paper's: 64 iterations (no more than tokens), 100 head steps, constant guidance. Each row has
-the rungs above it too; with `--change` there is a row for each changed field instead, all else being equal. Text
+the rungs above it too; a few-step student, where the checkpoint has one, is sampled as it was distilled, and in fewer
+iterations. With `--change` there is a row for each changed field instead, all else being equal. Text
 encoder and image decoder are not timed. Scores are the scene world's detector on held-out captions, with a 95 %
 interval, and the paired difference to the plain setting.
 """
@@ -29,6 +30,7 @@ from lightgen_core.device import pick_device
 from lightgen_core.evaluation.prompt import Prompt
 from lightgen_core.evaluation.scene import judge_scenes, scene_prompts
 from lightgen_core.evaluation.scores import score_table
+from lightgen_core.model.few_step import FewStepStudent
 from lightgen_core.model.mar import Student, new_student
 from lightgen_core.model.patchify import unpatchify
 from lightgen_core.sampling.text_to_image import TextToImage
@@ -51,6 +53,8 @@ class Workload:
     grid: tuple[int, int]
     prompts: Sequence[Prompt] = ()
     judge: Callable[[Tensor], np.ndarray] | None = None
+    few_step: FewStepStudent | None = None
+    few_step_sampler: SamplerConfig | None = None
 
     @property
     def seeds(self) -> range:
@@ -96,8 +100,13 @@ def _changes(workload: Workload, plain: SamplerConfig, changes: Sequence[str]) -
     return {name: _sampling(workload, config) for name, config in settings.items()} if changes else {}
 
 
-def _sampling(workload: Workload, config: SamplerConfig, head: TokenSampler | None = None) -> Callable[[], Tensor]:
-    given = workload.student, workload.text, workload.text_mask, workload.grid, config, workload.seeds
+def _sampling(
+    workload: Workload,
+    config: SamplerConfig,
+    head: TokenSampler | None = None,
+    student: Student | FewStepStudent | None = None,
+) -> Callable[[], Tensor]:
+    given = student or workload.student, workload.text, workload.text_mask, workload.grid, config, workload.seeds
     return lambda: sample(*given, head=head)
 
 
@@ -130,6 +139,11 @@ def _ladder(
         add("+ null text in every second", fastest)
     if compiled:
         add("+ compiled head", fastest, TokenSampler(student.head, HeadCompileConfig(compile=True)))
+    if workload.few_step is not None and workload.few_step_sampler is not None:
+        few_step = workload.few_step_sampler.model_copy(update={"precision": plain.precision})
+        for count in (few_step.iterations, iterations, math.ceil(workload.grid[0] * workload.grid[1] / 2)):
+            config = few_step.model_copy(update={"iterations": count})
+            ladder[f"few-step student, {count} iterations"] = _sampling(workload, config, student=workload.few_step)
     if device.type == "cuda":
         add("+ CUDA graphs", fastest, TokenSampler(student.head, HeadCompileConfig(compile=compiled, graphs=True)))
     return ladder
@@ -183,7 +197,8 @@ def _trained(arguments: argparse.Namespace, device: torch.device) -> Workload:
         latents = unpatchify(tokens, loaded.info.grid, loaded.info.channels, loaded.info.patch)
         return judge_scenes(loaded.codec.decode(latents.float()), captions)[:, None].astype(np.int8)
 
-    return Workload(loaded.student, text.to(device), mask.to(device), loaded.info.grid, prompts, judge)
+    few_step = loaded.few_step, loaded.sampler if loaded.few_step else None
+    return Workload(loaded.student, text.to(device), mask.to(device), loaded.info.grid, prompts, judge, *few_step)
 
 
 def _overall(verdicts: np.ndarray, prompts: Sequence[Prompt], paired: bool = False) -> str:

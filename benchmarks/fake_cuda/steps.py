@@ -13,6 +13,7 @@ from benchmarks.fake_cuda.backward import backward
 from benchmarks.fake_cuda.mode import CUDA, FakeCuda
 from benchmarks.fake_cuda.watch import Watch
 from lightgen_core.config import (
+    DistilConfig,
     DpoConfig,
     HeadConfig,
     LoopConfig,
@@ -25,8 +26,10 @@ from lightgen_core.config import (
 from lightgen_core.data.batches import Batch, PairBatch
 from lightgen_core.diffusion.objectives import get_objective
 from lightgen_core.model.aligned import AlignedStudent
+from lightgen_core.model.few_step import FewStepStudent
 from lightgen_core.model.mar import Student
 from lightgen_core.train.compile import apply_compile_and_ac
+from lightgen_core.train.distil_head import DistilHeadCriterion
 from lightgen_core.train.dpo import DpoCriterion
 from lightgen_core.train.pretrain import MaskedDenoisingCriterion
 from lightgen_core.train.train_step import TrainStep
@@ -86,7 +89,7 @@ class FakeTraining:
     """A training on fake tensors; `saved` are the bytes that the last step's forward passes kept, weights left out."""
 
     cuda: FakeCuda
-    student: Student
+    student: Student | FewStepStudent
     step: TrainStep
     rows: FakeRows
     parallel: ParallelConfig
@@ -106,14 +109,19 @@ class FakeTraining:
         moments: bool = False,
         **parallel: Any,
     ) -> "FakeTraining":
-        """Build student, state and criterion: preference tuning for a `DpoConfig`, else pre-training."""
+        """Build student, state and criterion: what the configuration is of."""
         config = config or TrainConfig(batch_size=4)
         repa = config.repa if isinstance(config, TrainConfig) else None
         tuning = isinstance(config, DpoConfig)
         rows = FakeRows(mar, grid, text_tokens, config.batch_size, tuning, moments, repa is not None)
-        student, goal = cuda.build(lambda: _student(mar, head, repa)), get_objective(head.objective)
+        goal: Any = get_objective(head.objective)
         criterion: Any
-        if isinstance(config, DpoConfig):
+        student: Any = cuda.build(lambda: _student(mar, head, repa))
+        if isinstance(config, DistilConfig):
+            teacher = cuda.build(lambda: Student(mar, head))
+            criterion = DistilHeadCriterion(teacher, goal, config, moments)
+            student = cuda.build(lambda: FewStepStudent(mar, config.head))
+        elif isinstance(config, DpoConfig):
             criterion = DpoCriterion(cuda.build(lambda: Student(mar, head)), mar.token_width, goal, config)
         else:
             assert isinstance(config, TrainConfig)
@@ -132,6 +140,7 @@ class FakeTraining:
         state, criterion = self.step.state, self.step._criterion
         moments = [value for of in state.optimizer.state.values() for value in of.values()]
         reference = [criterion.reference] if isinstance(criterion, DpoCriterion) else []
+        reference += [criterion.teacher] if isinstance(criterion, DistilHeadCriterion) else []
         return [self.student, *state.ema.state_dict().values(), *moments, *reference]
 
     def run(self, number: int, masked: int | None = None) -> Watch:

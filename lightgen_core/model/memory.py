@@ -8,7 +8,7 @@ tensors. Free of torch, like `model/flops.py`, for `lightgen doctor`.
 from dataclasses import dataclass
 from typing import Literal
 
-from lightgen_core.config import DpoConfig, HeadConfig, LoopConfig, MarConfig, ProjectorConfig
+from lightgen_core.config import DistilConfig, DpoConfig, HeadConfig, LoopConfig, MarConfig, ProjectorConfig
 from lightgen_core.model.flops import TIME_FEATURES, aligned_tokens, projector_parameters, student_parameters
 
 STATIC_BYTES = 20
@@ -30,9 +30,9 @@ class ImageShape:
 
 
 def static_bytes(mar: MarConfig, head: HeadConfig, config: LoopConfig, projector: ProjectorConfig | None = None) -> int:
-    """Return the bytes of training without images; in preference tuning a second, frozen student is there."""
+    """Return the bytes of training without images; in tuning and distillation a second, frozen student is there."""
     half, each = 2 if config.precision == "bf16" else 0, STATIC_BYTES
-    each += half + (4 + half if isinstance(config, DpoConfig) else 0)
+    each += half + (4 + half if isinstance(config, DpoConfig | DistilConfig) else 0)
     each += MUON_BYTES if config.optimizer.name == "muon" else 0
     return (student_parameters(mar, head) + (projector_parameters(mar, projector) if projector else 0)) * each
 

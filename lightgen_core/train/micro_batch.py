@@ -9,6 +9,8 @@ import torch
 
 from lightgen_core.config import FitConfig, LoopConfig, ParallelConfig
 from lightgen_core.model.aligned import AlignedStudent
+from lightgen_core.model.few_step import FewStepStudent
+from lightgen_core.model.flops import few_step_head
 from lightgen_core.model.mar import Student
 from lightgen_core.model.memory import row_bytes, rows_that_fit, static_bytes, unsharded_gradient_bytes
 from lightgen_core.train.parallel import DistributedState
@@ -62,7 +64,7 @@ class MicroBatchSize:
         self._model, self._config, self._parallel, self._ranks = model, config, parallel, ranks
         self._limit: int | None = None
         self._memory: int | None = None
-        if parallel.micro_batch == "auto" and device.type == "cuda" and isinstance(model, Student):
+        if parallel.micro_batch == "auto" and device.type == "cuda" and isinstance(model, Student | FewStepStudent):
             free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
             self._memory = min(ranks.gather(free))
 
@@ -71,7 +73,8 @@ class MicroBatchSize:
         size = rows if isinstance(self._parallel.micro_batch, str | None) else self._parallel.micro_batch
         if self._memory is not None and isinstance(self._config, LoopConfig):
             grid, text_tokens = source.largest(step)
-            mar, head = self._model.mar.config, self._model.head.config
+            mar, model = self._model.mar.config, self._model
+            head = few_step_head(model.head.sizes) if isinstance(model, FewStepStudent) else model.head.config
             projector = self._model.projector_config if isinstance(self._model, AlignedStudent) else None
             static = static_bytes(mar, head, self._config, projector)
             row = row_bytes(

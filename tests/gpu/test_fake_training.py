@@ -8,12 +8,15 @@ import torch
 from benchmarks.fake_cuda.mode import fake_cuda
 from benchmarks.fake_cuda.steps import FakeTraining
 from lightgen_core.config import (
+    DistilConfig,
     DpoConfig,
+    FewStepConfig,
     HeadConfig,
     MarConfig,
     MaskConfig,
     OptimizerConfig,
     RepaConfig,
+    SamplerConfig,
     TrainConfig,
 )
 from lightgen_core.model import mar as student_module
@@ -24,6 +27,11 @@ from lightgen_core.train import train_step
 pytestmark = pytest.mark.usefixtures("one_thread", "unchecked_shapes")
 
 MUON = OptimizerConfig(name="muon")
+DISTILLED = DistilConfig(
+    batch_size=4,
+    head=FewStepConfig(width=48, depth=1),
+    sampler=SamplerConfig(head_sampler="ddim", head_steps=3, guidance_schedule="linear"),
+)
 
 
 def waits(**training):
@@ -44,6 +52,7 @@ def waits(**training):
         {"config": DpoConfig(batch_size=2, displacement_guard="both")},
         {"config": DpoConfig(batch_size=2, objective="nft")},
         {"config": TrainConfig(batch_size=4, mask=MaskConfig(drop_ratio=0.5), repa=RepaConfig(depth=2))},
+        {"config": DISTILLED, "moments": True},
     ],
     ids=[
         "ddpm",
@@ -53,6 +62,7 @@ def waits(**training):
         "dpo",
         "nft",
         "aligned, dropped tokens",
+        "distillation, moments",
     ],
 )
 def test_a_step_is_on_one_device_and_never_waits(training):

@@ -5,9 +5,19 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from lightgen_core.config import DpoConfig, HeadConfig, MarConfig, ParallelConfig, TrainConfig
+from lightgen_core.config import (
+    DistilConfig,
+    DpoConfig,
+    FewStepConfig,
+    HeadConfig,
+    MarConfig,
+    ParallelConfig,
+    SamplerConfig,
+    TrainConfig,
+)
 from lightgen_core.data.batches import TokenSource
 from lightgen_core.device import pick_device
+from lightgen_core.model.few_step import FewStepStudent
 from lightgen_core.model.mar import Student
 from lightgen_core.model.memory import row_bytes, static_bytes
 from lightgen_core.train.micro_batch import MicroBatchSize
@@ -19,6 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 ALONE = DistributedState()
+DISTILLED = DistilConfig(noise_samples_per_token=1, head=FewStepConfig(width=1536, depth=8), sampler=SamplerConfig())
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,8 @@ class Largest:
 
 def size_of(free, config, grid, parallel="ddp", ranks=ALONE, rows=10_000):
     with torch.device("meta"):
-        student = Student(MarConfig(), HeadConfig())
+        distilled = isinstance(config, DistilConfig)
+        student = FewStepStudent(MarConfig(), config.head) if distilled else Student(MarConfig(), HeadConfig())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch.cuda.mem_get_info", lambda device: (free, 0))
         patch.setattr("torch.cuda.memory_reserved", lambda device: 0)
@@ -52,6 +64,8 @@ def size_of(free, config, grid, parallel="ddp", ranks=ALONE, rows=10_000):
         (80, DpoConfig(), (32, 32), 8),
         (24, TrainConfig(), (16, 16), 5),
         (8, TrainConfig(), (16, 16), 1),
+        (80, DISTILLED, (16, 16), 105),
+        (24, DISTILLED, (16, 16), 1),
     ],
 )
 def test_the_papers_student_takes_the_rows_that_fit(gigabytes, config, grid, rows):
