@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 STUDENTS = ("pretrain", "sft", "dpo")
 """The students whose scores every evaluation names; `sft` is the control of preference tuning, None without one."""
 FEW_STEP = "few_step"
-"""The last student with its few-step head, scored where the recipe has one."""
+"""The few-step student, scored where the recipe has one."""
 SCHEMA = schema(
     {
         "id": pa.int64(),
@@ -138,9 +138,9 @@ class SamplingWorker:
             prompts = [self.prompts[index] for _, index, _ in samples]
             seeds = [derive_seed(recipe.seed, "evaluation", index, image) for _, index, image in samples]
             captions = [self.captions[index] for _, index, _ in samples]
-            few_step = recipe.sampler.model_copy(update={"head_sampler": "few_step"})
-            sampler = few_step if name == FEW_STEP else recipe.sampler
-            sampled = self._load_student(name).sample(captions, seeds, sampler=sampler)
+            student = self._load_student(name)
+            sampler = student.sampler if name == FEW_STEP else recipe.sampler  # it learned at a temperature of its own
+            sampled = student.sample(captions, seeds, sampler=sampler)
             self.ctx.meter.count_flops(sampled.flops)
             images = sampled.images
             verdicts = [None] * len(prompts) if self.judge is None else self.judge(list(images), prompts).tolist()

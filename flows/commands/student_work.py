@@ -63,7 +63,7 @@ class StudentWork:
 
     def few_step_sampling(self, section: DistilHead) -> float:
         """Return FLOPs of one sample of the few-step head, decoded."""
-        sampler = self.recipe.sampler.model_copy(update={"head_sampler": "few_step"})
+        sampler = section.few_step_sampler(self.recipe.sampler)
         head = few_step_head(section.head(self.recipe.pretrain.head))
         return self._drawing(head, sampler) + self._decoding
 

@@ -94,13 +94,16 @@ def new_few_step_student(teacher: Student, sizes: FewStepConfig, seed: int) -> F
 def start_from(head: FewStepHead, teacher: TokenDenoiser) -> bool:
     """Give a new head the weights of the diffusion head that it replaces; False where sizes or objective forbid it.
 
-    It then begins as that head's first step from pure noise, without guidance.
+    It then begins as that head's first step from pure noise, without guidance. Blocks beyond the teacher's begin as the
+    identity, with gates of zero.
     """
     sign, mlp, sizes = FIRST_TOKEN.get(teacher.config.objective), head.mlp, head.sizes
-    if sign is None or (sizes.width, sizes.depth) != (teacher.config.width, teacher.config.depth):
+    if sign is None or sizes.width != teacher.config.width or sizes.depth < teacher.config.depth:
         return False
+    weights = teacher.state_dict()
     for name, weight in mlp.state_dict().items():
-        learned = teacher.state_dict()[name]
+        if (learned := weights.get(name)) is None:
+            continue
         if name == "time_down.weight":  # the time is the guidance here
             weight.zero_()
         elif name == "time_down.bias":

@@ -47,6 +47,12 @@ class DistilHead(FitConfig):
     mask: DistilMaskConfig = Field(default_factory=DistilMaskConfig, description="how many tokens are masked")
     width: Positive | None = Field(None, description="width of the head's residual MLP; none: that of pretrain.head")
     depth: Positive | None = Field(None, description="residual blocks of the head; none: as many as pretrain.head has")
+    temperature: float | None = Field(
+        None,
+        ge=0,
+        description="scale of the noise that the few-step student learns from and samples with; none: the sampler's. "
+        "The smaller, the less hangs on the noise: nearer to the full sampler at that temperature, and less diverse",
+    )
     optimizer: DistilOptimizerConfig = Field(
         default_factory=DistilOptimizerConfig, description="Muon and its learning rate"
     )
@@ -57,7 +63,15 @@ class DistilHead(FitConfig):
         """Return the sizes of the head that replaces a teacher's."""
         return FewStepConfig(width=self.width or teacher.width, depth=self.depth or teacher.depth)
 
-    def config(self, teacher: HeadConfig, sampler: SamplerConfig) -> DistilConfig:
+    def sampler(self, full: SamplerConfig) -> SamplerConfig:
+        """Return the full sampler that teaches."""
+        return full if self.temperature is None else full.model_copy(update={"temperature": self.temperature})
+
+    def few_step_sampler(self, full: SamplerConfig) -> SamplerConfig:
+        """Return the default sampler of the few-step student."""
+        return self.sampler(full).model_copy(update={"head_sampler": "few_step"})
+
+    def config(self, teacher: HeadConfig, full: SamplerConfig) -> DistilConfig:
         """Return the training's configuration."""
         fields = self.model_dump(include=set(DistilConfig.model_fields))
-        return DistilConfig(**fields, head=self.head(teacher), sampler=sampler)
+        return DistilConfig(**fields, head=self.head(teacher), sampler=self.sampler(full))

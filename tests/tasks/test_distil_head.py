@@ -1,10 +1,12 @@
 """The stage distil_head: off it changes nothing, on it adds one student, scored, exported and resumed as any other."""
 
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from flows.commands.estimate import Rates, estimate
 from flows.commands.export import export
@@ -131,6 +133,20 @@ def test_made_again_without_its_files_it_has_the_same_bytes(made, store):
         (folder / name).unlink()
     make_stages(store, recipe_of(HEAD), "distil_head")
     assert contents(artifact) == before
+
+
+def test_a_temperature_of_its_own_is_learned_and_sampled_with(made, store):
+    with_own = recipe_of(f"{HEAD[:-1]}, temperature: 0.3}}")
+    own = make_stages(store, with_own, "distil_head", "evaluation")
+    saved, before = (
+        load_text_to_image(folder_of(each["distil_head"], "student"), torch.device("cpu")) for each in (own, made)
+    )
+    assert (saved.sampler.temperature, before.sampler.temperature) == (0.3, recipe_of().sampler.temperature)
+    weights = (each.few_step.state_dict()["head.mlp.out.weight"] for each in (saved, before))
+    assert not torch.equal(*weights)
+    (row,) = [row for row in read_table(own["evaluation"], "^samples").to_pylist() if row["student"] == "few_step"][:1]
+    drawn = saved.sample([row["caption"]], [row["seed"]]).images
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))), drawn[0])
 
 
 def test_another_sampler_teaches_another_student(made, store):
