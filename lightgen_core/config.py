@@ -155,8 +155,8 @@ class SamplerConfig(Section):
     )
     head_sampler: Literal["ddpm", "ddim", "euler", "few_step"] = Field(
         "ddpm",
-        description="for flow: euler; for others ddpm or ddim; few_step: the head of stage distil_head, evaluated once "
-        "for each token instead of head_steps times",
+        description="for flow: euler; for others ddpm or ddim; few_step: the student of stage distil_head, for at most "
+        "as many head_steps as it learned",
     )
     guidance_scale: float = Field(4.0, ge=1, description="classifier-free guidance; 1 is none")
     guidance_schedule: Literal["constant", "linear", "interval"] = Field(
@@ -390,10 +390,12 @@ class DpoConfig(LoopConfig):
 
 
 class FewStepConfig(Section):
-    """The few-step head: a residual MLP from noise, a token's state and the guidance to the token."""
+    """The few-step head: a diffusion head that knows the guidance and predicts where the full sampler ends."""
 
     width: Positive = Field(description="width of the residual MLP")
     depth: Positive = Field(description="residual blocks")
+    objective: Literal["v", "x", "flow"] = Field("v", description="path between token and noise, and what is predicted")
+    steps: Positive = Field(1, description="evaluations that it learned to take, evenly over time")
 
 
 class DistilConfig(LoopConfig):

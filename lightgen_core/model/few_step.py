@@ -1,41 +1,43 @@
-"""The few-step student: tokens in one evaluation of the head each, with guidance inside.
+"""The few-step student: tokens in one or two evaluations of the head each, with guidance inside.
 
 The full sampler's deterministic steps are a function of noise, caption, visible tokens and guidance. A copy of the
-student learns that function (`train/distil_head.py`): guided distillation (Meng et al. 2023) in a single step by
-regression on the sampler's own pairs of noise and data (Luhman and Luhman 2021).
+student learns where they end (`train/distil_head.py`): guided distillation (Meng et al. 2023) by regression on the
+sampler's own pairs of noise and data (Luhman and Luhman 2021). A second step repeats that from the student's own first
+guess with half of the noise, as consistency models do (Song et al. 2023).
 """
+
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lightgen_core.config import FewStepConfig, HeadConfig, MarConfig
-from lightgen_core.model.head import TokenDenoiser
+from lightgen_core.diffusion.objectives import get_objective
+from lightgen_core.model.head import FREQUENCIES, STEPS_PER_UNIT, TokenDenoiser, time_features
 from lightgen_core.model.mar import Mar, Student
 
 GUIDANCE_UNIT = 0.1
 """Time that a guidance of 1 is embedded as: guidance 1 to 10 over the range of a diffusion head's times."""
-FIRST_TOKEN = {"v": -1.0, "x": 1.0}
-"""Factor from a diffusion head's output at pure noise to its token, for objectives whose output is a token there."""
 
 
-class FewStepHead(nn.Module):
-    """The residual MLP of a diffusion head; its time is the guidance, and its output the token itself."""
+class FewStepHead(TokenDenoiser):
+    """A diffusion head that also knows the guidance, and predicts where the full sampler ends."""
 
     def __init__(self, sizes: FewStepConfig, token_width: int, condition_width: int):
-        super().__init__()
+        super().__init__(
+            HeadConfig(width=sizes.width, depth=sizes.depth, objective=sizes.objective), token_width, condition_width
+        )
         self.sizes = sizes
-        config = HeadConfig(width=sizes.width, depth=sizes.depth, objective="flow")
-        self.mlp = TokenDenoiser(config, token_width, condition_width)
+        self.guidance = nn.Linear(2 * FREQUENCIES, sizes.width)
+        nn.init.zeros_(self.guidance.weight)
+        nn.init.zeros_(self.guidance.bias)
 
-    def forward(
-        self,
-        noise: Float[Tensor, "*noise_samples rows token_width"],
-        guidance: Float[Tensor, "*#rows"],
-        condition: Float[Tensor, "rows condition_width"],
-    ) -> Float[Tensor, "*noise_samples rows token_width"]:
-        """Return the token that the full sampler would reach from a noise, temperature included."""
-        return self.mlp(noise, guidance * GUIDANCE_UNIT, condition)
+    def guided_condition(
+        self, condition: Float[Tensor, "*branches rows condition_width"], guidance: Float[Tensor, ""]
+    ) -> Float[Tensor, "*branches rows width"]:
+        """Embed token states together with the strength of guidance."""
+        return self.condition(condition) + self.guidance(time_features(guidance * GUIDANCE_UNIT * STEPS_PER_UNIT))
 
 
 class FewStepStudent(nn.Module):
@@ -59,8 +61,12 @@ class FewStepStudent(nn.Module):
         noise: Float[Tensor, "noise_samples rows values"],
         guidance: Float[Tensor, ""],
         places: Int[Tensor, "batch tokens"] | None = None,
-    ) -> Float[Tensor, "noise_samples rows values"]:
-        """Compute the masked tokens, from several noises each; arguments as of `Student`, rows = batch x num_masked."""
+    ) -> tuple[Float[Tensor, "steps noise_samples rows values"], Float[Tensor, "steps noise_samples rows values"]]:
+        """Sample the masked tokens from several noises each.
+
+        Return the noisy tokens that each step begins with, without gradient, and the clean ones that it predicts. Other
+        arguments are those of `Student`; rows = batch x num_masked.
+        """
         states = self.mar(
             tokens,
             mask,
@@ -72,42 +78,42 @@ class FewStepStudent(nn.Module):
             at=masked_index,
             places=places,
         )
-        return self.head(noise, guidance, states.flatten(0, 1))
+        embedded = self.head.guided_condition(states.flatten(0, 1), guidance)
+        objective, count = get_objective(self.head.sizes.objective), self.head.sizes.steps
+        times = torch.linspace(1, 0, count + 1, device=noise.device)
+        noisy, starts, clean = noise, list[Tensor](), list[Tensor]()
+        for time, later in pairwise(times):
+            output = self.head.forward_embedded(noisy, self.head.embed_time(time), embedded).float()
+            token, left = objective.to_x0_and_noise(output, noisy, time)
+            starts.append(noisy)
+            clean.append(token)
+            alpha, sigma = objective.alpha_sigma(later)
+            noisy = (alpha * token + sigma * left).detach()
+        return torch.stack(starts), torch.stack(clean)
 
 
 def new_few_step_student(teacher: Student, sizes: FewStepConfig, seed: int) -> FewStepStudent:
     """Create a few-step student on the CPU with a teacher's transformer; global randomness is untouched.
 
-    Its head begins as the teacher's first step where sizes and objective allow it (`start_from`), and otherwise with
-    fresh weights from ``seed``.
+    Its head has the teacher's weights where width and objective are the teacher's, and else fresh ones from ``seed``.
     """
     with torch.device("meta"):
         student = FewStepStudent(teacher.mar.config, sizes)
     student.to_empty(device="cpu")
-    student.head.mlp.reset_parameters(torch.Generator().manual_seed(seed))
+    student.head.reset_parameters(torch.Generator().manual_seed(seed))
     student.mar.load_state_dict(teacher.mar.state_dict())
-    start_from(student.head, teacher.head)
+    if start_from(student.head, teacher.head):
+        nn.init.zeros_(student.head.guidance.weight)
     return student
 
 
-@torch.no_grad()
 def start_from(head: FewStepHead, teacher: TokenDenoiser) -> bool:
     """Give a new head the weights of the diffusion head that it replaces; False where sizes or objective forbid it.
 
-    It then begins as that head's first step from pure noise, without guidance. Blocks beyond the teacher's begin as the
-    identity, with gates of zero.
+    It then begins as that head, without guidance; blocks beyond the teacher's begin as the identity.
     """
-    sign, mlp, sizes = FIRST_TOKEN.get(teacher.config.objective), head.mlp, head.sizes
-    if sign is None or sizes.width != teacher.config.width or sizes.depth < teacher.config.depth:
+    sizes, config = head.sizes, teacher.config
+    if sizes.objective != config.objective or sizes.width != config.width or sizes.depth < config.depth:
         return False
-    weights = teacher.state_dict()
-    for name, weight in mlp.state_dict().items():
-        if (learned := weights.get(name)) is None:
-            continue
-        if name == "time_down.weight":  # the time is the guidance here
-            weight.zero_()
-        elif name == "time_down.bias":
-            weight.copy_(teacher.embed_time(torch.ones(())))
-        else:
-            weight.copy_(sign * learned if name.startswith("out.") else learned)
+    head.load_state_dict(head.state_dict() | teacher.state_dict())
     return True

@@ -96,15 +96,12 @@ def sampling_flops(
 ) -> float:
     """Count the sampling of one image; the cosine schedule is not rounded to whole tokens.
 
-    head: for `head_sampler` few_step that of the few-step student, one evaluation with guidance inside.
+    head: for `head_sampler` few_step that of the few-step student, which has guidance inside.
     """
-    few_step = sampler.head_sampler == "few_step"
-    branches = 2 if sampler.guidance_scale > 1 and not few_step else 1
+    branches = 2 if sampler.guidance_scale > 1 and sampler.head_sampler != "few_step" else 1
     iterations = min(sampler.iterations, tokens)
     once = forward_flops(mar, head, tokens=tokens, masked=tokens, text_tokens=text_tokens, noise_samples=0)
-    evaluations = 1 if few_step else branches * sampler.head_steps
-    times = 1 if few_step else sampler.head_steps
-    denoising = evaluations * tokens * _denoising(mar, head) + times * _time(head)
+    denoising = sampler.head_steps * (branches * tokens * _denoising(mar, head) + _time(head))
     text_kv = mar.text_depth * _text_kv(mar, text_tokens)
     total = once["aligner"] + text_kv + branches * once["head"] + denoising
     for done in range(iterations):
@@ -187,6 +184,11 @@ def _time(head: HeadConfig) -> float:
     return linear(1, TIME_FEATURES, head.width) + linear(1, head.width, head.width)
 
 
+def _modulations(head: HeadConfig) -> float:
+    """Count shift, scale and gate of all the head's layers, from the embeddings of one condition and time."""
+    return linear(1, head.width, (3 * head.depth + 2) * head.width)
+
+
 def _denoising(mar: MarConfig, head: HeadConfig) -> float:
     """Count the head at one noisy token, given the embeddings of its condition and time."""
     outputs = mar.token_width * (2 if head.objective == "ddpm" else 1)
@@ -248,13 +250,17 @@ def projector_parameters(mar: MarConfig, projector: ProjectorConfig) -> int:
 
 
 def few_step_head(sizes: FewStepConfig) -> HeadConfig:
-    """Return the diffusion head with the layers of a few-step head, which has one output a value."""
-    return HeadConfig(width=sizes.width, depth=sizes.depth, objective="flow")
+    """Return the diffusion head with the layers of a few-step head, that of its guidance left out."""
+    return HeadConfig(width=sizes.width, depth=sizes.depth, objective=sizes.objective)
 
 
 def few_step_parameters(mar: MarConfig, sizes: FewStepConfig) -> int:
     """Count the weights of a few-step student: a transformer of its own, and the head."""
-    return mar_parameters(mar) + head_parameters(mar, few_step_head(sizes))
+    return (
+        mar_parameters(mar)
+        + head_parameters(mar, few_step_head(sizes))
+        + _linear_parameters(TIME_FEATURES, sizes.width)
+    )
 
 
 def distillation_flops(
@@ -270,18 +276,22 @@ def distillation_flops(
 ) -> float:
     """Count one image of distillation: the student forward and backward, the teacher's states, and its head's steps.
 
-    The teacher samples each masked token to its end once for each noise; falling head steps count as the first.
+    The teacher samples each masked token to its end from each noise, and again from where each further step of the
+    student begins; falling head steps count as the first.
     """
     options = {"tokens": tokens, "masked": masked, "text_tokens": text_tokens}
-    student = training_flops(mar, few_step_head(sizes), **options, noise_samples=noise_samples)
-    # Its head's time is the guidance, one for all tokens, so that a token's modulations serve all its noises.
-    student -= noise_samples * masked * (3 * _time(few_step_head(sizes)) - linear(1, TIME_FEATURES, sizes.width))
-    student -= 3 * (noise_samples - 1) * masked * linear(1, sizes.width, (3 * sizes.depth + 2) * sizes.width)
+    few = sizes.steps
+    student = training_flops(mar, few_step_head(sizes), **options, noise_samples=few * noise_samples)
+    # The time of a step is one for all tokens, so that a token's modulations serve all its noises.
+    student -= few * noise_samples * masked * (3 * _time(few_step_head(sizes)) - linear(1, TIME_FEATURES, sizes.width))
+    student -= 3 * few * (noise_samples - 1) * masked * _modulations(few_step_head(sizes))
     states = forward_flops(mar, head, **options, noise_samples=0)
     branches = 2 if sampler.guidance_scale > 1 else 1
     once = sum(states.values()) - states["head"]
     null_text = _cross_attention(mar, tokens, masked, 1) + mar.text_depth * _text_kv(mar, 1) if branches == 2 else 0.0
-    steps = noise_samples * branches * (states["head"] + sampler.head_steps * masked * _denoising(mar, head))
+    evaluations, modulations = sampler.head_steps * (few + 1) / 2, _modulations(head)
+    each = modulations + noise_samples * (_denoising(mar, head) - modulations)
+    steps = branches * (states["head"] + evaluations * masked * each)
     return student + once + null_text + steps + sampler.head_steps * _time(head)
 
 

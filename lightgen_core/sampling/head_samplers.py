@@ -115,17 +115,23 @@ class IncompatibleSamplerError(ValueError):
     """A sampler that does not go with what the head was trained to predict."""
 
 
-def check_sampler(config: SamplerConfig, objective: Objective | None, text_self_attention: bool) -> None:
-    """Raise IncompatibleSamplerError if a student cannot be sampled so; objective: None for a few-step student."""
+def check_sampler(
+    config: SamplerConfig, objective: Objective, text_self_attention: bool, few_steps: int | None = None
+) -> None:
+    """Raise IncompatibleSamplerError if a student cannot be sampled so; few_steps: that a few-step student learned."""
     if config.null_text_every > 1 and not text_self_attention:
         raise IncompatibleSamplerError(
             f"null_text_every is {config.null_text_every}, but the student's text blocks have no self-attention: they "
             "run where tokens are unmasked alone, once for each token, so there is nothing to reuse; set it to 1"
         )
-    if objective is None:
+    if few_steps is not None:
         if config.head_sampler != "few_step":
             raise IncompatibleSamplerError(
                 f"head_sampler {config.head_sampler!r} does not fit a few-step student; choose few_step"
+            )
+        if config.head_steps > few_steps:
+            raise IncompatibleSamplerError(
+                f"head_steps is {config.head_steps}, but this few-step student learned at most {few_steps}; lower it"
             )
         return
     allowed = SAMPLERS[objective.name]

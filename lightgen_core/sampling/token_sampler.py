@@ -5,7 +5,6 @@ The results are the same but for the rounding of sums, so the choice is no part 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -18,9 +17,7 @@ from lightgen_core.model.few_step import FewStepHead
 from lightgen_core.model.head import TokenDenoiser
 from lightgen_core.sampling.graphs import IterationGraphs
 from lightgen_core.sampling.half_weights import with_half_weights
-from lightgen_core.sampling.head_samplers import head_steps, sample_head
-
-Head = TypeVar("Head", TokenDenoiser, FewStepHead)
+from lightgen_core.sampling.head_samplers import SAMPLERS, head_steps, sample_head
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """denoise(noisy tokens, time, embedded conditions) -> the head's outputs."""
@@ -43,11 +40,11 @@ class TokenSampler:
     What is compiled or recorded works on a copy of the weights in the sampler's precision, made once.
     """
 
-    def __init__(self, head: TokenDenoiser | FewStepHead, head_compile: HeadCompileConfig | None = None):
+    def __init__(self, head: TokenDenoiser, head_compile: HeadCompileConfig | None = None):
         self._head = head
         self._head_compile = head_compile or HeadCompileConfig()
-        self._half: dict[TokenDenoiser | FewStepHead, TokenDenoiser | FewStepHead] = {}
-        self._compiled: dict[TokenDenoiser | FewStepHead, Denoise] = {}
+        self._half: dict[TokenDenoiser, TokenDenoiser] = {}
+        self._compiled: dict[TokenDenoiser, Denoise] = {}
         self.graphs = IterationGraphs() if self._head_compile.graphs else None
 
     def needs_null_text(self, config: SamplerConfig) -> bool:
@@ -56,10 +53,8 @@ class TokenSampler:
 
     @torch.no_grad()
     def embed_times(self, config: SamplerConfig, steps: int, device: torch.device) -> Float[Tensor, "steps width"]:
-        """Embed the times of so many steps of the head; the few-step head has none."""
-        if isinstance(self._head, FewStepHead):
-            return torch.empty(0, self._head.sizes.width, device=device)
-        along = head_steps(self._head.config.objective, config.head_sampler, steps)
+        """Embed the times of so many steps of the head."""
+        along = head_steps(self._head.config.objective, self._solver(config), steps)
         timesteps = to_device(torch.tensor([step.timestep for step in along]), device)
         return self._in(config.precision, self._head).embed_time(timesteps)
 
@@ -74,26 +69,16 @@ class TokenSampler:
     ) -> Float[Tensor, "rows values"]:
         """Sample tokens for states that attended to the caption and, in any second branch, to the null text.
 
+        The prediction is guided, and a learned variance the caption's, as in the released code.
+
         times: `embed_times`; strength: of the guidance.
         """
-        if isinstance(self._head, FewStepHead):
-            denoise = self._denoise(self._in(config.precision, self._head))
-            return denoise(noises[0] * config.temperature, strength, conditions[0]).float()
-        return self._loop(self._head, conditions, noises, config, times, strength)
-
-    def _loop(
-        self,
-        head: TokenDenoiser,
-        conditions: Float[Tensor, "branches rows condition_width"],
-        noises: Float[Tensor, "noises rows values"],
-        config: SamplerConfig,
-        times: Float[Tensor, "steps width"],
-        strength: Float[Tensor, ""],
-    ) -> Float[Tensor, "rows values"]:
-        """Run all steps; the prediction is guided, and a learned variance the caption's, as in the released code."""
-        objective, head = get_objective(head.config.objective), self._in(config.precision, head)
-        denoise, embedded = self._denoise(head), head.condition(conditions)
-        along = head_steps(objective.name, config.head_sampler, len(times))
+        objective, head = get_objective(self._head.config.objective), self._in(config.precision, self._head)
+        if isinstance(head, FewStepHead):
+            embedded = head.guided_condition(conditions, strength)
+        else:
+            embedded = head.condition(conditions)
+        denoise, along = self._denoise(head), head_steps(objective.name, self._solver(config), len(times))
 
         def denoiser(noisy: Tensor, index: int) -> Tensor:
             outputs = denoise(noisy, times[index], embedded).float()
@@ -105,20 +90,24 @@ class TokenSampler:
 
         return sample_head(denoiser, objective, config, along, noises)
 
-    def _in(self, precision: str, head: Head) -> Head:
+    def _solver(self, config: SamplerConfig) -> str:
+        """Return the sampler of the head's steps: of a few-step student the deterministic one."""
+        few_step = isinstance(self._head, FewStepHead)
+        return SAMPLERS[self._head.config.objective][-1] if few_step else config.head_sampler
+
+    def _in(self, precision: str, head: TokenDenoiser) -> TokenDenoiser:
         """Return a head as it runs in a precision: to be compiled or recorded in bf16 a copy with half weights."""
         if precision != "bf16" or not (self._head_compile.compile or self._head_compile.graphs):
             return head
         if head not in self._half:
             self._half[head] = with_half_weights(head)
-        return cast(Head, self._half[head])
+        return self._half[head]
 
-    def _denoise(self, head: TokenDenoiser | FewStepHead) -> Denoise:
+    def _denoise(self, head: TokenDenoiser) -> Denoise:
         """Return the evaluation of a head, compiled if asked for."""
-        function: Denoise = head if isinstance(head, FewStepHead) else head.forward_embedded
         if not self._head_compile.compile:
-            return function
+            return head.forward_embedded
         if head not in self._compiled:
             # Dynamic, since an iteration's tokens differ in number: one compilation for all of them.
-            self._compiled[head] = torch.compile(function, dynamic=True)
+            self._compiled[head] = torch.compile(head.forward_embedded, dynamic=True)
         return self._compiled[head]

@@ -112,8 +112,9 @@ def sample(
     Raises:
         ValueError: a sampler that does not fit the head, or inputs whose sizes do not fit each other.
     """
-    objective = None if isinstance(student, FewStepStudent) else get_objective(student.head.config.objective)
-    check_sampler(config, objective, student.mar.config.text_self_attention)
+    few_steps = student.head.sizes.steps if isinstance(student, FewStepStudent) else None
+    objective = get_objective(student.head.config.objective)
+    check_sampler(config, objective, student.mar.config.text_self_attention, few_steps)
     if len(seeds) != len(text):
         raise ValueError(f"{len(seeds)} seeds for {len(text)} texts: give one seed for each image")
     if (known is None) != (keep is None):

@@ -30,9 +30,9 @@ class DistilOptimizerConfig(OptimizerConfig):
 
 
 class DistilMaskConfig(MaskConfig):
-    """Tokens masked in a step: as many as any iteration of the sampler meets."""
+    """Tokens masked in a step: any number that the sampler meets, many more often, since the first tokens are hardest."""
 
-    distribution: Literal["truncated_normal", "uniform"] = Field("uniform", description="of the mask ratio")
+    std: float = Field(0.5, gt=0, description="truncated_normal: standard deviation")
     min_ratio: Fraction = Field(0.0, description="smallest mask ratio; uniform: 0 masks one token or more")
 
 
@@ -45,6 +45,7 @@ class DistilHead(FitConfig):
         1, description="noises of each masked token, each sampled to the end by the full sampler"
     )
     mask: DistilMaskConfig = Field(default_factory=DistilMaskConfig, description="how many tokens are masked")
+    head_steps: Positive = Field(2, description="evaluations of the few-step head for a token, evenly over time")
     width: Positive | None = Field(None, description="width of the head's residual MLP; none: that of pretrain.head")
     depth: Positive | None = Field(None, description="residual blocks of the head; none: as many as pretrain.head has")
     temperature: float | None = Field(
@@ -61,7 +62,9 @@ class DistilHead(FitConfig):
 
     def head(self, teacher: HeadConfig) -> FewStepConfig:
         """Return the sizes of the head that replaces a teacher's."""
-        return FewStepConfig(width=self.width or teacher.width, depth=self.depth or teacher.depth)
+        objective = "v" if teacher.objective == "ddpm" else teacher.objective
+        sizes = {"width": self.width or teacher.width, "depth": self.depth or teacher.depth}
+        return FewStepConfig(**sizes, objective=objective, steps=self.head_steps)
 
     def sampler(self, full: SamplerConfig) -> SamplerConfig:
         """Return the full sampler that teaches."""
@@ -69,7 +72,8 @@ class DistilHead(FitConfig):
 
     def few_step_sampler(self, full: SamplerConfig) -> SamplerConfig:
         """Return the default sampler of the few-step student."""
-        return self.sampler(full).model_copy(update={"head_sampler": "few_step"})
+        steps = {"head_sampler": "few_step", "head_steps": self.head_steps, "head_steps_last": None}
+        return self.sampler(full).model_copy(update=steps)
 
     def config(self, teacher: HeadConfig, full: SamplerConfig) -> DistilConfig:
         """Return the training's configuration."""

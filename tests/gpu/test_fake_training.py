@@ -29,8 +29,8 @@ pytestmark = pytest.mark.usefixtures("one_thread", "unchecked_shapes")
 MUON = OptimizerConfig(name="muon")
 DISTILLED = DistilConfig(
     batch_size=4,
-    head=FewStepConfig(width=48, depth=1),
-    sampler=SamplerConfig(head_sampler="ddim", head_steps=3, guidance_schedule="linear"),
+    head=FewStepConfig(width=48, depth=1, steps=2),
+    sampler=SamplerConfig(head_sampler="ddim", head_steps=4, guidance_schedule="linear"),
 )
 
 
@@ -52,7 +52,7 @@ def waits(**training):
         {"config": DpoConfig(batch_size=2, displacement_guard="both")},
         {"config": DpoConfig(batch_size=2, objective="nft")},
         {"config": TrainConfig(batch_size=4, mask=MaskConfig(drop_ratio=0.5), repa=RepaConfig(depth=2))},
-        {"config": DISTILLED, "moments": True},
+        {"config": DISTILLED, "moments": True, "head": HeadConfig(width=48, depth=1, objective="v")},
     ],
     ids=[
         "ddpm",

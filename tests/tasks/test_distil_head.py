@@ -112,7 +112,7 @@ def test_the_reports_student_samples_with_it_by_default(made, tmp_path):
         for folder in (folder_of(made["dpo"], "student"), folder_of(made["report"], "model"))
     )
     sampler = recipe_of().sampler
-    assert head.sampler == sampler.model_copy(update={"head_sampler": "few_step"})
+    assert head.sampler == sampler.model_copy(update={"head_sampler": "few_step", "head_steps": 2})
     images = {
         "few_step": head.sample(["a red circle"], [1]).images,
         "full": head.sample(["a red circle"], [1], sampler=sampler).images,

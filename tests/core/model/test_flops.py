@@ -123,20 +123,20 @@ def test_sampling_flops_equal_torchs_count_to_two_percent(self_attention, every)
     assert counted.get_total_flops() == pytest.approx(expected, rel=0.02)
 
 
-@pytest.mark.parametrize("masked", [3, 16])
-def test_flops_and_parameters_of_a_few_step_student_are_counted(masked):
+@pytest.mark.parametrize(("masked", "steps"), [(3, 1), (16, 1), (16, 2)])
+def test_flops_and_parameters_of_a_few_step_student_are_counted(masked, steps):
     """To two percent: its sampling, and an image of its training, teacher included."""
-    teacher, sizes = student_of("v", True).requires_grad_(False), FewStepConfig(width=24, depth=2)
+    teacher, sizes = student_of("v", True).requires_grad_(False), FewStepConfig(width=24, depth=2, steps=steps)
     mar, few_step = teacher.mar.config, new_few_step_student(teacher, sizes, seed=0)
     assert few_step_parameters(mar, sizes) == sum(weight.numel() for weight in few_step.parameters())
-    config = SamplerConfig(iterations=6, head_sampler="few_step", guidance_scale=2.0)
+    config = SamplerConfig(iterations=6, head_sampler="few_step", head_steps=steps, guidance_scale=2.0)
     text = torch.randn(1, WORDS, 24)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
         sample(few_step, text, None, GRID, config, seeds=[0])
     expected = sampling_flops(mar, few_step_head(sizes), config, tokens=16, text_tokens=WORDS)
     assert counted.get_total_flops() == pytest.approx(expected, rel=0.02)
     mask = MaskConfig(distribution="uniform", min_ratio=masked / 16)
-    sampler = SamplerConfig(head_steps=7, head_sampler="ddim", guidance_scale=2.0)
+    sampler = SamplerConfig(head_steps=8, head_sampler="ddim", guidance_scale=2.0)
     training = DistilConfig(batch_size=1, mask=mask, noise_samples_per_token=DRAWS, head=sizes, sampler=sampler)
     criterion = DistilHeadCriterion(teacher, get_objective("v"), training)
     noise = next(

@@ -9,17 +9,18 @@ from lightgen_core.config import DistilConfig, FewStepConfig, MaskConfig, Optimi
 from lightgen_core.data.batches import TokenSource
 from lightgen_core.model.few_step import new_few_step_student, start_from
 from lightgen_core.model.save import StudentError, load_few_step, load_info, load_student, save_student
+from lightgen_core.sampling.head_samplers import head_steps
 from lightgen_core.sampling.noise import noises_on, sample_orders
 from lightgen_core.sampling.token_sampler import TokenSampler
 from lightgen_core.sampling.unmask import sample
 from lightgen_core.train.distil_head import DistilHeadCriterion
 from lightgen_core.train.loop import RunContext, fit
 from lightgen_core.train.step_noise import StepNoise, step_generator
-from tests.factories.tiny_sampling import head_tokens, settings, trained_looking
+from tests.factories.tiny_sampling import captions, head_tokens, settings, trained_looking
 from tests.factories.tiny_student import GRID, PATCH, TOKEN_WIDTH, TOKENS, tiny_student, write_rows
 
 CPU = torch.device("cpu")
-SIZES = FewStepConfig(width=16, depth=1)
+SIZES = FewStepConfig(width=16, depth=1, steps=2)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,7 +36,7 @@ def config_of(sampler=None, **changes) -> DistilConfig:
         "precision": "fp32",
         "log_every": 5,
         "checkpoint_every": 20,
-        "head": SIZES,
+        "head": FewStepConfig(width=16, depth=1),
         "sampler": sampler or settings(),
     }
     return DistilConfig(**(fields | changes))
@@ -62,16 +63,17 @@ def train(file, folder, config, teacher=None, criterion=DistilHeadCriterion, **r
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-@pytest.mark.parametrize("objective", ["v", "x"])
-def test_it_begins_as_the_full_heads_first_step(objective, depth):
+@pytest.mark.parametrize(("objective", "solver"), [("v", "ddim"), ("x", "ddim"), ("flow", "euler")])
+def test_it_begins_as_the_full_head_without_guidance(objective, solver, depth):
+    """With two steps of its deterministic sampler, whatever the guidance."""
     teacher, generator = trained_looking(objective), torch.Generator().manual_seed(5)
-    student = new_few_step_student(teacher, FewStepConfig(width=16, depth=depth), seed=0)
+    sizes = FewStepConfig(width=16, depth=depth, objective=objective, steps=2)
+    student = new_few_step_student(teacher, sizes, seed=0)
     noise, states = torch.randn(6, TOKEN_WIDTH, generator=generator), torch.randn(6, 16, generator=generator)
-    first = head_tokens(TokenSampler(teacher.head), states[None], noise[None], settings(), 1, guidance=1.0)
-    with torch.no_grad():
-        token = student.head(noise, torch.rand(6, generator=generator), states)
-    torch.testing.assert_close(token, first)
-    assert first.std() > 0.1
+    full = head_tokens(TokenSampler(teacher.head), states[None], noise[None], settings(solver), 2, guidance=1.0)
+    few = head_tokens(TokenSampler(student.head), states[None], noise[None], settings("few_step"), 2, guidance=3.0)
+    torch.testing.assert_close(few, full)
+    assert full.std() > 0.1
     weights = teacher.mar.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in student.mar.state_dict().items())
 
@@ -82,44 +84,116 @@ def test_other_heads_begin_with_fresh_weights(objective, sizes):
     config = FewStepConfig(**{"width": 16, "depth": 1} | sizes)
     student = new_few_step_student(teacher, config, seed=0)
     assert not start_from(student.head, teacher.head)
-    assert student.head.mlp.out.weight.eq(0).all() and student.head.mlp.token_in.weight.std() > 0
+    assert student.head.out.weight.eq(0).all() and student.head.token_in.weight.std() > 0
+    assert student.head.guidance.weight.std() > 0
+
+
+def test_training_takes_the_steps_that_sampling_takes():
+    """The last prediction is the token that the sampler gives from the same states, noise and guidance."""
+    student = new_few_step_student(trained_looking("v"), FewStepConfig(width=16, depth=1, steps=3), seed=0).eval()
+    with torch.no_grad():
+        student.head.guidance.weight.add_(0.1)
+    generator, (text, mask) = torch.Generator().manual_seed(5), captions(3, 5)
+    tokens, noise = (torch.randn(2, TOKENS, TOKEN_WIDTH, generator=generator) for _ in range(2))
+    everywhere, strength = torch.ones(2, TOKENS, dtype=torch.bool), torch.tensor(2.0)
+    index = torch.arange(TOKENS).expand(2, -1)
+    with torch.no_grad():
+        starts, clean = student(
+            tokens,
+            text,
+            mask,
+            GRID,
+            mask=everywhere,
+            masked_index=index,
+            text_dropped=None,
+            noise=noise.flatten(0, 1)[None],
+            guidance=strength,
+        )
+        states = student.mar(tokens, everywhere, text, mask, GRID, num_masked=TOKENS).flatten(0, 1)
+    drawn = head_tokens(
+        TokenSampler(student.head), states[None], noise.flatten(0, 1)[None], settings("few_step"), 3, guidance=2.0
+    )
+    torch.testing.assert_close(clean[-1, 0], drawn)
+    assert torch.equal(starts[0, 0], noise.flatten(0, 1)) and starts.shape == clean.shape == (3, 1, 18, TOKEN_WIDTH)
+
+
+def painted_and_noise(teacher, sampler, batch, hidden):
+    """Tokens that `sample` paints at once into visible ones, in order of place, and the noise of each."""
+    once = sampler.model_copy(update={"iterations": 1})
+    painted = sample(teacher, batch.text, batch.text_mask, GRID, once, [5], known=batch.tokens, keep=~hidden)
+    generator = torch.Generator().manual_seed(5)
+    order = sample_orders(hidden, [generator])
+    (noise,) = noises_on(CPU, [generator], [(1, int(hidden.sum()))], TOKEN_WIDTH)
+    return painted[0][hidden], torch.zeros(TOKENS, TOKEN_WIDTH).index_copy(0, order[0], noise[0])[hidden]
+
+
+def step_noise_of(criterion, hidden, noise) -> StepNoise:
+    return StepNoise(
+        objective=criterion.objective,
+        num_masked=int(hidden.sum()),
+        mask=hidden[None],
+        masked_index=hidden.nonzero().T,
+        text_dropped=torch.zeros(1, dtype=torch.bool),
+        timestep=torch.zeros(1, int(hidden.sum())),
+        noise=noise[None],
+    )
+
+
+class Given(torch.nn.Module):
+    """A student whose steps begin and end where it is told; keeps what it is called with."""
+
+    def __init__(self, starts=None):
+        super().__init__()
+        self.starts = starts
+
+    def forward(self, *inputs, noise, guidance, **options):
+        self.noise, self.guidance = noise, guidance
+        starts = noise[None] if self.starts is None else self.starts
+        return starts, torch.zeros_like(starts)
 
 
 @pytest.mark.parametrize("masked", [1, 4, TOKENS])
 @pytest.mark.parametrize(("name", "sampler"), [("ddpm", "ddpm"), ("v", "ddim"), ("x", "ddim"), ("flow", "euler")])
 def test_a_target_is_where_the_full_sampler_ends(file, name, sampler, masked):
     """What `sample` paints at once into the same visible tokens, from the same noise; ancestral steps become ddim's."""
-    teacher, config = trained_looking(name).eval(), config_of(settings(sampler, temperature=0.9))
-    source = source_of(file, batch_size=1)
-    criterion = DistilHeadCriterion.create(teacher, source, config.model_copy(update={"batch_size": 1}))
-    batch = source.batch(0).to(CPU)
-    hidden = torch.arange(TOKENS) % TOKENS < masked
-    once = criterion.config.sampler.model_copy(update={"iterations": 1})
-    painted = sample(teacher, batch.text, batch.text_mask, GRID, once, [5], known=batch.tokens, keep=~hidden)
-    generator = torch.Generator().manual_seed(5)
-    order = sample_orders(hidden, [generator])
-    (noise,) = noises_on(CPU, [generator], [(1, masked)], TOKEN_WIDTH)
-    in_order = torch.zeros(TOKENS, TOKEN_WIDTH).index_copy(0, order[0], noise[0])[hidden]
-    step_noise = StepNoise(
-        objective=criterion.objective,
-        num_masked=masked,
-        mask=hidden[None],
-        masked_index=hidden.nonzero().T,
-        text_dropped=torch.zeros(1, dtype=torch.bool),
-        timestep=torch.zeros(1, masked),
-        noise=in_order[None],
-    )
-    seen = []
+    teacher, source = trained_looking(name).eval(), source_of(file, batch_size=1)
+    config = config_of(settings(sampler, temperature=0.9), batch_size=1)
+    criterion = DistilHeadCriterion.create(teacher, source, config)
+    batch, hidden = source.batch(0).to(CPU), torch.arange(TOKENS) < masked
+    painted, noise = painted_and_noise(teacher, criterion.config.sampler, batch, hidden)
+    student = Given()
+    losses = criterion.losses(student, batch, step_noise_of(criterion, hidden, noise)).loss
+    torch.testing.assert_close(losses[0], painted.square().mean(), rtol=1e-4, atol=1e-5)
+    assert torch.equal(student.noise, 0.9 * noise[None]) and student.guidance == config.sampler.guidance_scale
 
-    class Student(torch.nn.Module):
-        def forward(self, *inputs, noise, guidance, **options):
-            seen.append((noise, guidance))
-            return torch.zeros_like(noise)
 
-    losses = criterion.losses(Student(), batch, step_noise).loss
-    expected = painted[0][hidden].square().mean()
-    torch.testing.assert_close(losses[0], expected, rtol=1e-4, atol=1e-5)
-    assert torch.equal(seen[0][0], 0.9 * in_order[None]) and seen[0][1] == once.guidance_scale
+def test_a_second_step_is_taught_from_where_it_begins(file):
+    """On the teacher's own way, half of its steps done, the end is the same; elsewhere it is not."""
+    teacher, source = trained_looking("v").eval(), source_of(file, batch_size=1)
+    sizes = FewStepConfig(width=16, depth=1, steps=2)
+    config = config_of(settings(head_steps=6, guidance_scale=1.0), batch_size=1, head=sizes)
+    criterion = DistilHeadCriterion.create(teacher, source, config)
+    batch, hidden = source.batch(0).to(CPU), torch.arange(TOKENS) < 4
+    painted, noise = painted_and_noise(teacher, criterion.config.sampler, batch, hidden)
+    with torch.no_grad():
+        states = teacher.mar(
+            batch.tokens, hidden[None], batch.text, batch.text_mask, GRID, num_masked=4, at=hidden.nonzero().T
+        ).flatten(0, 1)
+        halfway = noise
+        for step in head_steps("v", "ddim", 6)[:3]:
+            output = teacher.head(halfway, torch.tensor(step.timestep), states)
+            halfway = step.on_token * halfway + step.on_prediction * output
+    expected = painted.square().mean()
+    for start, equal in ((halfway, True), (halfway + 0.5, False)):
+        starts = torch.stack([noise, start])[:, None]
+        loss = criterion.losses(Given(starts), batch, step_noise_of(criterion, hidden, noise)).loss[0]
+        assert (loss == pytest.approx(expected, rel=1e-4)) == equal
+
+
+def test_several_steps_need_the_teachers_path(file):
+    sizes = FewStepConfig(width=16, depth=1, steps=2)
+    with pytest.raises(ValueError, match=r"objectives are v and ddpm: set distil_head\.head_steps=1"):
+        DistilHeadCriterion.create(trained_looking("ddpm"), source_of(file), config_of(settings("ddim"), head=sizes))
 
 
 def test_guidance_and_steps_are_those_of_the_samplers_iteration(file):
@@ -135,7 +209,7 @@ def test_guidance_and_steps_are_those_of_the_samplers_iteration(file):
 
 
 def test_it_learns_what_the_sampler_reaches(file, tmp_path):
-    rows = train(file, tmp_path, config_of(steps=200)).rows
+    rows = train(file, tmp_path, config_of(steps=200, head=SIZES)).rows
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
 
 
@@ -143,8 +217,8 @@ def test_tokens_of_other_noises_cannot_be_learned(file, tmp_path):
     """A planted fault: with each row's noises turned by one, the error stays above what is learned otherwise."""
 
     class Turned(DistilHeadCriterion):
-        def _reach(self, *arguments):
-            return super()._reach(*arguments).roll(1, 0)
+        def _targets(self, *arguments):
+            return super()._targets(*arguments).roll(1, dims=1)
 
     right, wrong = (
         train(file, tmp_path / kind.__name__, config_of(steps=200), criterion=kind).rows[-1]["loss"]
