@@ -30,7 +30,7 @@ class DistilOptimizerConfig(OptimizerConfig):
 
 
 class DistilMaskConfig(MaskConfig):
-    """Tokens masked in a step: any number that the sampler meets, many more often, since the first tokens are hardest."""
+    """Tokens masked in a step: any number that a sampler meets, many more often, since the first tokens are hardest."""
 
     std: float = Field(0.5, gt=0, description="truncated_normal: standard deviation")
     min_ratio: Fraction = Field(0.0, description="smallest mask ratio; uniform: 0 masks one token or more")

@@ -92,7 +92,7 @@ def test_the_student_is_the_last_rounds_with_one_file_more(made):
     kept = made["dedup"].manifest().counts["kept"]
     assert (counts["rows"], counts["steps"]) == (kept, 8) and kept < 64, "images that dedup drops are not seen"
     log = json.load(made["distil_head"].open("log.json"))
-    assert [row["step"] for row in log] == [4, 8] and log[1]["loss"] < log[0]["loss"]
+    assert [row["step"] for row in log] == [4, 8] and all(0 < row["loss"] < 2 for row in log)
 
 
 def test_it_is_scored_beside_the_other_students(made):
@@ -142,20 +142,21 @@ def test_a_temperature_of_its_own_is_learned_and_sampled_with(made, store):
         load_text_to_image(folder_of(each["distil_head"], "student"), torch.device("cpu")) for each in (own, made)
     )
     assert (saved.sampler.temperature, before.sampler.temperature) == (0.3, recipe_of().sampler.temperature)
-    weights = (each.few_step.state_dict()["head.mlp.out.weight"] for each in (saved, before))
+    weights = (each.few_step.state_dict()["head.out.weight"] for each in (saved, before))
     assert not torch.equal(*weights)
     (row,) = [row for row in read_table(own["evaluation"], "^samples").to_pylist() if row["student"] == "few_step"][:1]
     drawn = saved.sample([row["caption"]], [row["seed"]]).images
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))), drawn[0])
 
 
-def test_another_sampler_teaches_another_student(made, store):
-    """Its key and its tokens follow from the sampler's guidance, and nothing before it is made again."""
-    other = make_stages(store, recipe_of(HEAD, "sampler.guidance_scale=5"), "distil_head")["distil_head"]
-    assert other.key != made["distil_head"].key
-    files = [{file.name: file.sha256 for file in each.manifest().files} for each in (made["distil_head"], other)]
+def test_one_step_is_another_student_of_the_same_teacher(made, store):
+    one = make_stages(store, recipe_of(f"{HEAD[:-1]}, head_steps: 1}}"), "distil_head")["distil_head"]
+    assert one.key != made["distil_head"].key
+    files = [{file.name: file.sha256 for file in each.manifest().files} for each in (made["distil_head"], one)]
     assert files[0]["student/ema.safetensors"] == files[1]["student/ema.safetensors"]
     assert files[0]["student/few_step.safetensors"] != files[1]["student/few_step.safetensors"]
+    loaded = load_text_to_image(folder_of(one, "student"), torch.device("cpu"))
+    assert loaded.sampler.head_steps == loaded.few_step.head.sizes.steps == 1
 
 
 def test_its_cost_is_estimated():

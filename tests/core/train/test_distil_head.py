@@ -183,11 +183,11 @@ def test_a_second_step_is_taught_from_where_it_begins(file):
         for step in head_steps("v", "ddim", 6)[:3]:
             output = teacher.head(halfway, torch.tensor(step.timestep), states)
             halfway = step.on_token * halfway + step.on_prediction * output
-    expected = painted.square().mean()
+    expected = float(painted.square().mean())
     for start, equal in ((halfway, True), (halfway + 0.5, False)):
         starts = torch.stack([noise, start])[:, None]
         loss = criterion.losses(Given(starts), batch, step_noise_of(criterion, hidden, noise)).loss[0]
-        assert (loss == pytest.approx(expected, rel=1e-4)) == equal
+        assert (float(loss) == pytest.approx(expected, rel=1e-4)) == equal
 
 
 def test_several_steps_need_the_teachers_path(file):
