@@ -11,8 +11,10 @@ import torch
 import torch.distributed as dist
 
 from lightgen_core.config import (
+    DistilConfig,
     DpoConfig,
     DpoOptimizerConfig,
+    FewStepConfig,
     MaskConfig,
     OptimizerConfig,
     ParallelConfig,
@@ -20,14 +22,17 @@ from lightgen_core.config import (
 )
 from lightgen_core.data.batches import PairSource, TokenSource
 from lightgen_core.data.held_out import HeldOutRows
-from lightgen_core.train.loop import TrainResult
+from lightgen_core.model.few_step import new_few_step_student
+from lightgen_core.train.distil_head import DistilHeadCriterion
+from lightgen_core.train.loop import RunContext, TrainResult, fit
 from lightgen_core.train.train_step import NonFiniteLossError
 from lightgen_core.train.validation import HeldOutLoss
+from tests.factories.tiny_sampling import settings
 from tests.factories.tiny_student import PATCH, aligned_student, tiny_student, tiny_training, train
 
 OBJECTIVES = ("ddpm", "v", "flow")
-KINDS = (*OBJECTIVES, "dpo", "muon", "buckets", "aligned")
-SHARDED = ("ddpm", "dpo", "aligned")
+KINDS = (*OBJECTIVES, "dpo", "muon", "buckets", "aligned", "distilled")
+SHARDED = ("ddpm", "dpo", "aligned", "distilled")
 DDP, FSDP = ParallelConfig(parallel="ddp"), ParallelConfig(parallel="fsdp")
 FRUGAL = ParallelConfig(parallel="fsdp", micro_batch=1, activation_checkpointing=True, compile=True)
 DPO = DpoConfig(
@@ -87,6 +92,12 @@ def fitted(
     files = sorted(data.glob("bucket-*.parquet")) if kind == "buckets" else [data / "tokens.parquet"]
     config = tiny_training(optimizer=optimizer, repa=RepaConfig() if kind == "aligned" else None)
     source = UntilStep(TokenSource(files, features=config.repa is not None, **reading), until)
+    if kind == "distilled":
+        fields = config.model_dump(include=set(DistilConfig.model_fields))
+        head = FewStepConfig(width=16, depth=1, steps=2)
+        distilling = DistilConfig(**fields, head=head, sampler=settings(head_steps=4))
+        criterion = DistilHeadCriterion.create(student, source, distilling)
+        return fit(new_few_step_student(student, head, seed=0), source, criterion, RunContext(**place))
     if config.repa is not None:
         student = aligned_student(student, config)
     if validate:
