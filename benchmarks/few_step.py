@@ -33,7 +33,8 @@ def main() -> None:
     captions = [prompt.caption for prompt in prompts]
     text, mask = loaded.encode_text(captions)
     few_step = loaded.sampler.model_copy(update={"head_sampler": "few_step"})
-    samplers = {"full": few_step.model_copy(update={"head_sampler": arguments.full}), "few_step": few_step}
+    steps = {"head_sampler": arguments.full, "head_steps": arguments.full_steps}
+    samplers = {"full": few_step.model_copy(update=steps), "few_step": few_step}
     for iterations in arguments.iterations:
         samplers[f"few_step, {iterations} iterations"] = few_step.model_copy(update={"iterations": iterations})
     runs = {
@@ -68,6 +69,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("student", type=Path, help="folder of a student that was distilled")
     parser.add_argument("--full", default="ddim", choices=("ddim", "euler"), help="the full sampler that taught it")
+    parser.add_argument("--full-steps", type=int, default=12, help="head steps of the full sampler")
     parser.add_argument("--iterations", type=int, nargs="*", default=[], help="of further rows of few_step")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
