@@ -1,4 +1,4 @@
-"""distil_head: the last student and the tokens -> that student, and beside it one of one head evaluation a token."""
+"""distil_head: the last student and the tokens -> that student, and beside it one of few head evaluations a token."""
 
 import json
 

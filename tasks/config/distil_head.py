@@ -37,9 +37,9 @@ class DistilMaskConfig(MaskConfig):
 
 
 class DistilHead(FitConfig):
-    """Distillation of the full sampler into a student that needs one evaluation of its head a token."""
+    """Distillation of the full sampler into a student that needs one or two evaluations of its head a token."""
 
-    steps: Positive = Field(1500, description="optimizer updates")
+    steps: Positive = Field(2000, description="optimizer updates")
     batch_size: Positive = Field(96, description="images of one update")
     noise_samples_per_token: Positive = Field(
         1, description="noises of each masked token, each sampled to the end by the full sampler"
