@@ -77,7 +77,7 @@ def headline(
     if "dpo" in overall:
         clauses.append(f"after DPO it scores {_score(overall['dpo'])}")
     if "few_step" in overall:
-        clauses.append(f"with one evaluation of the head for each token it scores {_score(overall['few_step'])}")
+        clauses.append(f"with few evaluations of the head for each token it scores {_score(overall['few_step'])}")
     if not clauses:
         return ""
     sentence = "On captions that training never saw, " + ", and ".join(clauses)

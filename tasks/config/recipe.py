@@ -55,7 +55,7 @@ class Recipe(Section):
     )
     distil_head: DistilHead | None = Field(
         None,
-        description="after dpo, distil the head into one that needs one evaluation a token; none: no such stage",
+        description="after dpo, distil the full sampler into a student of few head evaluations; none: no such stage",
         exclude_if=lambda section: section is None,
     )
     evaluation: Evaluation = Field(default_factory=Evaluation)
