@@ -31,7 +31,7 @@ def distil_head(ctx: StageContext, student: Artifact, tokens: Artifact, dedup: A
 
     recipe, section = ctx.recipe, config_of(ctx.recipe)
     folder = ctx.local_folder(student, "student/")
-    sampler = section.few_step_sampler(recipe.sampler)
+    sampler = section.few_step_sampler(recipe.pretrain.head, recipe.sampler)
     config = section.config(recipe.pretrain.head, recipe.sampler)
     processes = cpu_processes(ctx.settings, recipe.pretrain.model.width, config)
     training = TrainingJob(

@@ -63,8 +63,8 @@ class StudentWork:
 
     def few_step_sampling(self, section: DistilHead) -> float:
         """Return FLOPs of one sample of the few-step head, decoded."""
-        sampler = section.few_step_sampler(self.recipe.sampler)
-        head = few_step_head(section.head(self.recipe.pretrain.head))
+        teacher = self.recipe.pretrain.head
+        sampler, head = section.few_step_sampler(teacher, self.recipe.sampler), few_step_head(section.head(teacher))
         return self._drawing(head, sampler) + self._decoding
 
     def distilling(self, section: DistilHead) -> float:

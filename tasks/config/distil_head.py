@@ -45,7 +45,11 @@ class DistilHead(FitConfig):
         1, description="noises of each masked token, each sampled to the end by the full sampler"
     )
     mask: DistilMaskConfig = Field(default_factory=DistilMaskConfig, description="how many tokens are masked")
-    head_steps: Positive = Field(2, description="evaluations of the few-step head for a token, evenly over time")
+    head_steps: Positive | None = Field(
+        None,
+        description="evaluations of the few-step head for a token, evenly over time; none: 2, and 1 where "
+        "pretrain.head.objective is ddpm",
+    )
     width: Positive | None = Field(None, description="width of the head's residual MLP; none: that of pretrain.head")
     depth: Positive | None = Field(None, description="residual blocks of the head; none: as many as pretrain.head has")
     temperature: float | None = Field(
@@ -62,17 +66,18 @@ class DistilHead(FitConfig):
 
     def head(self, teacher: HeadConfig) -> FewStepConfig:
         """Return the sizes of the head that replaces a teacher's."""
-        objective = "v" if teacher.objective == "ddpm" else teacher.objective
         sizes = {"width": self.width or teacher.width, "depth": self.depth or teacher.depth}
-        return FewStepConfig(**sizes, objective=objective, steps=self.head_steps)
+        if teacher.objective == "ddpm":
+            return FewStepConfig(**sizes, objective="v", steps=1)
+        return FewStepConfig(**sizes, objective=teacher.objective, steps=self.head_steps or 2)
 
     def sampler(self, full: SamplerConfig) -> SamplerConfig:
         """Return the full sampler that teaches."""
         return full if self.temperature is None else full.model_copy(update={"temperature": self.temperature})
 
-    def few_step_sampler(self, full: SamplerConfig) -> SamplerConfig:
+    def few_step_sampler(self, teacher: HeadConfig, full: SamplerConfig) -> SamplerConfig:
         """Return the default sampler of the few-step student."""
-        steps = {"head_sampler": "few_step", "head_steps": self.head_steps, "head_steps_last": None}
+        steps = {"head_sampler": "few_step", "head_steps": self.head(teacher).steps, "head_steps_last": None}
         return self.sampler(full).model_copy(update=steps)
 
     def config(self, teacher: HeadConfig, full: SamplerConfig) -> DistilConfig:

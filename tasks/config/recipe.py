@@ -90,6 +90,12 @@ class Recipe(Section):
                 "sampler.head_sampler is few_step, which is learned from the full sampler: give that one here, and "
                 "switch on the section distil_head, whose student samples with few_step"
             )
+        few_steps = self.distil_head and self.distil_head.head_steps
+        if few_steps and few_steps > 1 and self.pretrain.head.objective == "ddpm":
+            raise ValueError(
+                f"distil_head.head_steps is {few_steps}, but pretrain.head.objective is ddpm, whose path from noise to "
+                "token a few-step student does not share: set it to 1, or leave it out"
+            )
         if self.sampler.null_text_every > 1 and not self.pretrain.model.text_self_attention:
             raise ValueError(
                 f"sampler.null_text_every is {self.sampler.null_text_every}, but without "

@@ -80,6 +80,15 @@ def test_a_recipe_whose_sampler_is_few_step_is_refused():
         recipe_of("sampler.head_sampler=few_step")
 
 
+def test_a_ddpm_teacher_has_a_student_of_one_step():
+    ddpm = ("pretrain.head.objective=ddpm", "sampler.head_sampler=ddim")
+    recipe = recipe_of(HEAD, *ddpm)
+    config = recipe.distil_head.config(recipe.pretrain.head, recipe.sampler)
+    assert (config.head.steps, config.head.objective) == (1, "v")
+    with pytest.raises(UserError, match=r"distil_head\.head_steps is 2, but pretrain\.head\.objective is ddpm"):
+        recipe_of(HEAD, "distil_head.head_steps=2", *ddpm)
+
+
 def test_the_student_is_the_last_rounds_with_one_file_more(made):
     before, after = (contents(made[label]) for label in ("dpo", "distil_head"))
     for name in ("student/model.safetensors", "student/ema.safetensors"):
