@@ -141,7 +141,7 @@ def _ladder(
         add("+ compiled head", fastest, TokenSampler(student.head, HeadCompileConfig(compile=True)))
     if workload.few_step is not None and workload.few_step_sampler is not None:
         few_step = workload.few_step_sampler.model_copy(update={"precision": plain.precision})
-        for count in (few_step.iterations, iterations, math.ceil(workload.grid[0] * workload.grid[1] / 2)):
+        for count in (few_step.iterations, iterations, workload.grid[0] * workload.grid[1] // 2):
             config = few_step.model_copy(update={"iterations": count})
             ladder[f"few-step student, {count} iterations"] = _sampling(workload, config, student=workload.few_step)
     if device.type == "cuda":
