@@ -155,7 +155,7 @@ class Given(torch.nn.Module):
 @pytest.mark.parametrize("masked", [1, 4, TOKENS])
 @pytest.mark.parametrize(("name", "sampler"), [("ddpm", "ddpm"), ("v", "ddim"), ("x", "ddim"), ("flow", "euler")])
 def test_a_target_is_where_the_full_sampler_ends(file, name, sampler, masked):
-    """What `sample` paints at once into the same visible tokens, from the same noise; ancestral steps become ddim's."""
+    """Targets are what `sample` paints at once into the same visible tokens, from the same noise, ddpm's by ddim."""
     teacher, source = trained_looking(name).eval(), source_of(file, batch_size=1)
     config = config_of(settings(sampler, temperature=0.9), batch_size=1)
     criterion = DistilHeadCriterion.create(teacher, source, config)
