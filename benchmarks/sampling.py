@@ -2,11 +2,12 @@
 
     python -m benchmarks.sampling CHECKPOINT --released PATH        a trained student, with scores
     python -m benchmarks.sampling --size large --device cuda --released PATH     random weights, without
-    python -m benchmarks.sampling CHECKPOINT --sampler head_steps=12 head_sampler=ddim --change null_text_every=2
+    python -m benchmarks.sampling CHECKPOINT --sampler head_steps=12 head_sampler=ddim \\
+        --change null_text_every=2 head_sampler=few_step,head_steps=2
 
 The plain setting is the paper's: 64 iterations (no more than tokens), 100 head steps, constant guidance. Each row has
 the rungs above it too; a few-step student, where the checkpoint has one, is sampled as it was distilled, and in fewer
-iterations. With `--change` there is a row for each changed field instead, all else being equal. Text
+iterations and evaluations. With `--change` there is a row for each change of fields instead, all else being equal. Text
 encoder and image decoder are not timed. Scores are the scene world's detector on held-out captions, with a 95 %
 interval, and the paired difference to the plain setting.
 """
@@ -35,12 +36,15 @@ from lightgen_core.model.mar import Student, new_student
 from lightgen_core.model.patchify import unpatchify
 from lightgen_core.sampling.text_to_image import TextToImage
 from lightgen_core.sampling.token_sampler import HeadCompileConfig, TokenSampler
-from lightgen_core.sampling.unmask import sample
+from lightgen_core.sampling.unmask import plan_iterations, sample
 from lightgen_core.scene.config import World
 from lightgen_core.scene.vocabulary import CATEGORIES
 
 LAST_RUNGS = {"ddpm": ("ddpm", 25, 6), "v": ("ddim", 12, 4), "x": ("ddim", 12, 4), "flow": ("euler", 12, 4)}
 """For each objective the sampler of the lower rungs, and its head steps at first and at last."""
+
+FIRST_TOKENS_ALONE = {"head_steps_last": 1, "head_steps_last_at": 0.2}
+"""Of a few-step student: several evaluations for the first tenth of the tokens, at least one, and one for others."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,14 @@ class Workload:
         return range(len(self.text))
 
 
+@dataclass(frozen=True)
+class Rung:
+    """A way to sample, and how often it evaluates the head for a token."""
+
+    run: Callable[[], Tensor]
+    evaluations: float
+
+
 def main() -> None:
     arguments = _arguments()
     device = pick_device(arguments.device, arguments.threads)
@@ -68,7 +80,7 @@ def main() -> None:
     plain = _with(_plain(workload.student), arguments.sampler)
     ladder = _changes(workload, plain, arguments.change) or _ladder(workload, plain, device, arguments.compile)
     outputs: dict[str, Tensor] = {}
-    rungs = {name: _keep(outputs, name, run) for name, run in ladder.items()}
+    rungs = {name: _keep(outputs, name, rung.run) for name, rung in ladder.items()}
     others: dict[str, Callable[[], object]] = {}
     if arguments.released:
         mar, head = workload.student.mar.config, workload.student.head.config
@@ -82,8 +94,8 @@ def main() -> None:
     print(f"{images}, {name}, medians of {arguments.rounds}\n")
     print(
         interleaved.table(
-            ("setting", "images/s", "to plain", "to released", "score", "paired difference"),
-            _rows(workload, seconds, outputs),
+            ("setting", "evaluations", "images/s", "to plain", "to released", "score", "paired difference"),
+            _rows(workload, seconds, outputs, {name: rung.evaluations for name, rung in ladder.items()}),
         )
     )
 
@@ -94,28 +106,32 @@ def _with(config: SamplerConfig, fields_and_values: Sequence[str]) -> SamplerCon
     return SamplerConfig.model_validate(config.model_dump() | changed)
 
 
-def _changes(workload: Workload, plain: SamplerConfig, changes: Sequence[str]) -> dict[str, Callable[[], Tensor]]:
+def _changes(workload: Workload, plain: SamplerConfig, changes: Sequence[str]) -> dict[str, Rung]:
     """Return the plain setting and one for each change."""
-    settings = {"plain": plain} | {change: _with(plain, [change]) for change in changes}
+    settings = {"plain": plain} | {change: _with(plain, change.split(",")) for change in changes}
     return {name: _sampling(workload, config) for name, config in settings.items()} if changes else {}
 
 
-def _sampling(
-    workload: Workload,
-    config: SamplerConfig,
-    head: TokenSampler | None = None,
-    student: Student | FewStepStudent | None = None,
-) -> Callable[[], Tensor]:
-    given = student or workload.student, workload.text, workload.text_mask, workload.grid, config, workload.seeds
-    return lambda: sample(*given, head=head)
+def _sampling(workload: Workload, config: SamplerConfig, head: TokenSampler | None = None) -> Rung:
+    student = workload.few_step if config.head_sampler == "few_step" else workload.student
+    if student is None:
+        raise SystemExit("this checkpoint has no few-step student: choose one that stage distil_head made")
+    given = student, workload.text, workload.text_mask, workload.grid, config, workload.seeds
+    return Rung(lambda: sample(*given, head=head), _evaluations(workload, config))
 
 
-def _ladder(
-    workload: Workload, plain: SamplerConfig, device: torch.device, compiled: bool
-) -> dict[str, Callable[[], Tensor]]:
+def _evaluations(workload: Workload, config: SamplerConfig) -> float:
+    """Return how often the head is evaluated for a token, with and without the caption, on average."""
+    tokens = workload.grid[0] * workload.grid[1]
+    plan = plan_iterations(tokens, tokens, config)
+    branches = [2 if each.guidance > 1 and config.head_sampler != "few_step" else 1 for each in plan]
+    return sum(each.count * each.steps * count for each, count in zip(plan, branches, strict=True)) / tokens
+
+
+def _ladder(workload: Workload, plain: SamplerConfig, device: torch.device, compiled: bool) -> dict[str, Rung]:
     """Return the rungs: exact ones, then those that change images, then the head's."""
     student = workload.student
-    ladder: dict[str, Callable[[], Tensor]] = {}
+    ladder: dict[str, Rung] = {}
 
     def add(name: str, config: SamplerConfig, head: TokenSampler | None = None) -> None:
         ladder[name] = _sampling(workload, config, head)
@@ -141,9 +157,13 @@ def _ladder(
         add("+ compiled head", fastest, TokenSampler(student.head, HeadCompileConfig(compile=True)))
     if workload.few_step is not None and workload.few_step_sampler is not None:
         few_step = workload.few_step_sampler.model_copy(update={"precision": plain.precision})
-        for count in (few_step.iterations, iterations, workload.grid[0] * workload.grid[1] // 2):
+        half = workload.grid[0] * workload.grid[1] // 2
+        for count in (few_step.iterations, iterations, half):
             config = few_step.model_copy(update={"iterations": count})
-            ladder[f"few-step student, {count} iterations"] = _sampling(workload, config, student=workload.few_step)
+            add(f"few-step student, {count} iterations", config)
+        for count in (iterations, half):
+            config = few_step.model_copy(update={"iterations": count, **FIRST_TOKENS_ALONE})
+            add(f"+ one evaluation after the first tokens, {count} iterations", config)
     if device.type == "cuda":
         add("+ CUDA graphs", fastest, TokenSampler(student.head, HeadCompileConfig(compile=compiled, graphs=True)))
     return ladder
@@ -158,10 +178,9 @@ def _plain(student: Student) -> SamplerConfig:
     )
 
 
-def _by_rungs(workload: Workload, config: SamplerConfig, rungs: Rungs) -> Callable[[], Tensor]:
-    return lambda: sample_by_rungs(
-        workload.student, workload.text, workload.text_mask, workload.grid, config, list(workload.seeds), rungs
-    )
+def _by_rungs(workload: Workload, config: SamplerConfig, rungs: Rungs) -> Rung:
+    given = workload.student, workload.text, workload.text_mask, workload.grid, config, list(workload.seeds), rungs
+    return Rung(lambda: sample_by_rungs(*given), _evaluations(workload, config))
 
 
 def _keep(outputs: dict[str, Tensor], name: str, run: Callable[[], Tensor]) -> Callable[[], object]:
@@ -171,7 +190,9 @@ def _keep(outputs: dict[str, Tensor], name: str, run: Callable[[], Tensor]) -> C
     return kept
 
 
-def _rows(workload: Workload, seconds: Mapping[str, float], outputs: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
+def _rows(
+    workload: Workload, seconds: Mapping[str, float], outputs: Mapping[str, Tensor], evaluations: Mapping[str, float]
+) -> list[tuple[str, ...]]:
     released = next((taken for name, taken in seconds.items() if name not in outputs), None)
     verdicts = {name: workload.judge(tokens) for name, tokens in outputs.items()} if workload.judge else {}
     rows: list[tuple[str, ...]] = []
@@ -182,20 +203,22 @@ def _rows(workload: Workload, seconds: Mapping[str, float], outputs: Mapping[str
             score = _overall(verdicts[name], workload.prompts)
             difference = _overall(verdicts[name] - verdicts["plain"], workload.prompts, paired=True)
         speed = f"{len(workload.text) / taken:.2f}", f"{seconds['plain'] / taken:.2f}"
-        rows.append((name, *speed, to_released, score, difference))
+        calls = f"{evaluations[name]:.2f}" if name in evaluations else "-"
+        rows.append((name, calls, *speed, to_released, score, difference))
     return rows
 
 
 def _trained(arguments: argparse.Namespace, device: torch.device) -> Workload:
     """Load held-out captions for a student of the scene world."""
     loaded = TextToImage.load(arguments.checkpoint, device)
-    prompts = scene_prompts(World(), max(1, arguments.pictures // len(CATEGORIES)), seed=1)
-    captions = [prompt.caption for prompt in prompts]
+    prompts = scene_prompts(World(), max(1, arguments.pictures // len(CATEGORIES) // arguments.images), seed=1)
+    captions = [prompt.caption for prompt in prompts for _ in range(arguments.images)]
     text, mask = loaded.encode_text(captions)
 
     def judge(tokens: Tensor) -> np.ndarray:
         latents = unpatchify(tokens, loaded.info.grid, loaded.info.channels, loaded.info.patch)
-        return judge_scenes(loaded.codec.decode(latents.float()), captions)[:, None].astype(np.int8)
+        correct = judge_scenes(loaded.codec.decode(latents.float()), captions)
+        return correct.reshape(len(prompts), arguments.images).astype(np.int8)
 
     few_step = loaded.few_step, loaded.sampler if loaded.few_step else None
     return Workload(loaded.student, text.to(device), mask.to(device), loaded.info.grid, prompts, judge, *few_step)
@@ -223,9 +246,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--pictures", type=int, default=120, help="images, sampled as one batch")
+    parser.add_argument("--images", type=int, default=1, help="of each held-out caption")
     parser.add_argument("--rounds", type=int, default=3, help="timed runs of each rung")
     parser.add_argument("--sampler", nargs="+", default=[], metavar="FIELD=VALUE", help="another plain setting")
-    parser.add_argument("--change", nargs="+", default=[], metavar="FIELD=VALUE", help="a row each, instead of rungs")
+    parser.add_argument(
+        "--change", nargs="+", default=[], metavar="FIELD=VALUE[,FIELD=VALUE]", help="a row each, instead of rungs"
+    )
     parser.add_argument("--compile", action="store_true", help="also a compiled head (a minute to compile on a CPU)")
     parser.add_argument("--released", type=Path, metavar="PATH", help="a checkout of the released code (needs timm)")
     return parser.parse_args()

@@ -153,6 +153,13 @@ class SamplerConfig(Section):
     head_steps_last: Positive | None = Field(
         None, description="head steps where all tokens are known, fewer in proportion on the way; none: head_steps"
     )
+    head_steps_last_at: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the tokens that is known when head_steps_last is reached, which holds from there on",
+        exclude_if=lambda share: share == 1,  # keys of recipes without it stay
+    )
     head_sampler: Literal["ddpm", "ddim", "euler", "few_step"] = Field(
         "ddpm",
         description="for flow: euler; for others ddpm or ddim; few_step: the student of stage distil_head, for at most "

@@ -103,7 +103,7 @@ def head_steps(name: str, sampler: str, count: int) -> tuple[SamplerStep, ...]:
 def head_steps_for(known: float, config: SamplerConfig) -> int:
     """Return the head steps of an iteration: fewer, the more tokens are known (DiSA, Zhao et al. 2025)."""
     last = config.head_steps if config.head_steps_last is None else config.head_steps_last
-    return round(config.head_steps + (last - config.head_steps) * known)
+    return round(config.head_steps + (last - config.head_steps) * min(1.0, known / config.head_steps_last_at))
 
 
 def noises_per_token(sampler: str, steps: int) -> int:

@@ -58,6 +58,24 @@ class DistilHead(FitConfig):
         description="scale of the noise that the few-step student learns from and samples with; none: the sampler's. "
         "The smaller, the less hangs on the noise: nearer to the full sampler at that temperature, and less diverse",
     )
+    iterations: Positive | None = Field(
+        None,
+        description="unmasking iterations of the few-step student; none: the sampler's",
+        exclude_if=lambda iterations: iterations is None,  # keys of recipes without it stay, here and below
+    )
+    head_steps_last: Positive | None = Field(
+        None,
+        description="evaluations where head_steps_last_at of the tokens are known, fewer in proportion on the way; "
+        "none: head_steps",
+        exclude_if=lambda steps: steps is None,
+    )
+    head_steps_last_at: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the tokens that is known when head_steps_last is reached, which holds from there on",
+        exclude_if=lambda share: share == 1,
+    )
     optimizer: DistilOptimizerConfig = Field(
         default_factory=DistilOptimizerConfig, description="Muon and its learning rate"
     )
@@ -77,8 +95,14 @@ class DistilHead(FitConfig):
 
     def few_step_sampler(self, teacher: HeadConfig, full: SamplerConfig) -> SamplerConfig:
         """Return the default sampler of the few-step student."""
-        steps = {"head_sampler": "few_step", "head_steps": self.head(teacher).steps, "head_steps_last": None}
-        return self.sampler(full).model_copy(update=steps)
+        fields = {
+            "head_sampler": "few_step",
+            "head_steps": self.head(teacher).steps,
+            "head_steps_last": self.head_steps_last,
+            "head_steps_last_at": self.head_steps_last_at,
+            "iterations": self.iterations or full.iterations,
+        }
+        return self.sampler(full).model_copy(update=fields)
 
     def config(self, teacher: HeadConfig, full: SamplerConfig) -> DistilConfig:
         """Return the training's configuration."""

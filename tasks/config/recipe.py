@@ -96,6 +96,12 @@ class Recipe(Section):
                 f"distil_head.head_steps is {few_steps}, but pretrain.head.objective is ddpm, whose path from noise to "
                 "token a few-step student does not share: set it to 1, or leave it out"
             )
+        last = self.distil_head and self.distil_head.head_steps_last
+        if self.distil_head and last and last > self.distil_head.head(self.pretrain.head).steps:
+            raise ValueError(
+                f"distil_head.head_steps_last {last} exceeds the {self.distil_head.head(self.pretrain.head).steps} "
+                "evaluations that the few-step student learns (distil_head.head_steps); lower it"
+            )
         if self.sampler.null_text_every > 1 and not self.pretrain.model.text_self_attention:
             raise ValueError(
                 f"sampler.null_text_every is {self.sampler.null_text_every}, but without "

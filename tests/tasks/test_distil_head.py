@@ -89,6 +89,24 @@ def test_a_ddpm_teacher_has_a_student_of_one_step():
         recipe_of(HEAD, "distil_head.head_steps=2", *ddpm)
 
 
+def test_its_sampler_is_the_recipes_but_for_what_its_section_names():
+    """The falling steps of the full sampler are its own."""
+    fast = ("distil_head.iterations=4", "distil_head.head_steps_last=1", "distil_head.head_steps_last_at=0.2")
+    falling = ("sampler.head_steps=6", "sampler.head_steps_last=3", "sampler.head_steps_last_at=0.5")
+    samplers = []
+    for changes in ((), fast):
+        recipe = recipe_of(HEAD, *falling, *changes)
+        samplers.append(recipe.distil_head.few_step_sampler(recipe.pretrain.head, recipe.sampler))
+    plain = recipe.sampler.model_copy(
+        update={"head_sampler": "few_step", "head_steps": 2, "head_steps_last": None, "head_steps_last_at": 1.0}
+    )
+    assert samplers[0] == plain
+    changed = {"iterations": 4, "head_steps_last": 1, "head_steps_last_at": 0.2}
+    assert samplers[1] == plain.model_copy(update=changed)
+    with pytest.raises(UserError, match="head_steps_last 3 exceeds the 2 evaluations that the few-step student learns"):
+        recipe_of(HEAD, "distil_head.head_steps_last=3")
+
+
 def test_the_student_is_the_last_rounds_with_one_file_more(made):
     before, after = (contents(made[label]) for label in ("dpo", "distil_head"))
     for name in ("student/model.safetensors", "student/ema.safetensors"):

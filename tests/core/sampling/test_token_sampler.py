@@ -54,6 +54,10 @@ def test_head_steps_fall_with_the_known_share():
     falling, constant = settings(head_steps=12, head_steps_last=4), settings(head_steps=12)
     assert [head_steps_for(known, falling) for known in (0.0, 0.5, 1.0)] == [12, 8, 4]
     assert [head_steps_for(known, constant) for known in (0.0, 0.5, 1.0)] == [12, 12, 12]
+    early = settings(head_steps=12, head_steps_last=4, head_steps_last_at=0.5)
+    assert [head_steps_for(known, early) for known in (0.0, 0.25, 0.5, 0.75, 1.0)] == [12, 8, 4, 4, 4]
+    first_token = settings(head_steps=2, head_steps_last=1, head_steps_last_at=0.2)
+    assert [head_steps_for(known / 9, first_token) for known in range(9)] == [2] + 8 * [1]
 
 
 @pytest.mark.parametrize(("name", "sampler"), SAMPLERS)
