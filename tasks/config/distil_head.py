@@ -58,10 +58,17 @@ class DistilHead(FitConfig):
         description="scale of the noise that the few-step student learns from and samples with; none: the sampler's. "
         "The smaller, the less hangs on the noise: nearer to the full sampler at that temperature, and less diverse",
     )
+    guidance_scale: float | None = Field(
+        None,
+        ge=1,
+        description="guidance of the full sampler that teaches; none: the sampler's. The greater, the fewer tokens a "
+        "caption leaves open, which few evaluations blur",
+        exclude_if=lambda scale: scale is None,  # keys of recipes without it stay, here and below
+    )
     iterations: Positive | None = Field(
         None,
         description="unmasking iterations of the few-step student; none: the sampler's",
-        exclude_if=lambda iterations: iterations is None,  # keys of recipes without it stay, here and below
+        exclude_if=lambda iterations: iterations is None,
     )
     head_steps_last: Positive | None = Field(
         None,
@@ -91,7 +98,8 @@ class DistilHead(FitConfig):
 
     def sampler(self, full: SamplerConfig) -> SamplerConfig:
         """Return the full sampler that teaches."""
-        return full if self.temperature is None else full.model_copy(update={"temperature": self.temperature})
+        fields = {"temperature": self.temperature, "guidance_scale": self.guidance_scale}
+        return full.model_copy(update={name: value for name, value in fields.items() if value is not None})
 
     def few_step_sampler(self, teacher: HeadConfig, full: SamplerConfig) -> SamplerConfig:
         """Return the default sampler of the few-step student."""

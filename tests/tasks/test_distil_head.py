@@ -103,6 +103,11 @@ def test_its_sampler_is_the_recipes_but_for_what_its_section_names():
     assert samplers[0] == plain
     changed = {"iterations": 4, "head_steps_last": 1, "head_steps_last_at": 0.2}
     assert samplers[1] == plain.model_copy(update=changed)
+    guided = recipe_of(HEAD, "distil_head.guidance_scale=5", "distil_head.temperature=0.5", *falling)
+    noise = {"guidance_scale": 5.0, "temperature": 0.5}
+    assert guided.distil_head.few_step_sampler(guided.pretrain.head, guided.sampler) == plain.model_copy(update=noise)
+    teacher = guided.distil_head.config(guided.pretrain.head, guided.sampler).sampler
+    assert teacher == guided.sampler.model_copy(update=noise)
     with pytest.raises(UserError, match="head_steps_last 3 exceeds the 2 evaluations that the few-step student learns"):
         recipe_of(HEAD, "distil_head.head_steps_last=3")
 
