@@ -155,7 +155,7 @@ def sample_num_masked(tokens: int, mask: MaskConfig, generator: Generator) -> in
         count = fewest + int(uniform * (tokens + 1 - fewest))
     else:
         count = math.ceil(tokens * _truncated_normal(uniform, mask))
-    return min(tokens, math.ceil(count / mask.multiple) * mask.multiple)
+    return mask.rounded(min(tokens, count), tokens)
 
 
 def _truncated_normal(uniform: float, mask: MaskConfig) -> float:
