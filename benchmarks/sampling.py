@@ -4,11 +4,13 @@
     python -m benchmarks.sampling --size large --device cuda --released PATH     random weights, without
     python -m benchmarks.sampling CHECKPOINT --sampler head_steps=12 head_sampler=ddim \\
         --change null_text_every=2 head_sampler=few_step,head_steps=2
+    python -m benchmarks.sampling --size large --grid 32 --pictures 1 --roofline H100    the least time, run nowhere
 
 The plain setting is the paper's: 64 iterations (no more than tokens), 100 head steps, constant guidance. Each row has
 the rungs above it too; a few-step student, where the checkpoint has one, is sampled as it was distilled, and in fewer
-iterations and evaluations. With `--change` there is a row for each change of fields instead, all else being equal. Text
-encoder and image decoder are not timed. Scores are the scene world's detector on held-out captions, with a 95 %
+iterations and evaluations. With `--change` there is a row for each change of fields instead, all else being equal. The
+last one computes the time below which a GPU cannot be (`sampling_roofline.py`). Text encoder and image decoder are not
+timed. Scores are the scene world's detector on held-out captions, with a 95 %
 interval, and the paired difference to the plain setting.
 """
 
@@ -22,11 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import interleaved
+from benchmarks import interleaved, sampling_roofline
 from benchmarks.ladder import Rungs, sample_by_rungs
 from benchmarks.released import released_model, sampler
+from benchmarks.roofline import CEILINGS
 from benchmarks.sizes import GRID, NUM_TEXT_TOKENS, SIZES
-from lightgen_core.config import SamplerConfig
+from lightgen_core.config import HeadConfig, SamplerConfig
 from lightgen_core.device import pick_device
 from lightgen_core.evaluation.prompt import Prompt
 from lightgen_core.evaluation.scene import judge_scenes, scene_prompts
@@ -75,9 +78,12 @@ class Rung:
 
 def main() -> None:
     arguments = _arguments()
+    if arguments.roofline:
+        _report_roofline(arguments)
+        return
     device = pick_device(arguments.device, arguments.threads)
     workload = _trained(arguments, device) if arguments.checkpoint else _random(arguments, device)
-    plain = _with(_plain(workload.student), arguments.sampler)
+    plain = _with(_plain(workload.student.head.config, device.type == "cuda"), arguments.sampler)
     ladder = _changes(workload, plain, arguments.change) or _ladder(workload, plain, device, arguments.compile)
     outputs: dict[str, Tensor] = {}
     rungs = {name: _keep(outputs, name, rung.run) for name, rung in ladder.items()}
@@ -100,6 +106,20 @@ def main() -> None:
     )
 
 
+def _report_roofline(arguments: argparse.Namespace) -> None:
+    """Print the computed least times of settings in bf16."""
+    mar, head = SIZES[arguments.size]
+    plain = _with(_plain(head, on_gpu=True), arguments.sampler)
+    changed = {"plain": plain} | {change: _with(plain, change.split(",")) for change in arguments.change}
+    rows = changed if arguments.change else sampling_roofline.settings(plain)
+    grid, ceilings = (arguments.grid, arguments.grid), CEILINGS[arguments.roofline]
+    shape = f"{arguments.pictures} images of {grid[0]}x{grid[1]} tokens"
+    print(f"{arguments.size}, {shape}, bf16, not compiled; computed for {arguments.roofline}\nat {ceilings}\n")
+    evaluations = {name: _evaluations(grid, config) for name, config in rows.items()}
+    sizes = {"images": arguments.pictures, "grid": grid, "text_tokens": NUM_TEXT_TOKENS}
+    print(sampling_roofline.report(mar, head, rows, evaluations, ceilings, **sizes))
+
+
 def _with(config: SamplerConfig, fields_and_values: Sequence[str]) -> SamplerConfig:
     """Return a sampler with other fields, given as field=value."""
     changed = dict(each.split("=", 1) for each in fields_and_values)
@@ -117,12 +137,12 @@ def _sampling(workload: Workload, config: SamplerConfig, head: TokenSampler | No
     if student is None:
         raise SystemExit("this checkpoint has no few-step student: choose one that stage distil_head made")
     given = student, workload.text, workload.text_mask, workload.grid, config, workload.seeds
-    return Rung(lambda: sample(*given, head=head), _evaluations(workload, config))
+    return Rung(lambda: sample(*given, head=head), _evaluations(workload.grid, config))
 
 
-def _evaluations(workload: Workload, config: SamplerConfig) -> float:
+def _evaluations(grid: tuple[int, int], config: SamplerConfig) -> float:
     """Return how often the head is evaluated for a token, with and without the caption, on average."""
-    tokens = workload.grid[0] * workload.grid[1]
+    tokens = grid[0] * grid[1]
     plan = plan_iterations(tokens, tokens, config)
     branches = [2 if each.guidance > 1 and config.head_sampler != "few_step" else 1 for each in plan]
     return sum(each.count * each.steps * count for each, count in zip(plan, branches, strict=True)) / tokens
@@ -169,18 +189,17 @@ def _ladder(workload: Workload, plain: SamplerConfig, device: torch.device, comp
     return ladder
 
 
-def _plain(student: Student) -> SamplerConfig:
+def _plain(head: HeadConfig, on_gpu: bool) -> SamplerConfig:
     """Return the paper's setting, in bf16 on a GPU; a flow head has no DDPM steps."""
-    on_gpu = student.head.out.weight.device.type == "cuda"
     return SamplerConfig(
-        head_sampler="euler" if student.head.config.objective == "flow" else "ddpm",
+        head_sampler="euler" if head.objective == "flow" else "ddpm",
         precision="bf16" if on_gpu else "fp32",
     )
 
 
 def _by_rungs(workload: Workload, config: SamplerConfig, rungs: Rungs) -> Rung:
     given = workload.student, workload.text, workload.text_mask, workload.grid, config, list(workload.seeds), rungs
-    return Rung(lambda: sample_by_rungs(*given), _evaluations(workload, config))
+    return Rung(lambda: sample_by_rungs(*given), _evaluations(workload.grid, config))
 
 
 def _keep(outputs: dict[str, Tensor], name: str, run: Callable[[], Tensor]) -> Callable[[], object]:
@@ -236,13 +255,14 @@ def _random(arguments: argparse.Namespace, device: torch.device) -> Workload:
     text = torch.randn(arguments.pictures, NUM_TEXT_TOKENS, student.mar.config.text_width, generator=generator).to(
         device
     )
-    return Workload(student, text, None, GRID)
+    return Workload(student, text, None, (arguments.grid, arguments.grid))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", type=Path, nargs="?", help="a student's folder; without it random weights")
     parser.add_argument("--size", choices=SIZES, default="mid", help="of random weights")
+    parser.add_argument("--grid", type=int, default=GRID[0], help="tokens of a side, of random weights")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--pictures", type=int, default=120, help="images, sampled as one batch")
@@ -253,6 +273,7 @@ def _arguments() -> argparse.Namespace:
         "--change", nargs="+", default=[], metavar="FIELD=VALUE[,FIELD=VALUE]", help="a row each, instead of rungs"
     )
     parser.add_argument("--compile", action="store_true", help="also a compiled head (a minute to compile on a CPU)")
+    parser.add_argument("--roofline", choices=CEILINGS, help="run nothing: compute the least time on this GPU")
     parser.add_argument("--released", type=Path, metavar="PATH", help="a checkout of the released code (needs timm)")
     return parser.parse_args()
 

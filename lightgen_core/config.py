@@ -96,7 +96,7 @@ class MaskConfig(Section):
     mean: float = Field(1.0, description="truncated_normal: mean of the mask ratio")
     std: float = Field(0.25, gt=0, description="truncated_normal: standard deviation")
     min_ratio: Fraction = Field(0.7, description="smallest mask ratio; uniform: 0 masks one token or more")
-    multiple: Positive = Field(1, description="masked tokens are rounded up to a multiple: fewer shapes to compile")
+    multiple: Positive = Field(1, description="masked tokens are rounded down to a multiple, unless fewer, or all")
     drop_ratio: float = Field(
         0.0,
         ge=0,
@@ -104,6 +104,14 @@ class MaskConfig(Section):
         description="share of the masked tokens that a step leaves out: not in decoder, text blocks and loss",
         exclude_if=lambda ratio: ratio == 0,  # keys of recipes without it stay
     )
+
+    def rounded(self, num_masked: int, tokens: int) -> int:
+        """Round down to the multiple; fewer than it stay, and so do all tokens.
+
+        Up, far more steps would mask every token; and without these the first iteration of sampling is not learned.
+        """
+        whole = num_masked // self.multiple * self.multiple
+        return whole if whole and num_masked < tokens else num_masked
 
     def num_learned(self, num_masked: int) -> int:
         """Return how many of so many masked tokens a step learns, one at least."""

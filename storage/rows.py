@@ -12,6 +12,9 @@ from storage.artifact import Artifact
 _BATCH_ROWS = 64
 """Rows decoded at once: a row of tokens or an image can be a megabyte."""
 
+_MAX_JOINED = 1 << 30
+"""Bytes of a table whose chunks may be joined: half of what an array of binary values holds."""
+
 
 def take_rows(artifact: Artifact, pattern: str, rows: npt.ArrayLike, columns: Sequence[str] | None = None) -> pa.Table:
     """Return rows of matching files by index over all of them, end to end.
@@ -54,6 +57,18 @@ def rows_at(table: pa.Table, positions: npt.ArrayLike) -> pa.Table:
     chosen = np.zeros(len(table), bool)
     chosen[np.asarray(positions, dtype=np.int64)] = True
     return table.filter(pa.array(chosen))
+
+
+def take_in_order(table: pa.Table, positions: npt.ArrayLike) -> pa.Table:
+    """Return a table's rows at positions in any order, with repeats; a large table's in chunks of a few rows each."""
+    indices = np.asarray(positions, dtype=np.int64)
+    if table.nbytes * max(1.0, len(indices) / max(1, len(table))) <= _MAX_JOINED:
+        return table.take(indices)
+    parts = [table.slice(0, 0)]
+    for start in range(0, len(indices), _BATCH_ROWS):
+        rows, places = np.unique(indices[start : start + _BATCH_ROWS], return_inverse=True)
+        parts.append(rows_at(table, rows).take(places))
+    return pa.concat_tables(parts)
 
 
 def _between(indices: npt.NDArray[np.int64], start: int, stop: int) -> npt.NDArray[np.int64]:

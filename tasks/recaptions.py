@@ -12,8 +12,10 @@ import pyarrow as pa
 from lightgen_core.captioning.readers import truncate_for_report
 from lightgen_core.captioning.scene import held_out_captions
 from lightgen_core.captioning.select import Caption
+from lightgen_core.images.parallel import encoded_bytes
 from lightgen_core.seeds import derive_seed
 from lightgen_core.vlm.recaption import KINDS, Kind, Recaption, parse_recaption, recaption_prompt
+from storage.rows import rows_at
 from storage.tables import read_file, schema
 from tasks.config.recipe import Recipe
 from tasks.context.context import StageContext
@@ -96,13 +98,13 @@ class RecaptionWorker:
         rows = read_file(self.ctx.artifact, shard.source, ["id", "sha256", "caption", "image"])
         rows = rows.append_column("writer", pa.array([self.writer] * len(rows), pa.string()))
         values, reused = self.earlier.complete(
-            rows.select(KEYS), _VALUES, lambda positions: self._write(rows.take(positions))
+            rows.select(KEYS), _VALUES, lambda positions: self._write(rows_at(rows, positions))
         )
         columns = {name: rows[name] for name in ("id", *KEYS)} | {name: values[name] for name in _VALUES}
         self.ctx.write_table(shard.name, pa.table(columns, SCHEMA), address=shard.address, reused=reused)
 
     def _write(self, rows: pa.Table) -> pa.Table:
-        images, captions = rows["image"].combine_chunks().field("bytes").to_pylist(), rows["caption"].to_pylist()
+        images, captions = encoded_bytes(rows["image"]), rows["caption"].to_pylist()
         digests = rows["sha256"].to_pylist()
         columns: dict[str, list[str | None]] = {}
         with ExitStack() as stack:

@@ -54,16 +54,16 @@ class Examples:
 
     def to(self, device: torch.device) -> Self:
         """Move to a device without waiting, and widen floats to float32 there: half the bytes cross the bus."""
-        moved = self._tensors(lambda tensor: to_device(tensor, device))
-        return moved._tensors(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
+        moved = self.map_tensors(lambda tensor: to_device(tensor, device))
+        return moved.map_tensors(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
 
     def pin_memory(self) -> Self:
         """Copy to page-locked memory."""
-        return self._tensors(lambda tensor: tensor.contiguous().pin_memory())
+        return self.map_tensors(lambda tensor: tensor.contiguous().pin_memory())
 
     def rows(self, start: int, stop: int) -> Self:
         """Return rows `start` to `stop`."""
-        return replace(self._tensors(lambda tensor: tensor[start:stop]), ids=self.ids[start:stop])
+        return replace(self.map_tensors(lambda tensor: tensor[start:stop]), ids=self.ids[start:stop])
 
     def largest(self) -> float:
         """Return the largest absolute number of its tensors, infinite if one of them is not a number."""
@@ -71,7 +71,7 @@ class Examples:
         numbers = [float(each.float().abs().max()) for each in tensors if isinstance(each, Tensor)]
         return math.inf if any(map(math.isnan, numbers)) else max(numbers)
 
-    def _tensors(self, change: Callable[[Tensor], Tensor]) -> Self:
+    def map_tensors(self, change: Callable[[Tensor], Tensor]) -> Self:
         """Return a copy with every tensor changed."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         changes: dict[str, Any] = {name: change(value) for name, value in found.items() if isinstance(value, Tensor)}

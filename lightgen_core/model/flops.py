@@ -124,7 +124,7 @@ def num_masked_probabilities(tokens: int, mask: MaskConfig) -> dict[int, float]:
         raw = {count: edges[count] - edges[count - 1] for count in range(1, tokens + 1)}
     counts: dict[int, float] = {}
     for count, probability in raw.items():
-        rounded = min(tokens, math.ceil(count / mask.multiple) * mask.multiple)
+        rounded = mask.rounded(count, tokens)
         counts[rounded] = counts.get(rounded, 0.0) + probability
     return {count: probability for count, probability in counts.items() if probability > 0}
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightgen_core.train import checkpoint as checkpoints
 from lightgen_core.train.checkpoint import Checkpoint
+from lightgen_core.train.snapshot_memory import SnapshotMemory
 
 
 class AsyncCheckpointWriter:
@@ -27,6 +28,7 @@ class AsyncCheckpointWriter:
         self._asynchronous = device.type == "cuda" if asynchronous is None else asynchronous
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._copied: torch.cuda.Event | None = None
+        self._memory = SnapshotMemory(page_locked=self._stream is not None)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._writing: Future | None = None
 
@@ -70,11 +72,11 @@ class AsyncCheckpointWriter:
         stream = self._stream
 
         def to_host(tensor: Tensor) -> Tensor:
-            if stream is None or tensor.device.type == "cpu":
-                return tensor.detach().clone()
-            tensor.record_stream(stream)
-            return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+            if stream is not None and tensor.device.type == "cuda":
+                tensor.record_stream(stream)
+            return self._memory.like(tensor).copy_(tensor, non_blocking=True)
 
+        self._memory.reuse()  # the snapshot before is written
         if stream is not None:
             stream.wait_stream(torch.cuda.current_stream(self._device))
         with contextlib.nullcontext() if stream is None else torch.cuda.stream(stream), torch.no_grad():

@@ -1,11 +1,12 @@
 """Rows of a step that pass through the model together: as many as fit the device, fewer after it ran out of memory."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightgen_core.config import FitConfig, LoopConfig, ParallelConfig
 from lightgen_core.model.aligned import AlignedStudent
@@ -35,6 +36,10 @@ class MicroBatch:
     def to(self, device: torch.device) -> "MicroBatch":
         """Move to a device without waiting."""
         return replace(self, batch=self.batch.to(device), step_noise=self.step_noise.to(device))
+
+    def map_tensors(self, change: Callable[[Tensor], Tensor]) -> "MicroBatch":
+        """Return a copy with every tensor changed."""
+        return replace(self, batch=self.batch.map_tensors(change), step_noise=self.step_noise.map_tensors(change))
 
     def halves(self) -> list["MicroBatch"]:
         """Cut into two of about half the rows each."""

@@ -118,13 +118,13 @@ class StepNoise:
 
     def to(self, device: torch.device) -> "StepNoise":
         """Move to a device, from pinned memory without waiting."""
-        return self._tensors(lambda tensor: to_device(tensor, device))
+        return self.map_tensors(lambda tensor: to_device(tensor, device))
 
     def pin_memory(self) -> "StepNoise":
         """Copy to page-locked memory, each tensor contiguous."""
-        return self._tensors(lambda tensor: tensor.contiguous().pin_memory())
+        return self.map_tensors(lambda tensor: tensor.contiguous().pin_memory())
 
-    def _tensors(self, change: Callable[[Tensor], Tensor]) -> "StepNoise":
+    def map_tensors(self, change: Callable[[Tensor], Tensor]) -> "StepNoise":
         """Return a copy with every tensor changed."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         changes: dict[str, Any] = {name: change(value) for name, value in found.items() if isinstance(value, Tensor)}
@@ -155,7 +155,7 @@ def sample_num_masked(tokens: int, mask: MaskConfig, generator: Generator) -> in
         count = fewest + int(uniform * (tokens + 1 - fewest))
     else:
         count = math.ceil(tokens * _truncated_normal(uniform, mask))
-    return min(tokens, math.ceil(count / mask.multiple) * mask.multiple)
+    return mask.rounded(min(tokens, count), tokens)
 
 
 def _truncated_normal(uniform: float, mask: MaskConfig) -> float:

@@ -14,6 +14,7 @@ from lightgen_core.model.mar import Mar
 from lightgen_core.seeds import derive_seed
 from lightgen_core.train.compile import blocks_of
 from lightgen_core.train.micro_batch import MicroBatch, MicroBatchSize
+from lightgen_core.train.move_ahead import MoveAhead
 from lightgen_core.train.optimizer import learning_rate
 from lightgen_core.train.parallel import DistributedState, check_parallel, gradient_sync, parallelize, total_norm
 from lightgen_core.train.state import TrainingState
@@ -112,6 +113,7 @@ class TrainStep:
         self.state = TrainingState(model, self.config)
         self._criterion, self._seed, self._device, self._parallel = criterion, seed, device, parallel
         self._nonfinite_at = torch.full((), -1, device=device)
+        self._move_ahead = MoveAhead(device)
         self._micro_batch = MicroBatchSize(model, self.config, parallel, self.ranks, device)
 
     def prepare(self, step: int, source: Source) -> list[MicroBatch]:
@@ -230,22 +232,23 @@ class TrainStep:
     def _backward(self, step: int, parts: Sequence[MicroBatch]) -> dict[str, Tensor]:
         """Leave the mean loss's gradient in the weights. Return means of loss and metrics."""
         means: dict[str, Tensor] = {}
-        for part in parts:
-            with gradient_sync(self._called, enabled=part is parts[-1]):
-                losses = self._losses(step, part, self._called)
-                loss = losses.loss.mean() * part.weight
-                # Times a NaN where it is not finite, so that no gradient stays finite, here or in another process.
-                (loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)).backward()
-            metrics = {name: value.mean() * part.weight for name, value in losses.metrics.items()}
-            for name, value in {"loss": loss.detach(), **metrics}.items():
-                means[name] = means[name] + value if name in means else value
+        with self._move_ahead.moving(parts) as next_part:
+            for part in parts:
+                with gradient_sync(self._called, enabled=part is parts[-1]):
+                    losses = self._losses(step, next_part(), self._called)
+                    loss = losses.loss.mean() * part.weight
+                    # Times a NaN where it is not finite, so that no gradient stays finite, here or in another process.
+                    (loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)).backward()
+                metrics = {name: value.mean() * part.weight for name, value in losses.metrics.items()}
+                for name, value in {"loss": loss.detach(), **metrics}.items():
+                    means[name] = means[name] + value if name in means else value
         self.state.sync_local_grads()
         return means
 
     def _losses(self, step: int, part: MicroBatch, model: nn.Module) -> LossOutput:
         """Compute losses; dropout follows from (seed, step, first row), whatever the process.
 
-        Only now the rows move to the device: one part's inputs are there at a time.
+        Rows that are on the host move to the device, and are widened there.
         """
         part = part.to(self._device)
         torch.manual_seed(derive_seed(self._seed, "dropout", step, *([part.row_offset] if part.row_offset else [])))

@@ -11,7 +11,7 @@ import pyarrow as pa
 from storage.artifact import Artifact
 from storage.keys import canonical_json
 from storage.manifest import FileEntry, Manifest
-from storage.rows import take_rows
+from storage.rows import take_in_order, take_rows
 from storage.tables import read_table
 from tasks.context.explain import newest_manifests
 
@@ -124,12 +124,13 @@ class EarlierRows:
             hits = rows >= 0
             if hits.any():
                 unique, inverse = np.unique(rows[hits], return_inverse=True)
-                tables.append(take_rows(artifact, self._pattern, unique, columns).take(inverse))
+                tables.append(take_in_order(take_rows(artifact, self._pattern, unique, columns), inverse))
                 places.append(remaining[hits])
                 remaining = remaining[~hits]
         positions = np.concatenate(places)
         order = np.argsort(positions)
-        return (pa.concat_tables(tables).take(order) if tables else pa.table({})), positions[order]
+        found = take_in_order(pa.concat_tables(tables), order) if tables else pa.table({})
+        return found, positions[order]
 
     def _join(self, table: pa.Table) -> pa.Array:
         """Return each row's keys as one string."""
@@ -143,4 +144,5 @@ def merge_rows(found: pa.Table, positions: np.ndarray, made: pa.Table, missing: 
     """Return rows in order, from those at some positions and those at all others."""
     if not len(positions) or not len(missing):
         return made if len(missing) else found
-    return pa.concat_tables([found.cast(made.schema), made]).take(np.argsort(np.concatenate([positions, missing])))
+    rows = pa.concat_tables([found.cast(made.schema), made])
+    return take_in_order(rows, np.argsort(np.concatenate([positions, missing])))

@@ -8,7 +8,7 @@ import pytest
 from storage.artifact import Artifact
 from storage.manifest import Manifest
 from storage.open_store import open_store
-from storage.rows import rows_at, take_rows
+from storage.rows import rows_at, take_in_order, take_rows
 from storage.tables import IMAGE, ROW_GROUP, layout_metadata, schema, to_parquet
 
 FILES = (2 * ROW_GROUP + 300, 5, ROW_GROUP)
@@ -72,9 +72,29 @@ def test_an_index_beyond_the_last_row_is_an_error(artifact):
         take_rows(artifact, "^images", [ROWS])
 
 
-def test_rows_beyond_two_gibibytes_are_chosen_chunk_by_chunk():
-    """`Table.take` would join the chunks first: here 40 views of one image of 64 MiB, 2.5 GiB in all."""
+@pytest.fixture
+def large_table() -> pa.Table:
+    """40 views of one image of 64 MiB, 2.5 GiB in all: `Table.take` would join the chunks first."""
     chunk = pa.array([{"bytes": bytes(64 << 20), "path": None}], IMAGE)
-    table = pa.table({"id": range(40), "image": pa.chunked_array([chunk] * 40)})
-    chosen = rows_at(table, [0, 39])
+    return pa.table({"id": range(40), "image": pa.chunked_array([chunk] * 40)})
+
+
+def test_rows_beyond_two_gibibytes_are_chosen_chunk_by_chunk(large_table):
+    chosen = rows_at(large_table, [0, 39])
     assert chosen["id"].to_pylist() == [0, 39] and chosen["image"].num_chunks >= 2
+
+
+def test_rows_beyond_two_gibibytes_are_put_in_order(large_table):
+    chosen = take_in_order(large_table, [39, 0, 39])
+    assert chosen["id"].to_pylist() == [39, 0, 39]
+    assert [len(image["bytes"].as_py()) for image in chosen["image"]] == [64 << 20] * 3
+
+
+def test_rows_in_order_are_those_of_take(monkeypatch):
+    """Also where only a part of the rows is chosen at a time."""
+    monkeypatch.setattr("storage.rows._MAX_JOINED", 0)
+    images = [{"bytes": b"%d" % row, "path": None} for row in range(300)]
+    table = pa.concat_tables([pa.table({"id": range(300), "image": images})] * 2)
+    order = np.random.default_rng(0).integers(0, 600, 1000)
+    assert take_in_order(table, order).equals(table.take(order))
+    assert take_in_order(table, []).equals(table.take(pa.array([], pa.int64())))

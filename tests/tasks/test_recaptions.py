@@ -1,18 +1,24 @@
 """Recaptions: written for each image, kept apart from the images, and read by tokens and training."""
 
+from types import SimpleNamespace
+
+import pyarrow as pa
 import pytest
 
 from flows.errors import UserError
 from flows.load import load_recipe
+from lightgen_core.captioning.parse import Answer
 from lightgen_core.captioning.scene import held_out_captions
 from lightgen_core.data.batches import TokenSource
 from lightgen_core.endpoint import EndpointError
 from lightgen_core.teachers.scene import SceneTeacher
 from storage.artifact import Artifact
 from storage.open_store import open_store
-from storage.tables import read_table
+from storage.tables import IMAGE, read_table
 from tasks.captions import captions
 from tasks.config.settings import Settings
+from tasks.context.shards import FileShard
+from tasks.recaptions import RecaptionWorker
 from tasks.synthesis import synthesis
 from tasks.tokens import tokens
 from tests.factories.tiny_vlm import save_tiny_vlm
@@ -96,6 +102,38 @@ def test_a_missing_recaption_has_its_reason(tmp_path):
         "short": {"captions": 9, "reasons": {"evaluation prompt": 1, "no answer": 1, "refusal": 1}},
         "long": {"captions": 12, "reasons": {}},
     }
+
+
+class Lengths:
+    """Answers with the size of an image."""
+
+    def write(self, images, texts, seeds):
+        return [Answer(f"an image of {len(image)} bytes") for image in images]
+
+
+class AllButTwo:
+    """Earlier rows, which lack the first and the last."""
+
+    def complete(self, wanted, columns, make):
+        return pa.concat_tables([make([0, len(wanted) - 1])] * (len(wanted) // 2)), len(wanted) - 2
+
+
+def test_images_beyond_two_gibibytes_are_captioned(monkeypatch):
+    """40 views of one image of 64 MiB: a column that cannot be one array."""
+    chunk = pa.array([{"bytes": bytes(64 << 20), "path": None}], IMAGE)
+    rows = pa.table({"id": range(40), "image": pa.chunked_array([chunk] * 40)})
+    rows = rows.append_column("sha256", pa.array(["0"] * 40)).append_column("caption", pa.array(["a"] * 40))
+    written = []
+    context = SimpleNamespace(
+        recipe=load_recipe("smoke", [*SMALL, ENDPOINT]),
+        artifact=None,
+        earlier_rows=lambda *_: AllButTwo(),
+        write_table=lambda name, table, **_: written.append(table),
+    )
+    monkeypatch.setattr("tasks.recaptions.read_file", lambda *_: rows)
+    monkeypatch.setattr("tasks.recaptions.load_vlm", lambda *_: Lengths())
+    RecaptionWorker(context, "writer")(FileShard(0, ("recaptions-00000.parquet",), 40, "images-00000.parquet"))
+    assert written[0]["long"].to_pylist() == [f"an image of {64 << 20} bytes"] * 40
 
 
 def test_another_prompt_makes_no_image_and_no_latents_again(tmp_path, monkeypatch):

@@ -157,6 +157,7 @@ def test_flops_and_parameters_of_a_few_step_student_are_counted(masked, steps):
         MaskConfig(min_ratio=0.0, std=0.5),
         MaskConfig(distribution="uniform", min_ratio=0.3),
         MaskConfig(multiple=8),
+        MaskConfig(multiple=7, min_ratio=0.0, std=0.9),
     ],
 )
 def test_probabilities_of_mask_counts_are_those_of_the_draws(mask):

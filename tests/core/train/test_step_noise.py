@@ -159,9 +159,16 @@ def test_uniform_counts_respect_the_smallest_share():
     assert set(counts(10, MaskConfig(distribution="uniform", min_ratio=0.65), 400)) == {7, 8, 9, 10}
 
 
-def test_counts_are_rounded_up_and_never_exceed_the_tokens():
-    plain, rounded = counts(250, MaskConfig(), 400), counts(250, MaskConfig(multiple=16), 400)
-    assert np.array_equal(rounded, np.minimum(np.ceil(plain / 16) * 16, 250))
+def test_counts_are_rounded_down_but_for_all_tokens():
+    """As many steps as without mask everything: rounded up, half of them would."""
+    plain, rounded = counts(250, MaskConfig(), 4000), counts(250, MaskConfig(multiple=16), 4000)
+    assert np.array_equal(rounded, np.where(plain == 250, 250, plain // 16 * 16))
+    assert 0 < (rounded == 250).mean() == (plain == 250).mean() < 0.03
+
+
+def test_counts_below_the_multiple_are_not_rounded():
+    mask = MaskConfig(distribution="uniform", min_ratio=0.0, multiple=4)
+    assert set(counts(10, mask, 400)) == {1, 2, 3, 4, 8, 10}
 
 
 def student_and_batch(name: str, **changes):
