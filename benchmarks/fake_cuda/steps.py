@@ -142,7 +142,8 @@ class FakeTraining:
             fitting = rows_at_once(student, config, rows, memory)
             config, rows = config.model_copy(update={"batch_size": fitting}), replace(rows, batch_size=fitting)
         if isinstance(config, DistilConfig):
-            criterion = DistilHeadCriterion.create(cuda.build(lambda: Student(mar, head)), rows, config)
+            source: Any = rows
+            criterion = DistilHeadCriterion.create(cuda.build(lambda: Student(mar, head)), source, config)
         elif isinstance(config, DpoConfig):
             criterion = DpoCriterion(cuda.build(lambda: Student(mar, head)), mar.token_width, goal, config)
         else:

@@ -94,7 +94,7 @@ class Watch(TorchDispatchMode):
         transfer = _transfer(name, given, args, kwargs)
         if wait := self._wait(name, given, args, transfer):
             self.waits[f"{_place()} {wait}"] += 1
-        if transfer and transfer.source.device.type == "cpu":
+        if transfer is not None and transfer.source.device.type == "cpu":
             self.uploads[f"{_place()} {transfer}"] += 1
         result = func(*args, **kwargs)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
@@ -118,8 +118,10 @@ class Watch(TorchDispatchMode):
                 return f"{name} by booleans"
             if not all(map(_on_gpu, indices)):
                 return f"{name} by indices on the host"
-        if transfer is None or not transfer.asynchronous:
-            return transfer and str(transfer)
+        if transfer is None:
+            return None
+        if not transfer.asynchronous:
+            return str(transfer)
         source = transfer.source
         pageable = source.device.type == "cpu" and source.untyped_storage()._cdata not in self._pinned
         return f"{transfer}, memory not page-locked" if pageable else None
