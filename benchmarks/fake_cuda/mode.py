@@ -7,7 +7,7 @@ events, graphs, NCCL, kernels themselves; for these there are the tests marked `
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -23,6 +23,7 @@ from benchmarks.fake_cuda.watch import Watch
 from lightgen_core.diffusion.schedule import schedule_on
 from lightgen_core.model.positions import interpolation_matrix
 from lightgen_core.sampling import head_samplers, noise, token_sampler, unmask
+from lightgen_core.train import distil_head
 from lightgen_core.train.step_noise import StepNoise
 
 CUDA = torch.device("cuda")
@@ -111,8 +112,9 @@ def fake_cuda() -> Iterator[FakeCuda]:
             (StepNoise, "sample", cuda.on_host(StepNoise.sample)),
             (head_samplers, "head_steps", head_steps),
             (token_sampler, "head_steps", head_steps),
+            (distil_head, "head_steps", head_steps),
             (unmask, "sample_orders", cuda.on_host(noise.sample_orders)),
-            (noise, "sample_noises", cuda.on_host(noise.sample_noises)),
+            (noise, "sample_noises", _noises),
         ):
             stack.enter_context(mock.patch.object(owner, name, replacement))
         stack.enter_context(mode)
@@ -121,6 +123,11 @@ def fake_cuda() -> Iterator[FakeCuda]:
             yield cuda
         finally:
             _forget_constants()
+
+
+def _noises(generators: Sequence[Any], shapes: Sequence[tuple[int, int]], width: int) -> Tensor:
+    """Return what `sample_noises` returns, without values: they can be gigabytes."""
+    return torch.empty(sum(noises * len(generators) * count * width for noises, count in shapes))
 
 
 def _forget_constants() -> None:

@@ -1,7 +1,7 @@
 """Training steps on fake CUDA tensors: students, rows without values, and what a step did."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -31,6 +31,8 @@ from lightgen_core.model.mar import Student
 from lightgen_core.train.compile import apply_compile_and_ac
 from lightgen_core.train.distil_head import DistilHeadCriterion
 from lightgen_core.train.dpo import DpoCriterion
+from lightgen_core.train.micro_batch import MicroBatchSize
+from lightgen_core.train.parallel import DistributedState
 from lightgen_core.train.pretrain import MaskedDenoisingCriterion
 from lightgen_core.train.train_step import TrainStep
 
@@ -84,6 +86,16 @@ def _student(mar: MarConfig, head: HeadConfig, repa: RepaConfig | None) -> Stude
     return student if repa is None else AlignedStudent(student, repa.resolve(mar, FEATURE_CHANNELS))
 
 
+def rows_at_once(student: Any, config: LoopConfig, rows: FakeRows, memory: int) -> int:
+    """Return how many rows of a batch `micro_batch: auto` passes together on a GPU of `memory` bytes."""
+    with (
+        mock.patch("torch.cuda.mem_get_info", lambda *_: (memory, memory)),
+        mock.patch("torch.cuda.memory_reserved", lambda *_: 0),
+    ):
+        size = MicroBatchSize(student, config, ParallelConfig(), DistributedState(), CUDA)
+    return size.of(config.batch_size, 0, rows)
+
+
 @dataclass
 class FakeTraining:
     """A training on fake tensors; `saved` are the bytes that the last step's forward passes kept, weights left out."""
@@ -107,20 +119,31 @@ class FakeTraining:
         grid: tuple[int, int] = (4, 4),
         text_tokens: int = 5,
         moments: bool = False,
+        memory: int | None = None,
         **parallel: Any,
     ) -> "FakeTraining":
-        """Build student, state and criterion: what the configuration is of."""
+        """Build student, state and criterion: what the configuration is of.
+
+        memory: bytes of a GPU; then a batch has the rows alone that pass through the model together on it.
+        """
         config = config or TrainConfig(batch_size=4)
         repa = config.repa if isinstance(config, TrainConfig) else None
         tuning = isinstance(config, DpoConfig)
         rows = FakeRows(mar, grid, text_tokens, config.batch_size, tuning, moments, repa is not None)
         goal: Any = get_objective(head.objective)
         criterion: Any
-        student: Any = cuda.build(lambda: _student(mar, head, repa))
+        student: Any
         if isinstance(config, DistilConfig):
-            teacher = cuda.build(lambda: Student(mar, head))
-            criterion = DistilHeadCriterion(teacher, goal, config, moments)
-            student = cuda.build(lambda: FewStepStudent(mar, config.head))
+            sizes = config.head
+            student = cuda.build(lambda: FewStepStudent(mar, sizes))
+        else:
+            student = cuda.build(lambda: _student(mar, head, repa))
+        if memory is not None:
+            fitting = rows_at_once(student, config, rows, memory)
+            config, rows = config.model_copy(update={"batch_size": fitting}), replace(rows, batch_size=fitting)
+        if isinstance(config, DistilConfig):
+            source: Any = rows
+            criterion = DistilHeadCriterion.create(cuda.build(lambda: Student(mar, head)), source, config)
         elif isinstance(config, DpoConfig):
             criterion = DpoCriterion(cuda.build(lambda: Student(mar, head)), mar.token_width, goal, config)
         else:
@@ -141,7 +164,15 @@ class FakeTraining:
         moments = [value for of in state.optimizer.state.values() for value in of.values()]
         reference = [criterion.reference] if isinstance(criterion, DpoCriterion) else []
         reference += [criterion.teacher] if isinstance(criterion, DistilHeadCriterion) else []
-        return [self.student, *state.ema.state_dict().values(), *moments, *reference]
+        gradients = [weight.grad for weight in state.weights.values() if weight.grad is not None]
+        return [self.student, *state.ema.state_dict().values(), *moments, *gradients, *reference]
+
+    def warm(self) -> None:
+        """Bring the state to where a later part of a step finds it: with moments, and gradients of the part before."""
+        weights, optimizer = self.step.state.weights.values(), self.step.state.optimizer
+        for weight in weights:
+            weight.grad = torch.zeros_like(weight)
+        optimizer.step()
 
     def run(self, number: int, masked: int | None = None) -> Watch:
         """Make an update, of `masked` masked tokens, and return what was seen of it."""

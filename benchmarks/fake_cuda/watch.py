@@ -14,6 +14,12 @@ from torch.utils.flop_counter import flop_registry
 
 ROOT = Path(__file__).parents[2]
 
+MOVES = Path("lightgen_core/device.py")
+"""What moves tensors for others: a copy in there is its caller's."""
+
+LIBRARIES = {"diffusers", "open_clip", "transformers"}
+"""Packages whose own lines are named."""
+
 READS_DATA = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "is_nonzero", "equal"}
 """Operators whose result, or its shape, the host waits for."""
 
@@ -32,18 +38,31 @@ class Kernel(NamedTuple):
     dtype: torch.dtype
 
 
+class Transfer(NamedTuple):
+    """A copy to a device of another type, of which the host does not wait for the end if it is asynchronous."""
+
+    source: Tensor
+    target: str
+    asynchronous: bool
+
+    def __str__(self) -> str:
+        return f"copy from {self.source.device.type} to {self.target} of {tuple(self.source.shape)}"
+
+
 class Watch(TorchDispatchMode):
     """Records operators on fake CUDA tensors while it is entered.
 
-    waits: places where the host waits for the device, "file:line what", with their number; kernels; converted: storages
-    (their `_cdata`) that were copied to another dtype or device; peak: bytes alive on the device at most, those of
-    `resident` tensors included.
+    waits: places where the host waits for the device, "file:line what", with their number; uploads: places where the
+    device reads the host's memory, whether the host waits for it or not; kernels; converted: storages (their `_cdata`)
+    that were copied to another dtype or device; peak: bytes alive on the device at most, those of `resident` tensors
+    included.
     """
 
     def __init__(self, *resident: Any, pinned: set[int] = frozenset()) -> None:  # type: ignore[assignment]
         """resident: tensors, or modules, on the device from the start; pinned: storages of page-locked memory."""
         super().__init__()
         self.waits: Counter[str] = Counter()
+        self.uploads: Counter[str] = Counter()
         self.kernels: list[Kernel] = []
         self.converted: set[int] = set()
         self._pinned = pinned
@@ -72,8 +91,11 @@ class Watch(TorchDispatchMode):
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if name == "_to_copy":
             self.converted.add(given[0].untyped_storage()._cdata)
-        if wait := self._wait(name, given, args, kwargs):
+        transfer = _transfer(name, given, args, kwargs)
+        if wait := self._wait(name, given, args, transfer):
             self.waits[f"{_place()} {wait}"] += 1
+        if transfer is not None and transfer.source.device.type == "cpu":
+            self.uploads[f"{_place()} {transfer}"] += 1
         result = func(*args, **kwargs)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self._count(made)
@@ -85,7 +107,7 @@ class Watch(TorchDispatchMode):
             self.kernels.append(Kernel(name, sum(map(_touched, touched)), int(flops), touched[0].dtype))
         return result
 
-    def _wait(self, name: str, given: list[Tensor], args: Any, kwargs: dict[str, Any]) -> str | None:
+    def _wait(self, name: str, given: list[Tensor], args: Any, transfer: "Transfer | None") -> str | None:
         """Return why the host waits for the device at an operator, or None."""
         on_gpu = any(map(_on_gpu, given))
         if name in READS_DATA and on_gpu:
@@ -96,20 +118,13 @@ class Watch(TorchDispatchMode):
                 return f"{name} by booleans"
             if not all(map(_on_gpu, indices)):
                 return f"{name} by indices on the host"
-        if name not in ("_to_copy", "copy_"):
+        if transfer is None:
             return None
-        source = given[-1] if name == "copy_" else given[0]
-        if name == "_to_copy" and kwargs.get("device") is None:
-            return None
-        target = given[0].device if name == "copy_" else torch.device(kwargs["device"])
-        if source.device.type == target.type:
-            return None
-        asynchronous = kwargs.get("non_blocking", args[2] if name == "copy_" and len(args) > 2 else False)
-        what = f"copy from {source.device.type} to {target.type} of {tuple(source.shape)}"
-        if not asynchronous:
-            return what
+        if not transfer.asynchronous:
+            return str(transfer)
+        source = transfer.source
         pageable = source.device.type == "cpu" and source.untyped_storage()._cdata not in self._pinned
-        return f"{what}, memory not page-locked" if pageable else None
+        return f"{transfer}, memory not page-locked" if pageable else None
 
     def _count(self, tensors: list[Tensor]) -> None:
         for tensor in tensors:
@@ -150,10 +165,30 @@ def _touched(tensor: Tensor) -> int:
     return count
 
 
+def _transfer(name: str, given: list[Tensor], args: Any, kwargs: dict[str, Any]) -> Transfer | None:
+    """Return the copy between devices that an operator is, or None."""
+    if name not in ("_to_copy", "copy_") or (name == "_to_copy" and kwargs.get("device") is None):
+        return None
+    source = given[-1] if name == "copy_" else given[0]
+    target = given[0].device if name == "copy_" else torch.device(kwargs["device"])
+    if source.device.type == target.type:
+        return None
+    given_third = name == "copy_" and len(args) > 2
+    return Transfer(source, target.type, bool(kwargs.get("non_blocking", args[2] if given_third else False)))
+
+
 def _place() -> str:
-    """Return file and line of the project that the running operator comes from."""
+    """Return file and line, of the project or of a library, that the running operator comes from."""
     for frame in reversed(traceback.extract_stack()):
         path = Path(frame.filename)
-        if path.is_relative_to(ROOT) and ".venv" not in path.parts and "fake_cuda" not in path.parts:
-            return f"{path.relative_to(ROOT)}:{frame.lineno}"
+        if "site-packages" in path.parts:
+            path = Path(*path.parts[path.parts.index("site-packages") + 1 :])
+            named = path.parts[0] in LIBRARIES
+        elif path.is_relative_to(ROOT) and "fake_cuda" not in path.parts:
+            path = path.relative_to(ROOT)
+            named = path != MOVES
+        else:
+            named = False
+        if named:
+            return f"{path}:{frame.lineno}"
     return "autograd"

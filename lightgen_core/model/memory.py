@@ -89,12 +89,17 @@ def row_bytes(
     checkpointing: bool,
     projector: ProjectorConfig | None = None,
 ) -> int:
-    """Return what a row of a batch, an image or a pair, adds at most: with every token masked, and as fp32 inputs."""
+    """Return what a row of a batch, an image or a pair, adds at most: with every token masked, and as fp32 inputs.
+
+    As the backward pass begins, gradients of the head's last block come on top of all activations.
+    """
     images = 2 if isinstance(config, DpoConfig) else 1
     learned = config.mask.num_learned(tokens)
     shape = ImageShape(learned, learned, text_tokens, config.noise_samples_per_token)
     inputs = 4 * (text_tokens * mar.text_width + tokens * mar.token_width * (1 + config.noise_samples_per_token))
     kept = activation_bytes(mar, head, shape, config.precision, checkpointing)
+    value = 2 if config.precision == "bf16" else 4
+    kept += config.noise_samples_per_token * learned * _head_gradients(mar, head, value)
     if projector is not None:
         kept += alignment_bytes(mar, projector, shape, config.precision)
         inputs += 4 * tokens * projector.feature_channels
@@ -142,6 +147,11 @@ def _cross_block(mar: MarConfig, value: int) -> float:
 def _head_block(head: HeadConfig, value: int) -> float:
     """Return a row's bytes in a block of the head: norm, modulation of three parts, two linear layers."""
     return head.width * (8 + 8 * value) + 8
+
+
+def _head_gradients(mar: MarConfig, head: HeadConfig, value: int) -> int:
+    """Return a row's bytes of gradients in the head's last block: of stream, layer, three modulations, and output."""
+    return head.width * (4 + 4 * value) + 2 * mar.token_width * (4 + value)
 
 
 def _outside_blocks(mar: MarConfig, head: HeadConfig, shape: ImageShape, value: int) -> float:

@@ -20,7 +20,7 @@ from lightgen_core.encoders.text_encoder import TextEncoder
 from lightgen_core.model.mar import Student
 from lightgen_core.sampling.half_weights import with_half_weights
 from lightgen_core.sampling.token_sampler import HeadCompileConfig, TokenSampler
-from lightgen_core.sampling.unmask import sample
+from lightgen_core.sampling.unmask import Unmasker, sample
 
 ZOO = Path(zoo.__file__).parent
 
@@ -176,25 +176,59 @@ class Watched:
         self._function()
 
 
-@pytest.mark.parametrize("grid", [(4, 4), (6, 8)])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_what_a_graph_records_casts_no_weight_and_never_waits(monkeypatch, precision, grid):
-    """Memory of a cast weight belongs to autocast, which frees it while the graph goes on reading it."""
+def student_and_texts(cuda):
+    """A student, and texts for two images."""
+    Watched.cuda = cuda
+    student = cuda.build(lambda: Student(TINY, HeadConfig(width=48, depth=2))).eval()
+    return student, torch.empty(2, 5, 24, device=CUDA), torch.ones(2, 5, dtype=torch.bool, device=CUDA)
+
+
+@pytest.fixture
+def watches(monkeypatch):
+    """Watches of the runs that graphs would record."""
     monkeypatch.setattr("lightgen_core.sampling.graphs.CudaGraph", Watched)
     monkeypatch.setattr(Watched, "watches", [])
+    return Watched.watches
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (6, 8)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_graph_casts_no_weight_and_reads_no_host_memory(watches, precision, grid):
+    """Memory of a cast weight belongs to autocast, which frees it while the graph goes on reading it.
+
+    A copy from the host is recorded by its address: page-locked or not, that memory is used for something else by then.
+    """
     config = SamplerConfig(iterations=3, head_steps=2, precision=precision)
     with fake_cuda() as cuda:
-        Watched.cuda = cuda
-        student = cuda.build(lambda: Student(TINY, HeadConfig(width=48, depth=2))).eval()
-        text, mask = torch.empty(2, 5, 24, device=CUDA), torch.ones(2, 5, dtype=torch.bool, device=CUDA)
+        student, text, mask = student_and_texts(cuda)
         graphs = TokenSampler(student.head, HeadCompileConfig(graphs=True))
         sample(student, text, mask, grid, config, seeds=[1, 2], head=graphs)
         modules = [student, graphs._in(precision, student.head), graphs.graphs.weights(student.mar, precision)]
         weights = {weight.untyped_storage()._cdata for module in modules for weight in module.parameters()}
-        products = [kernel for kernel in Watched.watches[-1].kernels if kernel.name == "addmm"]
+        products = [kernel for kernel in watches[-1].kernels if kernel.name == "addmm"]
         watch = cuda.watch(*modules)
         with watch:
             sample(student, text, mask, grid, config, seeds=[3, 4], head=graphs)
-    assert len(Watched.watches) == 3 and len(products) >= 2 * 8 + 10
-    assert all(each.waits == {} and not weights & each.converted for each in Watched.watches)
-    assert watch.waits == {}
+    assert len(watches) == 3 and len(products) >= 2 * 8 + 10
+    assert all(each.waits == each.uploads == {} and not weights & each.converted for each in watches)
+    assert watch.waits == {} and len(watch.uploads) >= 2  # order and noise, outside the graphs
+
+
+def test_a_copy_planted_in_a_graph_is_named_by_line(watches, monkeypatch):
+    """Times embedded anew in every iteration: nobody waits, and the graph reads memory of the host."""
+    unmask_tokens = Unmasker.__call__
+
+    def planted(self, index, state, noises):
+        self._head.embed_times(self._config, self._iterations[index].steps, state.tokens.device)
+        unmask_tokens(self, index, state, noises)
+
+    monkeypatch.setattr(Unmasker, "__call__", planted)
+    config = SamplerConfig(iterations=3, head_steps=2)
+    with fake_cuda() as cuda:
+        student, text, mask = student_and_texts(cuda)
+        graphs = TokenSampler(student.head, HeadCompileConfig(graphs=True))
+        sample(student, text, mask, (4, 4), config, seeds=[1, 2], head=graphs)
+    for watch in watches:
+        (place,) = watch.uploads
+        assert watch.waits == {} and place.startswith("lightgen_core/sampling/token_sampler.py:")
+        assert place.endswith("copy from cpu to cuda of (2,)")

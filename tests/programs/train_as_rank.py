@@ -30,6 +30,7 @@ from lightgen_core.train.validation import HeldOutLoss
 from tests.factories.tiny_sampling import settings
 from tests.factories.tiny_student import PATCH, aligned_student, tiny_student, tiny_training, train
 
+CPU = torch.device("cpu")
 OBJECTIVES = ("ddpm", "v", "flow")
 KINDS = (*OBJECTIVES, "dpo", "muon", "buckets", "aligned", "distilled")
 SHARDED = ("ddpm", "dpo", "aligned", "distilled")
@@ -77,12 +78,13 @@ def fitted(
     dropout: float = 0.1,
     until: int = 99,
     validate: bool = False,
+    device: torch.device = CPU,
 ) -> TrainResult:
     """Trains on the tokens, pairs or buckets in the folder `data`; the run ends before step `until`.
 
     validate: measure the loss on all of the rows, too, in parts of four, the third of which one process lacks.
     """
-    place: dict = {"seed": 7, "folder": folder, "device": torch.device("cpu"), "parallel": layout}
+    place: dict = {"seed": 7, "folder": folder, "device": device, "parallel": layout}
     student = tiny_student(kind if kind in OBJECTIVES else "v", dropout=dropout)
     reading = {"patch": PATCH, "batch_size": 4, "seed": 7}
     if kind == "dpo":
@@ -106,12 +108,12 @@ def fitted(
     return train(student, source, config, **place)
 
 
-def in_parts(data: Path, folder: Path, kind: str, layout: ParallelConfig) -> TrainResult:
+def in_parts(data: Path, folder: Path, kind: str, layout: ParallelConfig, device: torch.device = CPU) -> TrainResult:
     """Five steps, a cut, and what the checkpoint after three of them goes on to."""
     try:
-        fitted(data, folder, kind, layout, until=5)
+        fitted(data, folder, kind, layout, until=5, device=device)
     except Interrupted:
-        return fitted(data, folder, kind, layout)
+        return fitted(data, folder, kind, layout, device=device)
     raise AssertionError("the run was not interrupted")
 
 

@@ -58,10 +58,10 @@ def size_of(free, config, grid, parallel="ddp", ranks=ALONE, rows=10_000):
 @pytest.mark.parametrize(
     ("gigabytes", "config", "grid", "rows"),
     [
-        (80, TrainConfig(), (16, 16), 76),
-        (140, TrainConfig(), (16, 16), 150),
-        (80, TrainConfig(), (32, 32), 18),
-        (80, DpoConfig(), (32, 32), 8),
+        (80, TrainConfig(), (16, 16), 74),
+        (140, TrainConfig(), (16, 16), 147),
+        (80, TrainConfig(), (32, 32), 19),
+        (80, DpoConfig(), (32, 32), 9),
         (24, TrainConfig(), (16, 16), 5),
         (8, TrainConfig(), (16, 16), 1),
         (80, DISTILLED, (16, 16), 105),
