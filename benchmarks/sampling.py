@@ -177,8 +177,8 @@ def _ladder(workload: Workload, plain: SamplerConfig, device: torch.device, comp
         add("+ compiled head", fastest, TokenSampler(student.head, HeadCompileConfig(compile=True)))
     if workload.few_step is not None and workload.few_step_sampler is not None:
         few_step = workload.few_step_sampler.model_copy(update={"precision": plain.precision})
-        half = workload.grid[0] * workload.grid[1] // 2
-        for count in (few_step.iterations, iterations, half):
+        half, third = (max(1, few_step.iterations // share) for share in (2, 3))
+        for count in (few_step.iterations, iterations, half, third):
             config = few_step.model_copy(update={"iterations": count})
             add(f"few-step student, {count} iterations", config)
         for count in (iterations, half):

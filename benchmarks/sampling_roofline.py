@@ -6,7 +6,7 @@ eager.
 """
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -239,7 +239,7 @@ def report(
 ) -> str:
     """Return a table of the computed least times; a few-step student has the head's sizes and objective v."""
     few_step = FewStepConfig(width=head.width, depth=head.depth, steps=2)
-    lines = list[Sequence[str]]()
+    lines = list[tuple[str, ...]]()
     with fake_cuda() as cuda:
         counter = CallCounter(cuda, images, grid, text_tokens)
         students = [cuda.build(lambda: Student(mar, head)), cuda.build(lambda: FewStepStudent(mar, few_step))]
