@@ -1,9 +1,9 @@
-"""Attention in bf16 on a CPU: that of fp32 up to rounding, and nothing from behind the mask."""
+"""Attention on a CPU by two products: that of the fused kernel up to rounding, and nothing from behind the mask."""
 
 import pytest
 import torch
 
-from lightgen_core.model.blocks import attention
+from lightgen_core.model.blocks import FEW_SCORES, attention
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -25,8 +25,27 @@ def test_bf16_attention_on_cpu_is_fp32_attention_up_to_rounding(queries, keys, m
         torch.testing.assert_close(rough, exact, rtol=0.02, atol=0.03)
 
 
-def test_bf16_attention_on_cpu_reads_nothing_behind_the_mask():
-    query, key, value = (torch.randn(1, 2, 9, 8).bfloat16() for _ in range(3))
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("queries", "keys"), [(9, 9), (2, 20), (16, 16), (23, 22), (23, 23), (3, 0)])
+def test_few_scores_without_gradients_are_the_fused_ones(monkeypatch, queries, keys, masked):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(3, 2, length, 8, generator=generator) for length in (queries, keys, keys))
+    mask = torch.arange(keys) < torch.tensor([[1], [keys], [max(1, keys // 2)]]) if masked else None
+    fused, functional = [], torch.nn.functional
+    kernel = functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        functional, "scaled_dot_product_attention", lambda *a, **k: (fused.append(1), kernel(*a, **k))[1]
+    )
+    expected = attention(query, key, value, mask)
+    with torch.no_grad():
+        torch.testing.assert_close(attention(query, key, value, mask), expected, rtol=1e-5, atol=1e-6)
+    assert len(fused) == (1 if queries * keys <= FEW_SCORES else 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@torch.no_grad()
+def test_attention_by_products_reads_nothing_behind_the_mask(dtype):
+    query, key, value = (torch.randn(1, 2, 9, 8).to(dtype) for _ in range(3))
     mask = torch.arange(9)[None] < 4
     other_key, other_value = key.clone(), value.clone()
     other_key[:, :, 4:], other_value[:, :, 4:] = 7.0, -3.0
