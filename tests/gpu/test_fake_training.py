@@ -95,6 +95,15 @@ def test_losses_of_all_objectives_never_wait():
             assert dict(running.run(1).waits) == {}, objective
 
 
+def test_positions_of_another_grid_have_repeatable_gradients():
+    """Torch's bicubic kernels add the gradient in the order in which threads come."""
+    with fake_cuda() as cuda:
+        running = FakeTraining.start(cuda, grid=(6, 8))
+        running.run(0)
+        kernels = {kernel.name for kernel in running.run(1).kernels}
+    assert "mm" in kernels and not {name for name in kernels if "upsample" in name or "interpolate" in name}
+
+
 def test_a_step_in_which_all_tokens_are_masked_runs():
     with fake_cuda() as cuda:
         running = FakeTraining.start(cuda)
