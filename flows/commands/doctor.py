@@ -17,7 +17,8 @@ from flows.commands.estimate import Rates, estimate
 from flows.errors import UnknownModelSize, UserError
 from flows.sizes import check_sizes, projector_config, student_config, token_sizes
 from lightgen_core.captioning.config import WriterConfig
-from lightgen_core.model.flops import student_parameters
+from lightgen_core.config import HeadConfig, LoopConfig, ProjectorConfig
+from lightgen_core.model.flops import few_step_head, student_parameters
 from lightgen_core.model.memory import row_bytes, static_bytes
 from lightgen_core.vlm.config import VlmConfig
 from storage.open_store import open_store
@@ -234,15 +235,20 @@ def _training_bytes(recipe: Recipe, settings: Settings) -> int:
     row = partial(
         row_bytes,
         mar,
-        head,
         text_tokens=recipe.tokens.max_text_tokens,
         checkpointing=settings.train.activation_checkpointing,
     )
-    projector = projector_config(recipe)
-    trainings = [(size, config, projector) for size, config in recipe.phases]
+    projector, last = projector_config(recipe), recipe.phases[-1][0]
+    trainings: list[tuple[int | None, LoopConfig, HeadConfig, ProjectorConfig | None]] = [
+        *((size, config, head, projector) for size, config in recipe.phases),
+        (last, recipe.dpo, head, None),
+    ]
+    if recipe.distil_head is not None:
+        distilled = recipe.distil_head.config(head, recipe.sampler)
+        trainings.append((last, distilled, few_step_head(distilled.head), None))
     return max(
-        static_bytes(mar, head, config, aligned) + row(config, tokens=sizes[size].tokens, projector=aligned)
-        for size, config, aligned in (*trainings, (recipe.phases[-1][0], recipe.dpo, None))
+        static_bytes(mar, learned, config, aligned) + row(learned, config, tokens=sizes[size].tokens, projector=aligned)
+        for size, config, learned, aligned in trainings
     )
 
 

@@ -173,6 +173,8 @@ def test_a_device_that_is_too_small_is_noted(monkeypatch, tmp_path):
     row = checks_of(recipe, settings)["device memory"]
     assert row["state"] == "note"
     assert row["found"].startswith("48.8 MB for training, one row at a time")
+    distilled = checks_of(load_recipe("demo", ["distil_head={}"]), settings)["device memory"]
+    assert distilled["found"].startswith("52.9 MB for training")  # the student that teaches it, and Muon's averages
 
 
 def test_a_shard_of_more_than_ten_minutes_is_noted():
