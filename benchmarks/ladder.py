@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightgen_core.config import SamplerConfig
-from lightgen_core.model.blocks import KeyValue
+from lightgen_core.model.blocks import KeyValue, few_scores_by_products
 from lightgen_core.model.mar import Mar, Student, gather_tokens, visible_first
 from lightgen_core.sampling.head_samplers import noises_per_token
 from lightgen_core.sampling.noise import sample_noises, sample_orders
@@ -36,6 +36,7 @@ class Rungs:
 
 
 @torch.no_grad()
+@few_scores_by_products()
 def sample_by_rungs(
     student: Student,
     text: Tensor,

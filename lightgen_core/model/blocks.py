@@ -1,6 +1,9 @@
 """Transformer blocks: self-attention, cross-attention to the text, MLP. Pre-norm, biases everywhere."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,7 +13,9 @@ from torch.nn import functional
 NORM_EPS = 1e-6
 SHORTEST_ROW = 16
 FEW_SCORES = 512
-"""Queries x keys up to which a CPU computes attention of fp32 by two products, without gradients."""
+"""Queries x keys up to which a CPU may compute attention of fp32 by two products."""
+
+_by_products: ContextVar[bool] = ContextVar("attention by products", default=False)
 
 KeyValue = tuple[
     Float[Tensor, "batch heads text_tokens head_width"], Float[Tensor, "batch heads text_tokens head_width"]
@@ -58,9 +63,23 @@ def attention(
     return mixed.transpose(1, 2).flatten(2)
 
 
+@contextmanager
+def few_scores_by_products() -> Iterator[None]:
+    """Compute attention of few scores by two products on a CPU: the fused kernel takes longer to start on each head.
+
+    Sampling does; not training, where a student without gradients has the bits of its equal with them.
+    """
+    token = _by_products.set(True)
+    try:
+        yield
+    finally:
+        _by_products.reset(token)
+
+
 def _few_scores(query: Tensor, key: Tensor) -> bool:
-    """Return whether the fused kernel would spend more time on each head's start than on its scores."""
-    return not torch.is_grad_enabled() and query.shape[-2] * key.shape[-2] <= FEW_SCORES
+    if torch.compiler.is_compiling():
+        return False
+    return _by_products.get() and query.shape[-2] * key.shape[-2] <= FEW_SCORES
 
 
 def _attention_by_products(

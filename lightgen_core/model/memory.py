@@ -99,7 +99,8 @@ def row_bytes(
     inputs = 4 * (text_tokens * mar.text_width + tokens * mar.token_width * (1 + config.noise_samples_per_token))
     kept = activation_bytes(mar, head, shape, config.precision, checkpointing)
     value = 2 if config.precision == "bf16" else 4
-    kept += config.noise_samples_per_token * learned * _head_gradients(mar, head, value)
+    if not checkpointing:  # a block that is computed again takes their place
+        kept += config.noise_samples_per_token * learned * _head_gradients(mar, head, value)
     if projector is not None:
         kept += alignment_bytes(mar, projector, shape, config.precision)
         inputs += 4 * tokens * projector.feature_channels

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lightgen_core.config import SamplerConfig
 from lightgen_core.device import to_device
 from lightgen_core.diffusion.objectives import get_objective
+from lightgen_core.model.blocks import few_scores_by_products
 from lightgen_core.model.few_step import FewStepStudent
 from lightgen_core.model.mar import Mar, Student, gather_tokens
 from lightgen_core.sampling.graphs import TEXT_MULTIPLE
@@ -86,6 +87,7 @@ def plan_iterations(num_masked: int, length: int, config: SamplerConfig) -> list
 
 
 @torch.no_grad()
+@few_scores_by_products()
 def sample(
     student: Student | FewStepStudent,
     text: Float[Tensor, "batch text_tokens text_width"],

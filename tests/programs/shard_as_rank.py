@@ -211,6 +211,7 @@ def main(folder: Path, rank: int, processes: int) -> None:
     results |= dict(zip(names, zip(*everywhere, strict=True), strict=True))
     if rank == 0:
         (folder / "results.json").write_text(json.dumps(results))
+    dist.barrier()  # a process that leaves while another still works may abort it
     dist.destroy_process_group()
 
 

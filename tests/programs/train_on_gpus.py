@@ -33,6 +33,7 @@ def main(folder: Path, rank: int, processes: int, kind_of_device: str) -> None:
         rows[f"{name} parts"] = in_parts(folder, folder / f"{name} parts", "v", layout, device=device).rows
     if rank == 0:
         (folder / "rows.json").write_text(json.dumps(rows))
+    dist.barrier()  # a process that leaves while another still works may abort it
     dist.destroy_process_group()
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightgen_core.model.blocks import FEW_SCORES, attention
+from lightgen_core.model.blocks import FEW_SCORES, attention, few_scores_by_products
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -27,7 +27,7 @@ def test_bf16_attention_on_cpu_is_fp32_attention_up_to_rounding(queries, keys, m
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("queries", "keys"), [(9, 9), (2, 20), (16, 16), (23, 22), (23, 23), (3, 0)])
-def test_few_scores_without_gradients_are_the_fused_ones(monkeypatch, queries, keys, masked):
+def test_few_scores_in_sampling_are_the_fused_ones(monkeypatch, queries, keys, masked):
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(3, 2, length, 8, generator=generator) for length in (queries, keys, keys))
     mask = torch.arange(keys) < torch.tensor([[1], [keys], [max(1, keys // 2)]]) if masked else None
@@ -37,13 +37,13 @@ def test_few_scores_without_gradients_are_the_fused_ones(monkeypatch, queries, k
         functional, "scaled_dot_product_attention", lambda *a, **k: (fused.append(1), kernel(*a, **k))[1]
     )
     expected = attention(query, key, value, mask)
-    with torch.no_grad():
+    with few_scores_by_products():
         torch.testing.assert_close(attention(query, key, value, mask), expected, rtol=1e-5, atol=1e-6)
     assert len(fused) == (1 if queries * keys <= FEW_SCORES else 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@torch.no_grad()
+@few_scores_by_products()
 def test_attention_by_products_reads_nothing_behind_the_mask(dtype):
     query, key, value = (torch.randn(1, 2, 9, 8).to(dtype) for _ in range(3))
     mask = torch.arange(9)[None] < 4

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lightgen_core.diffusion.objectives import get_objective
+from lightgen_core.model.blocks import few_scores_by_products
 from lightgen_core.sampling import noise
 from lightgen_core.sampling.head_samplers import (
     IncompatibleSamplerError,
@@ -22,6 +23,7 @@ LATER = {"guidance_schedule": "interval", "guidance_interval": (0.2, 1.0)}
 
 
 @torch.no_grad()
+@few_scores_by_products()
 def sampled_plainly(student, text, mask, grid, config):
     """Each iteration samples its noises, interpolates positions and embeds its times."""
     mar, head, goal = student.mar, student.head, get_objective(student.head.config.objective)

@@ -69,7 +69,8 @@ def test_diffusers_loads_the_folder_where_its_code_is_trusted(exported, sampled,
     pipeline = DiffusionPipeline.from_pretrained(exported, trust_remote_code=True)
     generator = torch.Generator().manual_seed(3)
     assert type(pipeline) is LightGenPipeline
-    assert np.array_equal(pipeline(PROMPTS[0], generator=generator).images[0], sampled[0])
+    alone = np.asarray(pipeline(PROMPTS[0], generator=generator).images[0]).astype(int)
+    assert np.abs(alone - sampled[0]).max() <= 1  # of two in a batch, where the text is padded: equal but for rounding
 
 
 def test_without_lightgen_the_folder_says_what_is_needed(exported):
