@@ -94,6 +94,13 @@ def fake_cuda() -> Iterator[FakeCuda]:
         """Modules are built where they belong: swapping fake parameters is not possible."""
         return module
 
+    numpy = Tensor.numpy
+
+    def zeros_of_fakes(tensor: Tensor) -> Any:
+        if not isinstance(tensor, FakeTensor):
+            return numpy(tensor)
+        return np.zeros(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
     head_steps = cuda.on_host(head_samplers.head_steps)
     with ExitStack() as stack:
         for target, value in (
@@ -107,7 +114,7 @@ def fake_cuda() -> Iterator[FakeCuda]:
         for owner, name, replacement in (
             (Tensor, "backward", lambda loss: backward(loss, cuda.saved)),
             (Tensor, "pin_memory", pin_memory),
-            (Tensor, "numpy", lambda tensor: np.zeros(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))),
+            (Tensor, "numpy", zeros_of_fakes),
             (nn.Module, "to", module_to),
             (StepNoise, "sample", cuda.on_host(StepNoise.sample)),
             (head_samplers, "head_steps", head_steps),

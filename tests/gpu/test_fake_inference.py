@@ -18,6 +18,7 @@ from lightgen_core.encoders.autoencoder import LatentCodec
 from lightgen_core.encoders.clip import Clip
 from lightgen_core.encoders.text_encoder import TextEncoder
 from lightgen_core.model.mar import Student
+from lightgen_core.sampling import head_samplers, token_sampler
 from lightgen_core.sampling.half_weights import with_half_weights
 from lightgen_core.sampling.token_sampler import HeadCompileConfig, TokenSampler
 from lightgen_core.sampling.unmask import Unmasker, sample
@@ -232,3 +233,13 @@ def test_a_copy_planted_in_a_graph_is_named_by_line(watches, monkeypatch):
         (place,) = watch.uploads
         assert watch.waits == {} and place.startswith("lightgen_core/sampling/token_sampler.py:")
         assert place.endswith("copy from cpu to cuda of (2,)")
+
+
+def test_a_schedule_made_among_fakes_is_the_real_one():
+    """It is kept for the process, so that other tests would sample with what fakes left."""
+    head_samplers.head_steps.cache_clear()
+    with fake_cuda():
+        among_fakes = token_sampler.head_steps("flow", "euler", 3)
+    kept = head_samplers.head_steps("flow", "euler", 3)
+    head_samplers.head_steps.cache_clear()
+    assert among_fakes == kept == head_samplers.head_steps("flow", "euler", 3)
