@@ -15,7 +15,7 @@ from torch.utils.flop_counter import flop_registry
 ROOT = Path(__file__).parents[2]
 
 MOVES = Path("lightgen_core/device.py")
-"""What moves tensors for others: a copy in there is its caller's."""
+"""The module that moves tensors for others: a copy in there is its caller's."""
 
 LIBRARIES = {"diffusers", "open_clip", "transformers"}
 """Packages whose own lines are named."""
